@@ -1,0 +1,3 @@
+from nfpatch.cli import main
+
+main(prog_name="nfpatch")

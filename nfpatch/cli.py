@@ -1,0 +1,192 @@
+"""The command line: parse, call, print. No logic."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any, Callable, NoReturn, Optional
+
+import click
+
+from nfpatch import __version__, console
+from nfpatch.catalog import load_catalog
+from nfpatch.errors import NfpatchError
+from nfpatch.install import find_install
+from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
+from nfpatch.plan import survey
+
+Command = Callable[..., Any]
+
+
+def _reporting_errors(command: Command) -> Command:
+    """Turn nfpatch's errors into one paragraph and their exit code; with --traceback let them through."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, traceback: bool, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except NfpatchError as error:
+            if traceback:
+                raise
+            _fail(error, as_json=bool(options.get("as_json")))
+
+    return click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")(wrapped)
+
+
+def _fail(error: NfpatchError, as_json: bool) -> NoReturn:
+    if as_json:
+        console.print_json({"error": str(error), "exit_code": error.exit_code})
+    console.complain(str(error))
+    raise SystemExit(error.exit_code)
+
+
+def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    return lambda command: functools.reduce(lambda inner, decorate: decorate(inner), reversed(decorators), command)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+_catalog_option = click.option(
+    "--patches",
+    "patch_folders",
+    type=click.Path(file_okay=False, path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="A folder with patch modules of your own; may be given several times.",
+)
+_patch_argument = click.argument("patch_ids", nargs=-1, metavar="[PATCH]...")
+_lock_option = click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0),
+    default=LOCK_TIMEOUT_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another nfpatch that works on the same install.",
+)
+_install_options = _options(
+    click.option(
+        "--python",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="The interpreter whose neuralforecast is meant (3.7 or newer); nfpatch need not be installed there.",
+    ),
+    click.option(
+        "--site-packages",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="The folder that holds neuralforecast/ and its .dist-info.",
+    ),
+    _catalog_option,
+    _json_option,
+    _reporting_errors,
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nfpatch")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Heal an installed neuralforecast that cannot train on several GPUs.
+
+    Exit codes: 0 done or nothing to do, 1 the answer is no, 2 usage, 3 refused and nothing changed, 4 the environment.
+    """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        context.color = False
+
+
+@main.command("list")
+@_options(_catalog_option, _json_option, _reporting_errors)
+def list_(patch_folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show the catalog: which patches there are, for which releases."""
+    catalog = load_catalog(patch_folders)
+    if as_json:
+        console.print_json(console.catalog_to_json(catalog))
+    else:
+        console.print_catalog(catalog)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Exit with code 1 unless every patch that is needed is applied.")
+@_install_options
+def status(
+    check: bool,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Show what this install needs and has. Changes nothing."""
+    found = survey(find_install(python, site_packages), load_catalog(patch_folders))
+    if as_json:
+        console.print_json(console.state_to_json(found, changed=()))
+    else:
+        console.print_status(found)
+    if check and any(status.state not in ("applied", "not-needed") for status in found.statuses):
+        raise SystemExit(1)
+
+
+@main.command()
+@_patch_argument
+@click.option("--dry-run", is_flag=True, help="Print the unified diff and write nothing.")
+@click.option(
+    "--allow-modified", is_flag=True, help="Patch a file that is not the released one, if the codemod matches exactly."
+)
+@click.option("--allow-editable", is_flag=True, help="Patch an editable install or a source checkout.")
+@_lock_option
+@_install_options
+def apply(
+    patch_ids: tuple[str, ...],
+    dry_run: bool,
+    allow_modified: bool,
+    allow_editable: bool,
+    lock_timeout: float,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Patch the install: with every patch that this release needs, or with those named."""
+    from nfpatch import operations
+
+    catalog = load_catalog(patch_folders)
+    patches = catalog.select(patch_ids) if patch_ids else catalog.patches
+    install = find_install(python, site_packages)
+    outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, dry_run, lock_timeout)
+    _print_outcome(outcome, patches, "apply", dry_run, as_json)
+
+
+@main.command()
+@_patch_argument
+@click.option("--dry-run", is_flag=True, help="Print the unified diff and write nothing.")
+@_lock_option
+@_install_options
+def revert(
+    patch_ids: tuple[str, ...],
+    dry_run: bool,
+    lock_timeout: float,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Put the originals back, byte for byte: of every patch that is applied, or of those named."""
+    from nfpatch import operations
+
+    catalog = load_catalog(patch_folders)
+    patches = catalog.select(patch_ids)
+    install = find_install(python, site_packages)
+    outcome = operations.revert(install, catalog, patches, dry_run, lock_timeout)
+    _print_outcome(outcome, patches or catalog.patches, "revert", dry_run, as_json)
+
+
+def _print_outcome(outcome: Outcome, patches: Any, verb: str, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        changed = [] if dry_run else [change.file for change in outcome.changes]
+        document = console.state_to_json(outcome.found, changed)
+        if dry_run:
+            document["diff"] = "".join(console.diff_lines(outcome.changes))
+        console.print_json(document)
+    elif dry_run:
+        console.print_diff(outcome.changes)
+    else:
+        console.print_outcome(outcome, patches, verb)

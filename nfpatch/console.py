@@ -1,0 +1,170 @@
+"""Everything that nfpatch prints. The answer goes to standard output, progress and complaints to standard error."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import click
+
+from nfpatch.catalog import Catalog, Patch
+from nfpatch.operations import Outcome
+from nfpatch.plan import FileChange, Survey
+
+STATE_COLOURS = {
+    "applied": "green",
+    "applicable": "yellow",
+    "not-needed": "bright_black",
+    "modified": "red",
+    "unknown-release": "red",
+    "interrupted": "red",
+}
+
+
+def print_json(document: object) -> None:
+    """The one JSON document on standard output."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def print_catalog(catalog: Catalog) -> None:
+    """The answer of `list`."""
+    for number, patch in enumerate(catalog.patches):
+        if number:
+            click.echo()
+        click.secho(patch.id, bold=True)
+        click.echo(f"  {patch.summary}")
+        for label, value in (
+            ("model", patch.model),
+            ("file", patch.file),
+            ("releases", releases_in_words(catalog, patch)),
+            ("upstream", patch.upstream),
+        ):
+            click.echo(f"  {label:<9} {value}")
+
+
+def catalog_to_json(catalog: Catalog) -> object:
+    """The JSON document of `list`."""
+    return {
+        "patches": [
+            {
+                "id": patch.id,
+                "summary": patch.summary,
+                "model": patch.model,
+                "file": patch.file,
+                "releases": affected_releases(catalog, patch),
+                "upstream": patch.upstream,
+            }
+            for patch in catalog.patches
+        ]
+    }
+
+
+def affected_releases(catalog: Catalog, patch: Patch) -> list[str]:
+    """The known releases that this patch has a variant for, oldest first."""
+    return [release for release in catalog.releases if patch.codemod_for(release) is not None]
+
+
+def releases_in_words(catalog: Catalog, patch: Patch) -> str:
+    """The affected releases as a range, `1.2.0 - 1.7.5`; several ranges where there are gaps."""
+    affected = set(affected_releases(catalog, patch))
+    ranges: list[list[str]] = []
+    gap = True
+    for release in catalog.releases:
+        if release in affected:
+            if gap:
+                ranges.append([release, release])
+            ranges[-1][1] = release
+        gap = release not in affected
+    return ", ".join(first if first == last else f"{first} - {last}" for first, last in ranges) or "none known"
+
+
+def state_to_json(found: Survey, changed: Sequence[str]) -> dict[str, object]:
+    """The JSON document of `status`, `apply` and `revert`."""
+    return {
+        "neuralforecast": found.install.to_json(),
+        "patches": [status.to_json() for status in found.statuses],
+        "changed": list(changed),
+    }
+
+
+def print_status(found: Survey) -> None:
+    """The answer of `status`."""
+    _print_install(found)
+    _print_states(found, found.catalog.patches)
+    states = [status.state for status in found.statuses]
+    if "interrupted" in states:
+        _say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
+    elif "applicable" in states:
+        _say(f"{_count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
+    elif "modified" in states or "unknown-release" in states:
+        _say("nfpatch cannot tell by itself whether this install is healthy. Try `nfpatch apply --dry-run`.")
+    else:
+        applied = states.count("applied")
+        _say("Healed: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
+
+
+def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None:
+    """The answer of `apply` and `revert`: the state of the patches in question, and what changed."""
+    _print_install(outcome.found)
+    _print_states(outcome.found, patches)
+    if outcome.recovered:
+        _say("The work that a killed run left half done was brought to its end first.")
+    if not outcome.changes:
+        _say(f"Nothing to {verb}.")
+        return
+    for change in outcome.changes:
+        click.echo(f"  changed  {outcome.found.install.file(change.file)}")
+    if verb == "apply":
+        _say(
+            f"{_count(len(outcome.changes), 'file', 'files')} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back."
+        )
+    else:
+        _say(f"{_count(len(outcome.changes), 'file', 'files')} restored.")
+
+
+def print_diff(changes: Iterable[FileChange]) -> None:
+    """The changes as a unified diff that `patch -p1` takes."""
+    for line in diff_lines(changes):
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        click.secho(line, fg=colour, nl=False)
+
+
+def diff_lines(changes: Iterable[FileChange]) -> list[str]:
+    """The lines of the unified diff, each with its ending."""
+    lines: list[str] = []
+    for change in changes:
+        before, after = (
+            text.decode("utf-8", "replace").splitlines(keepends=True) for text in (change.now, change.then)
+        )
+        for line in difflib.unified_diff(before, after, f"a/{change.file}", f"b/{change.file}"):
+            lines.append(line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n")
+    return lines
+
+
+def complain(text: str) -> None:
+    """An error, as one paragraph on standard error."""
+    click.secho(f"nfpatch: {text}", fg="red", err=True)
+
+
+def _print_install(found: Survey) -> None:
+    install = found.install
+    kind = "" if install.kind == "regular" else f" ({install.kind}: {install.package})"
+    click.echo(f"neuralforecast {install.version} in {install.site_packages}{kind}")
+
+
+def _print_states(found: Survey, patches: Sequence[Patch]) -> None:
+    statuses = [found.status_of(patch) for patch in patches]
+    id_width = max((len(status.patch.id) for status in statuses), default=0)
+    state_width = max((len(status.state) for status in statuses), default=0)
+    for status in statuses:
+        state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])
+        click.echo(f"  {status.patch.id.ljust(id_width)}  {state}  {status.reason}")
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence)
+
+
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number} {singular if number == 1 else plural}"

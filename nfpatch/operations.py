@@ -1,0 +1,93 @@
+"""`apply` and `revert`: look, plan, and move the install there under the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+from nfpatch.catalog import Catalog, Patch
+from nfpatch.errors import Refused
+from nfpatch.install import Install
+from nfpatch.plan import FileChange, Survey, changes_to, steps_for, survey, wanted_by_apply, wanted_by_revert
+from nfpatch.transaction import commit, is_interrupted, locked, recover
+
+LOCK_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an operation came to: the install afterwards, the changes, and whether a killed run was healed first."""
+
+    found: Survey
+    changes: tuple[FileChange, ...]
+    recovered: bool = False
+
+
+def apply(
+    install: Install,
+    catalog: Catalog,
+    patches: Sequence[Patch],
+    allow_modified: bool = False,
+    allow_editable: bool = False,
+    dry_run: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT_SECONDS,
+) -> Outcome:
+    """Bring the install to its present patch set plus these patches; those that it does not need are left out.
+
+    With `dry_run` the changes are computed and nothing is written. Raises Refused or EnvironmentProblem with nothing
+    changed.
+    """
+    if install.kind != "regular" and not allow_editable and not dry_run:
+        raise Refused(
+            f"{install.package} is a source checkout, not an installed copy: nfpatch would change files that you have "
+            "under version control. Patch an installed copy instead, or say that you mean it: `--allow-editable`."
+        )
+
+    def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
+        return wanted_by_apply(found, patches, allow_modified)
+
+    return _move(install, catalog, wanted, allow_modified, dry_run, lock_timeout)
+
+
+def revert(
+    install: Install,
+    catalog: Catalog,
+    patches: Sequence[Patch],
+    dry_run: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT_SECONDS,
+) -> Outcome:
+    """Bring the install to its present patch set less these patches; without patches, to the originals.
+
+    Raises Refused or EnvironmentProblem with nothing changed.
+    """
+
+    def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
+        return wanted_by_revert(found, patches)
+
+    # a patch that stays was allowed on this file when it was applied
+    return _move(install, catalog, wanted, True, dry_run, lock_timeout)
+
+
+def _move(
+    install: Install,
+    catalog: Catalog,
+    wanted: Callable[[Survey], Mapping[str, frozenset[str]]],
+    allow_modified: bool,
+    dry_run: bool,
+    lock_timeout: float,
+) -> Outcome:
+    found = survey(install, catalog)
+    if dry_run and found.interrupted:
+        raise Refused("A killed run left work half done here. Run the command without --dry-run to heal it first.")
+    # Looking needs neither the lock nor the right to write, so an image that is read-only and healed already is fine.
+    if dry_run or not (found.interrupted or wanted(found)):
+        return Outcome(found, changes_to(found, wanted(found), allow_modified))
+    with locked(install, lock_timeout):
+        recovered = is_interrupted(install)
+        recover(install)
+        found = survey(install, catalog)
+        changes = changes_to(found, wanted(found), allow_modified)
+        if changes:
+            commit(install, steps_for(found, changes))
+        return Outcome(survey(install, catalog), changes, recovered)

@@ -1,0 +1,78 @@
+"""The `RECORD` of a dist-info folder, edited row by row so that untouched rows keep their bytes.
+
+Format: the PyPA specification "Recording installed projects" (PEP 376, PEP 627): CSV rows of path, `algorithm=digest`
+(urlsafe base64 without padding) and size in bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import Optional
+
+from nfpatch.errors import EnvironmentProblem
+
+Row = tuple[str, str, str]
+
+
+def row_for(path: str, content: bytes) -> Row:
+    """The row that describes a file with this content at this POSIX path, relative to site-packages."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode("ascii")
+    return (path, f"sha256={digest}", str(len(content)))
+
+
+def parse(record: bytes, origin: str) -> list[Row]:
+    """The rows of a RECORD; `origin` names it in errors. Raises EnvironmentProblem with the number of the bad line."""
+    try:
+        lines = record.decode("utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise _malformed(origin, f"is not UTF-8 ({error.reason} at byte {error.start})") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = next(csv.reader([line], strict=True), None)
+        except csv.Error as error:
+            raise _malformed(origin, f"has a malformed line {number}: {error}") from error
+        if fields is None or len(fields) != 3 or not fields[0]:
+            raise _malformed(origin, f"has a malformed line {number}: {line.strip()!r}")
+        rows.append((fields[0], fields[1], fields[2]))
+    if not rows:
+        raise _malformed(origin, "is empty")
+    return rows
+
+
+def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> bytes:
+    """The RECORD with the row of each path in `changes` replaced, removed (None) or, if it has none, added at the end.
+
+    Raises EnvironmentProblem as `parse` does.
+    """
+    rows = parse(record, origin)
+    lines = record.decode("utf-8").splitlines(keepends=True)
+    ending = "\r\n" if lines[0].endswith("\r\n") else "\n"
+    edited = []
+    for (path, _, _), line in zip(rows, lines):
+        if path not in changes:
+            edited.append(line)
+        elif (row := changes[path]) is not None:
+            edited.append(_render(row, ending))
+    present = {path for path, _, _ in rows}
+    added = [_render(row, ending) for path, row in changes.items() if row is not None and path not in present]
+    if added and edited and not edited[-1].endswith(("\n", "\r")):
+        edited[-1] += ending
+    return "".join([*edited, *added]).encode("utf-8")
+
+
+def _render(row: Row, ending: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator=ending).writerow(row)
+    return line.getvalue()
+
+
+def _malformed(origin: str, what: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{origin} {what}. An installer wrote it otherwise; reinstall neuralforecast to get a true one "
+        "(`pip install --force-reinstall --no-deps neuralforecast==VERSION`)."
+    )

@@ -1,0 +1,351 @@
+"""Moves an install to a new state: all of it or none of it, whatever happens on the way.
+
+Everything that will be needed is first prepared in `staging/` beside the ledger and flushed to disk: `new-N`, what is
+to stand at the N-th path, and `old-N`, what stands there now. Then `journal.json` is renamed into place, and from that
+moment on the new state is decided: each `new-N` is renamed over its path, and whoever comes after a crash does the
+rest. A step is done when its `new-N` is gone, so steps may be repeated at will. If a step fails while nfpatch runs, the
+journal becomes `undo.json` and the `old-N` go back.
+
+No existing file is ever opened for writing. `old-N` and the kept originals are hard links where the file system has
+them, so an original keeps its inode, and with it mode, owner and times; twins in a package cache are not touched.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.install import Install
+
+JOURNAL_NAME = "journal.json"
+UNDO_NAME = "undo.json"
+LOCK_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Write:
+    """Put this content at the path, with the mode and owner of `like` (default: of what stands there)."""
+
+    path: Path
+    content: bytes
+    like: Optional[Path] = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Put what stands at `source` at the path, the same inode if possible; `source` itself stays."""
+
+    path: Path
+    source: Path
+
+
+@dataclass(frozen=True)
+class Link:
+    """Put a symbolic link to `target` at the path."""
+
+    path: Path
+    target: str
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Let nothing stand at the path."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove the folder if it is empty by now."""
+
+    path: Path
+
+
+Step = Union[Write, Place, Link, Remove, Prune]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of the journal: the path relative to the home folder, the kind of step, whether anything was there."""
+
+    path: str
+    kind: str
+    existed: bool
+
+
+def commit(install: Install, steps: Sequence[Step]) -> None:
+    """Carry out the steps, all or none. The caller holds the lock and has called `recover`.
+
+    Raises EnvironmentProblem naming the path when the system refuses a step; the install is then as it was.
+    """
+    home = install.home
+    staging = home / "staging"
+    try:
+        staging.mkdir(parents=True)
+        entries = [_stage(staging, number, step, home) for number, step in enumerate(steps)]
+        _flush_folder(staging)
+        _write_journal(staging, entries)
+    except BaseException as error:
+        _discard(home)
+        raise _as_problem(error) from error
+    try:
+        _carry_out(home, entries)
+    except BaseException as error:
+        os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
+        _take_back(home, entries)
+        raise _as_problem(error) from error
+
+
+def is_interrupted(install: Install) -> bool:
+    """Whether a killed run left work half done here."""
+    staging = install.home / "staging"
+    return (staging / JOURNAL_NAME).exists() or (staging / UNDO_NAME).exists()
+
+
+def recover(install: Install) -> bool:
+    """Finish what a killed run had decided, or take back what it was taking back. Tells whether there was anything.
+
+    The caller holds the lock. Raises EnvironmentProblem when the system refuses a step; a later call goes on.
+    """
+    home = install.home
+    staging = home / "staging"
+    try:
+        if (entries := _read_journal(staging / UNDO_NAME)) is not None:
+            _take_back(home, entries)
+        elif (entries := _read_journal(staging / JOURNAL_NAME)) is not None:
+            _carry_out(home, entries)
+        else:
+            if home.exists():
+                _discard(home)
+            return False
+    except OSError as error:
+        raise _as_problem(error) from error
+    return True
+
+
+def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
+    old, new = staging / f"old-{number}", staging / f"new-{number}"
+    existed = os.path.lexists(step.path)
+    if existed and not isinstance(step, Prune):
+        _duplicate(step.path, old)
+    if isinstance(step, Write):
+        _write_new(new, step.content, like=step.like or step.path)
+    elif isinstance(step, Place):
+        _duplicate(step.source, new)
+    elif isinstance(step, Link):
+        os.symlink(step.target, new)
+    return _Entry(os.path.relpath(step.path, home), type(step).__name__, existed)
+
+
+def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
+    staging = home / "staging"
+    for number, entry in enumerate(entries):
+        path, new = _absolute(home, entry), staging / f"new-{number}"
+        if entry.kind == "Prune":
+            with suppress(OSError):
+                path.rmdir()
+        elif entry.kind == "Remove":
+            path.unlink(missing_ok=True)
+        elif os.path.lexists(new):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _rename_over(new, path)
+    _finish(home, entries, JOURNAL_NAME)
+
+
+def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
+    staging = home / "staging"
+    for number, entry in reversed(list(enumerate(entries))):
+        path, old = _absolute(home, entry), staging / f"old-{number}"
+        if entry.kind == "Prune":
+            if entry.existed:
+                path.mkdir(exist_ok=True)
+        elif not entry.existed:
+            path.unlink(missing_ok=True)
+        elif os.path.lexists(old):
+            _rename_over(old, path)
+    _finish(home, entries, UNDO_NAME)
+
+
+def _finish(home: Path, entries: Sequence[_Entry], journal_name: str) -> None:
+    for folder in sorted({_absolute(home, entry).parent for entry in entries}):
+        if folder.is_dir():
+            _flush_folder(folder)
+    (home / "staging" / journal_name).unlink()
+    _discard(home)
+
+
+def _discard(home: Path) -> None:
+    """Remove the staging folder, and each folder of nfpatch's own that is empty now."""
+    shutil.rmtree(home / "staging", ignore_errors=True)
+    for folder, _, _ in os.walk(home, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
+def _absolute(home: Path, entry: _Entry) -> Path:
+    return Path(os.path.normpath(home / entry.path))
+
+
+def _duplicate(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link where possible, else a copy with mode, times and owner."""
+    if source.is_symlink():
+        os.symlink(os.readlink(source), target)
+        return
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # no hard links on this file system, another file system, or links to others' files are forbidden
+        shutil.copy2(source, target)
+        _copy_owner(source.stat(), target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())
+
+
+def _write_new(path: Path, content: bytes, like: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        with suppress(FileNotFoundError):
+            model = like.stat()
+            os.chmod(path, stat.S_IMODE(model.st_mode))
+            _copy_owner(model, path)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy_owner(model: os.stat_result, path: Path) -> None:
+    own = path.stat()
+    if (own.st_uid, own.st_gid) != (model.st_uid, model.st_gid):
+        with suppress(PermissionError):  # only root may give files away; anyone else's are its own anyway
+            os.chown(path, model.st_uid, model.st_gid)
+
+
+def _rename_over(source: Path, target: Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # `target` lies on another file system than the ledger
+            raise
+        beside = target.with_name(f".{target.name}.nfpatch-new")
+        beside.unlink(missing_ok=True)
+        _duplicate(source, beside)
+        os.replace(beside, target)
+        source.unlink()
+
+
+def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:
+    draft = staging / "journal.draft"
+    content = json.dumps([[entry.path, entry.kind, entry.existed] for entry in entries])
+    _write_new(draft, content.encode("utf-8"), like=draft)
+    os.replace(draft, staging / JOURNAL_NAME)
+    _flush_folder(staging)
+
+
+def _read_journal(path: Path) -> Optional[list[_Entry]]:
+    try:
+        return [_Entry(*fields) for fields in json.loads(path.read_bytes())]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable; where a folder cannot be opened (Windows), the system sees to it itself."""
+    with suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _as_problem(error: BaseException) -> BaseException:
+    """The error to raise instead: a system error becomes an EnvironmentProblem that names the path."""
+    if not isinstance(error, OSError):
+        return error
+    rights = "Run as the owner of the environment, or with the rights to write there."
+    advice = {
+        errno.EACCES: rights,
+        errno.EPERM: rights,
+        errno.ENOSPC: "Free some space and run the command again.",
+        errno.EDQUOT: "Free some space and run the command again.",
+        errno.EROFS: "Mount it writable, or patch where the image is built.",
+    }.get(error.errno or 0, "Look at the disk, then run the command again.")
+    return EnvironmentProblem(
+        f"{error.filename or 'The install'} cannot be written: {error.strerror}. Nothing was changed. {advice}"
+    )
+
+
+@contextmanager
+def locked(install: Install, timeout: float) -> Iterator[None]:
+    """Hold the one lock of this install. `timeout` is in seconds.
+
+    An `flock` on a file of our own rather than the `filelock` library: revert must leave no lock file behind, so the
+    holder unlinks it, and a waiter must notice that its file is no longer the one in the folder. filelock notices from
+    version 3.20 on, which Python 3.9 does not get, and its import would be the most expensive part of `revert`.
+
+    Raises EnvironmentProblem when the lock is not to be had in time, or the folder is not writable.
+    """
+    path = install.home.with_name(install.home.name + ".lock")
+    deadline = time.monotonic() + timeout
+    while (descriptor := _try_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise EnvironmentProblem(
+                f"Another nfpatch is at work on this install ({_holder(path)} holds {path}); it did not finish within "
+                f"{timeout:g} seconds. Run the command again when it has ended."
+            )
+        time.sleep(LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> Optional[int]:
+    """The descriptor of the locked lock file; None while somebody else holds it."""
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError as error:
+        raise _as_problem(error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_still_at(path, descriptor):  # the last holder unlinked it while we opened it
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
+        return descriptor
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise EnvironmentProblem(
+            f"{path} cannot be locked: {error.strerror}. The file system has no working locks; patch a copy on a local "
+            "disk, or where the image is built."
+        ) from error
+
+
+def _is_still_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()[:200] or "a process"
+    except OSError:
+        return "a process"

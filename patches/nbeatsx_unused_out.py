@@ -1,0 +1,37 @@
+"""NBEATSx builds an output layer that nothing reads.
+
+With a loss of several outputs (`MQLoss`, `DistributionLoss`, ...) the constructor builds `self.out`, a linear layer
+from the time when the model mapped its forecast through it. Release 1.1.0 still does; from 1.2.0 on `forward` ends
+without it, so its weight and bias never get a gradient and strict DDP refuses the model. With a point loss the layer is
+not built and the model trains.
+
+Upstream removed the layer in 1.7.6 (pull request 1168). This patch removes the same lines.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import RemoveUnreadLayer
+
+TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
+
+patch = Patch(
+    id="nbeatsx-unused-out",
+    summary="NBEATSx builds an output layer that nothing reads",
+    model="NBEATSx",
+    file="neuralforecast/models/nbeatsx.py",
+    upstream="https://github.com/Nixtla/neuralforecast/pull/1168",
+    variants={
+        ">=1.2,<1.7.6": RemoveUnreadLayer(
+            class_name="NBEATSx", attribute="out", condition="self.loss.outputsize_multiplier > 1"
+        ),
+    },
+    unaffected={
+        "<1.1": "this release has no NBEATSx",
+        "==1.1.*": "never affected: forward uses the `out` layer in this release",
+        ">=1.7.6": "fixed upstream in 1.7.6",
+    },
+    dead_parameters=("out.weight", "out.bias"),
+    cases=(
+        Case(model="NBEATSx", config="MQLoss", loss="MQLoss", options=TINY),
+        Case(model="NBEATSx", config="MAE", loss="MAE", options=TINY, leaves_unused_parameters=False),
+    ),
+)

@@ -1,0 +1,42 @@
+"""TFT builds its static covariate encoder even when the model has no static features.
+
+`forward` calls the encoder only when there are static features, so without them its 41 parameters never get a gradient
+and strict DDP refuses the model.
+
+Upstream put the constructor call under `if self.stat_exog_size > 0:` in 1.7.5 (pull request 1114). Older releases name
+the number of static variables otherwise, hence the variants; each guards with the very expression that it passes on.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import GuardLayer
+
+
+def guard(size: str) -> GuardLayer:
+    return GuardLayer(
+        class_name="TFT",
+        attribute="static_encoder",
+        factory="StaticCovariateEncoder",
+        size_argument="num_static_vars",
+        size=size,
+        read_under="s_inp is not None",
+    )
+
+
+patch = Patch(
+    id="tft-static-encoder",
+    summary="TFT builds its static encoder without static features",
+    model="TFT",
+    file="neuralforecast/models/tft.py",
+    upstream="https://github.com/Nixtla/neuralforecast/pull/1114",
+    variants={
+        "==1.0.*": guard("num_static_vars"),
+        ">=1.1,<1.7.3": guard("stat_input_size"),
+        ">=1.7.3,<1.7.5": guard("self.stat_exog_size"),
+    },
+    unaffected={
+        "<1.0": "releases before 1.0 have another layout and no TFT",
+        ">=1.7.5": "fixed upstream in 1.7.5",
+    },
+    dead_parameters=("static_encoder.*",),
+    cases=(Case(model="TFT", config="no static features", options={"hidden_size": 8, "n_head": 2}),),
+)
