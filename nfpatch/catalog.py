@@ -155,7 +155,8 @@ def _patch_modules(folder: Path) -> list[Path]:
 def _load_patch(path: Path) -> Patch:
     """The `patch` that the module at `path` defines. Loaded by path, as Alembic loads its `versions/`."""
     spec = importlib.util.spec_from_file_location(f"nfpatch_patches.{path.stem}", path)
-    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
+    assert spec is not None, "a .py file always has a loader"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

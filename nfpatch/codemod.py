@@ -8,7 +8,7 @@ LibCST is imported when a codemod runs, not when it is declared: `status` and `r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +42,7 @@ class RemoveUnreadLayer:
     condition: str
 
     def __call__(self, module: cst.Module) -> cst.Module:
+        """The module without the layer. Raises CodemodRefused."""
         from nfpatch import syntax
 
         constructor = syntax.find_constructor(module, self.class_name)
@@ -74,6 +75,7 @@ class GuardLayer:
     read_under: str
 
     def __call__(self, module: cst.Module) -> cst.Module:
+        """The module with the layer under its guard. Raises CodemodRefused."""
         from nfpatch import syntax
 
         constructor = syntax.find_constructor(module, self.class_name)
@@ -97,15 +99,25 @@ class GuardLayer:
         return syntax.with_guard(module, constructor, statement, f"{self.size} > 0")
 
 
-def rewrite(source: bytes, codemods: Sequence[Codemod]) -> bytes:
-    """The source after these codemods, every byte that they do not name unchanged.
+def rewrite(source: bytes, codemods: Mapping[str, Codemod]) -> bytes:
+    """The source after these codemods, in their order, every byte that they do not name unchanged.
 
-    Raises CodemodRefused when the source does not parse, would not survive LibCST byte for byte, or is not what a
-    codemod expects, and when the result does not parse.
+    `codemods` are keyed by the id of their patch, which the error names. Raises CodemodRefused when the
+    source does not parse, would not survive LibCST byte for byte, or is not what a codemod expects.
     """
     from nfpatch import syntax
 
     module = syntax.parse(source)
-    for codemod in codemods:
-        module = codemod(module)
-    return syntax.render(module)
+    for patch_id, codemod in codemods.items():
+        try:
+            module = codemod(module)
+        except CodemodRefused as error:
+            raise CodemodRefused(f"for {patch_id}, {error}") from error
+    return module.bytes
+
+
+def check_parses(source: bytes) -> None:
+    """Raise CodemodRefused unless the source parses: the last check of a result that no fingerprint vouches for."""
+    from nfpatch import syntax
+
+    syntax.parse(source)

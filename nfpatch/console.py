@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -116,9 +115,8 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
     for change in outcome.changes:
         click.echo(f"  changed  {outcome.found.install.file(change.file)}")
     if verb == "apply":
-        _say(
-            f"{_count(len(outcome.changes), 'file', 'files')} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back."
-        )
+        patched = _count(len(outcome.changes), "file", "files")
+        _say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
     else:
         _say(f"{_count(len(outcome.changes), 'file', 'files')} restored.")
 
@@ -132,6 +130,8 @@ def print_diff(changes: Iterable[FileChange]) -> None:
 
 def diff_lines(changes: Iterable[FileChange]) -> list[str]:
     """The lines of the unified diff, each with its ending."""
+    import difflib
+
     lines: list[str] = []
     for change in changes:
         before, after = (

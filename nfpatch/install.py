@@ -1,4 +1,6 @@
-"""Where neuralforecast is installed, and which release it is. Never imports it: a broken install is healed like any other.
+"""Where neuralforecast is installed, and which release it is.
+
+Never imports it: a broken install is healed like any other.
 
 The dist-info folder is read directly rather than through `importlib.metadata`, whose import alone takes as long as all
 that `status` does, and which would not tell two dist-info folders from one.
@@ -9,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ def _own_path() -> list[Path]:
 
 def _path_of(python: Path) -> list[Path]:
     """The import path of another interpreter, Python 3.7 or newer."""
+    import subprocess
+
     advice = "Give the path of a Python interpreter, such as the `bin/python` of the environment that trains."
     try:
         answer = subprocess.run(
@@ -200,8 +203,8 @@ def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
     match = re.search(r"""^__version__\s*=\s*["']([^"']+)["']""", _read(init).decode("utf-8", "replace"), re.MULTILINE)
     if match is None:
         raise EnvironmentProblem(
-            f"{folder / DISTRIBUTION} has no .dist-info beside it, and its __init__.py states no __version__, so nfpatch "
-            "cannot tell which release it is. Install neuralforecast with pip."
+            f"{folder / DISTRIBUTION} has no .dist-info beside it, and its __init__.py states no __version__, so "
+            "nfpatch cannot tell which release it is. Install neuralforecast with pip."
         )
     return Install(_checked_version(match.group(1), init), folder, folder, None, "checkout")
 

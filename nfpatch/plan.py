@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Optional
+from typing import TYPE_CHECKING, Literal, Optional
 
 from nfpatch import record
 from nfpatch.catalog import Catalog, Patch
@@ -26,6 +26,9 @@ from nfpatch.ledger import (
     read_original,
 )
 from nfpatch.transaction import Link, Place, Prune, Remove, Step, Write, is_interrupted
+
+if TYPE_CHECKING:
+    from nfpatch.codemod import Codemod
 
 State = Literal["applied", "applicable", "not-needed", "modified", "unknown-release", "interrupted"]
 
@@ -190,30 +193,36 @@ def _patched(
             f"{path} is not the file of neuralforecast {version}. Restore the released file, or let nfpatch patch it "
             "as it is, if the code in question still matches exactly: `--allow-modified`."
         )
-    result = _rewritten(found, path, original, [p for p in found.catalog.patches_of(file) if p.id in ids])
-    if is_released and expected is not None and hash_of(result) != expected:
-        raise Refused(
-            f"Patching {path} gave another result than the recorded one, so it was not written. This is a fault of "
-            f"nfpatch or of the installed LibCST; please report it with the output of `pip list`."
-        )
-    return result
+    from nfpatch.codemod import CodemodRefused, check_parses, rewrite
 
-
-def _rewritten(found: Survey, path: Path, original: bytes, patches: Sequence[Patch]) -> bytes:
-    from nfpatch.codemod import CodemodRefused, rewrite
-
-    result = original
-    for patch in patches:
-        codemod = patch.codemod_for(found.install.version)
-        if codemod is None:
+    try:
+        result = rewrite(original, _codemods(found, file, ids))
+        if not (is_released and expected is not None):
+            check_parses(result)
+        elif hash_of(result) != expected:
             raise Refused(
-                f"{patch.id} has no variant for neuralforecast {found.install.version}; {path} stays as it is."
+                f"Patching {path} gave another result than the recorded one, so it was not written. This is a fault of "
+                "nfpatch or of the installed LibCST; please report it with the output of `pip list`."
             )
-        try:
-            result = rewrite(result, [codemod])
-        except CodemodRefused as error:
-            raise Refused(f"{patch.id} does not fit {path}: {error}. The file stays as it is.") from error
+    except CodemodRefused as error:
+        raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
     return result
+
+
+def _codemods(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Codemod]:
+    """The codemods of these patches by patch id, in catalog order. Raises Refused if the catalog lacks one."""
+    version = found.install.version
+    codemods = {
+        patch.id: codemod
+        for patch in found.catalog.patches_of(file)
+        if patch.id in ids and (codemod := patch.codemod_for(version)) is not None
+    }
+    for missing in sorted(ids - codemods.keys()):
+        raise Refused(
+            f"The catalog has no variant of {missing} for neuralforecast {version}; {found.install.file(file)} stays "
+            "as it is. A patch of your own is found with --patches DIR."
+        )
+    return codemods
 
 
 def _is_inside(path: Path, root: Path) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -186,6 +185,8 @@ def _finish(home: Path, entries: Sequence[_Entry], journal_name: str) -> None:
 
 def _discard(home: Path) -> None:
     """Remove the staging folder, and each folder of nfpatch's own that is empty now."""
+    import shutil
+
     shutil.rmtree(home / "staging", ignore_errors=True)
     for folder, _, _ in os.walk(home, topdown=False):
         with suppress(OSError):
@@ -204,6 +205,8 @@ def _duplicate(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # no hard links on this file system, another file system, or links to others' files are forbidden
+        import shutil
+
         shutil.copy2(source, target)
         _copy_owner(source.stat(), target)
         with target.open("rb") as copy:

@@ -31,7 +31,7 @@ def fingerprints_of(catalog: Catalog, release: str) -> dict[str, dict[str, str]]
         }
         found[file] = {
             catalog.patch_set_key(chosen): hashlib.sha256(
-                rewrite(source, [codemods[id_] for id_ in chosen])
+                rewrite(source, {id_: codemods[id_] for id_ in chosen})
             ).hexdigest()
             for count in range(len(codemods) + 1)
             for chosen in combinations(codemods, count)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from releases import CACHE
+from support import unpack
+
+TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a site-packages folder with a release, as its wheel lays it out."""
+    return lambda release: unpack(release, tmp_path / f"site-{release}")
+
+
+@pytest.fixture
+def site(released: Callable[[str], Path]) -> Path:
+    """A site-packages folder with neuralforecast 1.7.4, which needs both patches of the mission."""
+    return released("1.7.4")
+
+
+@pytest.fixture(scope="session")
+def training_env() -> Path:
+    """The interpreter of an environment that trains: neuralforecast 1.7.4 with torch 2.13.0. `make test` builds it."""
+    python = Path(os.environ.get("NFPATCH_TRAINING_PYTHON", TRAINING_PYTHON))
+    if not python.exists():
+        pytest.fail("the training environment is missing: run `make training-env`")
+    return python

@@ -1,0 +1,112 @@
+"""What the tests share: real trees, real commands, and a way to compare trees."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from click.testing import CliRunner, Result
+from releases import wheel_of
+
+from nfpatch.cli import main
+
+NBEATSX = "neuralforecast/models/nbeatsx.py"
+TFT = "neuralforecast/models/tft.py"
+
+
+def unpack(release: str, folder: Path) -> Path:
+    """A site-packages folder with this release as its wheel lays it out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel_of(release)) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def dist_info(site: Path) -> Path:
+    """The one dist-info folder of neuralforecast in a site-packages folder."""
+    (found,) = site.glob("neuralforecast-*.dist-info")
+    return found
+
+
+def invoke(*arguments: object) -> Result:
+    """The nfpatch command in this process; standard output and standard error apart."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nfpatch")
+
+
+def answer(*arguments: object) -> Any:
+    """The JSON document that an nfpatch command prints."""
+    return json.loads(invoke(*arguments, "--json").stdout)
+
+
+def states(site: Path) -> dict[str, str]:
+    """Patch id -> state, as `status` tells it."""
+    return {patch["id"]: patch["state"] for patch in answer("status", "--site-packages", site)["patches"]}
+
+
+def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The nfpatch command in a process of its own."""
+    command = [sys.executable, "-m", "nfpatch", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+class Entry(NamedTuple):
+    """What stands at one path: its kind and mode, and its content, link target or nothing."""
+
+    kind: str
+    mode: int
+    content: bytes
+
+
+def snapshot(folder: Path) -> dict[str, Entry]:
+    """Everything below a folder, by path."""
+    entries = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                entry = Entry("link", 0, os.fsencode(os.readlink(path)))
+            elif stat.S_ISDIR(status.st_mode):
+                entry = Entry("folder", stat.S_IMODE(status.st_mode), b"")
+            else:
+                entry = Entry("file", stat.S_IMODE(status.st_mode), path.read_bytes())
+            entries[path.relative_to(folder).as_posix()] = entry
+    return entries
+
+
+def false_record_rows(site: Path) -> list[str]:
+    """The paths of RECORD that are missing or differ from their row: an independent reader's view."""
+    false = []
+    with (dist_info(site) / "RECORD").open(newline="", encoding="utf-8") as file:
+        for path, hash_, size in csv.reader(file):
+            target = site / path
+            if not target.is_file():
+                false.append(path)
+            elif hash_:
+                algorithm, _, digest = hash_.partition("=")
+                content = target.read_bytes()
+                padded = digest + "=" * (-len(digest) % 4)
+                same = hashlib.new(algorithm, content).digest() == base64.urlsafe_b64decode(padded)
+                if not same or int(size) != len(content):
+                    false.append(path)
+    return false
+
+
+def unlisted_files(site: Path) -> list[str]:
+    """The files of the distribution that RECORD does not list, compiled ones aside."""
+    with (dist_info(site) / "RECORD").open(newline="", encoding="utf-8") as file:
+        listed = {row[0] for row in csv.reader(file)}
+    owned = [site / "neuralforecast", dist_info(site)]
+    present = [path for folder in owned for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return sorted(
+        path.relative_to(site).as_posix() for path in present if path.relative_to(site).as_posix() not in listed
+    )

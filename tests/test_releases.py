@@ -1,0 +1,120 @@
+"""Every release of neuralforecast, on its real wheel."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from releases import RELEASES
+from support import NBEATSX, TFT, answer, false_record_rows, invoke, snapshot, states, unlisted_files
+
+from nfpatch.catalog import load_catalog
+
+GUARDS = {"1.0.0": "num_static_vars > 0", "1.7.3": "self.stat_exog_size > 0", "1.7.4": "self.stat_exog_size > 0"}
+
+
+def has_dead_out(release: str) -> bool:
+    return "1.2.0" <= release <= "1.7.5"
+
+
+def has_unguarded_encoder(release: str) -> bool:
+    return release <= "1.7.4"
+
+
+def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]]:
+    lines = list(difflib.ndiff(before.decode().splitlines(), after.decode().splitlines()))
+    return (
+        [line[2:] for line in lines if line.startswith("+ ")],
+        [line[2:] for line in lines if line.startswith("- ")],
+    )
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_status_is_what_the_release_history_says(release: str, released: Callable[[str], Path]) -> None:
+    assert states(released(release)) == {
+        "nbeatsx-unused-out": "applicable" if has_dead_out(release) else "not-needed",
+        "tft-static-encoder": "applicable" if has_unguarded_encoder(release) else "not-needed",
+    }
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_apply_changes_what_the_patches_name_and_revert_gives_every_byte_back(
+    release: str, released: Callable[[str], Path]
+) -> None:
+    site = released(release)
+    before = snapshot(site)
+
+    document = answer("apply", "--site-packages", site)
+    patched = snapshot(site)
+    needed = {NBEATSX: has_dead_out(release), TFT: has_unguarded_encoder(release)}
+    assert document["changed"] == [file for file in (NBEATSX, TFT) if needed[file]]
+    own = ".dist-info/nfpatch"
+    assert {path for path in patched if own not in path and patched[path] != before.get(path)} == {
+        path
+        for path in before
+        if path in document["changed"] or (document["changed"] and path.endswith(".dist-info/RECORD"))
+    }
+    for file in document["changed"]:
+        compile(patched[file].content, file, "exec")
+    if needed[NBEATSX]:
+        added, removed = added_and_removed(before[NBEATSX].content, patched[NBEATSX].content)
+        assert added == []
+        assert [line.strip() for line in removed] == [
+            "# Adapter with Loss dependent dimensions",
+            "if self.loss.outputsize_multiplier > 1:",
+            "self.out = nn.Linear(",
+            "in_features=h, out_features=h * self.loss.outputsize_multiplier",
+            ")",
+            "",
+        ]
+    if needed[TFT]:
+        added, removed = added_and_removed(before[TFT].content, patched[TFT].content)
+        assert added[0] == f"        if {GUARDS.get(release, 'stat_input_size > 0')}:"
+        assert added[1:] == ["    " + line for line in removed]
+    assert false_record_rows(site) == []
+    assert unlisted_files(site) == []
+    assert "applicable" not in states(site).values()
+
+    assert answer("apply", "--site-packages", site)["changed"] == []
+    assert snapshot(site) == patched
+
+    assert answer("revert", "--site-packages", site)["changed"] == document["changed"]
+    assert snapshot(site) == before
+
+
+@pytest.mark.parametrize(
+    ("release", "fixed_in", "file"), [("1.7.4", "1.7.5", TFT), ("1.7.5", "1.7.6", NBEATSX)], ids=["tft", "nbeatsx"]
+)
+def test_the_patched_file_differs_from_upstreams_fix_only_where_upstream_changed_something_else(
+    release: str, fixed_in: str, file: str, released: Callable[[str], Path]
+) -> None:
+    site, upstream = released(release), (released(fixed_in) / file).read_text().splitlines()
+    unpatched = (site / file).read_text().splitlines()
+    invoke("apply", "--site-packages", site)
+    patched = (site / file).read_text().splitlines()
+
+    def hunks(one: list[str], other: list[str]) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+        matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
+        return {(tuple(one[a:b]), tuple(other[c:d])) for tag, a, b, c, d in matcher.get_opcodes() if tag != "equal"}
+
+    assert len(hunks(unpatched, upstream) - hunks(patched, upstream)) == 1, "the patch is one of upstream's changes"
+    assert hunks(patched, upstream) < hunks(unpatched, upstream), "and nothing but that"
+
+
+def test_every_release_is_claimed_exactly_once_by_each_patch() -> None:
+    from packaging.specifiers import SpecifierSet
+
+    for patch in load_catalog().patches:
+        for release in RELEASES:
+            claims = [spec for spec in (*patch.variants, *patch.unaffected) if SpecifierSet(spec).contains(release)]
+            assert len(claims) == 1, f"{patch.id} on {release}: {claims}"
+
+
+def test_the_out_layer_of_1_1_0_is_used_and_stays(released: Callable[[str], Path]) -> None:
+    site = released("1.1.0")
+    result = invoke("apply", "nbeatsx-unused-out", "--site-packages", site)
+    assert result.exit_code == 0
+    assert "forward uses the `out` layer" in result.stdout
+    assert b"self.out(forecast)" in (site / NBEATSX).read_bytes()
