@@ -1,0 +1,467 @@
+"""`list`, `status`, `apply` and `revert` as users and scripts meet them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from releases import RELEASES
+from support import (
+    NBEATSX,
+    TFT,
+    answer,
+    dist_info,
+    false_record_rows,
+    invoke,
+    run_nfpatch,
+    snapshot,
+    states,
+    unlisted_files,
+)
+
+from nfpatch import operations
+from nfpatch.catalog import load_catalog
+from nfpatch.errors import Refused
+from nfpatch.install import find_install
+
+BOTH = {"nbeatsx-unused-out", "tft-static-encoder"}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def renamed_release(site: Path, version: str) -> Path:
+    """The same files, claiming to be another release."""
+    old = dist_info(site)
+    edit(old / "METADATA", "Version: 1.7.4", f"Version: {version}")
+    edit(old / "RECORD", "neuralforecast-1.7.4.dist-info", f"neuralforecast-{version}.dist-info")
+    old.rename(site / f"neuralforecast-{version}.dist-info")
+    return site
+
+
+# --- list ---
+
+
+def test_list_names_each_patch_with_model_file_releases_and_reference() -> None:
+    result = invoke("list")
+    assert result.exit_code == 0
+    for words in ("nbeatsx-unused-out", "NBEATSx", NBEATSX, "1.2.0 - 1.7.5", "pull/1168"):
+        assert words in result.stdout
+    for words in ("tft-static-encoder", "TFT", TFT, "1.0.0 - 1.7.4", "pull/1114"):
+        assert words in result.stdout
+
+
+def test_list_as_json_names_every_affected_release() -> None:
+    releases = {patch["id"]: patch["releases"] for patch in answer("list")["patches"]}
+    assert releases["tft-static-encoder"] == [release for release in RELEASES if release <= "1.7.4"]
+    assert releases["nbeatsx-unused-out"] == [release for release in RELEASES if "1.2.0" <= release <= "1.7.5"]
+
+
+# --- status ---
+
+
+def test_status_names_the_install_and_what_to_do(site: Path) -> None:
+    result = invoke("status", "--site-packages", site)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"neuralforecast 1.7.4 in {site}" in result.stdout
+    assert "2 patches are needed. Run `nfpatch apply`." in result.stdout
+
+
+def test_status_as_json_has_the_promised_shape(site: Path) -> None:
+    document = answer("status", "--site-packages", site)
+    assert set(document) == {"neuralforecast", "patches", "changed"}
+    assert document["neuralforecast"] == {
+        "version": "1.7.4",
+        "site_packages": str(site),
+        "package": str(site / "neuralforecast"),
+    }
+    assert document["changed"] == []
+    assert [set(patch) for patch in document["patches"]] == [{"id", "state", "file", "reason"}] * 2
+    assert {patch["id"]: patch["file"] for patch in document["patches"]} == {
+        "nbeatsx-unused-out": NBEATSX,
+        "tft-static-encoder": TFT,
+    }
+
+
+def test_status_check_answers_with_the_exit_code(site: Path, released: Callable[[str], Path]) -> None:
+    assert invoke("status", "--check", "--site-packages", site).exit_code == 1
+    assert invoke("apply", "nbeatsx-unused-out", "--site-packages", site).exit_code == 0
+    assert invoke("status", "--check", "--site-packages", site).exit_code == 1
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert invoke("status", "--check", "--site-packages", site).exit_code == 0
+    assert invoke("status", "--check", "--site-packages", released("3.3.0")).exit_code == 0
+
+
+def test_status_writes_nothing(site: Path) -> None:
+    before = snapshot(site)
+    invoke("status", "--site-packages", site)
+    assert snapshot(site) == before
+
+
+# --- apply ---
+
+
+def test_apply_patches_all_that_the_release_needs_and_says_so(site: Path) -> None:
+    result = invoke("apply", "--site-packages", site)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "2 files patched" in result.stdout
+    assert str(site / TFT) in result.stdout
+    assert states(site) == dict.fromkeys(BOTH, "applied")
+
+
+def test_apply_as_json_names_the_changed_files(site: Path) -> None:
+    document = answer("apply", "--site-packages", site)
+    assert document["changed"] == [NBEATSX, TFT]
+    assert {patch["state"] for patch in document["patches"]} == {"applied"}
+
+
+def test_apply_of_one_patch_leaves_the_other_file_alone(site: Path) -> None:
+    tft = (site / TFT).read_bytes()
+    assert answer("apply", "nbeatsx-unused-out", "--site-packages", site)["changed"] == [NBEATSX]
+    assert (site / TFT).read_bytes() == tft
+    assert states(site) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "applicable"}
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+
+
+def test_dry_run_prints_a_diff_that_patch_takes_and_writes_nothing(site: Path, tmp_path: Path) -> None:
+    before = snapshot(site)
+    result = invoke("apply", "--dry-run", "--site-packages", site)
+    assert result.exit_code == 0
+    assert snapshot(site) == before
+
+    copy = tmp_path / "by-hand"
+    shutil.copytree(site, copy)
+    subprocess.run(["patch", "-p1", "--quiet"], cwd=copy, input=result.stdout, text=True, check=True)
+    invoke("apply", "--site-packages", site)
+    for file in (NBEATSX, TFT):
+        assert (copy / file).read_bytes() == (site / file).read_bytes()
+
+
+def test_dry_run_as_json_changes_nothing_and_carries_the_diff(site: Path) -> None:
+    document = answer("apply", "--dry-run", "--site-packages", site)
+    assert document["changed"] == []
+    assert "+        if self.stat_exog_size > 0:" in document["diff"]
+    assert {patch["state"] for patch in document["patches"]} == {"applicable"}
+
+
+def test_apply_where_nothing_is_needed_says_why(released: Callable[[str], Path]) -> None:
+    site = released("3.3.0")
+    before = snapshot(site)
+    result = invoke("apply", "--site-packages", site)
+    assert result.exit_code == 0
+    assert "fixed upstream in 1.7.6" in result.stdout
+    assert "Nothing to apply." in result.stdout
+    assert snapshot(site) == before
+
+
+def test_what_nfpatch_keeps_is_listed_in_record(site: Path) -> None:
+    invoke("apply", "--site-packages", site)
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+    ledger = json.loads((dist_info(site) / "nfpatch" / "ledger.json").read_text())
+    assert set(ledger["files"]) == {NBEATSX, TFT}
+
+
+def test_a_patched_file_is_a_new_one_and_its_hard_linked_twin_stays(site: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "cache.py"
+    os.link(site / TFT, twin)
+    before = (twin.read_bytes(), twin.stat().st_mode, twin.stat().st_mtime_ns)
+    invoke("apply", "--site-packages", site)
+    assert not (site / TFT).samefile(twin)
+    invoke("revert", "--site-packages", site)
+    assert (twin.read_bytes(), twin.stat().st_mode, twin.stat().st_mtime_ns) == before
+
+
+def test_a_symbolic_link_is_replaced_not_followed_and_comes_back(site: Path, tmp_path: Path) -> None:
+    target = tmp_path / "cache.py"
+    (site / TFT).rename(target)
+    (site / TFT).symlink_to(target)
+    content, before = target.read_bytes(), snapshot(site)
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert not (site / TFT).is_symlink()
+    assert target.read_bytes() == content
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+def test_a_folder_that_leads_out_of_site_packages_is_refused(site: Path, tmp_path: Path) -> None:
+    models = site / "neuralforecast" / "models"
+    shutil.move(models, tmp_path / "elsewhere")
+    models.symlink_to(tmp_path / "elsewhere")
+    before = snapshot(tmp_path)
+    result = invoke("apply", "--site-packages", site)
+    assert result.exit_code == 3
+    assert "symbolic link" in result.stderr
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o664, 0o755])
+def test_the_mode_of_a_file_survives_apply_and_revert(site: Path, mode: int) -> None:
+    (site / TFT).chmod(mode)
+    before = snapshot(site)
+    invoke("apply", "--site-packages", site)
+    assert (site / TFT).stat().st_mode & 0o777 == mode
+    invoke("revert", "--site-packages", site)
+    assert snapshot(site) == before
+
+
+# --- files that are not the released ones ---
+
+
+def test_a_modified_file_is_refused_and_nothing_is_changed(site: Path) -> None:
+    edit(site / TFT, "import torch\n", "import torch\nimport math\n")
+    before = snapshot(site)
+    assert states(site) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
+    result = invoke("apply", "--site-packages", site)
+    assert result.exit_code == 3
+    assert str(site / TFT) in result.stderr
+    assert "--allow-modified" in result.stderr
+    assert snapshot(site) == before
+
+
+def test_the_other_patch_can_still_be_applied_by_name(site: Path) -> None:
+    edit(site / TFT, "import torch\n", "import torch\nimport math\n")
+    assert invoke("apply", "nbeatsx-unused-out", "--site-packages", site).exit_code == 0
+
+
+def test_allow_modified_patches_it_and_revert_gives_the_modified_file_back(site: Path) -> None:
+    edit(site / TFT, "import torch\n", "import torch\nimport math\n")
+    before = snapshot(site)
+    assert invoke("apply", "--allow-modified", "--site-packages", site).exit_code == 0
+    assert states(site) == dict.fromkeys(BOTH, "applied")
+    assert "import math\n" in (site / TFT).read_text()
+    assert "        if self.stat_exog_size > 0:\n            self.static_encoder" in (site / TFT).read_text()
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+def test_allow_modified_still_refuses_where_the_codemod_does_not_match(site: Path) -> None:
+    edit(site / TFT, "class TFT(", "class MyTFT(")
+    before = snapshot(site)
+    result = invoke("apply", "--allow-modified", "--site-packages", site)
+    assert result.exit_code == 3
+    assert "no classes named TFT" in result.stderr
+    assert snapshot(site) == before
+
+
+def test_a_used_layer_is_refused_even_with_allow_modified(site: Path) -> None:
+    edit(
+        site / NBEATSX,
+        "    def create_stack(",
+        "    def width(self):\n        return self.out\n\n    def create_stack(",
+    )
+    before = snapshot(site)
+    result = invoke("apply", "nbeatsx-unused-out", "--allow-modified", "--site-packages", site)
+    assert result.exit_code == 3
+    assert "the attribute `out` is read in line" in result.stderr
+    assert snapshot(site) == before
+
+
+def test_a_missing_file_is_refused(site: Path) -> None:
+    (site / TFT).unlink()
+    assert states(site)["tft-static-encoder"] == "modified"
+    result = invoke("apply", "--allow-modified", "--site-packages", site)
+    assert result.exit_code == 3
+    assert "is missing" in result.stderr
+
+
+def test_an_unknown_release_is_refused(site: Path) -> None:
+    renamed_release(site, "3.4.0")
+    before = snapshot(site)
+    assert states(site) == dict.fromkeys(BOTH, "unknown-release")
+    for options in ([], ["--allow-modified"]):
+        result = invoke("apply", *options, "--site-packages", site)
+        assert result.exit_code == 3
+        assert "3.4.0" in result.stderr
+    assert snapshot(site) == before
+
+
+def test_an_unknown_release_that_a_variant_claims_is_patched_with_allow_modified(site: Path) -> None:
+    renamed_release(site, "1.7.4.1")
+    before = snapshot(site)
+    assert invoke("apply", "--site-packages", site).exit_code == 3
+    assert invoke("apply", "--allow-modified", "--site-packages", site).exit_code == 0
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+@pytest.mark.parametrize("file", [NBEATSX, TFT])
+def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file: str) -> None:
+    catalog = load_catalog()
+    release = {name: dict(known) for name, known in catalog.fingerprints["1.7.4"].items()}
+    release[file] = {key: known if key == "" else "0" * 64 for key, known in release[file].items()}
+    forged = replace(catalog, fingerprints={**catalog.fingerprints, "1.7.4": release})
+    before = snapshot(site)
+    with pytest.raises(Refused, match="another result than the recorded one"):
+        operations.apply(find_install(site_packages=site), forged, forged.patches)
+    assert snapshot(site) == before
+
+
+# --- revert ---
+
+
+def test_revert_of_one_of_two_patches_restores_that_file_only(site: Path) -> None:
+    released_tft, _ = (site / TFT).read_bytes(), invoke("apply", "--site-packages", site)
+    patched_nbeatsx = (site / NBEATSX).read_bytes()
+    assert answer("revert", "tft-static-encoder", "--site-packages", site)["changed"] == [TFT]
+    assert (site / TFT).read_bytes() == released_tft
+    assert (site / NBEATSX).read_bytes() == patched_nbeatsx
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+
+
+@pytest.mark.parametrize("first", sorted(BOTH))
+@pytest.mark.parametrize("second", sorted(BOTH))
+def test_any_order_of_single_steps_ends_at_the_released_tree(site: Path, first: str, second: str) -> None:
+    before = snapshot(site)
+    for patch in (first, *(BOTH - {first})):
+        assert invoke("apply", patch, "--site-packages", site).exit_code == 0
+    for patch in (second, *(BOTH - {second})):
+        assert false_record_rows(site) == []
+        assert invoke("revert", patch, "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+def test_revert_with_nothing_applied_says_so(site: Path) -> None:
+    before = snapshot(site)
+    result = invoke("revert", "--site-packages", site)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Nothing to revert." in result.stdout
+    assert snapshot(site) == before
+
+
+def test_times_of_the_original_come_back(site: Path) -> None:
+    os.utime(site / TFT, ns=(1_500_000_000_123_456_789, 1_500_000_000_123_456_789))
+    invoke("apply", "--site-packages", site)
+    assert (site / TFT).stat().st_mtime_ns != 1_500_000_000_123_456_789
+    invoke("revert", "--site-packages", site)
+    assert (site / TFT).stat().st_mtime_ns == 1_500_000_000_123_456_789
+
+
+@pytest.mark.parametrize("command", ["apply", "revert"])
+def test_edits_made_after_apply_are_not_overwritten(site: Path, command: str) -> None:
+    invoke("apply", "nbeatsx-unused-out", "--site-packages", site)
+    edit(site / NBEATSX, "import torch\n", "import torch\nimport math\n")
+    before = snapshot(site)
+    assert states(site)["nbeatsx-unused-out"] == "modified"
+    result = invoke(command, "nbeatsx-unused-out", "--site-packages", site)
+    assert result.exit_code == 3
+    assert "changed after nfpatch patched it" in result.stderr
+    assert snapshot(site) == before
+
+
+def test_a_patched_file_without_its_ledger_is_applied_but_cannot_be_reverted(site: Path) -> None:
+    invoke("apply", "--site-packages", site)
+    shutil.rmtree(dist_info(site) / "nfpatch")
+    before = snapshot(site)
+    assert states(site) == dict.fromkeys(BOTH, "applied")
+    result = invoke("revert", "--site-packages", site)
+    assert result.exit_code == 3
+    assert "pip install --force-reinstall" in result.stderr
+    assert snapshot(site) == before
+
+
+def test_rows_that_somebody_else_put_into_record_meanwhile_stay(site: Path) -> None:
+    record = dist_info(site) / "RECORD"
+    original = record.read_text()
+    invoke("apply", "--site-packages", site)
+    record.write_text(record.read_text() + "neuralforecast/extra.txt,,\n")
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert record.read_text() == original + "neuralforecast/extra.txt,,\n"
+
+
+# --- compiled files ---
+
+
+def test_stale_bytecode_goes_and_comes_back(site: Path) -> None:
+    cache = site / "neuralforecast" / "models" / "__pycache__"
+    cache.mkdir()
+    for name in (
+        "tft.cpython-311.pyc",
+        "tft.cpython-37.opt-1.pyc",
+        "tft_helpers.cpython-311.pyc",
+        "nhits.cpython-311.pyc",
+    ):
+        (cache / name).write_bytes(name.encode())
+    before = snapshot(site)
+    invoke("apply", "--site-packages", site)
+    assert sorted(path.name for path in cache.iterdir()) == ["nhits.cpython-311.pyc", "tft_helpers.cpython-311.pyc"]
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+    (cache / "tft.cpython-312.pyc").write_bytes(b"compiled from the patched source")
+    invoke("revert", "--site-packages", site)
+    assert snapshot(site) == before
+
+
+# --- bad usage ---
+
+
+def test_a_misspelt_patch_is_a_usage_error_with_a_hint(site: Path) -> None:
+    result = invoke("apply", "tft-static-encoders", "--site-packages", site)
+    assert result.exit_code == 2
+    assert "Did you mean tft-static-encoder?" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["apply", "--what"], ["status", "extra"]])
+def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+def test_a_refusal_as_json_is_one_document(site: Path) -> None:
+    (site / TFT).write_text("")
+    result = invoke("apply", "--json", "--site-packages", site)
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["exit_code"]) == (3, 3)
+    assert document["error"] in result.stderr
+
+
+def test_an_error_is_one_paragraph_without_a_traceback(site: Path) -> None:
+    (site / TFT).write_text("")
+    result = run_nfpatch("apply", "--site-packages", site)
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" in run_nfpatch("apply", "--traceback", "--site-packages", site).stderr
+
+
+def test_colour_follows_the_terminal_and_no_color(site: Path) -> None:
+    assert "\x1b[" not in run_nfpatch("status", "--site-packages", site).stdout
+    if shutil.which("script") is None:
+        pytest.skip("there is no `script` command to get a terminal from")
+    status = shlex.join([sys.executable, "-m", "nfpatch", "status", "--site-packages", str(site)])
+    command = ["script", "-qec", status, "/dev/null"]
+    coloured = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"\x1b\[3\dm", coloured)
+    plain = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "NO_COLOR": "1"})
+    assert "\x1b[" not in plain.stdout
+
+
+@pytest.mark.parametrize("command", ["list", "status", "apply", "revert"])
+def test_help_is_a_sentence_and_names_the_options(command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+def test_no_command_imports_neuralforecast_torch_or_what_it_does_not_need(site: Path) -> None:
+    script = (
+        "import sys; from nfpatch.cli import main\n"
+        "for arguments in (['status'], ['apply'], ['apply'], ['status'], ['revert']):\n"
+        "    main([*arguments, '--site-packages', sys.argv[1]], standalone_mode=False)\n"
+        "print('imported', [name for name in ('neuralforecast', 'torch', 'libcst', 'rich') if name in sys.modules])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, str(site)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "imported ['libcst']"
+    script = script.replace("['apply'], ['apply'], ", "")
+    ran = subprocess.run([sys.executable, "-c", script, str(site)], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "imported []"
