@@ -16,6 +16,8 @@ from nfpatch.install import find_install
 from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
 from nfpatch.plan import survey
 
+PROOF_TIMEOUT_SECONDS = 300.0
+
 Command = Callable[..., Any]
 
 
@@ -177,6 +179,58 @@ def revert(
     install = find_install(python, site_packages)
     outcome = operations.revert(install, catalog, patches, dry_run, lock_timeout)
     _print_outcome(outcome, patches or catalog.patches, "revert", dry_run, as_json)
+
+
+@main.command()
+@_patch_argument
+@click.option("--preview", is_flag=True, help="Prove the patched source without writing it.")
+@click.option(
+    "--allow-modified", is_flag=True, help="With --preview: patch a file that is not the released one, as apply does."
+)
+@click.option(
+    "--devices", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="How many processes train."
+)
+@click.option("--accelerator", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=PROOF_TIMEOUT_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the whole proof. Whatever still runs then is ended.",
+)
+@_install_options
+def verify(
+    patch_ids: tuple[str, ...],
+    preview: bool,
+    allow_modified: bool,
+    devices: int,
+    accelerator: str,
+    timeout: float,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Prove it by real fits: the original source fails under strict DDP, the installed source trains.
+
+    Two processes train each model for a few steps with the interpreter that --python names (default: this one), on the
+    CPU with the gloo backend. NHITS, which never needed a patch, trains as the control.
+    """
+    from nfpatch.proof.prove import agenda_for, run_agenda
+
+    catalog = load_catalog(patch_folders)
+    patches = catalog.select(patch_ids)
+    install = find_install(python, site_packages)
+    agenda = agenda_for(survey(install, catalog), patches, preview, allow_modified)
+    with console.proof_progress(agenda) as on_event:
+        report = run_agenda(agenda, install, python, site_packages, devices, accelerator, timeout, on_event)
+    if as_json:
+        console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
+    else:
+        console.print_proof(install, agenda, report)
+    if not report.ok:
+        raise SystemExit(1)
 
 
 def _print_outcome(outcome: Outcome, patches: Any, verb: str, dry_run: bool, as_json: bool) -> None:

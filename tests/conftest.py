@@ -11,6 +11,13 @@ from support import unpack
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Distributed fits run one after another on one worker: each takes two processes of its own."""
+    for item in items:
+        if item.get_closest_marker("ddp"):
+            item.add_marker(pytest.mark.xdist_group("ddp"))
+
+
 @pytest.fixture
 def released(tmp_path: Path) -> Callable[[str], Path]:
     """Makes a site-packages folder with a release, as its wheel lays it out."""
