@@ -90,10 +90,12 @@ def run_agenda(
     timeout: float = 300.0,
     on_event: Optional[Callable[[ProofEvent], None]] = None,
 ) -> ProofReport:
-    """Train all cases of the agenda, which must not be empty, in one launch; `python` defaults to this interpreter.
+    """Train all cases of the agenda in one launch; `python` defaults to this interpreter.
 
     Raises EnvironmentProblem where the interpreter cannot train at all.
     """
+    if not agenda.cases:
+        return ProofReport(True, None, None, None, None, None, 0.0, ())
     with tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
         trees: dict[str, Optional[Path]] = {"installed": None if install.kind == "regular" else install.root}
         trees["original"] = _tree(install, Path(folder, "original"), agenda.originals)

@@ -1,0 +1,188 @@
+"""The processes of one proof: how they are started, and how it is made sure that none of them is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+# Every process of a launch carries it in its environment, the value being the launch's own.
+TOKEN_VARIABLE = "NFPATCH_PROOF"
+
+# Seconds that torch's launcher gets to end its workers by itself.
+GRACE = 2.0
+# Seconds after which processes that cannot be killed (uninterruptible sleep in a driver) are given up.
+GIVE_UP = 10.0
+
+# What a surrounding training job or launcher would tell our own launch: torch's ranks and rendezvous, defaults for
+# the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), and the level of the launcher's log.
+_FOREIGN_VARIABLES = re.compile(
+    r"(RANK|LOCAL_RANK|GROUP_RANK|NODE_RANK|ROLE_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|LOGLEVEL"
+    r"|PET_.*|PL_.*|TORCHELASTIC_.*)"
+)
+# How torch's launcher reports the first worker that failed.
+_FIRST_FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+
+
+def interpreter_environment(extra_path: Sequence[Path]) -> dict[str, str]:
+    """The environment in which the target interpreter finds what it would find for the user, and `extra_path` first.
+
+    Relative entries of PYTHONPATH are made absolute, as the processes run in another folder; empty entries, which
+    mean the current folder, are dropped. Nothing is compiled into the user's site-packages.
+    """
+    inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return {
+        **{name: value for name, value in os.environ.items() if not _FOREIGN_VARIABLES.fullmatch(name)},
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in [*map(str, extra_path), *inherited]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+
+
+def training_environment(extra_path: Sequence[Path], accelerator: str, temporary: Path) -> dict[str, str]:
+    """The environment of a launch; everything that the processes write for a while goes into `temporary`."""
+    environment = interpreter_environment(extra_path)
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.update(
+        # Makes torch name the parameters that got no gradient.
+        TORCH_DISTRIBUTED_DEBUG="INFO",
+        # Where releases of torch that know the option look for the address of this machine; no name service needed.
+        PET_LOCAL_ADDR="127.0.0.1",
+        RAY_USAGE_STATS_ENABLED="0",
+        TMPDIR=str(temporary),
+        NUMBA_CACHE_DIR=str(temporary),
+        MPLCONFIGDIR=str(temporary),
+    )
+    if accelerator == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One run of torch's launcher with its workers. It owns a session; each worker has, thanks to torch, its own."""
+
+    process: subprocess.Popen[bytes]
+    token: str
+    log: Path
+
+    @classmethod
+    def start(
+        cls,
+        python: Path,
+        devices: int,
+        script: Path,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: Path,
+    ) -> Launch:
+        """Starts `devices` processes of a script in `folder`; the launcher's own output goes to the file `log`.
+
+        The rendezvous options are what `--standalone` stands for in torch 2. They are spelled out because in torch
+        1.12 that option means the fixed port 29400. The monitor interval is in seconds; older releases take five.
+        """
+        token = str(uuid.uuid4())
+        command = [
+            str(python), "-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={devices}",
+            "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", f"--rdzv_id={token}",
+            "--max_restarts=0", "--monitor_interval=0.1", str(script), *arguments,
+        ]  # fmt: skip
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env={**environment, TOKEN_VARIABLE: token},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return cls(process, token, log)
+
+    def first_failure(self) -> tuple[int, int] | None:
+        """(rank, exit code) of the worker that failed first, as the launcher logged it; None if it did not.
+
+        A negative exit code is the number of the signal that ended the worker.
+        """
+        found = _FIRST_FAILURE.search(self.log.read_text(encoding="utf-8", errors="replace"))
+        return None if found is None else (int(found[2]), int(found[1]))
+
+    def end_workers(self, known_workers: Iterable[int]) -> None:
+        """Kills every process of the launch but the launcher itself, and returns when they are gone.
+
+        On Linux the token finds them; `known_workers`, process ids, is the substitute elsewhere.
+        """
+        known = set(known_workers)
+        give_up = time.monotonic() + GIVE_UP
+        while time.monotonic() < give_up:
+            left = bearers_of(self.token) if sys.platform == "linux" else set(filter(is_alive, known))
+            left.discard(self.process.pid)
+            if not left:
+                return
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def end(self, known_workers: Iterable[int]) -> None:
+        """Ends every process of the launch: asks the launcher, then kills it and whatever is left."""
+        for ending_signal in (signal.SIGTERM, signal.SIGKILL):
+            if self.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.process.pid, ending_signal)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(GRACE)
+        self.end_workers(known_workers)
+
+
+def bearers_of(token: str) -> set[int]:
+    """The ids of this user's processes that were started with the token in their environment. Linux only."""
+    mark = f"{TOKEN_VARIABLE}={token}".encode()
+    bearers = set()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                bearers.add(int(environ.parent.name))
+    return bearers
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id exists and is ours."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def termination_as_exit() -> Iterator[None]:
+    """Turns SIGTERM and SIGHUP into SystemExit for a while, so that what must be cleaned up is.
+
+    Only where this is the main thread and nobody else handles them.
+    """
+
+    def leave(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in handled:
+            signal.signal(number, leave)
+    except ValueError:  # not the main thread
+        handled = []
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)

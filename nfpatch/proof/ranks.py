@@ -1,0 +1,81 @@
+"""What the ranks of a launch have reported so far, read from the files they write."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nfpatch.proof.verdict import Fit
+
+# One frame of faulthandler's dump, which starts at the innermost.
+_FRAME = re.compile(r'File "(.+)", line (\d+) in (\S+)')
+_DUMP_HEADING = "(most recent call first):"
+
+
+@dataclass
+class Rank:
+    """One process of a launch. `read` brings the rest up to date; the worker's docstring tells what it writes."""
+
+    number: int
+    folder: Path
+    pid: int | None = None
+    python: str | None = None
+    torch: str | None = None
+    lightning: str | None = None
+    imported: dict[str, str | None] = field(default_factory=dict)  # source: the file of its neuralforecast
+    started: set[str] = field(default_factory=set)  # ids of cases
+    finished: dict[str, Fit] = field(default_factory=dict)  # by the id of the case
+    done: bool = False
+    _read: int = 0  # bytes
+
+    def read(self) -> None:
+        """Takes in the events that were written since the last call."""
+        path = self.folder / f"rank-{self.number}.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._read)
+            complete, newline, _ = file.read().rpartition(b"\n")
+        self._read += len(complete) + len(newline)
+        for line in complete.splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        """Takes in one event."""
+        kind = event["event"]
+        if kind == "hello":
+            self.pid, self.python = event["pid"], event["python"]
+        elif kind == "stack":
+            self.torch, self.lightning = event["torch"], event["lightning"]
+        elif kind == "imported":
+            self.imported[event["source"]] = event["file"]
+        elif kind == "started":
+            self.started.add(event["case"])
+        elif kind == "finished":
+            self.finished[event["case"]] = Fit.from_event(event)
+        elif kind == "done":
+            self.done = True
+
+    def log_tail(self, lines: int) -> str:
+        """The last lines that the process printed; of a progress bar, what was to be seen last."""
+        return tail_of(self.folder / f"rank-{self.number}.log", lines)
+
+    def place(self) -> str | None:
+        """Where the process was when faulthandler last dumped its stack, innermost frame first; None if it did not."""
+        _, heading, dump = _text_of(self.folder / f"rank-{self.number}.log").rpartition(_DUMP_HEADING)
+        frames = [f"{file}:{line} in {name}" for file, line, name in _FRAME.findall(dump)]
+        return ", ".join(frames[:3]) if heading and frames else None
+
+
+def tail_of(log: Path, lines: int) -> str:
+    """The last lines of a log file that are not blank; empty where there is no such file."""
+    shown = (line.rstrip().rpartition("\r")[2] for line in _text_of(log).split("\n"))
+    return "\n".join([line for line in shown if line.strip()][-lines:])
+
+
+def _text_of(log: Path) -> str:
+    """The text of a file that another process may be writing; empty where there is none."""
+    return log.read_bytes().decode("utf-8", errors="replace") if log.exists() else ""

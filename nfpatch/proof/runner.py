@@ -1,0 +1,336 @@
+"""Proves patches by real DDP fits: launches the worker in the target interpreter, watches it, judges what it reports.
+
+All cases run in one launch, because importing torch, Lightning and ray is most of the cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nfpatch.proof.launch import Launch, is_alive, termination_as_exit, training_environment
+from nfpatch.proof.probe import Stack, probe, runnable
+from nfpatch.proof.ranks import Rank, tail_of
+from nfpatch.proof.verdict import (
+    CaseResult,
+    Expectation,
+    Outcome,
+    ProofCase,
+    Source,
+    result_of_fits,
+    result_without_fits,
+)
+
+__all__ = [
+    "CaseResult",
+    "Expectation",
+    "Outcome",
+    "ProofCase",
+    "ProofEvent",
+    "ProofReport",
+    "Source",
+    "Stack",
+    "probe",
+    "run_proof",
+]
+
+WORKER = Path(__file__).with_name("worker.py")
+# Two would do for DDP to refuse unused parameters; the third shows that training goes on.
+MAX_STEPS = 3
+BACKENDS = {"cpu": "gloo", "gpu": "nccl"}
+
+# Seconds between two looks at the ranks' files.
+_POLL_INTERVAL = 0.05
+# Seconds that a process gets to say where it hangs.
+_ANSWER_TIME = 0.3
+# Seconds that torch's launcher gets to report a dead worker.
+_REPORT_TIME = 5.0
+_LOG_LINES = 8
+
+
+@dataclass(frozen=True)
+class ProofEvent:
+    """What just happened in a proof, for a display of its progress.
+
+    Every case finishes exactly once, with its result, whatever became of it; a case that was not reached never starts.
+    """
+
+    kind: Literal["launched", "started", "finished"]
+    case: ProofCase | None = None
+    result: CaseResult | None = None
+
+
+@dataclass(frozen=True)
+class ProofReport:
+    """What a proof came to.
+
+    `world_size` and `backend` are what torch reported, None where no case trained; the versions are None where there
+    was nothing to prove.
+    """
+
+    ok: bool
+    torch: str | None
+    lightning: str | None
+    python: str | None
+    world_size: int | None
+    backend: str | None
+    seconds: float
+    cases: tuple[CaseResult, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""
+        return {
+            "ok": self.ok,
+            "torch": self.torch,
+            "lightning": self.lightning,
+            "python": self.python,
+            "world_size": self.world_size,
+            "backend": self.backend,
+            "seconds": round(self.seconds, 3),
+            "cases": [case.to_json() for case in self.cases],
+        }
+
+
+def run_proof(
+    python: Path,
+    cases: Sequence[ProofCase],
+    trees: Mapping[str, Path | None],
+    extra_path: Sequence[Path] = (),
+    devices: int = 2,
+    accelerator: str = "cpu",
+    timeout: float = 300.0,
+    on_event: Callable[[ProofEvent], None] | None = None,
+) -> ProofReport:
+    """Trains the cases in the interpreter `python`, in one launch of `devices` processes, and judges them.
+
+    `trees` gives for each source the folder that holds its `neuralforecast/`, or None for the one that the interpreter
+    finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds, for the whole
+    launch. Whatever ends the call, no process and no temporary file is left.
+
+    Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning.
+    """
+    if not cases or len({case.id for case in cases}) != len(cases):
+        raise ValueError("a proof needs cases, and each an id of its own")
+    begin = time.monotonic()
+    stack = probe(python, extra_path)
+    with termination_as_exit(), _temporary_folder() as folder:
+        proof = _Proof(cases, trees, stack, devices, BACKENDS[accelerator], folder, on_event or (lambda event: None))
+        launch = proof.launch(python, extra_path, accelerator, timeout)
+        try:
+            proof.watch(launch, begin + timeout, timeout)
+        finally:
+            launch.end(rank.pid for rank in proof.ranks if rank.pid is not None and not rank.done)
+        results = tuple(proof.results[case.id] for case in cases)
+    trained = next((result for result in results if result.world_size is not None), None)
+    reporting = next((rank for rank in proof.ranks if rank.torch is not None), None)
+    return ProofReport(
+        ok=all(result.ok for result in results),
+        torch=(reporting and reporting.torch) or stack.torch,
+        lightning=(reporting and reporting.lightning) or stack.lightning,
+        python=(reporting and reporting.python) or stack.python,
+        world_size=trained.world_size if trained else None,
+        backend=trained.backend if trained else None,
+        seconds=time.monotonic() - begin,
+        cases=results,
+    )
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Why a launch is over although not all cases are: for the case that was running, and for those not reached."""
+
+    outcome: Literal["error", "timeout"]
+    detail: str
+
+
+class _Proof:
+    """The course of one proof: the reports that come in, and the results they amount to."""
+
+    def __init__(
+        self,
+        cases: Sequence[ProofCase],
+        trees: Mapping[str, Path | None],
+        stack: Stack,
+        devices: int,
+        backend: str,
+        folder: Path,
+        on_event: Callable[[ProofEvent], None],
+    ) -> None:
+        sources = list(dict.fromkeys(case.source for case in cases))
+        # Each source is imported once, so its cases follow each other.
+        self.cases = sorted(cases, key=lambda case: sources.index(case.source))
+        self.trees = {source: trees[source] for source in sources}
+        self.stack = stack
+        self.devices = devices
+        self.backend = backend
+        self.folder = folder
+        self.on_event = on_event
+        self.reports = folder / "reports"
+        self.ranks = [Rank(number, self.reports) for number in range(devices)]
+        self.started: set[str] = set()
+        self.results: dict[str, CaseResult] = {}
+
+    def launch(self, python: Path, extra_path: Sequence[Path], accelerator: str, timeout: float) -> Launch:
+        """Writes the worker's specification and starts the processes."""
+        temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
+        for made in (self.reports, temporary, workplace):
+            made.mkdir()
+        specification.write_text(json.dumps(self._specification(accelerator, timeout)), encoding="utf-8")
+        return Launch.start(
+            python=runnable(python),
+            devices=self.devices,
+            script=WORKER,
+            arguments=[str(specification)],
+            environment=training_environment(extra_path, accelerator, temporary),
+            folder=workplace,
+            log=self.folder / "launcher.log",
+        )
+
+    def _specification(self, accelerator: str, timeout: float) -> dict[str, object]:
+        """What the worker is told; its docstring gives the meaning."""
+        return {
+            "trees": {source: None if tree is None else os.path.abspath(tree) for source, tree in self.trees.items()},
+            "cases": [
+                {
+                    "id": case.id,
+                    "source": case.source,
+                    "model": case.case.model,
+                    "loss": case.case.loss,
+                    "exogenous": list(case.case.exogenous),
+                    "options": dict(case.case.options),
+                }
+                for case in self.cases
+            ],
+            "accelerator": accelerator,
+            "backend": self.backend,
+            "max_steps": MAX_STEPS,
+            "timeout": timeout,
+            "out": str(self.reports),
+        }
+
+    def watch(self, launch: Launch, deadline: float, timeout: float) -> None:
+        """Follows the launch to its end; afterwards every case has its result."""
+        self.on_event(ProofEvent("launched"))
+        while True:
+            # Looked up before the reports are read: who is found dead has written all it will ever write.
+            ended = launch.process.poll() is not None
+            dead = [rank for rank in self.ranks if rank.pid is not None and not is_alive(rank.pid)]
+            self._take_reports()
+            if all(rank.done for rank in self.ranks):
+                return
+            if ended or any(not rank.done for rank in dead):
+                self._conclude(self._death(launch))
+                return
+            if time.monotonic() > deadline:
+                self._conclude(_Ending("timeout", f"not finished when the time-out of {timeout:g} s struck"))
+                return
+            time.sleep(_POLL_INTERVAL)
+
+    def _take_reports(self) -> None:
+        """Reads what the ranks have written, and judges the cases that all of them have finished."""
+        for rank in self.ranks:
+            rank.read()
+        for case in self.cases:
+            if case.id not in self.started and any(case.id in rank.started for rank in self.ranks):
+                self.started.add(case.id)
+                self.on_event(ProofEvent("started", case))
+            if case.id not in self.results and all(case.id in rank.finished for rank in self.ranks):
+                self._finish(case, self._judged(case))
+
+    def _finish(self, case: ProofCase, result: CaseResult) -> None:
+        """Records the result of a case."""
+        self.results[case.id] = result
+        self.on_event(ProofEvent("finished", case, result))
+
+    def _judged(self, case: ProofCase) -> CaseResult:
+        """The result of a case that all ranks have finished."""
+        for rank in self.ranks:
+            file = rank.imported.get(case.source)
+            tree = self.trees[case.source] or self.stack.neuralforecast
+            if case.source in rank.imported and not _is_package_file(file, tree):
+                wrong = f"rank {rank.number} imported neuralforecast from {file}, and not from {tree}"
+                return result_without_fits(case, "error", wrong)
+        return result_of_fits(case, [rank.finished[case.id] for rank in self.ranks], self.devices, self.backend)
+
+    def _death(self, launch: Launch) -> _Ending:
+        """Why a launch, or one of its processes, ended too early; ends the others, lest the launcher wait for them."""
+        launch.end_workers(rank.pid for rank in self.ranks if rank.pid is not None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launch.process.wait(_REPORT_TIME)
+        self._take_reports()
+        failure = launch.first_failure()
+        if failure is not None:
+            number, code = failure
+            return _Ending(
+                "error", f"rank {number} {_in_words(code)}\n{self.ranks[number].log_tail(_LOG_LINES)}".rstrip()
+            )
+        launchers_code = launch.process.poll()
+        words = "did not end" if launchers_code is None else _in_words(launchers_code)
+        return _Ending("error", f"torch's launcher {words}\n{tail_of(launch.log, _LOG_LINES)}".rstrip())
+
+    def _conclude(self, ending: _Ending) -> None:
+        """Gives every case that has no result yet the one that the ending makes it."""
+        places = self._places() if ending.outcome == "timeout" else ""
+        not_reached = "not reached" if self.started - set(self.results) else f"not reached: {ending.detail}{places}"
+        for case in self.cases:
+            if case.id in self.results:
+                continue
+            if case.id not in self.started:
+                self._finish(case, result_without_fits(case, ending.outcome, not_reached))
+                not_reached = "not reached"
+                continue
+            errors = [
+                f"\nrank {rank.number} had ended with: {rank.finished[case.id].detail}"
+                for rank in self.ranks
+                if case.id in rank.finished
+            ]
+            self._finish(case, result_without_fits(case, ending.outcome, ending.detail + places + "".join(errors)))
+
+    def _places(self) -> str:
+        """Where the processes that have not finished are, as far as they still answer."""
+        asked = {rank.number: rank.pid for rank in self.ranks if rank.pid is not None and not rank.done}
+        for pid in asked.values():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(_ANSWER_TIME)
+        places = ((number, self.ranks[number].place()) for number in asked)
+        return "".join(f"\nrank {number} was at {place or 'a place it does not tell'}" for number, place in places)
+
+
+def _in_words(code: int) -> str:
+    """How a process ended that has this exit code."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:  # one of the nameless real-time signals
+        return f"was ended by signal {-code}"
+
+
+def _is_package_file(file: str | None, folder: Path | None) -> bool:
+    """Whether `file` is the `__init__.py` of the package in `folder`. A folder not known beforehand cannot be wrong."""
+    if folder is None:
+        return True
+    with contextlib.suppress(OSError):
+        return file is not None and os.path.samefile(Path(file).parent.parent, folder)
+    return False
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, whatever happened."""
+    folder = Path(tempfile.mkdtemp(prefix="nfpatch-proof-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

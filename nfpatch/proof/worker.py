@@ -1,0 +1,390 @@
+"""Trains the cases of a proof; one process of a launch by `python -m torch.distributed.run worker.py SPEC`.
+
+This script runs in the interpreter whose neuralforecast is meant, so it is valid Python 3.7 and imports nothing of
+nfpatch. It reports facts and judges nothing. SPEC is a JSON file:
+
+    trees         {source: folder to put first on sys.path, or null for neuralforecast as it is found}
+    cases         [{id, source, model, loss, exogenous, options}]; all cases of one source follow each other
+    accelerator   "cpu" or "gpu"
+    backend       "gloo" or "nccl", the process group's backend
+    max_steps     training steps of each fit; at least two, as DDP complains at the second
+    timeout       seconds after which the process ends itself, should nobody else have ended it
+    out           folder for rank-N.jsonl (events, below) and rank-N.log (standard output and error)
+
+Each event is one JSON object on one line, written at once, so that a killed process leaves its evidence:
+
+    {event: "hello", pid, python}              first of all
+    {event: "stack", torch, lightning}         the heavy imports are done
+    {event: "imported", source, file}          neuralforecast was imported from `file`
+    {event: "started", case}
+    {event: "finished", case, outcome, detail, seconds, ...}   with the fields of `no_evidence` beside it
+    {event: "done"}                            last of all
+"""
+
+# mypy: disable-error-code="import-not-found,import-untyped,misc"
+# torch, Lightning and pandas are there in the target interpreter only.
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import faulthandler
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import platform
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from functools import partial
+from itertools import groupby
+from typing import Any, Callable, NoReturn
+
+# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with.
+UNUSED_PARAMETERS_MESSAGES = (
+    "Expected to have finished reduction in the prior iteration",
+    "parameters that were not used in producing the loss",
+)
+# Printed by the torch reducer when TORCH_DISTRIBUTED_DEBUG is INFO or DETAIL.
+UNUSED_PARAMETERS_NAMES = re.compile(r"Parameters which did not receive grad for rank \d+: ([^\n]+)")
+# What Lightning 1 and 2 put in front of a parameter's name when they wrap the model for DDP.
+WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
+
+# How long, in seconds, a rank waits for the others at the end of a case before it gives the launch up.
+LOCKSTEP_TIMEOUT = 30
+# Seconds that the process outlives the proof's time-out when nobody ends it, which is the runner's task.
+SELF_DESTRUCTION_DELAY = 30
+
+# How much of an exception is reported.
+LAST_FRAMES = 3
+LONGEST_MESSAGE = 1000
+
+# What losses without a default for some argument are given.
+LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
+SMALL_SIZES = {"h": 12, "input_size": 24}
+EXOGENOUS_COLUMNS = {
+    "static": ("stat_exog_list", ["airline1"]),
+    "historic": ("hist_exog_list", ["y_[lag12]"]),
+    "future": ("futr_exog_list", ["trend"]),
+}
+# Releases before this one put a TQDMProgressBar into the trainer, which contradicts `enable_progress_bar=False`.
+FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
+
+# What the callback saw of the running fit. A module-level dictionary, because `NeuralForecast.fit` deep-copies
+# models together with their callbacks.
+OBSERVED: dict[str, Any] = {}
+
+
+def no_evidence() -> dict[str, Any]:
+    """The evidence before a fit has begun."""
+    return {
+        "world_size": None,  # as torch.distributed reports it during training; 1 where there is no process group
+        "backend": None,  # likewise; None where there is no process group
+        "steps": 0,  # optimizer steps taken
+        "finite_loss": True,  # of every step
+        "unused": [],  # trainable parameters without a gradient after the backward pass of any step
+        "unused_last": [],  # the same, of the last backward pass only
+        "unused_by_torch": None,  # the names in torch's own complaint
+        "parameters": None,  # how many numbers the trainable parameters are
+        "digest": None,  # SHA-256 over all parameters after the fit
+    }
+
+
+class Events:
+    """The file of a rank's events."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Writes one event, safe from whatever happens to the process afterwards."""
+        os.write(self._file, (json.dumps(dict(fields, event=event)) + "\n").encode())
+        os.fsync(self._file)
+
+
+def redirect_output(path: str) -> None:
+    """Sends standard output and error to a file, C++ libraries included."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+
+
+def end_with_parent() -> None:
+    """Makes this process end when the launcher that started it dies, however it dies."""
+    parent = os.getppid()
+
+    def watch() -> NoReturn:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if sys.platform.startswith("linux"):
+        # The thread cannot run while C code holds the interpreter lock, nor in a stopped process. The kernel can.
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def print_stack_when_asked() -> None:
+    """Makes a crash, and SIGUSR1, by which the runner asks a process that hangs, print where the process is.
+
+    To be renewed for every case: after a fit, Lightning resets all signal handlers that Python does not know of.
+    """
+    faulthandler.disable()
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.unregister(signal.SIGUSR1)
+        faulthandler.register(signal.SIGUSR1, all_threads=False)
+
+
+def import_neuralforecast(tree: str | None, base_path: list[str]) -> Any:
+    """neuralforecast, freshly imported from `tree`, or from where `base_path` has it if `tree` is None.
+
+    torch, Lightning and ray stay imported, so that a further source costs less than a second.
+    """
+    for name in [name for name in sys.modules if name.split(".")[0] == "neuralforecast"]:
+        del sys.modules[name]
+    sys.path[:] = ([] if tree is None else [tree]) + base_path
+    importlib.invalidate_caches()
+    return importlib.import_module("neuralforecast")
+
+
+def recorder() -> Any:
+    """A callback that notes in `OBSERVED` what the fit really does."""
+    import pytorch_lightning
+    import torch
+
+    class Recorder(pytorch_lightning.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            OBSERVED["world_size"] = torch.distributed.get_world_size() if distributed else 1
+            OBSERVED["backend"] = str(torch.distributed.get_backend()) if distributed else None
+            OBSERVED["parameters"] = sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+        def on_train_batch_start(self, trainer: Any, module: Any, *batch: Any) -> None:
+            # torch before 2.0 resets gradients to zero, which would hide a parameter unused from the second step on.
+            for parameter in module.parameters():
+                parameter.grad = None
+
+        def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
+            OBSERVED["finite_loss"] = OBSERVED["finite_loss"] and math.isfinite(loss.item())
+
+        def on_after_backward(self, trainer: Any, module: Any) -> None:
+            unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+            OBSERVED["unused_last"] = unused
+            OBSERVED["unused"] = OBSERVED["unused"] + [name for name in unused if name not in OBSERVED["unused"]]
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *batch: Any) -> None:
+            OBSERVED["steps"] = trainer.global_step
+
+        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+            # Called before Lightning 2 replaces torch's words, names included, by its own.
+            OBSERVED["unused_by_torch"] = parameters_named_by_torch(str(exception))
+
+    return Recorder()
+
+
+def parameters_named_by_torch(message: str) -> list[str] | None:
+    """The parameters that a torch reducer's complaint names, as the model calls them; None if it names none."""
+    found = UNUSED_PARAMETERS_NAMES.search(message)
+    return None if found is None else [WRAPPER_PREFIX.sub("", name.strip()) for name in found.group(1).split(",")]
+
+
+def trainer_arguments(spec: dict[str, Any], release: str) -> dict[str, Any]:
+    """Arguments for Lightning's trainer: strict DDP over the processes of this launch, and nothing written to disk."""
+    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+    from pytorch_lightning.strategies import DDPStrategy
+
+    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    arguments = {
+        "accelerator": spec["accelerator"],
+        "devices": local_world_size,
+        "num_nodes": int(os.environ["WORLD_SIZE"]) // local_world_size,
+        "strategy": DDPStrategy(
+            # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
+            find_unused_parameters=False,
+            process_group_backend=spec["backend"],
+            # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
+            cluster_environment=TorchElasticEnvironment(),
+        ),
+        "callbacks": [recorder()],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
+    if tuple(int(number) for number in re.findall(r"\d+", release)[:2]) >= FIRST_RELEASE_WITHOUT_PROGRESS_BAR:
+        arguments["enable_progress_bar"] = False
+    return arguments
+
+
+def loss_of(case: dict[str, Any]) -> Any:
+    """The loss that a case names, with arguments where it insists on them."""
+    loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case["loss"])
+    parameters = inspect.signature(loss_class.__init__).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    return loss_class(**{name: LOSS_ARGUMENTS[name] for name in required if name in LOSS_ARGUMENTS})
+
+
+def model_of(case: dict[str, Any], max_steps: int, trainer: dict[str, Any]) -> Any:
+    """The model of a case, untrained; `trainer` are the arguments that go to Lightning's trainer."""
+    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"])
+    arguments = dict(SMALL_SIZES, loss=loss_of(case), max_steps=max_steps, **trainer)
+    if "n_series" in inspect.signature(model_class.__init__).parameters:
+        arguments.update(multivariate_arguments())
+    arguments.update(EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"])
+    arguments.update(case["options"])
+    return model_class(**arguments)
+
+
+def multivariate_arguments() -> dict[str, Any]:
+    """Arguments for a model that wants all series in every batch, so that they must not be dealt out to the ranks.
+
+    This is what neuralforecast itself does from 3.2.0 on. In earlier releases a rank would miss series.
+    """
+    from pytorch_lightning import Trainer
+
+    lightning_2 = "use_distributed_sampler" in inspect.signature(Trainer.__init__).parameters
+    return {"n_series": 2, "use_distributed_sampler" if lightning_2 else "replace_sampler_ddp": False}
+
+
+def digest_of(model: Any) -> str:
+    """SHA-256 over the raw bytes of all parameters, in the order of their names."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
+    """Trains one case under strict DDP and leaves the evidence in `OBSERVED`; raises whatever the training raises.
+
+    The data are the air passengers panel of neuralforecast, two series. Lightning deals them out to the ranks, which
+    therefore have something to agree on.
+    """
+    import pandas
+
+    model = model_of(case, spec["max_steps"], trainer_arguments(spec, package.__version__))
+    utils = importlib.import_module("neuralforecast.utils")
+    static = utils.AirPassengersStatic if "static" in case["exogenous"] else None
+    # pandas 3 has dropped the alias "M".
+    freq = "M" if int(pandas.__version__.split(".")[0]) < 3 else "ME"
+    forecaster = package.NeuralForecast(models=[model], freq=freq)
+    forecaster.fit(df=utils.AirPassengersPanel, static_df=static)
+    OBSERVED["digest"] = digest_of(forecaster.models[0])
+
+
+def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
+    """(outcome, detail) of a fit: "pass", "unused-parameters" or "error" with the exception and its last frames."""
+    try:
+        action()
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
+            return "unused-parameters", message
+        frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
+        places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
+    return "pass", ""
+
+
+def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -> None:
+    """Runs the action of one case between its two events."""
+    print_stack_when_asked()
+    events.write("started", case=case["id"])
+    OBSERVED.clear()
+    OBSERVED.update(no_evidence())
+    begin = time.monotonic()
+    outcome, detail = outcome_of(action)
+    seconds = time.monotonic() - begin
+    events.write("finished", case=case["id"], outcome=outcome, detail=detail, seconds=seconds, **OBSERVED)
+
+
+class Lockstep:
+    """Lets the ranks leave a case together.
+
+    A rank that failed alone must not go on to the next case while another still waits for it in a collective of this
+    one: their messages would mix. The barrier has a process group of its own for the same reason.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+
+    def wait(self) -> None:
+        """Waits for all ranks; raises RuntimeError that names a rank which does not come in `LOCKSTEP_TIMEOUT`."""
+        from torch import distributed
+
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return  # no fit has got as far as a process group, on any rank
+        timeout = datetime.timedelta(seconds=LOCKSTEP_TIMEOUT)
+        if self._group is None:
+            self._group = distributed.new_group(backend="gloo", timeout=timeout)
+        distributed.monitored_barrier(group=self._group, timeout=timeout)
+
+
+def run_source(
+    source: str,
+    cases: list[dict[str, Any]],
+    spec: dict[str, Any],
+    base_path: list[str],
+    events: Events,
+    lockstep: Lockstep,
+) -> None:
+    """Imports one source of neuralforecast and trains its cases; a failed import is the outcome of all of them."""
+    try:
+        package = import_neuralforecast(spec["trees"][source], base_path)
+    except Exception as error:
+        failure = error
+
+        def fail() -> NoReturn:
+            raise failure
+
+        for case in cases:
+            run_case(case, fail, events)
+        return
+    events.write("imported", source=source, file=getattr(package, "__file__", None))
+    for case in cases:
+        run_case(case, partial(fit, case, spec, package), events)
+        lockstep.wait()
+
+
+def main(spec_path: str) -> NoReturn:
+    """Runs all cases of the specification in this process, one rank of the launch."""
+    with open(spec_path, encoding="utf-8") as file:
+        spec = json.load(file)
+    end_with_parent()
+    rank_path = os.path.join(spec["out"], "rank-" + os.environ["RANK"])
+    redirect_output(rank_path + ".log")
+    print_stack_when_asked()
+    faulthandler.dump_traceback_later(spec["timeout"] + SELF_DESTRUCTION_DELAY, exit=True)
+    events = Events(rank_path + ".jsonl")
+    events.write("hello", pid=os.getpid(), python=platform.python_version())
+
+    if os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
+        # On a single machine the ranks need no name service: the launcher's answer may be a name nobody resolves.
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    base_path = [entry for entry in sys.path if entry not in ("", here)]
+    sys.path[:] = base_path
+    import pytorch_lightning
+    import torch
+
+    events.write("stack", torch=torch.__version__, lightning=pytorch_lightning.__version__)
+    lockstep = Lockstep()
+    for source, cases in groupby(spec["cases"], key=lambda case: case["source"]):
+        run_source(source, list(cases), spec, base_path, events, lockstep)
+    events.write("done")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Whatever libraries would do at exit is not part of the proof, and may hang.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,53 @@
+"""The processes of a proof live in a world of their own, and SIGTERM does not orphan them."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from nfpatch.proof.launch import interpreter_environment, termination_as_exit, training_environment
+
+
+def test_a_surrounding_training_job_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "PET_NNODES", "PL_TRAINER_DEVICES", "TORCHELASTIC_X"]
+    for name in foreign:
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SOMETHING_ELSE", "7")
+
+    environment = interpreter_environment([])
+
+    assert not set(foreign) & set(environment)
+    assert environment["SOMETHING_ELSE"] == "7"
+
+
+def test_the_interpreter_finds_what_the_user_finds_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "mine", str(tmp_path / "yours")]))
+
+    path = interpreter_environment([Path("site")])["PYTHONPATH"].split(os.pathsep)
+
+    assert path == [str(tmp_path / name) for name in ("site", "mine", "yours")]
+
+
+def test_the_user_decides_about_threads_and_the_accelerator_about_cuda(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert training_environment([], "cpu", tmp_path)["OMP_NUM_THREADS"] == "1"
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert training_environment([], "cpu", tmp_path)["OMP_NUM_THREADS"] == "5"
+    assert training_environment([], "cpu", tmp_path)["CUDA_VISIBLE_DEVICES"] == ""
+    assert training_environment([], "gpu", tmp_path)["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_sigterm_unwinds_the_stack_for_a_while_and_is_then_what_it_was() -> None:
+    with pytest.raises(SystemExit) as leaving, termination_as_exit():
+        signal.raise_signal(signal.SIGTERM)
+
+    assert leaving.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -1,0 +1,70 @@
+"""An overlay is the installed package with chosen files replaced, and the install never notices."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nfpatch.proof.overlay import build_overlay
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    package = tmp_path / "site-packages" / "neuralforecast"
+    for name, content in {
+        "__init__.py": b'__version__ = "1.7.4"\n',
+        "models/tft.py": b"original\r\n",
+        "models/nhits.py": b"other\n",
+        "data/table.bin": bytes(range(256)),
+        "models/__pycache__/tft.cpython-311.pyc": b"compiled",
+    }.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return package
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_chosen_file_is_replaced_and_all_others_are_copied_without_caches(package: Path, tmp_path: Path) -> None:
+    folder = build_overlay(package, tmp_path / "preview", {"neuralforecast/models/tft.py": b"patched\n"})
+
+    assert folder == tmp_path / "preview"
+    assert contents(folder) == {
+        "neuralforecast/__init__.py": b'__version__ = "1.7.4"\n',
+        "neuralforecast/models/tft.py": b"patched\n",
+        "neuralforecast/models/nhits.py": b"other\n",
+        "neuralforecast/data/table.bin": bytes(range(256)),
+    }
+
+
+def test_the_install_stays_untouched_even_where_its_files_are_read_only_links(package: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "cached-tft.py"
+    cached.write_bytes(b"original\r\n")
+    cached.chmod(0o444)
+    (package / "models/tft.py").unlink()
+    (package / "models/tft.py").symlink_to(cached)
+    before = contents(package)
+
+    folder = build_overlay(package, tmp_path / "preview", {"neuralforecast/models/tft.py": b"patched\n"})
+    copy = folder / "neuralforecast/models/tft.py"
+    copy.write_bytes(b"written again")
+
+    assert contents(package) == before
+    assert cached.read_bytes() == b"original\r\n"
+    assert not copy.is_symlink()
+    assert os.stat(folder / "neuralforecast/models/nhits.py").st_nlink == 1
+
+
+def test_a_replacement_of_a_file_that_the_package_lacks_is_an_error(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"neuralforecast/models/tftt\.py"):
+        build_overlay(package, tmp_path / "preview", {"neuralforecast/models/tftt.py": b""})
+
+
+def test_an_overlay_is_never_built_over_another(package: Path, tmp_path: Path) -> None:
+    build_overlay(package, tmp_path / "preview", {})
+
+    with pytest.raises(FileExistsError):
+        build_overlay(package, tmp_path / "preview", {})

@@ -1,0 +1,66 @@
+"""What an interpreter has to train with is told without importing it, and what it lacks with what to do about it."""
+
+import sys
+import venv
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.proof.probe import probe
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder that looks like torch, Lightning and neuralforecast were installed in it, but bears no import."""
+    site = tmp_path / "site"
+    for module, distribution, version in (
+        ("torch", "torch", "2.1.0"),
+        ("pytorch_lightning", "pytorch_lightning", "2.0.9"),
+        ("neuralforecast", "neuralforecast", "1.7.4"),
+    ):
+        (site / module).mkdir(parents=True)
+        (site / module / "__init__.py").write_text("raise SystemExit('imported')")
+        info = site / f"{distribution}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    return site
+
+
+@pytest.fixture
+def bare_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    return tmp_path / "bare/bin/python"
+
+
+def test_versions_and_places_are_found_without_an_import(bare_python: Path, site: Path) -> None:
+    stack = probe(bare_python, [site])
+
+    assert (stack.torch, stack.lightning) == ("2.1.0", "2.0.9")
+    assert stack.python == ".".join(map(str, sys.version_info[:3]))
+    assert stack.neuralforecast == site
+
+
+def test_python_3_7_is_asked_in_its_own_words(python37: Path, site: Path) -> None:
+    stack = probe(python37, [site])
+
+    assert stack.python.startswith("3.7.")
+    assert (stack.torch, stack.lightning) == ("2.1.0", "2.0.9")
+
+
+def test_a_python_without_torch_is_told_what_to_install(bare_python: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"no torch and no pytorch-lightning.*pip install torch"):
+        probe(bare_python)
+
+
+@pytest.mark.parametrize("content", [None, "no interpreter\n", "#!/bin/sh\necho broken >&2\nexit 3\n"])
+def test_an_interpreter_that_cannot_run_is_named(content: Optional[str], tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    if content is not None:
+        python.write_text(content)
+        python.chmod(0o755)
+
+    with pytest.raises(EnvironmentProblem, match=f"{python} cannot be run"):
+        probe(python)

@@ -1,0 +1,138 @@
+"""What the ranks report is a proof only if all of it fits together."""
+
+from dataclasses import replace
+
+import pytest
+
+from nfpatch.catalog import Case
+from nfpatch.proof.verdict import CaseResult, Fit, ProofCase, difference, result_of_fits
+
+GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "preview", "pass", ("out.*",))
+RED = replace(GREEN, id="red", source="original", expect="unused-parameters")
+
+TRAINED = Fit(
+    outcome="pass",
+    detail="",
+    seconds=1.0,
+    world_size=2,
+    backend="gloo",
+    steps=3,
+    finite_loss=True,
+    unused=(),
+    unused_last=(),
+    unused_by_torch=None,
+    parameters=100,
+    digest="abc",
+)
+DEAD = ("out.weight", "out.bias")
+REFUSED = replace(
+    TRAINED,
+    outcome="unused-parameters",
+    detail="RuntimeError: parameters that were not used in producing the loss",
+    steps=1,
+    unused=DEAD,
+    unused_last=DEAD,
+    unused_by_torch=DEAD[::-1],
+    digest=None,
+)
+
+
+def result(case: ProofCase, *fits: Fit) -> CaseResult:
+    return result_of_fits(case, fits, world_size=2, backend="gloo")
+
+
+def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> None:
+    assert difference(["out.weight", "out.bias"], ["out.weight", "out.b*"]) == ""
+
+
+def test_a_name_that_no_pattern_claims_is_told() -> None:
+    assert difference(["out.weight", "gate.0.weight"], ["out.*"]).endswith("not claimed by the patch: gate.0.weight")
+
+
+def test_a_pattern_that_matches_no_name_is_told() -> None:
+    assert difference(["out.weight"], ["out.*", "gate.*"]).endswith("not without a gradient: gate.*")
+
+
+def test_a_pattern_has_to_match_the_whole_name() -> None:
+    assert difference(["layout.weight"], ["out.*"]) != ""
+
+
+def test_green_is_a_fit_that_every_rank_passed() -> None:
+    green = result(GREEN, TRAINED, replace(TRAINED, seconds=2.0))
+
+    assert (green.outcome, green.ok, green.detail) == ("pass", True, "")
+    assert (green.world_size, green.backend, green.steps, green.seconds) == (2, "gloo", 3, 2.0)
+    assert green.finite_loss is True
+    assert green.equal_weights is True
+
+
+def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
+    red = result(RED, REFUSED, REFUSED)
+
+    assert (red.outcome, red.ok, red.detail) == ("unused-parameters", True, "")
+    assert red.unused_parameters == DEAD
+    assert red.equal_weights is None
+
+
+@pytest.mark.parametrize(
+    ("flaw", "words"),
+    [
+        ({"world_size": 1, "backend": None}, "world size 1 and backend None"),
+        ({"backend": "nccl"}, "backend nccl"),
+        ({"steps": 1}, "1 training steps, which proves nothing"),
+        ({"finite_loss": False}, "loss is not finite"),
+        ({"digest": "other"}, "different weights"),
+        ({"digest": None}, "different weights"),
+        ({"outcome": "error", "detail": "ValueError: no"}, "rank 1: ValueError: no"),
+    ],
+)
+def test_a_fit_that_went_through_proves_nothing_if(flaw: dict, words: str) -> None:
+    flawed = result(GREEN, TRAINED, replace(TRAINED, **flaw))
+
+    assert (flawed.outcome, flawed.ok) == ("error", False)
+    assert words in flawed.detail
+
+
+def test_of_several_errors_the_first_is_told_first_and_none_is_told_twice() -> None:
+    cause = replace(TRAINED, outcome="error", detail="ValueError: no", seconds=1.0)
+    consequence = replace(TRAINED, outcome="error", detail="RuntimeError: connection closed", seconds=9.0)
+
+    detail = result(GREEN, consequence, cause, replace(cause, seconds=2.0)).detail
+
+    assert detail == "rank 1: ValueError: no\nrank 0: RuntimeError: connection closed"
+
+
+def test_a_missing_gradient_spoils_green_even_where_ddp_kept_quiet() -> None:
+    spoilt = result(GREEN, TRAINED, replace(TRAINED, unused=("gate.weight",)))
+
+    assert (spoilt.outcome, spoilt.ok, spoilt.unused_parameters) == ("unused-parameters", False, ("gate.weight",))
+    assert "gate.weight" in spoilt.detail
+
+
+@pytest.mark.parametrize(
+    ("fits", "words"),
+    [
+        ([replace(REFUSED, unused=(*DEAD, "gate.weight"))] * 2, "not claimed by the patch: gate.weight"),
+        ([replace(REFUSED, outcome="pass")] * 2, "DDP did not refuse"),
+        ([REFUSED, TRAINED], "DDP did not refuse"),
+        ([replace(REFUSED, unused_by_torch=("gate.weight",))] * 2, "torch names other parameters"),
+    ],
+)
+def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[Fit], words: str) -> None:
+    other = result(RED, *fits)
+
+    assert (other.outcome, other.ok) == ("unused-parameters", False)
+    assert words in other.detail
+
+
+def test_a_refusal_must_have_been_a_distributed_one() -> None:
+    alone = replace(REFUSED, world_size=1, backend=None)
+
+    assert result(RED, alone, alone).outcome == "error"
+
+
+def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
+    healthy = result(RED, TRAINED, TRAINED)
+
+    assert (healthy.outcome, healthy.ok) == ("pass", False)
+    assert healthy.detail
