@@ -11,7 +11,7 @@ import click
 
 from nfpatch import __version__, console
 from nfpatch.catalog import load_catalog
-from nfpatch.errors import NfpatchError
+from nfpatch.errors import EnvironmentProblem, NfpatchError
 from nfpatch.install import find_install
 from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
 from nfpatch.plan import survey
@@ -32,6 +32,14 @@ def _reporting_errors(command: Command) -> Command:
             if traceback:
                 raise
             _fail(error, as_json=bool(options.get("as_json")))
+        except OSError as error:
+            if traceback:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            problem = EnvironmentProblem(
+                f"{where}{error.strerror or error}. Look at the disk and at your rights there."
+            )
+            _fail(problem, as_json=bool(options.get("as_json")))
 
     return click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")(wrapped)
 

@@ -154,6 +154,9 @@ def diff_lines(changes: Iterable[FileChange]) -> list[str]:
 @contextmanager
 def proof_progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
     """What `verify` shows on standard error while it runs: each result as it comes, and on a terminal a live line."""
+    if not agenda.cases:
+        yield lambda event: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

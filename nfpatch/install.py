@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
@@ -75,12 +76,14 @@ def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = 
     Raises EnvironmentProblem when there is none, when it is ambiguous, or when its metadata cannot be trusted.
     """
     if site_packages is not None:
-        folder = site_packages.expanduser().absolute()
-        if not folder.is_dir():
+        folder = Path(os.path.expanduser(site_packages)).absolute()
+        if not os.path.isdir(folder):
             raise EnvironmentProblem(
                 f"--site-packages {site_packages} is not a folder. Name the folder that holds "
                 f"`{DISTRIBUTION}/` and its `.dist-info`."
             )
+        if not _is_readable(folder):
+            raise EnvironmentProblem(f"--site-packages {site_packages} cannot be read. Run as a user who may.")
         return _find_on_path([folder], f"the folder {folder}")
     if python is not None:
         return _find_on_path(_path_of(python), f"the path of {python}")
@@ -89,8 +92,20 @@ def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = 
 
 def _own_path() -> list[Path]:
     """The import path of this interpreter, less the working folder that `python -m nfpatch` puts in front."""
-    entries = sys.path[1:] if sys.path and sys.path[0] in ("", os.getcwd()) else sys.path
+    entries = list(sys.path)
+    with suppress(FileNotFoundError):  # the working folder may be gone
+        if not getattr(sys.flags, "safe_path", False) and entries[:1] == [os.getcwd()]:
+            del entries[0]
     return [Path(entry).absolute() for entry in entries if entry]
+
+
+def interpreter_path(python: Path) -> Path:
+    """The interpreter as it can be run: the file of this name, else the name for the system to look up on `PATH`.
+
+    Links are not followed: the link is what makes it a virtual environment's.
+    """
+    expanded = Path(os.path.expanduser(python))  # which, unlike Path.expanduser, puts up with an unknown user
+    return expanded.absolute() if os.path.isfile(expanded) else expanded
 
 
 def _path_of(python: Path) -> list[Path]:
@@ -100,7 +115,7 @@ def _path_of(python: Path) -> list[Path]:
     advice = "Give the path of a Python interpreter, such as the `bin/python` of the environment that trains."
     try:
         answer = subprocess.run(
-            [str(python.expanduser()), "-c", _PATH_PROBE],
+            [str(interpreter_path(python)), "-B", "-c", _PATH_PROBE],  # -B: to look is not to write
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=INTERPRETER_TIMEOUT_SECONDS,
@@ -126,7 +141,7 @@ def _path_of(python: Path) -> list[Path]:
 
 def _find_on_path(entries: Sequence[Path], where: str) -> Install:
     """The first neuralforecast on these folders, as `import` would find it."""
-    folders = [entry for entry in entries if entry.is_dir()]
+    folders = [entry for entry in entries if _is_readable(entry)]
     infos = {folder: _dist_infos(folder) for folder in folders}
     editable = [
         (info, checkout)
@@ -159,8 +174,14 @@ def _find_on_path(entries: Sequence[Path], where: str) -> Install:
     )
 
 
+def _is_readable(folder: Path) -> bool:
+    """Whether this is a folder that can be listed; `import` passes over any other entry of its path."""
+    return os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
+
+
 def _holds_package(folder: Path) -> bool:
-    return (folder / DISTRIBUTION / "__init__.py").is_file() or (folder / DISTRIBUTION / "models").is_dir()
+    package = folder / DISTRIBUTION
+    return os.path.isfile(package / "__init__.py") or os.path.isdir(package / "models")
 
 
 def _dist_infos(folder: Path) -> list[Path]:
@@ -188,7 +209,7 @@ def _editable_checkout(dist_info: Path) -> Optional[Path]:
 def _regular_install(folder: Path, dist_info: Path) -> Install:
     version = _version_of(dist_info)
     record_path = dist_info / "RECORD"
-    record.parse(_read(record_path), str(record_path))
+    record.parse(_read_metadata(record_path), str(record_path))
     return Install(version, folder, folder, dist_info, "regular")
 
 
@@ -200,7 +221,9 @@ def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
         regular = _regular_install(folder, dist_infos[0])
         return Install(regular.version, folder, dist_infos[0].parent, dist_infos[0], "editable")
     init = folder / DISTRIBUTION / "__init__.py"
-    match = re.search(r"""^__version__\s*=\s*["']([^"']+)["']""", _read(init).decode("utf-8", "replace"), re.MULTILINE)
+    match = re.search(
+        r"""^__version__\s*=\s*["']([^"']+)["']""", _read_metadata(init).decode("utf-8", "replace"), re.MULTILINE
+    )
     if match is None:
         raise EnvironmentProblem(
             f"{folder / DISTRIBUTION} has no .dist-info beside it, and its __init__.py states no __version__, so "
@@ -212,7 +235,7 @@ def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
 def _version_of(dist_info: Path) -> str:
     metadata = dist_info / "METADATA"
     try:
-        headers = _read(metadata).decode("utf-8").replace("\r\n", "\n").split("\n\n", 1)[0]
+        headers = _read_metadata(metadata).decode("utf-8").replace("\r\n", "\n").split("\n\n", 1)[0]
     except UnicodeDecodeError as error:
         raise _untrusted_metadata(metadata, "is not UTF-8") from error
     fields = dict(re.findall(r"^(Name|Version):[ \t]*(.*?)[ \t]*$", headers, re.MULTILINE))
@@ -251,16 +274,24 @@ def _same_folder(one: Path, other: Path) -> bool:
     return any(candidate.resolve() == other.resolve() for candidate in (one, one / "src"))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a file. Raises FileNotFoundError, and EnvironmentProblem where it cannot be read."""
     try:
         return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. Run as a user who may.") from error
+
+
+def _read_metadata(path: Path) -> bytes:
+    try:
+        return read_file(path)
     except FileNotFoundError as error:
         raise EnvironmentProblem(
             f"{path} is missing: the install is incomplete. Reinstall it: "
             f"`pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
         ) from error
-    except OSError as error:
-        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. Run as a user who may.") from error
 
 
 def _ambiguous(folder: Path, dist_infos: Sequence[Path]) -> EnvironmentProblem:

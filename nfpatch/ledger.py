@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from nfpatch import __version__
-from nfpatch.errors import EnvironmentProblem, Refused
-from nfpatch.install import DISTRIBUTION, Install
+from nfpatch.errors import Refused
+from nfpatch.install import DISTRIBUTION, Install, read_file
 
 SCHEMA = 1
 LEDGER_NAME = "ledger.json"
@@ -73,11 +73,9 @@ def read_ledger(install: Install) -> Ledger:
     """
     path = ledger_path(install)
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        content = read_file(path)
+    except FileNotFoundError:
         return Ledger(install.version)
-    except OSError as error:
-        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. Run as a user who may.") from error
     try:
         document = json.loads(content)
         if document["schema"] > SCHEMA:
@@ -117,9 +115,9 @@ def read_original(install: Install, file: str, sha256: str) -> bytes:
     """The kept original of a file. Raises Refused when it is gone or is no longer what was kept."""
     path = original_path(install, file)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _lost_original(path, install, f"cannot be read ({error.strerror})") from error
+        content = read_file(path)
+    except FileNotFoundError as error:
+        raise _lost_original(path, install, "is gone") from error
     if hash_of(content) != sha256:
         raise _lost_original(path, install, "is not what nfpatch kept there")
     return content

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Callable
 
 from nfpatch.catalog import Catalog, Patch
-from nfpatch.errors import Refused
+from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.install import Install
 from nfpatch.plan import FileChange, Survey, changes_to, steps_for, survey, wanted_by_apply, wanted_by_revert
-from nfpatch.transaction import commit, is_interrupted, locked, recover
+from nfpatch.transaction import commit, has_litter, is_interrupted, locked, recover
 
 LOCK_TIMEOUT_SECONDS = 30.0
 
@@ -82,6 +83,9 @@ def _move(
         raise Refused("A killed run left work half done here. Run the command without --dry-run to heal it first.")
     # Looking needs neither the lock nor the right to write, so an image that is read-only and healed already is fine.
     if dry_run or not (found.interrupted or wanted(found)):
+        if not dry_run and has_litter(install):
+            with suppress(EnvironmentProblem), locked(install, lock_timeout):
+                recover(install)
         return Outcome(found, changes_to(found, wanted(found), allow_modified))
     with locked(install, lock_timeout):
         recovered = is_interrupted(install)

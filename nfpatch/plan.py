@@ -7,6 +7,7 @@ Pure: it reads the install and computes; `transaction` does the writing. One rul
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Optional
 from nfpatch import record
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import Refused
-from nfpatch.install import DISTRIBUTION, Install
+from nfpatch.install import DISTRIBUTION, Install, read_file
 from nfpatch.ledger import (
     Ledger,
     PatchedFile,
@@ -88,8 +89,8 @@ def survey(install: Install, catalog: Catalog) -> Survey:
 
 def _content_of(path: Path) -> Optional[bytes]:
     try:
-        return path.read_bytes()
-    except OSError:
+        return read_file(path)
+    except FileNotFoundError:
         return None
 
 
@@ -290,7 +291,12 @@ def _steps_to_original(install: Install, file: str, entry: PatchedFile) -> list[
 
 def _bytecode_of(source: Path) -> list[Path]:
     """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    return sorted((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc"))
+    folder = source.parent / "__pycache__"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(folder / name for name in names if name.startswith(f"{source.stem}.") and name.endswith(".pyc"))
 
 
 def _relative(install: Install, path: Path) -> str:
@@ -306,12 +312,12 @@ def _bookkeeping(found: Survey, changes: Sequence[FileChange], files: Mapping[st
         after = Ledger(install.version, files)
         return [Write(ledger_path(install), after.to_bytes()) if files else Remove(ledger_path(install))]
     record_name = _relative_record(install)
-    present = install.record.read_bytes()
+    present = read_file(install.record)
     original = present
     if before.files:
         original = read_original(install, record_name, before.record_sha256 or "")
     after = Ledger(install.version, files, hash_of(original))
-    rows_before = _rows(install, before, ledger_path(install).read_bytes(), original, patched) if before.files else {}
+    rows_before = _rows(install, before, read_file(ledger_path(install)), original, patched) if before.files else {}
     rows_after = _rows(install, after, after.to_bytes(), original, patched_after) if files else {}
     if present == record.edit(original, str(install.record), rows_before):
         desired = record.edit(original, str(install.record), rows_after)
@@ -340,7 +346,7 @@ def _rows(
         rows.update({name: None for name in entry.bytecode if name in listed})
         for name in (file, *entry.bytecode):
             original = original_path(install, name)
-            kept[name] = original.read_bytes() if original.exists() else install.file(name).read_bytes()
+            kept[name] = read_file(original if original.exists() else install.file(name))
     own = {ledger_path(install): ledger_bytes, **{original_path(install, name): data for name, data in kept.items()}}
     for path, content in own.items():
         name = path.relative_to(install.site_packages).as_posix()

@@ -100,15 +100,29 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
     try:
         _carry_out(home, entries)
     except BaseException as error:
-        os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
-        _take_back(home, entries)
+        try:
+            os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
+            _take_back(home, entries)
+        except OSError as second:
+            raise EnvironmentProblem(
+                f"{second.filename or home} cannot be written: {second.strerror}, and so the work is half done. No "
+                "file is damaged; once the disk is well again, the next `nfpatch apply` or `nfpatch revert` heals it."
+            ) from error
+        _discard(home)
         raise _as_problem(error) from error
+    _discard(home)
 
 
 def is_interrupted(install: Install) -> bool:
     """Whether a killed run left work half done here."""
     staging = install.home / "staging"
     return (staging / JOURNAL_NAME).exists() or (staging / UNDO_NAME).exists()
+
+
+def has_litter(install: Install) -> bool:
+    """Whether a killed run left anything of its own here, be it only a lock file."""
+    home = install.home
+    return (home / "staging").exists() or _lock_path(install).exists() or (home.exists() and not any(home.iterdir()))
 
 
 def recover(install: Install) -> bool:
@@ -124,11 +138,12 @@ def recover(install: Install) -> bool:
         elif (entries := _read_journal(staging / JOURNAL_NAME)) is not None:
             _carry_out(home, entries)
         else:
-            if home.exists():
-                _discard(home)
             return False
     except OSError as error:
         raise _as_problem(error) from error
+    finally:
+        if not is_interrupted(install):
+            _discard(home)
     return True
 
 
@@ -158,7 +173,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
         elif os.path.lexists(new):
             path.parent.mkdir(parents=True, exist_ok=True)
             _rename_over(new, path)
-    _finish(home, entries, JOURNAL_NAME)
+    _close_journal(home, entries, JOURNAL_NAME)
 
 
 def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
@@ -172,25 +187,34 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
             path.unlink(missing_ok=True)
         elif os.path.lexists(old):
             _rename_over(old, path)
-    _finish(home, entries, UNDO_NAME)
+    _close_journal(home, entries, UNDO_NAME)
 
 
-def _finish(home: Path, entries: Sequence[_Entry], journal_name: str) -> None:
+def _close_journal(home: Path, entries: Sequence[_Entry], journal_name: str) -> None:
+    """Make the steps durable, then forget that they were to be done."""
     for folder in sorted({_absolute(home, entry).parent for entry in entries}):
         if folder.is_dir():
             _flush_folder(folder)
     (home / "staging" / journal_name).unlink()
-    _discard(home)
 
 
 def _discard(home: Path) -> None:
-    """Remove the staging folder, and each folder of nfpatch's own that is empty now."""
+    """Remove the staging folder, and each folder of nfpatch's own that is empty now.
+
+    The work is done or undone by now, so a failure is none: what stays is removed by the next command.
+    """
     import shutil
 
-    shutil.rmtree(home / "staging", ignore_errors=True)
-    for folder, _, _ in os.walk(home, topdown=False):
-        with suppress(OSError):
-            os.rmdir(folder)
+    for _ in range(2):  # a passing fault shall leave nothing behind
+        try:
+            for name in (JOURNAL_NAME, UNDO_NAME):  # first: a journal without its files would tell a lie
+                (home / "staging" / name).unlink(missing_ok=True)
+        except OSError:
+            continue
+        shutil.rmtree(home / "staging", ignore_errors=True)
+        for folder, _, _ in os.walk(home, topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
 
 def _absolute(home: Path, entry: _Entry) -> Path:
@@ -207,22 +231,34 @@ def _duplicate(source: Path, target: Path) -> None:
     except OSError:  # no hard links on this file system, another file system, or links to others' files are forbidden
         import shutil
 
-        shutil.copy2(source, target)
-        _copy_owner(source.stat(), target)
-        with target.open("rb") as copy:
-            os.fsync(copy.fileno())
+        with _naming(target):
+            shutil.copy2(source, target)
+            _copy_owner(source.stat(), target)
+            with target.open("rb") as copy:
+                os.fsync(copy.fileno())
 
 
 def _write_new(path: Path, content: bytes, like: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        with suppress(FileNotFoundError):
-            model = like.stat()
-            os.chmod(path, stat.S_IMODE(model.st_mode))
-            _copy_owner(model, path)
-        file.flush()
-        os.fsync(file.fileno())
+    with _naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            with suppress(FileNotFoundError):
+                model = like.stat()
+                os.chmod(path, stat.S_IMODE(model.st_mode))
+                _copy_owner(model, path)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give the errors of operations on a descriptor the path that they lack."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _copy_owner(model: os.stat_result, path: Path) -> None:
@@ -262,8 +298,11 @@ def _read_journal(path: Path) -> Optional[list[_Entry]]:
 
 def _flush_folder(folder: Path) -> None:
     """Make the names in a folder durable; where a folder cannot be opened (Windows), the system sees to it itself."""
-    with suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
+    with _naming(folder):
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except PermissionError:
+            return
         try:
             os.fsync(descriptor)
         finally:
@@ -297,7 +336,7 @@ def locked(install: Install, timeout: float) -> Iterator[None]:
 
     Raises EnvironmentProblem when the lock is not to be had in time, or the folder is not writable.
     """
-    path = install.home.with_name(install.home.name + ".lock")
+    path = _lock_path(install)
     deadline = time.monotonic() + timeout
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
@@ -309,8 +348,13 @@ def locked(install: Install, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a lock file that stays is in nobody's way
+            path.unlink()
         os.close(descriptor)
+
+
+def _lock_path(install: Install) -> Path:
+    return install.home.with_name(install.home.name + ".lock")
 
 
 def _try_lock(path: Path) -> Optional[int]:
@@ -318,26 +362,38 @@ def _try_lock(path: Path) -> Optional[int]:
     import fcntl
 
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        descriptor, created = _open_lock(path)
     except OSError as error:
         raise _as_problem(error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_still_at(path, descriptor):  # the last holder unlinked it while we opened it
-            os.close(descriptor)
-            return None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
-        return descriptor
     except BlockingIOError:
         os.close(descriptor)
         return None
     except OSError as error:
+        if created:
+            path.unlink()
         os.close(descriptor)
         raise EnvironmentProblem(
             f"{path} cannot be locked: {error.strerror}. The file system has no working locks; patch a copy on a local "
             "disk, or where the image is built."
         ) from error
+    if not _is_still_at(path, descriptor):  # the last holder unlinked it while we opened it
+        os.close(descriptor)
+        return None
+    with suppress(OSError):  # only for the message that others get
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
+    return descriptor
+
+
+def _open_lock(path: Path) -> tuple[int, bool]:
+    """A descriptor of the lock file, and whether it was made just now."""
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
+    except FileExistsError:
+        return os.open(path, flags | os.O_CREAT, 0o644), False
 
 
 def _is_still_at(path: Path, descriptor: int) -> bool:
