@@ -28,20 +28,21 @@ def _reporting_errors(command: Command) -> Command:
     def wrapped(*args: Any, traceback: bool, **options: Any) -> Any:
         try:
             return command(*args, **options)
-        except NfpatchError as error:
+        except (NfpatchError, OSError) as error:
             if traceback:
-                raise
-            _fail(error, as_json=bool(options.get("as_json")))
-        except OSError as error:
-            if traceback:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            problem = EnvironmentProblem(
-                f"{where}{error.strerror or error}. Look at the disk and at your rights there."
-            )
-            _fail(problem, as_json=bool(options.get("as_json")))
+                console.print_traceback()
+            _fail(_as_reported(error), as_json=bool(options.get("as_json")))
 
     return click.option("--traceback", is_flag=True, help="Show the Python traceback of an error.")(wrapped)
+
+
+def _as_reported(error: Exception) -> NfpatchError:
+    """The error itself if it is nfpatch's own; a system error that nobody foresaw as an EnvironmentProblem."""
+    if isinstance(error, NfpatchError):
+        return error
+    assert isinstance(error, OSError)
+    where = f"{error.filename}: " if error.filename else ""
+    return EnvironmentProblem(f"{where}{error.strerror or error}. Look at the disk and at your rights there.")
 
 
 def _fail(error: NfpatchError, as_json: bool) -> NoReturn:
@@ -76,13 +77,13 @@ _lock_option = click.option(
 _install_options = _options(
     click.option(
         "--python",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         metavar="PATH",
         help="The interpreter whose neuralforecast is meant (3.7 or newer); nfpatch need not be installed there.",
     ),
     click.option(
         "--site-packages",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         metavar="DIR",
         help="The folder that holds neuralforecast/ and its .dist-info.",
     ),

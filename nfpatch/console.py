@@ -241,6 +241,13 @@ def complain(text: str) -> None:
     click.secho(f"nfpatch: {text}", fg="red", err=True)
 
 
+def print_traceback() -> None:
+    """Where the error that is being handled comes from."""
+    import traceback
+
+    click.echo(traceback.format_exc(), err=True)
+
+
 def _print_install(install: Install) -> None:
     kind = "" if install.kind == "regular" else f" ({install.kind}: {install.package})"
     click.echo(f"neuralforecast {install.version} in {install.site_packages}{kind}")

@@ -10,7 +10,16 @@ from typing import Callable
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.install import Install
-from nfpatch.plan import FileChange, Survey, changes_to, steps_for, survey, wanted_by_apply, wanted_by_revert
+from nfpatch.plan import (
+    FileChange,
+    Survey,
+    changes_to,
+    steps_for,
+    survey,
+    survey_after,
+    wanted_by_apply,
+    wanted_by_revert,
+)
 from nfpatch.transaction import commit, has_litter, is_interrupted, locked, recover
 
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -39,14 +48,16 @@ def apply(
     With `dry_run` the changes are computed and nothing is written. Raises Refused or EnvironmentProblem with nothing
     changed.
     """
-    if install.kind != "regular" and not allow_editable and not dry_run:
-        raise Refused(
-            f"{install.package} is a source checkout, not an installed copy: nfpatch would change files that you have "
-            "under version control. Patch an installed copy instead, or say that you mean it: `--allow-editable`."
-        )
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        return wanted_by_apply(found, patches, allow_modified)
+        sets = wanted_by_apply(found, patches, allow_modified)
+        if sets and install.kind != "regular" and not allow_editable and not dry_run:
+            raise Refused(
+                f"{install.package} is a source checkout, not an installed copy: nfpatch would change files that you "
+                "have under version control. Patch an installed copy instead, or say that you mean it: "
+                "`--allow-editable`."
+            )
+        return sets
 
     return _move(install, catalog, wanted, allow_modified, dry_run, lock_timeout)
 
@@ -92,6 +103,7 @@ def _move(
         recover(install)
         found = survey(install, catalog)
         changes = changes_to(found, wanted(found), allow_modified)
+        after = survey_after(found, changes)
         if changes:
             commit(install, steps_for(found, changes))
-        return Outcome(survey(install, catalog), changes, recovered)
+        return Outcome(after, changes, recovered)

@@ -232,20 +232,39 @@ def _is_inside(path: Path, root: Path) -> bool:
     return folder == resolved_root or resolved_root in folder.parents
 
 
+def survey_after(found: Survey, changes: Sequence[FileChange]) -> Survey:
+    """The survey of the install once these changes are carried out."""
+    contents = {**found.contents, **{change.file: change.then for change in changes}}
+    return replace(found, ledger=_ledger_after(found, changes), contents=contents)
+
+
 def steps_for(found: Survey, changes: Sequence[FileChange]) -> tuple[Step, ...]:
     """The steps that carry out these changes: files, kept originals, compiled files, RECORD and ledger."""
-    install = found.install
-    files = dict(found.ledger.files)
+    install, after = found.install, _ledger_after(found, changes)
     steps: list[Step] = []
     for change in changes:
-        entry = files.pop(change.file, None)
+        entry = found.ledger.files.get(change.file)
         if change.patches:
-            files[change.file] = _entry_after(install, change, entry)
-            steps += _steps_to_patched(install, change, entry, files[change.file])
+            steps += _steps_to_patched(install, change, entry, after.files[change.file])
         else:
             assert entry is not None, "only a patched file can go back to its original"
             steps += _steps_to_original(install, change.file, entry)
-    return (*steps, *_bookkeeping(found, changes, files))
+    # last, because a folder that is gone is the one thing that takes room on the disk to take back
+    caches = [Prune(install.file(change.file).parent / "__pycache__") for change in changes if not change.patches]
+    return (*steps, *_bookkeeping(found, after, changes), *caches)
+
+
+def _ledger_after(found: Survey, changes: Sequence[FileChange]) -> Ledger:
+    before = found.ledger
+    files = dict(before.files)
+    for change in changes:
+        entry = files.pop(change.file, None)
+        if change.patches:
+            files[change.file] = _entry_after(found.install, change, entry)
+    record_sha256 = before.record_sha256
+    if not before.files and found.install.record is not None:
+        record_sha256 = hash_of(read_file(found.install.record))
+    return Ledger(found.install.version, files, record_sha256)
 
 
 def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
@@ -285,7 +304,6 @@ def _steps_to_original(install: Install, file: str, entry: PatchedFile) -> list[
     steps += [Remove(compiled) for compiled in stale]
     for name in entry.bytecode:
         steps += [Place(install.file(name), original_path(install, name)), Remove(original_path(install, name))]
-    steps.append(Prune(path.parent / "__pycache__"))
     return steps
 
 
@@ -303,30 +321,28 @@ def _relative(install: Install, path: Path) -> str:
     return path.relative_to(install.root).as_posix()
 
 
-def _bookkeeping(found: Survey, changes: Sequence[FileChange], files: Mapping[str, PatchedFile]) -> list[Step]:
-    """The steps for RECORD and ledger once `files` are the patched ones."""
+def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[FileChange]) -> list[Step]:
+    """The steps for RECORD and ledger."""
     install, before = found.install, found.ledger
+    if install.record is None:
+        return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
     patched = {file: content for file, content in found.contents.items() if content is not None}
     patched_after = {**patched, **{change.file: change.then for change in changes}}
-    if install.record is None:
-        after = Ledger(install.version, files)
-        return [Write(ledger_path(install), after.to_bytes()) if files else Remove(ledger_path(install))]
-    record_name = _relative_record(install)
-    present = read_file(install.record)
-    original = present
+    record_name, origin = _relative_record(install), str(install.record)
+    present = original = read_file(install.record)
+    rows_before: dict[str, Optional[record.Row]] = {}
     if before.files:
         original = read_original(install, record_name, before.record_sha256 or "")
-    after = Ledger(install.version, files, hash_of(original))
-    rows_before = _rows(install, before, read_file(ledger_path(install)), original, patched) if before.files else {}
-    rows_after = _rows(install, after, after.to_bytes(), original, patched_after) if files else {}
-    if present == record.edit(original, str(install.record), rows_before):
-        desired = record.edit(original, str(install.record), rows_after)
+        rows_before = _rows(install, before, read_file(ledger_path(install)), original, patched)
+    rows_after = _rows(install, after, after.to_bytes(), original, patched_after) if after.files else {}
+    if present == record.edit(original, origin, rows_before):
+        desired = record.edit(original, origin, rows_after)
     else:  # somebody else wrote RECORD meanwhile: their rows stay, ours are brought up to date one by one
-        released = {row[0]: row for row in record.parse(original, str(install.record))}
+        released = {row[0]: row for row in record.parse(original, origin)}
         taken_back = {path: released.get(path) for path in rows_before}
-        desired = record.edit(present, str(install.record), {**taken_back, **rows_after})
+        desired = record.edit(present, origin, {**taken_back, **rows_after})
     kept_record = original_path(install, record_name)
-    if files:
+    if after.files:
         keep = [] if before.files else [Place(kept_record, install.record)]
         return [*keep, Write(install.record, desired), Write(ledger_path(install), after.to_bytes())]
     back = Place(install.record, kept_record) if desired == original else Write(install.record, desired)

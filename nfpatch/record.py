@@ -27,7 +27,7 @@ def row_for(path: str, content: bytes) -> Row:
 def parse(record: bytes, origin: str) -> list[Row]:
     """The rows of a RECORD; `origin` names it in errors. Raises EnvironmentProblem with the number of the bad line."""
     try:
-        lines = record.decode("utf-8").splitlines(keepends=True)
+        lines = _lines(record)
     except UnicodeDecodeError as error:
         raise _malformed(origin, f"is not UTF-8 ({error.reason} at byte {error.start})") from error
     rows = []
@@ -50,7 +50,7 @@ def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> by
     Raises EnvironmentProblem as `parse` does.
     """
     rows = parse(record, origin)
-    lines = record.decode("utf-8").splitlines(keepends=True)
+    lines = _lines(record)
     ending = "\r\n" if lines[0].endswith("\r\n") else "\n"
     edited = []
     for (path, _, _), line in zip(rows, lines):
@@ -63,6 +63,11 @@ def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> by
     if added and edited and not edited[-1].endswith(("\n", "\r")):
         edited[-1] += ending
     return "".join([*edited, *added]).encode("utf-8")
+
+
+def _lines(record: bytes) -> list[str]:
+    """The lines with their endings; a file name may hold what `str.splitlines` would take for one."""
+    return io.StringIO(record.decode("utf-8"), newline="\n").readlines()
 
 
 def _render(row: Row, ending: str) -> str:

@@ -171,9 +171,11 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
         elif entry.kind == "Remove":
             path.unlink(missing_ok=True)
         elif os.path.lexists(new):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True)
             _rename_over(new, path)
-    _close_journal(home, entries, JOURNAL_NAME)
+    _flush(home, entries)
+    (staging / JOURNAL_NAME).unlink()
 
 
 def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
@@ -181,21 +183,22 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
     for number, entry in reversed(list(enumerate(entries))):
         path, old = _absolute(home, entry), staging / f"old-{number}"
         if entry.kind == "Prune":
-            if entry.existed:
-                path.mkdir(exist_ok=True)
+            if entry.existed and not path.is_dir():
+                path.mkdir()
         elif not entry.existed:
             path.unlink(missing_ok=True)
         elif os.path.lexists(old):
             _rename_over(old, path)
-    _close_journal(home, entries, UNDO_NAME)
+    with suppress(OSError):  # what made the work fail shall not keep it from being undone
+        _flush(home, entries)
+    (staging / UNDO_NAME).unlink()
 
 
-def _close_journal(home: Path, entries: Sequence[_Entry], journal_name: str) -> None:
-    """Make the steps durable, then forget that they were to be done."""
+def _flush(home: Path, entries: Sequence[_Entry]) -> None:
+    """Make the names that the steps changed durable."""
     for folder in sorted({_absolute(home, entry).parent for entry in entries}):
         if folder.is_dir():
             _flush_folder(folder)
-    (home / "staging" / journal_name).unlink()
 
 
 def _discard(home: Path) -> None:
@@ -203,18 +206,21 @@ def _discard(home: Path) -> None:
 
     The work is done or undone by now, so a failure is none: what stays is removed by the next command.
     """
-    import shutil
-
     for _ in range(2):  # a passing fault shall leave nothing behind
-        try:
-            for name in (JOURNAL_NAME, UNDO_NAME):  # first: a journal without its files would tell a lie
-                (home / "staging" / name).unlink(missing_ok=True)
-        except OSError:
-            continue
-        shutil.rmtree(home / "staging", ignore_errors=True)
+        with suppress(OSError):
+            _remove_flat_folder(home / "staging", first=(JOURNAL_NAME, UNDO_NAME))
         for folder, _, _ in os.walk(home, topdown=False):
             with suppress(OSError):
                 os.rmdir(folder)
+
+
+def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
+    """Remove a folder of files. Those named `first` go first: a journal without its files would tell a lie."""
+    for name in first:
+        (folder / name).unlink(missing_ok=True)
+    for name in os.listdir(folder):
+        (folder / name).unlink()
+    folder.rmdir()
 
 
 def _absolute(home: Path, entry: _Entry) -> Path:
@@ -348,9 +354,11 @@ def locked(install: Install, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a lock file that stays is in nobody's way
-            path.unlink()
-        os.close(descriptor)
+        for _ in range(2):  # a lock file that stays is in nobody's way, but a passing fault shall not leave it
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _lock_path(install: Install) -> Path:

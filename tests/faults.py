@@ -9,20 +9,35 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support import invoke
 
+from nfpatch import codemod
+
 AUDITED = {
     *("open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown"),
-    *("os.utime", "os.truncate", "os.listdir", "os.scandir", "fcntl.flock", "shutil.rmtree", "shutil.copyfile"),
+    *("os.utime", "os.truncate", "os.listdir", "os.scandir", "fcntl.flock"),
 }
 UNAUDITED = ("write", "fsync", "close")
 # What needs room on the disk; renaming and removing do not.
 ALLOCATING = {"open for writing", "os.link", "os.symlink", "os.mkdir", "write", "fsync", "os.truncate"}
+
+# The same two files are rewritten in hundreds of forked commands: the parent's memory of the results saves minutes.
+_rewrite = codemod.rewrite
+_rewritten: dict[tuple[bytes, tuple[str, ...]], bytes] = {}
+
+
+def remembered_rewrite(source: bytes, codemods: Mapping[str, codemod.Codemod]) -> bytes:
+    """`codemod.rewrite`, computed once for each source and patch set."""
+    key = (source, tuple(codemods))
+    if key not in _rewritten:
+        _rewritten[key] = _rewrite(source, codemods)
+    return _rewritten[key]
+
 
 Strike = Callable[[int, str], None]
 

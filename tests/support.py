@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import csv
+import fcntl
+import functools
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from click.testing import CliRunner, Result
 from releases import wheel_of
 
@@ -110,3 +115,70 @@ def unlisted_files(site: Path) -> list[str]:
     return sorted(
         path.relative_to(site).as_posix() for path in present if path.relative_to(site).as_posix() not in listed
     )
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(*path: Path) -> dict[str, str]:
+    """The variables of a process whose Python finds these folders, and no others of ours, before its own."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(map(str, path))}
+
+
+@functools.cache
+def interpreters() -> dict[tuple[int, int], Path]:
+    """The Pythons from 3.7 on that this machine has, one a minor version; the running one stands for its own."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = {sys.version_info[:2]: Path(sys.executable)}
+    for version, names in {
+        (3, minor): [*pyenv.glob(f"versions/3.{minor}.*/bin/python"), shutil.which(f"python3.{minor}")]
+        for minor in range(7, 20)
+    }.items():
+        for name in names:
+            if name is not None and version not in found:
+                question = "import sys; print(sys.executable)"
+                answer = subprocess.run([name, "-c", question], capture_output=True, text=True, check=False)
+                if answer.returncode == 0:  # a pyenv shim of a version that is not switched on ends otherwise
+                    found[version] = Path(answer.stdout.strip())
+    return {version: found[version] for version in sorted(found)}
+
+
+def old_interpreters() -> dict[tuple[int, int], Path]:
+    """Those too old to run nfpatch, whose neuralforecast it heals all the same."""
+    return {version: path for version, path in interpreters().items() if version < (3, 9)}
+
+
+def make_venv(folder: Path, python: Path = Path(sys.executable)) -> Path:
+    """The interpreter of a new, bare virtual environment, even pip left out."""
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
+    return folder / "bin" / "python"
+
+
+def site_packages_of(python: Path) -> Path:
+    """The site-packages folder of a virtual environment, by its interpreter."""
+    (found,) = python.parent.parent.glob("lib/python*/site-packages")
+    return found
+
+
+def pip(python: Path, *arguments: object, check: bool = True) -> str:
+    """What pip says when it works on the environment of another interpreter."""
+    command = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert result.returncode == 0 or not check, result.stderr
+    return result.stdout
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills once a test run, however many processes run the tests."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    base = factory.getbasetemp().parent if is_worker else factory.getbasetemp()
+    folder, done = base / f"shared-{name}", base / f"shared-{name}.done"
+    with (base / f"shared-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what an earlier attempt left, which failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder

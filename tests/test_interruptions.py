@@ -8,15 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import Strike, fail_at, kill_at, run_forked
+from faults import Strike, fail_at, kill_at, remembered_rewrite, run_forked
 from support import NBEATSX, TFT, Entry, answer, dist_info, false_record_rows, invoke, snapshot, states
 
 Tree = dict[str, Entry]
 
 
 @pytest.fixture
-def trees(site: Path, tmp_path: Path) -> tuple[Path, Path, Tree, Tree]:
+def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Tree, Tree]:
     """A released and a patched site-packages folder with compiled files, and what they look like."""
+    monkeypatch.setattr("nfpatch.codemod.rewrite", remembered_rewrite)
     keep_only_the_target_files(site)
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()

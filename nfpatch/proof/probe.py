@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nfpatch.errors import EnvironmentProblem
+from nfpatch.install import interpreter_path
 from nfpatch.proof.launch import interpreter_environment
 
 OLDEST_PYTHON = (3, 7)
@@ -120,8 +121,8 @@ def runnable(python: Path) -> Path:
 
     Links are not followed: the link is what makes it a virtual environment's.
     """
-    found = shutil.which(python)
-    return Path(os.path.abspath(found or python))
+    found = interpreter_path(python)
+    return Path(os.path.abspath(shutil.which(found) or found))
 
 
 def _dotted(version: Sequence[int]) -> str:

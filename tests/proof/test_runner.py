@@ -125,14 +125,17 @@ def proof(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("proof")
     (folder / "torch.py").write_text("raise RuntimeError('shadowed by the current folder')")
     events: list[ProofEvent] = []
-    install, temporary = times(package), temporary_folders()
+    install = times(package)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(tempfile, "tempdir", str(folder))
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "PET_NNODES", "SLURM_NTASKS", "PL_TRAINER_MAX_EPOCHS"):
             patch.setenv(name, "7")
         preview = build_overlay(package, folder / "preview", healed(package))
+        temporary = temporary_folders()
         report = run_proof(training_env, CASES, {"original": None, "preview": preview}, on_event=events.append)
-    return Proof(report, events, times(package) != install, temporary_folders() - temporary)
+        left_over = temporary_folders() - temporary
+    return Proof(report, events, times(package) != install, left_over)
 
 
 def test_the_proof_holds(proof: Proof) -> None:
@@ -265,7 +268,10 @@ def test_a_killed_rank_is_an_error_that_names_the_signal(
     assert processes_with(mark) == set()
 
 
-def test_an_interrupt_leaves_nothing_behind(training_env: Path, package: Path, tmp_path: Path, mark: str) -> None:
+def test_an_interrupt_leaves_nothing_behind(
+    training_env: Path, package: Path, tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # its own, since other tests prove things meanwhile
     trees = {"preview": build_overlay(package, tmp_path / "sleeping", sleeping(package))}
     cases = [ProofCase("interrupted", None, NHITS, "preview", "pass")]
     left_over = temporary_folders()

@@ -1,0 +1,182 @@
+"""nfpatch itself: what its wheel and its sdist carry, and that each way to install it works on every Python."""
+
+from __future__ import annotations
+
+import email
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from support import NBEATSX, ROOT, TFT, environment, interpreters, made_once, make_venv, pip, site_packages_of, snapshot
+
+from nfpatch import __version__
+
+PATCHES = {path.name for path in (ROOT / "patches").iterdir() if path.suffix in (".py", ".json")}
+SUPPORTED = [(3, minor) for minor in range(9, 15)]
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as git keeps it, so that building leaves nothing in the one that is tested."""
+
+    def copy(folder: Path) -> None:
+        ignored = shutil.ignore_patterns(".git", ".[!g]*", "__pycache__", "build", "dist", "*.egg-info")
+        shutil.copytree(ROOT, folder, ignore=ignored, dirs_exist_ok=True)
+
+    return made_once("clone", tmp_path_factory, copy)
+
+
+@pytest.fixture(scope="session")
+def distributions(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with nfpatch's sdist and the wheel made from it; without `build` only with the wheel."""
+    command = [*("-m", "build", "--outdir")] if find_spec("build") else [*("-m", "pip", "wheel", "--no-deps", "-w")]
+
+    def build(folder: Path) -> None:
+        subprocess.run([sys.executable, *command, folder, clone], check=True)
+
+    return made_once("distributions", tmp_path_factory, build)
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions: Path) -> Path:
+    (found,) = distributions.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sdist(distributions: Path) -> Path:
+    if not find_spec("build"):
+        pytest.skip("an sdist needs `build`")
+    (found,) = distributions.glob("*.tar.gz")
+    return found
+
+
+@pytest.fixture(scope="session")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        return email.message_from_bytes(archive.read(f"nfpatch-{__version__}.dist-info/METADATA"))
+
+
+def output_of(*command: object, cwd: Path, path: tuple[Path, ...] = ()) -> str:
+    """What a command prints that finds on its path what its environment has, and these folders."""
+    words = [str(word) for word in command]
+    result = subprocess.run(words, cwd=cwd, env=environment(*path), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path, ...] = ()) -> None:
+    """This nfpatch finds its patches, and knows what an install needs."""
+    listed = json.loads(output_of(*nfpatch, "list", "--json", cwd=cwd, path=path))
+    assert len(listed["patches"]) == len(PATCHES - {"fingerprints.json"})
+    status = json.loads(output_of(*nfpatch, "status", "--json", "--site-packages", site, cwd=cwd, path=path))
+    assert {patch["state"] for patch in status["patches"]} <= {"applicable", "not-needed"}
+    assert {NBEATSX, TFT} <= {patch["file"] for patch in status["patches"] if patch["state"] == "applicable"}
+
+
+def assert_heals(nfpatch: list[object], site: Path, cwd: Path) -> None:
+    """This nfpatch takes an install from released to healed and back."""
+    assert_looks(nfpatch, site, cwd)
+    before = snapshot(site)
+    applied, reverted = (
+        json.loads(output_of(*nfpatch, command, "--json", "--site-packages", site, cwd=cwd))
+        for command in ("apply", "revert")
+    )
+    assert {patch["state"] for patch in applied["patches"]} <= {"applied", "not-needed"}
+    assert {NBEATSX, TFT} <= set(applied["changed"])
+    assert reverted["changed"] == applied["changed"]
+    assert snapshot(site) == before
+
+
+def requirements_in(metadata: Message) -> list[Requirement]:
+    """What nfpatch requires, its optional extras aside."""
+    requirements = map(Requirement, metadata.get_all("Requires-Dist", []))
+    return [requirement for requirement in requirements if "extra ==" not in str(requirement.marker)]
+
+
+# --- what they carry
+
+
+def test_the_wheel_holds_the_package_with_its_patches_and_nothing_beside_it(wheel: Path, clone: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name.split("/")[0] for name in names} == {"nfpatch", f"nfpatch-{__version__}.dist-info"}
+    assert {name for name in names if name.startswith("nfpatch/patches/")} == {
+        f"nfpatch/patches/{name}" for name in PATCHES
+    }
+    sources = {path.relative_to(clone).as_posix() for path in (clone / "nfpatch").rglob("*.py")}
+    assert sources | {"nfpatch/py.typed"} <= names
+    assert {"nbeatsx_unused_out.py", "tft_static_encoder.py", "fingerprints.json"} <= PATCHES
+
+
+def test_the_sdist_holds_what_it_takes_to_test_it(sdist: Path, clone: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {
+        path.relative_to(clone).as_posix()
+        for folder in ("nfpatch", "patches", "tests", "scripts")
+        for path in (clone / folder).rglob("*.py")
+    }
+    assert sources | {"pyproject.toml", "README.md", "patches/fingerprints.json"} <= names
+
+
+def test_nfpatch_depends_on_four_packages_and_on_neither_neuralforecast_nor_torch(metadata: Message) -> None:
+    assert [requirement.name for requirement in requirements_in(metadata)] == ["click", "libcst", "packaging", "rich"]
+    assert metadata["Requires-Python"] == ">=3.9"
+
+
+# --- that they work
+
+
+@pytest.mark.parametrize("version", SUPPORTED, ids="{0[0]}.{0[1]}".format)
+def test_the_wheel_heals_on_every_supported_python(
+    version: tuple[int, int], wheel: Path, site: Path, tmp_path: Path
+) -> None:
+    if version not in interpreters():
+        pytest.skip("this machine has no such Python")
+    python = make_venv(tmp_path / "env", interpreters()[version])
+    pip(python, "install", "--quiet", "--no-compile", wheel)
+    script = python.parent / "nfpatch"
+    for nfpatch in ([script], [python, "-m", "nfpatch"]):
+        assert output_of(*nfpatch, "--version", cwd=tmp_path) == f"nfpatch, version {__version__}\n"
+    assert_heals([script], site, tmp_path)
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["sdist", "editable"])
+def test_nfpatch_can_be_installed_from_source(
+    editable: bool, site: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = request.getfixturevalue("clone" if editable else "sdist")
+    python = make_venv(tmp_path / "env")
+    pip(python, "install", "--quiet", "--no-compile", *(["--editable"] if editable else []), source)
+    package = Path(output_of(python, "-c", "import nfpatch; print(nfpatch.__path__[0])", cwd=tmp_path).strip())
+    assert package.parent.samefile(source if editable else site_packages_of(python))
+    assert_looks([python.parent / "nfpatch"], site, tmp_path)
+
+
+def test_a_bare_checkout_runs(clone: Path, site: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    for folder in ("nfpatch", "patches"):
+        shutil.copytree(clone / folder, bare / folder)
+    assert_looks([sys.executable, "-m", "nfpatch"], site, tmp_path, path=(bare,))
+
+
+def test_the_lowest_dependencies_that_are_allowed_suffice(
+    wheel: Path, metadata: Message, site: Path, tmp_path: Path
+) -> None:
+    version = min(version for version in interpreters() if version in SUPPORTED)
+    if version > (3, 12):
+        pytest.skip("LibCST 1.1 has no wheel for this Python")
+    lowest = [str(requirement).replace(">=", "==") for requirement in requirements_in(metadata)]
+    assert all("==" in pin for pin in lowest)
+    python = make_venv(tmp_path / "env", interpreters()[version])
+    pip(python, "install", "--quiet", "--no-compile", wheel, *lowest)
+    assert_heals([python.parent / "nfpatch"], site, tmp_path)

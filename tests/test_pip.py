@@ -1,0 +1,212 @@
+"""Installers and nfpatch on the same tree: neither may leave the other anything to trip over."""
+
+from __future__ import annotations
+
+import py_compile
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from releases import wheel_of
+from support import (
+    NBEATSX,
+    TFT,
+    Entry,
+    answer,
+    dist_info,
+    environment,
+    false_record_rows,
+    made_once,
+    make_venv,
+    pip,
+    site_packages_of,
+    snapshot,
+    states,
+    unlisted_files,
+)
+
+Installer = Callable[..., str]
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """The interpreter of an empty environment."""
+    return make_venv(tmp_path / "env")
+
+
+@pytest.fixture
+def installed(python: Path) -> Path:
+    """The site-packages folder of an environment into which pip installed 1.7.4, compiled files and all."""
+    pip(python, "install", "--quiet", "--no-deps", wheel_of("1.7.4"))
+    site = site_packages_of(python)
+    assert list((site / "neuralforecast").rglob("*.pyc"))
+    return site
+
+
+@pytest.fixture(scope="session")
+def uv_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def download(folder: Path) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--only-binary",
+            ":all:",
+            "--target",
+            folder,
+            "uv",
+        ]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("uv cannot be installed here")
+
+    return made_once("uv", tmp_path_factory, download) / "bin" / "uv"
+
+
+@pytest.fixture
+def uv(uv_executable: Path, python: Path, tmp_path: Path) -> Installer:
+    """`uv pip` on the environment, with a package cache of its own."""
+
+    def run(command: str, *arguments: object) -> str:
+        words = [uv_executable, "pip", command, "--python", python, "--offline", "--cache-dir", tmp_path / "cache"]
+        return subprocess.run(
+            [*words, *map(str, arguments)], env=environment(), capture_output=True, text=True, check=True
+        ).stdout
+
+    return run
+
+
+def compile_patched_modules(site: Path, *levels: int) -> None:
+    """What importing the package does, in a Python that optimises at this level (0: not at all)."""
+    for file in (NBEATSX, TFT):
+        for level in levels or (0,):  # pip knows of no other, nfpatch or not
+            py_compile.compile(str(site / file), doraise=True, optimize=level)
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file below a folder was last changed."""
+    return {
+        path: (folder / path).lstat().st_mtime_ns for path, entry in snapshot(folder).items() if entry.kind != "folder"
+    }
+
+
+def without_bytecode(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """A snapshot less the content of compiled files, which tells when their source was written."""
+    return {path: entry._replace(content=b"") if path.endswith(".pyc") else entry for path, entry in entries.items()}
+
+
+def apply(site: Path) -> None:
+    assert set(answer("apply", "--site-packages", site)["changed"]) >= {NBEATSX, TFT}
+
+
+# --- pip
+
+
+@pytest.mark.parametrize("imported", [False, True], ids=["untouched", "imported"])
+def test_pip_uninstall_takes_everything_away(imported: bool, python: Path) -> None:
+    site = site_packages_of(python)
+    before = snapshot(site)
+    pip(python, "install", "--quiet", "--no-deps", wheel_of("1.7.4"))
+    apply(site)
+    if imported:
+        compile_patched_modules(site)
+    pip(python, "uninstall", "--quiet", "--yes", "neuralforecast")
+    assert snapshot(site) == before
+
+
+def test_a_forced_reinstall_brings_the_released_files_back(python: Path, installed: Path) -> None:
+    released = without_bytecode(snapshot(installed))
+    apply(installed)
+    compile_patched_modules(installed)
+    pip(python, "install", "--quiet", "--force-reinstall", "--no-deps", wheel_of("1.7.4"))
+    assert without_bytecode(snapshot(installed)) == released
+    assert set(states(installed).values()) <= {"applicable", "not-needed"}
+    assert false_record_rows(installed) == []
+
+
+def test_an_upgrade_to_a_fixed_release_starts_clean(python: Path, installed: Path, tmp_path: Path) -> None:
+    apply(installed)
+    compile_patched_modules(installed)
+    pip(python, "install", "--quiet", "--upgrade", "--no-deps", wheel_of("1.7.7"))
+
+    fresh = make_venv(tmp_path / "fresh")
+    pip(fresh, "install", "--quiet", "--no-deps", wheel_of("1.7.7"))
+    assert without_bytecode(snapshot(installed)) == without_bytecode(snapshot(site_packages_of(fresh)))
+    state = states(installed)
+    assert (state["nbeatsx-unused-out"], state["tft-static-encoder"]) == ("not-needed", "not-needed")
+    assert false_record_rows(installed) == []
+
+
+def test_pip_says_the_same_of_a_patched_install_and_lists_nfpatchs_files(python: Path, installed: Path) -> None:
+    before = pip(python, "check", check=False)
+    apply(installed)
+    assert pip(python, "check", check=False) == before
+
+    _, _, files = pip(python, "show", "--files", "neuralforecast").partition("\nFiles:\n")
+    listed = {line.strip() for line in files.splitlines()}
+    own = {
+        path.relative_to(installed).as_posix()
+        for path in (dist_info(installed) / "nfpatch").rglob("*")
+        if path.is_file()
+    }
+    assert own
+    assert own | {NBEATSX, TFT} <= listed
+    assert [path for path in listed if not (installed / path).is_file()] == []
+    assert unlisted_files(installed) == []
+
+
+def test_revert_gives_back_all_of_site_packages_as_pip_wrote_it(installed: Path) -> None:
+    compile_patched_modules(installed, 0, 1, 2)
+    (installed / NBEATSX).chmod(0o640)
+    before, before_times = snapshot(installed), times(installed)
+    apply(installed)
+    compiled = list((installed / NBEATSX).parent.glob("__pycache__/nbeatsx.*"))
+    assert compiled == []
+    assert false_record_rows(installed) == []
+
+    compile_patched_modules(installed, 0, 1)
+    answer("revert", "--site-packages", installed)
+    assert snapshot(installed) == before
+    assert times(installed) == before_times
+
+
+# --- uv
+
+
+@pytest.mark.parametrize("imported", [False, True], ids=["untouched", "imported"])
+def test_uv_uninstall_takes_everything_away(imported: bool, uv: Installer, python: Path) -> None:
+    site = site_packages_of(python)
+    before = snapshot(site)
+    uv("install", "--no-deps", wheel_of("1.7.4"))
+    apply(site)
+    if imported:
+        compile_patched_modules(site)
+    uv("uninstall", "neuralforecast")
+    assert snapshot(site) == before
+
+
+@pytest.mark.parametrize("link_mode", ["hardlink", "symlink"])
+def test_the_package_cache_that_uv_links_to_stays_untouched(
+    link_mode: str, uv: Installer, python: Path, tmp_path: Path
+) -> None:
+    uv("install", "--no-deps", "--link-mode", link_mode, wheel_of("1.7.4"))
+    site, cache = site_packages_of(python), tmp_path / "cache"
+    linked = [path for path in cache.rglob("tft.py") if path.samefile(site / TFT)]
+    assert linked
+    assert (site / TFT).is_symlink() == (link_mode == "symlink")
+    before, in_cache, cache_times = snapshot(site), snapshot(cache), times(cache)
+
+    apply(site)
+    assert not any(path.samefile(site / TFT) for path in linked)
+    assert snapshot(cache) == in_cache
+    assert times(cache) == cache_times
+    assert false_record_rows(site) == []
+
+    answer("revert", "--site-packages", site)
+    assert all(path.samefile(site / TFT) for path in linked)
+    assert snapshot(site) == before
+    assert snapshot(cache) == in_cache
+    assert times(cache) == cache_times
