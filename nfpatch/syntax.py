@@ -7,7 +7,8 @@ Plain visitors rather than `libcst.matchers`: importing the matchers costs as mu
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
@@ -84,13 +85,24 @@ def find_uses(module: cst.Module, attribute: str, allowed_under: Optional[str] =
     A use inside the body of `if ALLOWED_UNDER:` does not count.
     """
     collector = _UseCollector(attribute, allowed_under)
+    word = re.compile(rf"\b{re.escape(attribute)}\b")
     try:
-        for statement in module.body:
-            if attribute in module.code_for_node(statement):  # much faster than a visit
-                statement.visit(collector)
+        for part in _parts(module.body):
+            if word.search(module.code_for_node(part)):  # rendering is much faster than a visit
+                part.visit(collector)
     except RecursionError as error:
         raise CodemodRefused("it is nested too deeply to be read") from error
     return Uses(module, tuple(collector.assignments), tuple(collector.others))
+
+
+def _parts(statements: Sequence[cst.CSTNode]) -> Iterator[cst.CSTNode]:
+    """The statements, those of classes one by one, and what stands in the heads of the classes."""
+    for statement in statements:
+        if isinstance(statement, cst.ClassDef):
+            yield from (*statement.decorators, *statement.bases, *statement.keywords)
+            yield from _parts(statement.body.body)
+        else:
+            yield statement
 
 
 class _UseCollector(cst.CSTVisitor):
