@@ -14,7 +14,7 @@ from nfpatch.catalog import load_catalog
 from nfpatch.errors import EnvironmentProblem, NfpatchError
 from nfpatch.install import find_install
 from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
-from nfpatch.plan import survey
+from nfpatch.survey import survey
 
 PROOF_TIMEOUT_SECONDS = 300.0
 
@@ -66,6 +66,11 @@ _catalog_option = click.option(
     help="A folder with patch modules of your own; may be given several times.",
 )
 _patch_argument = click.argument("patch_ids", nargs=-1, metavar="[PATCH]...")
+_force_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Go on where a file was edited after nfpatch patched it; a copy of the edited file is kept beside it.",
+)
 _lock_option = click.option(
     "--lock-timeout",
     type=click.FloatRange(min=0),
@@ -143,6 +148,7 @@ def status(
     "--allow-modified", is_flag=True, help="Patch a file that is not the released one, if the codemod matches exactly."
 )
 @click.option("--allow-editable", is_flag=True, help="Patch an editable install or a source checkout.")
+@_force_option
 @_lock_option
 @_install_options
 def apply(
@@ -150,6 +156,7 @@ def apply(
     dry_run: bool,
     allow_modified: bool,
     allow_editable: bool,
+    force: bool,
     lock_timeout: float,
     python: Optional[Path],
     site_packages: Optional[Path],
@@ -162,18 +169,20 @@ def apply(
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids) if patch_ids else catalog.patches
     install = find_install(python, site_packages)
-    outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, dry_run, lock_timeout)
+    outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout)
     _print_outcome(outcome, patches, "apply", dry_run, as_json)
 
 
 @main.command()
 @_patch_argument
 @click.option("--dry-run", is_flag=True, help="Print the unified diff and write nothing.")
+@_force_option
 @_lock_option
 @_install_options
 def revert(
     patch_ids: tuple[str, ...],
     dry_run: bool,
+    force: bool,
     lock_timeout: float,
     python: Optional[Path],
     site_packages: Optional[Path],
@@ -186,7 +195,7 @@ def revert(
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids)
     install = find_install(python, site_packages)
-    outcome = operations.revert(install, catalog, patches, dry_run, lock_timeout)
+    outcome = operations.revert(install, catalog, patches, force, dry_run, lock_timeout)
     _print_outcome(outcome, patches or catalog.patches, "revert", dry_run, as_json)
 
 
@@ -246,6 +255,7 @@ def _print_outcome(outcome: Outcome, patches: Any, verb: str, dry_run: bool, as_
     if as_json:
         changed = [] if dry_run else [change.file for change in outcome.changes]
         document = console.state_to_json(outcome.found, changed)
+        document["saved"] = [str(path) for path in outcome.saved]
         if dry_run:
             document["diff"] = "".join(console.diff_lines(outcome.changes))
         console.print_json(document)

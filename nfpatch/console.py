@@ -14,7 +14,8 @@ import click
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.install import Install
 from nfpatch.operations import Outcome
-from nfpatch.plan import FileChange, Survey
+from nfpatch.plan import FileChange
+from nfpatch.survey import Survey
 
 if TYPE_CHECKING:
     from nfpatch.proof.prove import Agenda
@@ -101,6 +102,8 @@ def print_status(found: Survey) -> None:
     _print_install(found.install)
     _print_states(found, found.catalog.patches)
     states = [status.state for status in found.statuses]
+    if found.ledger_problem is not None:
+        complain(found.ledger_problem)
     if "interrupted" in states:
         _say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
     elif "applicable" in states:
@@ -123,6 +126,8 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
         return
     for change in outcome.changes:
         click.echo(f"  changed  {outcome.found.install.file(change.file)}")
+    for saved in outcome.saved:
+        click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
         patched = _count(len(outcome.changes), "file", "files")
         _say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
@@ -144,7 +149,7 @@ def diff_lines(changes: Iterable[FileChange]) -> list[str]:
     lines: list[str] = []
     for change in changes:
         before, after = (
-            text.decode("utf-8", "replace").splitlines(keepends=True) for text in (change.now, change.then)
+            text.decode("utf-8", "replace").splitlines(keepends=True) for text in (change.now or b"", change.then)
         )
         for line in difflib.unified_diff(before, after, f"a/{change.file}", f"b/{change.file}"):
             lines.append(line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n")

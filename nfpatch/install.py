@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import Literal, Optional
 
 from nfpatch import record
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
 
 DISTRIBUTION = "neuralforecast"
 INTERPRETER_TIMEOUT_SECONDS = 60
+LARGEST_FILE_BYTES = 32 * 1024 * 1024
 
 # Runs in the target interpreter, so it must stay valid Python 3.7. `-c` puts "" (the working folder) first on the
 # path; a script that trains does not have that entry.
@@ -198,15 +200,19 @@ def _editable_checkout(dist_info: Path) -> Optional[Path]:
     from urllib.parse import unquote, urlsplit
 
     try:
-        direct_url = json.loads((dist_info / "direct_url.json").read_bytes())
+        direct_url = json.loads(read_file(dist_info / "direct_url.json"))
         if direct_url["dir_info"]["editable"] is True:
             return Path(unquote(urlsplit(direct_url["url"]).path))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (NfpatchError, OSError, ValueError, KeyError, TypeError):
         pass
     return None
 
 
 def _regular_install(folder: Path, dist_info: Path) -> Install:
+    if dist_info.is_symlink():
+        raise Refused(
+            f"{dist_info} is a symbolic link. nfpatch writes nothing where it leads; reinstall neuralforecast."
+        )
     version = _version_of(dist_info)
     record_path = dist_info / "RECORD"
     record.parse(_read_metadata(record_path), str(record_path))
@@ -274,10 +280,32 @@ def _same_folder(one: Path, other: Path) -> bool:
     return any(candidate.resolve() == other.resolve() for candidate in (one, one / "src"))
 
 
+def reinstall_command(install: Install) -> str:
+    """What to type to get the released files back, where nfpatch cannot give them."""
+    return f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`"
+
+
 def read_file(path: Path) -> bytes:
-    """The content of a file. Raises FileNotFoundError, and EnvironmentProblem where it cannot be read."""
+    """The content of a regular file. Never waits, as it would on a pipe, and never takes in more than it should.
+
+    Raises FileNotFoundError, Refused for what is no regular file or too large to be one of neuralforecast's, and
+    EnvironmentProblem where it cannot be read.
+    """
     try:
-        return path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
+            if status.st_size > LARGEST_FILE_BYTES:
+                raise Refused(
+                    f"{path} has {status.st_size} bytes, far more than any file of neuralforecast. nfpatch does not "
+                    "read it; reinstall neuralforecast."
+                )
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:

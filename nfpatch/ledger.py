@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Optional
 
 from nfpatch import __version__
 from nfpatch.errors import Refused
-from nfpatch.install import DISTRIBUTION, Install, read_file
+from nfpatch.install import DISTRIBUTION, Install, read_file, reinstall_command
 
 SCHEMA = 1
 LEDGER_NAME = "ledger.json"
@@ -85,18 +85,18 @@ def read_ledger(install: Install) -> Ledger:
             )
         ledger = Ledger(
             version=str(document["neuralforecast"]),
-            files={name: _patched_file(entry) for name, entry in document["files"].items()},
+            files={name: _patched_file(name, entry) for name, entry in document["files"].items()},
             record_sha256=document["record_sha256"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Refused(
             f"{path} is damaged, so nfpatch no longer knows what it changed. Reinstall neuralforecast to get the "
-            f"released files: `pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`."
+            f"released files: {reinstall_command(install)}."
         ) from error
     if ledger.version != install.version:
         raise Refused(
             f"{path} speaks of neuralforecast {ledger.version}, but {install.version} is installed. Reinstall it to "
-            f"start clean: `pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`."
+            f"start clean: {reinstall_command(install)}."
         )
     return ledger
 
@@ -128,18 +128,25 @@ def hash_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _patched_file(entry: dict[str, Any]) -> PatchedFile:
+def _patched_file(file: str, entry: dict[str, Any]) -> PatchedFile:
+    """An entry of the ledger. Raises ValueError where it names what no ledger of nfpatch's could name."""
+    bytecode = tuple(entry["bytecode"])
+    caches = PurePosixPath(file).parent / "__pycache__"
+    if ".." in PurePosixPath(file).parts or PurePosixPath(file).parts[0] != DISTRIBUTION:
+        raise ValueError(f"{file} is no file of the package")
+    if any(PurePosixPath(name).parent != caches for name in bytecode):
+        raise ValueError(f"{bytecode} are no compiled files of {file}")
     return PatchedFile(
         original_sha256=entry["original_sha256"],
         patched_sha256=entry["patched_sha256"],
         patches=tuple(entry["patches"]),
         link=entry["link"],
-        bytecode=tuple(entry["bytecode"]),
+        bytecode=bytecode,
     )
 
 
 def _lost_original(path: Path, install: Install, what: str) -> Refused:
     return Refused(
         f"The original {path} {what}, so nfpatch cannot restore it. Reinstall neuralforecast to get the released file: "
-        f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`."
+        f"{reinstall_command(install)}."
     )

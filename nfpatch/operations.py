@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 from nfpatch.catalog import Catalog, Patch
@@ -12,14 +13,14 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.install import Install
 from nfpatch.plan import (
     FileChange,
-    Survey,
     changes_to,
+    saved_path,
     steps_for,
-    survey,
     survey_after,
     wanted_by_apply,
     wanted_by_revert,
 )
+from nfpatch.survey import Survey, survey
 from nfpatch.transaction import commit, has_litter, is_interrupted, locked, recover
 
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -27,10 +28,15 @@ LOCK_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an operation came to: the install afterwards, the changes, and whether a killed run was healed first."""
+    """What an operation came to.
+
+    `found` is the install afterwards, `saved` are the copies of edited files that `force` had kept, and `recovered`
+    tells whether a killed run was healed first.
+    """
 
     found: Survey
     changes: tuple[FileChange, ...]
+    saved: tuple[Path, ...] = ()
     recovered: bool = False
 
 
@@ -40,6 +46,7 @@ def apply(
     patches: Sequence[Patch],
     allow_modified: bool = False,
     allow_editable: bool = False,
+    force: bool = False,
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
 ) -> Outcome:
@@ -59,13 +66,14 @@ def apply(
             )
         return sets
 
-    return _move(install, catalog, wanted, allow_modified, dry_run, lock_timeout)
+    return _move(install, catalog, wanted, allow_modified, force, dry_run, lock_timeout)
 
 
 def revert(
     install: Install,
     catalog: Catalog,
     patches: Sequence[Patch],
+    force: bool = False,
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
 ) -> Outcome:
@@ -78,7 +86,7 @@ def revert(
         return wanted_by_revert(found, patches)
 
     # a patch that stays was allowed on this file when it was applied
-    return _move(install, catalog, wanted, True, dry_run, lock_timeout)
+    return _move(install, catalog, wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
@@ -86,6 +94,7 @@ def _move(
     catalog: Catalog,
     wanted: Callable[[Survey], Mapping[str, frozenset[str]]],
     allow_modified: bool,
+    force: bool,
     dry_run: bool,
     lock_timeout: float,
 ) -> Outcome:
@@ -97,13 +106,14 @@ def _move(
         if not dry_run and has_litter(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):
                 recover(install)
-        return Outcome(found, changes_to(found, wanted(found), allow_modified))
+        return Outcome(found, changes_to(found, wanted(found), allow_modified, force))
     with locked(install, lock_timeout):
         recovered = is_interrupted(install)
         recover(install)
         found = survey(install, catalog)
-        changes = changes_to(found, wanted(found), allow_modified)
+        changes = changes_to(found, wanted(found), allow_modified, force)
         after = survey_after(found, changes)
+        saved = tuple(saved_path(install, change) for change in changes if change.saves)
         if changes:
             commit(install, steps_for(found, changes))
-        return Outcome(after, changes, recovered)
+        return Outcome(after, changes, saved, recovered)

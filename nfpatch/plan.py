@@ -1,4 +1,4 @@
-"""What an install needs and has, and what it takes to bring it to another set of patches.
+"""What it takes to bring an install to another set of patches.
 
 Pure: it reads the install and computes; `transaction` does the writing. One rule carries all of it:
 
@@ -10,174 +10,71 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Optional
+from typing import TYPE_CHECKING, Optional
 
 from nfpatch import record
-from nfpatch.catalog import Catalog, Patch
+from nfpatch.catalog import Patch
 from nfpatch.errors import Refused
-from nfpatch.install import DISTRIBUTION, Install, read_file
-from nfpatch.ledger import (
-    Ledger,
-    PatchedFile,
-    hash_of,
-    ledger_path,
-    original_path,
-    read_ledger,
-    read_original,
-)
-from nfpatch.transaction import Link, Place, Prune, Remove, Step, Write, is_interrupted
+from nfpatch.install import Install, read_file, reinstall_command
+from nfpatch.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
+from nfpatch.survey import PatchStatus, Survey
+from nfpatch.transaction import Link, Place, Prune, Remove, Step, Write
 
 if TYPE_CHECKING:
     from nfpatch.codemod import Codemod
 
-State = Literal["applied", "applicable", "not-needed", "modified", "unknown-release", "interrupted"]
-
-
-@dataclass(frozen=True)
-class PatchStatus:
-    """The state of one patch in one install, with the reason in words."""
-
-    patch: Patch
-    state: State
-    reason: str
-
-    def to_json(self) -> dict[str, str]:
-        """An element of `patches` in the JSON documents."""
-        return {"id": self.patch.id, "state": self.state, "file": self.patch.file, "reason": self.reason}
-
-
-@dataclass(frozen=True)
-class Survey:
-    """An install as it was found: its ledger, the present bytes of every target file (None: no such file)."""
-
-    install: Install
-    catalog: Catalog
-    ledger: Ledger
-    contents: Mapping[str, Optional[bytes]]
-    interrupted: bool
-
-    def status_of(self, patch: Patch) -> PatchStatus:
-        """The state of this patch here."""
-        state, reason = _state_of(self, patch)
-        return PatchStatus(patch, state, reason)
-
-    @property
-    def statuses(self) -> tuple[PatchStatus, ...]:
-        """The state of every patch, in catalog order."""
-        return tuple(self.status_of(patch) for patch in self.catalog.patches)
-
 
 @dataclass(frozen=True)
 class FileChange:
-    """One file on its way to another patch set: the bytes now, the bytes then, and the original that both stem from."""
+    """One file on its way to another patch set: the bytes now (None: it is missing), the bytes then, the original.
+
+    `saves` tells that the bytes now are somebody's edits, of which a copy is to be kept.
+    """
 
     file: str
-    now: bytes
+    now: Optional[bytes]
     then: bytes
     original_sha256: str
     patches: tuple[str, ...]
-
-
-def survey(install: Install, catalog: Catalog) -> Survey:
-    """Look at an install. Raises Refused when its ledger cannot be trusted."""
-    interrupted = is_interrupted(install)
-    ledger = Ledger(install.version) if interrupted else read_ledger(install)
-    contents = {file: _content_of(install.file(file)) for file in sorted({*catalog.files, *ledger.files})}
-    return Survey(install, catalog, ledger, contents, interrupted)
-
-
-def _content_of(path: Path) -> Optional[bytes]:
-    try:
-        return read_file(path)
-    except FileNotFoundError:
-        return None
-
-
-def _state_of(found: Survey, patch: Patch) -> tuple[State, str]:
-    version, entry = found.install.version, found.ledger.files.get(patch.file)
-    content = found.contents[patch.file]
-    if found.interrupted:
-        return "interrupted", "a killed run left work half done; the next apply or revert heals it"
-    if entry is not None and patch.id in entry.patches:
-        if content is not None and hash_of(content) == entry.patched_sha256:
-            return "applied", patch.summary
-        return "modified", _gone(content) or "the file was changed after nfpatch patched it"
-    if version not in found.catalog.fingerprints and not _is_user_patch(found.catalog, patch):
-        newest = found.catalog.releases[-1]
-        return "unknown-release", f"this nfpatch knows the releases up to {newest}, not {version}"
-    if not _is_needed(found.catalog, patch, version):
-        return "not-needed", patch.reason_unaffected(version) or f"no variant of the patch names {version}"
-    if content is None:
-        return "modified", "the file is missing"
-    sha256 = hash_of(content)
-    if entry is not None:
-        if sha256 != entry.patched_sha256:
-            return "modified", "the file was changed after nfpatch patched it"
-        if entry.original_sha256 != found.catalog.fingerprint(version, patch.file, ()):
-            return "modified", "the file was not the released one when nfpatch patched it"
-        return "applicable", patch.summary
-    carried = found.catalog.patch_set_of(version, patch.file, sha256)
-    if carried is None:
-        return "modified", "the file is neither the released one nor one that nfpatch wrote"
-    if patch.id in carried:
-        return "applied", f"{patch.summary} (patched elsewhere: the original is not kept here)"
-    if carried:
-        return "modified", "the file carries another patch whose original is not kept here"
-    return "applicable", patch.summary
-
-
-def _gone(content: Optional[bytes]) -> Optional[str]:
-    return "the file is missing" if content is None else None
-
-
-def _is_user_patch(catalog: Catalog, patch: Patch) -> bool:
-    """Whether the fingerprints do not speak of this patch at all."""
-    return not any(
-        patch.id in key.split("+") for files in catalog.fingerprints.values() for key in files.get(patch.file, {})
-    )
-
-
-def _is_needed(catalog: Catalog, patch: Patch, version: str) -> bool:
-    """Whether this release has the bug; the fingerprints know without parsing a specifier."""
-    if catalog.fingerprint(version, patch.file, [patch.id]) is not None:
-        return True
-    return patch.codemod_for(version) is not None
+    saves: bool = False
 
 
 def changes_to(
-    found: Survey, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False
+    found: Survey, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
 ) -> tuple[FileChange, ...]:
     """What must change for each file in `wanted` to carry exactly that set of patches.
 
-    A file that is neither the released one nor nfpatch's own serves as the original only with `allow_modified`.
-    Raises Refused, before anything is written, where a file is not what it should be or a result misses its
-    fingerprint.
+    A file that is neither the released one nor nfpatch's own serves as the original only with `allow_modified`; one
+    that was edited after nfpatch patched it is overwritten, and a copy kept, only with `force`. Raises Refused, before
+    anything is written, where a file is not what it should be or a result misses its fingerprint.
     """
-    changes = [_change_to(found, file, ids, allow_modified) for file, ids in sorted(wanted.items())]
-    return tuple(change for change in changes if change.now != change.then)
+    changes = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
+    return tuple(c for c in changes if c.now != c.then or frozenset(c.patches) != found.ledger.patches_of(c.file))
 
 
-def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool) -> FileChange:
+def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
     install, entry, now = found.install, found.ledger.files.get(file), found.contents[file]
     path = install.file(file)
-    reinstall = f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`"
-    if now is None:
-        raise Refused(f"{path} is missing. Reinstall neuralforecast: {reinstall}.")
-    if not _is_inside(path, install.root):
-        raise Refused(f"{path} leads out of {install.root} through a symbolic link. nfpatch writes nothing there.")
-    if entry is not None:
-        if hash_of(now) != entry.patched_sha256:
-            raise Refused(
-                f"{path} was changed after nfpatch patched it. nfpatch will not overwrite somebody's edits: take them "
-                f"out, or reinstall neuralforecast ({reinstall})."
-            )
-        original, original_sha256 = read_original(install, file, entry.original_sha256), entry.original_sha256
-    else:
+    saves = False
+    if entry is None:
+        if now is None:
+            raise Refused(f"{path} is missing. Reinstall neuralforecast: {reinstall_command(install)}.")
         original, original_sha256 = now, hash_of(now)
+    else:
+        original, original_sha256 = read_original(install, file, entry.original_sha256), entry.original_sha256
+        known = now is not None and hash_of(now) in (entry.patched_sha256, original_sha256)
+        if not known and not force:
+            raise Refused(
+                f"{path} was {'removed' if now is None else 'changed'} after nfpatch patched it. nfpatch does not "
+                "overwrite what somebody else did. Take it back, or let nfpatch keep a copy beside the file and go on: "
+                "`--force`."
+            )
+        saves = not known and now is not None
     then = _patched(found, file, original, original_sha256, ids, allow_modified)
     ordered = tuple(patch.id for patch in found.catalog.patches_of(file) if patch.id in ids)
-    return FileChange(file, now, then, original_sha256, ordered)
+    return FileChange(file, now, then, original_sha256, ordered, saves)
 
 
 def _patched(
@@ -226,12 +123,6 @@ def _codemods(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Codemo
     return codemods
 
 
-def _is_inside(path: Path, root: Path) -> bool:
-    """Whether the folder of the file, links resolved, lies in the root of the install."""
-    folder, resolved_root = path.parent.resolve(), root.resolve()
-    return folder == resolved_root or resolved_root in folder.parents
-
-
 def survey_after(found: Survey, changes: Sequence[FileChange]) -> Survey:
     """The survey of the install once these changes are carried out."""
     contents = {**found.contents, **{change.file: change.then for change in changes}}
@@ -245,10 +136,10 @@ def steps_for(found: Survey, changes: Sequence[FileChange]) -> tuple[Step, ...]:
     for change in changes:
         entry = found.ledger.files.get(change.file)
         if change.patches:
-            steps += _steps_to_patched(install, change, entry, after.files[change.file])
+            steps += _saving(install, change) + _steps_to_patched(install, change, entry, after.files[change.file])
         else:
             assert entry is not None, "only a patched file can go back to its original"
-            steps += _steps_to_original(install, change.file, entry)
+            steps += _saving(install, change) + _steps_to_original(install, change, entry)
     # last, because a folder that is gone is the one thing that takes room on the disk to take back
     caches = [Prune(install.file(change.file).parent / "__pycache__") for change in changes if not change.patches]
     return (*steps, *_bookkeeping(found, after, changes), *caches)
@@ -289,6 +180,7 @@ def _steps_to_patched(
     if entry is None:
         kept = original_path(install, change.file)
         # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
+        assert change.now is not None, "a missing file has no original to keep"
         steps.append(Write(kept, change.now, like=path) if after.link is not None else Place(kept, path))
         steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
     steps.append(Write(path, change.then, like=path))
@@ -296,11 +188,23 @@ def _steps_to_patched(
     return steps
 
 
-def _steps_to_original(install: Install, file: str, entry: PatchedFile) -> list[Step]:
-    path, kept = install.file(file), original_path(install, file)
+def saved_path(install: Install, change: FileChange) -> Path:
+    """Where the copy of somebody's edits goes: beside the file, under the first name that is free."""
+    path = install.file(change.file)
+    names = (f"{path.name}.nfpatch-saved{'' if number == 1 else f'-{number}'}" for number in count(1))
+    return next(saved for name in names if not os.path.lexists(saved := path.with_name(name)))
+
+
+def _saving(install: Install, change: FileChange) -> list[Step]:
+    return [Place(saved_path(install, change), install.file(change.file))] if change.saves else []
+
+
+def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
+    path, kept = install.file(change.file), original_path(install, change.file)
     back: Step = Place(path, kept) if entry.link is None else Link(path, entry.link)
     stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
-    steps: list[Step] = [back, Remove(kept)]
+    # where somebody put the original back already, that file stays
+    steps: list[Step] = [Remove(kept)] if change.now == change.then else [back, Remove(kept)]
     steps += [Remove(compiled) for compiled in stale]
     for name in entry.bytecode:
         steps += [Place(install.file(name), original_path(install, name)), Remove(original_path(install, name))]
@@ -326,7 +230,7 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[FileChange]) ->
     install, before = found.install, found.ledger
     if install.record is None:
         return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
-    patched = {file: content for file, content in found.contents.items() if content is not None}
+    patched = {file: content or b"" for file, content in found.contents.items()}
     patched_after = {**patched, **{change.file: change.then for change in changes}}
     record_name, origin = _relative_record(install), str(install.record)
     present = original = read_file(install.record)
@@ -380,12 +284,15 @@ def wanted_by_apply(found: Survey, patches: Sequence[Patch], allow_modified: boo
 
     Raises Refused for the first patch that is needed and cannot be applied, so that apply does all or nothing.
     """
+    if found.ledger_problem is not None:
+        raise Refused(found.ledger_problem)
     wanted: dict[str, frozenset[str]] = {}
     for status in map(found.status_of, patches):
         file = status.patch.file
         if status.state in ("applied", "not-needed"):
             continue
-        if status.state != "applicable" and not allow_modified:
+        # what was changed after nfpatch patched it is judged where the change is computed, because of --force
+        if status.state != "applicable" and not allow_modified and file not in found.ledger.files:
             raise Refused(_why_not(found, status))
         wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
     return wanted
@@ -396,6 +303,8 @@ def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, froze
 
     Raises Refused when the file carries a patch whose original is not kept here.
     """
+    if found.ledger_problem is not None:
+        raise Refused(found.ledger_problem)
     ids = {patch.id for patch in patches}
     wanted = {
         file: frozenset(entry.patches) - ids if ids else frozenset()
@@ -407,7 +316,7 @@ def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, froze
             raise Refused(
                 f"{found.install.file(status.patch.file)} carries {status.patch.id}, but its original is not kept here "
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
-                f"file: `pip install --force-reinstall --no-deps {DISTRIBUTION}=={found.install.version}`."
+                f"file: {reinstall_command(found.install)}."
             )
     return wanted
 

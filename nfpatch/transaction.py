@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from nfpatch.errors import EnvironmentProblem
-from nfpatch.install import Install
+from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.install import Install, read_file
 
 JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"
@@ -89,6 +89,7 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
     """
     home = install.home
     staging = home / "staging"
+    _require_inside(install, [step.path for step in steps])
     try:
         staging.mkdir(parents=True)
         entries = [_stage(staging, number, step, home) for number, step in enumerate(steps)]
@@ -131,12 +132,13 @@ def recover(install: Install) -> bool:
     The caller holds the lock. Raises EnvironmentProblem when the system refuses a step; a later call goes on.
     """
     home = install.home
-    staging = home / "staging"
+    undo, redo = _read_journal(home / "staging" / UNDO_NAME), _read_journal(home / "staging" / JOURNAL_NAME)
+    _require_inside(install, [_absolute(home, entry) for entry in undo or redo or ()])
     try:
-        if (entries := _read_journal(staging / UNDO_NAME)) is not None:
-            _take_back(home, entries)
-        elif (entries := _read_journal(staging / JOURNAL_NAME)) is not None:
-            _carry_out(home, entries)
+        if undo is not None:
+            _take_back(home, undo)
+        elif redo is not None:
+            _carry_out(home, redo)
         else:
             return False
     except OSError as error:
@@ -297,9 +299,38 @@ def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:
 
 def _read_journal(path: Path) -> Optional[list[_Entry]]:
     try:
-        return [_Entry(*fields) for fields in json.loads(path.read_bytes())]
-    except (FileNotFoundError, NotADirectoryError):
+        entries = [_Entry(*fields) for fields in json.loads(read_file(path))]
+        if not all(
+            isinstance(e.path, str) and isinstance(e.kind, str) and isinstance(e.existed, bool) for e in entries
+        ):
+            raise ValueError("a field of another type")
+    except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise Refused(
+            f"{path} is damaged, so the work that a killed run left half done cannot be finished. Reinstall "
+            "neuralforecast to start clean."
+        ) from error
+    return entries
+
+
+def _require_inside(install: Install, paths: Sequence[Path]) -> None:
+    """Raise Refused unless each of these paths lies, links resolved, in the install or in nfpatch's own folder."""
+    try:
+        allowed = [folder.resolve() for folder in (install.package, install.home.parent)]
+        homes = [(install.home.parent.resolve() / install.home.name, install.home.resolve())]
+        parents = {path.parent: path.parent.resolve() for path in paths}
+    except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
+        raise Refused(f"{install.package} cannot be followed through its symbolic links: {error}.") from error
+    root = install.root.resolve()
+    outside = [folder for folder, real in parents.items() if not any(a == real or a in real.parents for a in allowed)]
+    outside += [install.package for folder in allowed[:1] if root not in folder.parents]
+    outside += [install.home for wanted, real in homes if wanted != real]
+    if outside:
+        raise Refused(
+            f"{outside[0]} leads out of {install.root}, by a symbolic link or because somebody tampered with what "
+            "nfpatch keeps. nfpatch writes nothing there; reinstall neuralforecast."
+        )
 
 
 def _flush_folder(folder: Path) -> None:

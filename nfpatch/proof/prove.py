@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -14,9 +14,11 @@ from nfpatch.catalog import Case, Patch
 from nfpatch.errors import Refused
 from nfpatch.install import Install
 from nfpatch.ledger import read_original
-from nfpatch.plan import PatchStatus, Survey, changes_to, wanted_by_apply
+from nfpatch.plan import changes_to, wanted_by_apply
 from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.runner import Expectation, ProofCase, ProofEvent, ProofReport, Source, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, run_proof
+from nfpatch.proof.verdict import Strategy
+from nfpatch.survey import PatchStatus, Survey
 
 # NHITS trains under DDP in every release, with every loss: where it does not, the machine is at fault, not the patch.
 CONTROL = Case(model="NHITS", config="MQLoss", loss="MQLoss", options={"mlp_units": [[8, 8], [8, 8], [8, 8]]})
@@ -58,26 +60,68 @@ def agenda_for(found: Survey, patches: Sequence[Patch], preview: bool = False, a
         for case in _cases_of(found, status, healed)
     ]
     if cases:
-        sources = dict.fromkeys(case.source for case in cases)
-        cases += [ProofCase(f"control/NHITS/{source}", None, CONTROL, source, "pass") for source in sources]
+        cases += _controls(cases)
     proved = {case.patch for case in cases}
     unproved = tuple(status for status in statuses if status.patch.id not in proved)
     return Agenda(tuple(cases), originals, changes, unproved)
 
 
 def _cases_of(found: Survey, status: PatchStatus, healed: Source) -> list[ProofCase]:
-    """Red on the original source where the release has the bug and the original is at hand; green on the healed one."""
+    """The fits of one patch. Without the original at hand there is only the healed source to train."""
     patch = status.patch
     is_original_known = status.state == "applicable" or patch.id in found.ledger.patches_of(patch.file)
-    sources: list[Source] = ["original", healed] if is_original_known else [healed]
-    cases = []
-    for source in sources:
-        for case in patch.cases:
-            is_red = source == "original" and case.leaves_unused_parameters
-            expect: Expectation = "unused-parameters" if is_red else "pass"
-            name = f"{patch.id}/{case.config}/{source}"
-            cases.append(ProofCase(name, patch.id, case, source, expect, patch.dead_parameters))
-    return cases
+    fits = _fits_of_both if is_original_known else _fit_of_one
+    return [fit for case in patch.cases for fit in fits(patch, case, healed)]
+
+
+def _fit_of_one(patch: Patch, case: Case, source: Source) -> list[ProofCase]:
+    """Green alone."""
+    return [_fit(patch, case, source, "strict-ddp")]
+
+
+def _fits_of_both(patch: Patch, case: Case, healed: Source) -> list[ProofCase]:
+    """Red, green and parity: what fails on the original source trains on the healed one, and nothing else changed.
+
+    A model that DDP refuses is compared in two ways in which it can be trained nonetheless.
+    """
+    if not case.leaves_unused_parameters:
+        original = _fit(patch, case, "original", "strict-ddp")
+        return [original, _fit(patch, case, healed, "strict-ddp", like=original.id)]
+    red = replace(_fit(patch, case, "original", "strict-ddp", leaves_dead=True), expect="unused-parameters")
+    worked_around = _fit(patch, case, "original", "find-unused-ddp", leaves_dead=True)
+    alone = _fit(patch, case, "original", "single-process", leaves_dead=True)
+    green = _fit(patch, case, healed, "strict-ddp", like=worked_around.id)
+    parity = _fit(patch, case, healed, "single-process", like=alone.id)
+    return [red, worked_around, alone, green, parity]
+
+
+def _fit(
+    patch: Optional[Patch],
+    case: Case,
+    source: Source,
+    strategy: Strategy,
+    leaves_dead: bool = False,
+    like: Optional[str] = None,
+) -> ProofCase:
+    """A fit that must pass; of the control where there is no patch."""
+    return ProofCase(
+        id=f"{'control' if patch is None else patch.id}/{case.model}/{case.config}/{source}/{strategy}",
+        patch=None if patch is None else patch.id,
+        case=case,
+        source=source,
+        expect="pass",
+        dead_parameters=() if patch is None else patch.dead_parameters,
+        strategy=strategy,
+        leaves_dead=leaves_dead,
+        like=like,
+    )
+
+
+def _controls(cases: Sequence[ProofCase]) -> list[ProofCase]:
+    """The control on every source that is trained, like itself where there are two."""
+    first, *others = dict.fromkeys(case.source for case in sorted(cases, key=lambda c: c.source != "original"))
+    control = _fit(None, CONTROL, first, "strict-ddp")
+    return [control, *(_fit(None, CONTROL, source, "strict-ddp", like=control.id) for source in others)]
 
 
 def run_agenda(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nfpatch.proof.launch import Launch, is_alive, termination_as_exit, training_environment
 from nfpatch.proof.probe import Stack, probe, runnable
@@ -166,8 +166,8 @@ class _Proof:
         folder: Path,
         on_event: Callable[[ProofEvent], None],
     ) -> None:
-        sources = list(dict.fromkeys(case.source for case in cases))
-        # Each source is imported once, so its cases follow each other.
+        # Each source is imported once, so its cases follow each other; what they are compared with comes first.
+        sources = [source for source in get_args(Source) if any(case.source == source for case in cases)]
         self.cases = sorted(cases, key=lambda case: sources.index(case.source))
         self.trees = {source: trees[source] for source in sources}
         self.stack = stack
@@ -208,6 +208,8 @@ class _Proof:
                     "loss": case.case.loss,
                     "exogenous": list(case.case.exogenous),
                     "options": dict(case.case.options),
+                    "strategy": case.strategy,
+                    "like": case.like,
                 }
                 for case in self.cases
             ],

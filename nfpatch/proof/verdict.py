@@ -12,6 +12,7 @@ from nfpatch.catalog import Case
 Source = Literal["original", "installed", "preview"]
 Expectation = Literal["unused-parameters", "pass"]
 Outcome = Literal["pass", "unused-parameters", "error", "timeout"]
+Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
 
 # DDP refuses unused parameters at the second step: a fit of one step proves nothing.
 FEWEST_STEPS = 2
@@ -21,8 +22,10 @@ FEWEST_STEPS = 2
 class ProofCase:
     """One fit of a proof and what it must come to.
 
-    `patch` is None for a control. `dead_parameters` are fnmatch patterns: where `expect` is "unused-parameters", they
-    and the parameters that got no gradient must match each other exactly.
+    `patch` is None for a control. `dead_parameters` are fnmatch patterns: where `leaves_dead` says that the source has
+    them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a model,
+    the other strategies put up with it. `like` is the id of the case, of another source, from whose first weights this
+    one starts and whose last weights and forecasts it must end with, bit for bit.
     """
 
     id: str
@@ -31,6 +34,23 @@ class ProofCase:
     source: Source
     expect: Expectation
     dead_parameters: tuple[str, ...] = ()
+    strategy: Strategy = "strict-ddp"
+    leaves_dead: bool = False
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the end of a fit differs from that of the fit it must be like; of weights, those that both have.
+
+    `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
+    those that only the other fit had.
+    """
+
+    different: tuple[str, ...]
+    largest: float
+    forecasts_equal: bool
+    removed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,11 +69,15 @@ class Fit:
     unused_by_torch: tuple[str, ...] | None
     parameters: int | None
     digest: str | None
+    forecast_shape: tuple[int, ...] | None
+    due_shape: tuple[int, ...] | None
+    finite_forecasts: bool | None
+    comparison: Comparison | None = None
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Fit:
         """The fit that a worker's event "finished" describes."""
-        named = event["unused_by_torch"]
+        comparison = event["comparison"]
         return cls(
             outcome=event["outcome"],
             detail=event["detail"],
@@ -64,10 +88,25 @@ class Fit:
             finite_loss=event["finite_loss"],
             unused=tuple(event["unused"]),
             unused_last=tuple(event["unused_last"]),
-            unused_by_torch=None if named is None else tuple(named),
+            unused_by_torch=_as_tuple(event["unused_by_torch"]),
             parameters=event["parameters"],
             digest=event["digest"],
+            forecast_shape=_as_tuple(event["forecast_shape"]),
+            due_shape=_as_tuple(event["due_shape"]),
+            finite_forecasts=event["finite_forecasts"],
+            comparison=None
+            if comparison is None
+            else Comparison(
+                different=tuple(comparison["different"]),
+                largest=comparison["largest"],
+                forecasts_equal=comparison["forecasts_equal"],
+                removed=tuple(comparison["removed"]),
+            ),
         )
+
+
+def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
 
 
 @dataclass(frozen=True)
@@ -76,7 +115,8 @@ class CaseResult:
 
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
     the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` tells whether
-    all ranks ended with bit-equal parameters, and is None for a fit that did not end well.
+    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` tells if
+    weights and forecasts are those of the case `like`, bit for bit, and is None where there was nothing to compare.
     """
 
     id: str
@@ -96,10 +136,20 @@ class CaseResult:
     finite_loss: bool | None = None
     equal_weights: bool | None = None
     parameters: int | None = None
+    strategy: Strategy = "strict-ddp"
+    forecast_shape: tuple[int, ...] | None = None
+    finite_forecasts: bool | None = None
+    like: str | None = None
+    equal_to_like: bool | None = None
 
     def to_json(self) -> dict[str, object]:
         """The result as a member of `cases` in the JSON of `nfpatch verify`."""
-        return {**asdict(self), "unused_parameters": list(self.unused_parameters), "seconds": round(self.seconds, 3)}
+        return {
+            **asdict(self),
+            "unused_parameters": list(self.unused_parameters),
+            "seconds": round(self.seconds, 3),
+            "forecast_shape": None if self.forecast_shape is None else list(self.forecast_shape),
+        }
 
 
 def result_without_fits(case: ProofCase, outcome: Outcome, detail: str) -> CaseResult:
@@ -108,29 +158,34 @@ def result_without_fits(case: ProofCase, outcome: Outcome, detail: str) -> CaseR
 
 
 def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
-    """The result of a case that all ranks have finished; `world_size` and `backend` are what was asked for."""
-    error = _errors(fits) or _why_not_distributed(fits, world_size, backend)
+    """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
+    asked = (1, None) if case.strategy == "single-process" else (world_size, backend)
+    error = _errors(fits) or _why_not_as_asked(fits, *asked)
     if error is not None:
         return _result(case, fits, "error", ok=False, detail=error)
 
     unused = _unused_parameters(fits)
-    if unused or any(fit.outcome == "unused-parameters" for fit in fits):
+    refused = any(fit.outcome == "unused-parameters" for fit in fits)
+    if refused or (unused and not (case.leaves_dead and case.expect == "pass")):
         if case.expect == "pass":
             detail = f"without a gradient: {', '.join(unused) or fits[0].detail}"
         else:
             detail = _why_not_refused(fits) or difference(unused, case.dead_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
 
-    why_not = _why_not_trained(fits)
+    why_not = _why_not_trained(fits) or _why_not_alike(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
-    detail = "" if case.expect == "pass" else "every parameter got a gradient, and DDP had no complaint"
-    return _result(case, fits, "pass", ok=case.expect == "pass", detail=detail)
+    if case.expect != "pass":
+        detail = "every parameter got a gradient, and DDP had no complaint"
+    else:
+        detail = difference(unused, case.dead_parameters) if case.leaves_dead else ""
+    return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
     """What keeps names and patterns from matching each other exactly, in words; empty where nothing does."""
-    too_many = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+    too_many = [name for name in names if not _is_claimed(name, patterns)]
     missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
     complaints = []
     if too_many:
@@ -154,8 +209,8 @@ def _unused_parameters(fits: Sequence[Fit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for fit in fits for name in fit.unused))
 
 
-def _why_not_distributed(fits: Sequence[Fit], world_size: int, backend: str) -> str | None:
-    """What shows that a fit was not the DDP training that was asked for; None where it was."""
+def _why_not_as_asked(fits: Sequence[Fit], world_size: int, backend: str | None) -> str | None:
+    """What shows that a fit was not trained by as many processes as it should have been; None where it was."""
     for rank, fit in enumerate(fits):
         if (fit.world_size, fit.backend) != (world_size, backend):
             return (
@@ -182,9 +237,51 @@ def _why_not_trained(fits: Sequence[Fit]) -> str | None:
             return f"rank {rank}: {fit.steps} training steps, which proves nothing; at least {FEWEST_STEPS} are needed"
         if not fit.finite_loss:
             return f"rank {rank}: the loss is not finite"
+        if fit.forecast_shape is None or fit.forecast_shape != fit.due_shape:
+            return f"rank {rank}: the forecasts have the shape {fit.forecast_shape}, and not {fit.due_shape}"
+        if not fit.finite_forecasts:
+            return f"rank {rank}: not all forecasts are finite numbers"
     if not _equal_weights(fits):
         return "the ranks ended with different weights"
     return None
+
+
+def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
+    """What keeps fits from having ended as those that they must be like; None where nothing does.
+
+    Two addends have the same sum in any order, more have not: with three ranks and more, the last bits depend on how
+    DDP groups the gradients, and are no part of the proof.
+    """
+    if case.like is None:
+        return None
+    for rank, fit in enumerate(fits):
+        if fit.comparison is None:
+            return f"rank {rank}: was not compared with {case.like}"
+        live = [name for name in fit.comparison.removed if not _is_claimed(name, case.dead_parameters)]
+        if live:
+            return f"rank {rank}: removed, but not claimed by the patch: {', '.join(live)}"
+        if _is_bit_equality_due(case, fits) and not _is_alike(fit):
+            different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts"
+            return (
+                f"rank {rank}: does not end as {case.like} does, by up to {fit.comparison.largest:.3g}; "
+                f"different are {different}"
+            )
+    return None
+
+
+def _is_bit_equality_due(case: ProofCase, fits: Sequence[Fit]) -> bool:
+    """Whether the arithmetic of both fits is the same to the last bit."""
+    return case.strategy == "single-process" or len(fits) <= 2
+
+
+def _is_alike(fit: Fit) -> bool:
+    """Whether a fit ended with the weights and forecasts of the one that it must be like, bit for bit."""
+    return fit.comparison is not None and not fit.comparison.different and fit.comparison.forecasts_equal
+
+
+def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns matches the whole name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _equal_weights(fits: Sequence[Fit]) -> bool:
@@ -213,4 +310,9 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         finite_loss=all(fit.finite_loss for fit in trained) if trained else None,
         equal_weights=_equal_weights(fits) if outcome == "pass" else None,
         parameters=trained[0].parameters if trained else None,
+        strategy=case.strategy,
+        forecast_shape=fits[0].forecast_shape if fits else None,
+        finite_forecasts=all(fit.finite_forecasts for fit in fits) if outcome == "pass" else None,
+        like=case.like,
+        equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
     )

@@ -4,7 +4,9 @@ This script runs in the interpreter whose neuralforecast is meant, so it is vali
 nfpatch. It reports facts and judges nothing. SPEC is a JSON file:
 
     trees         {source: folder to put first on sys.path, or null for neuralforecast as it is found}
-    cases         [{id, source, model, loss, exogenous, options}]; all cases of one source follow each other
+    cases         [{id, source, model, loss, exogenous, options, strategy, like}]; all cases of one source follow each
+                  other. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `like` names an earlier
+                  case from whose first weights this one starts, and with which its end is compared, or is null
     accelerator   "cpu" or "gpu"
     backend       "gloo" or "nccl", the process group's backend
     max_steps     training steps of each fit; at least two, as DDP complains at the second
@@ -36,6 +38,7 @@ import json
 import math
 import os
 import platform
+import random
 import re
 import signal
 import sys
@@ -65,6 +68,8 @@ SELF_DESTRUCTION_DELAY = 30
 LAST_FRAMES = 3
 LONGEST_MESSAGE = 1000
 
+# Set before every case, so that two of them draw the same numbers.
+SEED = 1
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
@@ -79,6 +84,9 @@ FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
 # What the callback saw of the running fit. A module-level dictionary, because `NeuralForecast.fit` deep-copies
 # models together with their callbacks.
 OBSERVED: dict[str, Any] = {}
+# By the id of the case: {"first", "last": weights by name, "forecasts": array} of the fits that went through. Plain
+# tensors, as the classes of one source tree mean nothing to another.
+FITTED: dict[str, dict[str, Any]] = {}
 
 
 def no_evidence() -> dict[str, Any]:
@@ -93,6 +101,10 @@ def no_evidence() -> dict[str, Any]:
         "unused_by_torch": None,  # the names in torch's own complaint
         "parameters": None,  # how many numbers the trainable parameters are
         "digest": None,  # SHA-256 over all parameters after the fit
+        "forecast_shape": None,  # [rows, columns] of what NeuralForecast.predict gave
+        "due_shape": None,  # what they must be: series x horizon, outputs of the loss
+        "finite_forecasts": None,  # whether every forecast is a finite number
+        "comparison": None,  # with the case that this one is like, as `compared` returns it
     }
 
 
@@ -162,7 +174,9 @@ def recorder() -> Any:
 
     class Recorder(pytorch_lightning.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            # A process group of an earlier case may be there while this one trains alone.
+            parallel = isinstance(trainer.strategy, pytorch_lightning.strategies.ParallelStrategy)
+            distributed = parallel and torch.distributed.is_available() and torch.distributed.is_initialized()
             OBSERVED["world_size"] = torch.distributed.get_world_size() if distributed else 1
             OBSERVED["backend"] = str(torch.distributed.get_backend()) if distributed else None
             OBSERVED["parameters"] = sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -196,23 +210,11 @@ def parameters_named_by_torch(message: str) -> list[str] | None:
     return None if found is None else [WRAPPER_PREFIX.sub("", name.strip()) for name in found.group(1).split(",")]
 
 
-def trainer_arguments(spec: dict[str, Any], release: str) -> dict[str, Any]:
-    """Arguments for Lightning's trainer: strict DDP over the processes of this launch, and nothing written to disk."""
-    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
-    from pytorch_lightning.strategies import DDPStrategy
-
-    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], release: str) -> dict[str, Any]:
+    """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk."""
+    alone = case["strategy"] == "single-process"
     arguments = {
-        "accelerator": spec["accelerator"],
-        "devices": local_world_size,
-        "num_nodes": int(os.environ["WORLD_SIZE"]) // local_world_size,
-        "strategy": DDPStrategy(
-            # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
-            find_unused_parameters=False,
-            process_group_backend=spec["backend"],
-            # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
-            cluster_environment=TorchElasticEnvironment(),
-        ),
+        **(arguments_alone(spec) if alone else arguments_together(spec, case["strategy"] == "find-unused-ddp")),
         "callbacks": [recorder()],
         "logger": False,
         "enable_checkpointing": False,
@@ -221,6 +223,37 @@ def trainer_arguments(spec: dict[str, Any], release: str) -> dict[str, Any]:
     if tuple(int(number) for number in re.findall(r"\d+", release)[:2]) >= FIRST_RELEASE_WITHOUT_PROGRESS_BAR:
         arguments["enable_progress_bar"] = False
     return arguments
+
+
+def arguments_together(spec: dict[str, Any], find_unused_parameters: bool) -> dict[str, Any]:
+    """What makes Lightning train by DDP over the processes of this launch."""
+    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+    from pytorch_lightning.strategies import DDPStrategy
+
+    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "accelerator": spec["accelerator"],
+        "devices": local_world_size,
+        "num_nodes": int(os.environ["WORLD_SIZE"]) // local_world_size,
+        "strategy": DDPStrategy(
+            # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
+            find_unused_parameters=find_unused_parameters,
+            process_group_backend=spec["backend"],
+            # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
+            cluster_environment=TorchElasticEnvironment(),
+        ),
+    }
+
+
+def arguments_alone(spec: dict[str, Any]) -> dict[str, Any]:
+    """What makes Lightning work in this process alone, whatever launched it."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    return {
+        "accelerator": spec["accelerator"],
+        "devices": 1 if spec["accelerator"] == "cpu" else [int(os.environ["LOCAL_RANK"])],
+        "plugins": [LightningEnvironment()],
+    }
 
 
 def loss_of(case: dict[str, Any]) -> Any:
@@ -261,22 +294,96 @@ def digest_of(model: Any) -> str:
     return digest.hexdigest()
 
 
-def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
-    """Trains one case under strict DDP and leaves the evidence in `OBSERVED`; raises whatever the training raises.
+def weights_of(model: Any) -> dict[str, Any]:
+    """A copy of all that a model has learned or computed, by name."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
-    The data are the air passengers panel of neuralforecast, two series. Lightning deals them out to the ranks, which
-    therefore have something to agree on.
+
+def start_from(model: Any, weights: dict[str, Any]) -> None:
+    """Gives a model these weights; those that it has no place for are left out."""
+    own = model.state_dict()
+    strange = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if strange:
+        raise ValueError("the original model has no weights for " + ", ".join(strange))
+    model.load_state_dict({name: weights[name] for name in own})
+
+
+def compared(fitted: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """How the end of a fit differs from that of its reference; two bit-equal ends differ in nothing and by nothing."""
+    import torch
+
+    last, like = fitted["last"], reference["last"]
+    forecasts = torch.from_numpy(fitted["forecasts"]), torch.from_numpy(reference["forecasts"])
+    same_shape = forecasts[0].shape == forecasts[1].shape
+    return {
+        "different": [name for name in last if not torch.equal(last[name], like[name])],
+        "largest": max((largest_difference(last[name], like[name]) for name in last), default=0.0),
+        "forecasts_equal": same_shape and torch.equal(*forecasts),
+        "removed": [name for name in like if name not in last],
+    }
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    """The largest difference between two tensors of the same shape."""
+    return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+
+
+def seed_everything() -> None:
+    """Starts all streams of random numbers anew."""
+    import numpy
+    import torch
+
+    random.seed(SEED)
+    numpy.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
+    """Trains one case, forecasts with it, and leaves the evidence in `OBSERVED`; raises whatever goes wrong.
+
+    The data are the air passengers panel of neuralforecast, two series, less the horizon at the end. Lightning deals
+    them out to the ranks, which therefore have something to agree on.
     """
     import pandas
 
-    model = model_of(case, spec["max_steps"], trainer_arguments(spec, package.__version__))
+    seed_everything()
+    model = model_of(case, spec["max_steps"], trainer_arguments(case, spec, package.__version__))
+    if case["like"] is not None:
+        if case["like"] not in FITTED:
+            raise RuntimeError("nothing to compare with: {} did not train".format(case["like"]))
+        start_from(model, FITTED[case["like"]]["first"])
+    first = weights_of(model)
     utils = importlib.import_module("neuralforecast.utils")
     static = utils.AirPassengersStatic if "static" in case["exogenous"] else None
+    by_series = utils.AirPassengersPanel.groupby("unique_id")
     # pandas 3 has dropped the alias "M".
     freq = "M" if int(pandas.__version__.split(".")[0]) < 3 else "ME"
     forecaster = package.NeuralForecast(models=[model], freq=freq)
-    forecaster.fit(df=utils.AirPassengersPanel, static_df=static)
-    OBSERVED["digest"] = digest_of(forecaster.models[0])
+    seed_everything()
+    forecaster.fit(df=by_series.head(-model.h).reset_index(drop=True), static_df=static)
+    fitted = forecaster.models[0]
+    OBSERVED["digest"] = digest_of(fitted)
+    future = by_series.tail(model.h).reset_index(drop=True) if "future" in case["exogenous"] else None
+    forecasts = forecasts_of(forecaster, spec, future)
+    OBSERVED["forecast_shape"] = list(forecasts.shape)
+    OBSERVED["due_shape"] = [model.h * by_series.ngroups, len(fitted.loss.output_names)]
+    OBSERVED["finite_forecasts"] = all(map(math.isfinite, forecasts.flat))
+    FITTED[case["id"]] = {"first": first, "last": weights_of(fitted), "forecasts": forecasts}
+    if case["like"] is not None:
+        OBSERVED["comparison"] = compared(FITTED[case["id"]], FITTED[case["like"]])
+
+
+def forecasts_of(forecaster: Any, spec: dict[str, Any], future: Any) -> Any:
+    """What `NeuralForecast.predict` gives, as an array: a row a series and point in time, a column an output.
+
+    Predicted by this process alone: in a distributed prediction a rank would see only its share of the series.
+    """
+    model = forecaster.models[0]
+    training_only = ("strategy", "num_nodes", "callbacks")
+    kept = {name: value for name, value in model.trainer_kwargs.items() if name not in training_only}
+    model.trainer_kwargs = dict(kept, **arguments_alone(spec))
+    frame = forecaster.predict(futr_df=future)
+    return frame[[name for name in frame.columns if name not in ("unique_id", "ds")]].to_numpy(dtype="float64")
 
 
 def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
