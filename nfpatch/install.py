@@ -8,6 +8,7 @@ that `status` does, and which would not tell two dist-info folders from one.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -296,7 +297,7 @@ def read_file(path: Path) -> bytes:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
+                raise _not_a_regular_file(path)
             if status.st_size > LARGEST_FILE_BYTES:
                 raise Refused(
                     f"{path} has {status.st_size} bytes, far more than any file of neuralforecast. nfpatch does not "
@@ -309,7 +310,13 @@ def read_file(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise _not_a_regular_file(path) from error
         raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. Run as a user who may.") from error
+
+
+def _not_a_regular_file(path: Path) -> Refused:
+    return Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
 
 
 def _read_metadata(path: Path) -> bytes:

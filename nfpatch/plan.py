@@ -8,6 +8,7 @@ Pure: it reads the install and computes; `transaction` does the writing. One rul
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -218,7 +219,8 @@ def _bytecode_of(source: Path) -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    return sorted(folder / name for name in names if name.startswith(f"{source.stem}.") and name.endswith(".pyc"))
+    of_this_module = re.compile(rf"{re.escape(source.stem)}\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
+    return sorted(folder / name for name in names if of_this_module.fullmatch(name))
 
 
 def _relative(install: Install, path: Path) -> str:

@@ -1,0 +1,220 @@
+"""What others do to an install between two commands: each has a state, a message and an exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from releases import wheel_of
+from support import NBEATSX, TFT, answer, dist_info, false_record_rows, invoke, snapshot, states, unlisted_files
+
+Drift = Callable[[Path], None]
+
+
+@pytest.fixture
+def patched(site: Path) -> Path:
+    """A site-packages folder with both patches applied."""
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    return site
+
+
+def edited(path: Path) -> bytes:
+    path.write_bytes(path.read_bytes() + b"# an edit\n")
+    return path.read_bytes()
+
+
+def ledger(site: Path) -> Path:
+    return dist_info(site) / "nfpatch" / "ledger.json"
+
+
+def rewritten(change: Callable[[dict[str, object]], object]) -> Drift:
+    def drift(site: Path) -> None:
+        document = json.loads(ledger(site).read_text())
+        change(document)
+        ledger(site).write_text(json.dumps(document))
+
+    return drift
+
+
+# --- edits ---
+
+
+@pytest.mark.parametrize("command", ["apply", "revert"])
+def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(command: str, patched: Path) -> None:
+    untouched = snapshot(patched)
+    edit = edited(patched / TFT)
+    before = snapshot(patched)
+    assert states(patched)["tft-static-encoder"] == "modified"
+
+    refused = invoke(command, "--site-packages", patched)
+    assert refused.exit_code == 3
+    assert "--force" in refused.stderr
+    assert snapshot(patched) == before
+
+    document = answer(command, "--force", "--site-packages", patched)
+    copy = patched / f"{TFT}.nfpatch-saved"
+    assert document["saved"] == [str(copy)]
+    assert copy.read_bytes() == edit
+    copy.unlink()
+    invoke("apply", "--site-packages", patched)
+    assert snapshot(patched) == untouched
+
+
+def test_force_never_overwrites_an_earlier_copy(patched: Path) -> None:
+    copies = []
+    for _ in range(3):
+        copies.append(edited(patched / TFT))
+        result = invoke("apply", "--force", "--site-packages", patched)
+        assert result.exit_code == 0
+        assert "nfpatch-saved" in result.stdout
+    names = ["nfpatch-saved", "nfpatch-saved-2", "nfpatch-saved-3"]
+    assert [(patched / f"{TFT}.{name}").read_bytes() for name in names] == copies
+
+
+def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(patched: Path) -> None:
+    before = snapshot(patched)
+    (patched / TFT).unlink()
+    assert states(patched)["tft-static-encoder"] == "modified"
+    assert invoke("apply", "--site-packages", patched).exit_code == 3
+    assert invoke("apply", "--force", "--site-packages", patched).exit_code == 0
+    assert snapshot(patched) == before
+
+
+def test_force_does_not_help_where_the_file_was_modified_before(site: Path) -> None:
+    edited(site / TFT)
+    before = snapshot(site)
+    assert invoke("apply", "--force", "--site-packages", site).exit_code == 3
+    assert snapshot(site) == before
+
+
+# --- the ledger ---
+
+DAMAGES: dict[str, tuple[Drift, str]] = {
+    "truncated": (lambda site: ledger(site).write_bytes(ledger(site).read_bytes()[:100]) and None, "is damaged"),
+    "empty": (lambda site: ledger(site).write_bytes(b"") and None, "is damaged"),
+    "of another kind": (lambda site: ledger(site).write_text("[1, 2]") and None, "is damaged"),
+    "no text": (lambda site: ledger(site).write_bytes(b"\xff\x00") and None, "is damaged"),
+    "without a field": (rewritten(lambda document: document.pop("files")), "is damaged"),
+    "from a newer nfpatch": (rewritten(lambda document: document.update(schema=99, nfpatch="9.9")), "nfpatch 9.9"),
+    "of another release": (rewritten(lambda document: document.update(neuralforecast="1.7.3")), "speaks of"),
+    "naming a file outside": (
+        rewritten(lambda document: document.update(files={"../../evil.py": document["files"][TFT]})),  # type: ignore[index]
+        "is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words: str, patched: Path) -> None:
+    damage(patched)
+    before = snapshot(patched)
+    told = invoke("status", "--site-packages", patched)
+    assert told.exit_code == 0
+    assert words in told.stderr
+    assert set(states(patched).values()) == {"applied"}, "the fingerprints still know the files"
+    for command in (["apply"], ["revert"], ["apply", "--force"], ["revert", "--force"]):
+        result = invoke(*command, "--site-packages", patched)
+        assert result.exit_code == 3
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert snapshot(patched) == before
+
+
+def test_without_its_ledger_a_patched_file_is_applied_and_revert_says_what_to_do(patched: Path) -> None:
+    ledger(patched).unlink()
+    before = snapshot(patched)
+    assert set(states(patched).values()) == {"applied"}
+    assert invoke("apply", "--site-packages", patched).exit_code == 0
+    result = invoke("revert", "--site-packages", patched)
+    assert result.exit_code == 3
+    assert "pip install --force-reinstall --no-deps neuralforecast==1.7.4" in result.stderr
+    assert snapshot(patched) == before
+
+
+# --- the originals ---
+
+
+@pytest.mark.parametrize("loss", ["removed", "altered"])
+def test_an_original_that_is_lost_is_never_put_back(loss: str, patched: Path) -> None:
+    kept = dist_info(patched) / "nfpatch" / "originals" / f"{TFT}.orig"
+    content = kept.read_bytes()
+    kept.unlink()
+    if loss == "altered":
+        kept.write_bytes(content + b"# altered\n")
+    before = snapshot(patched)
+    assert states(patched)["tft-static-encoder"] == "applied"
+    result = invoke("revert", "--site-packages", patched)
+    assert result.exit_code == 3
+    assert str(kept) in result.stderr
+    assert "pip install --force-reinstall" in result.stderr
+    assert snapshot(patched) == before
+    assert invoke("revert", "nbeatsx-unused-out", "--site-packages", patched).exit_code == 0, "the other is not lost"
+
+
+# --- the install ---
+
+
+def unpack_again(site: Path, names: Callable[[str], bool]) -> None:
+    with zipfile.ZipFile(wheel_of("1.7.4")) as archive:
+        for name in filter(names, archive.namelist()):
+            archive.extract(name, site)
+
+
+@pytest.mark.parametrize("record_too", [False, True], ids=["package only", "with RECORD"])
+@pytest.mark.parametrize("command", ["apply", "revert"])
+def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
+    command: str, record_too: bool, released: Callable[[str], Path]
+) -> None:
+    site = released("1.7.4")
+    before = snapshot(site)
+    invoke("apply", "--site-packages", site)
+    patched = snapshot(site)
+    unpack_again(site, lambda name: name.startswith("neuralforecast/") or (record_too and name.endswith("RECORD")))
+    assert set(states(site).values()) == {"applicable"}
+    assert "came back over the patch" in invoke("status", "--site-packages", site).stdout
+
+    assert invoke(command, "--site-packages", site).exit_code == 0
+    after = snapshot(site)
+    if command == "apply":
+        assert {path for path in after if after[path] != patched[path]} <= {
+            path for path in after if record_too and path.endswith("RECORD")
+        }, "the rows may stand in another order"
+        assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+    else:
+        assert after == before
+
+
+def test_record_without_nfpatchs_rows_gets_them_again(patched: Path) -> None:
+    record = dist_info(patched) / "RECORD"
+    record.write_text("".join(line for line in record.read_text().splitlines(True) if "nfpatch" not in line))
+    assert invoke("revert", "tft-static-encoder", "--site-packages", patched).exit_code == 0
+    assert (false_record_rows(patched), unlisted_files(patched)) == ([], [])
+
+
+def test_a_record_that_is_gone_stops_every_change(patched: Path) -> None:
+    (dist_info(patched) / "RECORD").unlink()
+    before = snapshot(patched)
+    for command in ("status", "apply", "revert"):
+        result = invoke(command, "--site-packages", patched)
+        assert result.exit_code == 4
+        assert "RECORD is missing" in result.stderr
+    assert snapshot(patched) == before
+
+
+def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Path) -> None:
+    shutil.rmtree(patched / "neuralforecast")
+    for command in ("status", "apply", "revert"):
+        result = invoke(command, "--site-packages", patched)
+        assert result.exit_code == 4
+        assert "is gone" in result.stderr
+
+
+def test_another_release_beside_the_patched_one_is_a_problem(patched: Path) -> None:
+    with zipfile.ZipFile(wheel_of("1.7.5")) as archive:
+        archive.extractall(patched)
+    assert invoke("status", "--site-packages", patched).exit_code == 4
+    assert NBEATSX in snapshot(patched)

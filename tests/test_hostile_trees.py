@@ -1,0 +1,199 @@
+"""Trees that somebody prepared: nothing outside is read or written, and nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import TFT, dist_info, invoke, run_nfpatch, snapshot
+
+COMMANDS = ("status", "apply", "revert")
+
+
+@pytest.fixture
+def enclosure(site: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A site-packages folder, and a folder outside that holds something precious."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious.py").write_text("precious = True\n")
+    return site, outside
+
+
+def refuse_all(site: Path, code: int, words: str, commands: tuple[str, ...] = COMMANDS) -> None:
+    """Every command ends by itself, with this code and one line, and changes nothing."""
+    before = snapshot_or_nothing(site.parent)
+    for command in commands:
+        ran = run_nfpatch(command, "--site-packages", site, timeout=60)
+        assert (ran.returncode, len(ran.stderr.splitlines())) == (code, 1), ran.stderr
+        assert words in ran.stderr
+        assert "Traceback" not in ran.stderr
+    assert snapshot_or_nothing(site.parent) == before
+
+
+def snapshot_or_nothing(folder: Path) -> object:
+    """A snapshot that opens no pipe or device."""
+    entries = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            status = path.lstat()
+            regular = path.is_file() and not path.is_symlink() and status.st_size < 10**7
+            entries[path] = (status.st_mode, status.st_size, path.read_bytes() if regular else b"")
+    return entries
+
+
+@pytest.mark.parametrize("row", ["../outside/precious.py", "/etc/hostname", "a/../../outside/precious.py"])
+def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tuple[Path, Path]) -> None:
+    site, outside = enclosure
+    record = dist_info(site) / "RECORD"
+    record.write_text(record.read_text() + f"{row},sha256=abc,3\n")
+    before, kept = snapshot(site), snapshot(outside)
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert f"{row},sha256=abc,3\n" in record.read_text(), "somebody else's row stays as it is"
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert (snapshot(site), snapshot(outside)) == (before, kept)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside/precious.py", "/etc/hostname", "neuralforecast/../../outside/precious.py"]
+)
+@pytest.mark.parametrize("where", ["file", "bytecode"])
+def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enclosure: tuple[Path, Path]) -> None:
+    site, _ = enclosure
+    invoke("apply", "--site-packages", site)
+    ledger = dist_info(site) / "nfpatch" / "ledger.json"
+    document = json.loads(ledger.read_text())
+    if where == "file":
+        document["files"][name] = document["files"].pop(TFT)
+    else:
+        document["files"][TFT]["bytecode"] = [name]
+    ledger.write_text(json.dumps(document))
+    refuse_all(site, 3, "is damaged", ("apply", "revert"))
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../outside/precious.py", "/etc/hostname", "../../neuralforecast/../../outside/x"]
+)
+@pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
+@pytest.mark.parametrize("kind", ["Write", "Remove", "Prune"])
+def test_a_journal_that_leads_outside_is_refused(
+    kind: str, journal: str, path: str, enclosure: tuple[Path, Path]
+) -> None:
+    site, _ = enclosure
+    staging = dist_info(site) / "nfpatch" / "staging"
+    staging.mkdir(parents=True)
+    for name in ("new-0", "old-0"):
+        (staging / name).write_text("evil")
+    (staging / journal).write_text(json.dumps([[path, kind, False]]))
+    refuse_all(site, 3, "leads out of", ("apply", "revert"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[[1, 2]]", "[[1, 2, 3]]", '{"a": 1}', "\x00"])
+def test_a_damaged_journal_is_refused(content: str, site: Path) -> None:
+    staging = dist_info(site) / "nfpatch" / "staging"
+    staging.mkdir(parents=True)
+    (staging / "journal.json").write_text(content)
+    refuse_all(site, 3, "is damaged", ("apply", "revert"))
+
+
+def to_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def to_socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket is limited to about a hundred bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
+    os.chdir(here)
+
+
+def to_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def to_huge_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(700 * 1024 * 1024)
+
+
+def to_link_to_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+KINDS = (to_pipe, to_socket, to_folder, to_huge_file, to_link_to_device)
+PLACES = (TFT, "METADATA", "RECORD", "nfpatch/ledger.json")
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
+    place: str, make: Callable[[Path], None], site: Path
+) -> None:
+    path = site / place if place == TFT else dist_info(site) / place
+    path.parent.mkdir(exist_ok=True)
+    if path.exists():
+        path.unlink()
+    make(path)
+    for command in COMMANDS:
+        ran = run_nfpatch(command, "--site-packages", site, timeout=60)
+        assert len(ran.stderr.splitlines()) == 1, ran.stderr
+        assert str(path) in ran.stderr
+        assert (
+            ran.returncode == 0 if (command, place) == ("status", "nfpatch/ledger.json") else ran.returncode in (3, 4)
+        )
+
+
+def test_a_pipe_among_the_compiled_files_is_refused(site: Path) -> None:
+    cache = site / "neuralforecast" / "models" / "__pycache__"
+    cache.mkdir()
+    os.mkfifo(cache / "tft.cpython-311.pyc")
+    refuse_all(site, 3, "is not a regular file", ("apply",))
+
+
+@pytest.mark.parametrize("what", ["home", "originals", "dist-info", "package"])
+def test_a_folder_that_is_a_link_to_the_outside_is_refused(what: str, enclosure: tuple[Path, Path]) -> None:
+    site, outside = enclosure
+    info = dist_info(site)
+    folder = {
+        "home": info / "nfpatch",
+        "originals": info / "nfpatch" / "originals",
+        "dist-info": info,
+        "package": site / "neuralforecast",
+    }[what]
+    folder.parent.mkdir(exist_ok=True)
+    if folder.exists():
+        shutil.move(folder, outside / "moved")
+        folder.symlink_to(outside / "moved")
+    else:
+        folder.symlink_to(outside)
+    refuse_all(site, 3, "symbolic link", ("apply",))
+
+
+def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xffte\n packages"))
+    site.rename(odd)
+    cache = odd / "neuralforecast" / "models" / "__pycache__"
+    cache.mkdir()
+    Path(os.fsdecode(os.fsencode(cache) + b"/tft.\xfe.pyc")).write_bytes(b"compiled")
+    before = snapshot(odd)
+    for command in ("status", "apply", "status", "revert"):
+        for options in ([], ["--json"]):
+            ran = run_nfpatch(command, *options, "--site-packages", odd, errors="replace")
+            assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+    assert snapshot(odd) == before
+
+
+def test_a_deep_path_is_no_obstacle(site: Path, tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d" * 100] * 25)
+    deep.mkdir(parents=True)
+    shutil.move(site, deep / "site")
+    before = snapshot(deep)
+    assert invoke("apply", "--site-packages", deep / "site").exit_code == 0
+    assert invoke("revert", "--site-packages", deep / "site").exit_code == 0
+    assert snapshot(deep) == before
