@@ -11,6 +11,7 @@ from typing import Callable
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.install import Install
+from nfpatch.lock import locked
 from nfpatch.plan import (
     FileChange,
     changes_to,
@@ -21,7 +22,7 @@ from nfpatch.plan import (
     wanted_by_revert,
 )
 from nfpatch.survey import Survey, survey
-from nfpatch.transaction import commit, has_litter, is_interrupted, locked, recover
+from nfpatch.transaction import commit, has_litter, is_interrupted, recover
 
 LOCK_TIMEOUT_SECONDS = 30.0
 

@@ -16,19 +16,18 @@ import errno
 import json
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.errors import EnvironmentProblem, Refused, as_problem
 from nfpatch.install import Install, read_file
+from nfpatch.lock import lock_path
 
 JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"
-LOCK_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
         _write_journal(staging, entries)
     except BaseException as error:
         _discard(home)
-        raise _as_problem(error) from error
+        raise as_problem(error) from error
     try:
         _carry_out(home, entries)
     except BaseException as error:
@@ -110,7 +109,7 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
                 "file is damaged; once the disk is well again, the next `nfpatch apply` or `nfpatch revert` heals it."
             ) from error
         _discard(home)
-        raise _as_problem(error) from error
+        raise as_problem(error) from error
     _discard(home)
 
 
@@ -123,7 +122,7 @@ def is_interrupted(install: Install) -> bool:
 def has_litter(install: Install) -> bool:
     """Whether a killed run left anything of its own here, be it only a lock file."""
     home = install.home
-    return (home / "staging").exists() or _lock_path(install).exists() or (home.exists() and not any(home.iterdir()))
+    return (home / "staging").exists() or lock_path(install).exists() or (home.exists() and not any(home.iterdir()))
 
 
 def recover(install: Install) -> bool:
@@ -142,7 +141,7 @@ def recover(install: Install) -> bool:
         else:
             return False
     except OSError as error:
-        raise _as_problem(error) from error
+        raise as_problem(error) from error
     finally:
         if not is_interrupted(install):
             _discard(home)
@@ -344,106 +343,3 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _as_problem(error: BaseException) -> BaseException:
-    """The error to raise instead: a system error becomes an EnvironmentProblem that names the path."""
-    if not isinstance(error, OSError):
-        return error
-    rights = "Run as the owner of the environment, or with the rights to write there."
-    advice = {
-        errno.EACCES: rights,
-        errno.EPERM: rights,
-        errno.ENOSPC: "Free some space and run the command again.",
-        errno.EDQUOT: "Free some space and run the command again.",
-        errno.EROFS: "Mount it writable, or patch where the image is built.",
-    }.get(error.errno or 0, "Look at the disk, then run the command again.")
-    return EnvironmentProblem(
-        f"{error.filename or 'The install'} cannot be written: {error.strerror}. Nothing was changed. {advice}"
-    )
-
-
-@contextmanager
-def locked(install: Install, timeout: float) -> Iterator[None]:
-    """Hold the one lock of this install. `timeout` is in seconds.
-
-    An `flock` on a file of our own rather than the `filelock` library: revert must leave no lock file behind, so the
-    holder unlinks it, and a waiter must notice that its file is no longer the one in the folder. filelock notices from
-    version 3.20 on, which Python 3.9 does not get, and its import would be the most expensive part of `revert`.
-
-    Raises EnvironmentProblem when the lock is not to be had in time, or the folder is not writable.
-    """
-    path = _lock_path(install)
-    deadline = time.monotonic() + timeout
-    while (descriptor := _try_lock(path)) is None:
-        if time.monotonic() >= deadline:
-            raise EnvironmentProblem(
-                f"Another nfpatch is at work on this install ({_holder(path)} holds {path}); it did not finish within "
-                f"{timeout:g} seconds. Run the command again when it has ended."
-            )
-        time.sleep(LOCK_POLL_SECONDS)
-    try:
-        yield
-    finally:
-        for _ in range(2):  # a lock file that stays is in nobody's way, but a passing fault shall not leave it
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        with suppress(OSError):
-            os.close(descriptor)
-
-
-def _lock_path(install: Install) -> Path:
-    return install.home.with_name(install.home.name + ".lock")
-
-
-def _try_lock(path: Path) -> Optional[int]:
-    """The descriptor of the locked lock file; None while somebody else holds it."""
-    import fcntl
-
-    try:
-        descriptor, created = _open_lock(path)
-    except OSError as error:
-        raise _as_problem(error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        if created:
-            path.unlink()
-        os.close(descriptor)
-        raise EnvironmentProblem(
-            f"{path} cannot be locked: {error.strerror}. The file system has no working locks; patch a copy on a local "
-            "disk, or where the image is built."
-        ) from error
-    if not _is_still_at(path, descriptor):  # the last holder unlinked it while we opened it
-        os.close(descriptor)
-        return None
-    with suppress(OSError):  # only for the message that others get
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
-    return descriptor
-
-
-def _open_lock(path: Path) -> tuple[int, bool]:
-    """A descriptor of the lock file, and whether it was made just now."""
-    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
-    try:
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
-    except FileExistsError:
-        return os.open(path, flags | os.O_CREAT, 0o644), False
-
-
-def _is_still_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()[:200] or "a process"
-    except OSError:
-        return "a process"
