@@ -1,8 +1,8 @@
 """One writer at a time: the lock of an install.
 
 An `flock` on a file of our own rather than the `filelock` library: revert must leave no lock file behind, so the holder
-unlinks it, and a waiter must notice that its file is no longer the one in the folder. filelock notices from version 3.20
-on, which Python 3.9 does not get, and its import would be the most expensive part of `revert`.
+unlinks it, and a waiter must notice that its file is no longer the one in the folder. filelock notices from version
+3.20 on, which Python 3.9 does not get, and its import would be the most expensive part of `revert`.
 """
 
 from __future__ import annotations
