@@ -312,7 +312,8 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, or a device without a driver
             raise _not_a_regular_file(path) from error
-        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. Run as a user who may.") from error
+        advice = "Reinstall neuralforecast" if error.errno == errno.ELOOP else "Run as a user who may"
+        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. {advice}.") from error
 
 
 def _not_a_regular_file(path: Path) -> Refused:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
@@ -15,6 +16,8 @@ from typing import Optional, Union
 import libcst as cst
 
 from nfpatch.codemod import CodemodRefused
+
+MAX_NESTING = 100
 
 Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
 
@@ -52,6 +55,7 @@ class Uses:
 
 def parse(source: bytes) -> cst.Module:
     """The tree of this source. Raises CodemodRefused if it does not parse or does not render to the same bytes."""
+    _check_nesting(source)
     try:
         module = cst.parse_module(source)
         reproduced = module.bytes
@@ -64,6 +68,40 @@ def parse(source: bytes) -> cst.Module:
     if reproduced != source:
         raise CodemodRefused("LibCST cannot reproduce it byte for byte")
     return module
+
+
+def _check_nesting(source: bytes) -> None:
+    """Raise CodemodRefused unless the source parses and is nested as no person nests it.
+
+    LibCST's parser takes a stack frame for each level, and where the stack ends, so does the process, without a word.
+    Python's own knows its limits, so it goes first.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the source says amiss is not for the user of nfpatch
+            tree = ast.parse(source)
+    except SyntaxError as error:
+        raise CodemodRefused(f"it does not parse: {error.msg} in line {error.lineno or 1}") from error
+    except (RecursionError, MemoryError) as error:
+        raise CodemodRefused("it is nested too deeply to be parsed") from error
+    except (UnicodeError, LookupError, ValueError) as error:  # ValueError: a NUL byte
+        raise CodemodRefused(f"its text cannot be decoded: {error}") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_NESTING):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+        if any(_hidden_nesting(node) > MAX_NESTING for node in level):
+            break
+    raise CodemodRefused("it is nested too deeply to be parsed")
+
+
+def _hidden_nesting(node: ast.AST) -> int:
+    """How many levels LibCST makes of what is flat for Python."""
+    if isinstance(node, ast.BoolOp):
+        return len(node.values)
+    name = node.name if isinstance(node, ast.alias) else node.module if isinstance(node, ast.ImportFrom) else None
+    return name.count(".") if name else 0
 
 
 def find_constructor(module: cst.Module, class_name: str) -> Constructor:
@@ -80,7 +118,7 @@ def find_constructor(module: cst.Module, class_name: str) -> Constructor:
 
 
 def find_uses(module: cst.Module, attribute: str, allowed_under: Optional[str] = None) -> Uses:
-    """Every use of `.attribute` in the module, a string that spells the name included (`getattr`).
+    """Every use of `.attribute` in the module, be it a string that spells it (`getattr`, a key of `state_dict()`).
 
     A use inside the body of `if ALLOWED_UNDER:` does not count.
     """
@@ -133,7 +171,11 @@ class _UseCollector(cst.CSTVisitor):
             self._note(node)
 
     def visit_SimpleString(self, node: cst.SimpleString) -> None:
-        if self.attribute in node.value and node.evaluated_value == self.attribute:
+        if self.attribute in node.value and self.attribute in _text_of(node).split("."):
+            self._note(node)
+
+    def visit_MatchKeywordElement(self, node: cst.MatchKeywordElement) -> None:
+        if node.key.value == self.attribute:
             self._note(node)
 
     def _is_on_self(self, node: cst.CSTNode) -> bool:
@@ -147,6 +189,14 @@ class _UseCollector(cst.CSTVisitor):
     def _note(self, node: cst.CSTNode) -> None:
         if not self._allowed_depth:
             self.others.append(node)
+
+
+def _text_of(string: cst.SimpleString) -> str:
+    """What the string says; the empty text for bytes, which name no attribute."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        value = string.evaluated_value
+    return value if isinstance(value, str) else ""
 
 
 def only_assignment(uses: Uses, attribute: str) -> cst.Assign:

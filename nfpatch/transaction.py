@@ -187,8 +187,9 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
             if entry.existed and not path.is_dir():
                 path.mkdir()
         elif not entry.existed:
-            path.unlink(missing_ok=True)
-        elif os.path.lexists(old):
+            if os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
+                path.unlink()
+        elif os.path.lexists(old) and not _is_the_same(old, path):
             _rename_over(old, path)
     with suppress(OSError):  # what made the work fail shall not keep it from being undone
         _flush(home, entries)
@@ -282,10 +283,29 @@ def _rename_over(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:  # `target` lies on another file system than the ledger
             raise
         beside = target.with_name(f".{target.name}.nfpatch-new")
-        beside.unlink(missing_ok=True)
-        _duplicate(source, beside)
-        os.replace(beside, target)
+        try:
+            beside.unlink(missing_ok=True)
+            _duplicate(source, beside)
+            os.replace(beside, target)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
         source.unlink()
+
+
+def _is_the_same(old: Path, path: Path) -> bool:
+    """Whether the path still is as it was when `old` was kept, so that there is nothing to take back."""
+    try:
+        was, now = old.lstat(), path.lstat()
+        if os.path.samestat(was, now):
+            return True
+        if stat.S_ISLNK(was.st_mode) or stat.S_ISLNK(now.st_mode):
+            return stat.S_IFMT(was.st_mode) == stat.S_IFMT(now.st_mode) and os.readlink(old) == os.readlink(path)
+        facts = [(each.st_mode, each.st_uid, each.st_gid, each.st_size, each.st_mtime_ns) for each in (was, now)]
+        return facts[0] == facts[1] and old.read_bytes() == path.read_bytes()
+    except OSError:
+        return False
 
 
 def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:

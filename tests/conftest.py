@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from releases import CACHE
-from support import unpack
+from support import made_once, unpack
 
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
 
@@ -37,3 +39,15 @@ def training_env() -> Path:
     if not python.exists():
         pytest.fail("the training environment is missing: run `make training-env`")
     return python
+
+
+@pytest.fixture(scope="session")
+def uv_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installer uv, from the package index."""
+
+    def download(folder: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary", ":all:"]
+        if subprocess.run([*pip, "--target", folder, "uv"], capture_output=True, check=False).returncode != 0:
+            pytest.skip("uv cannot be installed here")
+
+    return made_once("uv", tmp_path_factory, download) / "bin" / "uv"

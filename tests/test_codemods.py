@@ -217,6 +217,16 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         lambda text: text + "\n\ndef width(model):\n    return getattr(model, 'out').in_features\n",
         "is read in line",
     ),
+    "the layer is read by its key in the state dict": (
+        NBEATSX,
+        lambda text: text + "\n\ndef width(model):\n    return model.state_dict()['out.weight'].shape\n",
+        "is read in line",
+    ),
+    "the layer is read by an attrgetter": (
+        NBEATSX,
+        lambda text: text + "\n\nwidth = attrgetter('model.out')\n",
+        "is read in line",
+    ),
     "the layer is built twice": (
         NBEATSX,
         replaced(OUT_LAYER, OUT_LAYER + OUT_LAYER),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import py_compile
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from support import (
     dist_info,
     environment,
     false_record_rows,
-    made_once,
     make_venv,
     pip,
     site_packages_of,
@@ -43,27 +41,6 @@ def installed(python: Path) -> Path:
     site = site_packages_of(python)
     assert list((site / "neuralforecast").rglob("*.pyc"))
     return site
-
-
-@pytest.fixture(scope="session")
-def uv_executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def download(folder: Path) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--only-binary",
-            ":all:",
-            "--target",
-            folder,
-            "uv",
-        ]
-        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            pytest.skip("uv cannot be installed here")
-
-    return made_once("uv", tmp_path_factory, download) / "bin" / "uv"
 
 
 @pytest.fixture
@@ -186,27 +163,3 @@ def test_uv_uninstall_takes_everything_away(imported: bool, uv: Installer, pytho
         compile_patched_modules(site)
     uv("uninstall", "neuralforecast")
     assert snapshot(site) == before
-
-
-@pytest.mark.parametrize("link_mode", ["hardlink", "symlink"])
-def test_the_package_cache_that_uv_links_to_stays_untouched(
-    link_mode: str, uv: Installer, python: Path, tmp_path: Path
-) -> None:
-    uv("install", "--no-deps", "--link-mode", link_mode, wheel_of("1.7.4"))
-    site, cache = site_packages_of(python), tmp_path / "cache"
-    linked = [path for path in cache.rglob("tft.py") if path.samefile(site / TFT)]
-    assert linked
-    assert (site / TFT).is_symlink() == (link_mode == "symlink")
-    before, in_cache, cache_times = snapshot(site), snapshot(cache), times(cache)
-
-    apply(site)
-    assert not any(path.samefile(site / TFT) for path in linked)
-    assert snapshot(cache) == in_cache
-    assert times(cache) == cache_times
-    assert false_record_rows(site) == []
-
-    answer("revert", "--site-packages", site)
-    assert all(path.samefile(site / TFT) for path in linked)
-    assert snapshot(site) == before
-    assert snapshot(cache) == in_cache
-    assert times(cache) == cache_times

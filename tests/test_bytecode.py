@@ -1,0 +1,172 @@
+"""After apply and after revert the interpreter runs the source that lies there, whatever was compiled before.
+
+The interpreter's own import machinery is asked for the code that it would run. neuralforecast is not imported for that,
+because it would want torch; a module's code is found without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import py_compile
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import NBEATSX, TFT, environment, false_record_rows, interpreters, invoke, snapshot
+
+MODES = [mode.name for mode in py_compile.PycInvalidationMode]
+OLD = 1_600_000_000  # the source's time, in seconds
+# Both run in every interpreter, so they stay valid Python 3.7.
+COMPILE = """
+import py_compile, sys
+mode, *paths = sys.argv[1:]
+for path in paths:
+    for level in (0, 1):
+        py_compile.compile(path, doraise=True, optimize=level, invalidation_mode=py_compile.PycInvalidationMode[mode])
+"""
+RUN = """
+import importlib.util, json, sys, types
+
+def shape(code):
+    constants = [shape(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_name, list(code.co_names), list(code.co_varnames), constants, code.co_code.hex()]
+
+answer = {}
+for path in sys.argv[1:]:
+    spec = importlib.util.spec_from_file_location("module", path)
+    code = spec.loader.get_code("module")
+    with open(path, "rb") as file:
+        truth = compile(file.read(), path, "exec", dont_inherit=True)
+    answer[path] = shape(code) == shape(truth)
+print(json.dumps(answer))
+"""
+
+
+def ask(python: Path, script: str, *arguments: object, **variables: str) -> str:
+    inherited = {name: value for name, value in environment().items() if not name.startswith("PYTHON")}
+    command = [str(python), "-c", script, *map(str, arguments)]
+    return subprocess.run(command, env={**inherited, **variables}, capture_output=True, text=True, check=True).stdout
+
+
+def runs_the_source(python: Path, site: Path, **variables: str) -> list[bool]:
+    """Whether this interpreter would run what the file says, for either file. It writes no bytecode for that."""
+    told = json.loads(ask(python, RUN, site / NBEATSX, site / TFT, PYTHONDONTWRITEBYTECODE="1", **variables))
+    return [told[str(site / file)] for file in (NBEATSX, TFT)]
+
+
+def check_that_each_runs_what_lies_there(pythons: list[Path], site: Path, is_patched: bool, **variables: str) -> None:
+    assert ("self.out = " not in (site / NBEATSX).read_text()) == is_patched
+    assert ("if self.stat_exog_size > 0:\n            self.static_encoder = " in (site / TFT).read_text()) == is_patched
+    for python in pythons:
+        assert runs_the_source(python, site, **variables) == [True, True], python
+
+
+def touch_sources(site: Path) -> None:
+    for file in (NBEATSX, TFT):
+        os.utime(site / file, (OLD, OLD))
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path): path.lstat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def pythons() -> list[Path]:
+    return list(interpreters().values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_interpreter_runs_the_source_that_lies_there_before_and_after(
+    mode: str, site: Path, pythons: list[Path]
+) -> None:
+    touch_sources(site)
+    for python in pythons:
+        ask(python, COMPILE, mode, site / NBEATSX, site / TFT)
+    cache = (site / TFT).parent / "__pycache__"
+    assert len(list(cache.glob("tft.*.pyc"))) == 2 * len(pythons)
+    (cache / f"tft.{sys.implementation.cache_tag}.pyc").chmod(0o600)
+    before, before_times = snapshot(site), times(site)
+
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
+    assert false_record_rows(site) == []
+    for python in pythons:
+        ask(python, COMPILE, mode, site / NBEATSX, site / TFT)
+
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    check_that_each_runs_what_lies_there(pythons, site, is_patched=False)
+    assert snapshot(site) == before
+    assert times(site) == before_times
+
+
+def test_what_is_compiled_of_the_patched_source_alone_goes_with_it(site: Path, pythons: list[Path]) -> None:
+    pythons = [pythons[0], pythons[-1]]
+    touch_sources(site)
+    before = snapshot(site)
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    for python in pythons:
+        ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
+    check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    check_that_each_runs_what_lies_there(pythons, site, is_patched=False)
+    assert snapshot(site) == before
+
+
+def test_stale_bytecode_of_unchecked_hashes_would_win_if_it_stayed(site: Path) -> None:
+    # why nfpatch takes it away, and why these tests can fail
+    python = Path(sys.executable)
+    ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
+    stale = (site / TFT).parent / "__pycache__" / f"tft.{sys.implementation.cache_tag}.pyc"
+    content = stale.read_bytes()
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert runs_the_source(python, site) == [True, True]
+    stale.write_bytes(content)
+    assert runs_the_source(python, site) == [True, False]
+
+
+def test_with_a_cache_prefix_the_interpreter_notices_both_changes(site: Path, tmp_path: Path) -> None:
+    # PYTHONPYCACHEPREFIX came with 3.8. nfpatch cannot know of such folders; the times of the sources tell the caches
+    pythons = [python for version, python in interpreters().items() if version >= (3, 8)]
+    prefix = str(tmp_path / "prefix")
+    touch_sources(site)
+
+    for python in pythons:
+        ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
+    assert not (site / TFT).parent.joinpath("__pycache__").exists()
+    before = snapshot(site)
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    check_that_each_runs_what_lies_there(pythons, site, is_patched=True, PYTHONPYCACHEPREFIX=prefix)
+    for python in pythons:
+        ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    check_that_each_runs_what_lies_there(pythons, site, is_patched=False, PYTHONPYCACHEPREFIX=prefix)
+    assert snapshot(site) == before
+
+
+def test_nfpatch_itself_may_run_under_a_cache_prefix(site: Path, tmp_path: Path) -> None:
+    python = Path(sys.executable)
+    ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
+    before = snapshot(site)
+    prefixed = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "prefix")}
+    for is_patched, command in ((True, "apply"), (False, "revert")):
+        words = [sys.executable, "-m", "nfpatch", command, "--site-packages", str(site)]
+        subprocess.run(words, env=prefixed, capture_output=True, check=True)
+        check_that_each_runs_what_lies_there([python], site, is_patched)
+    assert snapshot(site) == before
+
+
+def test_a_cache_folder_that_is_a_link_out_of_site_packages_is_left_as_it_is(site: Path, tmp_path: Path) -> None:
+    ask(Path(sys.executable), COMPILE, "CHECKED_HASH", site / NBEATSX, site / TFT)
+    cache = (site / TFT).parent / "__pycache__"
+    outside = tmp_path / "outside"
+    cache.rename(outside)
+    cache.symlink_to(outside)
+    before = snapshot(site), snapshot(outside), times(outside)
+    code = invoke("apply", "--site-packages", site).exit_code
+    assert code in (0, 3)
+    assert (snapshot(outside), times(outside)) == before[1:], "nothing outside is written or removed"
+    if code == 0:
+        assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert (snapshot(site), snapshot(outside), times(outside)) == before

@@ -1,0 +1,347 @@
+"""Links: what they lead to is never written, and after revert they are links again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from releases import wheel_of
+from support import (
+    NBEATSX,
+    TFT,
+    dist_info,
+    environment,
+    false_record_rows,
+    invoke,
+    make_venv,
+    run_nfpatch,
+    site_packages_of,
+    snapshot,
+    states,
+)
+
+NEEDED = {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "applicable"}
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file and link below a folder was last changed."""
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.lstat().st_mtime_ns for path in paths}
+
+
+def needed_states(site: Path) -> dict[str, str]:
+    return {patch: state for patch, state in states(site).items() if patch in NEEDED}
+
+
+# --- one package cache, two environments
+
+
+@pytest.fixture
+def installed_twice(uv_executable: Path, tmp_path: Path) -> Callable[[str], tuple[Path, Path, Path]]:
+    """Lets uv install 1.7.4 into two environments from one package cache: two site-packages folders and the cache."""
+
+    def install(link_mode: str) -> tuple[Path, Path, Path]:
+        cache = tmp_path / "cache"
+        sites = []
+        for name in ("one", "two"):
+            python = make_venv(tmp_path / name)
+            command = [
+                uv_executable,
+                "pip",
+                "install",
+                "--python",
+                python,
+                "--offline",
+                "--no-deps",
+                "--cache-dir",
+                cache,
+            ]
+            subprocess.run(
+                [*command, "--link-mode", link_mode, wheel_of("1.7.4")],
+                env=environment(),
+                capture_output=True,
+                check=True,
+            )
+            sites.append(site_packages_of(python))
+        return sites[0], sites[1], cache
+
+    return install
+
+
+@pytest.mark.parametrize("link_mode", ["hardlink", "copy", "symlink"])
+def test_a_package_cache_and_the_other_environment_stay_as_released(
+    link_mode: str, installed_twice: Callable[[str], tuple[Path, Path, Path]]
+) -> None:
+    site, twin, cache = installed_twice(link_mode)
+    in_cache = [path for path in cache.rglob("tft.py") if path.is_file()]
+    assert (site / TFT).is_symlink() == (link_mode == "symlink")
+    assert any(path.samefile(site / TFT) for path in in_cache) == (link_mode != "copy")
+    assert (site / TFT).samefile(twin / TFT) == (link_mode != "copy")
+    before = snapshot(site)
+    others = [(folder, snapshot(folder), times(folder)) for folder in (cache, twin)]
+
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert needed_states(site) == dict.fromkeys(NEEDED, "applied")
+    assert not (site / TFT).is_symlink()
+    assert not (site / TFT).samefile(twin / TFT)
+    assert false_record_rows(site) == []
+    for folder, content, changed in others:
+        assert (snapshot(folder), times(folder)) == (content, changed)
+    assert needed_states(twin) == NEEDED
+
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+    assert any(path.samefile(site / TFT) for path in in_cache) == (link_mode != "copy")
+    for folder, content, changed in others:
+        assert (snapshot(folder), times(folder)) == (content, changed)
+
+
+@pytest.mark.parametrize("link_mode", ["hardlink", "symlink"])
+def test_both_environments_can_be_patched_and_reverted_one_after_the_other(
+    link_mode: str, installed_twice: Callable[[str], tuple[Path, Path, Path]]
+) -> None:
+    site, twin, cache = installed_twice(link_mode)
+    before = [(snapshot(folder), times(folder)) for folder in (site, twin, cache)]
+    for command in ("apply", "revert"):
+        for folder in (site, twin):
+            assert invoke(command, "--site-packages", folder).exit_code == 0
+            assert false_record_rows(folder) == []
+    assert [(snapshot(folder), times(folder)) for folder in (site, twin)] == [
+        (content, {**changed, **times_of_links(folder)}) for (content, changed), folder in zip(before, (site, twin))
+    ]
+    assert (snapshot(cache), times(cache)) == before[2]
+
+
+def times_of_links(folder: Path) -> dict[str, int]:
+    """A link that comes back is a new one: its own time is not kept, as nobody reads it."""
+    return {name: time for name, time in times(folder).items() if (folder / name).is_symlink()}
+
+
+# --- links of every shape
+
+
+def in_a_cache(site: Path, file: str = TFT) -> Path:
+    """Moves a file out of site-packages, as package caches have it; where it is now."""
+    target = site.parent / "cache" / Path(file).name
+    target.parent.mkdir(exist_ok=True)
+    (site / file).rename(target)
+    return target
+
+
+def chain(site: Path) -> None:
+    target = in_a_cache(site)
+    for name in ("one", "two", "three"):
+        link = target.with_name(name)
+        link.symlink_to(target)
+        target = link
+    (site / TFT).symlink_to(target)
+
+
+def relative_target(site: Path) -> None:
+    target = in_a_cache(site)
+    (site / TFT).symlink_to(os.path.relpath(target, (site / TFT).parent))
+
+
+def sibling_target(site: Path) -> None:
+    (site / TFT).rename((site / TFT).with_name("tft_real.py"))
+    (site / TFT).symlink_to("tft_real.py")
+
+
+def both_files_one_after_the_other(site: Path) -> None:
+    (site / TFT).symlink_to(in_a_cache(site))
+    (site / NBEATSX).symlink_to(in_a_cache(site, NBEATSX))
+
+
+def read_only_target(site: Path) -> None:
+    target = in_a_cache(site)
+    target.chmod(0o444)
+    (site / TFT).symlink_to(target)
+
+
+def target_with_an_odd_name(site: Path) -> None:
+    target = in_a_cache(site)
+    odd = target.with_name("tft \N{SNOWMAN} %s\\.py")
+    target.rename(odd)
+    (site / TFT).symlink_to(odd)
+
+
+def linked_record_and_metadata(site: Path) -> None:
+    for name in ("RECORD", "METADATA"):
+        path = dist_info(site) / name
+        target = site.parent / f"cache-{name}"
+        path.rename(target)
+        path.symlink_to(target)
+
+
+def folder_linked_within_site_packages(site: Path) -> None:
+    models = site / "neuralforecast" / "models"
+    models.rename(models.with_name("_models"))
+    models.symlink_to("_models")
+
+
+def site_packages_reached_through_a_link(site: Path) -> None:
+    site.rename(site.with_name("real-site"))
+    site.symlink_to("real-site")
+
+
+@pytest.mark.parametrize(
+    "linked",
+    [
+        chain,
+        relative_target,
+        sibling_target,
+        both_files_one_after_the_other,
+        read_only_target,
+        target_with_an_odd_name,
+        linked_record_and_metadata,
+        folder_linked_within_site_packages,
+        site_packages_reached_through_a_link,
+    ],
+)
+def test_what_a_link_leads_to_stays_and_revert_brings_the_link_back(linked: Callable[[Path], None], site: Path) -> None:
+    linked(site)
+    before, before_times = snapshot(site.parent), times(site.parent)
+    targets = [path for path in site.parent.rglob("*") if path.is_symlink()]
+    assert targets
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert needed_states(site) == dict.fromkeys(NEEDED, "applied")
+    assert false_record_rows(site) == []
+    outside = {path: entry for path, entry in snapshot(site.parent).items() if path.startswith("cache")}
+    assert outside == {path: entry for path, entry in before.items() if path.startswith("cache")}
+
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site.parent) == before
+    after_times = times(site.parent)
+    assert {name: time for name, time in after_times.items() if not (site.parent / name).is_symlink()} == {
+        name: time for name, time in before_times.items() if not (site.parent / name).is_symlink()
+    }
+
+
+# --- links that lead nowhere, in circles, or out of site-packages
+
+
+def dangling(site: Path) -> None:
+    (site / TFT).unlink()
+    (site / TFT).symlink_to("nowhere.py")
+
+
+def dangling_out_of_site_packages(site: Path) -> None:
+    (site / TFT).unlink()
+    (site / TFT).symlink_to(site.parent / "gone" / "tft.py")
+
+
+def file_to_itself(site: Path) -> None:
+    (site / TFT).unlink()
+    (site / TFT).symlink_to("tft.py")
+
+
+def files_to_each_other(site: Path) -> None:
+    for file, other in ((TFT, NBEATSX), (NBEATSX, TFT)):
+        (site / file).unlink()
+        (site / file).symlink_to(Path(other).name)
+
+
+def folder_to_itself(site: Path) -> None:
+    shutil.rmtree(site / "neuralforecast" / "models")
+    (site / "neuralforecast" / "models").symlink_to("models")
+
+
+def folder_to_its_parent(site: Path) -> None:
+    shutil.rmtree(site / "neuralforecast" / "models")
+    (site / "neuralforecast" / "models").symlink_to("..")
+
+
+def folder_out_of_site_packages(site: Path) -> None:
+    models = site / "neuralforecast" / "models"
+    models.rename(site.parent / "elsewhere")
+    models.symlink_to(site.parent / "elsewhere")
+
+
+def package_out_of_site_packages(site: Path) -> None:
+    (site / "neuralforecast").rename(site.parent / "elsewhere")
+    (site / "neuralforecast").symlink_to(site.parent / "elsewhere")
+
+
+def dist_info_out_of_site_packages(site: Path) -> None:
+    folder = dist_info(site)
+    folder.rename(site.parent / "elsewhere")
+    folder.symlink_to(site.parent / "elsewhere")
+
+
+def kept_folder_out_of_site_packages(site: Path) -> None:
+    (site.parent / "elsewhere").mkdir()
+    (dist_info(site) / "nfpatch").symlink_to(site.parent / "elsewhere")
+
+
+def lock_out_of_site_packages(site: Path) -> None:
+    (site.parent / "precious").write_text("precious")
+    (dist_info(site) / "nfpatch.lock").symlink_to(site.parent / "precious")
+
+
+def record_to_itself(site: Path) -> None:
+    (dist_info(site) / "RECORD").unlink()
+    (dist_info(site) / "RECORD").symlink_to("RECORD")
+
+
+def metadata_to_itself(site: Path) -> None:
+    (dist_info(site) / "METADATA").unlink()
+    (dist_info(site) / "METADATA").symlink_to("METADATA")
+
+
+def target_is_a_folder(site: Path) -> None:
+    (site / TFT).unlink()
+    (site / TFT).mkdir()
+
+
+def target_links_to_a_folder(site: Path) -> None:
+    (site / TFT).unlink()
+    (site / TFT).symlink_to(site.parent)
+
+
+@pytest.mark.parametrize(
+    "tangled",
+    [
+        dangling,
+        dangling_out_of_site_packages,
+        file_to_itself,
+        files_to_each_other,
+        folder_to_itself,
+        folder_to_its_parent,
+        folder_out_of_site_packages,
+        package_out_of_site_packages,
+        dist_info_out_of_site_packages,
+        kept_folder_out_of_site_packages,
+        lock_out_of_site_packages,
+        record_to_itself,
+        metadata_to_itself,
+        target_is_a_folder,
+        target_links_to_a_folder,
+    ],
+)
+def test_a_tangle_of_links_is_refused_in_one_line_and_nothing_is_written(
+    tangled: Callable[[Path], None], site: Path
+) -> None:
+    tangled(site)
+    before, before_times = snapshot(site.parent), times(site.parent)
+    refused = run_nfpatch("apply", "--allow-modified", "--site-packages", site, timeout=60)
+    assert refused.returncode in (3, 4), refused
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert str(site) in refused.stderr
+    assert (snapshot(site.parent), times(site.parent)) == (before, before_times)
+    for arguments in (["apply"], ["apply", "--dry-run"], ["status"], ["revert"]):
+        result = invoke(*arguments, "--site-packages", site)
+        assert result.exit_code in ((3, 4) if arguments == ["apply"] else (0, 3, 4)), result.output
+        assert len(result.stderr.splitlines()) == (result.exit_code != 0)
+        assert (snapshot(site.parent), times(site.parent)) == (before, before_times)
+
+
+def test_status_tells_why_a_link_that_leads_nowhere_cannot_be_patched(site: Path) -> None:
+    dangling(site)
+    result = invoke("status", "--json", "--site-packages", site)
+    assert result.exit_code == 0
+    assert needed_states(site) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
+    assert "missing" in result.stdout
