@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRAINING := .cache/training
 
-.PHONY: test lint demo wheels training-env fingerprints bench clean
+.PHONY: test lint demo wheels training-env fingerprints matrix bench clean
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
@@ -40,6 +40,10 @@ $(TRAINING)/ready: scripts/training-env.txt
 
 fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 	$(BIN)/python scripts/fingerprints.py
+
+# OLD_PYTHON: an interpreter with Lightning 1.6.5, for the releases up to 1.4.0
+matrix: training-env wheels  ## docs/matrix.md: the proof for every release that needs a patch
+	PYTHONPATH=. $(BIN)/python scripts/matrix.py $(if $(OLD_PYTHON),--old-python $(OLD_PYTHON))
 
 bench: training-env .venv/ready  ## speed, side by side with other tools
 	$(BIN)/python benchmarks/commands.py --env $(TRAINING)

@@ -27,6 +27,9 @@ class Case:
     `options` go to the model's constructor, `loss` names a class of `neuralforecast.losses.pytorch`, `exogenous` is a
     subset of `("static", "historic", "future")`. `leaves_unused_parameters` tells whether the original source leaves
     the patch's dead parameters without a gradient here; where it does not, original and patched source both train.
+    `still_dead` are the parameters, as `fnmatch` patterns, that another bug leaves without a gradient in either source.
+    A `thorough` case is trained by `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model
+    named `Auto...` is searched for by Optuna.
     """
 
     model: str
@@ -35,6 +38,18 @@ class Case:
     exogenous: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     leaves_unused_parameters: bool = True
+    still_dead: tuple[str, ...] = ()
+    thorough: bool = False
+    releases: str = ""
+
+    @property
+    def is_search(self) -> bool:
+        """Whether a search for hyperparameters trains the model, several times."""
+        return self.model.startswith("Auto")
+
+    def is_possible_in(self, version: str) -> bool:
+        """Whether this release has what the case needs."""
+        return _first_match({self.releases: True}, version) is not None
 
 
 @dataclass(frozen=True)

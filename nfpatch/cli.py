@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
 import click
 
 from nfpatch import __version__, console
-from nfpatch.catalog import load_catalog
-from nfpatch.errors import EnvironmentProblem, NfpatchError
-from nfpatch.install import find_install
+from nfpatch.catalog import Catalog, Patch, load_catalog
+from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
+from nfpatch.install import Install, find_install
 from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
 from nfpatch.survey import survey
 
@@ -65,6 +66,7 @@ _catalog_option = click.option(
     metavar="DIR",
     help="A folder with patch modules of your own; may be given several times.",
 )
+_new_file = click.Path(dir_okay=False, path_type=Path)
 _patch_argument = click.argument("patch_ids", nargs=-1, metavar="[PATCH]...")
 _force_option = click.option(
     "--force",
@@ -148,6 +150,11 @@ def status(
     "--allow-modified", is_flag=True, help="Patch a file that is not the released one, if the codemod matches exactly."
 )
 @click.option("--allow-editable", is_flag=True, help="Patch an editable install or a source checkout.")
+@click.option(
+    "--prove",
+    is_flag=True,
+    help="Prove the patched source first, as `verify --preview` does, and write only if it holds.",
+)
 @_force_option
 @_lock_option
 @_install_options
@@ -156,6 +163,7 @@ def apply(
     dry_run: bool,
     allow_modified: bool,
     allow_editable: bool,
+    prove: bool,
     force: bool,
     lock_timeout: float,
     python: Optional[Path],
@@ -169,8 +177,43 @@ def apply(
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids) if patch_ids else catalog.patches
     install = find_install(python, site_packages)
+    proof = None
+    if prove:
+        proof = _prove_preview(install, catalog, patches, allow_modified, force, python, site_packages, as_json)
     outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout)
-    _print_outcome(outcome, patches, "apply", dry_run, as_json)
+    _print_outcome(outcome, patches, "apply", dry_run, as_json, proof)
+
+
+def _prove_preview(
+    install: Install,
+    catalog: Catalog,
+    patches: Sequence[Patch],
+    allow_modified: bool,
+    force: bool,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    as_json: bool,
+) -> Optional[dict[str, object]]:
+    """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
+    from nfpatch.proof import report as proof_report
+    from nfpatch.proof.prove import agenda_for, run_agenda
+
+    found = survey(install, catalog)
+    agenda = agenda_for(found, patches, preview=True, allow_modified=allow_modified, force=force)
+    if not agenda.preview:
+        return None
+    with proof_report.progress(agenda) as on_event:
+        report = run_agenda(agenda, install, python, site_packages, timeout=PROOF_TIMEOUT_SECONDS, on_event=on_event)
+    if not as_json:
+        proof_report.print_report(install, agenda, report)
+    if survey(install, catalog).contents != found.contents:
+        raise Refused(f"{install.package} was changed while its patched source was being proved. Run it again.")
+    if not report.ok:
+        if as_json:
+            console.print_json({**console.state_to_json(found, changed=()), "proof": report.to_json()})
+        console.complain("The proof failed, so nothing was written.")
+        raise SystemExit(1)
+    return report.to_json()
 
 
 @main.command()
@@ -206,6 +249,9 @@ def revert(
     "--allow-modified", is_flag=True, help="With --preview: patch a file that is not the released one, as apply does."
 )
 @click.option(
+    "--thorough", is_flag=True, help="Train all configurations that the patches name, not only the telling ones."
+)
+@click.option(
     "--devices", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="How many processes train."
 )
 @click.option("--accelerator", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
@@ -217,14 +263,19 @@ def revert(
     metavar="SECONDS",
     help="For the whole proof. Whatever still runs then is ended.",
 )
+@click.option("--junit-xml", type=_new_file, metavar="FILE", help="Also write the proof as JUnit XML.")
+@click.option("--html", type=_new_file, metavar="FILE", help="Also write the proof as a self-contained page.")
 @_install_options
 def verify(
     patch_ids: tuple[str, ...],
     preview: bool,
     allow_modified: bool,
+    thorough: bool,
     devices: int,
     accelerator: str,
     timeout: float,
+    junit_xml: Optional[Path],
+    html: Optional[Path],
     python: Optional[Path],
     site_packages: Optional[Path],
     patch_folders: tuple[Path, ...],
@@ -235,29 +286,46 @@ def verify(
     Two processes train each model for a few steps with the interpreter that --python names (default: this one), on the
     CPU with the gloo backend. NHITS, which never needed a patch, trains as the control.
     """
+    from nfpatch.proof import exports
+    from nfpatch.proof import report as proof_report
     from nfpatch.proof.prove import agenda_for, run_agenda
 
+    for missing in (file.parent for file in (junit_xml, html) if file is not None and not file.parent.is_dir()):
+        raise EnvironmentProblem(f"There is no folder {missing} to write into. Make it first.")
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids)
     install = find_install(python, site_packages)
-    agenda = agenda_for(survey(install, catalog), patches, preview, allow_modified)
-    with console.proof_progress(agenda) as on_event:
+    agenda = agenda_for(survey(install, catalog), patches, preview, allow_modified, thorough)
+    with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, python, site_packages, devices, accelerator, timeout, on_event)
+    if junit_xml is not None:
+        exports.write_junit_xml(junit_xml, install, report)
+    if html is not None:
+        exports.write_html(html, install, agenda, report)
     if as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
-        console.print_proof(install, agenda, report)
+        proof_report.print_report(install, agenda, report)
     if not report.ok:
         raise SystemExit(1)
 
 
-def _print_outcome(outcome: Outcome, patches: Any, verb: str, dry_run: bool, as_json: bool) -> None:
+def _print_outcome(
+    outcome: Outcome,
+    patches: Any,
+    verb: str,
+    dry_run: bool,
+    as_json: bool,
+    proof: Optional[dict[str, object]] = None,
+) -> None:
     if as_json:
         changed = [] if dry_run else [change.file for change in outcome.changes]
         document = console.state_to_json(outcome.found, changed)
         document["saved"] = [str(path) for path in outcome.saved]
         if dry_run:
             document["diff"] = "".join(console.diff_lines(outcome.changes))
+        if proof is not None:
+            document["proof"] = proof
         console.print_json(document)
     elif dry_run:
         console.print_diff(outcome.changes)

@@ -1,13 +1,12 @@
-"""Everything that nfpatch prints. The answer goes to standard output, progress and complaints to standard error."""
+"""What nfpatch prints, but for `verify` (`proof/report.py`).
+
+The answer goes to standard output, progress and complaints to standard error.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Callable
+from collections.abc import Iterable, Sequence
 
 import click
 
@@ -16,10 +15,6 @@ from nfpatch.install import Install
 from nfpatch.operations import Outcome
 from nfpatch.plan import FileChange
 from nfpatch.survey import Survey
-
-if TYPE_CHECKING:
-    from nfpatch.proof.prove import Agenda
-    from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
 
 STATE_COLOURS = {
     "applied": "green",
@@ -99,7 +94,7 @@ def state_to_json(found: Survey, changed: Sequence[str]) -> dict[str, object]:
 
 def print_status(found: Survey) -> None:
     """The answer of `status`."""
-    _print_install(found.install)
+    print_install(found.install)
     _print_states(found, found.catalog.patches)
     states = [status.state for status in found.statuses]
     if found.ledger_problem is not None:
@@ -107,7 +102,7 @@ def print_status(found: Survey) -> None:
     if "interrupted" in states:
         _say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
     elif "applicable" in states:
-        _say(f"{_count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
+        _say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
     elif "modified" in states or "unknown-release" in states:
         _say("nfpatch cannot tell by itself whether this install is healthy. Try `nfpatch apply --dry-run`.")
     else:
@@ -117,7 +112,7 @@ def print_status(found: Survey) -> None:
 
 def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None:
     """The answer of `apply` and `revert`: the state of the patches in question, and what changed."""
-    _print_install(outcome.found.install)
+    print_install(outcome.found.install)
     _print_states(outcome.found, patches)
     if outcome.recovered:
         _say("The work that a killed run left half done was brought to its end first.")
@@ -129,10 +124,10 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
     for saved in outcome.saved:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
-        patched = _count(len(outcome.changes), "file", "files")
+        patched = count(len(outcome.changes), "file", "files")
         _say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
     else:
-        _say(f"{_count(len(outcome.changes), 'file', 'files')} restored.")
+        _say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
 
 
 def print_diff(changes: Iterable[FileChange]) -> None:
@@ -144,101 +139,16 @@ def print_diff(changes: Iterable[FileChange]) -> None:
 
 def diff_lines(changes: Iterable[FileChange]) -> list[str]:
     """The lines of the unified diff, each with its ending."""
+    return [line for change in changes for line in unified_diff(change.file, change.now or b"", change.then)]
+
+
+def unified_diff(file: str, before: bytes, after: bytes) -> list[str]:
+    """The lines of the unified diff of one file, each with its ending."""
     import difflib
 
-    lines: list[str] = []
-    for change in changes:
-        before, after = (
-            text.decode("utf-8", "replace").splitlines(keepends=True) for text in (change.now or b"", change.then)
-        )
-        for line in difflib.unified_diff(before, after, f"a/{change.file}", f"b/{change.file}"):
-            lines.append(line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n")
-    return lines
-
-
-@contextmanager
-def proof_progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
-    """What `verify` shows on standard error while it runs: each result as it comes, and on a terminal a live line."""
-    if not agenda.cases:
-        yield lambda event: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as progress:
-        task = progress.add_task("preparing", total=len(agenda.cases))
-
-        def show(event: ProofEvent) -> None:
-            if event.kind == "launched":
-                errors.print(f"Training {len(agenda.cases)} models, each a few steps, in one launch ...")
-                progress.update(task, description="importing torch and Lightning")
-            elif event.kind == "started" and event.case is not None:
-                progress.update(task, description=_title(event.case))
-            elif event.result is not None and event.case is not None:
-                progress.advance(task)
-                mark, colour = ("ok", "green") if event.result.ok else ("NO", "red")
-                words = f"{_title(event.case)}: {event.result.outcome}, {event.result.seconds:.1f} s"
-                errors.print(f"  [{colour}]{mark}[/{colour}]  {words}")
-
-        yield show
-
-
-def print_proof(install: Install, agenda: Agenda, report: ProofReport) -> None:
-    """The answer of `verify`: a row a fit, and the verdict."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    _print_install(install)
-    for status in agenda.unproved:
-        click.echo(f"  {status.patch.id}: {status.state}, {status.reason}")
-    if not report.cases:
-        _say("Nothing to prove.")
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "model", "source", "strict DDP"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("", "source"))
-    for result in report.cases:
-        mark = Text("ok", "green") if result.ok else Text("NO", "bold red")
-        model = result.model if result.patch is None else f"{result.model}, {result.config}"
-        role = " (control)" if result.patch is None else ""
-        table.add_row(mark, model + role, result.source, Text(_finding(result)))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 80).print(table)
-    stack = f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}"
-    _say(f"World size {report.world_size}, backend {report.backend}, {report.seconds:.1f} s in all; {stack}.")
-    if report.ok:
-        _say("Proved: every fit came out as it must.")
-        return
-    _say(f"NOT proved: {_count(sum(not r.ok for r in report.cases), 'fit', 'fits')} did not come out as it must.")
-    if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
-        _say("The installed source is not healed. Run `nfpatch apply`, then `nfpatch verify` again.")
-
-
-def _title(case: ProofCase) -> str:
-    return f"{case.case.model}, {case.case.config}, {case.source} source"
-
-
-def _finding(result: CaseResult) -> str:
-    """What a fit showed, in a few words."""
-    if result.outcome == "unused-parameters":
-        names = _shortened(result.unused_parameters)
-        number = _count(len(result.unused_parameters), "parameter", "parameters")
-        words = f"refused: {number} without a gradient ({names})"
-        return words if result.ok else f"{words}. {'' if result.expect == 'pass' else result.detail}".rstrip(". ")
-    if result.outcome == "pass":
-        words = f"trains: {result.steps} steps, {result.parameters} parameters, equal weights on all ranks"
-        return words if result.ok else f"{words}. {result.detail}"
-    return f"{result.outcome}: {result.detail}"
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """Up to three names as they are; more by what they have in common."""
-    if len(names) <= 3:
-        return ", ".join(names)
-    common = os.path.commonprefix(list(names))  # noqa: RUF071 - of names, not of paths
-    return f"{common}*" if common else f"{names[0]}, ..."
+    old, new = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
+    lines = difflib.unified_diff(old, new, f"a/{file}", f"b/{file}")
+    return [line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n" for line in lines]
 
 
 def complain(text: str) -> None:
@@ -253,7 +163,8 @@ def print_traceback() -> None:
     click.echo(traceback.format_exc(), err=True)
 
 
-def _print_install(install: Install) -> None:
+def print_install(install: Install) -> None:
+    """The line above every answer: which neuralforecast is meant."""
     kind = "" if install.kind == "regular" else f" ({install.kind}: {install.package})"
     click.echo(f"neuralforecast {install.version} in {install.site_packages}{kind}")
 
@@ -271,5 +182,6 @@ def _say(sentence: str) -> None:
     click.echo(sentence)
 
 
-def _count(number: int, singular: str, plural: str) -> str:
+def count(number: int, singular: str, plural: str) -> str:
+    """A number with its noun."""
     return f"{number} {singular if number == 1 else plural}"

@@ -12,6 +12,19 @@ from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import RemoveUnreadLayer
 
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
+EXOGENOUS = ("static", "historic", "future")
+
+
+def thorough(
+    config: str,
+    loss: str = "MQLoss",
+    exogenous: tuple[str, ...] = (),
+    leaves_unused_parameters: bool = True,
+    releases: str = "",
+    **options: object,
+) -> Case:
+    return Case("NBEATSx", config, loss, exogenous, {**TINY, **options}, leaves_unused_parameters, (), True, releases)
+
 
 patch = Patch(
     id="nbeatsx-unused-out",
@@ -33,5 +46,23 @@ patch = Patch(
     cases=(
         Case(model="NBEATSx", config="MQLoss", loss="MQLoss", options=TINY),
         Case(model="NBEATSx", config="MAE", loss="MAE", options=TINY, leaves_unused_parameters=False),
+        thorough("DistributionLoss", loss="DistributionLoss"),
+        thorough("MQLoss, historic exogenous", exogenous=("historic",)),
+        thorough("MQLoss, all exogenous", exogenous=EXOGENOUS),
+        thorough("DistributionLoss, all exogenous", loss="DistributionLoss", exogenous=EXOGENOUS),
+        thorough("MAE, all exogenous", loss="MAE", exogenous=EXOGENOUS, leaves_unused_parameters=False),
+        thorough("MQLoss, generic stacks", stack_types=["identity", "identity", "identity"]),
+        thorough("MQLoss, interpretable stacks", stack_types=["trend", "seasonality"], n_blocks=[1, 1]),
+        thorough("MQLoss, shared weights", n_blocks=[2, 1, 1], shared_weights=True),
+        thorough(
+            "MAE, exogenous stack",
+            loss="MAE",
+            exogenous=EXOGENOUS,
+            leaves_unused_parameters=False,
+            releases=">=1.7.3",
+            stack_types=["identity", "exogenous"],
+            n_blocks=[1, 1],
+        ),
+        Case("AutoNBEATSx", "Optuna, MQLoss", loss="MQLoss", options=TINY, thorough=True, releases=">=1.6.4"),
     ),
 )

@@ -7,15 +7,26 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from support import answer, invoke, run_nfpatch, snapshot
+from support import NBEATSX, answer, invoke, run_nfpatch, snapshot
+
+from nfpatch.catalog import load_catalog
+from nfpatch.install import find_install
+from nfpatch.proof.prove import agenda_for
+from nfpatch.survey import survey
 
 OUT_LAYER = ["out.weight", "out.bias"]
 
 
 def by_source(document: Any, source: str) -> dict[tuple[str, str], Any]:
-    return {(case["model"], case["config"]): case for case in document["cases"] if case["source"] == source}
+    """The strict fits of a source, by model and configuration."""
+    return {
+        (case["model"], case["config"]): case
+        for case in document["cases"]
+        if case["source"] == source and case["strategy"] == "strict-ddp"
+    }
 
 
 @pytest.mark.ddp
@@ -52,6 +63,12 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert ("NHITS", "MQLoss") in red
     assert ("NHITS", "MQLoss") in green
     assert all(case["steps"] > 1 for case in green.values())
+    compared = [case for case in document["cases"] if case["like"] is not None]
+    assert {case["id"] for case in compared} == {
+        case["id"] for case in document["cases"] if case["source"] != "original"
+    }
+    assert all(case["equal_to_like"] is True for case in compared)
+    assert {case["strategy"] for case in compared} == {"strict-ddp", "single-process"}
     promised = {
         *("id", "patch", "model", "config", "source", "expect", "outcome", "ok"),
         *("unused_parameters", "seconds", "detail"),
@@ -61,17 +78,144 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
 
 
 @pytest.mark.ddp
-def test_preview_proves_the_patched_source_without_writing_it(site: Path, training_env: Path) -> None:
+def test_preview_proves_the_patched_source_without_writing_it(site: Path, training_env: Path, tmp_path: Path) -> None:
     before = snapshot(site)
     where = ("--python", training_env, "--site-packages", site)
-    ran = run_nfpatch("verify", "nbeatsx-unused-out", "--preview", *where)
+    files = ("--junit-xml", tmp_path / "proof.xml", "--html", tmp_path / "proof.html")
+    ran = run_nfpatch("verify", "nbeatsx-unused-out", "--preview", *files, *where)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Proved" in ran.stdout
     assert "preview" in ran.stdout
     assert "out.weight, out.bias" in ran.stdout
-    assert all(len(line) <= 80 for line in ran.stdout.splitlines()[1:-2])
-    assert "NBEATSx, MQLoss, preview source: pass" in ran.stderr
+    assert all(len(line) <= 80 for line in ran.stdout.splitlines()[1:])
+    assert "NBEATSx, MQLoss, preview source, strict DDP: pass" in ran.stderr
+    suite = ElementTree.parse(tmp_path / "proof.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("9", "0", "0")
+    page = (tmp_path / "proof.html").read_text()
+    assert "neuralforecast 1.7.4: proved" in page
+    assert "<del>-            self.out = nn.Linear(\n</del>" in page
     assert snapshot(site) == before
+
+
+LIVE_LAYER_PATCH = """
+import libcst
+from nfpatch.catalog import Case, Patch
+
+def without_a_hidden_layer(module):
+    return libcst.parse_module(module.code.replace("range(num_layers - 1)", "range(num_layers - 2)"))
+
+patch = Patch(
+    id="mlp-live-layer", summary="takes a layer that is alive", model="MLP", file="neuralforecast/models/mlp.py",
+    upstream="", variants={"==1.7.4": without_a_hidden_layer}, unaffected={}, dead_parameters=(),
+    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, leaves_unused_parameters=False),),
+)
+"""
+
+
+@pytest.mark.ddp
+def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
+    site: Path, training_env: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "patches").mkdir()
+    (tmp_path / "patches" / "mlp.py").write_text(LIVE_LAYER_PATCH)
+    before = snapshot(site)
+
+    where = ("--patches", tmp_path / "patches", "--python", training_env, "--site-packages", site)
+    result = invoke("apply", "mlp-live-layer", "--prove", "--allow-modified", "--json", *where)
+
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert document["changed"] == []
+    green = by_source(document["proof"], "preview")["MLP", "MAE"]
+    assert "removed, but not claimed by the patch: mlp.1.weight, mlp.1.bias" in green["detail"]
+    assert "nothing was written" in result.stderr
+    assert snapshot(site) == before
+
+
+@pytest.mark.ddp
+def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: Path, training_env: Path) -> None:
+    where = ("--python", training_env, "--site-packages", site)
+    nbeatsx = site / NBEATSX
+    nbeatsx.write_text("# ours\n" + nbeatsx.read_text())
+    before = snapshot(site)
+    refused = invoke("apply", "nbeatsx-unused-out", "--prove", *where)
+    assert refused.exit_code == 3
+    assert snapshot(site) == before
+
+    result = invoke("apply", "nbeatsx-unused-out", "--prove", "--allow-modified", *where)
+
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert "Proved: every fit came out as it must." in result.stdout
+    assert result.stdout.index("Proved") < result.stdout.index("1 file patched")
+    assert nbeatsx.read_text().startswith("# ours\n")
+    assert "self.out =" not in nbeatsx.read_text()
+    again = invoke("apply", "nbeatsx-unused-out", "--prove", *where)
+    assert again.exit_code == 0
+    assert "Nothing to apply" in again.stdout
+    assert "Proved" not in again.stdout
+
+
+def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Path) -> None:
+    nbeatsx = site / NBEATSX
+    nbeatsx.write_text("# ours\n" + nbeatsx.read_text())
+    catalog = load_catalog()
+
+    agenda = agenda_for(
+        survey(find_install(None, site), catalog), catalog.select(["nbeatsx-unused-out"]), True, allow_modified=True
+    )
+
+    assert agenda.preview[NBEATSX].startswith(b"# ours\n")
+    assert agenda.originals == {}
+    strict = [fit for fit in agenda.cases if fit.case.config == "MQLoss" and fit.strategy == "strict-ddp" and fit.patch]
+    assert [(fit.source, fit.expect) for fit in strict] == [("original", "unused-parameters"), ("preview", "pass")]
+
+
+def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_telling_ones(site: Path) -> None:
+    catalog = load_catalog()
+    found = survey(find_install(None, site), catalog)
+
+    def configurations(thorough: bool) -> set[tuple[str, str]]:
+        return {(fit.case.model, fit.case.config) for fit in agenda_for(found, (), True, thorough=thorough).cases}
+
+    all_cases = {(case.model, case.config) for patch in catalog.patches for case in patch.cases}
+    assert configurations(thorough=True) == all_cases | {("NHITS", "MQLoss")}
+    assert configurations(thorough=False) == {
+        ("NBEATSx", "MQLoss"),
+        ("NBEATSx", "MAE"),
+        ("TFT", "no static features"),
+        ("NHITS", "MQLoss"),
+    }
+
+
+def test_a_search_is_left_out_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:
+    catalog = load_catalog()
+
+    def searches(release: str) -> set[str]:
+        found = survey(find_install(None, released(release)), catalog)
+        return {fit.case.model for fit in agenda_for(found, (), True, thorough=True).cases if fit.case.is_search}
+
+    assert searches("1.6.4") == {"AutoNBEATSx", "AutoTFT"}
+    assert searches("1.6.3") == set()
+
+
+def test_a_layer_that_another_bug_leaves_dead_is_expected_to_be_refused_on_both_sources(site: Path) -> None:
+    catalog = load_catalog()
+    found = survey(find_install(None, site), catalog)
+
+    fits = [
+        (fit.source, fit.strategy, fit.expect, fit.leaves_dead)
+        for fit in agenda_for(found, catalog.select(["tft-static-encoder"]), True, thorough=True).cases
+        if fit.case.config == "static exogenous"
+    ]
+
+    assert fits == [
+        ("original", "strict-ddp", "unused-parameters", True),
+        ("original", "find-unused-ddp", "pass", True),
+        ("original", "single-process", "pass", True),
+        ("preview", "strict-ddp", "unused-parameters", True),
+        ("preview", "find-unused-ddp", "pass", True),
+        ("preview", "single-process", "pass", True),
+    ]
 
 
 def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[str], Path]) -> None:
@@ -89,6 +233,12 @@ def test_without_torch_verify_says_what_to_install(site: Path, tmp_path: Path) -
     assert result.exit_code == 4
     assert "torch" in result.stderr
     assert "pip install" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_trained(site: Path, tmp_path: Path) -> None:
+    result = invoke("verify", "--preview", "--html", tmp_path / "missing" / "proof.html", "--site-packages", site)
+    assert result.exit_code == 4
+    assert f"no folder {tmp_path / 'missing'}" in result.stderr
 
 
 def test_without_neuralforecast_verify_says_so(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Optional
+from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.errors import Refused
@@ -16,12 +19,17 @@ from nfpatch.install import Install
 from nfpatch.ledger import read_original
 from nfpatch.plan import changes_to, wanted_by_apply
 from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
 from nfpatch.proof.verdict import Strategy
 from nfpatch.survey import PatchStatus, Survey
 
-# NHITS trains under DDP in every release, with every loss: where it does not, the machine is at fault, not the patch.
-CONTROL = Case(model="NHITS", config="MQLoss", loss="MQLoss", options={"mlp_units": [[8, 8], [8, 8], [8, 8]]})
+# NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
+# of its own with losses of several outputs.
+TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
+CONTROLS = (
+    Case(model="NHITS", config="MQLoss", loss="MQLoss", options=TINY, releases=">=1.2"),
+    Case(model="NHITS", config="MAE", loss="MAE", options=TINY, releases="<1.2"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,19 +37,29 @@ class Agenda:
     """What there is to prove.
 
     `originals` and `preview` are the files, by path, in which the source trees of those names differ from the installed
-    one. `unproved` are the patches that leave nothing to prove here, with the reason.
+    one. `unproved` are the patches that leave nothing to prove here, with the reason. `rewritten` are the original and
+    the healed bytes, by path, of the files in which they differ.
     """
 
     cases: tuple[ProofCase, ...]
     originals: Mapping[str, bytes]
     preview: Mapping[str, bytes]
     unproved: tuple[PatchStatus, ...] = ()
+    rewritten: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
 
-def agenda_for(found: Survey, patches: Sequence[Patch], preview: bool = False, allow_modified: bool = False) -> Agenda:
+def agenda_for(
+    found: Survey,
+    patches: Sequence[Patch],
+    preview: bool = False,
+    allow_modified: bool = False,
+    thorough: bool = False,
+    force: bool = False,
+) -> Agenda:
     """The fits that prove these patches; without patches, all that the release needs or has.
 
-    With `preview` the patched source is computed and proved instead of the installed one. Raises Refused when that
+    With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
+    of the installed one. With `thorough` all cases of the patches are trained. Raises Refused when the patched source
     cannot be computed, or when a killed run left the install half done.
     """
     if found.interrupted:
@@ -50,78 +68,91 @@ def agenda_for(found: Survey, patches: Sequence[Patch], preview: bool = False, a
     originals = {
         file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
     }
-    healed: Source = "preview" if preview else "installed"
     wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
-    changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified)}
-    cases = [
-        case
+    changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
+    healed: Source = "preview" if preview else "installed"
+    version = found.install.version
+    fits = [
+        fit
         for status in statuses
         if found.contents[status.patch.file] is not None and (patches or status.state != "not-needed")
-        for case in _cases_of(found, status, healed)
+        for case in status.patch.cases
+        if (thorough or not case.thorough) and case.is_possible_in(version)
+        for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted))
     ]
-    if cases:
-        cases += _controls(cases)
-    proved = {case.patch for case in cases}
+    if fits:
+        fits += _controls(fits, next(control for control in CONTROLS if control.is_possible_in(version)))
+    proved = {fit.patch for fit in fits}
     unproved = tuple(status for status in statuses if status.patch.id not in proved)
-    return Agenda(tuple(cases), originals, changes, unproved)
+    return Agenda(tuple(fits), originals, changes, unproved, _rewritten(found.contents, originals, changes))
 
 
-def _cases_of(found: Survey, status: PatchStatus, healed: Source) -> list[ProofCase]:
-    """The fits of one patch. Without the original at hand there is only the healed source to train."""
+def _rewritten(
+    installed: Mapping[str, Optional[bytes]], originals: Mapping[str, bytes], changes: Mapping[str, bytes]
+) -> dict[str, tuple[bytes, bytes]]:
+    """The original and the healed bytes of each file in which they differ."""
+    pairs = {
+        file: (originals.get(file, content), changes.get(file, content))
+        for file, content in installed.items()
+        if content is not None
+    }
+    return {file: (original, healed) for file, (original, healed) in pairs.items() if original != healed}
+
+
+def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
+    """Whether the source without this patch is at hand: as it is installed, or as it is kept."""
     patch = status.patch
-    is_original_known = status.state == "applicable" or patch.id in found.ledger.patches_of(patch.file)
-    fits = _fits_of_both if is_original_known else _fit_of_one
-    return [fit for case in patch.cases for fit in fits(patch, case, healed)]
+    is_to_be_applied = patch.id in wanted.get(patch.file, frozenset())
+    return status.state == "applicable" or is_to_be_applied or patch.id in found.ledger.patches_of(patch.file)
 
 
-def _fit_of_one(patch: Patch, case: Case, source: Source) -> list[ProofCase]:
-    """Green alone."""
-    return [_fit(patch, case, source, "strict-ddp")]
-
-
-def _fits_of_both(patch: Patch, case: Case, healed: Source) -> list[ProofCase]:
+def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) -> list[ProofCase]:
     """Red, green and parity: what fails on the original source trains on the healed one, and nothing else changed.
 
-    A model that DDP refuses is compared in two ways in which it can be trained nonetheless.
+    A model that DDP refuses is compared in two ways in which it can be trained nonetheless. A search is not compared:
+    it makes its models itself.
     """
-    if not case.leaves_unused_parameters:
-        original = _fit(patch, case, "original", "strict-ddp")
-        return [original, _fit(patch, case, healed, "strict-ddp", like=original.id)]
-    red = replace(_fit(patch, case, "original", "strict-ddp", leaves_dead=True), expect="unused-parameters")
-    worked_around = _fit(patch, case, "original", "find-unused-ddp", leaves_dead=True)
-    alone = _fit(patch, case, "original", "single-process", leaves_dead=True)
-    green = _fit(patch, case, healed, "strict-ddp", like=worked_around.id)
-    parity = _fit(patch, case, healed, "single-process", like=alone.id)
-    return [red, worked_around, alone, green, parity]
+    fit = partial(_fit, patch, case)
+    if not is_original_known:
+        return [fit(healed)]
+    if case.is_search:
+        return [fit("original"), fit(healed)]
+    original = fit("original")
+    if not original.leaves_dead:
+        return [original, fit(healed, like=original.id)]
+    worked_around, alone = fit("original", "find-unused-ddp"), fit("original", "single-process")
+    green = fit(healed, like=None if case.still_dead else worked_around.id)
+    green_worked_around = [fit(healed, "find-unused-ddp", like=worked_around.id)] if case.still_dead else []
+    return [original, worked_around, alone, green, *green_worked_around, fit(healed, "single-process", like=alone.id)]
 
 
 def _fit(
-    patch: Optional[Patch],
-    case: Case,
-    source: Source,
-    strategy: Strategy,
-    leaves_dead: bool = False,
-    like: Optional[str] = None,
+    patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
-    """A fit that must pass; of the control where there is no patch."""
+    """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
+    own = patch.dead_parameters if source == "original" and case.leaves_unused_parameters else ()
+    dead = (*own, *case.still_dead)
     return ProofCase(
-        id=f"{'control' if patch is None else patch.id}/{case.model}/{case.config}/{source}/{strategy}",
-        patch=None if patch is None else patch.id,
+        id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
+        patch=patch.id,
         case=case,
         source=source,
-        expect="pass",
-        dead_parameters=() if patch is None else patch.dead_parameters,
+        expect="unused-parameters" if dead and strategy == "strict-ddp" else "pass",
+        dead_parameters=dead or patch.dead_parameters,
         strategy=strategy,
-        leaves_dead=leaves_dead,
+        leaves_dead=bool(dead),
         like=like,
     )
 
 
-def _controls(cases: Sequence[ProofCase]) -> list[ProofCase]:
-    """The control on every source that is trained, like itself where there are two."""
-    first, *others = dict.fromkeys(case.source for case in sorted(cases, key=lambda c: c.source != "original"))
-    control = _fit(None, CONTROL, first, "strict-ddp")
-    return [control, *(_fit(None, CONTROL, source, "strict-ddp", like=control.id) for source in others)]
+def _controls(fits: Sequence[ProofCase], control: Case) -> list[ProofCase]:
+    """The control on every source that is trained; where there are two, the second must end like the first."""
+    sources = sorted({fit.source for fit in fits}, key=get_args(Source).index)
+    names = [f"control/{control.model}/{source}" for source in sources]
+    like = [None, *names[:1] * (len(names) - 1)]
+    return [
+        ProofCase(name, None, control, source, "pass", like=other) for name, source, other in zip(names, sources, like)
+    ]
 
 
 def run_agenda(
@@ -136,11 +167,11 @@ def run_agenda(
 ) -> ProofReport:
     """Train all cases of the agenda in one launch; `python` defaults to this interpreter.
 
-    Raises EnvironmentProblem where the interpreter cannot train at all.
+    Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
     """
     if not agenda.cases:
         return ProofReport(True, None, None, None, None, None, 0.0, ())
-    with tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
+    with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
         trees: dict[str, Optional[Path]] = {"installed": None if install.kind == "regular" else install.root}
         trees["original"] = _tree(install, Path(folder, "original"), agenda.originals)
         trees["preview"] = _tree(install, Path(folder, "preview"), agenda.preview)
@@ -154,6 +185,17 @@ def run_agenda(
             timeout=timeout,
             on_event=on_event,
         )
+
+
+@contextmanager
+def _full_disk_reported() -> Iterator[None]:
+    """Gives an error of the system that the disk is full the place and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full_disk() from error
+        raise
 
 
 def _tree(install: Install, folder: Path, replacements: Mapping[str, bytes]) -> Optional[Path]:

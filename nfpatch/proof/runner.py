@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.launch import Launch, is_alive, termination_as_exit, training_environment
 from nfpatch.proof.probe import Stack, probe, runnable
 from nfpatch.proof.ranks import Rank, tail_of
@@ -56,6 +57,8 @@ _ANSWER_TIME = 0.3
 # Seconds that torch's launcher gets to report a dead worker.
 _REPORT_TIME = 5.0
 _LOG_LINES = 8
+# Bytes; a disk with less is full.
+_LEAST_SPACE = 65536
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def run_proof(
     finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds, for the whole
     launch. Whatever ends the call, no process and no temporary file is left.
 
-    Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning.
+    Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, and where the temporary
+    folder is full.
     """
     if not cases or len({case.id for case in cases}) != len(cases):
         raise ValueError("a proof needs cases, and each an id of its own")
@@ -131,7 +135,8 @@ def run_proof(
         finally:
             launch.end(rank.pid for rank in proof.ranks if rank.pid is not None and not rank.done)
         results = tuple(proof.results[case.id] for case in cases)
-    trained = next((result for result in results if result.world_size is not None), None)
+    distributed = (result for result in results if result.strategy != "single-process")
+    trained = next((result for result in distributed if result.world_size is not None), None)
     reporting = next((rank for rank in proof.ranks if rank.torch is not None), None)
     return ProofReport(
         ok=all(result.ok for result in results),
@@ -270,6 +275,8 @@ class _Proof:
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
         self._take_reports()
+        if shutil.disk_usage(self.folder).free < _LEAST_SPACE:
+            raise full_disk()
         failure = launch.first_failure()
         if failure is not None:
             number, code = failure
@@ -307,6 +314,14 @@ class _Proof:
         time.sleep(_ANSWER_TIME)
         places = ((number, self.ranks[number].place()) for number in asked)
         return "".join(f"\nrank {number} was at {place or 'a place it does not tell'}" for number, place in places)
+
+
+def full_disk() -> EnvironmentProblem:
+    """What to say where the proof cannot write its temporary files."""
+    return EnvironmentProblem(
+        f"The temporary folder {tempfile.gettempdir()} is full, so the proof cannot go on. Make room there, or let "
+        "TMPDIR name a folder on another disk."
+    )
 
 
 def _in_words(code: int) -> str:

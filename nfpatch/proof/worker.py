@@ -68,6 +68,7 @@ SELF_DESTRUCTION_DELAY = 30
 LAST_FRAMES = 3
 LONGEST_MESSAGE = 1000
 
+STRATEGY_NAME = "nfpatch-ddp"
 # Set before every case, so that two of them draw the same numbers.
 SEED = 1
 # What losses without a default for some argument are given.
@@ -116,7 +117,9 @@ class Events:
 
     def write(self, event: str, **fields: Any) -> None:
         """Writes one event, safe from whatever happens to the process afterwards."""
-        os.write(self._file, (json.dumps(dict(fields, event=event)) + "\n").encode())
+        line = (json.dumps(dict(fields, event=event)) + "\n").encode()
+        while line:  # a disk that fills up takes the first part of a line before it fails
+            line = line[os.write(self._file, line) :]
         os.fsync(self._file)
 
 
@@ -226,22 +229,29 @@ def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], release: str) 
 
 
 def arguments_together(spec: dict[str, Any], find_unused_parameters: bool) -> dict[str, Any]:
-    """What makes Lightning train by DDP over the processes of this launch."""
-    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
-    from pytorch_lightning.strategies import DDPStrategy
+    """What makes Lightning train by DDP over the processes of this launch.
 
+    The strategy goes by a name: a strategy object serves one trainer, and some releases hand it to several.
+    """
+    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+    from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+
+    StrategyRegistry.register(
+        STRATEGY_NAME,
+        DDPStrategy,
+        override=True,
+        # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
+        find_unused_parameters=find_unused_parameters,
+        process_group_backend=spec["backend"],
+        # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
+        cluster_environment=TorchElasticEnvironment(),
+    )
     local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
     return {
         "accelerator": spec["accelerator"],
         "devices": local_world_size,
         "num_nodes": int(os.environ["WORLD_SIZE"]) // local_world_size,
-        "strategy": DDPStrategy(
-            # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
-            find_unused_parameters=find_unused_parameters,
-            process_group_backend=spec["backend"],
-            # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
-            cluster_environment=TorchElasticEnvironment(),
-        ),
+        "strategy": STRATEGY_NAME,
     }
 
 
@@ -264,15 +274,41 @@ def loss_of(case: dict[str, Any]) -> Any:
     return loss_class(**{name: LOSS_ARGUMENTS[name] for name in required if name in LOSS_ARGUMENTS})
 
 
-def model_of(case: dict[str, Any], max_steps: int, trainer: dict[str, Any]) -> Any:
-    """The model of a case, untrained; `trainer` are the arguments that go to Lightning's trainer."""
-    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"])
-    arguments = dict(SMALL_SIZES, loss=loss_of(case), max_steps=max_steps, **trainer)
+def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
+    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
+    if model_class is None:
+        return search_of(case, max_steps, trainer)
+    arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
     if "n_series" in inspect.signature(model_class.__init__).parameters:
         arguments.update(multivariate_arguments())
-    arguments.update(EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"])
-    arguments.update(case["options"])
     return model_class(**arguments)
+
+
+def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+    """A search for hyperparameters through Optuna with one trial, after which the best model is trained anew."""
+    search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
+    sizes = dict(SMALL_SIZES)
+    return search_class(
+        h=sizes.pop("h"),
+        loss=loss_of(case),
+        config=lambda trial: dict(sizes, **case_arguments(case, max_steps), **trainer()),
+        num_samples=1,
+        backend="optuna",
+    )
+
+
+def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
+    """The arguments for a model's constructor that the case itself decides about."""
+    exogenous = dict(EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"])
+    return dict(exogenous, max_steps=max_steps, **case["options"])
+
+
+def trained_model_of(forecaster: Any) -> Any:
+    """The model that was trained: of a search, the one that it came to. 1.6.0 keeps the untrained ones as `models`."""
+    model = getattr(forecaster, "models_fitted", forecaster.models)[0]
+    base_model_name = type(model).__mro__[1].__name__
+    return model.model if base_model_name == "BaseAuto" else model
 
 
 def multivariate_arguments() -> dict[str, Any]:
@@ -294,18 +330,27 @@ def digest_of(model: Any) -> str:
     return digest.hexdigest()
 
 
+def tensors_of(model: Any) -> dict[str, Any]:
+    """All that a model has learned or computed, by name. Lightning 1.6 breaks `state_dict` of a copied model."""
+    return dict(model.named_parameters(), **dict(model.named_buffers()))
+
+
 def weights_of(model: Any) -> dict[str, Any]:
-    """A copy of all that a model has learned or computed, by name."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    """A copy of these tensors."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
 
 
 def start_from(model: Any, weights: dict[str, Any]) -> None:
     """Gives a model these weights; those that it has no place for are left out."""
-    own = model.state_dict()
+    import torch
+
+    own = tensors_of(model)
     strange = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if strange:
         raise ValueError("the original model has no weights for " + ", ".join(strange))
-    model.load_state_dict({name: weights[name] for name in own})
+    with torch.no_grad():
+        for name in own:
+            own[name].copy_(weights[name])
 
 
 def compared(fitted: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
@@ -347,23 +392,24 @@ def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
     import pandas
 
     seed_everything()
-    model = model_of(case, spec["max_steps"], trainer_arguments(case, spec, package.__version__))
+    model = model_of(case, spec["max_steps"], partial(trainer_arguments, case, spec, package.__version__))
     if case["like"] is not None:
         if case["like"] not in FITTED:
             raise RuntimeError("nothing to compare with: {} did not train".format(case["like"]))
         start_from(model, FITTED[case["like"]]["first"])
     first = weights_of(model)
     utils = importlib.import_module("neuralforecast.utils")
-    static = utils.AirPassengersStatic if "static" in case["exogenous"] else None
+    # neuralforecast 1.0.0 knows no such argument.
+    static = {"static_df": utils.AirPassengersStatic} if "static" in case["exogenous"] else {}
     by_series = utils.AirPassengersPanel.groupby("unique_id")
     # pandas 3 has dropped the alias "M".
     freq = "M" if int(pandas.__version__.split(".")[0]) < 3 else "ME"
     forecaster = package.NeuralForecast(models=[model], freq=freq)
     seed_everything()
-    forecaster.fit(df=by_series.head(-model.h).reset_index(drop=True), static_df=static)
-    fitted = forecaster.models[0]
+    forecaster.fit(df=by_series.head(-model.h).reset_index(drop=True), **static)
+    fitted = trained_model_of(forecaster)
     OBSERVED["digest"] = digest_of(fitted)
-    future = by_series.tail(model.h).reset_index(drop=True) if "future" in case["exogenous"] else None
+    future = {"futr_df": by_series.tail(model.h).reset_index(drop=True)} if "future" in case["exogenous"] else {}
     forecasts = forecasts_of(forecaster, spec, future)
     OBSERVED["forecast_shape"] = list(forecasts.shape)
     OBSERVED["due_shape"] = [model.h * by_series.ngroups, len(fitted.loss.output_names)]
@@ -373,16 +419,16 @@ def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
         OBSERVED["comparison"] = compared(FITTED[case["id"]], FITTED[case["like"]])
 
 
-def forecasts_of(forecaster: Any, spec: dict[str, Any], future: Any) -> Any:
+def forecasts_of(forecaster: Any, spec: dict[str, Any], future: dict[str, Any]) -> Any:
     """What `NeuralForecast.predict` gives, as an array: a row a series and point in time, a column an output.
 
     Predicted by this process alone: in a distributed prediction a rank would see only its share of the series.
     """
-    model = forecaster.models[0]
+    model = trained_model_of(forecaster)
     training_only = ("strategy", "num_nodes", "callbacks")
     kept = {name: value for name, value in model.trainer_kwargs.items() if name not in training_only}
     model.trainer_kwargs = dict(kept, **arguments_alone(spec))
-    frame = forecaster.predict(futr_df=future)
+    frame = forecaster.predict(**future)
     return frame[[name for name in frame.columns if name not in ("unique_id", "ds")]].to_numpy(dtype="float64")
 
 
@@ -394,8 +440,8 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
             return "unused-parameters", message
-        frames = traceback.extract_tb(error.__traceback__)[-LAST_FRAMES:]
-        places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
         return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
     return "pass", ""
 

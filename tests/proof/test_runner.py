@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from support import ROOT, environment
 
 from nfpatch.catalog import Case
 from nfpatch.proof.overlay import build_overlay
@@ -30,6 +35,8 @@ OUT = ("out.weight", "out.bias")
 SMALL = {"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3}
 TFT = Case("TFT", "no static features", options={"windows_batch_size": 16, "hidden_size": 8, "n_head": 2})
 NBEATSX = Case("NBEATSx", "MQLoss", loss="MQLoss", options=SMALL)
+STATIC = replace(TFT, config="static", exogenous=("static",))
+STATIC_CONTEXT = ("static_encoder.vsn.joint_grn.lin_c.*",)
 NHITS = Case("NHITS", "MQLoss, all exogenous", "MQLoss", ("static", "historic", "future"), SMALL)
 
 MARK = "NFPATCH_TEST"
@@ -99,9 +106,9 @@ def processes_with(mark: str, *others: str) -> set[int]:
 
 
 CASES = (
-    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "original", "unused-parameters", OUT),
+    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True),
     ProofCase("nbeatsx-green", "nbeatsx-unused-out", NBEATSX, "preview", "pass", OUT),
-    ProofCase("tft-red", "tft-static-encoder", TFT, "original", "unused-parameters", STATIC_ENCODER),
+    ProofCase("tft-red", "tft-static-encoder", TFT, "original", "unused-parameters", STATIC_ENCODER, leaves_dead=True),
     ProofCase("tft-green", "tft-static-encoder", TFT, "preview", "pass", STATIC_ENCODER),
     ProofCase("nhits-original", None, NHITS, "original", "pass"),
     ProofCase("nhits-preview", None, NHITS, "preview", "pass"),
@@ -121,12 +128,18 @@ class Proof:
 
 @pytest.fixture(scope="module")
 def proof(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Proof:
-    """Red, green and control of both patches, in one launch, from inside a foreign training job."""
+    """Red, green and control of both patches, in one launch, from inside a foreign training job.
+
+    The ports that torch and its launcher take when nobody tells them otherwise are busy.
+    """
     folder = tmp_path_factory.mktemp("proof")
     (folder / "torch.py").write_text("raise RuntimeError('shadowed by the current folder')")
     events: list[ProofEvent] = []
     install = times(package)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as busy:
+        for port in (29400, 29500):
+            with contextlib.suppress(OSError):  # busy already
+                busy.enter_context(socket.create_server(("127.0.0.1", port)))
         patch.chdir(folder)
         patch.setattr(tempfile, "tempdir", str(folder))
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "PET_NNODES", "SLURM_NTASKS", "PL_TRAINER_MAX_EPOCHS"):
@@ -166,6 +179,8 @@ def test_every_other_case_trains_on_two_ranks_that_stay_equal(proof: Proof, case
     assert (green.world_size, green.backend, green.steps) == (2, "gloo", 3)
     assert green.finite_loss is True
     assert green.equal_weights is True
+    assert green.finite_forecasts is True
+    assert green.forecast_shape == (24, 1 if case == "tft-green" else 5)
 
 
 def test_the_patched_models_are_smaller_by_what_was_dead(proof: Proof) -> None:
@@ -195,6 +210,126 @@ def test_the_json_is_what_the_interface_promises(proof: Proof) -> None:
 def test_nothing_is_written_into_the_install_and_no_temporary_folder_is_left(proof: Proof) -> None:
     assert not proof.changed_install
     assert proof.left_over == set()
+
+
+# What is planted at the end of a model's module, so that its fit proves nothing, and how the proof says so.
+PLANTED = {
+    "NHITS": (
+        """
+def fit(self, *args, **kwargs):
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+    self.trainer_kwargs.pop("strategy")
+    self.trainer_kwargs.update(devices=1, plugins=[LightningEnvironment()])
+    return super(NHITS, self).fit(*args, **kwargs)
+NHITS.fit = fit
+""",
+        "torch reports world size 1 and backend None where 2 and gloo were asked for",
+    ),
+    "MLP": (
+        """
+def fit(self, *args, **kwargs):
+    self.trainer_kwargs["max_steps"] = 1
+    return super(MLP, self).fit(*args, **kwargs)
+MLP.fit = fit
+""",
+        "1 training steps, which proves nothing",
+    ),
+    "NBEATS": (
+        """
+def fit(self, *args, **kwargs):
+    super(NBEATS, self).fit(*args, **kwargs)
+    import os
+    next(self.parameters()).data += int(os.environ["RANK"])
+    return self
+NBEATS.fit = fit
+""",
+        "the ranks ended with different weights",
+    ),
+    "DLinear": (
+        """
+def predict(self, *args, **kwargs):
+    return super(DLinear, self).predict(*args, **kwargs) * float("nan")
+DLinear.predict = predict
+""",
+        "not all forecasts are finite numbers",
+    ),
+}
+
+
+def without_a_live_block(package: Path) -> bytes:
+    """NBEATSx as a patch would leave it that takes out the dead layer, and with it a block that is alive."""
+    source = healed(package)["neuralforecast/models/nbeatsx.py"]
+    blocks = b"torch.nn.ModuleList(blocks)"
+    assert source.count(blocks) == 1
+    return source.replace(blocks, b"torch.nn.ModuleList(blocks[:-1])")
+
+
+@pytest.fixture(scope="module")
+def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CaseResult]:
+    """The results, by id, of fits that go through and prove nothing, in one launch."""
+    planted = {
+        f"neuralforecast/models/{model.lower()}.py": (package / f"models/{model.lower()}.py").read_bytes()
+        + code.encode()
+        for model, (code, _) in PLANTED.items()
+    }
+    planted["neuralforecast/models/nbeatsx.py"] = without_a_live_block(package)
+    trees = {"original": None, "preview": build_overlay(package, tmp_path_factory.mktemp("planted") / "tree", planted)}
+    original = ProofCase("worked-around", "p", NBEATSX, "original", "pass", OUT, "find-unused-ddp", leaves_dead=True)
+    like = ProofCase("unclaimed", "p", NBEATSX, "preview", "pass", OUT, like="worked-around")
+    cases = [
+        original,
+        replace(original, id="alone", strategy="single-process"),
+        like,
+        replace(like, id="claimed", dead_parameters=(*OUT, "blocks.2.*")),
+        replace(like, id="parity", dead_parameters=(*OUT, "blocks.2.*"), strategy="single-process", like="alone"),
+        replace(like, id="incomparable", like="nobody"),
+        *(ProofCase(model, None, Case(model, "MAE"), "preview", "pass") for model in PLANTED),
+        ProofCase("search", "p", replace(NBEATSX, model="AutoNBEATSx"), "preview", "pass"),
+        ProofCase("static", "p", STATIC, "original", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
+    ]
+    return {result.id: result for result in run_proof(training_env, cases, trees).cases}
+
+
+@pytest.mark.parametrize("model", PLANTED)
+def test_a_fit_that_only_seems_to_prove_something_is_caught(flawed: dict[str, CaseResult], model: str) -> None:
+    assert (flawed[model].outcome, flawed[model].ok) == ("error", False)
+    assert PLANTED[model][1] in flawed[model].detail
+
+
+def test_a_patch_that_removes_a_live_layer_is_caught_by_the_names_that_it_does_not_claim(
+    flawed: dict[str, CaseResult],
+) -> None:
+    assert flawed["worked-around"].ok
+    assert flawed["worked-around"].unused_parameters == OUT
+    assert flawed["unclaimed"].ok is False
+    assert "removed, but not claimed by the patch: blocks.2." in flawed["unclaimed"].detail
+
+
+@pytest.mark.parametrize(("case", "like"), [("claimed", "worked-around"), ("parity", "alone")])
+def test_a_patch_that_claims_a_live_layer_is_caught_by_other_weights_and_forecasts(
+    flawed: dict[str, CaseResult], case: str, like: str
+) -> None:
+    assert flawed["alone"].ok
+    assert (flawed["alone"].world_size, flawed["alone"].backend) == (1, None)
+    assert (flawed[case].ok, flawed[case].equal_to_like) == (False, False)
+    assert f"does not end as {like} does" in flawed[case].detail
+
+
+def test_a_search_through_optuna_is_trained_like_any_model(flawed: dict[str, CaseResult]) -> None:
+    search = flawed["search"]
+    assert (search.outcome, search.ok, search.detail) == ("pass", True, "")
+    assert (search.world_size, search.backend, search.forecast_shape) == (2, "gloo", (24, 5))
+
+
+def test_tft_with_static_features_has_another_dead_layer(flawed: dict[str, CaseResult]) -> None:
+    static = flawed["static"]
+    assert (static.outcome, static.ok, static.detail) == ("unused-parameters", True, "")
+    assert all(name.startswith("static_encoder.vsn.joint_grn.lin_c.") for name in static.unused_parameters)
+
+
+def test_a_fit_without_its_like_proves_nothing(flawed: dict[str, CaseResult]) -> None:
+    assert flawed["incomparable"].outcome == "error"
+    assert "nothing to compare with: nobody did not train" in flawed["incomparable"].detail
 
 
 def on_start_of(case: str, action: Callable[[], None]) -> Callable[[ProofEvent], None]:
@@ -239,7 +374,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert f"not from {tmp_path / 'empty'}" in wrong_tree.detail
     assert (hung.outcome, hung.ok) == ("timeout", False)
     assert "time-out of 40 s" in hung.detail
-    assert re.search(r"rank 0 was at \S+\.py:\d+ in \w+", hung.detail)
+    assert re.search(r"rank 0 was at \S+torch/distributed/\S+\.py:\d+ in \w+", hung.detail)  # in a collective
     assert "rank 1 was at a place it does not tell" in hung.detail  # it is stopped
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
     assert report.seconds >= 40
@@ -268,19 +403,113 @@ def test_a_killed_rank_is_an_error_that_names_the_signal(
     assert processes_with(mark) == set()
 
 
-def test_an_interrupt_leaves_nothing_behind(
-    training_env: Path, package: Path, tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # its own, since other tests prove things meanwhile
-    trees = {"preview": build_overlay(package, tmp_path / "sleeping", sleeping(package))}
-    cases = [ProofCase("interrupted", None, NHITS, "preview", "pass")]
-    left_over = temporary_folders()
+def test_an_interrupt_leaves_nothing_behind(training_env: Path, mark: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nfpatch", "verify", "--preview", "--python", training_env]
+    process = subprocess.Popen(
+        command,
+        env={**environment(ROOT), MARK: mark, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    give_up = time.monotonic() + 60
+    while not processes_with(mark, "RANK=1") and time.monotonic() < give_up:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_proof(training_env, cases, trees, on_event=on_start_of("interrupted", interrupt))
-
+    assert process.returncode == 1
+    assert "Aborted!" in stderr
+    assert "Traceback" not in stderr
     assert processes_with(mark) == set()
-    assert temporary_folders() <= left_over
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_interface_every_distributed_fit_fails_in_the_words_of_gloo(
+    training_env: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nfpatch0")
+    cases = [
+        ProofCase("distributed", None, NHITS, "original", "pass"),
+        ProofCase("alone", None, NHITS, "original", "pass", strategy="single-process"),
+    ]
+
+    report = run_proof(training_env, cases, {"original": None})
+
+    distributed, alone = report.cases
+    assert (distributed.outcome, distributed.ok) == ("error", False)
+    assert "nfpatch0" in distributed.detail
+    assert alone.ok
+    assert report.world_size is None
+    assert processes_with(mark) == set()
+
+
+FILL_THE_DISK = """
+import sys
+from pathlib import Path
+from nfpatch.catalog import Case
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.proof.runner import ProofCase, run_proof
+
+folder = Path(sys.argv[2])
+
+def fill(event):
+    if event.kind == "started":
+        with open(folder / "filler", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+
+try:
+    case = Case("TFT", "MAE", options={"hidden_size": 8, "n_head": 2})  # reports more than the last page can hold
+    run_proof(Path(sys.argv[1]), [ProofCase("full", None, case, "original", "pass")], {"original": None}, on_event=fill)
+except EnvironmentProblem as problem:
+    print(problem)
+print(sorted(path.name for path in folder.iterdir()))
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command with a temporary folder of so many bytes, a file system of its own that nobody else sees."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a file system")
+
+    def run(size: str, *command: object) -> subprocess.CompletedProcess[str]:
+        script = f'mount -t tmpfs -o size={size} none {folder} && "$@"; code=$?; ls -A {folder} >&2; exit $code'
+        return subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, "sh", *(folder if part is Ellipsis else part for part in command)],
+            env={**environment(ROOT), "TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def test_a_temporary_disk_that_is_too_small_is_an_error_of_the_environment(
+    training_env: Path, small_disk: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    verify = [sys.executable, "-m", "nfpatch", "verify", "--preview", "--python", training_env]
+
+    done = small_disk("200k", *verify)
+
+    assert done.returncode == 4
+    assert f"temporary folder {tmp_path / 'small'} is full" in " ".join(done.stderr.split())
+    assert "TMPDIR" in done.stderr.splitlines()[-1]  # and nothing is left, which would be listed below
+
+
+def test_a_temporary_disk_that_fills_up_while_training_is_an_error_of_the_environment(
+    training_env: Path, small_disk: Callable[..., subprocess.CompletedProcess[str]], mark: str
+) -> None:
+    done = small_disk("2m", sys.executable, "-c", FILL_THE_DISK, training_env, ...)
+
+    assert "is full, so the proof cannot go on" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "['filler']"
+    assert processes_with(mark) == set()

@@ -1,11 +1,12 @@
 """What the ranks report is a proof only if all of it fits together."""
 
 from dataclasses import replace
+from typing import Optional
 
 import pytest
 
 from nfpatch.catalog import Case
-from nfpatch.proof.verdict import CaseResult, Fit, ProofCase, difference, result_of_fits
+from nfpatch.proof.verdict import CaseResult, Comparison, Fit, ProofCase, Strategy, difference, result_of_fits
 
 GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "preview", "pass", ("out.*",))
 RED = replace(GREEN, id="red", source="original", expect="unused-parameters")
@@ -23,6 +24,9 @@ TRAINED = Fit(
     unused_by_torch=None,
     parameters=100,
     digest="abc",
+    forecast_shape=(24, 5),
+    due_shape=(24, 5),
+    finite_forecasts=True,
 )
 DEAD = ("out.weight", "out.bias")
 REFUSED = replace(
@@ -34,7 +38,12 @@ REFUSED = replace(
     unused_last=DEAD,
     unused_by_torch=DEAD[::-1],
     digest=None,
+    forecast_shape=None,
+    due_shape=None,
+    finite_forecasts=None,
 )
+ALONE = replace(TRAINED, world_size=1, backend=None)
+SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, removed=DEAD)
 
 
 def result(case: ProofCase, *fits: Fit) -> CaseResult:
@@ -83,6 +92,9 @@ def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
         ({"finite_loss": False}, "loss is not finite"),
         ({"digest": "other"}, "different weights"),
         ({"digest": None}, "different weights"),
+        ({"forecast_shape": None, "due_shape": None}, "forecasts have the shape None"),
+        ({"forecast_shape": (24, 1)}, "shape (24, 1), and not (24, 5)"),
+        ({"finite_forecasts": False}, "not all forecasts are finite"),
         ({"outcome": "error", "detail": "ValueError: no"}, "rank 1: ValueError: no"),
     ],
 )
@@ -136,3 +148,56 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
 
     assert (healthy.outcome, healthy.ok) == ("pass", False)
     assert healthy.detail
+
+
+def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
+    worked_around = replace(GREEN, source="original", strategy="find-unused-ddp", leaves_dead=True)
+    fit = replace(TRAINED, unused=DEAD, unused_last=DEAD)
+
+    assert result(worked_around, fit, fit).ok
+    assert "not without a gradient: out.*" in result(worked_around, TRAINED, TRAINED).detail
+    more = replace(fit, unused=(*DEAD, "gate.weight"))
+    assert "not claimed by the patch: gate.weight" in result(worked_around, more, more).detail
+
+
+def test_a_single_process_must_have_been_one() -> None:
+    alone = replace(GREEN, strategy="single-process")
+
+    assert result(alone, ALONE, ALONE).ok
+    assert "world size 2 and backend gloo where 1 and None" in result(alone, TRAINED, TRAINED).detail
+
+
+@pytest.mark.parametrize("strategy", ["strict-ddp", "single-process"])
+def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy) -> None:
+    like = replace(GREEN, strategy=strategy, like="other")
+    fit = replace(ALONE if strategy == "single-process" else TRAINED, comparison=SAME)
+
+    alike = result(like, fit, fit)
+
+    assert (alike.outcome, alike.ok, alike.equal_to_like) == ("pass", True, True)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "words"),
+    [
+        (None, "was not compared with other"),
+        ({"different": ("gate.weight",), "largest": 0.5}, "by up to 0.5; different are gate.weight"),
+        ({"forecasts_equal": False}, "none of the weights, but the forecasts"),
+        ({"removed": (*DEAD, "gate.weight")}, "removed, but not claimed by the patch: gate.weight"),
+    ],
+)
+def test_a_fit_is_not_alike_if(flaw: Optional[dict], words: str) -> None:
+    comparison = None if flaw is None else replace(SAME, **flaw)
+
+    other = result(replace(GREEN, like="other"), *[replace(TRAINED, comparison=comparison)] * 2)
+
+    assert (other.outcome, other.ok) == ("error", False)
+    assert words in other.detail
+
+
+def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
+    fit = replace(TRAINED, world_size=3, comparison=replace(SAME, different=("gate.weight",), largest=1e-9))
+
+    like = result_of_fits(replace(GREEN, like="other"), [fit] * 3, world_size=3, backend="gloo")
+
+    assert (like.ok, like.equal_to_like) == (True, False)

@@ -1,0 +1,155 @@
+"""The proof as a file: JUnit XML for CI systems, and a single self-contained HTML page for people."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+from nfpatch.console import unified_diff
+from nfpatch.install import Install
+from nfpatch.proof.prove import Agenda
+from nfpatch.proof.report import STRATEGIES, finding_of, groups, verdict_of
+from nfpatch.proof.runner import CaseResult, ProofReport
+
+# What XML 1.0 cannot hold, escaped or not; a process that crashed may have printed it.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_STYLE = """
+:root { color-scheme: light dark; --ok: #1a7f37; --no: #cf222e; --faint: #8888; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-top: 1px solid var(--faint); }
+td:nth-child(-n+3), td:last-child { white-space: nowrap; }
+pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--faint); font-size: .85rem; white-space: pre-wrap; }
+.ok { color: var(--ok); } .no { color: var(--no); } td.no, td.ok { font-weight: bold; }
+.verdict { border-left: .4rem solid; padding: .2rem 1rem; }
+ins { color: var(--ok); text-decoration: none; } del { color: var(--no); text-decoration: none; }
+@media (prefers-color-scheme: dark) { :root { --ok: #3fb950; --no: #f85149; } }
+"""
+
+
+def write_junit_xml(path: Path, install: Install, report: ProofReport) -> None:
+    """Writes the proof as JUnit XML: a test case a fit."""
+    path.write_bytes(junit_xml(install, report))
+
+
+def junit_xml(install: Install, report: ProofReport) -> bytes:
+    """The proof as JUnit XML. A fit that went through and proves nothing is a failure, one that did not an error."""
+    ended_badly = [result for result in report.cases if not result.ok]
+    errors = [result for result in ended_badly if result.outcome in ("error", "timeout")]
+    counts = {
+        "tests": str(len(report.cases)),
+        "failures": str(len(ended_badly) - len(errors)),
+        "errors": str(len(errors)),
+        "skipped": "0",
+        "time": f"{report.seconds:.3f}",
+    }
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "nfpatch verify", **counts})
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _facts(install, report):
+        ElementTree.SubElement(properties, "property", {"name": name, "value": _printable(value)})
+    for title, results in groups(report):
+        for result in results:
+            _add_test_case(suite, title, result)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
+
+
+def _add_test_case(suite: ElementTree.Element, title: str, result: CaseResult) -> None:
+    """The test case of one fit."""
+    name = f"{result.source} source, {STRATEGIES[result.strategy]}"
+    attributes = {"classname": title, "name": name, "time": f"{result.seconds:.3f}"}
+    case = ElementTree.SubElement(suite, "testcase", attributes)
+    finding = _printable(finding_of(result))
+    if not result.ok:
+        kind = "error" if result.outcome in ("error", "timeout") else "failure"
+        first_line = finding.splitlines()[0]
+        told = ElementTree.SubElement(case, kind, {"message": first_line, "type": result.outcome})
+        told.text = _printable(result.detail)
+    ElementTree.SubElement(case, "system-out").text = finding
+
+
+def _facts(install: Install, report: ProofReport) -> list[tuple[str, str]]:
+    """What was proved, and where."""
+    facts = {
+        "neuralforecast": f"{install.version} in {install.site_packages}",
+        "torch": report.torch,
+        "Lightning": report.lightning,
+        "Python": report.python,
+        "world size": report.world_size,
+        "backend": report.backend,
+        "seconds": f"{report.seconds:.1f}",
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _printable(text: str) -> str:
+    return _NOT_XML.sub("?", text)
+
+
+def write_html(path: Path, install: Install, agenda: Agenda, report: ProofReport) -> None:
+    """Writes the proof as a page that needs no other file."""
+    path.write_text(html_page(install, agenda, report), encoding="utf-8")
+
+
+def html_page(install: Install, agenda: Agenda, report: ProofReport) -> str:
+    """The proof as a page: the verdict, the fits, the parameters without a gradient, the diff."""
+    title = f"neuralforecast {install.version}: {'proved' if report.ok else 'NOT proved'}"
+    verdict = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict_of(report))
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<div class="verdict {_class_of(report.ok)}">{verdict}</div>',
+        _table(f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in _facts(install, report)),
+        *(f"<p>{html.escape(f'{s.patch.id}: {s.state}, {s.reason}')}</p>" for s in agenda.unproved),
+    ]
+    for heading, results in groups(report):
+        parts += [f"<h2>{html.escape(heading)}</h2>", _table(map(_row, results)), _parameters(results)]
+    if agenda.rewritten:
+        parts += ["<h2>The diff</h2>", f"<pre>{_diff(agenda)}</pre>"]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _table(rows: Iterable[str]) -> str:
+    return "<table>\n" + "\n".join(f"<tr>{row}</tr>" for row in rows) + "\n</table>"
+
+
+def _row(result: CaseResult) -> str:
+    """The cells of one fit."""
+    cells = (result.source, STRATEGIES[result.strategy], finding_of(result), f"{result.seconds:.1f} s")
+    mark = f'<td class="{_class_of(result.ok)}">{"ok" if result.ok else "NO"}</td>'
+    return mark + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+
+
+def _parameters(results: Iterable[CaseResult]) -> str:
+    """The names of the parameters without a gradient, folded away."""
+    named = {result.unused_parameters: result for result in results if result.unused_parameters}
+    return "".join(
+        f"<details><summary>{len(names)} without a gradient ({html.escape(result.source)} source)</summary>"
+        f"<pre>{html.escape(chr(10).join(names))}</pre></details>"
+        for names, result in named.items()
+    )
+
+
+def _diff(agenda: Agenda) -> str:
+    """The diff from the original to the healed source, marked up."""
+    tags = {"+": "ins", "-": "del"}
+    lines = [line for file, (old, new) in agenda.rewritten.items() for line in unified_diff(file, old, new)]
+    return "".join(
+        f"<{tags[line[0]]}>{html.escape(line)}</{tags[line[0]]}>" if line[0] in tags else html.escape(line)
+        for line in lines
+    )
+
+
+def _class_of(ok: bool) -> str:
+    return "ok" if ok else "no"

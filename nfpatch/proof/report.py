@@ -1,0 +1,169 @@
+"""What `verify` prints: its progress on standard error, and the proof, group by group, on standard output."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Callable
+
+import click
+
+from nfpatch.console import count, print_install
+from nfpatch.install import Install
+from nfpatch.proof.prove import Agenda
+from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
+
+STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "one process"}
+WIDTH = 80
+
+
+@contextmanager
+def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
+    """What `verify` shows on standard error while it runs: each result as it comes, and on a terminal a live line."""
+    if not agenda.cases:
+        yield lambda event: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as shown:
+        task = shown.add_task("preparing", total=len(agenda.cases))
+
+        def show(event: ProofEvent) -> None:
+            if event.kind == "launched":
+                errors.print(f"Training {len(agenda.cases)} models, each a few steps, in one launch ...")
+                shown.update(task, description="importing torch and Lightning")
+            elif event.kind == "started" and event.case is not None:
+                shown.update(task, description=_title(event.case))
+            elif event.result is not None and event.case is not None:
+                shown.advance(task)
+                mark, colour = ("ok", "green") if event.result.ok else ("NO", "red")
+                words = f"{_title(event.case)}: {event.result.outcome}, {event.result.seconds:.1f} s"
+                errors.print(f"  [{colour}]{mark}[/{colour}]  {words}")
+
+        yield show
+
+
+def _title(case: ProofCase) -> str:
+    return f"{case.case.model}, {case.case.config}, {case.source} source, {STRATEGIES[case.strategy]}"
+
+
+def print_report(install: Install, agenda: Agenda, report: ProofReport) -> None:
+    """The answer of `verify`: the fits of each configuration, and the verdict."""
+    print_install(install)
+    for status in agenda.unproved:
+        click.echo(f"  {status.patch.id}: {status.state}, {status.reason}")
+    told: set[str] = set()
+    for title, results in groups(report):
+        click.secho(f"\n{title}", bold=True)
+        for result in results:
+            _print_fit(result, finding_of(result) if result.detail not in told else f"{result.outcome}: as above")
+            told |= {result.detail} - {""}
+    if report.cases:
+        click.echo()
+        click.echo(textwrap.fill(conditions_of(report), WIDTH))
+    for sentence in verdict_of(report):
+        click.echo(textwrap.fill(sentence, WIDTH))
+
+
+def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
+    """The results of each configuration under its title."""
+    return [(title, list(results)) for title, results in groupby(report.cases, key=_group_of)]
+
+
+def _group_of(result: CaseResult) -> str:
+    return f"{result.model}, {result.config}" if result.patch is not None else f"{result.model} (control)"
+
+
+def _print_fit(result: CaseResult, finding: str) -> None:
+    """One fit in as many lines as it takes; paths and other long words are not broken."""
+    place = f"  {result.source:<9}  {STRATEGIES[result.strategy]:<15}  "
+    margin = " " * (len("  ok") + len(place))
+    width = (shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH) - len(margin)
+    wrap = textwrap.TextWrapper(max(width, 30), break_long_words=False, break_on_hyphens=False).wrap
+    lines = [line for part in finding.splitlines() for line in wrap(part)]
+    mark, colour = ("ok", "green") if result.ok else ("NO", "red")
+    click.echo(f"  {click.style(mark, fg=colour, bold=not result.ok)}{place}{lines[0]}")
+    for line in lines[1:]:
+        click.echo(margin + line)
+
+
+def finding_of(result: CaseResult) -> str:
+    """What a fit showed, in a few words."""
+    if result.outcome == "unused-parameters":
+        refused = "refused: " if result.strategy == "strict-ddp" else ""
+        words = f"{refused}{_without_gradient(result)}"
+        if is_known_to_remain(result):
+            return f"{words}: known, another bug than the patch heals"
+        return words if result.ok else f"{words}. {'' if result.expect == 'pass' else result.detail}".rstrip(". ")
+    if result.outcome == "pass":
+        words = _success_of(result)
+        return words if result.ok else f"{words}. {result.detail}"
+    return f"{result.outcome}: {result.detail}"
+
+
+def is_known_to_remain(result: CaseResult) -> bool:
+    """Whether a healed source is refused as it must be, because of a bug that the patch is not for."""
+    return result.ok and result.outcome == "unused-parameters" and result.source != "original"
+
+
+def _success_of(result: CaseResult) -> str:
+    """What a fit that went through showed."""
+    if result.unused_parameters:
+        return f"trains; {_without_gradient(result)}"
+    if result.strategy == "single-process" and result.equal_to_like:
+        return "trains; weights and forecasts bit for bit those of the original"
+    words = f"trains: {result.steps} steps, {result.parameters:,} parameters"
+    if result.strategy != "single-process":
+        words += ", equal weights on all ranks"
+    if result.equal_to_like:
+        how = " with find_unused_parameters=True" if str(result.like).endswith("find-unused-ddp") else ""
+        words += f", bit for bit those of the original{how}"
+    return words
+
+
+def _without_gradient(result: CaseResult) -> str:
+    number = count(len(result.unused_parameters), "parameter", "parameters")
+    return f"{number} without a gradient ({_shortened(result.unused_parameters)})"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Up to three names as they are; more by what they have in common."""
+    if len(names) <= 3:
+        return ", ".join(names)
+    common = os.path.commonprefix(list(names))  # noqa: RUF071 - of names, not of paths
+    return f"{common}*" if common else f"{names[0]}, ..."
+
+
+def conditions_of(report: ProofReport) -> str:
+    """The sentence on what the fits ran with."""
+    processes = "No fit was distributed" if report.world_size is None else f"World size {report.world_size}"
+    backend = "" if report.backend is None else f", backend {report.backend}"
+    stack = f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}"
+    return f"{processes}{backend}; {stack}; {report.seconds:.1f} s in all."
+
+
+def verdict_of(report: ProofReport) -> list[str]:
+    """The sentences at the end."""
+    if not report.cases:
+        return ["Nothing to prove."]
+    remaining = [_group_of(result) for result in report.cases if is_known_to_remain(result)]
+    sentences = []
+    if remaining:
+        sentences.append(f"Known to remain, as another bug than these patches heal: {'; '.join(remaining)}.")
+    if report.ok:
+        return [*sentences, "Proved: every fit came out as it must."]
+    failed = sum(not result.ok for result in report.cases)
+    sentences.append(f"NOT proved: {count(failed, 'fit', 'fits')} did not come out as it must.")
+    if any(not result.ok for result in report.cases if result.patch is None):
+        sentences.append("The control failed as well: look at this machine and its environment before the patches.")
+    if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
+        sentences.append("The installed source is not healed. Run `nfpatch apply`, then `nfpatch verify` again.")
+    return sentences

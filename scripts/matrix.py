@@ -1,0 +1,119 @@
+"""Proves the patches of the mission for every release that needs one, and writes the table into docs/matrix.md.
+
+Each release is unpacked beside one environment that trains and proved by `nfpatch verify --preview` there. Releases up
+to 1.4.0 need Lightning 1.6.5: name an environment with it by --old-python, else they are listed as not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from releases import CACHE, wheel_of
+
+from nfpatch.catalog import Catalog, load_catalog
+
+MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
+FIRST_RELEASE_ON_LIGHTNING_2 = (1, 5)
+HEADING = """# The proof, release by release
+
+Written by `make matrix`. Each row is `nfpatch verify --preview{options}` on that release as its wheel has it: two
+processes, gloo, CPU. *Red*: the original source is refused by strict DDP, with exactly the parameters that the patch
+claims. *Green*: the patched source trains. *Like the original*: weights and forecasts are bit for bit those of the
+original, trained by one process and with `find_unused_parameters=True`. *Control*: NHITS trains on both.
+
+"""
+
+
+def affected_releases(catalog: Catalog) -> list[str]:
+    """The releases that need a patch of the mission, oldest first."""
+    patches = catalog.select(MISSION)
+    return [release for release in catalog.releases if any(patch.codemod_for(release) for patch in patches)]
+
+
+def needs_old_stack(release: str) -> bool:
+    """Whether the release admits Lightning 1 only."""
+    return tuple(map(int, release.split(".")[:2])) < FIRST_RELEASE_ON_LIGHTNING_2
+
+
+def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
+    """The JSON document of `verify --preview` on this release."""
+    with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
+        with zipfile.ZipFile(wheel_of(release)) as wheel:
+            wheel.extractall(folder)
+        command = [
+            *(sys.executable, "-m", "nfpatch", "verify", *MISSION, "--preview", "--json", *options),
+            *("--python", str(python), "--site-packages", folder),
+        ]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def row_of(release: str, document: dict[str, Any]) -> str:
+    """The row of the table for one release."""
+    if "error" in document:
+        return f"| {release} | not run: {document['error'].splitlines()[0]} | | | | | | |"
+    cases = document["cases"]
+    strict = [case for case in cases if case["strategy"] == "strict-ddp" and case["patch"] is not None]
+    cells = [
+        ", ".join(dict.fromkeys(case["patch"] for case in cases if case["patch"] is not None)),
+        tally([case for case in strict if case["source"] == "original" and case["expect"] != "pass"]),
+        tally([case for case in strict if case["source"] != "original" and case["expect"] == "pass"]),
+        tally([case for case in cases if case["like"] is not None and case["patch"] is not None]),
+        tally([case for case in cases if case["patch"] is None]),
+        f"{document['torch']}, {document['lightning']}, {document['python']}",
+        "proved" if document["ok"] else "**NOT proved**",
+    ]
+    return f"| {release} | {' | '.join(cells)} |"
+
+
+def tally(cases: list[dict[str, Any]]) -> str:
+    """How many of the cases came out as they must."""
+    return f"{sum(case['ok'] for case in cases)} of {len(cases)}"
+
+
+def main() -> int:
+    """Prove all releases, write the page; exit code 1 if a proof that ran failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("releases", nargs="*", help="only these (default: all that need a patch of the mission)")
+    parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
+    parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0")
+    parser.add_argument("--thorough", action="store_true", help="all configurations")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    options = ["--thorough"] if arguments.thorough else []
+    rows, failed = [], 0
+    for release in arguments.releases or affected_releases(load_catalog()):
+        python = arguments.old_python if needs_old_stack(release) else arguments.python
+        if python is None:
+            rows.append(row_of(release, {"error": "no environment with Lightning 1.6.5 was named"}))
+            continue
+        print(f"== {release}", file=sys.stderr, flush=True)
+        document = proof_of(release, python, options)
+        failed += not document.get("ok", False)
+        rows.append(row_of(release, document))
+        write_page(arguments.output, rows, options)
+    write_page(arguments.output, rows, options)
+    return 1 if failed else 0
+
+
+def write_page(page: Path, rows: list[str], options: list[str]) -> None:
+    """Writes the page with the rows so far."""
+    columns = ("release", "patches", "red", "green", "like the original", "control", "torch, Lightning, Python", "")
+    table = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *rows]
+    machine = f"\nMeasured on {platform.system()} {platform.machine()}; no GPU was used.\n"
+    heading = HEADING.format(options="".join(f" {option}" for option in options))
+    page.write_text(heading + "\n".join(table) + "\n" + machine, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

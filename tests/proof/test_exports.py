@@ -1,0 +1,109 @@
+"""The proof as a file says what the table says, in a form that machines and browsers take."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from nfpatch.install import Install, find_install
+from nfpatch.proof.exports import html_page, junit_xml
+from nfpatch.proof.prove import Agenda
+from nfpatch.proof.runner import CaseResult, ProofReport
+
+VOID = {"meta", "br", "hr"}
+
+
+def case(number: int, ok: bool, outcome: str, detail: str = "", unused: tuple[str, ...] = ()) -> CaseResult:
+    return CaseResult(
+        id=f"{number}",
+        patch="p",
+        model="TFT",
+        config="<none>",
+        source="preview" if number else "original",
+        expect="unused-parameters" if unused else "pass",
+        outcome=outcome,
+        ok=ok,
+        unused_parameters=unused,
+        seconds=1.5,
+        detail=detail,
+        steps=3,
+        parameters=4030,
+        forecast_shape=(24, 1),
+    )
+
+
+@pytest.fixture
+def install(site: Path) -> Install:
+    return find_install(None, site)
+
+
+def report(*cases: CaseResult) -> ProofReport:
+    return ProofReport(all(c.ok for c in cases), "2.13.0", "2.6.6", "3.11.7", 2, "gloo", 12.5, cases)
+
+
+def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_apart(install: Install) -> None:
+    refused = case(0, True, "unused-parameters", unused=("static_encoder.a", "static_encoder.b"))
+    failed = case(1, False, "pass", "every parameter got a gradient")
+    crashed = case(2, False, "error", "rank 1: ValueError: \x1b[31mno & <never>\nplace.py:1 in f")
+
+    (suite,) = ElementTree.fromstring(junit_xml(install, report(refused, failed, crashed)))
+
+    assert {name: suite.get(name) for name in ("tests", "failures", "errors", "time")} == {
+        "tests": "3",
+        "failures": "1",
+        "errors": "1",
+        "time": "12.500",
+    }
+    found = {test.get("name"): test for test in suite.iter("testcase")}
+    assert len(suite.findall("testcase")) == 3
+    assert found["original source, strict DDP"].find("failure") is None
+    error = suite.find("testcase/error")
+    assert error.get("type") == "error"
+    assert "no & <never>\nplace.py:1" in error.text
+    assert suite.find("testcase/failure").text == "every parameter got a gradient"
+
+
+def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Install) -> None:
+    unused = ("static_encoder.a", "static_encoder.b", "static_encoder.c", "static_encoder.d")
+    agenda = Agenda((), {}, {}, rewritten={"neuralforecast/models/tft.py": (b"a = 1 < 2\n", b"a = 3\n")})
+
+    page = html_page(install, agenda, report(case(0, True, "unused-parameters", unused=unused), case(1, True, "pass")))
+
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert reader.foreign == []
+    assert "neuralforecast 1.7.4: proved" in page
+    assert "TFT, &lt;none&gt;" in page
+    assert "\n".join(unused) in page
+    assert "<del>-a = 1 &lt; 2\n</del><ins>+a = 3\n</ins>" in page
+    assert page.count('<td class="ok">ok</td>') == 2
+
+
+def test_a_page_of_a_failed_proof_says_so_in_words(install: Install) -> None:
+    page = html_page(install, Agenda((), {}, {}), report(case(1, False, "pass", "the ranks ended with other weights")))
+
+    assert "NOT proved" in page
+    assert "the ranks ended with other weights" in page
+    assert '<td class="no">NO</td>' in page
+
+
+class Reader(HTMLParser):
+    """Notes tags that are not closed, and what would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.foreign: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("script", "link", "img", "iframe") or any(name in ("src", "href") for name, _ in attrs):
+            self.foreign.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
