@@ -13,6 +13,7 @@ from support import made_once, unpack
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Distributed fits run one after another on one worker: each takes two processes of its own."""
     for item in items:
