@@ -25,11 +25,11 @@ class Case:
     """One configuration of a model whose fit shows the bug, or shows that there is none.
 
     `options` go to the model's constructor, `loss` names a class of `neuralforecast.losses.pytorch`, `exogenous` is a
-    subset of `("static", "historic", "future")`. `leaves_unused_parameters` tells whether the original source leaves
-    the patch's dead parameters without a gradient here; where it does not, original and patched source both train.
-    `still_dead` are the parameters, as `fnmatch` patterns, that another bug leaves without a gradient in either source.
-    A `thorough` case is trained by `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model
-    named `Auto...` is searched for by Optuna.
+    subset of `("static", "historic", "future")`; with "categorical" beside them, each has an embedded column as well.
+    `dead_parameters` are those, as `fnmatch` patterns, that the original source leaves without a gradient here: None
+    for all that the patch names, and `()` where original and patched source both train. A `thorough` case is trained by
+    `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model named `Auto...` is searched for
+    by Optuna.
     """
 
     model: str
@@ -37,8 +37,7 @@ class Case:
     loss: str = "MAE"
     exogenous: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
-    leaves_unused_parameters: bool = True
-    still_dead: tuple[str, ...] = ()
+    dead_parameters: Optional[tuple[str, ...]] = None
     thorough: bool = False
     releases: str = ""
 
@@ -59,7 +58,8 @@ class Patch:
     `file` is the POSIX path below the folder that holds `neuralforecast/`. `variants` maps version specifiers (PEP 440)
     to the codemod that fits those releases, `unaffected` maps the other releases to the reason why they need none; the
     two together name every release exactly once. `dead_parameters` are the names, as `fnmatch` patterns, of the
-    parameters that no gradient reaches and that are gone once the patch is applied.
+    parameters that no gradient reaches in some configuration. They are gone there once the patch is applied, unless
+    `keeps_parameters` says that it lets the gradient reach them instead.
     """
 
     id: str
@@ -71,6 +71,7 @@ class Patch:
     unaffected: Mapping[str, str]
     dead_parameters: tuple[str, ...]
     cases: tuple[Case, ...]
+    keeps_parameters: bool = False
 
     def codemod_for(self, version: str) -> Optional[Codemod]:
         """The codemod for this release; None where no variant claims it."""
@@ -143,7 +144,8 @@ def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
     fingerprints: dict[str, dict[str, dict[str, str]]] = json.loads(
         (shipped / FINGERPRINTS_FILE_NAME).read_text(encoding="utf-8")
     )
-    patches = [_load_patch(path) for folder in (shipped, *extra_folders) for path in _patch_modules(folder)]
+    modules = [path for folder in (shipped, *extra_folders) for path in _patch_modules(folder)]
+    patches = [patch for path in modules for patch in _load_patches(path)]
     ids = [patch.id for patch in patches]
     for twice in sorted({name for name in ids if ids.count(name) > 1}):
         raise UsageError(f"Two patch modules call themselves {twice!r}. Give one of them another id.")
@@ -167,8 +169,11 @@ def _patch_modules(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
 
 
-def _load_patch(path: Path) -> Patch:
-    """The `patch` that the module at `path` defines. Loaded by path, as Alembic loads its `versions/`."""
+def _load_patches(path: Path) -> tuple[Patch, ...]:
+    """The `patch` that the module at `path` defines, or the `patches` where a bug is in several files.
+
+    Loaded by path, as Alembic loads its `versions/`.
+    """
     spec = importlib.util.spec_from_file_location(f"nfpatch_patches.{path.stem}", path)
     assert spec is not None, "a .py file always has a loader"
     assert spec.loader is not None
@@ -177,10 +182,10 @@ def _load_patch(path: Path) -> Patch:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(f"The patch module {path} does not load: {type(error).__name__}: {error}") from error
-    patch = getattr(module, "patch", None)
-    if not isinstance(patch, Patch):
+    patches = getattr(module, "patches", None) or (getattr(module, "patch", None),)
+    if not isinstance(patches, tuple) or not all(isinstance(patch, Patch) for patch in patches):
         raise UsageError(f"The patch module {path} defines no `patch = Patch(...)`.")
-    return patch
+    return patches
 
 
 def _first_match(by_specifier: Mapping[str, T], version: str) -> Optional[T]:

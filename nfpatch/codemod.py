@@ -1,7 +1,7 @@
-"""The codemods that patches are written in.
+"""What patches are written in: statements as they stand in neuralforecast, and what shall stand there instead.
 
-A codemod states what it expects, and refuses when that is not exactly what it finds: one match, in the named class and
-method, and no reader that would miss what goes. Everything else in the file keeps its bytes.
+A codemod states what it expects, and refuses when that is not exactly what it finds: the statements once, in the named
+function, and no reader that would miss what goes. Everything else in the file keeps its bytes.
 
 LibCST is imported when a codemod runs, not when it is declared: `status` and `revert` never pay for it.
 """
@@ -9,8 +9,8 @@ LibCST is imported when a codemod runs, not when it is declared: `status` and `r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Optional, Protocol
 
 from nfpatch.errors import Refused
 
@@ -30,73 +30,51 @@ class Codemod(Protocol):
 
 
 @dataclass(frozen=True)
-class RemoveUnreadLayer:
-    """Remove `if CONDITION: self.ATTRIBUTE = ...` from a constructor, with the comment that stands above it.
+class Change:
+    """Statements that follow each other, and what takes their place.
 
-    Refuses when anything in the module reads the attribute, be it by a `getattr` with its name: neuralforecast 1.1.0
-    has the same lines, and its `forward` uses the layer.
+    `where` is the function or class whose own statements they are: `TFT.__init__`, or `TFT` for a method itself. `old`
+    is their source as it stands there exactly once, whatever its spaces, line breaks, parentheses and comments; `...`
+    as the body of a compound statement stands for any body. `new` is the source that shall stand there: what it has in
+    common with `old` keeps its bytes. The empty text removes them, with the comment above; None leaves them as they
+    are, so that the change is but an expectation.
     """
 
-    class_name: str
-    attribute: str
-    condition: str
-
-    def __call__(self, module: cst.Module) -> cst.Module:
-        """The module without the layer. Raises CodemodRefused."""
-        from nfpatch import syntax
-
-        constructor = syntax.find_constructor(module, self.class_name)
-        uses = syntax.find_uses(module, self.attribute)
-        if uses.others:
-            raise CodemodRefused(f"the attribute `{self.attribute}` is read in line {uses.first_other_line}")
-        assignment = syntax.only_assignment(uses, self.attribute)
-        statement = syntax.statement_with(constructor, assignment)
-        if statement is None or not syntax.is_if_around(statement, assignment, self.condition):
-            raise CodemodRefused(
-                f"`self.{self.attribute} = ...` is not the only statement under `if {self.condition}:` "
-                f"in {self.class_name}.__init__"
-            )
-        return syntax.without_statement(module, constructor, statement)
+    where: str
+    old: str
+    new: Optional[str] = None
 
 
 @dataclass(frozen=True)
-class GuardLayer:
-    """Put `if CONDITION:` over `self.ATTRIBUTE = FACTORY(..., SIZE_ARGUMENT=SIZE, ...)` in a constructor.
+class Rewrite:
+    """Make these changes, unless something would miss what they take away.
 
-    The condition is `SIZE > 0`. Refuses when the layer is read outside a branch that `read_under` guards, because then
-    a model without it would crash.
+    `reads` names the attributes that are gone afterwards, or not always there, with the condition under which they may
+    still be read: `{"static_encoder": "s_inp is not None"}`, or the empty text for never. Each must be assigned once.
+    A read counts anywhere in the module, be it a `getattr` with the name: NBEATSx of neuralforecast 1.1.0 has the same
+    lines as later releases, and its `forward` uses the layer. `ignores` names the parameters that a function must not
+    use.
     """
 
-    class_name: str
-    attribute: str
-    factory: str
-    size_argument: str
-    size: str
-    read_under: str
+    changes: tuple[Change, ...]
+    reads: Mapping[str, str] = field(default_factory=dict)
+    ignores: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __call__(self, module: cst.Module) -> cst.Module:
-        """The module with the layer under its guard. Raises CodemodRefused."""
-        from nfpatch import syntax
+        """The module with these changes. Raises CodemodRefused."""
+        from nfpatch import rewriting, syntax
 
-        constructor = syntax.find_constructor(module, self.class_name)
-        uses = syntax.find_uses(module, self.attribute, allowed_under=self.read_under)
-        if uses.others:
-            raise CodemodRefused(
-                f"the attribute `{self.attribute}` is read in line {uses.first_other_line}, "
-                f"outside `if {self.read_under}:`"
-            )
-        assignment = syntax.only_assignment(uses, self.attribute)
-        statement = syntax.statement_with(constructor, assignment)
-        if statement is None or not syntax.is_statement_of(statement, assignment):
-            raise CodemodRefused(
-                f"`self.{self.attribute} = ...` is not a plain statement of {self.class_name}.__init__ "
-                "(perhaps it is guarded already)"
-            )
-        if not syntax.is_call_with(assignment.value, self.factory, self.size_argument, self.size):
-            raise CodemodRefused(
-                f"`self.{self.attribute}` is not built by `{self.factory}(..., {self.size_argument}={self.size}, ...)`"
-            )
-        return syntax.with_guard(module, constructor, statement, f"{self.size} > 0")
+        for where, parameters in self.ignores.items():
+            for parameter in parameters:
+                syntax.check_ignored(module, where, parameter)
+        for attribute in self.reads:
+            syntax.check_assigned_once(module, attribute)
+        result = module
+        for change in self.changes:
+            result = rewriting.with_change(result, change.where, change.old, change.new)
+        for attribute, condition in self.reads.items():
+            syntax.check_unread(result, attribute, condition, source=module)
+        return result
 
 
 def rewrite(source: bytes, codemods: Mapping[str, Codemod]) -> bytes:

@@ -59,15 +59,20 @@ def apply(
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
         sets = wanted_by_apply(found, patches, allow_modified)
-        if sets and install.kind != "regular" and not allow_editable and not dry_run:
-            raise Refused(
-                f"{install.package} is a source checkout, not an installed copy: nfpatch would change files that you "
-                "have under version control. Patch an installed copy instead, or say that you mean it: "
-                "`--allow-editable`."
-            )
+        if sets and not (allow_editable or dry_run):
+            refuse_checkout(install)
         return sets
 
     return _move(install, catalog, wanted, allow_modified, force, dry_run, lock_timeout)
+
+
+def refuse_checkout(install: Install) -> None:
+    """Raises Refused where the install is a source checkout, which is changed with consent only."""
+    if install.kind != "regular":
+        raise Refused(
+            f"{install.package} is a source checkout, not an installed copy: nfpatch would change files that you have "
+            "under version control. Patch an installed copy instead, or say that you mean it: `--allow-editable`."
+        )
 
 
 def revert(

@@ -89,8 +89,8 @@ def _patched(
     expected = found.catalog.fingerprint(version, file, ids)
     if not allow_modified and not (is_released and expected is not None) and file not in found.ledger.files:
         raise Refused(
-            f"{path} is not the file of neuralforecast {version}. Restore the released file, or let nfpatch patch it "
-            "as it is, if the code in question still matches exactly: `--allow-modified`."
+            f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
+            "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
         )
     from nfpatch.codemod import CodemodRefused, check_parses, rewrite
 
@@ -156,7 +156,8 @@ def _ledger_after(found: Survey, changes: Sequence[FileChange]) -> Ledger:
     record_sha256 = before.record_sha256
     if not before.files and found.install.record is not None:
         record_sha256 = hash_of(read_file(found.install.record))
-    return Ledger(found.install.version, files, record_sha256)
+    # in the order of the files, so that ledger and RECORD tell nothing of the way to this set
+    return Ledger(found.install.version, dict(sorted(files.items())), record_sha256)
 
 
 def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
@@ -284,19 +285,26 @@ def _relative_record(install: Install) -> str:
 def wanted_by_apply(found: Survey, patches: Sequence[Patch], allow_modified: bool = False) -> dict[str, frozenset[str]]:
     """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
 
-    Raises Refused for the first patch that is needed and cannot be applied, so that apply does all or nothing.
+    In a release that is not known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for
+    the first patch that is needed and cannot be applied, so that apply does all or nothing.
     """
     if found.ledger_problem is not None:
         raise Refused(found.ledger_problem)
     wanted: dict[str, frozenset[str]] = {}
+    unclaimed = []
     for status in map(found.status_of, patches):
         file = status.patch.file
         if status.state in ("applied", "not-needed"):
+            continue
+        if status.state == "unknown-release" and status.patch.codemod_for(found.install.version) is None:
+            unclaimed.append(status)
             continue
         # what was changed after nfpatch patched it is judged where the change is computed, because of --force
         if status.state != "applicable" and not allow_modified and file not in found.ledger.files:
             raise Refused(_why_not(found, status))
         wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
+    if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
+        raise Refused(_why_not(found, unclaimed[0]))
     return wanted
 
 
@@ -328,10 +336,11 @@ def _why_not(found: Survey, status: PatchStatus) -> str:
     if status.state == "unknown-release":
         return (
             f"neuralforecast {install.version} in {install.site_packages} is unknown: {status.reason}. Upgrade "
-            "nfpatch, or let it patch the release if a codemod matches it exactly: `--allow-modified`."
+            "nfpatch, or let it patch the release where a codemod matches exactly, and prove that first: "
+            "`--allow-modified --prove`."
         )
     return (
-        f"{install.file(patch.file)} is not as neuralforecast {install.version} was released: {status.reason}. Restore "
-        "the released file, or let nfpatch patch it as it is if the code in question still matches exactly: "
+        f"{install.file(patch.file)} is not known as a file of neuralforecast {install.version}: {status.reason}. "
+        "Restore the released file, or let nfpatch patch it as it is if the code in question still matches exactly: "
         "`--allow-modified`."
     )

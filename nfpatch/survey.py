@@ -109,7 +109,10 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
 
 def _state_by_fingerprint(found: Survey, patch: Patch, content: bytes) -> tuple[State, str]:
     """The state of a patch in a file that the ledger does not know."""
-    carried = found.catalog.patch_set_of(found.install.version, patch.file, hash_of(content))
+    version = found.install.version
+    carried = found.catalog.patch_set_of(version, patch.file, hash_of(content))
+    if found.catalog.fingerprint(version, patch.file, [patch.id]) is None and carried in (None, frozenset()):
+        return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"
     if carried is None:
         return "modified", "the file is neither the released one nor one that nfpatch wrote"
     if patch.id in carried:

@@ -1,4 +1,4 @@
-"""Questions to a LibCST tree, and the two edits that the codemods need.
+"""Questions to a LibCST tree: where a function is, what a statement means, who uses an attribute.
 
 Plain visitors rather than `libcst.matchers`: importing the matchers costs as much as LibCST itself
 (`benchmarks/` holds `apply` to a ratio of that import).
@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Optional, Union
 
 import libcst as cst
@@ -19,38 +20,18 @@ from nfpatch.codemod import CodemodRefused
 
 MAX_NESTING = 100
 
+EMPTY = cst.Module(body=())
+
 Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
-
-
-@dataclass(frozen=True)
-class Constructor:
-    """An `__init__` and the class around it."""
-
-    class_def: cst.ClassDef
-    function: cst.FunctionDef
-
-    @property
-    def block(self) -> cst.IndentedBlock:
-        """The constructor's own statements."""
-        assert isinstance(self.function.body, cst.IndentedBlock)
-        return self.function.body
+Definition = Union[cst.ClassDef, cst.FunctionDef]
 
 
 @dataclass(frozen=True)
 class Uses:
     """Where a module uses an attribute: the assignments to it, and every other mention."""
 
-    module: cst.Module
     assignments: tuple[cst.Assign, ...]
     others: tuple[cst.CSTNode, ...]
-
-    @property
-    def first_other_line(self) -> int:
-        """Line number, from 1, of the first mention that is not an assignment."""
-        from libcst.metadata import MetadataWrapper, PositionProvider
-
-        wrapper = MetadataWrapper(self.module, unsafe_skip_copy=True)
-        return wrapper.resolve(PositionProvider)[self.others[0]].start.line
 
 
 def parse(source: bytes) -> cst.Module:
@@ -104,33 +85,63 @@ def _hidden_nesting(node: ast.AST) -> int:
     return name.count(".") if name else 0
 
 
-def find_constructor(module: cst.Module, class_name: str) -> Constructor:
-    """The `__init__` of the one class of that name at the top of the module. Raises CodemodRefused if there is none."""
-    classes = [node for node in module.body if isinstance(node, cst.ClassDef) and node.name.value == class_name]
-    if len(classes) != 1:
-        raise CodemodRefused(f"it defines {_count(len(classes), 'class', 'classes')} named {class_name}, not one")
-    functions = [
-        node for node in classes[0].body.body if isinstance(node, cst.FunctionDef) and node.name.value == "__init__"
-    ]
-    if len(functions) != 1 or not isinstance(functions[0].body, cst.IndentedBlock):
-        raise CodemodRefused(f"{class_name} has {_count(len(functions), '`__init__`', '`__init__`s')}, not one")
-    return Constructor(classes[0], functions[0])
+def find_definition(module: cst.Module, where: str) -> tuple[Definition, ...]:
+    """The class at the top of the module, and the function or class in it, and so on, that the dotted name leads to.
+
+    Raises CodemodRefused where a name is not defined exactly once.
+    """
+    path: list[Definition] = []
+    for name in where.split("."):
+        inside = block_of(path[-1]).body if path else module.body
+        found = [
+            node for node in inside if isinstance(node, (cst.ClassDef, cst.FunctionDef)) and node.name.value == name
+        ]
+        if len(found) != 1:
+            owner = path[-1].name.value if path else "it"
+            number = f"{len(found)} times" if found else "nowhere"
+            raise CodemodRefused(f"{owner} defines `{name}` {number}, not once")
+        path.append(found[0])
+    return tuple(path)
+
+
+def block_of(definition: Definition) -> cst.IndentedBlock:
+    """The statements of a function or class. Raises CodemodRefused where they stand on its first line."""
+    if not isinstance(definition.body, cst.IndentedBlock):
+        raise CodemodRefused(f"`{definition.name.value}` is defined on one line")
+    return definition.body
+
+
+def meaning_of(statement: cst.CSTNode) -> Optional[str]:
+    """What the statement means, whatever its spaces, line breaks and comments; None where Python cannot tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.dump(ast.parse(EMPTY.code_for_node(statement)))
+    except SyntaxError:  # newer syntax than this interpreter's, so nothing that a patch speaks of
+        return None
 
 
 def find_uses(module: cst.Module, attribute: str, allowed_under: Optional[str] = None) -> Uses:
     """Every use of `.attribute` in the module, be it a string that spells it (`getattr`, a key of `state_dict()`).
 
-    A use inside the body of `if ALLOWED_UNDER:` does not count.
+    A use inside the body of `if ALLOWED_UNDER:` does not count; for `not CONDITION`, nor does one in the `else` of
+    `if CONDITION:`.
     """
     collector = _UseCollector(attribute, allowed_under)
     word = re.compile(rf"\b{re.escape(attribute)}\b")
     try:
         for part in _parts(module.body):
-            if word.search(module.code_for_node(part)):  # rendering is much faster than a visit
+            if word.search(_text_of_part(part)):
                 part.visit(collector)
     except RecursionError as error:
         raise CodemodRefused("it is nested too deeply to be read") from error
-    return Uses(module, tuple(collector.assignments), tuple(collector.others))
+    return Uses(tuple(collector.assignments), tuple(collector.others))
+
+
+@lru_cache(maxsize=2000)  # many more than a module has; several codemods look at the same ones
+def _text_of_part(part: cst.CSTNode) -> str:
+    """The code of a node, which is much faster to search than the node is to visit."""
+    return EMPTY.code_for_node(part)
 
 
 def _parts(statements: Sequence[cst.CSTNode]) -> Iterator[cst.CSTNode]:
@@ -147,18 +158,23 @@ class _UseCollector(cst.CSTVisitor):
     def __init__(self, attribute: str, allowed_under: Optional[str]) -> None:
         self.attribute = attribute
         self.allowed_under = allowed_under
+        self.opposite = allowed_under[4:] if allowed_under is not None and allowed_under.startswith("not ") else None
         self.assignments: list[cst.Assign] = []
         self.others: list[cst.CSTNode] = []
         self._targets: list[cst.CSTNode] = []
         self._allowed_depth = 0
 
     def visit_If_body(self, node: cst.If) -> None:
-        if self.allowed_under is not None and is_expression(node.test, self.allowed_under):
-            self._allowed_depth += 1
+        self._allowed_depth += _is_test_of(node, self.allowed_under)
 
     def leave_If_body(self, node: cst.If) -> None:
-        if self.allowed_under is not None and is_expression(node.test, self.allowed_under):
-            self._allowed_depth -= 1
+        self._allowed_depth -= _is_test_of(node, self.allowed_under)
+
+    def visit_If_orelse(self, node: cst.If) -> None:
+        self._allowed_depth += _is_test_of(node, self.opposite)
+
+    def leave_If_orelse(self, node: cst.If) -> None:
+        self._allowed_depth -= _is_test_of(node, self.opposite)
 
     def visit_Assign(self, node: cst.Assign) -> None:
         targets = [target.target for target in node.targets if self._is_on_self(target.target)]
@@ -191,6 +207,10 @@ class _UseCollector(cst.CSTVisitor):
             self.others.append(node)
 
 
+def _is_test_of(node: cst.If, condition: Optional[str]) -> bool:
+    return condition is not None and is_expression(node.test, condition)
+
+
 def _text_of(string: cst.SimpleString) -> str:
     """What the string says; the empty text for bytes, which name no attribute."""
     with warnings.catch_warnings():
@@ -199,131 +219,53 @@ def _text_of(string: cst.SimpleString) -> str:
     return value if isinstance(value, str) else ""
 
 
-def only_assignment(uses: Uses, attribute: str) -> cst.Assign:
-    """The one assignment to the attribute. Raises CodemodRefused if there are more or none."""
-    if len(uses.assignments) != 1:
-        raise CodemodRefused(
-            f"`self.{attribute} = ...` stands there {_count(len(uses.assignments), 'time', 'times')}, not once"
-        )
-    return uses.assignments[0]
+def check_assigned_once(module: cst.Module, attribute: str) -> None:
+    """Raise CodemodRefused unless there is one assignment to the attribute."""
+    assignments = find_uses(module, attribute).assignments
+    if len(assignments) != 1:
+        raise CodemodRefused(f"`self.{attribute} = ...` stands there {len(assignments) or 'no'} times, not once")
 
 
-def statement_with(constructor: Constructor, assignment: cst.Assign) -> Optional[Statement]:
-    """The statement of the constructor's own block that is the assignment, or an `if` directly around it."""
-    for statement in constructor.block.body:
-        assert isinstance(statement, (cst.SimpleStatementLine, cst.BaseCompoundStatement))
-        inner = statement.body.body if isinstance(statement, cst.If) else [statement]
-        if any(is_statement_of(line, assignment) for line in inner):
-            return statement
-    return None
+def check_unread(module: cst.Module, attribute: str, condition: str, source: cst.Module) -> None:
+    """Raise CodemodRefused where the module uses the attribute outside `if CONDITION:`, or at all without a condition.
+
+    The line that the error names is that of the `source` which the module was made from.
+    """
+    others = find_uses(module, attribute, allowed_under=condition or None).others
+    if others:
+        outside = f", outside `if {condition}:`" if condition else ""
+        raise CodemodRefused(f"the attribute `{attribute}` is read in line {_line_of(others[0], source)}{outside}")
 
 
-def is_statement_of(statement: cst.CSTNode, assignment: cst.Assign) -> bool:
-    """Whether the line consists of this assignment, to one target, and nothing else."""
-    return (
-        isinstance(statement, cst.SimpleStatementLine)
-        and len(statement.body) == 1
-        and statement.body[0] is assignment
-        and len(assignment.targets) == 1
-    )
+def check_ignored(module: cst.Module, where: str, parameter: str) -> None:
+    """Raise CodemodRefused where the function of this name uses that parameter of its own."""
+    mentions = _NameCollector(parameter)
+    block_of(find_definition(module, where)[-1]).visit(mentions)
+    if mentions.found:
+        raise CodemodRefused(f"`{where}` uses its `{parameter}` in line {_line_of(mentions.found[0], module)}")
 
 
-def is_if_around(statement: Statement, assignment: cst.Assign, condition: str) -> bool:
-    """Whether the statement is `if CONDITION:` without `else`, around nothing but this assignment."""
-    return (
-        isinstance(statement, cst.If)
-        and statement.orelse is None
-        and is_expression(statement.test, condition)
-        and len(statement.body.body) == 1
-        and is_statement_of(statement.body.body[0], assignment)
-    )
+class _NameCollector(cst.CSTVisitor):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found: list[cst.CSTNode] = []
+
+    def visit_Name(self, node: cst.Name) -> None:
+        if node.value == self.name:
+            self.found.append(node)
 
 
-def is_call_with(node: cst.BaseExpression, function: str, keyword: str, value: str) -> bool:
-    """Whether the expression is `FUNCTION(..., KEYWORD=VALUE, ...)`."""
-    return (
-        isinstance(node, cst.Call)
-        and is_expression(node.func, function)
-        and any(
-            arg.keyword is not None and arg.keyword.value == keyword and is_expression(arg.value, value)
-            for arg in node.args
-        )
-    )
+def _line_of(node: cst.CSTNode, module: cst.Module) -> int:
+    """Line number, from 1, of a node of this module."""
+    from libcst.metadata import MetadataWrapper, PositionProvider
+
+    return MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)[node].start.line
 
 
 def is_expression(node: cst.BaseExpression, text: str) -> bool:
     """Whether the node means the same as `text`, whatever its spaces, line breaks and parentheses."""
-    code = cst.Module(body=()).code_for_node(node)
+    code = EMPTY.code_for_node(node)
     try:
         return ast.dump(ast.parse(f"({code})", mode="eval")) == ast.dump(ast.parse(f"({text})", mode="eval"))
     except SyntaxError:  # newer syntax than this interpreter's, so not one of the plain conditions asked for
         return False
-
-
-def without_statement(module: cst.Module, constructor: Constructor, statement: Statement) -> cst.Module:
-    """The module without this statement, the comment directly above it and the blank lines before that.
-
-    A blank line stays where the next statement would otherwise touch the one before. Raises CodemodRefused if nothing
-    would be left in the block.
-    """
-    body = list(constructor.block.body)
-    index = next(i for i, node in enumerate(body) if node is statement)
-    if len(body) == 1:
-        raise CodemodRefused(f"nothing would be left in {constructor.class_def.name.value}.__init__")
-    above = list(statement.leading_lines)
-    own_comment = 0
-    while own_comment < len(above) and above[len(above) - 1 - own_comment].comment is not None:
-        own_comment += 1
-    kept = above[: len(above) - own_comment]
-    if index + 1 < len(body):
-        following = body[index + 1]
-        assert isinstance(following, (cst.SimpleStatementLine, cst.BaseCompoundStatement))
-        body[index + 1] = following.with_changes(leading_lines=_joined(kept, following.leading_lines))
-        return _with_body(module, constructor, [*body[:index], *body[index + 1 :]])
-    while kept and kept[-1].comment is None:
-        kept.pop()
-    block = constructor.block.with_changes(body=body[:index], footer=[*kept, *constructor.block.footer])
-    return _with_block(module, constructor, block)
-
-
-def with_guard(module: cst.Module, constructor: Constructor, statement: Statement, condition: str) -> cst.Module:
-    """The module with this statement moved, lines below the first included, into a new `if CONDITION:`."""
-    assert isinstance(statement, cst.SimpleStatementLine)
-    guard = cst.If(
-        test=cst.parse_expression(condition),
-        body=cst.IndentedBlock(
-            body=[statement.with_changes(leading_lines=())],
-            indent=constructor.block.indent,
-            header=cst.TrailingWhitespace(newline=statement.trailing_whitespace.newline),
-        ),
-        leading_lines=statement.leading_lines,
-    )
-    return _with_body(module, constructor, [guard if node is statement else node for node in constructor.block.body])
-
-
-def _joined(above: Sequence[cst.EmptyLine], below: Sequence[cst.EmptyLine]) -> list[cst.EmptyLine]:
-    """Two runs of leading lines as one, without blank lines doubled where they meet."""
-    lines = list(above)
-    while lines and below and lines[-1].comment is None and below[0].comment is None:
-        lines.pop()
-    return [*lines, *below]
-
-
-def _with_body(module: cst.Module, constructor: Constructor, body: Sequence[cst.BaseStatement]) -> cst.Module:
-    return _with_block(module, constructor, constructor.block.with_changes(body=body))
-
-
-def _with_block(module: cst.Module, constructor: Constructor, block: cst.IndentedBlock) -> cst.Module:
-    """The module with the constructor's block replaced, along the spine, so that no other node is even visited."""
-    function = constructor.function.with_changes(body=block)
-    class_block = constructor.class_def.body
-    class_def = constructor.class_def.with_changes(
-        body=class_block.with_changes(
-            body=[function if node is constructor.function else node for node in class_block.body]
-        )
-    )
-    return module.with_changes(body=[class_def if node is constructor.class_def else node for node in module.body])
-
-
-def _count(number: int, singular: str, plural: str) -> str:
-    return f"{number or 'no'} {singular if number == 1 else plural}"

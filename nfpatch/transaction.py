@@ -16,12 +16,13 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
+from nfpatch.disk import duplicate, flush_folder, write_new
 from nfpatch.errors import EnvironmentProblem, Refused, as_problem
 from nfpatch.install import Install, read_file
 from nfpatch.lock import lock_path
@@ -92,7 +93,7 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
     try:
         staging.mkdir(parents=True)
         entries = [_stage(staging, number, step, home) for number, step in enumerate(steps)]
-        _flush_folder(staging)
+        flush_folder(staging)
         _write_journal(staging, entries)
     except BaseException as error:
         _discard(home)
@@ -152,11 +153,11 @@ def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
     old, new = staging / f"old-{number}", staging / f"new-{number}"
     existed = os.path.lexists(step.path)
     if existed and not isinstance(step, Prune):
-        _duplicate(step.path, old)
+        duplicate(step.path, old)
     if isinstance(step, Write):
-        _write_new(new, step.content, like=step.like or step.path)
+        write_new(new, step.content, like=step.like or step.path)
     elif isinstance(step, Place):
-        _duplicate(step.source, new)
+        duplicate(step.source, new)
     elif isinstance(step, Link):
         os.symlink(step.target, new)
     return _Entry(os.path.relpath(step.path, home), type(step).__name__, existed)
@@ -200,7 +201,7 @@ def _flush(home: Path, entries: Sequence[_Entry]) -> None:
     """Make the names that the steps changed durable."""
     for folder in sorted({_absolute(home, entry).parent for entry in entries}):
         if folder.is_dir():
-            _flush_folder(folder)
+            flush_folder(folder)
 
 
 def _discard(home: Path) -> None:
@@ -229,53 +230,6 @@ def _absolute(home: Path, entry: _Entry) -> Path:
     return Path(os.path.normpath(home / entry.path))
 
 
-def _duplicate(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link where possible, else a copy with mode, times and owner."""
-    if source.is_symlink():
-        os.symlink(os.readlink(source), target)
-        return
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # no hard links on this file system, another file system, or links to others' files are forbidden
-        import shutil
-
-        with _naming(target):
-            shutil.copy2(source, target)
-            _copy_owner(source.stat(), target)
-            with target.open("rb") as copy:
-                os.fsync(copy.fileno())
-
-
-def _write_new(path: Path, content: bytes, like: Path) -> None:
-    with _naming(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            with suppress(FileNotFoundError):
-                model = like.stat()
-                os.chmod(path, stat.S_IMODE(model.st_mode))
-                _copy_owner(model, path)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Give the errors of operations on a descriptor the path that they lack."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def _copy_owner(model: os.stat_result, path: Path) -> None:
-    own = path.stat()
-    if (own.st_uid, own.st_gid) != (model.st_uid, model.st_gid):
-        with suppress(PermissionError):  # only root may give files away; anyone else's are its own anyway
-            os.chown(path, model.st_uid, model.st_gid)
-
-
 def _rename_over(source: Path, target: Path) -> None:
     try:
         os.replace(source, target)
@@ -285,7 +239,7 @@ def _rename_over(source: Path, target: Path) -> None:
         beside = target.with_name(f".{target.name}.nfpatch-new")
         try:
             beside.unlink(missing_ok=True)
-            _duplicate(source, beside)
+            duplicate(source, beside)
             os.replace(beside, target)
         except OSError:
             with suppress(OSError):
@@ -311,9 +265,9 @@ def _is_the_same(old: Path, path: Path) -> bool:
 def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:
     draft = staging / "journal.draft"
     content = json.dumps([[entry.path, entry.kind, entry.existed] for entry in entries])
-    _write_new(draft, content.encode("utf-8"), like=draft)
+    write_new(draft, content.encode("utf-8"), like=draft)
     os.replace(draft, staging / JOURNAL_NAME)
-    _flush_folder(staging)
+    flush_folder(staging)
 
 
 def _read_journal(path: Path) -> Optional[list[_Entry]]:
@@ -350,16 +304,3 @@ def _require_inside(install: Install, paths: Sequence[Path]) -> None:
             f"{outside[0]} leads out of {install.root}, by a symbolic link or because somebody tampered with what "
             "nfpatch keeps. nfpatch writes nothing there; reinstall neuralforecast."
         )
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable; where a folder cannot be opened (Windows), the system sees to it itself."""
-    with _naming(folder):
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except PermissionError:
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

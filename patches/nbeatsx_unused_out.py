@@ -8,8 +8,10 @@ not built and the model trains.
 Upstream removed the layer in 1.7.6 (pull request 1168). This patch removes the same lines.
 """
 
+from typing import Optional
+
 from nfpatch.catalog import Case, Patch
-from nfpatch.codemod import RemoveUnreadLayer
+from nfpatch.codemod import Change, Rewrite
 
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 EXOGENOUS = ("static", "historic", "future")
@@ -19,11 +21,13 @@ def thorough(
     config: str,
     loss: str = "MQLoss",
     exogenous: tuple[str, ...] = (),
-    leaves_unused_parameters: bool = True,
+    dead_parameters: Optional[tuple[str, ...]] = None,
     releases: str = "",
     **options: object,
 ) -> Case:
-    return Case("NBEATSx", config, loss, exogenous, {**TINY, **options}, leaves_unused_parameters, (), True, releases)
+    return Case(
+        *("NBEATSx", config, loss, exogenous, {**TINY, **options}, dead_parameters), thorough=True, releases=releases
+    )
 
 
 patch = Patch(
@@ -33,8 +37,20 @@ patch = Patch(
     file="neuralforecast/models/nbeatsx.py",
     upstream="https://github.com/Nixtla/neuralforecast/pull/1168",
     variants={
-        ">=1.2,<1.7.6": RemoveUnreadLayer(
-            class_name="NBEATSx", attribute="out", condition="self.loss.outputsize_multiplier > 1"
+        ">=1.2,<1.7.6": Rewrite(
+            changes=(
+                Change(
+                    where="NBEATSx.__init__",
+                    old="""
+                        if self.loss.outputsize_multiplier > 1:
+                            self.out = nn.Linear(
+                                in_features=h, out_features=h * self.loss.outputsize_multiplier
+                            )
+                    """,
+                    new="",
+                ),
+            ),
+            reads={"out": ""},
         ),
     },
     unaffected={
@@ -45,12 +61,12 @@ patch = Patch(
     dead_parameters=("out.weight", "out.bias"),
     cases=(
         Case(model="NBEATSx", config="MQLoss", loss="MQLoss", options=TINY),
-        Case(model="NBEATSx", config="MAE", loss="MAE", options=TINY, leaves_unused_parameters=False),
+        Case(model="NBEATSx", config="MAE", loss="MAE", options=TINY, dead_parameters=()),
         thorough("DistributionLoss", loss="DistributionLoss"),
         thorough("MQLoss, historic exogenous", exogenous=("historic",)),
         thorough("MQLoss, all exogenous", exogenous=EXOGENOUS),
         thorough("DistributionLoss, all exogenous", loss="DistributionLoss", exogenous=EXOGENOUS),
-        thorough("MAE, all exogenous", loss="MAE", exogenous=EXOGENOUS, leaves_unused_parameters=False),
+        thorough("MAE, all exogenous", loss="MAE", exogenous=EXOGENOUS, dead_parameters=()),
         thorough("MQLoss, generic stacks", stack_types=["identity", "identity", "identity"]),
         thorough("MQLoss, interpretable stacks", stack_types=["trend", "seasonality"], n_blocks=[1, 1]),
         thorough("MQLoss, shared weights", n_blocks=[2, 1, 1], shared_weights=True),
@@ -58,7 +74,7 @@ patch = Patch(
             "MAE, exogenous stack",
             loss="MAE",
             exogenous=EXOGENOUS,
-            leaves_unused_parameters=False,
+            dead_parameters=(),
             releases=">=1.7.3",
             stack_types=["identity", "exogenous"],
             n_blocks=[1, 1],
