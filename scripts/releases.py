@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -51,10 +52,26 @@ def download_all(releases: Iterable[str] = RELEASES) -> list[Path]:
     return [_wheel_path(release) for release in wanted]
 
 
+def unlisted_on_the_index() -> list[str]:
+    """The releases from 1.0.0 on that the package index has and `RELEASES` has not; none where it does not answer."""
+    command = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", "neuralforecast"]
+    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    versions = re.findall(r"^Available versions: (.*)$", told, re.MULTILINE)
+    return [version for version in ", ".join(versions).split(", ") if version[:1] > "0" and version not in RELEASES]
+
+
 def read_member(release: str, name: str) -> bytes | None:
     """A file of the wheel of this release; None if it has no such file."""
     with zipfile.ZipFile(wheel_of(release)) as archive:
         return archive.read(name) if name in archive.namelist() else None
+
+
+def unpack(release: str, folder: Path) -> Path:
+    """Makes `folder` a site-packages folder with this release as its wheel lays it out, and returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(wheel_of(release)) as archive:
+        archive.extractall(folder)
+    return folder
 
 
 def _wheel_path(release: str) -> Path:

@@ -1,0 +1,38 @@
+"""DilatedRNN's residual LSTM cells build a weight that most of them do not use.
+
+`ResLSTMCell` multiplies its input by `weight_ir` where input and hidden state differ in size, and builds the weight in
+any case. With `cell_type="ResLSTM"` the input of every cell but the first is the hidden state of another, so that their
+`weight_ir` never gets a gradient, and strict DDP refuses the model.
+
+This patch builds the weight under the condition under which it is used. Upstream has the bug up to 3.3.0.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+BUILD = "self.weight_ir = nn.Parameter(torch.randn(hidden_size, input_size))"
+TINY = {"cell_type": "ResLSTM", "encoder_hidden_size": 8, "decoder_hidden_size": 8}
+
+ALL = ("static", "historic", "future")
+
+patch = Patch(
+    id="dilatedrnn-residual-weight",
+    summary="DilatedRNN's ResLSTM cells build a weight that most of them do not use",
+    model="DilatedRNN",
+    file="neuralforecast/models/dilated_rnn.py",
+    upstream="not fixed yet: docs/upstream/dilatedrnn-residual-weight.md",
+    variants={
+        ">=1.0": Rewrite(
+            changes=(Change("ResLSTMCell.__init__", BUILD, f"if input_size != hidden_size:\n    {BUILD}"),),
+            reads={"weight_ir": "not self.input_size == self.hidden_size"},
+        ),
+    },
+    unaffected={"<1.0": "releases before 1.0 have another layout and no DilatedRNN"},
+    dead_parameters=("rnn_stack.*.cells.*.cell.weight_ir",),
+    cases=(
+        Case("DilatedRNN", "ResLSTM", options=TINY, releases=">=1.1"),
+        Case("DilatedRNN", "ResLSTM, default sizes", options={"cell_type": "ResLSTM"}, releases="==1.0.*"),
+        Case("DilatedRNN", "ResLSTM, MQLoss", "MQLoss", (), TINY, thorough=True, releases=">=1.1"),
+        Case("DilatedRNN", "ResLSTM, all exogenous", "MAE", ALL, TINY, thorough=True, releases=">=1.1"),
+    ),
+)

@@ -1,0 +1,43 @@
+"""NHITS of release 1.1.0 builds an output layer that nothing reads.
+
+With a loss of several outputs (`MQLoss`, ...) the constructor builds `self.out`, a linear layer through which 1.0.0
+mapped its forecast. 1.1.0 does no more, so its weight and bias never get a gradient and strict DDP refuses the model.
+It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
+
+patch = Patch(
+    id="nhits-unused-out",
+    summary="NHITS builds an output layer that nothing reads",
+    model="NHITS",
+    file="neuralforecast/models/nhits.py",
+    upstream="fixed in 1.2.0",
+    variants={
+        "==1.1.*": Rewrite(
+            changes=(
+                Change(
+                    where="NHITS.__init__",
+                    old="""
+                        if self.loss.outputsize_multiplier > 1:
+                            self.out = nn.Linear(in_features=h, out_features=h * self.loss.outputsize_multiplier)
+                    """,
+                    new="",
+                ),
+            ),
+            reads={"out": ""},
+        ),
+    },
+    unaffected={
+        "<1.1": "never affected: forward uses the `out` layer in this release",
+        ">=1.2": "fixed upstream in 1.2.0",
+    },
+    dead_parameters=("out.weight", "out.bias"),
+    cases=(
+        Case("NHITS", "MQLoss", "MQLoss", options=TINY),
+        Case("NHITS", "MAE", options=TINY, dead_parameters=(), thorough=True),
+    ),
+)

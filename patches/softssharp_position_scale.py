@@ -1,0 +1,54 @@
+"""SOFTSSharp leaves a parameter out of some steps at random.
+
+In training, `STADSharp` tosses a coin in each layer and step: position embeddings are added, scaled by the parameter
+`pe_scale`, or they are not. In the steps without them `pe_scale` has no part in the result and gets no gradient, so
+strict DDP refuses the model at the first such step.
+
+This patch keeps the parameter in the result at all times, with the factor that the coin gives: 1 or 0. Coin, result and
+weights are the same. Where there was no gradient there is one of zero now, which an optimizer with a memory, such as
+the default Adam, tells from none; and the gradients of the layer's input are added up in another order, which may
+change their last bits. So the cases compare the forward passes at a learning rate of zero, and the training where the
+embeddings are always added. Upstream has the bug up to 3.3.0.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+# Four layers and a loaded coin: some layer leaves its parameter out at once, and some use theirs.
+TINY = {"hidden_size": 8, "d_core": 8, "d_ff": 8, "e_layers": 4, "pe_keep_prob": 0.3}
+
+patch = Patch(
+    id="softssharp-position-scale",
+    summary="SOFTSSharp leaves its position scale out of some steps at random",
+    model="SOFTSSharp",
+    file="neuralforecast/models/softssharp.py",
+    upstream="not fixed yet: docs/upstream/softssharp-position-scale.md",
+    variants={
+        ">=3.1.9": Rewrite(
+            changes=(
+                Change(
+                    "STADSharp.add_positional_embedding",
+                    old="""
+                        if self.training:
+                            if torch.rand(1, device=input.device).item() < self.pe_keep_prob:
+                                return self.positional_embedding(input, scale=self.pe_scale)
+                            return input
+                    """,
+                    new="""
+                        if self.training:
+                            keep = torch.rand(1, device=input.device).item() < self.pe_keep_prob
+                            return self.positional_embedding(input, scale=keep * self.pe_scale)
+                    """,
+                ),
+            ),
+        ),
+    },
+    unaffected={"<3.1.9": "this release has no SOFTSSharp"},
+    dead_parameters=("encoder.attn_layers.*.attention.pe_scale",),
+    cases=(
+        Case("SOFTSSharp", "MAE, learning rate 0", options={**TINY, "learning_rate": 0.0}),
+        Case("SOFTSSharp", "MAE, always with positions", options={**TINY, "pe_keep_prob": 1.0}, dead_parameters=()),
+        Case("SOFTSSharp", "MQLoss, learning rate 0", "MQLoss", options={**TINY, "learning_rate": 0.0}, thorough=True),
+    ),
+    keeps_parameters=True,
+)

@@ -1,0 +1,74 @@
+"""TFT's static variable selection builds a layer for a context that it never gets.
+
+A `VariableSelectionNetwork` may be given a context, and builds the layer for it, `joint_grn.lin_c`, in any case. The
+two of the temporal encoder get the static context. That of the static encoder makes it and so gets none:
+`StaticCovariateEncoder.forward` calls `self.vsn(x)`. With static features its `lin_c.weight` never gets a gradient, and
+strict DDP refuses the model.
+
+This patch lets the network be told that it has no context. Upstream has the bug up to 3.3.0.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+
+def tell_about_context(*more: str) -> Rewrite:
+    """`more` are the parameters of the network from which it has got more than three."""
+    sizes = "hidden_size=hidden_size, num_inputs=num_static_vars, dropout=dropout"
+    parameters = ", ".join(("hidden_size", "num_inputs", "dropout", *more))
+    passed_on = "".join(f", {name}={name}" for name in more)
+    activation = "".join(f", activation={name}" for name in more)
+    joint_grn = "self.joint_grn = GRN(input_size=hidden_size * num_inputs, hidden_size=hidden_size, "
+    joint_grn += "output_size=num_inputs, context_hidden_size={}" + activation + ")"
+    return Rewrite(
+        changes=(
+            Change(
+                "VariableSelectionNetwork",
+                old=f"def __init__(self, {parameters}): ...",
+                new=f"def __init__(self, {parameters}, has_context=True): ...",
+            ),
+            Change(
+                "VariableSelectionNetwork.__init__",
+                old=joint_grn.format("hidden_size"),
+                new=joint_grn.format("hidden_size if has_context else None"),
+            ),
+            Change(
+                "StaticCovariateEncoder.__init__",
+                old=f"self.vsn = VariableSelectionNetwork({sizes}{passed_on})",
+                new=f"self.vsn = VariableSelectionNetwork({sizes}{passed_on}, has_context=False)",
+            ),
+            Change("StaticCovariateEncoder.forward", old="variable_ctx, sparse_weights = self.vsn(x)"),
+        ),
+        reads={"lin_c": "c is not None"},
+    )
+
+
+TINY = {"hidden_size": 8, "n_head": 2}
+ALL = ("static", "historic", "future")
+
+patch = Patch(
+    id="tft-static-context",
+    summary="TFT with static features builds a context layer that gets no context",
+    model="TFT",
+    file="neuralforecast/models/tft.py",
+    upstream="not fixed yet: docs/upstream/tft-static-context.md",
+    variants={
+        ">=1.0,<1.7.6": tell_about_context(),
+        ">=1.7.6": tell_about_context("grn_activation"),
+    },
+    unaffected={"<1.0": "releases before 1.0 have another layout and no TFT"},
+    dead_parameters=("static_encoder.vsn.joint_grn.lin_c.weight",),
+    cases=(  # 1.0.0 has no way to hand static features to TFT
+        Case("TFT", "static features", exogenous=("static",), options=TINY, releases=">=1.1,!=2.0.1"),
+        Case("TFT", "all exogenous", exogenous=ALL, options=TINY, thorough=True, releases=">=1.1,!=2.0.1"),
+        Case("TFT", "all exogenous, MQLoss", "MQLoss", ALL, TINY, thorough=True, releases=">=1.1,!=2.0.1"),
+        # 2.0.1 compares its own default, "LSTM", with "lstm" and crashes
+        Case(
+            "TFT",
+            "static features, GRU",
+            exogenous=("static",),
+            options={**TINY, "rnn_type": "gru"},
+            releases="==2.0.1",
+        ),
+    ),
+)

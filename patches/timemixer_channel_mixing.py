@@ -1,0 +1,55 @@
+"""TimeMixer builds layers that mix channels in another way than the model does.
+
+Each `PastDecomposableMixing` builds `layer_norm`, which nothing reads, and `out_cross_layer`, which `forward` uses only
+`if self.channel_independence:`. By default channels depend on each other, so both get no gradient, and strict DDP
+refuses the model; with `channel_independence=1` the norm alone is enough for that.
+
+This patch removes the norm and builds the layer under the condition under which it is used. Upstream has the bug up to
+3.3.0.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+TINY = {"d_model": 8, "d_ff": 8, "e_layers": 2}
+LAYER_NORM = "pdm_blocks.*.layer_norm.*"
+OUT_CROSS_LAYER = """
+self.out_cross_layer = nn.Sequential(
+    nn.Linear(in_features=d_model, out_features=d_ff),
+    nn.GELU(),
+    nn.Linear(in_features=d_ff, out_features=d_model),
+)
+"""
+
+patch = Patch(
+    id="timemixer-channel-mixing",
+    summary="TimeMixer builds a norm and a channel mixing that it does not use",
+    model="TimeMixer",
+    file="neuralforecast/models/timemixer.py",
+    upstream="not fixed yet: docs/upstream/timemixer-channel-mixing.md",
+    variants={
+        ">=1.7.4": Rewrite(
+            changes=(
+                Change("PastDecomposableMixing.__init__", old="self.layer_norm = nn.LayerNorm(d_model)", new=""),
+                Change(
+                    "PastDecomposableMixing.__init__",
+                    old=OUT_CROSS_LAYER,
+                    new="if self.channel_independence:" + OUT_CROSS_LAYER.replace("\n", "\n    "),
+                ),
+            ),
+            reads={"layer_norm": "", "out_cross_layer": "self.channel_independence"},
+        ),
+    },
+    unaffected={"<1.7.4": "this release has no TimeMixer"},
+    dead_parameters=(LAYER_NORM, "pdm_blocks.*.out_cross_layer.*"),
+    cases=(
+        Case("TimeMixer", "MAE", options=TINY),
+        Case(  # 1.7.4 crashes with them
+            *("TimeMixer", "independent channels", "MAE", (), {**TINY, "channel_independence": 1}, (LAYER_NORM,)),
+            releases=">=1.7.5",
+        ),
+        Case("TimeMixer", "MQLoss", "MQLoss", options=TINY, thorough=True, releases=">=2.0"),
+        Case("TimeMixer", "DFT", options={**TINY, "decomp_method": "dft_decomp"}, thorough=True),
+        Case("TimeMixer", "three scales", options={**TINY, "down_sampling_layers": 2}, thorough=True),
+    ),
+)
