@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from releases import CACHE, wheel_of  # noqa: E402 - the scripts are no package
 
+# The proof that the limit is for; 1.7.4 needs further patches, whose fits come on top.
+MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 LIMIT = 2.0
 BY_HAND = """
 from neuralforecast import NeuralForecast
@@ -45,7 +47,7 @@ def commands(python: Path, site_packages: Path, folder: Path) -> dict[str, list[
     where = ["--python", str(python), "--site-packages", str(site_packages)]
     return {
         "script by hand": [str(python), *launcher, str(script)],
-        "nfpatch verify": [sys.executable, "-m", "nfpatch", "verify", "--preview", *where],
+        "nfpatch verify": [sys.executable, "-m", "nfpatch", "verify", *MISSION, "--preview", *where],
     }
 
 

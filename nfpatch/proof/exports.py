@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from nfpatch.console import unified_diff
+from nfpatch.console import count, unified_diff
 from nfpatch.install import Install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.report import STRATEGIES, finding_of, groups, verdict_of
@@ -20,15 +20,26 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --no: #cf222e; --faint: #8888; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { background: Canvas; color: CanvasText; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-top: 1px solid var(--faint); }
-td:nth-child(-n+3), td:last-child { white-space: nowrap; }
-pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--faint); font-size: .85rem; white-space: pre-wrap; }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; }
+tr { border-top: 1px solid var(--faint); }
+th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; }
+th { width: 8rem; }
+.fits td:nth-child(1) { width: 1.5rem; } .fits td:nth-child(2) { width: 4rem; } .fits td:nth-child(3) { width: 8rem; }
+.fits td:nth-child(4) { white-space: pre-line; }
+.fits td:nth-child(5) { width: 4rem; text-align: right; padding-right: 0; }
+details { margin-top: .3rem; }
+pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--faint); font-size: .85rem; }
 .ok { color: var(--ok); } .no { color: var(--no); } td.no, td.ok { font-weight: bold; }
-.verdict { border-left: .4rem solid; padding: .2rem 1rem; }
+.verdict { border-left: .4rem solid; padding: .2rem 1rem; margin-bottom: 1.5rem; }
 ins { color: var(--ok); text-decoration: none; } del { color: var(--no); text-decoration: none; }
 @media (prefers-color-scheme: dark) { :root { --ok: #3fb950; --no: #f85149; } }
+@media (max-width: 45rem) {
+  .fits tr { display: flex; flex-wrap: wrap; }
+  .fits td:nth-child(n) { width: auto; padding: .2rem .8rem .2rem 0; }
+  .fits td:nth-child(4) { order: 1; width: 100%; } .fits td:nth-child(5) { margin-left: auto; padding-right: 0; }
+}
 """
 
 
@@ -104,11 +115,14 @@ def html_page(install: Install, agenda: Agenda, report: ProofReport) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<div class="verdict {_class_of(report.ok)}">{verdict}</div>',
-        _table(f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in _facts(install, report)),
+        _table(
+            "facts",
+            (f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in _facts(install, report)),
+        ),
         *(f"<p>{html.escape(f'{s.patch.id}: {s.state}, {s.reason}')}</p>" for s in agenda.unproved),
     ]
     for heading, results in groups(report):
-        parts += [f"<h2>{html.escape(heading)}</h2>", _table(map(_row, results)), _parameters(results)]
+        parts += [f"<h2>{html.escape(heading)}</h2>", _table("fits", map(_row, results)), _parameters(results)]
     if agenda.rewritten:
         parts += ["<h2>The diff</h2>", f"<pre>{_diff(agenda)}</pre>"]
     return (
@@ -120,8 +134,8 @@ def html_page(install: Install, agenda: Agenda, report: ProofReport) -> str:
     )
 
 
-def _table(rows: Iterable[str]) -> str:
-    return "<table>\n" + "\n".join(f"<tr>{row}</tr>" for row in rows) + "\n</table>"
+def _table(kind: str, rows: Iterable[str]) -> str:
+    return f'<table class="{kind}">\n' + "\n".join(f"<tr>{row}</tr>" for row in rows) + "\n</table>"
 
 
 def _row(result: CaseResult) -> str:
@@ -135,8 +149,8 @@ def _parameters(results: Iterable[CaseResult]) -> str:
     """The names of the parameters without a gradient, folded away."""
     named = {result.unused_parameters: result for result in results if result.unused_parameters}
     return "".join(
-        f"<details><summary>{len(names)} without a gradient ({html.escape(result.source)} source)</summary>"
-        f"<pre>{html.escape(chr(10).join(names))}</pre></details>"
+        f"<details><summary>{count(len(names), 'parameter', 'parameters')} without a gradient "
+        f"({html.escape(result.source)} source)</summary><pre>{html.escape(chr(10).join(names))}</pre></details>"
         for names, result in named.items()
     )
 

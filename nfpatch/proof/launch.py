@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from nfpatch.errors import UsageError
+
 # Every process of a launch carries it in its environment, the value being the launch's own.
 TOKEN_VARIABLE = "NFPATCH_PROOF"
 
@@ -30,7 +32,71 @@ _FOREIGN_VARIABLES = re.compile(
     r"|PET_.*|PL_.*|TORCHELASTIC_.*)"
 )
 # How torch's launcher reports the first worker that failed.
-_FIRST_FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+_FIRST_FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines that train together: the options of `torch.distributed.run` of these names.
+
+    Every machine runs the same command; the rendezvous is where their launchers find each other.
+    """
+
+    nnodes: int = 1
+    node_rank: int | None = None
+    rdzv_backend: str | None = None
+    rdzv_endpoint: str | None = None
+    rdzv_id: str | None = None
+    local_addr: str | None = None
+
+    def check(self, devices: int) -> None:
+        """Raises UsageError where these options do not go together, with `devices` processes on each node."""
+        meeting = (self.node_rank, self.rdzv_backend, self.rdzv_endpoint, self.rdzv_id, self.local_addr)
+        if self.nnodes == 1 and any(option is not None for option in meeting):
+            raise UsageError(
+                "--node-rank, --rdzv-backend, --rdzv-endpoint, --rdzv-id and --local-addr are for several nodes. "
+                "Say how many with --nnodes, or leave them out."
+            )
+        if self.nnodes * devices < 2:
+            raise UsageError(
+                "One process alone is no distributed training. Ask for --devices 2 or more; --devices 1 is for "
+                "several nodes (--nnodes)."
+            )
+        if self.nnodes == 1:
+            return
+        if re.fullmatch(r".+:\d+", self.rdzv_endpoint or "") is None:
+            raise UsageError(
+                f"{self.nnodes} nodes need a place to meet: --rdzv-endpoint HOST:PORT, the same on every node, with "
+                "the address of one of them and a port that is free there."
+            )
+        if self.rdzv_backend == "static" and self.node_rank is None:
+            raise UsageError("--rdzv-backend static needs --node-rank, another one on every node, and 0 on HOST.")
+        if self.node_rank is not None and self.node_rank >= self.nnodes:
+            raise UsageError(f"With {self.nnodes} nodes, --node-rank is one of 0 to {self.nnodes - 1}.")
+
+    def launcher_options(self, token: str) -> list[str]:
+        """The launcher's options; `token` is an id of the launch where it has a single node.
+
+        For a single node they are what `--standalone` stands for in torch 2, spelled out because in torch 1.12 that
+        means the fixed port 29400.
+        """
+        node_rank = [] if self.node_rank is None else [f"--node_rank={self.node_rank}"]
+        return [
+            f"--nnodes={self.nnodes}",
+            f"--rdzv_backend={self.rdzv_backend or 'c10d'}",
+            f"--rdzv_endpoint={self.rdzv_endpoint or 'localhost:0'}",
+            f"--rdzv_id={token if self.nnodes == 1 else self.rdzv_id or 'nfpatch'}",
+            *node_rank,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """What the launcher is told by its environment, where releases of torch that do not know it overlook it."""
+        # A single machine needs no name service.
+        local_addr = "127.0.0.1" if self.nnodes == 1 else self.local_addr
+        return {} if local_addr is None else {"PET_LOCAL_ADDR": local_addr}
+
+
+ONE_NODE = Nodes()
 
 
 def interpreter_environment(extra_path: Sequence[Path]) -> dict[str, str]:
@@ -55,8 +121,6 @@ def training_environment(extra_path: Sequence[Path], accelerator: str, temporary
     environment.update(
         # Makes torch name the parameters that got no gradient.
         TORCH_DISTRIBUTED_DEBUG="INFO",
-        # Where releases of torch that know the option look for the address of this machine; no name service needed.
-        PET_LOCAL_ADDR="127.0.0.1",
         RAY_USAGE_STATS_ENABLED="0",
         TMPDIR=str(temporary),
         NUMBA_CACHE_DIR=str(temporary),
@@ -64,7 +128,18 @@ def training_environment(extra_path: Sequence[Path], accelerator: str, temporary
     )
     if accelerator == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # its sums are reproducible only with this
     return environment
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a worker ended; a negative exit code is the number of the signal that ended it."""
+
+    exit_code: int
+    local_rank: int
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +155,7 @@ class Launch:
         cls,
         python: Path,
         devices: int,
+        nodes: Nodes,
         script: Path,
         arguments: Sequence[str],
         environment: Mapping[str, str],
@@ -88,19 +164,17 @@ class Launch:
     ) -> Launch:
         """Starts `devices` processes of a script in `folder`; the launcher's own output goes to the file `log`.
 
-        The rendezvous options are what `--standalone` stands for in torch 2. They are spelled out because in torch
-        1.12 that option means the fixed port 29400. The monitor interval is in seconds; older releases take five.
+        The monitor interval is in seconds; older releases take five.
         """
         token = str(uuid.uuid4())
         command = [
-            str(python), "-m", "torch.distributed.run", "--nnodes=1", f"--nproc_per_node={devices}",
-            "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", f"--rdzv_id={token}",
+            str(python), "-m", "torch.distributed.run", *nodes.launcher_options(token), f"--nproc_per_node={devices}",
             "--max_restarts=0", "--monitor_interval=0.1", str(script), *arguments,
         ]  # fmt: skip
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
-                env={**environment, TOKEN_VARIABLE: token},
+                env={**environment, **nodes.environment(), TOKEN_VARIABLE: token},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -109,13 +183,10 @@ class Launch:
             )
         return cls(process, token, log)
 
-    def first_failure(self) -> tuple[int, int] | None:
-        """(rank, exit code) of the worker that failed first, as the launcher logged it; None if it did not.
-
-        A negative exit code is the number of the signal that ended the worker.
-        """
+    def first_failure(self) -> Failure | None:
+        """The worker of this node that failed first, as the launcher logged it; None if it did not."""
         found = _FIRST_FAILURE.search(self.log.read_text(encoding="utf-8", errors="replace"))
-        return None if found is None else (int(found[2]), int(found[1]))
+        return None if found is None else Failure(*map(int, found.groups()))
 
     def end_workers(self, known_workers: Iterable[int]) -> None:
         """Kills every process of the launch but the launcher itself, and returns when they are gone.

@@ -18,6 +18,7 @@ from nfpatch.errors import Refused
 from nfpatch.install import Install
 from nfpatch.ledger import read_original
 from nfpatch.plan import changes_to, wanted_by_apply
+from nfpatch.proof.launch import ONE_NODE, Nodes
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
 from nfpatch.proof.verdict import Strategy
@@ -121,26 +122,25 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) 
     if not original.leaves_dead:
         return [original, fit(healed, like=original.id)]
     worked_around, alone = fit("original", "find-unused-ddp"), fit("original", "single-process")
-    green = fit(healed, like=None if case.still_dead else worked_around.id)
-    green_worked_around = [fit(healed, "find-unused-ddp", like=worked_around.id)] if case.still_dead else []
-    return [original, worked_around, alone, green, *green_worked_around, fit(healed, "single-process", like=alone.id)]
+    green, parity = fit(healed, like=worked_around.id), fit(healed, "single-process", like=alone.id)
+    return [original, worked_around, alone, green, parity]
 
 
 def _fit(
     patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
     """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
-    own = patch.dead_parameters if source == "original" and case.leaves_unused_parameters else ()
-    dead = (*own, *case.still_dead)
+    claimed = case.dead_parameters or patch.dead_parameters
+    leaves_dead = source == "original" and case.dead_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
         patch=patch.id,
         case=case,
         source=source,
-        expect="unused-parameters" if dead and strategy == "strict-ddp" else "pass",
-        dead_parameters=dead or patch.dead_parameters,
+        expect="unused-parameters" if leaves_dead and strategy == "strict-ddp" else "pass",
+        dead_parameters=claimed,
         strategy=strategy,
-        leaves_dead=bool(dead),
+        leaves_dead=leaves_dead,
         like=like,
     )
 
@@ -164,10 +164,11 @@ def run_agenda(
     accelerator: str = "cpu",
     timeout: float = 300.0,
     on_event: Optional[Callable[[ProofEvent], None]] = None,
+    nodes: Nodes = ONE_NODE,
 ) -> ProofReport:
     """Train all cases of the agenda in one launch; `python` defaults to this interpreter.
 
-    Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
+    Raises what `run_proof` raises.
     """
     if not agenda.cases:
         return ProofReport(True, None, None, None, None, None, 0.0, ())
@@ -184,6 +185,7 @@ def run_agenda(
             accelerator=accelerator,
             timeout=timeout,
             on_event=on_event,
+            nodes=nodes,
         )
 
 

@@ -17,7 +17,10 @@ _DUMP_HEADING = "(most recent call first):"
 
 @dataclass
 class Rank:
-    """One process of a launch. `read` brings the rest up to date; the worker's docstring tells what it writes."""
+    """One process of a launch. `read` brings the rest up to date; the worker's docstring tells what it writes.
+
+    Of a process on another node no more is known than `finished` and `done`.
+    """
 
     number: int
     folder: Path
@@ -25,6 +28,8 @@ class Rank:
     python: str | None = None
     torch: str | None = None
     lightning: str | None = None
+    gpus: int | None = None
+    backend: str | None = None  # of the process group, as the ranks agreed
     imported: dict[str, str | None] = field(default_factory=dict)  # source: the file of its neuralforecast
     started: set[str] = field(default_factory=set)  # ids of cases
     finished: dict[str, Fit] = field(default_factory=dict)  # by the id of the case
@@ -49,7 +54,9 @@ class Rank:
         if kind == "hello":
             self.pid, self.python = event["pid"], event["python"]
         elif kind == "stack":
-            self.torch, self.lightning = event["torch"], event["lightning"]
+            self.torch, self.lightning, self.gpus = event["torch"], event["lightning"], event["gpus"]
+        elif kind == "assembled":
+            self.backend = event["backend"]
         elif kind == "imported":
             self.imported[event["source"]] = event["file"]
         elif kind == "started":

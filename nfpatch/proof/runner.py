@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.launch import Launch, is_alive, termination_as_exit, training_environment
+from nfpatch.proof.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
 from nfpatch.proof.probe import Stack, probe, runnable
 from nfpatch.proof.ranks import Rank, tail_of
 from nfpatch.proof.verdict import (
@@ -48,7 +48,6 @@ __all__ = [
 WORKER = Path(__file__).with_name("worker.py")
 # Two would do for DDP to refuse unused parameters; the third shows that training goes on.
 MAX_STEPS = 3
-BACKENDS = {"cpu": "gloo", "gpu": "nccl"}
 
 # Seconds between two looks at the ranks' files.
 _POLL_INTERVAL = 0.05
@@ -56,6 +55,8 @@ _POLL_INTERVAL = 0.05
 _ANSWER_TIME = 0.3
 # Seconds that torch's launcher gets to report a dead worker.
 _REPORT_TIME = 5.0
+# Seconds that the launchers of several nodes get to take leave of each other.
+_FAREWELL_TIME = 20.0
 _LOG_LINES = 8
 # Bytes; a disk with less is full.
 _LEAST_SPACE = 65536
@@ -78,7 +79,7 @@ class ProofReport:
     """What a proof came to.
 
     `world_size` and `backend` are what torch reported, None where no case trained; the versions are None where there
-    was nothing to prove.
+    was nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for.
     """
 
     ok: bool
@@ -89,6 +90,8 @@ class ProofReport:
     backend: str | None
     seconds: float
     cases: tuple[CaseResult, ...]
+    accelerator: str = "cpu"
+    nodes: int = 1
 
     def to_json(self) -> dict[str, object]:
         """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""
@@ -99,6 +102,8 @@ class ProofReport:
             "python": self.python,
             "world_size": self.world_size,
             "backend": self.backend,
+            "accelerator": self.accelerator,
+            "nodes": self.nodes,
             "seconds": round(self.seconds, 3),
             "cases": [case.to_json() for case in self.cases],
         }
@@ -113,31 +118,48 @@ def run_proof(
     accelerator: str = "cpu",
     timeout: float = 300.0,
     on_event: Callable[[ProofEvent], None] | None = None,
+    nodes: Nodes = ONE_NODE,
+    max_steps: int = MAX_STEPS,
+    dealt: bool = False,
+    persistent: bool = False,
 ) -> ProofReport:
     """Trains the cases in the interpreter `python`, in one launch of `devices` processes, and judges them.
 
+    With several nodes, each calls this for processes of its own, and judges what all of them report.
+
     `trees` gives for each source the folder that holds its `neuralforecast/`, or None for the one that the interpreter
     finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds, for the whole
-    launch. Whatever ends the call, no process and no temporary file is left.
+    proof. Each case is trained by every process, or if they are `dealt` by one of them alone. Where a process dies, the
+    cases that were not reached are errors; a `persistent` proof launches them anew. Whatever ends the call, no process
+    and no temporary file is left.
 
-    Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, and where the temporary
-    folder is full.
+    Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, where it finds no GPU to
+    train on, and where the temporary folder is full.
     """
     if not cases or len({case.id for case in cases}) != len(cases):
         raise ValueError("a proof needs cases, and each an id of its own")
     begin = time.monotonic()
     stack = probe(python, extra_path)
-    with termination_as_exit(), _temporary_folder() as folder:
-        proof = _Proof(cases, trees, stack, devices, BACKENDS[accelerator], folder, on_event or (lambda event: None))
-        launch = proof.launch(python, extra_path, accelerator, timeout)
-        try:
-            proof.watch(launch, begin + timeout, timeout)
-        finally:
-            launch.end(rank.pid for rank in proof.ranks if rank.pid is not None and not rank.done)
-        results = tuple(proof.results[case.id] for case in cases)
+    on_event = on_event or (lambda event: None)
+    finished: dict[str, CaseResult] = {}
+    reporting: Rank | None = None
+    with termination_as_exit():
+        while len(finished) < len(cases):
+            left = [case for case in cases if case.id not in finished]
+            with _temporary_folder() as folder:
+                proof = _Proof(
+                    left, trees, stack, devices, accelerator, nodes, folder, on_event, max_steps, dealt, persistent
+                )
+                launch = proof.launch(python, extra_path, timeout)
+                try:
+                    proof.watch(launch, begin + timeout, timeout)
+                finally:
+                    launch.end(rank.pid for rank in proof.ranks if rank.pid is not None and not rank.done)
+            finished.update(proof.results)
+            reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
+    results = tuple(finished[case.id] for case in cases)
     distributed = (result for result in results if result.strategy != "single-process")
     trained = next((result for result in distributed if result.world_size is not None), None)
-    reporting = next((rank for rank in proof.ranks if rank.torch is not None), None)
     return ProofReport(
         ok=all(result.ok for result in results),
         torch=(reporting and reporting.torch) or stack.torch,
@@ -147,15 +169,21 @@ def run_proof(
         backend=trained.backend if trained else None,
         seconds=time.monotonic() - begin,
         cases=results,
+        accelerator=accelerator,
+        nodes=nodes.nnodes,
     )
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """Why a launch is over although not all cases are: for the case that was running, and for those not reached."""
+    """Why a launch is over although not all cases are: for the case that was running, and for those not reached.
+
+    `rank` is the number of the rank that died, where it is known.
+    """
 
     outcome: Literal["error", "timeout"]
     detail: str
+    rank: int | None = None
 
 
 class _Proof:
@@ -167,9 +195,13 @@ class _Proof:
         trees: Mapping[str, Path | None],
         stack: Stack,
         devices: int,
-        backend: str,
+        accelerator: str,
+        nodes: Nodes,
         folder: Path,
         on_event: Callable[[ProofEvent], None],
+        max_steps: int,
+        dealt: bool,
+        persistent: bool,
     ) -> None:
         # Each source is imported once, so its cases follow each other; what they are compared with comes first.
         sources = [source for source in get_args(Source) if any(case.source == source for case in cases)]
@@ -177,31 +209,36 @@ class _Proof:
         self.trees = {source: trees[source] for source in sources}
         self.stack = stack
         self.devices = devices
-        self.backend = backend
+        self.accelerator = accelerator
+        self.nodes = nodes
         self.folder = folder
         self.on_event = on_event
+        self.max_steps = max_steps
+        self.dealt = dealt
+        self.persistent = persistent
         self.reports = folder / "reports"
-        self.ranks = [Rank(number, self.reports) for number in range(devices)]
+        self.ranks = [Rank(number, self.reports) for number in range(nodes.nnodes * devices)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
-    def launch(self, python: Path, extra_path: Sequence[Path], accelerator: str, timeout: float) -> Launch:
+    def launch(self, python: Path, extra_path: Sequence[Path], timeout: float) -> Launch:
         """Writes the worker's specification and starts the processes."""
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
-        specification.write_text(json.dumps(self._specification(accelerator, timeout)), encoding="utf-8")
+        specification.write_text(json.dumps(self._specification(timeout)), encoding="utf-8")
         return Launch.start(
             python=runnable(python),
             devices=self.devices,
+            nodes=self.nodes,
             script=WORKER,
             arguments=[str(specification)],
-            environment=training_environment(extra_path, accelerator, temporary),
+            environment=training_environment(extra_path, self.accelerator, temporary),
             folder=workplace,
             log=self.folder / "launcher.log",
         )
 
-    def _specification(self, accelerator: str, timeout: float) -> dict[str, object]:
+    def _specification(self, timeout: float) -> dict[str, object]:
         """What the worker is told; its docstring gives the meaning."""
         return {
             "trees": {source: None if tree is None else os.path.abspath(tree) for source, tree in self.trees.items()},
@@ -214,13 +251,15 @@ class _Proof:
                     "exogenous": list(case.case.exogenous),
                     "options": dict(case.case.options),
                     "strategy": case.strategy,
+                    "forecast": case.forecast,
                     "like": case.like,
                 }
                 for case in self.cases
             ],
-            "accelerator": accelerator,
-            "backend": self.backend,
-            "max_steps": MAX_STEPS,
+            "accelerator": self.accelerator,
+            "world_size": len(self.ranks),
+            "max_steps": self.max_steps,
+            "dealt": self.dealt,
             "timeout": timeout,
             "out": str(self.reports),
         }
@@ -234,24 +273,44 @@ class _Proof:
             dead = [rank for rank in self.ranks if rank.pid is not None and not is_alive(rank.pid)]
             self._take_reports()
             if all(rank.done for rank in self.ranks):
+                self._take_leave(launch, deadline)
                 return
             if ended or any(not rank.done for rank in dead):
                 self._conclude(self._death(launch))
                 return
             if time.monotonic() > deadline:
-                self._conclude(_Ending("timeout", f"not finished when the time-out of {timeout:g} s struck"))
+                self._conclude(_Ending("timeout", self._lateness(timeout)))
                 return
             time.sleep(_POLL_INTERVAL)
+
+    def _take_leave(self, launch: Launch, deadline: float) -> None:
+        """Lets the launcher end by itself where others may still depend on it: one of them holds what all share."""
+        if self.nodes.nnodes > 1:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                launch.process.wait(max(0.0, min(_FAREWELL_TIME, deadline - time.monotonic())))
+
+    def _lateness(self, timeout: float) -> str:
+        """What was still to come when the time-out struck."""
+        when = f"when the time-out of {timeout:g} s struck"
+        if self.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
+            return f"not finished {when}"
+        return (
+            f"the {self.nodes.nnodes} nodes had not all come to {self.nodes.rdzv_endpoint} {when}. Run the same "
+            "command on each of them, or raise --timeout"
+        )
 
     def _take_reports(self) -> None:
         """Reads what the ranks have written, and judges the cases that all of them have finished."""
         for rank in self.ranks:
             rank.read()
+            if rank.gpus == 0:
+                raise no_gpu(self.stack)
         for case in self.cases:
             if case.id not in self.started and any(case.id in rank.started for rank in self.ranks):
                 self.started.add(case.id)
                 self.on_event(ProofEvent("started", case))
-            if case.id not in self.results and all(case.id in rank.finished for rank in self.ranks):
+            finished = [case.id in rank.finished for rank in self.ranks]
+            if case.id not in self.results and (any(finished) if self.dealt else all(finished)):
                 self._finish(case, self._judged(case))
 
     def _finish(self, case: ProofCase, result: CaseResult) -> None:
@@ -267,7 +326,10 @@ class _Proof:
             if case.source in rank.imported and not _is_package_file(file, tree):
                 wrong = f"rank {rank.number} imported neuralforecast from {file}, and not from {tree}"
                 return result_without_fits(case, "error", wrong)
-        return result_of_fits(case, [rank.finished[case.id] for rank in self.ranks], self.devices, self.backend)
+        # On GPUs the ranks agree on the backend, as only they know how many there are.
+        backend = "gloo" if self.accelerator == "cpu" else next(rank.backend for rank in self.ranks if rank.backend)
+        fits = [rank.finished[case.id] for rank in self.ranks if case.id in rank.finished]
+        return result_of_fits(case, fits, len(self.ranks), backend)
 
     def _death(self, launch: Launch) -> _Ending:
         """Why a launch, or one of its processes, ended too early; ends the others, lest the launcher wait for them."""
@@ -279,20 +341,31 @@ class _Proof:
             raise full_disk()
         failure = launch.first_failure()
         if failure is not None:
-            number, code = failure
-            return _Ending(
-                "error", f"rank {number} {_in_words(code)}\n{self.ranks[number].log_tail(_LOG_LINES)}".rstrip()
-            )
+            rank = next((rank for rank in self.ranks if rank.pid == failure.pid), None)
+            if rank is not None:
+                who, last_words = f"rank {rank.number}", rank.log_tail(_LOG_LINES)
+            else:  # it ended before it could tell its rank
+                who, last_words = f"process {failure.local_rank} of this node", tail_of(launch.log, _LOG_LINES)
+            words = f"{who} {_in_words(failure.exit_code)}\n{last_words}".rstrip()
+            return _Ending("error", words, None if rank is None else rank.number)
         launchers_code = launch.process.poll()
         words = "did not end" if launchers_code is None else _in_words(launchers_code)
         return _Ending("error", f"torch's launcher {words}\n{tail_of(launch.log, _LOG_LINES)}".rstrip())
 
     def _conclude(self, ending: _Ending) -> None:
-        """Gives every case that has no result yet the one that the ending makes it."""
+        """Gives every case that has no result yet the one that the ending makes it.
+
+        A persistent proof does so only with the cases that a process died of: the others will be launched again. Where
+        it died between two cases, all others are, if any was finished.
+        """
+        is_final = not self.persistent or ending.outcome == "timeout"
+        fatal = set() if is_final else self._running_on(ending.rank) or self._running_on(None)
+        if not is_final and not fatal and self.results:
+            return
         places = self._places() if ending.outcome == "timeout" else ""
         not_reached = "not reached" if self.started - set(self.results) else f"not reached: {ending.detail}{places}"
         for case in self.cases:
-            if case.id in self.results:
+            if case.id in self.results or (fatal and case.id not in fatal):
                 continue
             if case.id not in self.started:
                 self._finish(case, result_without_fits(case, ending.outcome, not_reached))
@@ -304,6 +377,11 @@ class _Proof:
                 if case.id in rank.finished
             ]
             self._finish(case, result_without_fits(case, ending.outcome, ending.detail + places + "".join(errors)))
+
+    def _running_on(self, rank: int | None) -> set[str]:
+        """The ids of the cases that a rank has started and not finished; of all ranks if it is not known which."""
+        ranks = self.ranks if rank is None else [self.ranks[rank]]
+        return {case for rank in ranks for case in rank.started - set(rank.finished)}
 
     def _places(self) -> str:
         """Where the processes that have not finished are, as far as they still answer."""
@@ -321,6 +399,15 @@ def full_disk() -> EnvironmentProblem:
     return EnvironmentProblem(
         f"The temporary folder {tempfile.gettempdir()} is full, so the proof cannot go on. Make room there, or let "
         "TMPDIR name a folder on another disk."
+    )
+
+
+def no_gpu(stack: Stack) -> EnvironmentProblem:
+    """What to say where there is no GPU to train on."""
+    return EnvironmentProblem(
+        f"torch {stack.torch} finds no GPU on this machine. Train on the CPU (--accelerator cpu, the default), or let "
+        "torch see a GPU: that takes a torch that was built with CUDA, a driver (`nvidia-smi` lists what it sees), and "
+        "a CUDA_VISIBLE_DEVICES that does not hide it."
     )
 
 

@@ -37,19 +37,21 @@ class ProofCase:
     strategy: Strategy = "strict-ddp"
     leaves_dead: bool = False
     like: str | None = None
+    forecast: bool = True
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How the end of a fit differs from that of the fit it must be like; of weights, those that both have.
+    """How a fit differs from the one that it must be like; of last weights, in those that both have.
 
     `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
-    those that only the other fit had.
+    those that only the other fit had. `losses_equal` speaks of the losses of all steps.
     """
 
     different: tuple[str, ...]
     largest: float
     forecasts_equal: bool
+    losses_equal: bool
     removed: tuple[str, ...]
 
 
@@ -72,6 +74,7 @@ class Fit:
     forecast_shape: tuple[int, ...] | None
     due_shape: tuple[int, ...] | None
     finite_forecasts: bool | None
+    refused: bool = False
     comparison: Comparison | None = None
 
     @classmethod
@@ -94,12 +97,14 @@ class Fit:
             forecast_shape=_as_tuple(event["forecast_shape"]),
             due_shape=_as_tuple(event["due_shape"]),
             finite_forecasts=event["finite_forecasts"],
+            refused=event["refused"],
             comparison=None
             if comparison is None
             else Comparison(
                 different=tuple(comparison["different"]),
                 largest=comparison["largest"],
                 forecasts_equal=comparison["forecasts_equal"],
+                losses_equal=comparison["losses_equal"],
                 removed=tuple(comparison["removed"]),
             ),
         )
@@ -116,7 +121,9 @@ class CaseResult:
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
     the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` tells whether
     all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` tells if
-    weights and forecasts are those of the case `like`, bit for bit, and is None where there was nothing to compare.
+    losses, weights and forecasts are those of the case `like`, bit for bit; None where there was nothing to compare.
+    `refused` tells if the error is an exception that neuralforecast raises in its own words, `is_finished` if processes
+    have reported what came of the case; else it was not reached, or they ended before.
     """
 
     id: str
@@ -141,6 +148,8 @@ class CaseResult:
     finite_forecasts: bool | None = None
     like: str | None = None
     equal_to_like: bool | None = None
+    refused: bool = False
+    is_finished: bool = True
 
     def to_json(self) -> dict[str, object]:
         """The result as a member of `cases` in the JSON of `nfpatch verify`."""
@@ -173,7 +182,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
             detail = _why_not_refused(fits) or difference(unused, case.dead_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
 
-    why_not = _why_not_trained(fits) or _why_not_alike(case, fits)
+    why_not = _why_not_trained(case, fits) or _why_not_alike(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
     if case.expect != "pass":
@@ -230,13 +239,15 @@ def _why_not_refused(fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _why_not_trained(fits: Sequence[Fit]) -> str | None:
+def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     """What keeps fits that went through from being a proof; None where nothing does."""
     for rank, fit in enumerate(fits):
         if fit.steps < FEWEST_STEPS:
             return f"rank {rank}: {fit.steps} training steps, which proves nothing; at least {FEWEST_STEPS} are needed"
         if not fit.finite_loss:
             return f"rank {rank}: the loss is not finite"
+        if not case.forecast:
+            continue
         if fit.forecast_shape is None or fit.forecast_shape != fit.due_shape:
             return f"rank {rank}: the forecasts have the shape {fit.forecast_shape}, and not {fit.due_shape}"
         if not fit.finite_forecasts:
@@ -261,7 +272,7 @@ def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
         if live:
             return f"rank {rank}: removed, but not claimed by the patch: {', '.join(live)}"
         if _is_bit_equality_due(case, fits) and not _is_alike(fit):
-            different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts"
+            different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts or losses"
             return (
                 f"rank {rank}: does not end as {case.like} does, by up to {fit.comparison.largest:.3g}; "
                 f"different are {different}"
@@ -275,8 +286,9 @@ def _is_bit_equality_due(case: ProofCase, fits: Sequence[Fit]) -> bool:
 
 
 def _is_alike(fit: Fit) -> bool:
-    """Whether a fit ended with the weights and forecasts of the one that it must be like, bit for bit."""
-    return fit.comparison is not None and not fit.comparison.different and fit.comparison.forecasts_equal
+    """Whether a fit had the losses, weights and forecasts of the one that it must be like, bit for bit."""
+    found = fit.comparison
+    return found is not None and not found.different and found.forecasts_equal and found.losses_equal
 
 
 def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
@@ -315,4 +327,6 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         finite_forecasts=all(fit.finite_forecasts for fit in fits) if outcome == "pass" else None,
         like=case.like,
         equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
+        refused=outcome == "error" and any(fit.refused for fit in fits),
+        is_finished=bool(fits),
     )

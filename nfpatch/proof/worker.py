@@ -1,26 +1,34 @@
 """Trains the cases of a proof; one process of a launch by `python -m torch.distributed.run worker.py SPEC`.
 
+A launch may span several machines, called nodes. Each has a SPEC of its own, and its own folder of reports, in which
+the processes of the other nodes are told of too, as far as they have finished cases.
+
 This script runs in the interpreter whose neuralforecast is meant, so it is valid Python 3.7 and imports nothing of
 nfpatch. It reports facts and judges nothing. SPEC is a JSON file:
 
     trees         {source: folder to put first on sys.path, or null for neuralforecast as it is found}
-    cases         [{id, source, model, loss, exogenous, options, strategy, like}]; all cases of one source follow each
-                  other. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `like` names an earlier
-                  case from whose first weights this one starts, and with which its end is compared, or is null
+    cases         [{id, source, model, loss, exogenous, options, strategy, forecast, like}]; all cases of one source
+                  follow each other. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast` tells
+                  whether the trained model makes forecasts; `like` names an earlier case from whose first weights this
+                  one starts, and with which its end is compared, or is null
     accelerator   "cpu" or "gpu"
-    backend       "gloo" or "nccl", the process group's backend
+    world_size    how many processes there must be on all nodes together
     max_steps     training steps of each fit; at least two, as DDP complains at the second
     timeout       seconds after which the process ends itself, should nobody else have ended it
+    dealt         whether each case is trained by one of the ranks only, the first that takes it
     out           folder for rank-N.jsonl (events, below) and rank-N.log (standard output and error)
 
 Each event is one JSON object on one line, written at once, so that a killed process leaves its evidence:
 
     {event: "hello", pid, python}              first of all
-    {event: "stack", torch, lightning}         the heavy imports are done
+    {event: "stack", torch, lightning, gpus}   the heavy imports are done; how many GPUs torch has, null for "cpu"
+    {event: "assembled", backend}              all ranks are there, and train with this backend, "gloo" or "nccl"
     {event: "imported", source, file}          neuralforecast was imported from `file`
     {event: "started", case}
     {event: "finished", case, outcome, detail, seconds, ...}   with the fields of `no_evidence` beside it
     {event: "done"}                            last of all
+
+Of a rank on another node there are "finished" and "done" only.
 """
 
 # mypy: disable-error-code="import-not-found,import-untyped,misc"
@@ -42,9 +50,11 @@ import random
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from typing import Any, Callable, NoReturn
@@ -59,8 +69,8 @@ UNUSED_PARAMETERS_NAMES = re.compile(r"Parameters which did not receive grad for
 # What Lightning 1 and 2 put in front of a parameter's name when they wrap the model for DDP.
 WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
 
-# How long, in seconds, a rank waits for the others at the end of a case before it gives the launch up.
-LOCKSTEP_TIMEOUT = 30
+# How long, in seconds, a rank waits for the others where all meet before it gives the launch up.
+MEETING_TIMEOUT = 30
 # Seconds that the process outlives the proof's time-out when nobody ends it, which is the runner's task.
 SELF_DESTRUCTION_DELAY = 30
 
@@ -74,19 +84,22 @@ SEED = 1
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
+# By the kind of features: the option that takes them, the column, and the column that is added where there are
+# "categorical" features as well.
 EXOGENOUS_COLUMNS = {
-    "static": ("stat_exog_list", ["airline1"]),
-    "historic": ("hist_exog_list", ["y_[lag12]"]),
-    "future": ("futr_exog_list", ["trend"]),
+    "static": ("stat_exog_list", "airline1", "airline2"),
+    "historic": ("hist_exog_list", "y_[lag12]", "quarter"),
+    "future": ("futr_exog_list", "trend", "month"),
 }
+CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 # Releases before this one put a TQDMProgressBar into the trainer, which contradicts `enable_progress_bar=False`.
 FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
 
 # What the callback saw of the running fit. A module-level dictionary, because `NeuralForecast.fit` deep-copies
 # models together with their callbacks.
 OBSERVED: dict[str, Any] = {}
-# By the id of the case: {"first", "last": weights by name, "forecasts": array} of the fits that went through. Plain
-# tensors, as the classes of one source tree mean nothing to another.
+# By the id of the case: {"first", "last": weights by name, "losses": of each step, "forecasts": array} of the fits that
+# went through. Plain tensors, as the classes of one source tree mean nothing to another.
 FITTED: dict[str, dict[str, Any]] = {}
 
 
@@ -96,7 +109,8 @@ def no_evidence() -> dict[str, Any]:
         "world_size": None,  # as torch.distributed reports it during training; 1 where there is no process group
         "backend": None,  # likewise; None where there is no process group
         "steps": 0,  # optimizer steps taken
-        "finite_loss": True,  # of every step
+        "losses": [],  # of every step
+        "finite_loss": True,  # likewise
         "unused": [],  # trainable parameters without a gradient after the backward pass of any step
         "unused_last": [],  # the same, of the last backward pass only
         "unused_by_torch": None,  # the names in torch's own complaint
@@ -105,6 +119,7 @@ def no_evidence() -> dict[str, Any]:
         "forecast_shape": None,  # [rows, columns] of what NeuralForecast.predict gave
         "due_shape": None,  # what they must be: series x horizon, outputs of the loss
         "finite_forecasts": None,  # whether every forecast is a finite number
+        "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
         "comparison": None,  # with the case that this one is like, as `compared` returns it
     }
 
@@ -190,7 +205,8 @@ def recorder() -> Any:
                 parameter.grad = None
 
         def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
-            OBSERVED["finite_loss"] = OBSERVED["finite_loss"] and math.isfinite(loss.item())
+            OBSERVED["losses"] = [*OBSERVED["losses"], loss.item()]
+            OBSERVED["finite_loss"] = all(map(math.isfinite, OBSERVED["losses"]))
 
         def on_after_backward(self, trainer: Any, module: Any) -> None:
             unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
@@ -213,11 +229,14 @@ def parameters_named_by_torch(message: str) -> list[str] | None:
     return None if found is None else [WRAPPER_PREFIX.sub("", name.strip()) for name in found.group(1).split(",")]
 
 
-def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], release: str) -> dict[str, Any]:
+def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], backend: str, release: str) -> dict[str, Any]:
     """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk."""
-    alone = case["strategy"] == "single-process"
+    if case["strategy"] == "single-process":
+        placement = arguments_alone(spec)
+    else:
+        placement = arguments_together(spec, backend, case["strategy"] == "find-unused-ddp")
     arguments = {
-        **(arguments_alone(spec) if alone else arguments_together(spec, case["strategy"] == "find-unused-ddp")),
+        **placement,
         "callbacks": [recorder()],
         "logger": False,
         "enable_checkpointing": False,
@@ -228,13 +247,20 @@ def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], release: str) 
     return arguments
 
 
-def arguments_together(spec: dict[str, Any], find_unused_parameters: bool) -> dict[str, Any]:
+def arguments_together(spec: dict[str, Any], backend: str, find_unused_parameters: bool) -> dict[str, Any]:
     """What makes Lightning train by DDP over the processes of this launch.
+
+    To Lightning each process is a node with one device. It would not let two processes of a node share a GPU: it
+    refuses a list that names one twice, and takes the local rank for an index into the list.
 
     The strategy goes by a name: a strategy object serves one trainer, and some releases hand it to several.
     """
     from pytorch_lightning.plugins.environments import TorchElasticEnvironment
     from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+
+    class NodeOfOneDevice(TorchElasticEnvironment):
+        def local_rank(self) -> int:
+            return 0
 
     StrategyRegistry.register(
         STRATEGY_NAME,
@@ -242,16 +268,15 @@ def arguments_together(spec: dict[str, Any], find_unused_parameters: bool) -> di
         override=True,
         # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
         find_unused_parameters=find_unused_parameters,
-        process_group_backend=spec["backend"],
-        # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
-        cluster_environment=TorchElasticEnvironment(),
+        process_group_backend=backend,
     )
-    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
     return {
         "accelerator": spec["accelerator"],
-        "devices": local_world_size,
-        "num_nodes": int(os.environ["WORLD_SIZE"]) // local_world_size,
+        "devices": own_device(spec),
+        "num_nodes": int(os.environ["WORLD_SIZE"]),
         "strategy": STRATEGY_NAME,
+        # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
+        "plugins": [NodeOfOneDevice()],
     }
 
 
@@ -261,9 +286,30 @@ def arguments_alone(spec: dict[str, Any]) -> dict[str, Any]:
 
     return {
         "accelerator": spec["accelerator"],
-        "devices": 1 if spec["accelerator"] == "cpu" else [int(os.environ["LOCAL_RANK"])],
+        "devices": own_device(spec),
         "plugins": [LightningEnvironment()],
     }
+
+
+def own_device(spec: dict[str, Any]) -> int | list[int]:
+    """The one device of this process, as Lightning's trainer wants to be told."""
+    import torch
+
+    return 1 if spec["accelerator"] == "cpu" else [gpu_of(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())]
+
+
+def gpu_of(local_rank: int, gpus: int) -> int:
+    """The GPU of a process: one of its own as long as there are enough, then shared in turn."""
+    return local_rank % gpus
+
+
+def backend_for(accelerator: str, ranks: list[dict[str, Any]]) -> str:
+    """The backend of the process group, by what the ranks tell about themselves, as `assembled` returns it.
+
+    nccl refuses two processes on one GPU, gloo does not mind; and one backend has to serve all nodes.
+    """
+    has_gpu_for_each = accelerator == "gpu" and all(rank["processes"] <= rank["gpus"] for rank in ranks)
+    return "nccl" if has_gpu_for_each else "gloo"
 
 
 def loss_of(case: dict[str, Any]) -> Any:
@@ -279,10 +325,55 @@ def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[st
     model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
     if model_class is None:
         return search_of(case, max_steps, trainer)
+    if case["model"] == "HINT":
+        return reconciled_model_of(case, max_steps, trainer)
     arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
     if "n_series" in inspect.signature(model_class.__init__).parameters:
         arguments.update(multivariate_arguments())
+    if case["model"] == "TimeLLM":
+        arguments.update(language_model_arguments())
     return model_class(**arguments)
+
+
+def reconciled_model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+    """HINT around a model; it makes the forecasts of a total and its two parts coherent."""
+    import numpy
+
+    options = dict(case["options"])
+    wrapped = dict(options.pop("model"))
+    model = model_of(dict(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer)
+    summing = numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
+    return importlib.import_module("neuralforecast.models").HINT(h=SMALL_SIZES["h"], S=summing, model=model, **options)
+
+
+def language_model_arguments() -> dict[str, Any]:
+    """A language model for TimeLLM that knows a few letters, made from a configuration; nothing is downloaded.
+
+    Releases from 1.7.5 on take the folder to load it from, earlier ones the model itself.
+    """
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+    except ImportError:
+        return {}  # TimeLLM says itself what it misses
+
+    letters = {word: number for number, word in enumerate(["<|endoftext|>", *map(chr, range(32, 127))])}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    config = GPT2Config(vocab_size=len(letters), n_positions=4096, n_embd=16, n_layer=1, n_head=2)
+    llm = GPT2Model(config)
+    module = importlib.import_module("neuralforecast.models.timellm")
+    if not hasattr(module, "AutoModel"):
+        return {"llm": llm, "llm_config": config, "llm_tokenizer": fast}
+    from safetensors.torch import save_file
+
+    folder = tempfile.mkdtemp()
+    config.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    # `save_pretrained` of a model writes on rank 0 only
+    save_file(llm.state_dict(), os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    return {"llm": folder}
 
 
 def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
@@ -300,15 +391,20 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
 
 def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
     """The arguments for a model's constructor that the case itself decides about."""
-    exogenous = dict(EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"])
-    return dict(exogenous, max_steps=max_steps, **case["options"])
+    chosen = [EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"] if kind != "categorical"]
+    arguments: dict[str, Any] = {option: [column] for option, column, _ in chosen}
+    if "categorical" in case["exogenous"]:
+        arguments = {option: [column, embedded] for option, column, embedded in chosen}
+        names = [embedded for _, _, embedded in chosen]
+        arguments.update(cat_exog_list=names, categorical_cardinalities={name: CARDINALITIES[name] for name in names})
+    return dict(arguments, max_steps=max_steps, **case["options"])
 
 
 def trained_model_of(forecaster: Any) -> Any:
     """The model that was trained: of a search, the one that it came to. 1.6.0 keeps the untrained ones as `models`."""
     model = getattr(forecaster, "models_fitted", forecaster.models)[0]
-    base_model_name = type(model).__mro__[1].__name__
-    return model.model if base_model_name == "BaseAuto" else model
+    is_wrapper = type(model).__mro__[1].__name__ == "BaseAuto" or type(model).__name__ == "HINT"
+    return model.model if is_wrapper else model
 
 
 def multivariate_arguments() -> dict[str, Any]:
@@ -364,6 +460,7 @@ def compared(fitted: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any
         "different": [name for name in last if not torch.equal(last[name], like[name])],
         "largest": max((largest_difference(last[name], like[name]) for name in last), default=0.0),
         "forecasts_equal": same_shape and torch.equal(*forecasts),
+        "losses_equal": fitted["losses"] == reference["losses"],
         "removed": [name for name in like if name not in last],
     }
 
@@ -383,7 +480,7 @@ def seed_everything() -> None:
     torch.manual_seed(SEED)
 
 
-def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
+def fit(case: dict[str, Any], spec: dict[str, Any], backend: str, package: Any) -> None:
     """Trains one case, forecasts with it, and leaves the evidence in `OBSERVED`; raises whatever goes wrong.
 
     The data are the air passengers panel of neuralforecast, two series, less the horizon at the end. Lightning deals
@@ -392,16 +489,16 @@ def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
     import pandas
 
     seed_everything()
-    model = model_of(case, spec["max_steps"], partial(trainer_arguments, case, spec, package.__version__))
+    model = model_of(case, spec["max_steps"], partial(trainer_arguments, case, spec, backend, package.__version__))
     if case["like"] is not None:
         if case["like"] not in FITTED:
             raise RuntimeError("nothing to compare with: {} did not train".format(case["like"]))
         start_from(model, FITTED[case["like"]]["first"])
-    first = weights_of(model)
+    first = weights_of(model) if case["forecast"] else None
     utils = importlib.import_module("neuralforecast.utils")
     # neuralforecast 1.0.0 knows no such argument.
     static = {"static_df": utils.AirPassengersStatic} if "static" in case["exogenous"] else {}
-    by_series = utils.AirPassengersPanel.groupby("unique_id")
+    by_series = panel_of(case, utils).groupby("unique_id")
     # pandas 3 has dropped the alias "M".
     freq = "M" if int(pandas.__version__.split(".")[0]) < 3 else "ME"
     forecaster = package.NeuralForecast(models=[model], freq=freq)
@@ -409,14 +506,30 @@ def fit(case: dict[str, Any], spec: dict[str, Any], package: Any) -> None:
     forecaster.fit(df=by_series.head(-model.h).reset_index(drop=True), **static)
     fitted = trained_model_of(forecaster)
     OBSERVED["digest"] = digest_of(fitted)
+    if not case["forecast"]:
+        return
     future = {"futr_df": by_series.tail(model.h).reset_index(drop=True)} if "future" in case["exogenous"] else {}
     forecasts = forecasts_of(forecaster, spec, future)
     OBSERVED["forecast_shape"] = list(forecasts.shape)
     OBSERVED["due_shape"] = [model.h * by_series.ngroups, len(fitted.loss.output_names)]
     OBSERVED["finite_forecasts"] = all(map(math.isfinite, forecasts.flat))
-    FITTED[case["id"]] = {"first": first, "last": weights_of(fitted), "forecasts": forecasts}
+    losses = OBSERVED["losses"]
+    FITTED[case["id"]] = {"first": first, "last": weights_of(fitted), "losses": losses, "forecasts": forecasts}
     if case["like"] is not None:
         OBSERVED["comparison"] = compared(FITTED[case["id"]], FITTED[case["like"]])
+
+
+def panel_of(case: dict[str, Any], utils: Any) -> Any:
+    """The data: the air passengers panel, with categorical columns where they are asked for, and its total for HINT."""
+    import pandas
+
+    panel = utils.AirPassengersPanel
+    if "categorical" in case["exogenous"]:
+        panel = panel.assign(month=panel["ds"].dt.month - 1, quarter=panel["ds"].dt.quarter - 1)
+    if case["model"] == "HINT":
+        total = panel.groupby("ds", as_index=False)["y"].sum().assign(unique_id="Airlines")
+        panel = pandas.concat([total, panel[["unique_id", "ds", "y"]]], ignore_index=True)
+    return panel
 
 
 def forecasts_of(forecaster: Any, spec: dict[str, Any], future: dict[str, Any]) -> Any:
@@ -441,13 +554,22 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
             return "unused-parameters", message
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        OBSERVED["refused"] = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
         places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
         return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
     return "pass", ""
 
 
-def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -> None:
-    """Runs the action of one case between its two events."""
+def is_refusal(frame: traceback.FrameSummary) -> bool:
+    """Whether an exception was raised here by a statement of neuralforecast that is there to raise it."""
+    package = sys.modules.get("neuralforecast")
+    folder = os.path.dirname(getattr(package, "__file__", None) or "?")
+    statement = (frame.line or "").split(" ", 1)[0]
+    return frame.filename.startswith(folder + os.sep) and statement in ("raise", "assert")
+
+
+def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -> dict[str, Any]:
+    """Runs the action of one case between its two events, and returns what the second says."""
     print_stack_when_asked()
     events.write("started", case=case["id"])
     OBSERVED.clear()
@@ -455,40 +577,78 @@ def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -
     begin = time.monotonic()
     outcome, detail = outcome_of(action)
     seconds = time.monotonic() - begin
-    events.write("finished", case=case["id"], outcome=outcome, detail=detail, seconds=seconds, **OBSERVED)
+    finished = dict(OBSERVED, case=case["id"], outcome=outcome, detail=detail, seconds=seconds)
+    events.write("finished", **finished)
+    return finished
 
 
-class Lockstep:
-    """Lets the ranks leave a case together.
+class World:
+    """All ranks of the launch, on all nodes, as they meet in the store in which torch's process groups meet too.
 
-    A rank that failed alone must not go on to the next case while another still waits for it in a collective of this
-    one: their messages would mix. The barrier has a process group of its own for the same reason.
+    They leave each case together: a rank that failed alone must not go on to the next one while another still waits
+    for it in a collective of this one, as their messages would mix.
     """
 
-    def __init__(self) -> None:
-        self._group: Any = None
-
-    def wait(self) -> None:
-        """Waits for all ranks; raises RuntimeError that names a rank which does not come in `LOCKSTEP_TIMEOUT`."""
+    def __init__(self, patience: float) -> None:
         from torch import distributed
+        from torch.distributed.rendezvous import rendezvous
 
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return  # no fit has got as far as a process group, on any rank
-        timeout = datetime.timedelta(seconds=LOCKSTEP_TIMEOUT)
-        if self._group is None:
-            self._group = distributed.new_group(backend="gloo", timeout=timeout)
-        distributed.monitored_barrier(group=self._group, timeout=timeout)
+        store, self.rank, self.size = next(rendezvous("env://", timeout=datetime.timedelta(seconds=patience)))
+        self._store = distributed.PrefixStore("nfpatch", store)
+        self._meetings = 0
+
+    def gather(self, value: Any, patience: float = MEETING_TIMEOUT) -> list[Any]:
+        """What each rank has brought along, by rank, as soon as all have come.
+
+        Raises RuntimeError that names a rank which does not come within `patience` seconds.
+        """
+        self._meetings += 1
+        self._store.set(self._key(self.rank), json.dumps(value))
+        return [json.loads(self._brought_by(rank, patience)) for rank in range(self.size)]
+
+    def leave(self) -> None:
+        """To be called last of all. Some releases of torch keep the store in rank 0, which therefore waits for all."""
+        self._meetings += 1
+        self._store.set(self._key(self.rank), "")
+        for rank in range(self.size if self.rank == 0 else 0):
+            self._brought_by(rank, MEETING_TIMEOUT)
+
+    def _key(self, rank: int) -> str:
+        return f"{self._meetings}/{rank}"
+
+    def _brought_by(self, rank: int, patience: float) -> bytes:
+        try:
+            self._store.wait([self._key(rank)], datetime.timedelta(seconds=patience))
+            brought: bytes = self._store.get(self._key(rank))
+        except RuntimeError as error:
+            raise RuntimeError(f"rank {rank} has ended, or was not heard of for {patience:g} s") from error
+        return brought
+
+
+def assembled(world: World, spec: dict[str, Any], gpus: int | None) -> list[dict[str, Any]]:
+    """What each rank tells about itself, once all are there and have come for the same proof."""
+    own = {
+        "node": os.environ["GROUP_RANK"],
+        "processes": int(os.environ["LOCAL_WORLD_SIZE"]),
+        "gpus": gpus,
+        "proof": [spec["world_size"], spec["accelerator"], spec["cases"]],
+    }
+    ranks = world.gather(own, spec["timeout"])
+    for number, other in enumerate(ranks):
+        if other["proof"] != own["proof"]:
+            raise RuntimeError(f"rank {number} came for another proof: run the same command on every node")
+    if world.size != spec["world_size"]:
+        raise RuntimeError("{} ranks came, and not {}".format(world.size, spec["world_size"]))
+    return ranks
 
 
 def run_source(
-    source: str,
-    cases: list[dict[str, Any]],
-    spec: dict[str, Any],
-    base_path: list[str],
-    events: Events,
-    lockstep: Lockstep,
-) -> None:
-    """Imports one source of neuralforecast and trains its cases; a failed import is the outcome of all of them."""
+    source: str, cases: list[dict[str, Any]], spec: dict[str, Any], backend: str, base_path: list[str], events: Events
+) -> Iterator[dict[str, Any]]:
+    """Imports one source of neuralforecast and trains its cases, giving what came of each.
+
+    A failed import is the outcome of all of them.
+    """
     try:
         package = import_neuralforecast(spec["trees"][source], base_path)
     except Exception as error:
@@ -498,12 +658,22 @@ def run_source(
             raise failure
 
         for case in cases:
-            run_case(case, fail, events)
+            yield run_case(case, fail, events)
         return
     events.write("imported", source=source, file=getattr(package, "__file__", None))
     for case in cases:
-        run_case(case, partial(fit, case, spec, package), events)
-        lockstep.wait()
+        if not spec["dealt"] or is_taken(case, spec):
+            yield run_case(case, partial(fit, case, spec, backend, package), events)
+
+
+def is_taken(case: dict[str, Any], spec: dict[str, Any]) -> bool:
+    """Whether this rank takes the case: the first that asks does."""
+    mark = os.path.join(spec["out"], f"taken-{spec['cases'].index(case)}")
+    try:
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def main(spec_path: str) -> NoReturn:
@@ -528,11 +698,33 @@ def main(spec_path: str) -> NoReturn:
     import pytorch_lightning
     import torch
 
-    events.write("stack", torch=torch.__version__, lightning=pytorch_lightning.__version__)
-    lockstep = Lockstep()
+    gpus = None
+    if spec["accelerator"] == "gpu":
+        gpus = torch.cuda.device_count()
+        # Else the last bits of a sum on a GPU differ from fit to fit, and nothing can be compared.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    events.write("stack", torch=torch.__version__, lightning=pytorch_lightning.__version__, gpus=gpus)
+    world = World(spec["timeout"])
+    ranks = assembled(world, spec, gpus)
+    backend = backend_for(spec["accelerator"], ranks)
+    events.write("assembled", backend=backend)
+    elsewhere = {}
+    if os.environ["LOCAL_RANK"] == "0":
+        elsewhere = {
+            number: Events(os.path.join(spec["out"], f"rank-{number}.jsonl"))
+            for number, rank in enumerate(ranks)
+            if rank["node"] != os.environ["GROUP_RANK"]
+        }
     for source, cases in groupby(spec["cases"], key=lambda case: case["source"]):
-        run_source(source, list(cases), spec, base_path, events, lockstep)
+        for finished in run_source(source, list(cases), spec, backend, base_path, events):
+            finished_by = [] if spec["dealt"] else world.gather(finished)
+            for number, events_elsewhere in elsewhere.items():
+                events_elsewhere.write("finished", **finished_by[number])
+    for events_elsewhere in elsewhere.values():
+        events_elsewhere.write("done")
     events.write("done")
+    if not spec["dealt"]:
+        world.leave()
     sys.stdout.flush()
     sys.stderr.flush()
     # Whatever libraries would do at exit is not part of the proof, and may hang.

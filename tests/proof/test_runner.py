@@ -21,6 +21,7 @@ import pytest
 from support import ROOT, environment
 
 from nfpatch.catalog import Case
+from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.probe import probe
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, run_proof
@@ -200,7 +201,8 @@ def test_the_progress_is_told_source_by_source_and_case_by_case(proof: Proof) ->
 
 def test_the_json_is_what_the_interface_promises(proof: Proof) -> None:
     document = json.loads(json.dumps(proof.report.to_json()))
-    assert set(document) == {"ok", "torch", "lightning", "python", "world_size", "backend", "seconds", "cases"}
+    facts = {"ok", "torch", "lightning", "python", "world_size", "backend", "accelerator", "nodes", "seconds"}
+    assert set(document) == facts | {"cases"}
     promised = "id patch model config source expect outcome ok unused_parameters seconds detail"
     for case in document["cases"]:
         assert set(promised.split()) <= set(case)
@@ -219,7 +221,7 @@ PLANTED = {
 def fit(self, *args, **kwargs):
     from pytorch_lightning.plugins.environments import LightningEnvironment
     self.trainer_kwargs.pop("strategy")
-    self.trainer_kwargs.update(devices=1, plugins=[LightningEnvironment()])
+    self.trainer_kwargs.update(devices=1, num_nodes=1, plugins=[LightningEnvironment()])
     return super(NHITS, self).fit(*args, **kwargs)
 NHITS.fit = fit
 """,
@@ -378,6 +380,36 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert "rank 1 was at a place it does not tell" in hung.detail  # it is stopped
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
     assert report.seconds >= 40
+    assert processes_with(mark) == set()
+
+
+def test_three_ranks_train_together_and_end_with_equal_weights(
+    training_env: Path, package: Path, tmp_path: Path
+) -> None:
+    red = ProofCase("red", "p", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True)
+    worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
+    green = ProofCase("green", "p", NBEATSX, "preview", "pass", OUT, like="worked-around")
+    trees = {"original": None, "preview": build_overlay(package, tmp_path / "preview", healed(package))}
+
+    report = run_proof(training_env, [red, worked_around, green], trees, devices=3)
+
+    assert [(case.id, case.ok, case.detail) for case in report.cases] == [
+        ("red", True, ""),
+        ("worked-around", True, ""),
+        ("green", True, ""),
+    ]
+    assert {(case.world_size, case.backend) for case in report.cases} == {(3, "gloo")}
+    trained = report.cases[-1]
+    assert trained.equal_weights is True
+    assert trained.equal_to_like is not None  # told, and not judged
+
+
+def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_env: Path, mark: str) -> None:
+    cases = [ProofCase("nhits", None, NHITS, "original", "pass")]
+
+    with pytest.raises(EnvironmentProblem, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
+        run_proof(training_env, cases, {"original": None}, accelerator="gpu")
+
     assert processes_with(mark) == set()
 
 

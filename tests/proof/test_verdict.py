@@ -43,7 +43,7 @@ REFUSED = replace(
     finite_forecasts=None,
 )
 ALONE = replace(TRAINED, world_size=1, backend=None)
-SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, removed=DEAD)
+SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD)
 
 
 def result(case: ProofCase, *fits: Fit) -> CaseResult:
@@ -183,6 +183,7 @@ def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy) -
         (None, "was not compared with other"),
         ({"different": ("gate.weight",), "largest": 0.5}, "by up to 0.5; different are gate.weight"),
         ({"forecasts_equal": False}, "none of the weights, but the forecasts"),
+        ({"losses_equal": False}, "none of the weights, but the forecasts or losses"),
         ({"removed": (*DEAD, "gate.weight")}, "removed, but not claimed by the patch: gate.weight"),
     ],
 )

@@ -1,5 +1,7 @@
 """The worker runs in interpreters as old as Python 3.7, without nfpatch, and never outlives its launcher."""
 
+from __future__ import annotations
+
 import ast
 import json
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nfpatch.proof.runner import WORKER
+from nfpatch.proof.worker import assembled, backend_for, gpu_of
 
 LAUNCHER = """
 import subprocess, sys
@@ -48,6 +51,46 @@ def test_it_imports_nothing_of_nfpatch() -> None:
 
     assert "torch" in imported
     assert "nfpatch" not in imported
+
+
+def test_on_gpus_the_backend_is_nccl_as_long_as_no_process_shares_one() -> None:
+    def node(processes: int, gpus: int | None) -> dict[str, int | None]:
+        return {"processes": processes, "gpus": gpus}
+
+    assert backend_for("cpu", [node(2, None)]) == "gloo"
+    assert backend_for("gpu", [node(2, 2)]) == "nccl"
+    assert backend_for("gpu", [node(2, 8)]) == "nccl"
+    assert backend_for("gpu", [node(2, 1)]) == "gloo"
+    assert backend_for("gpu", [node(2, 2), node(2, 1)]) == "gloo"
+
+
+def test_processes_get_a_gpu_each_and_then_take_turns() -> None:
+    assert [gpu_of(rank, gpus=4) for rank in range(3)] == [0, 1, 2]
+    assert [gpu_of(rank, gpus=1) for rank in range(2)] == [0, 0]
+    assert [gpu_of(rank, gpus=2) for rank in range(5)] == [0, 1, 0, 1, 0]
+
+
+def test_ranks_that_came_for_another_proof_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUP_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    spec = {"world_size": 2, "accelerator": "cpu", "cases": ["a"], "timeout": PATIENCE}
+
+    class Meeting:
+        """Two ranks, of which the other came with something else."""
+
+        size = 2
+
+        def __init__(self, **other: object) -> None:
+            self.other = other
+
+        def gather(self, own: dict[str, object], patience: float) -> list[object]:
+            theirs = {**spec, **self.other}
+            return [own, {**own, "proof": [theirs["world_size"], theirs["accelerator"], theirs["cases"]]}]
+
+    assert len(assembled(Meeting(), spec, None)) == 2
+    for other in ({"cases": ["b"]}, {"accelerator": "gpu"}, {"world_size": 4}):
+        with pytest.raises(RuntimeError, match="rank 1 came for another proof: run the same command on every node"):
+            assembled(Meeting(**other), spec, None)
 
 
 @pytest.fixture(params=["this python", "python37"])

@@ -1,0 +1,186 @@
+"""Several nodes: each starts processes of its own, and all of them come to the same answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import invoke, run_nfpatch
+from test_runner import NBEATSX, OUT, healed, mark, package, processes_with
+
+from nfpatch.catalog import Case
+from nfpatch.proof.launch import Nodes
+from nfpatch.proof.overlay import build_overlay
+from nfpatch.proof.report import conditions_of
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
+
+__all__ = ["mark", "package"]  # fixtures
+
+# The node that comes first holds the rendezvous; ranks go by the addresses, so it has rank 1 and the other rank 0.
+ADDRESSES = ("127.0.0.2", "127.0.0.1")
+MLP = Case("MLP", "MAE", options={"hidden_size": 8})
+
+
+@pytest.fixture
+def endpoint() -> str:
+    """A place to meet, with a port that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind((ADDRESSES[0], 0))
+        return f"{ADDRESSES[0]}:{listener.getsockname()[1]}"
+
+
+def prove_on_two_nodes(
+    python: Path,
+    cases: Sequence[ProofCase],
+    trees: dict[str, Path | None],
+    endpoint: str,
+    on_event: Callable[[ProofEvent], None] | None = None,
+) -> list[ProofReport]:
+    """The reports of two nodes with one process each, which meet at the first one's."""
+    nodes = [Nodes(2, rdzv_endpoint=endpoint, local_addr=address) for address in ADDRESSES]
+    with ThreadPoolExecutor() as pool:
+        proofs = []
+        for node in nodes:
+            proofs.append(pool.submit(run_proof, python, cases, trees, (), 1, on_event=on_event, nodes=node))
+            wait_for_listener(endpoint)
+        return [proof.result() for proof in proofs]
+
+
+def wait_for_listener(endpoint: str) -> None:
+    host, _, port = endpoint.rpartition(":")
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        with socket.socket() as caller:
+            if caller.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.05)
+
+
+def with_mlp(package: Path, code: str) -> dict[str, bytes]:
+    """The healed source, with this code at the end of the module of MLP."""
+    return {
+        **healed(package),
+        "neuralforecast/models/mlp.py": (package / "models/mlp.py").read_bytes() + code.encode(),
+    }
+
+
+DIVERGING = """
+def fit(self, *args, **kwargs):
+    super(MLP, self).fit(*args, **kwargs)
+    import os
+    next(self.parameters()).data += int(os.environ["RANK"])
+    return self
+MLP.fit = fit
+"""
+
+
+@pytest.mark.ddp
+def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
+    training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
+) -> None:
+    preview = build_overlay(package, tmp_path / "preview", with_mlp(package, DIVERGING))
+    red = ProofCase("red", "p", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True)
+    worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
+    cases = [
+        red,
+        worked_around,
+        ProofCase("green", "p", NBEATSX, "preview", "pass", OUT, like="worked-around"),
+        ProofCase("diverging", None, MLP, "preview", "pass"),
+    ]
+
+    one, other = prove_on_two_nodes(training_env, cases, {"original": None, "preview": preview}, endpoint)
+
+    assert one.cases == other.cases
+    assert (one.world_size, one.backend, one.nodes) == (2, "gloo", 2)
+    *proved, diverging = one.cases
+    assert [(case.id, case.ok, case.detail) for case in proved] == [
+        ("red", True, ""),
+        ("worked-around", True, ""),
+        ("green", True, ""),
+    ]
+    assert (proved[-1].equal_weights, proved[-1].equal_to_like) == (True, True)
+    assert diverging.detail == "the ranks ended with different weights"
+    assert "World size 2 on 2 nodes, backend gloo" in conditions_of(one)
+    assert processes_with(mark) == set()
+
+
+RANK_1_HANGS = """
+def fit(self, *args, **kwargs):
+    import os, time
+    if os.environ["RANK"] == "1":
+        time.sleep(3600)
+    return super(MLP, self).fit(*args, **kwargs)
+MLP.fit = fit
+"""
+
+
+@pytest.mark.ddp
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
+def test_a_node_that_dies_ends_the_other(
+    training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
+) -> None:
+    trees = {"preview": build_overlay(package, tmp_path / "hanging", with_mlp(package, RANK_1_HANGS))}
+    cases = [ProofCase("hung", None, MLP, "preview", "pass"), ProofCase("unreached", None, MLP, "preview", "pass")]
+
+    started: list[ProofEvent] = []
+
+    def kill_rank_1(event: ProofEvent) -> None:
+        started.extend([event] if event.kind == "started" else [])
+        if len(started) == len(ADDRESSES):
+            for pid in processes_with(mark, "RANK=1"):
+                os.kill(pid, signal.SIGKILL)
+
+    first, second = prove_on_two_nodes(training_env, cases, trees, endpoint, kill_rank_1)
+
+    assert first.cases[0].detail.startswith("rank 1 was ended by SIGKILL")
+    assert second.cases[0].outcome == "error"
+    assert second.cases[0].detail.startswith(("rank 0 ended", "torch's launcher ended"))
+    assert [report.cases[1].detail for report in (first, second)] == ["not reached", "not reached"]
+    assert processes_with(mark) == set()
+
+
+@pytest.mark.ddp
+def test_a_node_that_never_comes_ends_the_others_at_the_time_out(
+    training_env: Path, site: Path, endpoint: str, mark: str
+) -> None:
+    nodes = ("--devices", 1, "--nnodes", 2, "--rdzv-endpoint", endpoint, "--timeout", 8)
+    where = ("--python", training_env, "--site-packages", site)
+
+    done = run_nfpatch("verify", "--preview", "--json", *nodes, *where)
+
+    assert done.returncode == 1, done.stderr
+    first, *others = json.loads(done.stdout)["cases"]
+    assert first["outcome"] == "timeout"
+    assert f"the 2 nodes had not all come to {endpoint} when the time-out of 8 s struck" in first["detail"]
+    assert {case["detail"] for case in others} == {"not reached"}
+    assert processes_with(mark) == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (["--nnodes", 2], "--rdzv-endpoint HOST:PORT"),
+        (["--nnodes", 2, "--rdzv-endpoint", "head"], "--rdzv-endpoint HOST:PORT"),
+        (["--rdzv-endpoint", "head:29400"], "Say how many with --nnodes"),
+        (["--node-rank", 0], "Say how many with --nnodes"),
+        (["--local-addr", "127.0.0.2"], "Say how many with --nnodes"),
+        (["--devices", 1], "--devices 2 or more"),
+        (["--nnodes", 2, "--rdzv-endpoint", "head:1", "--rdzv-backend", "static"], "needs --node-rank"),
+        (["--nnodes", 2, "--rdzv-endpoint", "head:1", "--node-rank", 2], "0 to 1"),
+        (["--nnodes", 0], "--nnodes"),
+    ],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(site: Path, options: list[object], advice: str) -> None:
+    result = invoke("verify", "--site-packages", site, *options)
+
+    assert result.exit_code == 2
+    assert advice in result.stderr
