@@ -1,0 +1,77 @@
+"""The cells of an audit: each model in each loss, with each kind of exogenous features, and with each option varied."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from typing import Any
+
+from nfpatch.audit.models import Expression, ModelSource
+from nfpatch.audit.options import Varied, entry_of, small_options, values_tried
+from nfpatch.catalog import Case
+
+POINT, QUANTILE, DISTRIBUTION = "MAE", "MQLoss", "DistributionLoss"
+# Tried with every kind of features.
+LOSSES = (POINT, QUANTILE, DISTRIBUTION)
+# Tried once: the implicit quantiles have layers of their own, a mixture has many outputs.
+IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
+
+
+def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
+    """The cells of one model, in a release that has these losses."""
+    losses = [loss for loss in LOSSES if loss in known_losses]
+    small = small_options(model)
+    settings = exogenous_settings(model)
+    cells = [_cell(model, loss, exogenous, small) for loss in losses for exogenous in settings]
+    cells += [_cell(model, loss, (), small) for loss in (IMPLICIT_QUANTILE, MIXTURE) if loss in known_losses]
+    for option, value, entry in _variations(model):
+        beside = {name: other for name, other in entry.beside.items() if name in model.options}
+        cells += [
+            _cell(model, loss, exogenous, {**small, **beside, option: value}, f"{option}={value!r}")
+            for exogenous in _settings_for(entry, settings[-1])
+            for loss in (losses if entry.with_losses else [usual_loss_of(model)])
+        ]
+    return cells
+
+
+def exogenous_settings(model: ModelSource) -> list[tuple[str, ...]]:
+    """No features, each kind that the model admits, all of them, and all of them with categorical ones."""
+    kinds = model.exogenous
+    settings: list[tuple[str, ...]] = [(), *((kind,) for kind in kinds)]
+    if len(kinds) > 1:
+        settings.append(kinds)
+    if kinds and "cat_exog_list" in model.options:
+        settings.append((*kinds, "categorical"))
+    return settings
+
+
+def usual_loss_of(model: ModelSource) -> str:
+    """The loss of the cells in which an option is varied: a point loss, unless the model is made for distributions."""
+    default = model.defaults.get("loss")
+    if default is None:
+        return DISTRIBUTION  # HINT, which is made for them
+    is_distribution = isinstance(default, Expression) and default.source.startswith(DISTRIBUTION)
+    return DISTRIBUTION if is_distribution else POINT
+
+
+def _settings_for(entry: Varied, all_features: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """No features and all of them, as either may build other layers; where the model admits none, that is the same."""
+    if entry.exogenous_only:
+        return [all_features] if all_features else []
+    return list(dict.fromkeys([(), all_features]))
+
+
+def _variations(model: ModelSource) -> Iterator[tuple[str, Any, Varied]]:
+    """Every option of a model that is varied, with every value that is tried."""
+    for option in model.options:
+        entry = entry_of(model, option)
+        if isinstance(entry, Varied):
+            yield from ((option, value, entry) for value in values_tried(model, option, entry))
+
+
+def _cell(model: ModelSource, loss: str, exogenous: tuple[str, ...], options: dict[str, Any], varied: str = "") -> Case:
+    if model.defaults.get("valid_loss") is not None and loss not in (usual_loss_of(model), DISTRIBUTION, MIXTURE):
+        # The model validates by a loss of its own, which goes with distributions and with its usual loss, but with no
+        # other. None stands for the loss that is trained with.
+        options = {**options, "valid_loss": None}
+    words = (loss, "+".join(exogenous), varied)
+    return Case(model.name, ", ".join(filter(None, words)), loss, exogenous, options)

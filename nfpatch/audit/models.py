@@ -1,0 +1,156 @@
+"""What the source of a release says about its models, read without importing it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nfpatch.errors import EnvironmentProblem
+
+EXOGENOUS_KINDS = {"static": "stat", "historic": "hist", "future": "futr"}
+
+# How docstrings name the choices of an option: `from ['ReLU', ...]`, `[avg, max, conv]`, `Options: 'GRU', 'RNN'`.
+_BRACKETED = re.compile(r"\[([^\[\]()]+)\](?!\()")
+_LISTED = re.compile(r"Options: (.+)")
+_WORD = re.compile(r"[\"'`]?([A-Za-z_][\w]*)[\"'`]?$")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A default that is no plain value, as its source has it: `MAE()`."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model class as its source has it.
+
+    `defaults` are the options of its constructor with their default, `required` those that have none. `exogenous` are
+    the kinds of exogenous features that it admits. `choices` are the values of an option that the docstring names.
+    """
+
+    name: str
+    file: Path
+    required: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    exogenous: tuple[str, ...]
+    choices: Mapping[str, tuple[str, ...]]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All options of the constructor, in its order."""
+        return (*self.required, *self.defaults)
+
+
+def models_of(package: Path) -> tuple[ModelSource, ...]:
+    """The models that `neuralforecast.models` exports, in its order. `package` is the folder `neuralforecast/`.
+
+    Raises EnvironmentProblem where the folder holds no such module, or one that cannot be read.
+    """
+    folder = package / "models"
+    exports = [
+        (alias.name, folder / f"{statement.module}.py")
+        for statement in _parsed(folder / "__init__.py").body
+        if isinstance(statement, ast.ImportFrom) and statement.level == 1
+        for alias in statement.names
+    ]
+    if not exports:
+        raise EnvironmentProblem(f"{folder} exports no models in a way that nfpatch knows. Upgrade nfpatch.")
+    return tuple(_model_of(name, file) for name, file in exports)
+
+
+def losses_of(package: Path) -> frozenset[str]:
+    """The names of the loss classes that a release has. `package` is the folder `neuralforecast/`."""
+    body = _parsed(package / "losses" / "pytorch.py").body
+    return frozenset(statement.name for statement in body if isinstance(statement, ast.ClassDef))
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        with warnings.catch_warnings():  # on escape sequences in docstrings, of which the releases have many
+            warnings.simplefilter("ignore")
+            return ast.parse(file.read_bytes(), str(file))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"{file} cannot be read as Python: {error}. Reinstall neuralforecast, or name another one."
+        ) from error
+
+
+def _model_of(name: str, file: Path) -> ModelSource:
+    class_definition = _named(_parsed(file).body, ast.ClassDef, name)
+    if class_definition is None:
+        raise EnvironmentProblem(f"{file} defines no class {name}, though neuralforecast.models exports it from there.")
+    constructor = _named(class_definition.body, ast.FunctionDef, "__init__")
+    if constructor is None:
+        raise EnvironmentProblem(f"The class {name} of {file} has no constructor of its own.")
+    arguments = dict(_arguments(constructor.args))
+    return ModelSource(
+        name=name,
+        file=file,
+        required=tuple(option for option, default in arguments.items() if default is None),
+        defaults={option: _value(default) for option, default in arguments.items() if default is not None},
+        exogenous=tuple(
+            kind for kind, prefix in EXOGENOUS_KINDS.items() if _admits(prefix, class_definition, constructor)
+        ),
+        choices=_documented_choices(ast.get_docstring(class_definition) or ""),
+    )
+
+
+def _named(body: list[ast.stmt], kind: type, name: str) -> Any:
+    return next((node for node in body if isinstance(node, kind) and node.name == name), None)  # type: ignore[attr-defined]
+
+
+def _arguments(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr | None]]:
+    """The constructor's arguments but for `self`, each with its default."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    missing = [None] * (len(positional) - len(arguments.defaults))
+    pairs = [*zip(positional, [*missing, *arguments.defaults]), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
+    yield from ((argument.arg, default) for argument, default in pairs[1:])
+
+
+def _value(default: ast.expr) -> Any:
+    """The value of a default if it is a plain one, or a product like `3 * [[512, 512]]`; else an Expression."""
+    if isinstance(default, ast.BinOp) and isinstance(default.op, ast.Mult):
+        return _value(default.left) * _value(default.right)
+    try:
+        return ast.literal_eval(default)
+    except ValueError:
+        return Expression(ast.unparse(default))
+
+
+def _admits(prefix: str, class_definition: ast.ClassDef, constructor: ast.FunctionDef) -> bool:
+    """Whether a model takes exogenous features of a kind.
+
+    Releases from 1.7.3 on say so by a class attribute. Earlier ones take the list and raise in the constructor.
+    """
+    option = f"{prefix}_exog_list"
+    if option not in {name for name, _ in _arguments(constructor.args)}:
+        return False
+    for statement in class_definition.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == f"EXOGENOUS_{prefix.upper()}":
+            return bool(ast.literal_eval(statement.value))
+    own_size = re.compile(rf"\b{prefix}_(exog|input)_(list|size)\b")
+    return not any(
+        isinstance(node, ast.If) and isinstance(node.body[0], ast.Raise) and own_size.search(ast.unparse(node.test))
+        for node in ast.walk(constructor)
+    )
+
+
+def _documented_choices(docstring: str) -> dict[str, tuple[str, ...]]:
+    """The choices that a docstring names, by option. Entries look like "`name`: str, ..." or like "name (str): ..."."""
+    choices = {}
+    for line in docstring.splitlines():
+        entry = re.match(r"\s*`?(\w+)`?(?::| \()", line)
+        listed = _BRACKETED.search(line) or _LISTED.search(line)
+        if entry is None or listed is None:
+            continue
+        words = [_WORD.match(word.strip(" .<br>")) for word in listed.group(1).split(",")]
+        if len(words) > 1 and all(words):
+            choices[entry.group(1)] = tuple(word.group(1) for word in words if word is not None)
+    return choices

@@ -1,0 +1,265 @@
+"""The table of constructor options: what the audit varies and to which values, what it leaves alone, and why.
+
+Every option of every model of every known release stands here; a test walks the signatures. An option of a later
+release that does not is tried as far as the source tells of it, and the report names it. An entry named
+`Model.option` wins over one named `option`. An option is varied if it decides which layers are built or which of them
+are used; one option at a time, from the defaults. Choices that a docstring names are added to `values` by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nfpatch.audit.models import ModelSource
+
+
+@dataclass(frozen=True)
+class Varied:
+    """An option that decides which layers are built or used.
+
+    Every cell uses `small` where it is given, instead of the default. `values` are tried; where there are none, a
+    Boolean default is inverted. The choices in the docstring are tried as well, if `documented`. `beside` are options
+    that change along with it, without which it has no effect. Tried are the usual loss, or all of them if
+    `with_losses`; no exogenous features and all of them, or if `exogenous_only` the latter alone. Where `known_in`
+    names a file of the package, values are tried only if its text holds them.
+    """
+
+    why: str
+    values: tuple[Any, ...] = ()
+    small: Any = None
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    documented: bool = True
+    exogenous_only: bool = False
+    with_losses: bool = False
+    known_in: str = ""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An option that is not varied. Every cell uses `small` where it is given, instead of the default."""
+
+    why: str
+    small: Any = None
+
+
+_TRAINING = Fixed("how the model is trained, not what it is made of")
+_DATA = Fixed("how the data is served")
+_CELL = Fixed("the cells themselves decide: loss, exogenous features, horizon")
+_SIZE = Fixed("a size; layers are as many")
+_RATE = Fixed("a dropout rate; no parameters")
+_NUMBER = Fixed("a number in the arithmetic; no parameters")
+_OLD_COLUMNS = Fixed("columns that 1.0.0 declares and its data set never delivers")
+
+
+def _size(value: Any) -> Fixed:
+    return Fixed("a size, small to be quick; layers are as many", value)
+
+
+_WRAPPED = {"name": "NHITS", "mlp_units": [[16, 16]] * 3, "windows_batch_size": 16}
+
+
+def _layers(*values: int) -> Varied:
+    return Varied("how many layers or blocks there are", values)
+
+
+_ONE_LAYER = _layers(1)
+_BOTH_COUNTS = _layers(1, 2)
+
+OPTIONS: Mapping[str, Varied | Fixed] = {
+    # --- training and data
+    **dict.fromkeys(
+        (
+            "learning_rate", "max_steps", "num_lr_decays", "val_check_steps", "early_stop_patience_steps",
+            "val_monitor", "optimizer", "optimizer_kwargs", "lr_scheduler", "lr_scheduler_kwargs", "random_seed",
+            "alias", "valid_loss",
+        ),
+        _TRAINING,
+    ),
+    **dict.fromkeys(
+        (
+            "batch_size", "valid_batch_size", "inference_windows_batch_size", "step_size", "drop_last_loader",
+            "num_workers_loader", "dataloader_kwargs", "start_padding_enabled", "training_data_availability_threshold",
+            "inference_input_size", "normalize", "trajectory_samples",
+        ),
+        _DATA,
+    ),
+    "windows_batch_size": Fixed("how the data is served; few windows to be quick", 16),
+    **dict.fromkeys(
+        (
+            "h", "input_size", "loss", "stat_exog_list", "hist_exog_list", "futr_exog_list", "cat_exog_list",
+            "categorical_cardinalities", "n_series",
+        ),
+        _CELL,
+    ),
+    "HINT.model": Fixed("HINT has no parameters but those of the model that it wraps", _WRAPPED),
+    "HINT.S": Fixed("the hierarchy of the data: a total and its parts"),
+    "cat_emb_dim": _SIZE,
+    "scaler_type": Varied(
+        "`revin` has weights of its own; the other scalers have none",
+        ("revin",),
+        documented=False,
+        with_losses=True,
+        known_in="common/_scalers.py",
+    ),
+    "exclude_insample_y": Varied("leaves the layers that read y without input", exogenous_only=True),
+    "h_train": Varied("which of the recurrent outputs the loss reads", (12,), beside={"recurrent": True}),
+    # --- columns of 1.0.0
+    **dict.fromkeys(
+        (
+            "s_cont_cols", "s_cat_cols", "o_cont_cols", "o_cat_cols", "k_cont_cols", "k_cat_cols", "s_cat_inp_lens",
+            "s_cont_inp_size", "k_cat_inp_lens", "k_cont_inp_size", "o_cat_inp_lens", "o_cont_inp_size",
+        ),
+        _OLD_COLUMNS,
+    ),
+    "tgt_size": Fixed("the data have one target"),
+    "K": _size(5),
+    # --- dropout
+    **dict.fromkeys(
+        (
+            "dropout", "attn_dropout", "fc_dropout", "head_dropout", "channel_dropout", "temporal_dropout",
+            "embed_dropout", "encoder_dropout", "decoder_dropout", "lstm_dropout", "dropout_rate", "dropout_prob_theta",
+        ),
+        _RATE,
+    ),
+    # --- sizes
+    **dict.fromkeys(
+        (
+            "hidden_size", "conv_hidden_size", "encoder_hidden_size", "decoder_hidden_size", "state_hsize",
+            "linear_hidden_size", "lstm_hidden_size", "d_model", "d_core", "d_ff", "ff_dim", "decoder_output_dim",
+            "temporal_decoder_dim", "temporal_ff", "d_llm",
+        ),
+        _size(16),
+    ),
+    "DeepAR.decoder_hidden_size": _SIZE,
+    "context_size": Fixed("a size, where it is not yet deprecated and without effect"),
+    "temporal_width": _SIZE,
+    "channel_ff": _SIZE,
+    "decoder_input_size_multiplier": _SIZE,
+    "enc_in": Fixed("kept and never read"),
+    "dec_in": Fixed("kept and never read"),
+    "n_head": _SIZE,
+    "n_heads": _size(2),
+    "mlp_units": Fixed("sizes, small to be quick; the depth of each block stays", [[16, 16]] * 3),
+    "kernel_size": _SIZE,
+    "num_kernels": _size(2),
+    "n_pool_kernel_size": _SIZE,
+    "n_freq_downsample": _SIZE,
+    "n_harmonics": _SIZE,
+    "n_polynomials": _SIZE,
+    "n_basis": _SIZE,
+    "modes": _SIZE,
+    "moving_avg_window": _SIZE,
+    "MovingAvg_window": _SIZE,
+    "moving_avg": _SIZE,
+    "patch_len": _SIZE,
+    "stride": _SIZE,
+    "grid_size": _SIZE,
+    "spline_order": _SIZE,
+    "taylor_order": _SIZE,
+    "jacobi_degree": _SIZE,
+    "multi_layer": _SIZE,
+    "top_k": Fixed("how many periods are looked at, with the same layers"),
+    "factor": Fixed("how many keys are sampled, with the same layers"),
+    "down_sampling_window": _SIZE,
+    # --- numbers in the arithmetic
+    **dict.fromkeys(("grid_eps", "grid_range", "scale_base", "scale_noise", "scale_spline", "leaky_rate"), _NUMBER),
+    # --- activations
+    "activation": Varied("of the documented ones, PReLU alone has a weight", ("PReLU",), documented=False),
+    **dict.fromkeys(
+        (f"{name}.activation" for name in ("VanillaTransformer", "Informer", "Autoformer", "FEDformer")),
+        Fixed("relu and gelu are accepted, whatever is documented; no weights"),
+    ),
+    "RNN.activation": Fixed("tanh or relu inside torch's RNN; no weights"),
+    "PatchTST.activation": Fixed("gelu or relu; no weights"),
+    "encoder_activation": Fixed("tanh or relu inside torch's layers; no weights"),
+    "grn_activation": Fixed("none of the documented ones has weights"),
+    "decoder_activation": Varied("of the known ones, PReLU alone has a weight", ("PReLU",)),
+    # --- how many
+    **dict.fromkeys(("n_layers", "encoder_n_layers", "lstm_n_layers", "num_layers", "n_block"), _ONE_LAYER),
+    **dict.fromkeys(("encoder_n_blocks", "n_rnn_layers", "encoder_layers", "decoder_layers", "e_layers"), _BOTH_COUNTS),
+    **dict.fromkeys(("num_encoder_layers", "num_decoder_layers", "n_hidden_layers", "d_layers"), _BOTH_COUNTS),
+    "decoder_hidden_layers": Varied("how many layers there are", (1, 2), beside={"decoder_hidden_size": 16}),
+    "n_stacks": _layers(1),
+    "n_blocks": Varied("how many blocks there are", ([2, 2, 2],)),
+    "dilations": Varied("how many layers there are", ([[1, 2]],)),
+    "TCN.dilations": Varied("how many layers there are", ([1],)),
+    "down_sampling_layers": Varied("how many layers there are", (2, 3)),
+    "llm_num_hidden_layers": Fixed("kept and never read"),
+    # --- kinds of layers
+    "recurrent": Varied("another decoder"),
+    "bias": Varied("whether there are biases"),
+    "encoder_bias": Varied("whether there are biases"),
+    "cell_type": Varied("another cell", ("GRU", "RNN", "LSTM", "ResLSTM", "AttentiveLSTM")),
+    "add_nl_layer": Varied("one more layer"),
+    "stack_types": Varied(
+        "which blocks there are, and which of them is the last",
+        (
+            ["identity"] * 3, ["trend"] * 3, ["seasonality"] * 3, ["seasonality", "trend", "identity"],
+            ["trend", "seasonality", "identity"],
+        ),
+    ),
+    "NHITS.stack_types": Fixed("identity is the only type"),
+    "shared_weights": Varied("blocks that share their layers", beside={"n_blocks": [2, 2, 2]}),
+    "basis": Varied("another basis; of seven, with other sizes", beside={"n_basis": 4}),
+    "interpolation_mode": Varied("another way from knots to forecasts", ("nearest", "cubic")),
+    "pooling_mode": Varied("another pooling", ("AvgPool1d",)),
+    "rnn_type": Varied("another cell", ("lstm", "gru")),
+    "one_rnn_initial_state": Varied("which initial states the recurrent layers read", beside={"n_rnn_layers": 2}),
+    "distil": Varied("whether there are convolutions between the layers"),
+    "version": Varied("another attention block", ("Wavelets",)),
+    "mode_select": Varied("which Fourier modes have weights", ("low",)),
+    "res_attention": Varied("whether attention scores are passed on"),
+    "batch_normalization": Varied("batch instead of layer normalization"),
+    "batch_norm": Varied("whether there is batch normalization"),
+    "learn_pos_embed": Varied("whether positions are learned"),
+    "revin": Varied("whether there is reversible normalization"),
+    "revin_affine": Varied("whether the normalization has weights"),
+    "revine_affine": Varied("whether the normalization has weights"),
+    "revin_subtract_last": Varied("what the normalization subtracts"),
+    "layernorm": Varied("whether there is layer normalization"),
+    "use_norm": Varied("whether series are normalized"),
+    "enable_standalone_scale_spline": Varied("whether splines have a weight of their own"),
+    "wavelet_function": Varied("another wavelet"),
+    "channel_independence": Varied("whether channels are mixed", (1,)),
+    "decomp_method": Varied("another decomposition"),
+    "down_sampling_method": Varied("another down-sampling; `conv` has weights"),
+    "pe_keep_prob": Varied("how often the positional embedding is used", (0.0, 1.0)),
+    "backbone": Varied("another block", ("sLSTM",)),
+    "reconciliation": Varied("another way to make forecasts coherent", ("Identity",), small="BottomUp"),
+    # --- the language model of TimeLLM
+    "llm": Fixed("a tiny GPT-2 made from a configuration; nothing is downloaded"),
+    "llm_config": Fixed("comes with the language model"),
+    "llm_tokenizer": Fixed("comes with the language model"),
+    "llm_output_attention": Fixed("kept and never read"),
+    "llm_output_hidden_states": Fixed("kept and never read"),
+    "prompt_prefix": Fixed("words in the prompt; no parameters"),
+}  # fmt: skip
+
+
+# What becomes of an option that a new release brings along.
+NOT_IN_THE_TABLE = Varied("not in the table: a Boolean is inverted and documented choices are tried, no more is known")
+
+
+def entry_of(model: ModelSource, option: str) -> Varied | Fixed:
+    """What the table says of an option of a model."""
+    return OPTIONS.get(f"{model.name}.{option}") or OPTIONS.get(option, NOT_IN_THE_TABLE)
+
+
+def small_options(model: ModelSource) -> dict[str, Any]:
+    """The options that every cell of a model uses instead of the defaults."""
+    entries = {option: entry_of(model, option) for option in model.options}
+    return {option: entry.small for option, entry in entries.items() if entry.small is not None}
+
+
+def values_tried(model: ModelSource, option: str, entry: Varied) -> list[Any]:
+    """The values of an option that the audit tries, besides the one that all other cells use."""
+    default = model.defaults.get(option)
+    candidates = list(entry.values) or ([not default] if isinstance(default, bool) else [])
+    candidates += model.choices.get(option, ()) if entry.documented else ()
+    if entry.known_in:
+        text = (model.file.parent.parent / entry.known_in).read_text(encoding="utf-8")
+        candidates = [value for value in candidates if repr(value) in text or f'"{value}"' in text]
+    used = entry.small if entry.small is not None else default
+    return [value for place, value in enumerate(candidates) if value != used and value not in candidates[:place]]

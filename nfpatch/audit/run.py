@@ -1,0 +1,212 @@
+"""The run of an audit: which models, what became of their cells, and what that says of the release."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, Optional
+
+from nfpatch.audit.cells import cells_of
+from nfpatch.audit.models import losses_of, models_of
+from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
+from nfpatch.catalog import Case
+from nfpatch.errors import EnvironmentProblem, UsageError
+from nfpatch.install import Install
+from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, run_proof
+
+# Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes
+# them with probability 1/1024; the seed is fixed, so that two audits of a release find the same.
+STEPS = 10
+PROCESSES = 2
+
+Outcome = Literal["clean", "dead", "error"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of a model and what became of it.
+
+    "dead": some step left the `unused_parameters` without a gradient. "error": it could not be trained to the end, so
+    it is not known; the `detail` says why, and `refused` that the release itself does not admit the configuration.
+    `is_finished` is False where the process died or the time was up.
+    """
+
+    case: Case
+    outcome: Outcome
+    unused_parameters: tuple[str, ...]
+    detail: str
+    refused: bool
+    is_finished: bool
+    seconds: float
+
+    @property
+    def reason(self) -> str:
+        """The first line of the detail, whichever process has told it."""
+        return re.sub(r"^rank \d+: ", "", self.detail).partition("\n")[0]
+
+    def to_json(self) -> dict[str, object]:
+        """The cell as a member of `cases` in the JSON of `nfpatch audit`."""
+        return {
+            "model": self.case.model,
+            "config": self.case.config,
+            "outcome": self.outcome,
+            "unused_parameters": list(self.unused_parameters),
+            "detail": self.detail,
+            "refused": self.refused,
+            "loss": self.case.loss,
+            "exogenous": list(self.case.exogenous),
+            "options": dict(self.case.options),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit came to. `ddp` tells whether strict DDP trained the cells, or one process each."""
+
+    cells: tuple[Cell, ...]
+    unknown_options: tuple[str, ...]
+    ddp: bool
+    torch: Optional[str]
+    lightning: Optional[str]
+    python: Optional[str]
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether every cell was tried, and none has dead parameters."""
+        return all(cell.outcome != "dead" and cell.is_finished for cell in self.cells)
+
+    @property
+    def not_audited(self) -> dict[str, str]:
+        """The models of which no cell could be trained, and why the first of them could not."""
+        trained = {cell.case.model for cell in self.cells if cell.outcome != "error"}
+        reasons: dict[str, str] = {}
+        for cell in self.cells:
+            if cell.case.model not in trained:
+                reasons.setdefault(cell.case.model, cell.reason)
+        return reasons
+
+    def to_json(self) -> dict[str, object]:
+        """The report as the JSON of `nfpatch audit`, but for the key "neuralforecast", which is the caller's."""
+        return {
+            "ok": self.ok,
+            "ddp": self.ddp,
+            "steps": STEPS,
+            "torch": self.torch,
+            "lightning": self.lightning,
+            "python": self.python,
+            "seconds": round(self.seconds, 3),
+            "not_audited": self.not_audited,
+            "unknown_options": list(self.unknown_options),
+            "cells": [cell.to_json() for cell in self.cells],
+        }
+
+
+@dataclass(frozen=True)
+class AuditAgenda:
+    """What there is to audit: the cells, and the options, as `Model.option`, that the table does not know."""
+
+    cells: tuple[Case, ...]
+    unknown_options: tuple[str, ...]
+
+
+def agenda_for(install: Install, names: Sequence[str] = ()) -> AuditAgenda:
+    """The cells of the models with these names, or of all models of the install, in the order of the release.
+
+    Raises UsageError for a name that is no model of this release.
+    """
+    models = models_of(install.package)
+    known = [model.name for model in models]
+    for unknown in (name for name in names if name not in known):
+        by_lower_case = {name.lower(): name for name in known}
+        near = [by_lower_case[name] for name in get_close_matches(unknown.lower(), by_lower_case)]
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(known)}."
+        raise UsageError(f"neuralforecast {install.version} has no model named {unknown!r}. {hint}")
+    losses = losses_of(install.package)
+    chosen = [model for model in models if not names or model.name in names]
+    return AuditAgenda(
+        cells=tuple(cell for model in chosen for cell in cells_of(model, losses)),
+        unknown_options=tuple(
+            f"{model.name}.{option}"
+            for model in chosen
+            for option in model.options
+            if entry_of(model, option) is NOT_IN_THE_TABLE
+        ),
+    )
+
+
+def run_audit(
+    agenda: AuditAgenda,
+    install: Install,
+    python: Optional[Path] = None,
+    site_packages: Optional[Path] = None,
+    ddp: bool = False,
+    timeout: float = 900.0,
+    on_event: Optional[Callable[[ProofEvent], None]] = None,
+) -> AuditReport:
+    """Train all cells; `python` defaults to this interpreter, `timeout` is in seconds, for all together.
+
+    Each cell is trained by one process alone, two of them at work side by side, or by strict `ddp` in two processes.
+
+    Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
+    """
+    report = run_proof(
+        python=python or Path(sys.executable),
+        cases=[
+            ProofCase(
+                id=f"{cell.model}/{cell.config}",
+                patch=None,
+                case=cell,
+                source="installed",
+                expect="pass",
+                strategy="strict-ddp" if ddp else "single-process",
+                forecast=False,
+            )
+            for cell in agenda.cells
+        ],
+        trees={"installed": None if install.kind == "regular" else install.root},
+        extra_path=() if site_packages is None else (Path(os.path.abspath(site_packages)),),
+        devices=PROCESSES,
+        timeout=timeout,
+        on_event=on_event,
+        max_steps=STEPS,
+        dealt=not ddp,
+        persistent=True,
+    )
+    found = tuple(_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases))
+    audit = AuditReport(
+        found, agenda.unknown_options, ddp, report.torch, report.lightning, report.python, report.seconds
+    )
+    if all(cell.outcome == "error" for cell in found):
+        raise EnvironmentProblem(
+            f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"
+            "Look at the environment of this interpreter, or name another one with --python."
+        )
+    return audit
+
+
+def outcome_of(result: CaseResult) -> Outcome:
+    """What the fit of a cell says of it. Where it failed at a later step, the earlier ones have told all the same."""
+    if result.outcome == "unused-parameters" or result.unused_parameters:
+        return "dead"
+    return "clean" if result.outcome == "pass" else "error"
+
+
+def _cell_of(case: Case, result: CaseResult) -> Cell:
+    """A cell with what its fit came to."""
+    outcome = outcome_of(result)
+    return Cell(
+        case=case,
+        outcome=outcome,
+        unused_parameters=result.unused_parameters,
+        detail=result.detail,
+        refused=result.refused and outcome == "error",
+        is_finished=result.is_finished,
+        seconds=result.seconds,
+    )
