@@ -1,0 +1,88 @@
+"""The talk with the worker, which reads and writes models in the target interpreter."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.proof.launch import training_environment
+from nfpatch.proof.probe import runnable
+
+WORKER = Path(__file__).with_name("worker.py")
+_LOG_LINES = 4
+
+
+class Conversation:
+    """A running worker: requests go in, events come out, each a JSON object."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def tell(self, request: Mapping[str, object]) -> None:
+        """Send a request. A worker that is gone is noticed by `events`, which has the reason."""
+        try:
+            _open(self._process.stdin).write(json.dumps(request) + "\n")
+            _open(self._process.stdin).flush()
+        except BrokenPipeError:
+            pass
+
+    def events(self, until: str) -> Iterator[dict[str, Any]]:
+        """The events up to the one that is called `until`, which is left out.
+
+        Raises EnvironmentProblem when the worker ends before.
+        """
+        for line in _open(self._process.stdout):
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == until:
+                return
+            yield event
+        raise EnvironmentProblem(
+            f"The interpreter that reads the models {self._ending()}. Nothing was changed. "
+            f"Its last words: {self._last_words()}"
+        )
+
+    def _ending(self) -> str:
+        code = self._process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:]) or "none"
+
+
+@contextmanager
+def conversation(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[Conversation]:
+    """A worker in the interpreter `python`, `extra_path` being first on its path; gone afterwards.
+
+    `folder` is for what it writes for a while. Raises EnvironmentProblem where the interpreter cannot run.
+    """
+    log = folder / "worker.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(runnable(python)), str(WORKER)],
+            env=training_environment(extra_path, "cpu", folder),
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            encoding="utf-8",
+        )
+    try:
+        yield Conversation(process, log)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _open(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None, "the process was started with pipes"
+    return pipe

@@ -1,0 +1,239 @@
+"""Proves on real models that `nfpatch migrate` keeps them, and writes the table into docs/saved-models.md.
+
+A model is trained and saved with one source, migrated to another, and loaded there: its forecasts must be bit for bit
+what they were. A fit that was stopped half way is migrated and resumed: the weights must be bit for bit those of the
+fit that was not stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from releases import CACHE, wheel_of
+
+from nfpatch.catalog import Case, load_catalog
+from nfpatch.proof.runner import WORKER
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
+TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
+SAVING = Path(__file__).with_name("saving.py")
+RELEASES = ("1.5.0", "1.6.4", "1.7.4", "3.3.0")
+UPGRADE = ("1.7.4", "1.7.7")
+
+
+@dataclass(frozen=True)
+class Journey:
+    """Models that are saved with the source in one site-packages folder and loaded with that in another."""
+
+    name: str
+    source: Path
+    target: Path
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one model fared.
+
+    `before` is the error of loading it at its target before it was migrated, empty where there was none. `files` are
+    what `migrate --json` tells of its file and of the checkpoints of its fit.
+    """
+
+    journey: str
+    case: Case
+    before: str
+    files: tuple[Mapping[str, Any], ...]
+    equal_forecasts: bool
+    equal_resumed: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model is what it was."""
+        migrated = all(file["state"] == "migrated" for file in self.files)
+        return migrated and self.equal_forecasts and self.equal_resumed
+
+    @property
+    def row(self) -> str:
+        """The result as a row of the table."""
+        file = self.files[0]
+        changes = ", ".join(f"{len(file[verb])} {verb}" for verb in ("dropped", "added") if file[verb])
+        before = re.search(r"Unexpected key|Missing key", self.before, re.IGNORECASE)
+        resumed = "no fit" if self.case.is_search else "bit-equal" if self.equal_resumed else "**differs**"
+        cells = [
+            *(self.journey, f"{self.case.model}, {self.case.config}"),
+            f"{before[0].lower()}(s)" if before else self.before[:40] or "loads",
+            changes if self.holds or file["state"] == "migrated" else f"**{file['state']}**",
+            *("bit-equal" if self.equal_forecasts else "**differ**", resumed),
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
+    """The configurations in which some patch of this release takes parameters away, each once."""
+    patches = [p for p in load_catalog().patches if p.codemod_for(release) is not None and not p.keeps_parameters]
+    cases = [
+        case
+        for patch in patches
+        for case in patch.cases
+        if (thorough or not case.thorough) and case.dead_parameters != () and case.is_possible_in(release)
+    ]
+    return tuple({repr((c.model, c.loss, c.exogenous, dict(c.options))): c for c in cases}.values())
+
+
+def unpacked(release: str, folder: Path) -> Path:
+    """A site-packages folder with a release."""
+    with zipfile.ZipFile(wheel_of(release)) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+def patched(original: Path, folder: Path) -> Path:
+    """A copy of a site-packages folder with all patches applied."""
+    shutil.copytree(original, folder)
+    nfpatch_json("apply", "--site-packages", folder)
+    return folder
+
+
+def nfpatch_json(*arguments: object) -> Any:
+    """The JSON document that an nfpatch command prints."""
+    command = [sys.executable, "-m", "nfpatch", *map(str, arguments), "--json"]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout)
+
+
+def results_of(jobs: Sequence[Mapping[str, Any]], python: Path, folder: Path) -> list[dict[str, Any]]:
+    """What the jobs come to, all in one process of the interpreter. Raises RuntimeError when that fails."""
+    specification, out, log = (folder / name for name in ("spec.json", "out.pkl", "saving.log"))
+    specification.write_text(json.dumps({"worker": str(WORKER), "out": str(out), "jobs": jobs}))
+    environment = {
+        **os.environ,
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # else no release before 2.0 loads anything with torch 2.6 or later
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    with log.open("wb") as output:
+        command = [python, SAVING, specification]
+        done = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(log.read_text(errors="replace")[-3000:])
+    results: list[dict[str, Any]] = pickle.loads(out.read_bytes())
+    return results
+
+
+def as_json(case: Case) -> dict[str, Any]:
+    """A case as the proof worker takes it."""
+    return {"model": case.model, "loss": case.loss, "exogenous": [*case.exogenous], "options": {**case.options}}
+
+
+def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Result]:
+    """Send all models on their journeys. They are left in `folder`, with the old files beside the new."""
+    models = {
+        (number, place): (folder / str(number) / str(place) / "saved", folder / str(number) / str(place) / "fit", case)
+        for number, journey in enumerate(journeys)
+        for place, case in enumerate(journey.cases)
+    }
+
+    def job(action: str, number: int, tree: Path) -> dict[str, Any]:
+        fits = action in ("fit", "resume")
+        own = [(fit if fits else saved, case) for (n, _), (saved, fit, case) in models.items() if n == number]
+        return {
+            "do": action,
+            "tree": str(tree),
+            "cases": {str(path): as_json(case) for path, case in own if not (fits and case.is_search)},
+        }
+
+    numbered = list(enumerate(journeys))
+    saves = [job("save", number, journey.source) for number, journey in numbered]
+    fits = [job("fit", number, journey.source) for number, journey in numbered]
+    loads = [job("load", number, journey.target) for number, journey in numbered]
+    resumes = [job("resume", number, journey.target) for number, journey in numbered]
+    count = len(journeys)
+    first = results_of([*saves, *fits, *loads], python, folder)
+    files: dict[Path, list[Mapping[str, Any]]] = {}
+    for number, journey in numbered:
+        paths = [*saves[number]["cases"], *fits[number]["cases"]]
+        migrate = ("migrate", "--python", python, "--site-packages", journey.target)
+        answer = nfpatch_json(*migrate, *paths)["files"]
+        # before 1.7.1 a callback in a checkpoint leads to the model, and the model to its trainer
+        distrusted = [file["path"] for file in answer if "--trust" in file["detail"]]
+        if distrusted:
+            answer = [file for file in answer if file["path"] not in distrusted]
+            answer += nfpatch_json(*migrate, "--trust", *distrusted)["files"]
+        for file in answer:
+            files.setdefault(Path(file["path"]).parent, []).append(file)
+    second = results_of([*loads, *resumes], python, folder)
+    results = []
+    for (number, _), (saved, fit, case) in models.items():
+        before = first[2 * count + number][str(saved)]
+        weights = first[count + number].get(str(fit)), second[count + number].get(str(fit))
+        forecasts = first[number][str(saved)], second[number][str(saved)]
+        results.append(
+            Result(
+                journey=journeys[number].name,
+                case=case,
+                before=before if isinstance(before, str) else "",
+                files=(*files[saved], *files.get(fit, ())),
+                equal_forecasts=isinstance(forecasts[0], bytes) and forecasts[0] == forecasts[1],
+                equal_resumed=case.is_search or are_equal_weights(*weights),
+            )
+        )
+    return results
+
+
+def are_equal_weights(one: Any, other: Any) -> bool:
+    """Whether the weights that two models share are bit for bit the same."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return False
+    shared = set(one) & set(other)
+    return bool(shared) and all(one[name] == other[name] for name in shared)
+
+
+def main() -> int:
+    """Prove all, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("releases", nargs="*", default=RELEASES)
+    parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
+    parser.add_argument("--thorough", action="store_true", help="all configurations that the patches name")
+    parser.add_argument("--print", action="store_true", help="print the table and leave the page alone")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="nfpatch-saved-") as name:
+        folder = Path(name)
+        journeys = []
+        for release in arguments.releases:
+            original = unpacked(release, folder / release / "original")
+            healed = patched(original, folder / release / "patched")
+            cases = cases_of(release, arguments.thorough)
+            journeys += [
+                Journey(f"{release}, applied", original, healed, cases),
+                Journey(f"{release}, reverted", healed, original, cases),
+            ]
+            if release == UPGRADE[0]:
+                newer = unpacked(UPGRADE[1], folder / UPGRADE[1])
+                outgrown = tuple(case for case in cases if case.model in ("NBEATSx", "TFT") and not case.exogenous)
+                journeys.append(Journey(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
+        results = prove(journeys, arguments.python, folder)
+    heading = "| release | model | before | keys | forecasts | resumed fit |\n|---|---|---|---|---|---|"
+    table = "\n".join([heading, *(result.row for result in results)])
+    print(table)
+    for result in results:
+        if not result.holds:
+            print(result, file=sys.stderr)
+    if not arguments.print:
+        PAGE.write_text(TABLE.sub(lambda found: table, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0 if all(result.holds for result in results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,165 @@
+"""Saves, loads and resumes models with one source tree after the other: `python saving.py SPEC`, where torch is.
+
+SPEC is a JSON file: {worker, out, jobs: [{tree, do, ...}]}. `worker` is the path of nfpatch's proof worker, whose
+models and data serve here as well, `tree` a folder to put first on sys.path, and `do` one of these, each with its
+`cases`, a mapping of folders to cases as the proof worker knows them:
+
+    save     trains each, saves it into its folder, and forecasts
+    load     loads each from its folder, and forecasts
+    fit      trains each for STEPS steps with a checkpoint half way, `FOLDER/HALF_WAY`
+    resume   trains each from that checkpoint to the end
+
+`out` gets a pickle of a list with an element a job: {folder: the bytes of the forecasts, or those of the weights by
+name, or the text of the exception}.
+"""
+
+# mypy: disable-error-code="import-not-found,import-untyped"
+# torch and Lightning are there in the training interpreter only.
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import sys
+import traceback
+import warnings
+from typing import Any, Callable
+
+STEPS = 6
+HALF_WAY = "step=3.ckpt"  # as Lightning itself names it
+TRAINER = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_model_summary": False}
+
+
+def module_at(path: str) -> Any:
+    """The proof worker as a module."""
+    spec = importlib.util.spec_from_file_location("proof_worker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Bench:
+    """Trains and loads with the neuralforecast that is imported."""
+
+    def __init__(self, worker: Any, package: Any) -> None:
+        self.worker = worker
+        self.package = package
+        self.utils = importlib.import_module("neuralforecast.utils")
+        core, models = (importlib.import_module("neuralforecast." + name) for name in ("core", "models"))
+        # 1.6.x cannot load its own FEDformer: this table lacks it
+        for name, value in vars(models).items():
+            if isinstance(value, type):
+                core.MODEL_FILENAME_DICT.setdefault(name.lower(), value)
+
+    def model(self, case: dict[str, Any], steps: int, **more: Any) -> Any:
+        """The model of a case, untrained."""
+        numbers = tuple(int(number) for number in self.package.__version__.split(".")[:2])
+        quiet = {"enable_progress_bar": False} if numbers >= self.worker.FIRST_RELEASE_WITHOUT_PROGRESS_BAR else {}
+        return self.worker.model_of(case, steps, lambda: {**TRAINER, **quiet, **more})
+
+    def trained(self, case: dict[str, Any], model: Any) -> Any:
+        """A forecaster with this model, trained."""
+        forecaster = self.package.NeuralForecast(models=[model], freq="M")
+        panel = self.utils.AirPassengersPanel.groupby("unique_id").head(-model.h).reset_index(drop=True)
+        static = {"static_df": self.utils.AirPassengersStatic} if "static" in case["exogenous"] else {}
+        self.worker.seed_everything()
+        forecaster.fit(df=panel, **static)
+        return forecaster
+
+    def forecasts(self, case: dict[str, Any], forecaster: Any) -> bytes:
+        """What it forecasts."""
+        panel = self.utils.AirPassengersPanel
+        future = panel.groupby("unique_id").tail(forecaster.h).reset_index(drop=True)
+        self.worker.seed_everything()
+        frame = forecaster.predict(**({"futr_df": future} if "future" in case["exogenous"] else {}))
+        columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
+        return frame[columns].to_numpy(dtype="float64").tobytes()  # type: ignore[no-any-return]
+
+    def weights(self, forecaster: Any) -> dict[str, bytes]:
+        """What the model has learned."""
+        weights = self.worker.weights_of(self.worker.trained_model_of(forecaster))
+        return {name: weight.numpy().tobytes() for name, weight in weights.items()}
+
+    def save(self, folder: str, case: dict[str, Any]) -> Any:
+        """Trains a model, saves it, and forecasts."""
+        forecaster = self.trained(case, self.model(case, 2, enable_checkpointing=False))
+        os.makedirs(folder)
+        forecaster.save(folder, overwrite=True)
+        return self.forecasts(case, forecaster)
+
+    def load(self, folder: str, case: dict[str, Any]) -> Any:
+        """Loads a model, and forecasts."""
+        return self.forecasts(case, self.package.NeuralForecast.load(folder))
+
+    def fit(self, folder: str, case: dict[str, Any]) -> Any:
+        """Trains a model, leaving a checkpoint half way."""
+        from pytorch_lightning.callbacks import ModelCheckpoint
+
+        half = ModelCheckpoint(folder, "{step}", every_n_train_steps=STEPS // 2, save_top_k=-1)
+        forecaster = self.trained(case, self.model(case, STEPS, enable_checkpointing=True, callbacks=[half]))
+        return self.weights(forecaster)
+
+    def resume(self, folder: str, case: dict[str, Any]) -> Any:
+        """Goes on from the checkpoint."""
+        import pytorch_lightning
+
+        fit = pytorch_lightning.Trainer.fit
+        pytorch_lightning.Trainer.fit = functools.partialmethod(fit, ckpt_path=os.path.join(folder, HALF_WAY))
+        try:
+            forecaster = self.trained(case, self.model(case, STEPS, enable_checkpointing=False))
+        finally:
+            pytorch_lightning.Trainer.fit = fit
+        return self.weights(forecaster)
+
+
+def outcome_of(action: Callable[[], Any]) -> Any:
+    """What an action returns, or the text of the exception that it raises."""
+    try:
+        return action()
+    except Exception as error:
+        traceback.print_exc()
+        return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def draw_alike_at_every_step() -> None:
+    """Makes what is random in a training step depend on its number alone, as a resumed fit draws anew."""
+    import numpy
+    import pytorch_lightning
+    import torch
+
+    def start(module: Any, *batch: Any) -> None:
+        torch.manual_seed(module.global_step)
+        numpy.random.seed(module.global_step)
+
+    pytorch_lightning.LightningModule.on_train_batch_start = start
+    torch.utils.data.RandomSampler.__iter__ = lambda sampler: iter(range(sampler.num_samples))
+
+
+def main(path: str) -> None:
+    """Does all jobs of the specification."""
+    with open(path, encoding="utf-8") as file:
+        spec = json.load(file)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    worker = module_at(spec["worker"])
+    base_path = list(sys.path)
+    results = []
+    for job in spec["jobs"]:
+        bench = Bench(worker, worker.import_neuralforecast(job["tree"], base_path))
+        draw_alike_at_every_step()
+        work = getattr(bench, job["do"])
+        cases = job["cases"].items()
+        results.append({folder: outcome_of(functools.partial(work, folder, case)) for folder, case in cases})
+    with open(spec["out"], "wb") as out:
+        pickle.dump(results, out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
