@@ -18,6 +18,7 @@ from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
 from nfpatch.survey import survey
 
 PROOF_TIMEOUT_SECONDS = 300.0
+AUDIT_TIMEOUT_SECONDS = 900.0
 
 Command = Callable[..., Any]
 
@@ -179,7 +180,10 @@ def apply(
     install = find_install(python, site_packages)
     proof = None
     if prove:
-        proof = _prove_preview(install, catalog, patches, allow_modified, force, python, site_packages, as_json)
+        may_write = allow_editable or dry_run
+        proof = _prove_preview(
+            install, catalog, patches, allow_modified, may_write, force, python, site_packages, as_json
+        )
     outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout)
     _print_outcome(outcome, patches, "apply", dry_run, as_json, proof)
 
@@ -189,12 +193,14 @@ def _prove_preview(
     catalog: Catalog,
     patches: Sequence[Patch],
     allow_modified: bool,
+    allow_editable: bool,
     force: bool,
     python: Optional[Path],
     site_packages: Optional[Path],
     as_json: bool,
 ) -> Optional[dict[str, object]]:
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
+    from nfpatch.operations import refuse_checkout
     from nfpatch.proof import report as proof_report
     from nfpatch.proof.prove import agenda_for, run_agenda
 
@@ -202,6 +208,8 @@ def _prove_preview(
     agenda = agenda_for(found, patches, preview=True, allow_modified=allow_modified, force=force)
     if not agenda.preview:
         return None
+    if not allow_editable:
+        refuse_checkout(install)  # before a proof that would be in vain
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, python, site_packages, timeout=PROOF_TIMEOUT_SECONDS, on_event=on_event)
     if not as_json:
@@ -242,6 +250,32 @@ def revert(
     _print_outcome(outcome, patches or catalog.patches, "revert", dry_run, as_json)
 
 
+_nodes_options = _options(
+    click.option(
+        "--nnodes",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="How many machines train together; run the same command on each.",
+    ),
+    click.option(
+        "--rdzv-endpoint", metavar="HOST:PORT", help="Where they meet: one of them, and a port that is free there."
+    ),
+    click.option(
+        "--rdzv-backend", metavar="NAME", help="How they meet: c10d (default), static, or what else torch has."
+    ),
+    click.option("--rdzv-id", metavar="ID", help="What tells this meeting from others at the same place."),
+    click.option(
+        "--node-rank",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="The number of this machine, from 0; with --rdzv-backend static.",
+    ),
+    click.option("--local-addr", metavar="ADDRESS", help="The address at which the others reach this machine."),
+)
+
+
 @main.command()
 @_patch_argument
 @click.option("--preview", is_flag=True, help="Prove the patched source without writing it.")
@@ -252,9 +286,21 @@ def revert(
     "--thorough", is_flag=True, help="Train all configurations that the patches name, not only the telling ones."
 )
 @click.option(
-    "--devices", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="How many processes train."
+    "--devices",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="How many processes train, on each machine.",
 )
-@click.option("--accelerator", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
+@click.option(
+    "--accelerator",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="With gpu the backend is nccl; where processes share a GPU it is gloo.",
+)
+@_nodes_options
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -280,6 +326,7 @@ def verify(
     site_packages: Optional[Path],
     patch_folders: tuple[Path, ...],
     as_json: bool,
+    **nodes_options: Any,
 ) -> None:
     """Prove it by real fits: the original source fails under strict DDP, the installed source trains.
 
@@ -288,8 +335,11 @@ def verify(
     """
     from nfpatch.proof import exports
     from nfpatch.proof import report as proof_report
+    from nfpatch.proof.launch import Nodes
     from nfpatch.proof.prove import agenda_for, run_agenda
 
+    nodes = Nodes(**nodes_options)
+    nodes.check(devices)
     for missing in (file.parent for file in (junit_xml, html) if file is not None and not file.parent.is_dir()):
         raise EnvironmentProblem(f"There is no folder {missing} to write into. Make it first.")
     catalog = load_catalog(patch_folders)
@@ -297,7 +347,7 @@ def verify(
     install = find_install(python, site_packages)
     agenda = agenda_for(survey(install, catalog), patches, preview, allow_modified, thorough)
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, python, site_packages, devices, accelerator, timeout, on_event)
+        report = run_agenda(agenda, install, python, site_packages, devices, accelerator, timeout, on_event, nodes)
     if junit_xml is not None:
         exports.write_junit_xml(junit_xml, install, report)
     if html is not None:
@@ -308,6 +358,87 @@ def verify(
         proof_report.print_report(install, agenda, report)
     if not report.ok:
         raise SystemExit(1)
+
+
+@main.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--ddp", is_flag=True, help="Train each cell by strict DDP in two processes, as a user's training does.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=AUDIT_TIMEOUT_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the whole audit. Whatever still runs then is ended.",
+)
+@_install_options
+def audit(
+    models: tuple[str, ...],
+    ddp: bool,
+    timeout: float,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Find parameters that no gradient reaches: in every model of the install, or in those named.
+
+    Each model is trained for some steps in each kind of loss, with each kind of exogenous features and with each
+    option that builds other layers, by the interpreter that --python names (default: this one), on the CPU. The
+    installed source is looked at as it is, patched or not.
+    """
+    from nfpatch.audit import report as audit_report
+    from nfpatch.audit.run import agenda_for, run_audit
+
+    install = find_install(python, site_packages)
+    agenda = agenda_for(install, models)
+    with audit_report.progress(agenda) as on_event:
+        report = run_audit(agenda, install, python, site_packages, ddp, timeout, on_event)
+    if as_json:
+        console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
+    else:
+        audit_report.print_report(install, report)
+    if not report.ok:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--dry-run", is_flag=True, help="Tell what would be dropped and added, and write nothing.")
+@click.option("--no-backup", is_flag=True, help="Do not keep the old files as FILE.nfpatch-backup.")
+@click.option("--model", metavar="CLASS", help="The class of models that do not tell theirs, as TFT.")
+@click.option("--trust", is_flag=True, help="Let the files run code while they are loaded, as pickles can.")
+@_install_options
+def migrate(
+    paths: tuple[Path, ...],
+    dry_run: bool,
+    no_backup: bool,
+    model: Optional[str],
+    trust: bool,
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Make saved models fit the installed source: after apply or revert, and after an upgrade.
+
+    PATH is a folder that NeuralForecast.save wrote, a single model file, or a Lightning checkpoint. Keys that a patch
+    declares dead are dropped or added; every other tensor keeps its bits.
+    """
+    from nfpatch.checkpoint import migration
+
+    catalog = load_catalog(patch_folders)
+    install = find_install(python, site_packages)
+    outcomes = migration.migrate(
+        paths, install, catalog, python, site_packages, model, trust, keep=not no_backup, dry_run=dry_run
+    )
+    if as_json:
+        console.print_json({"files": [outcome.to_json() for outcome in outcomes]})
+    else:
+        console.print_migrations(install, outcomes, dry_run)
+    exit_code = max(outcome.exit_code for outcome in outcomes)
+    if exit_code:
+        raise SystemExit(exit_code)
 
 
 def _print_outcome(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from nfpatch.operations import Outcome
 from nfpatch.plan import FileChange
 from nfpatch.survey import Survey
 
+if TYPE_CHECKING:
+    from nfpatch.checkpoint.migration import Migration
+
 STATE_COLOURS = {
     "applied": "green",
     "applicable": "yellow",
@@ -23,6 +27,9 @@ STATE_COLOURS = {
     "modified": "red",
     "unknown-release": "red",
     "interrupted": "red",
+    "migrated": "green",
+    "already-fits": "green",
+    "refused": "red",
 }
 
 
@@ -128,6 +135,36 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
         _say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
     else:
         _say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
+    _say_what_saved_models_need(outcome, patches)
+
+
+def _say_what_saved_models_need(outcome: Outcome, patches: Sequence[Patch]) -> None:
+    """Models that were saved before have other parameters than their class has now."""
+    changed = {change.file for change in outcome.changes}
+    resized = [patch for patch in patches if patch.file in changed and not patch.keeps_parameters]
+    models = sorted({p.model for p in resized if outcome.found.status_of(p).state != "not-needed"})
+    if models:
+        _say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
+
+
+def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: bool) -> None:
+    """The answer of `migrate`."""
+    print_install(install)
+    for outcome in outcomes:
+        state = click.style(outcome.state.ljust(len("already-fits")), fg=STATE_COLOURS[outcome.state])
+        click.echo(f"  {state}  {outcome.path}  {outcome.in_words}".rstrip())
+        if outcome.backup is not None:
+            click.echo(f"  {'kept':<12}  {outcome.backup}")
+    states = {outcome.state for outcome in outcomes}
+    migrated = count(sum(outcome.state == "migrated" for outcome in outcomes), "model file", "model files")
+    if states == {"already-fits"}:
+        _say("Nothing to do: the installed source loads them as they are.")
+    elif dry_run:
+        _say(f"{migrated} would be migrated; nothing was written.")
+    else:
+        _say(f"{migrated} migrated.")
+    for reason in dict.fromkeys(outcome.detail for outcome in outcomes if outcome.state == "refused"):
+        complain(reason)
 
 
 def print_diff(changes: Iterable[FileChange]) -> None:
