@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from releases import CACHE
-from support import made_once, unpack
+from releases import CACHE, unpack
+from support import made_once
 
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
 

@@ -53,11 +53,21 @@ class Ended:
 
 def run_forked(arguments: Sequence[object], tree: Path, strike: Strike) -> Ended:
     """Run an nfpatch command in a forked process; `strike(number, kind)` is called before each operation on `tree`."""
+
+    def command() -> tuple[int, str]:
+        result = invoke(*arguments)
+        return result.exit_code, result.stderr + (repr(result.exception) if result.exit_code == 1 else "")
+
+    return call_forked(command, tree, strike)
+
+
+def call_forked(action: Callable[[], tuple[int, str]], tree: Path, strike: Strike) -> Ended:
+    """Call a function that returns an exit code and what it has to say in a forked process, as `run_forked` does."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _run_in_child(arguments, tree, strike, writing)
+        _call_in_child(action, tree, strike, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         report = pipe.read()
@@ -87,7 +97,7 @@ def fail_at(number_to_fail: int, errno: int, from_then_on: bool = False) -> Stri
     return strike
 
 
-def _run_in_child(arguments: Sequence[object], tree: Path, strike: Strike, report: int) -> None:
+def _call_in_child(action: Callable[[], tuple[int, str]], tree: Path, strike: Strike, report: int) -> None:
     raw_write = os.write
     state = {"number": 0, "busy": False}
 
@@ -115,12 +125,13 @@ def _run_in_child(arguments: Sequence[object], tree: Path, strike: Strike, repor
     for name in UNAUDITED:
         setattr(os, name, _announced(getattr(os, name), name, report, saw))
     sys.addaudithook(audit)
-    result = invoke(*arguments)
+    try:
+        code, words = action()
+    except BaseException as error:  # never back into the parent's tests
+        code, words = 1, repr(error)
     state["busy"] = True
-    raw_write(
-        report, b"\0" + result.stderr.encode() + (repr(result.exception).encode() if result.exit_code == 1 else b"")
-    )
-    os._exit(result.exit_code)
+    raw_write(report, b"\0" + words.encode())
+    os._exit(code)
 
 
 def _announced(function: Callable[..., Any], name: str, report: int, saw: Callable[[str], None]) -> Callable[..., Any]:

@@ -13,27 +13,20 @@ import shutil
 import stat
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
-from releases import wheel_of
 
 from nfpatch.cli import main
 
 NBEATSX = "neuralforecast/models/nbeatsx.py"
 TFT = "neuralforecast/models/tft.py"
-
-
-def unpack(release: str, folder: Path) -> Path:
-    """A site-packages folder with this release as its wheel lays it out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(wheel_of(release)) as archive:
-        archive.extractall(folder)
-    return folder
+# Two patches, of one file each. A test that needs some patched install names them, and so costs the same whatever the
+# catalog grows to.
+MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 
 
 def dist_info(site: Path) -> Path:
@@ -53,8 +46,19 @@ def answer(*arguments: object) -> Any:
 
 
 def states(site: Path) -> dict[str, str]:
-    """Patch id -> state, as `status` tells it."""
+    """Patch id -> state of the two patches of the mission, as `status` tells it."""
+    return {patch: state for patch, state in all_states(site).items() if patch in MISSION}
+
+
+def all_states(site: Path) -> dict[str, str]:
+    """Patch id -> state of every patch of the catalog."""
     return {patch["id"]: patch["state"] for patch in answer("status", "--site-packages", site)["patches"]}
+
+
+def mission(command: str) -> list[str]:
+    """A command and its options, on the two patches of the mission; `status` looks at all of them anyway."""
+    words = command.split()
+    return words if words[0] == "status" else [*words, *MISSION]
 
 
 def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

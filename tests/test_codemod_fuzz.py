@@ -1,4 +1,4 @@
-"""The codemods on generated input: a refusal, or a result that parses and differs by the named statement alone.
+"""The codemods on generated input: a refusal, or a result that parses and differs by the named statements alone.
 
 The inputs are the real model files of many releases, mutilated. What a result may be is computed from the source with
 `ast`, not with LibCST, and its lines are held against those of the source byte for byte.
@@ -9,12 +9,15 @@ The inputs are the real model files of many releases, mutilated. What a result m
 from __future__ import annotations
 
 import ast
+import copy
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import tokenize
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -28,7 +31,7 @@ from releases import read_member
 from support import NBEATSX, TFT, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
-from nfpatch.codemod import Codemod, CodemodRefused, GuardLayer, RemoveUnreadLayer, check_parses, rewrite
+from nfpatch.codemod import Change, CodemodRefused, Rewrite, check_parses, rewrite
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
 bounded = settings(
@@ -38,11 +41,31 @@ bounded = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-RELEASES = {
-    NBEATSX: ("1.1.0", "1.2.0", "1.4.0", "1.6.4", "1.7.4", "1.7.5", "1.7.6"),
-    TFT: ("1.0.0", "1.1.0", "1.4.0", "1.7.2", "1.7.3", "1.7.4", "1.7.5"),
+STEMGNN = "neuralforecast/models/stemgnn.py"
+SOFTSSHARP = "neuralforecast/models/softssharp.py"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A patch, the releases whose file is mutilated, and what stands in the lines that it is about."""
+
+    file: str
+    releases: tuple[str, ...]
+    target: bytes
+
+
+# One patch of each kind: statements removed, guarded, changed within, moved, and replaced.
+SUBJECTS = {
+    "nbeatsx-unused-out": Subject(
+        NBEATSX, ("1.1.0", "1.2.0", "1.4.0", "1.6.4", "1.7.4", "1.7.5", "1.7.6"), b"self.out = "
+    ),
+    "tft-static-encoder": Subject(
+        TFT, ("1.0.0", "1.1.0", "1.4.0", "1.7.2", "1.7.3", "1.7.4", "1.7.5"), b"self.static_encoder = "
+    ),
+    "tft-static-context": Subject(TFT, ("1.0.0", "1.4.0", "1.7.4", "2.0.0", "3.3.0"), b"self.vsn"),
+    "stemgnn-backcast": Subject(STEMGNN, ("1.5.0", "3.3.0"), b"self.backcast_short_cut = "),
+    "softssharp-position-scale": Subject(SOFTSSHARP, ("3.1.9",), b"self.pe_keep_prob"),
 }
-TARGET = {NBEATSX: b"self.out = ", TFT: b"self.static_encoder = "}
 
 
 @cache
@@ -53,15 +76,15 @@ def released(release: str, file: str) -> bytes:
 
 
 @cache
-def codemod_of(release: str, file: str) -> Codemod:
-    """The codemod for this release; where none claims it, the newest one there is."""
-    (patch,) = load_catalog().patches_of(file)
+def codemod_of(release: str, patch_id: str) -> Rewrite:
+    """The codemod for this release; where none claims it, that of 1.7.4."""
+    (patch,) = load_catalog().select([patch_id])
     codemod = patch.codemod_for(release) or patch.codemod_for("1.7.4")
-    assert codemod is not None
+    assert isinstance(codemod, Rewrite)
     return codemod
 
 
-def patched(source: bytes, codemod: Codemod) -> Optional[bytes]:
+def patched(source: bytes, codemod: Rewrite) -> Optional[bytes]:
     """What `apply --allow-modified` would write; None for a refusal. Any other exception is the test's failure."""
     try:
         result = rewrite(source, {"the-patch": codemod})
@@ -74,14 +97,16 @@ def patched(source: bytes, codemod: Codemod) -> Optional[bytes]:
 # --- what a result may be
 
 
-Block = Union[ast.ClassDef, ast.FunctionDef]
+Block = Union[ast.Module, ast.ClassDef, ast.FunctionDef]
 
 
 @dataclass(frozen=True)
 class Named:
-    """The statement that a patch names: its place among those of the constructor, its first and last line from 0."""
+    """The statements that a change names: those around them, their place in it, their first and last line from 0."""
 
-    index: int
+    block: Block
+    start: int
+    end: int
     first: int
     last: int
 
@@ -92,74 +117,60 @@ def tree_of(source: bytes) -> ast.Module:
         return ast.parse(source)
 
 
-def constructor_of(tree: ast.Module, class_name: str) -> ast.FunctionDef:
-    (class_,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-    (function,) = (node for node in class_.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
-    return function
+def is_like(found: ast.stmt, expected: ast.stmt) -> bool:
+    """Whether the statement means the same as the expected one, of which `...` as the body may be any."""
+    if isinstance(expected, ast.FunctionDef) and ast.unparse(expected.body[0]) == "...":
+        found = copy.copy(found)
+        found.body = expected.body  # type: ignore[attr-defined]
+    return ast.dump(found) == ast.dump(expected)
 
 
-def is_same(node: Optional[ast.AST], text: str) -> bool:
-    return node is not None and ast.unparse(node) == text
-
-
-def is_built(statement: ast.stmt, attribute: str) -> bool:
-    return isinstance(statement, ast.Assign) and [*map(ast.unparse, statement.targets)] == [f"self.{attribute}"]
-
-
-def is_named(statement: ast.stmt, codemod: Codemod) -> bool:
-    if isinstance(codemod, RemoveUnreadLayer):
-        return (
-            isinstance(statement, ast.If)
-            and is_same(statement.test, codemod.condition)
-            and not statement.orelse
-            and len(statement.body) == 1
-            and is_built(statement.body[0], codemod.attribute)
+def named_statements(tree: ast.Module, change: Change) -> Named:
+    """The statements of the source that a change is about; the test fails where they do not stand there once."""
+    block: Block = tree
+    for name in change.where.split("."):
+        (block,) = (
+            node for node in block.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name
         )
-    assert isinstance(codemod, GuardLayer)
-    return (
-        isinstance(statement, ast.Assign)
-        and is_built(statement, codemod.attribute)
-        and isinstance(statement.value, ast.Call)
-        and is_same(statement.value.func, codemod.factory)
-        and any(
-            word.arg == codemod.size_argument and is_same(word.value, codemod.size) for word in statement.value.keywords
-        )
+    expected = ast.parse(textwrap.dedent(change.old).strip()).body
+    (start,) = (
+        place
+        for place in range(len(block.body) - len(expected) + 1)
+        if all(map(is_like, block.body[place : place + len(expected)], expected))
     )
+    first, last = block.body[start], block.body[start + len(expected) - 1]
+    # of a method whose body may be any, the head alone
+    end = last.body[0].lineno - 1 if isinstance(last, ast.FunctionDef) else last.end_lineno
+    assert end is not None
+    return Named(block, start, start + len(expected), first.lineno - 1, end - 1)
 
 
-def named_statement(tree: ast.Module, codemod: Codemod) -> Named:
-    """The one statement of the source that the codemod may touch; the test fails where there is not exactly one."""
-    assert isinstance(codemod, (RemoveUnreadLayer, GuardLayer))
-    body = constructor_of(tree, codemod.class_name).body
-    ((index, statement),) = ((i, node) for i, node in enumerate(body) if is_named(node, codemod))
-    assert statement.end_lineno is not None
-    return Named(index, statement.lineno - 1, statement.end_lineno - 1)
-
-
-def with_remedy(tree: ast.Module, codemod: Codemod, named: Named) -> ast.Module:
+def with_remedy(tree: ast.Module, codemod: Rewrite) -> ast.Module:
     """The tree as the patch shall leave it; it is changed in place."""
-    assert isinstance(codemod, (RemoveUnreadLayer, GuardLayer))
-    body = constructor_of(tree, codemod.class_name).body
-    if isinstance(codemod, RemoveUnreadLayer):
-        del body[named.index]
-    else:
-        test = ast.parse(f"{codemod.size} > 0", mode="eval").body
-        body[named.index] = ast.If(test=test, body=[body[named.index]], orelse=[])
+    for change in codemod.changes:
+        named = named_statements(tree, change)
+        if change.new is not None:
+            new = ast.parse(textwrap.dedent(change.new).strip()).body
+            if new and isinstance(new[0], ast.FunctionDef):
+                new[0].body = named.block.body[named.start].body  # type: ignore[attr-defined]
+            named.block.body[named.start : named.end] = new
     return tree
 
 
-def readers(tree: ast.Module, codemod: Codemod) -> list[str]:
-    """What else in the module speaks of the attribute, where the layer may be gone."""
-    assert isinstance(codemod, (RemoveUnreadLayer, GuardLayer))
+def readers(tree: ast.Module, attribute: str, condition: str) -> list[str]:
+    """What in the module speaks of the attribute, where the layer may be gone; its assignment aside."""
     found: list[str] = []
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and isinstance(codemod, GuardLayer) and is_same(node.test, codemod.read_under):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == condition:
             for other in (node.test, *node.orelse):
                 visit(other)
             return
-        if (isinstance(node, ast.Attribute) and node.attr == codemod.attribute) or (
-            isinstance(node, ast.Constant) and node.value == codemod.attribute
+        if isinstance(node, ast.Assign) and [*map(ast.unparse, node.targets)] == [f"self.{attribute}"]:
+            visit(node.value)
+            return
+        if (isinstance(node, ast.Attribute) and node.attr == attribute) or (
+            isinstance(node, ast.Constant) and node.value == attribute
         ):
             found.append(ast.unparse(node))
         for child in ast.iter_child_nodes(node):
@@ -177,55 +188,65 @@ def is_blank_or_comment(line: bytes) -> bool:
     return not line.strip(b" \t\x0c\r\n") or line.lstrip(b" \t\x0c").startswith(b"#")
 
 
-def check_lines(source: bytes, result: bytes, codemod: Codemod, named: Named) -> None:
-    """Nothing but the statement, its comment and the blank lines beside it has changed, byte for byte."""
-    before, after = lines_of(source), lines_of(result)
-    if isinstance(codemod, GuardLayer):
-        assert after[: named.first] == before[: named.first]
-        assert after[named.last + 2 :] == before[named.last + 1 :]
-        statement, guarded = before[named.first : named.last + 1], after[named.first : named.last + 2]
-        first = statement[0]
-        indent = first[: len(first) - len(first.lstrip(b" \t\x0c"))]
-        ending = first[len(first.rstrip(b"\r\n")) :]
-        assert guarded[0].rstrip(b"\r\n") == indent + f"if {codemod.size} > 0:".encode()
-        if ending:
-            assert guarded[0].endswith(ending)
-        for old, new in zip(statement, guarded[1:]):
-            assert new.endswith(old), "a line moves to the right, and that is all"
-            assert new[: len(new) - len(old)].strip(b" \t") == b""
-        return
-    # what is left above and below the statement is what was there, less its own comment and doubled blank lines
-    start, end = named.first, named.last + 1
-    while start and is_blank_or_comment(before[start - 1]):
-        start -= 1
-    if 0 < start < named.first and before[start - 1].rstrip().endswith(b"\\"):
-        start += 1  # a comment on a line that continues the one above belongs there
-    while end < len(before) and is_blank_or_comment(before[end]):
-        end += 1
-    rest = len(before) - end
-    assert after[:start] == before[:start]
-    assert after[len(after) - rest :] == before[end:]
-    above, below, between = before[start : named.first], before[named.last + 1 : end], after[start : len(after) - rest]
+def check_lines(source: bytes, result: bytes, codemod: Rewrite) -> None:
+    """Nothing but the statements, and comments and blank lines beside removed ones, has changed, byte for byte."""
+    before, after, tree = lines_of(source), lines_of(result), tree_of(source)
+    changes = [(named_statements(tree, change), change.new) for change in codemod.changes if change.new is not None]
+    changes.sort(key=lambda pair: pair[0].first)
+    spans = []
+    for named, new in changes:
+        start, end = named.first, named.last + 1
+        while not new and start and is_blank_or_comment(before[start - 1]):
+            start -= 1
+        if 0 < start < named.first and before[start - 1].rstrip().endswith(b"\\"):
+            start += 1  # a comment on a line that continues the one above belongs there
+        while not new and end < len(before) and is_blank_or_comment(before[end]):
+            end += 1
+        spans.append((start, end))
+    place = spans[0][0]
+    assert after[:place] == before[:place]
+    for (named, new), (start, end), next_start in zip(changes, spans, [*(s for s, _ in spans[1:]), len(before)]):
+        unchanged = before[end:next_start]
+        number = next(n for n in range(len(after)) if after[place + n : place + n + len(unchanged)] == unchanged)
+        if next_start == len(before):
+            number = len(after) - place - len(unchanged)
+            assert number >= 0
+            assert after[place + number :] == unchanged
+        if new:
+            check_new(before[start:end], after[place : place + number], new)
+        else:
+            check_removed(before[start : named.first], before[named.last + 1 : end], after[place : place + number])
+        place += number + len(unchanged)
+
+
+def check_new(old: Sequence[bytes], lines: Sequence[bytes], new: str) -> None:
+    """Every line is an old one, moved to the side, or one that the patch brings."""
+    words = "".join(new.split())
+    for line in lines:
+        is_brought = "".join(line.decode("utf-8", "replace").split()).rstrip(",") in words
+        assert is_brought or any(line.endswith(each.lstrip(b" \t\x0c")) for each in old)
+
+
+def check_removed(above: Sequence[bytes], below: Sequence[bytes], lines: Sequence[bytes]) -> None:
+    """What is left above and below is what was there, less the statement's own comment and doubled blank lines."""
     own = len(above)
     while own and above[own - 1].strip():
         own -= 1
-    kept = [line for line in between if line.strip()]
-    assert kept == [line for line in (*above[:own], *below) if line.strip()], "every other comment stays"
+    assert [line for line in lines if line.strip()] == [line for line in (*above[:own], *below) if line.strip()]
     remaining = iter((*above[:own], *below))
-    assert all(line in remaining for line in between), "no line is new"
+    assert all(line in remaining for line in lines), "no line is new"
 
 
-def check(source: bytes, codemod: Codemod) -> bool:
+def check(source: bytes, codemod: Rewrite) -> bool:
     """Hold the patched source against what it may be; whether there was any."""
     result = patched(source, codemod)
     if result is None:
         return False
-    tree = tree_of(source)
-    named = named_statement(tree, codemod)
-    check_lines(source, result, codemod, named)
-    built = f"self.{codemod.attribute}"  # type: ignore[attr-defined]
-    assert readers(tree, codemod) == [built]
-    assert ast.dump(with_remedy(tree, codemod, named)) == ast.dump(tree_of(result))
+    expected, after = with_remedy(tree_of(source), codemod), tree_of(result)
+    assert ast.dump(expected) == ast.dump(after)
+    check_lines(source, result, codemod)
+    for attribute, condition in codemod.reads.items():
+        assert readers(after, attribute, condition) == []
     assert tokenize.detect_encoding(BytesIO(result).readline) == tokenize.detect_encoding(BytesIO(source).readline)
     return True
 
@@ -357,44 +378,51 @@ KINDS = (
 
 
 @st.composite
-def sources(draw: st.DrawFn, file: str) -> tuple[str, bytes]:
+def sources(draw: st.DrawFn, subject: Subject) -> tuple[str, bytes]:
     """A release, and its file after some mutations."""
-    release = draw(st.sampled_from(RELEASES[file]))
-    source = released(release, file)
+    release = draw(st.sampled_from(subject.releases))
+    source = released(release, subject.file)
     for _ in range(draw(st.integers(1, 4))):
-        source = draw(mutated(source, TARGET[file]))
+        source = draw(mutated(source, subject.target))
     return release, source
 
 
-@pytest.mark.parametrize("file", [NBEATSX, TFT])
-def test_a_mutilated_file_is_refused_or_patched_by_the_named_statement_alone(file: str) -> None:
+@pytest.mark.parametrize("patch_id", SUBJECTS)
+def test_a_mutilated_file_is_refused_or_patched_by_the_named_statements_alone(patch_id: str) -> None:
     seen = {True: 0, False: 0}
 
     @bounded
-    @given(sources(file))
+    @given(sources(SUBJECTS[patch_id]))
     def holds(drawn: tuple[str, bytes]) -> None:
         release, source = drawn
-        is_patched = check(source, codemod_of(release, file))
+        is_patched = check(source, codemod_of(release, patch_id))
         seen[is_patched] += 1
         event("patched" if is_patched else "refused")
 
     holds()
     assert min(seen.values()) > 5, f"the input is too tame or too wild: {seen}"
-    print(f"{file}: {seen[True]} patched, {seen[False]} refused")
+    print(f"{patch_id}: {seen[True]} patched, {seen[False]} refused")
 
 
-@pytest.mark.parametrize("file", [NBEATSX, TFT])
+MISSION_FILES = {"nbeatsx-unused-out": NBEATSX, "tft-static-encoder": TFT}
+
+
+@pytest.mark.parametrize("patch_id", MISSION_FILES)
 @pytest.mark.parametrize("other", [NBEATSX, TFT])
-def test_two_files_in_one_are_refused_or_patched_by_the_named_statement_alone(file: str, other: str) -> None:
+def test_two_files_in_one_are_refused_or_patched_by_the_named_statements_alone(patch_id: str, other: str) -> None:
+    file = MISSION_FILES[patch_id]
     for glue in (b"", b"\r\n", b";"):
-        was_patched = check(released("1.6.4", other) + glue + released("1.7.4", file), codemod_of("1.7.4", file))
+        was_patched = check(released("1.6.4", other) + glue + released("1.7.4", file), codemod_of("1.7.4", patch_id))
         assert was_patched == (file != other and glue != b";")
 
 
-@pytest.mark.parametrize("file", [NBEATSX, TFT])
-@pytest.mark.parametrize("release", ["1.2.0", "1.4.0", "1.7.2", "1.7.4"])
-def test_the_released_file_passes_the_judgement_that_the_mutilated_ones_face(file: str, release: str) -> None:
-    assert check(released(release, file), codemod_of(release, file))
+@pytest.mark.parametrize("patch_id", SUBJECTS)
+def test_the_released_files_pass_the_judgement_that_the_mutilated_ones_face(patch_id: str) -> None:
+    (patch,) = load_catalog().select([patch_id])
+    claimed = [release for release in SUBJECTS[patch_id].releases if patch.codemod_for(release) is not None]
+    assert claimed
+    for release in claimed:
+        assert check(released(release, patch.file), codemod_of(release, patch_id))
 
 
 @pytest.mark.parametrize("levels", [201, 1_000, 20_000])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import Callable
 
 import pytest
-from releases import read_member
-from support import NBEATSX, TFT
+from releases import RELEASES, read_member
+from support import NBEATSX, ROOT, TFT
 
-from nfpatch.catalog import load_catalog
+from nfpatch.catalog import Patch, load_catalog
 from nfpatch.codemod import CodemodRefused, rewrite
+from nfpatch.console import unified_diff
 
 Edit = Callable[[str], str]
 
@@ -21,11 +23,11 @@ def released(file: str, release: str = "1.7.4") -> str:
     return source.decode("utf-8")
 
 
-def patched(file: str, source: bytes, release: str = "1.7.4") -> bytes:
-    (patch,) = load_catalog().patches_of(file)
-    codemod = patch.codemod_for(release)
+def patched(patch_id: str, source: bytes, release: str = "") -> bytes:
+    (patch,) = load_catalog().select([patch_id])
+    codemod = patch.codemod_for(release or REMEDIES[patch_id].release)
     assert codemod is not None
-    return rewrite(source, {patch.id: codemod})
+    return rewrite(source, {patch_id: codemod})
 
 
 def replaced(old: str, new: str) -> Edit:
@@ -34,6 +36,30 @@ def replaced(old: str, new: str) -> Edit:
         return text.replace(old, new)
 
     return edit
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What a patch does to the text of a release."""
+
+    release: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+
+    def __call__(self, text: str) -> str:
+        for old, new in self.edits:
+            text = replaced(old, new)(text)
+        return text
+
+    @property
+    def text(self) -> str:
+        """The file as released."""
+        return released(self.file, self.release)
+
+    @property
+    def touched_lines(self) -> set[str]:
+        """The lines that go or move, less their indentation."""
+        return {line.strip() for old, _ in self.edits for line in old.splitlines()}
 
 
 OUT_LAYER = """\
@@ -59,13 +85,78 @@ GUARDED_ENCODER = """\
                 dropout=dropout,
             )
 """
-REMEDIES = {NBEATSX: (OUT_LAYER, ""), TFT: (ENCODER, GUARDED_ENCODER)}
+COIN = """\
+            if torch.rand(1, device=input.device).item() < self.pe_keep_prob:
+                return self.positional_embedding(input, scale=self.pe_scale)
+            return input
+"""
+FACTOR = """\
+            keep = torch.rand(1, device=input.device).item() < self.pe_keep_prob
+            return self.positional_embedding(input, scale=keep * self.pe_scale)
+"""
+KEYS, VALUES = (
+    f"        {name} = self.{name[:-1]}_projection({name}).view(B, S, H, -1)\n" for name in ("keys", "values")
+)
+KEY_LAYER = "        self.key_projection = nn.Linear(hidden_size, d_keys * n_head)\n"
+VALUE_LAYER = "        self.value_projection = nn.Linear(hidden_size, d_values * n_head)\n"
+BACKCAST = "            self.backcast = nn.Linear(self.time_step * self.multi, self.time_step)\n"
+SHORT_CUT = "        self.backcast_short_cut = nn.Linear(self.time_step, self.time_step)\n"
+HEAD = "def __init__(self, hidden_size, num_inputs, dropout, grn_activation{}):\n"
+STATIC_VSN = """\
+            num_inputs=num_static_vars,
+            dropout=dropout,
+            grn_activation=grn_activation,
+"""
+
+REMEDIES = {
+    "nbeatsx-unused-out": Remedy("1.7.4", NBEATSX, ((OUT_LAYER, ""),)),
+    "tft-static-encoder": Remedy("1.7.4", TFT, ((ENCODER, GUARDED_ENCODER),)),
+    "tft-static-context": Remedy(
+        "3.3.0",
+        TFT,
+        (
+            (HEAD.format(""), HEAD.format(", has_context=True")),
+            (
+                "output_size=num_inputs,\n            context_hidden_size=hidden_size,\n",
+                "output_size=num_inputs,\n            context_hidden_size=hidden_size if has_context else None,\n",
+            ),
+            (STATIC_VSN, STATIC_VSN + "            has_context=False,\n"),
+        ),
+    ),
+    "stemgnn-backcast": Remedy(
+        "3.3.0", "neuralforecast/models/stemgnn.py", ((BACKCAST + SHORT_CUT, BACKCAST + "    " + SHORT_CUT),)
+    ),
+    "softssharp-position-scale": Remedy("3.3.0", "neuralforecast/models/softssharp.py", ((COIN, FACTOR),)),
+    "fedformer-projections": Remedy(
+        "3.3.0",
+        "neuralforecast/models/fedformer.py",
+        (
+            (KEY_LAYER, f"        if isinstance(correlation, FourierCrossAttention):\n    {KEY_LAYER}"),
+            (VALUE_LAYER, ""),
+            (KEYS, f"        if isinstance(self.inner_correlation, FourierCrossAttention):\n    {KEYS}"),
+            (VALUES, ""),
+        ),
+    ),
+}
+# One of each kind: statements removed, guarded, changed within, moved, and replaced.
+KINDS = [*REMEDIES][:5]
 
 
-@pytest.mark.parametrize("file", REMEDIES)
-def test_the_released_file_changes_by_the_remedy_alone(file: str) -> None:
-    text = released(file)
-    assert patched(file, text.encode()).decode() == replaced(*REMEDIES[file])(text)
+@pytest.mark.parametrize(
+    "patch", [p for p in load_catalog().patches if p.codemod_for(RELEASES[-1])], ids=lambda p: p.id
+)
+def test_the_upstream_issue_shows_what_the_patch_does(patch: Patch) -> None:
+    issue = (ROOT / "docs" / "upstream" / f"{patch.id}.md").read_text(encoding="utf-8")
+    before = released(patch.file, RELEASES[-1]).encode()
+    after = rewrite(before, {patch.id: patch.codemod_for(RELEASES[-1])})
+    assert f"```diff\n{''.join(unified_diff(patch.file, before, after))}```\n" in issue
+    compile(issue.partition("```python\n")[2].partition("```")[0], "reproduction", "exec")
+
+
+@pytest.mark.parametrize("patch_id", REMEDIES)
+def test_the_released_file_changes_by_the_remedy_alone(patch_id: str) -> None:
+    remedy = REMEDIES[patch_id]
+    assert patched(patch_id, remedy.text.encode()).decode() == remedy(remedy.text)
 
 
 # Edits after which the code in question is still exactly what the codemod expects. Everything else keeps its bytes, so
@@ -86,38 +177,41 @@ HARMLESS_EDITS: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("edit", HARMLESS_EDITS.values(), ids=HARMLESS_EDITS)
-@pytest.mark.parametrize("file", REMEDIES)
-def test_a_harmless_edit_stays_byte_for_byte(file: str, edit: Edit) -> None:
-    text = released(file)
-    assert patched(file, edit(text).encode()) == edit(replaced(*REMEDIES[file])(text)).encode()
+@pytest.mark.parametrize("patch_id", KINDS)
+def test_a_harmless_edit_stays_byte_for_byte(patch_id: str, edit: Edit) -> None:
+    remedy = REMEDIES[patch_id]
+    assert patched(patch_id, edit(remedy.text).encode()).decode() == edit(remedy(remedy.text))
 
 
-@pytest.mark.parametrize("file", REMEDIES)
-def test_a_byte_order_mark_stays(file: str) -> None:
-    text = released(file)
-    assert patched(file, text.encode("utf-8-sig")) == replaced(*REMEDIES[file])(text).encode("utf-8-sig")
+@pytest.mark.parametrize("patch_id", KINDS)
+def test_a_byte_order_mark_stays(patch_id: str) -> None:
+    remedy = REMEDIES[patch_id]
+    assert patched(patch_id, remedy.text.encode("utf-8-sig")) == remedy(remedy.text).encode("utf-8-sig")
 
 
-@pytest.mark.parametrize("file", REMEDIES)
-def test_a_file_in_another_declared_encoding_keeps_it(file: str) -> None:
-    text = "# coding: latin-1\n" + released(file).encode("ascii", "ignore").decode() + "\n# Größe\n"
-    assert patched(file, text.encode("latin-1")) == replaced(*REMEDIES[file])(text).encode("latin-1")
+@pytest.mark.parametrize("patch_id", KINDS)
+def test_a_file_in_another_declared_encoding_keeps_it(patch_id: str) -> None:
+    remedy = REMEDIES[patch_id]
+    text = "# coding: latin-1\n" + remedy.text.encode("ascii", "ignore").decode() + "\n# Größe\n"
+    assert patched(patch_id, text.encode("latin-1")) == remedy(text).encode("latin-1")
 
 
-@pytest.mark.parametrize("file", REMEDIES)
-def test_mixed_line_ends_stay_where_they_are(file: str) -> None:
-    lines = released(file).splitlines(keepends=True)
+@pytest.mark.parametrize("patch_id", KINDS)
+def test_mixed_line_ends_stay_where_they_are(patch_id: str) -> None:
+    remedy = REMEDIES[patch_id]
+    lines = remedy.text.splitlines(keepends=True)
     mixed = "".join(line.replace("\n", "\r\n") if number % 3 else line for number, line in enumerate(lines)).encode()
-    result = patched(file, mixed)
+    result = patched(patch_id, mixed)
     matcher = difflib.SequenceMatcher(None, mixed.splitlines(True), result.splitlines(True), autojunk=False)
     touched = [line for tag, a, b, _, _ in matcher.get_opcodes() if tag != "equal" for line in mixed.splitlines()[a:b]]
-    assert {line.strip() for line in touched} <= {line.strip().encode() for line in REMEDIES[file][0].splitlines()}
-    assert result.replace(b"\r\n", b"\n").decode() == replaced(*REMEDIES[file])(released(file))
+    assert {line.strip().decode() for line in touched} <= remedy.touched_lines
+    assert result.replace(b"\r\n", b"\n").decode() == remedy(remedy.text)
 
 
+BUILT_OUT, BUILT_ENCODER = "nbeatsx-unused-out", "tft-static-encoder"
 FORMATTINGS: dict[str, tuple[str, str, str]] = {
     "black at a longer line": (
-        TFT,
+        BUILT_ENCODER,
         """\
         self.static_encoder = StaticCovariateEncoder(
             hidden_size=hidden_size, num_static_vars=self.stat_exog_size, dropout=dropout
@@ -131,7 +225,7 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 """,
     ),
     "arguments in columns": (
-        TFT,
+        BUILT_ENCODER,
         """\
         self.static_encoder = StaticCovariateEncoder(hidden_size=hidden_size,
                                                      num_static_vars = self.stat_exog_size,  # how many
@@ -145,12 +239,12 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 """,
     ),
     "a comment above": (
-        TFT,
+        BUILT_ENCODER,
         "        # static covariates\n" + ENCODER,
         "        # static covariates\n" + GUARDED_ENCODER,
     ),
     "a condition in parentheses, on one line": (
-        NBEATSX,
+        BUILT_OUT,
         """\
 
         # Adapter with Loss dependent dimensions
@@ -160,7 +254,7 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "a comment of two lines, and one that belongs to something else": (
-        NBEATSX,
+        BUILT_OUT,
         """\
 
         # Somebody's note on what follows in general
@@ -177,144 +271,181 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 """,
     ),
     "a statement right below": (
-        NBEATSX,
+        BUILT_OUT,
         OUT_LAYER + "        self.extra = 1\n",
         "\n        self.extra = 1\n",
     ),
     "a statement below, after a blank line": (
-        NBEATSX,
+        BUILT_OUT,
         OUT_LAYER + "\n        self.extra = 1\n",
         "\n        self.extra = 1\n",
     ),
     "a comment at the end of the constructor": (
-        NBEATSX,
+        BUILT_OUT,
         OUT_LAYER + "        # the end\n",
         "        # the end\n",
     ),
 }
 
 
-@pytest.mark.parametrize(("file", "before", "after"), FORMATTINGS.values(), ids=FORMATTINGS)
-def test_other_formatting_of_the_same_code_is_patched_as_a_person_would(file: str, before: str, after: str) -> None:
-    text = released(file)
-    found = replaced(REMEDIES[file][0], before)(text)
-    assert patched(file, found.encode()).decode() == replaced(REMEDIES[file][0], after)(text)
+@pytest.mark.parametrize(("patch_id", "before", "after"), FORMATTINGS.values(), ids=FORMATTINGS)
+def test_other_formatting_of_the_same_code_is_patched_as_a_person_would(patch_id: str, before: str, after: str) -> None:
+    remedy = REMEDIES[patch_id]
+    ((code, _),) = remedy.edits
+    found = replaced(code, before)(remedy.text)
+    assert patched(patch_id, found.encode()).decode() == replaced(code, after)(remedy.text)
 
 
 NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the layer is read": (
-        NBEATSX,
+        BUILT_OUT,
         replaced("        self.blocks = torch", "        self.width = self.out\n        self.blocks = torch"),
         "the attribute `out` is read in line 428",
     ),
     "the layer is read by a subclass": (
-        NBEATSX,
+        BUILT_OUT,
         lambda text: text + "\n\nclass Mine(NBEATSx):\n    def forward(self, x):\n        return self.out(x)\n",
         "is read in line",
     ),
     "the layer is read through getattr": (
-        NBEATSX,
+        BUILT_OUT,
         lambda text: text + "\n\ndef width(model):\n    return getattr(model, 'out').in_features\n",
         "is read in line",
     ),
     "the layer is read by its key in the state dict": (
-        NBEATSX,
+        BUILT_OUT,
         lambda text: text + "\n\ndef width(model):\n    return model.state_dict()['out.weight'].shape\n",
         "is read in line",
     ),
     "the layer is read by an attrgetter": (
-        NBEATSX,
+        BUILT_OUT,
         lambda text: text + "\n\nwidth = attrgetter('model.out')\n",
         "is read in line",
     ),
     "the layer is built twice": (
-        NBEATSX,
+        BUILT_OUT,
         replaced(OUT_LAYER, OUT_LAYER + OUT_LAYER),
         "stands there 2 times, not once",
     ),
-    "the layer is not built": (NBEATSX, replaced(OUT_LAYER, ""), "stands there no times, not once"),
+    "the layer is not built": (BUILT_OUT, replaced(OUT_LAYER, ""), "stands there no times, not once"),
     "the condition is another one": (
-        NBEATSX,
+        BUILT_OUT,
         replaced("if self.loss.outputsize_multiplier > 1:", "if self.loss.outputsize_multiplier > 2:"),
-        "is not the only statement under `if self.loss.outputsize_multiplier > 1:`",
+        "`if self.loss.outputsize_multiplier > 1: ...` is not a statement of NBEATSx.__init__",
     ),
     "there is an else": (
-        NBEATSX,
+        BUILT_OUT,
         replaced(OUT_LAYER, OUT_LAYER + "        else:\n            self.flat = True\n"),
-        "is not the only statement under",
+        "is not a statement of NBEATSx.__init__",
     ),
     "more happens under the condition": (
-        NBEATSX,
+        BUILT_OUT,
         replaced(OUT_LAYER, OUT_LAYER + "            self.flat = True\n"),
-        "is not the only statement under",
+        "is not a statement of NBEATSx.__init__",
     ),
     "the layer has two names": (
-        NBEATSX,
+        BUILT_OUT,
         replaced("self.out = nn.Linear", "self.out = self.adapter = nn.Linear"),
-        "is not the only statement under",
+        "is not a statement of NBEATSx.__init__",
     ),
-    "the class is renamed": (NBEATSX, replaced("class NBEATSx(", "class NBEATSxx("), "no classes named NBEATSx"),
+    "the class is renamed": (
+        BUILT_OUT,
+        replaced("class NBEATSx(", "class NBEATSxx("),
+        "it defines `NBEATSx` nowhere, not once",
+    ),
     "the class stands there twice": (
-        NBEATSX,
+        BUILT_OUT,
         lambda text: text + "\n\nclass NBEATSx:\n    pass\n",
-        "2 classes named NBEATSx",
+        "it defines `NBEATSx` 2 times, not once",
     ),
     "the class has no constructor": (
-        TFT,
+        BUILT_ENCODER,
         replaced(
             "    def __init__(\n        self,\n        h,\n        input_size,\n        tgt_size",
             "    def init(\n        self,\n        h,\n        input_size,\n        tgt_size",
         ),
-        "TFT has no `__init__`s",
+        "TFT defines `__init__` nowhere, not once",
     ),
-    "a syntax error": (TFT, lambda text: text + "\ndef broken(:\n", "it does not parse"),
+    "a syntax error": (BUILT_ENCODER, lambda text: text + "\ndef broken(:\n", "it does not parse"),
     "a last line of spaces, which LibCST does not keep": (
-        TFT,
+        BUILT_ENCODER,
         lambda text: text + "\n  \n",
         "cannot reproduce it byte for byte",
     ),
-    "a NUL byte": (TFT, lambda text: text + "\0", ""),
+    "a NUL byte": (BUILT_ENCODER, lambda text: text + "\0", ""),
     "the encoder is guarded already": (
-        TFT,
+        BUILT_ENCODER,
         replaced(ENCODER, GUARDED_ENCODER),
-        "is not a plain statement of TFT.__init__",
+        "num_static_vars=self.stat_exog_size, dropout=dropout)` is not a statement of TFT.__init__ as it stands there",
     ),
-    "the encoder is built twice": (TFT, replaced(ENCODER, ENCODER + ENCODER), "stands there 2 times"),
+    "the encoder is built twice": (BUILT_ENCODER, replaced(ENCODER, ENCODER + ENCODER), "stands there 2 times"),
     "the encoder has another size": (
-        TFT,
+        BUILT_ENCODER,
         replaced("num_static_vars=self.stat_exog_size", "num_static_vars=self.stat_exog_size + 1"),
-        "is not built by `StaticCovariateEncoder(..., num_static_vars=self.stat_exog_size, ...)`",
+        "is not a statement of TFT.__init__",
     ),
     "the encoder is of another class": (
-        TFT,
+        BUILT_ENCODER,
         replaced("self.static_encoder = StaticCovariateEncoder", "self.static_encoder = MyEncoder"),
-        "is not built by",
+        "is not a statement of TFT.__init__",
     ),
     "the encoder is read without a look at the features": (
-        TFT,
+        BUILT_ENCODER,
         replaced("        if s_inp is not None:", "        if True:"),
         "is read in line 563, outside `if s_inp is not None:`",
     ),
+    "the context layer is used without a look at the context": (
+        "tft-static-context",
+        replaced("        if c is not None:\n", "        if True:\n"),
+        "the attribute `lin_c` is read in line 82, outside `if c is not None:`",
+    ),
+    "the static network gets a context after all": (
+        "tft-static-context",
+        replaced("self.vsn(x)", "self.vsn(x, x[:, 0])"),
+        "`variable_ctx, sparse_weights = self.vsn(x)` is not a statement of StaticCovariateEncoder.forward",
+    ),
+    "the network has another parameter": (
+        "tft-static-context",
+        replaced(HEAD.format(""), HEAD.format(", more=1")),
+        "is not a statement of VariableSelectionNetwork",
+    ),
+    "the shortcut stands elsewhere": (
+        "stemgnn-backcast",
+        lambda text: text.replace(SHORT_CUT, "").replace(
+            "        self.GLUs = nn", SHORT_CUT + "        self.GLUs = nn"
+        ),
+        "`if self.stack_cnt == 0: ...` is not a statement of StockBlockLayer.__init__",
+    ),
+    "a Fourier layer looks at the values": (
+        "fedformer-projections",
+        replaced("        # xv = v.permute(0, 2, 3, 1)\n", "        xv = v.permute(0, 2, 3, 1)\n"),
+        "`FourierCrossAttention.forward` uses its `v` in line 352",
+    ),
+    "the coin is tossed otherwise": (
+        "softssharp-position-scale",
+        replaced("torch.rand(1, device=input.device).item()", "torch.rand(()).item()"),
+        "`if self.training: ...` is not a statement of STADSharp.add_positional_embedding",
+    ),
     "the encoder is read in the else branch": (
-        TFT,
+        BUILT_ENCODER,
         replaced("            # If None add zeros\n", "            self.static_encoder(s_inp)\n"),
         "is read in line",
     ),
 }
 
 
-@pytest.mark.parametrize(("file", "edit", "reason"), NEAR_MISSES.values(), ids=NEAR_MISSES)
-def test_a_near_miss_is_refused_with_the_reason(file: str, edit: Edit, reason: str) -> None:
+@pytest.mark.parametrize(("patch_id", "edit", "reason"), NEAR_MISSES.values(), ids=NEAR_MISSES)
+def test_a_near_miss_is_refused_with_the_reason(patch_id: str, edit: Edit, reason: str) -> None:
     with pytest.raises(CodemodRefused) as refusal:
-        patched(file, edit(released(file)).encode())
+        patched(patch_id, edit(REMEDIES[patch_id].text).encode())
     assert reason in str(refusal.value)
 
 
 def test_bytes_that_do_not_decode_are_refused() -> None:
     with pytest.raises(CodemodRefused, match=r"cannot be decoded|does not parse"):
-        patched(TFT, released(TFT).encode() + b"# \xff\n")
+        patched(BUILT_ENCODER, released(TFT).encode() + b"# \xff\n")
 
 
 def test_the_used_layer_of_1_1_0_is_refused_by_the_codemod_itself() -> None:
     with pytest.raises(CodemodRefused, match="the attribute `out` is read in line 347"):
-        patched(NBEATSX, released(NBEATSX, "1.1.0").encode())
+        patched(BUILT_OUT, released(NBEATSX, "1.1.0").encode(), "1.7.4")

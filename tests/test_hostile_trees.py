@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import TFT, dist_info, invoke, run_nfpatch, snapshot
+from support import MISSION, TFT, dist_info, invoke, mission, run_nfpatch, snapshot
 
 COMMANDS = ("status", "apply", "revert")
 
@@ -28,7 +28,7 @@ def refuse_all(site: Path, code: int, words: str, commands: tuple[str, ...] = CO
     """Every command ends by itself, with this code and one line, and changes nothing."""
     before = snapshot_or_nothing(site.parent)
     for command in commands:
-        ran = run_nfpatch(command, "--site-packages", site, timeout=60)
+        ran = run_nfpatch(*mission(command), "--site-packages", site, timeout=60)
         assert (ran.returncode, len(ran.stderr.splitlines())) == (code, 1), ran.stderr
         assert words in ran.stderr
         assert "Traceback" not in ran.stderr
@@ -53,7 +53,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
     record = dist_info(site) / "RECORD"
     record.write_text(record.read_text() + f"{row},sha256=abc,3\n")
     before, kept = snapshot(site), snapshot(outside)
-    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
     assert f"{row},sha256=abc,3\n" in record.read_text(), "somebody else's row stays as it is"
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), snapshot(outside)) == (before, kept)
@@ -65,7 +65,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
 @pytest.mark.parametrize("where", ["file", "bytecode"])
 def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enclosure: tuple[Path, Path]) -> None:
     site, _ = enclosure
-    invoke("apply", "--site-packages", site)
+    invoke("apply", *MISSION, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     document = json.loads(ledger.read_text())
     if where == "file":
@@ -141,7 +141,7 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
         path.unlink()
     make(path)
     for command in COMMANDS:
-        ran = run_nfpatch(command, "--site-packages", site, timeout=60)
+        ran = run_nfpatch(*mission(command), "--site-packages", site, timeout=60)
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
         assert str(path) in ran.stderr
         assert (
@@ -184,7 +184,7 @@ def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
     before = snapshot(odd)
     for command in ("status", "apply", "status", "revert"):
         for options in ([], ["--json"]):
-            ran = run_nfpatch(command, *options, "--site-packages", odd, errors="replace")
+            ran = run_nfpatch(*mission(command), *options, "--site-packages", odd, errors="replace")
             assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     assert snapshot(odd) == before
 
@@ -194,6 +194,6 @@ def test_a_deep_path_is_no_obstacle(site: Path, tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     shutil.move(site, deep / "site")
     before = snapshot(deep)
-    assert invoke("apply", "--site-packages", deep / "site").exit_code == 0
+    assert invoke("apply", *MISSION, "--site-packages", deep / "site").exit_code == 0
     assert invoke("revert", "--site-packages", deep / "site").exit_code == 0
     assert snapshot(deep) == before

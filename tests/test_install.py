@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from releases import unpack
 from support import (
+    MISSION,
     NBEATSX,
     ROOT,
     TFT,
@@ -22,13 +24,13 @@ from support import (
     false_record_rows,
     invoke,
     make_venv,
+    mission,
     old_interpreters,
     pip,
     run_nfpatch,
     site_packages_of,
     snapshot,
     unlisted_files,
-    unpack,
 )
 
 BOTH = {NBEATSX, TFT}
@@ -60,9 +62,9 @@ def found_by(*arguments: object, **options: Any) -> str:
 def assert_healed_and_reverted(folder: Path, *arguments: object) -> None:
     """Apply patches what 1.7.4 needs, and revert gives the whole folder back."""
     before = snapshot(folder)
-    changed = answer("apply", *arguments)["changed"]
+    changed = answer("apply", *MISSION, *arguments)["changed"]
     assert set(changed) >= BOTH
-    assert {patch["state"] for patch in answer("status", *arguments)["patches"]} <= {"applied", "not-needed"}
+    assert {p["state"] for p in answer("status", *arguments)["patches"] if p["id"] in MISSION} == {"applied"}
     assert answer("revert", *arguments)["changed"] == changed
     assert snapshot(folder) == before
 
@@ -71,7 +73,7 @@ def assert_problem(path: Path, fault: str, remedy: str, unchanged: Path, *argume
     """The command ends with one line that names the path, the fault and the remedy; nothing is changed."""
     before = snapshot(unchanged)
     for command in ("status", "apply", "revert"):
-        result = invoke(command, *arguments)
+        result = invoke(*mission(command), *arguments)
         assert result.exit_code == 4, result.output
         assert result.stdout == ""
         (line,) = result.stderr.splitlines()
@@ -79,7 +81,7 @@ def assert_problem(path: Path, fault: str, remedy: str, unchanged: Path, *argume
         for part in (path, fault, remedy):
             assert str(part) in line
 
-        as_json = invoke(command, "--json", *arguments)
+        as_json = invoke(*mission(command), "--json", *arguments)
         document = json.loads(as_json.stdout)
         assert as_json.exit_code == document["exit_code"] == 4
         assert line.endswith(document["error"])
@@ -210,7 +212,7 @@ def test_neither_neuralforecast_nor_torch_is_ever_imported(python: Path, tmp_pat
         ((), environment(ROOT, site)),
     ):
         for command in ("status", "apply", "revert"):
-            run_nfpatch(command, *options, env=variables).check_returncode()
+            run_nfpatch(*mission(command), *options, env=variables).check_returncode()
         assert snapshot(site) == before
     assert not mark.exists()
     subprocess.run([python, "-c", "import neuralforecast"], check=True)
@@ -257,14 +259,14 @@ def test_an_editable_install_is_patched_only_with_consent(
     assert f"(editable: {sources / 'neuralforecast'})" in status.stdout
     assert "applicable" in status.stdout
 
-    refused = invoke("apply", "--python", python)
+    refused = invoke("apply", *MISSION, "--python", python)
     assert refused.exit_code == 3
     (line,) = refused.stderr.splitlines()
     assert str(sources / "neuralforecast") in line
     assert "--allow-editable" in line
     assert snapshot(tmp_path) == before
 
-    changed = answer("apply", "--allow-editable", "--python", python)["changed"]
+    changed = answer("apply", *MISSION, "--allow-editable", "--python", python)["changed"]
     assert set(changed) >= BOTH
     patched = snapshot(sources)
     assert all(patched[file] != before[(sources / file).relative_to(tmp_path).as_posix()] for file in changed)
@@ -279,14 +281,15 @@ def test_a_checkout_on_the_path_is_patched_only_with_consent(checkout: Path) -> 
     before, variables = snapshot(checkout), environment(ROOT, checkout)
     assert f"(checkout: {checkout / 'neuralforecast'})" in run_nfpatch("status", env=variables).stdout
 
-    refused = run_nfpatch("apply", env=variables)
-    assert refused.returncode == 3
-    (line,) = refused.stderr.splitlines()
-    assert str(checkout / "neuralforecast") in line
-    assert "--allow-editable" in line
-    assert snapshot(checkout) == before
+    for before_any_proof in ([], ["--prove"]):
+        refused = run_nfpatch("apply", *before_any_proof, env=variables)
+        assert refused.returncode == 3
+        (line,) = refused.stderr.splitlines()
+        assert str(checkout / "neuralforecast") in line
+        assert "--allow-editable" in line
+        assert snapshot(checkout) == before
 
-    applied = run_nfpatch("apply", "--allow-editable", "--json", env=variables)
+    applied = run_nfpatch("apply", *MISSION, "--allow-editable", "--json", env=variables)
     assert set(json.loads(applied.stdout)["changed"]) >= BOTH
     assert snapshot(checkout) != before
     run_nfpatch("revert", env=variables).check_returncode()

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 from faults import Strike, fail_at, kill_at, remembered_rewrite, run_forked
-from support import NBEATSX, TFT, Entry, answer, dist_info, false_record_rows, invoke, snapshot, states
+from support import (
+    MISSION,
+    NBEATSX,
+    TFT,
+    Entry,
+    answer,
+    dist_info,
+    false_record_rows,
+    invoke,
+    mission,
+    snapshot,
+    states,
+)
 
 Tree = dict[str, Entry]
 
@@ -24,7 +36,7 @@ def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
     (cache / "tft.cpython-311.pyc").write_bytes(b"compiled")
     patched = tmp_path / "patched"
     shutil.copytree(site, patched)
-    assert invoke("apply", "--site-packages", patched).exit_code == 0
+    assert invoke("apply", *MISSION, "--site-packages", patched).exit_code == 0
     return site, patched, snapshot(site), snapshot(patched)
 
 
@@ -58,7 +70,7 @@ def test_a_kill_at_any_operation_loses_nothing(
     points = 0
     while True:
         work = fresh(released_site if command == "apply" else patched_site, tmp_path)
-        ended = run_forked([command, "--site-packages", work], work, kill_at(points + 1))
+        ended = run_forked([*mission(command), "--site-packages", work], work, kill_at(points + 1))
         if ended.code == 0:
             break
         assert ended.code == -9, ended
@@ -72,7 +84,7 @@ def test_a_kill_at_any_operation_loses_nothing(
         if not (unchanged(left, released) or unchanged(left, patched)):
             assert set(told.values()) == {"interrupted"}
 
-        assert answer(healing, "--site-packages", work)["patches"][0]["state"] != "interrupted"
+        assert answer(*mission(healing), "--site-packages", work)["patches"][0]["state"] != "interrupted"
         assert snapshot(work) == (patched if healing == "apply" else released), f"kill point {points}"
         assert false_record_rows(work) == []
     assert points > 50
@@ -112,7 +124,7 @@ def check_failures(
     failures = 0
     while True:
         point += 1
-        ended = run_forked([command, "--site-packages", work], work, strike_at(point))
+        ended = run_forked([*mission(command), "--site-packages", work], work, strike_at(point))
         left = snapshot(work)
         if ended.code == 0 and ended.operations < point:
             assert left == after
@@ -136,5 +148,5 @@ def difference(one: Tree, other: Tree) -> list[str]:
 
 def test_a_killed_run_leaves_no_lock_behind_that_blocks(site: Path) -> None:
     (dist_info(site) / "nfpatch.lock").write_text("process 1 on nowhere")
-    assert invoke("apply", "--lock-timeout", 0, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *MISSION, "--lock-timeout", 0, "--site-packages", site).exit_code == 0
     assert not (dist_info(site) / "nfpatch.lock").exists()

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from support import NBEATSX, ROOT, TFT, environment, interpreters, made_once, make_venv, pip, site_packages_of, snapshot
 
 from nfpatch import __version__
+from nfpatch.catalog import load_catalog
 
 PATCHES = {path.name for path in (ROOT / "patches").iterdir() if path.suffix in (".py", ".json")}
 SUPPORTED = [(3, minor) for minor in range(9, 15)]
@@ -76,7 +77,7 @@ def output_of(*command: object, cwd: Path, path: tuple[Path, ...] = ()) -> str:
 def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path, ...] = ()) -> None:
     """This nfpatch finds its patches, and knows what an install needs."""
     listed = json.loads(output_of(*nfpatch, "list", "--json", cwd=cwd, path=path))
-    assert len(listed["patches"]) == len(PATCHES - {"fingerprints.json"})
+    assert [patch["id"] for patch in listed["patches"]] == [patch.id for patch in load_catalog().patches]
     status = json.loads(output_of(*nfpatch, "status", "--json", "--site-packages", site, cwd=cwd, path=path))
     assert {patch["state"] for patch in status["patches"]} <= {"applicable", "not-needed"}
     assert {NBEATSX, TFT} <= {patch["file"] for patch in status["patches"] if patch["state"] == "applicable"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from releases import wheel_of
 from support import (
+    MISSION,
     NBEATSX,
     TFT,
     Entry,
@@ -76,7 +77,7 @@ def without_bytecode(entries: dict[str, Entry]) -> dict[str, Entry]:
 
 
 def apply(site: Path) -> None:
-    assert set(answer("apply", "--site-packages", site)["changed"]) >= {NBEATSX, TFT}
+    assert set(answer("apply", *MISSION, "--site-packages", site)["changed"]) >= {NBEATSX, TFT}
 
 
 # --- pip

@@ -8,19 +8,47 @@ from pathlib import Path
 
 import pytest
 from releases import RELEASES
-from support import NBEATSX, TFT, answer, false_record_rows, invoke, snapshot, states, unlisted_files
+from support import (
+    MISSION,
+    NBEATSX,
+    TFT,
+    all_states,
+    answer,
+    false_record_rows,
+    invoke,
+    snapshot,
+    states,
+    unlisted_files,
+)
 
 from nfpatch.catalog import load_catalog
 
 GUARDS = {"1.0.0": "num_static_vars > 0", "1.7.3": "self.stat_exog_size > 0", "1.7.4": "self.stat_exog_size > 0"}
 
 
-def has_dead_out(release: str) -> bool:
-    return "1.2.0" <= release <= "1.7.5"
+# Patch -> the first and the last release that need it.
+HISTORY = {
+    "dilatedrnn-residual-weight": ("1.0.0", "3.3.0"),
+    "fedformer-projections": ("1.6.0", "3.3.0"),
+    "nbeatsx-unused-out": ("1.2.0", "1.7.5"),
+    "nhits-unused-out": ("1.1.0", "1.1.0"),
+    "rmok-wavelet-weight": ("1.7.5", "3.3.0"),
+    "scaler-revin": ("3.0.0", "3.3.0"),
+    "scaler-revin-recurrent": ("1.6.4", "2.0.1"),
+    "scaler-revin-windows": ("1.6.4", "2.0.1"),
+    "softssharp-position-scale": ("3.1.9", "3.3.0"),
+    "stemgnn-backcast": ("1.5.0", "3.3.0"),
+    "tft-static-context": ("1.0.0", "3.3.0"),
+    "tft-static-encoder": ("1.0.0", "1.7.4"),
+    "tide-historic-projection": ("1.7.2", "3.3.0"),
+    "timemixer-channel-mixing": ("1.7.4", "3.3.0"),
+    "timemixer-unused-norm": ("1.7.4", "3.3.0"),
+}
 
 
-def has_unguarded_encoder(release: str) -> bool:
-    return release <= "1.7.4"
+def is_needed(patch: str, release: str) -> bool:
+    first, last = HISTORY[patch]
+    return RELEASES.index(first) <= RELEASES.index(release) <= RELEASES.index(last)
 
 
 def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]]:
@@ -33,22 +61,44 @@ def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_status_is_what_the_release_history_says(release: str, released: Callable[[str], Path]) -> None:
-    assert states(released(release)) == {
-        "nbeatsx-unused-out": "applicable" if has_dead_out(release) else "not-needed",
-        "tft-static-encoder": "applicable" if has_unguarded_encoder(release) else "not-needed",
+    assert all_states(released(release)) == {
+        patch: "applicable" if is_needed(patch, release) else "not-needed" for patch in HISTORY
     }
 
 
+@pytest.mark.parametrize("release", ["1.0.0", "1.1.0", "1.7.4", "3.3.0"])
+def test_apply_heals_all_that_a_release_needs_and_revert_gives_every_byte_back(
+    release: str, released: Callable[[str], Path]
+) -> None:
+    site = released(release)
+    before = snapshot(site)
+    needed = [patch for patch in load_catalog().patches if is_needed(patch.id, release)]
+
+    document = answer("apply", "--site-packages", site)
+
+    assert document["changed"] == sorted({patch.file for patch in needed})
+    assert {id_ for id_, state in all_states(site).items() if state == "applied"} == {patch.id for patch in needed}
+    assert invoke("status", "--check", "--site-packages", site).exit_code == 0
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+    for file in document["changed"]:
+        compile((site / file).read_bytes(), file, "exec")
+    patched = snapshot(site)
+    assert answer("apply", "--site-packages", site)["changed"] == []
+    assert snapshot(site) == patched
+    assert answer("revert", "--site-packages", site)["changed"] == document["changed"]
+    assert snapshot(site) == before
+
+
 @pytest.mark.parametrize("release", RELEASES)
-def test_apply_changes_what_the_patches_name_and_revert_gives_every_byte_back(
+def test_the_mission_changes_what_its_patches_name_and_revert_gives_every_byte_back(
     release: str, released: Callable[[str], Path]
 ) -> None:
     site = released(release)
     before = snapshot(site)
 
-    document = answer("apply", "--site-packages", site)
+    document = answer("apply", *MISSION, "--site-packages", site)
     patched = snapshot(site)
-    needed = {NBEATSX: has_dead_out(release), TFT: has_unguarded_encoder(release)}
+    needed = {NBEATSX: is_needed("nbeatsx-unused-out", release), TFT: is_needed("tft-static-encoder", release)}
     assert document["changed"] == [file for file in (NBEATSX, TFT) if needed[file]]
     own = ".dist-info/nfpatch"
     assert {path for path in patched if own not in path and patched[path] != before.get(path)} == {
@@ -77,7 +127,7 @@ def test_apply_changes_what_the_patches_name_and_revert_gives_every_byte_back(
     assert unlisted_files(site) == []
     assert "applicable" not in states(site).values()
 
-    assert answer("apply", "--site-packages", site)["changed"] == []
+    assert answer("apply", *MISSION, "--site-packages", site)["changed"] == []
     assert snapshot(site) == patched
 
     assert answer("revert", "--site-packages", site)["changed"] == document["changed"]
@@ -92,7 +142,7 @@ def test_the_patched_file_differs_from_upstreams_fix_only_where_upstream_changed
 ) -> None:
     site, upstream = released(release), (released(fixed_in) / file).read_text().splitlines()
     unpatched = (site / file).read_text().splitlines()
-    invoke("apply", "--site-packages", site)
+    invoke("apply", *MISSION, "--site-packages", site)
     patched = (site / file).read_text().splitlines()
 
     def hunks(one: list[str], other: list[str]) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:

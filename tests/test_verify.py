@@ -10,10 +10,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support import NBEATSX, answer, invoke, run_nfpatch, snapshot
+from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
 from nfpatch.install import find_install
+from nfpatch.ledger import hash_of
 from nfpatch.proof.prove import agenda_for
 from nfpatch.survey import survey
 
@@ -34,7 +35,7 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     where = ("--python", training_env, "--site-packages", site)
     released = snapshot(site)
 
-    unpatched = invoke("verify", "--json", *where)
+    unpatched = invoke("verify", *MISSION, "--json", *where)
     assert unpatched.exit_code == 1
     document = json.loads(unpatched.stdout)
     assert document["ok"] is False
@@ -45,9 +46,9 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert by_source(document, "installed")["TFT", "no static features"]["outcome"] == "unused-parameters"
     assert snapshot(site) == released
 
-    assert invoke("apply", *where).exit_code == 0
+    assert invoke("apply", *MISSION, *where).exit_code == 0
     patched = snapshot(site)
-    document = answer("verify", *where)
+    document = answer("verify", *MISSION, *where)
     assert document["ok"] is True
     assert (document["world_size"], document["backend"]) == (2, "gloo")
     assert document["neuralforecast"]["version"] == "1.7.4"
@@ -107,7 +108,7 @@ def without_a_hidden_layer(module):
 patch = Patch(
     id="mlp-live-layer", summary="takes a layer that is alive", model="MLP", file="neuralforecast/models/mlp.py",
     upstream="", variants={"==1.7.4": without_a_hidden_layer}, unaffected={}, dead_parameters=(),
-    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, leaves_unused_parameters=False),),
+    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, dead_parameters=()),),
 )
 """
 
@@ -174,12 +175,14 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
     catalog = load_catalog()
     found = survey(find_install(None, site), catalog)
 
-    def configurations(thorough: bool) -> set[tuple[str, str]]:
-        return {(fit.case.model, fit.case.config) for fit in agenda_for(found, (), True, thorough=thorough).cases}
+    def configurations(thorough: bool, *patch_ids: str) -> set[tuple[str, str]]:
+        agenda = agenda_for(found, catalog.select(patch_ids), True, thorough=thorough)
+        return {(fit.case.model, fit.case.config) for fit in agenda.cases}
 
-    all_cases = {(case.model, case.config) for patch in catalog.patches for case in patch.cases}
-    assert configurations(thorough=True) == all_cases | {("NHITS", "MQLoss")}
-    assert configurations(thorough=False) == {
+    needed = [patch for patch in catalog.patches if patch.codemod_for("1.7.4") is not None]
+    cases = [case for patch in needed for case in patch.cases if case.is_possible_in("1.7.4")]
+    assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | {("NHITS", "MQLoss")}
+    assert configurations(False, *MISSION) == {
         ("NBEATSx", "MQLoss"),
         ("NBEATSx", "MAE"),
         ("TFT", "no static features"),
@@ -198,32 +201,29 @@ def test_a_search_is_left_out_where_the_release_cannot_search_with_optuna(releas
     assert searches("1.6.3") == set()
 
 
-def test_a_layer_that_another_bug_leaves_dead_is_expected_to_be_refused_on_both_sources(site: Path) -> None:
+def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(site: Path) -> None:
     catalog = load_catalog()
-    found = survey(find_install(None, site), catalog)
-
-    fits = [
-        (fit.source, fit.strategy, fit.expect, fit.leaves_dead)
-        for fit in agenda_for(found, catalog.select(["tft-static-encoder"]), True, thorough=True).cases
-        if fit.case.config == "static exogenous"
-    ]
-
-    assert fits == [
-        ("original", "strict-ddp", "unused-parameters", True),
-        ("original", "find-unused-ddp", "pass", True),
-        ("original", "single-process", "pass", True),
-        ("preview", "strict-ddp", "unused-parameters", True),
-        ("preview", "find-unused-ddp", "pass", True),
-        ("preview", "single-process", "pass", True),
-    ]
+    both = ["tft-static-context", "tft-static-encoder"]
+    for one, other in (both, reversed(both)):
+        for applied in ([], [other]):
+            if applied:
+                assert invoke("apply", *applied, "--site-packages", site).exit_code == 0
+            agenda = agenda_for(survey(find_install(None, site), catalog), catalog.select([one]), True)
+            original, healed = agenda.rewritten[TFT]
+            assert hash_of(original) == catalog.fingerprint("1.7.4", TFT, [])
+            assert hash_of(healed) == catalog.fingerprint("1.7.4", TFT, [one, *applied])
+            assert {fit.patch for fit in agenda.cases} == {one, None}
+        assert invoke("revert", "--site-packages", site).exit_code == 0
 
 
 def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[str], Path]) -> None:
-    result = invoke("verify", "--site-packages", released("3.3.0"))
+    site = released("1.7.6")
+    (site / NBEATSX).unlink()
+    result = invoke("verify", "nbeatsx-unused-out", "--site-packages", site)
     assert result.exit_code == 0
     assert "fixed upstream in 1.7.6" in result.stdout
     assert "Nothing to prove." in result.stdout
-    document = answer("verify", "--site-packages", released("3.3.0"))
+    document = answer("verify", "nbeatsx-unused-out", "--site-packages", site)
     assert (document["ok"], document["cases"]) == (True, [])
 
 

@@ -1,0 +1,102 @@
+"""A patch of the user's own, after docs/writing-a-patch.md, whose example this runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support import MISSION, NBEATSX, ROOT, answer, false_record_rows, invoke, snapshot
+
+GUIDE = ROOT / "docs" / "writing-a-patch.md"
+MLP = "neuralforecast/models/mlp.py"
+
+
+def block_of_the_guide(language: str) -> str:
+    """The first block of code in this language."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found.group(1)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The folder with the guide's patch."""
+    folder = tmp_path / "my-patches"
+    folder.mkdir()
+    (folder / "mlp_gate.py").write_text(block_of_the_guide("python"))
+    return folder
+
+
+@pytest.fixture
+def gated(site: Path) -> Path:
+    """1.7.4 with the layer that the guide's diff adds."""
+    lines = block_of_the_guide("diff").splitlines(keepends=True)[3:]
+    before, after = ("".join(line[1:] for line in lines if line[0] in kinds) for kinds in (" -", " +"))
+    text = (site / MLP).read_text()
+    assert text.count(before) == 1
+    (site / MLP).write_text(text.replace(before, after))
+    return site
+
+
+def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
+    where = ("--patches", own, "--site-packages", gated)
+    before = snapshot(gated)
+    assert "mlp-gate" in invoke("list", "--patches", own).stdout
+    (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "mlp-gate")
+    assert (status["state"], status["file"]) == ("modified", MLP)
+    assert "no fingerprint" in status["reason"]
+
+    refused = invoke("apply", "mlp-gate", *where)
+    assert refused.exit_code == 3
+    assert "--allow-modified" in refused.stderr
+    assert snapshot(gated) == before
+    shown = invoke("apply", "mlp-gate", "--allow-modified", "--dry-run", *where).stdout.splitlines()
+    removed = [line for line in shown if line.startswith("-") and not line.startswith("---")]
+    assert [line[1:].strip() for line in removed if line[1:].strip()] == [
+        "# Gate of the first experiment",
+        "self.gate = nn.Linear(in_features=hidden_size, out_features=hidden_size)",
+    ]
+    assert not [line for line in shown if line.startswith("+") and not line.startswith("+++")]
+
+    assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
+    assert false_record_rows(gated) == []
+    assert answer("apply", "mlp-gate", *where)["changed"] == []
+    assert answer("apply", *MISSION, *where)["changed"]
+    assert answer("revert", "mlp-gate", *where)["changed"] == [MLP]
+    assert b"self.gate" in (gated / MLP).read_bytes()
+    assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
+    assert len(answer("revert", "--site-packages", gated)["changed"]) == 3, "revert needs no --patches"
+    assert snapshot(gated) == before
+
+
+@pytest.mark.ddp
+def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path) -> None:
+    where = ("--patches", own, "--python", training_env, "--site-packages", gated)
+    document = answer("apply", "mlp-gate", "--allow-modified", "--prove", *where)
+    assert document["changed"] == [MLP]
+    fits = {(case["source"], case["strategy"]): case for case in document["proof"]["cases"] if case["patch"]}
+    assert fits["original", "strict-ddp"]["unused_parameters"] == ["gate.weight", "gate.bias"]
+    assert fits["preview", "strict-ddp"]["equal_to_like"] is True
+    assert document["proof"]["ok"] is True
+
+
+def test_an_own_patch_of_a_file_that_nfpatch_knows_lives_beside_nfpatchs_own(site: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    text = block_of_the_guide("python").replace("mlp-gate", "nbeatsx-h").replace("models/mlp.py", "models/nbeatsx.py")
+    text = text.replace("MLP.__init__", "NBEATSx.forward")
+    text = re.sub(r'old="[^"]*"', 'old="residuals = insample_y.flip(dims=(-1,))  # backcast init"', text)
+    text = text.replace('new=""', "new=None").replace('reads={"gate": ""}', "reads={}")
+    (folder / "own.py").write_text(text)
+    where = ("--patches", folder, "--site-packages", site)
+    before = snapshot(site)
+    for patches in (("nbeatsx-unused-out",), ("nbeatsx-h", "--allow-modified")):
+        assert invoke("apply", *patches, *where).exit_code == 0
+    states = {patch["id"]: patch["state"] for patch in answer("status", *where)["patches"]}
+    assert (states["nbeatsx-unused-out"], states["nbeatsx-h"]) == ("applied", "applied")
+    assert b"self.out = nn.Linear" not in (site / NBEATSX).read_bytes()
+    assert invoke("revert", "nbeatsx-unused-out", *where).exit_code == 0
+    assert b"self.out = nn.Linear" in (site / NBEATSX).read_bytes()
+    assert invoke("revert", *where).exit_code == 0
+    assert snapshot(site) == before

@@ -1,0 +1,60 @@
+"""Several patches of one file: whatever the way, the bytes depend on the set alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from faults import remembered_rewrite
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import TFT, false_record_rows, invoke, snapshot, unlisted_files
+
+from nfpatch.catalog import load_catalog
+from nfpatch.ledger import hash_of
+
+TIMEMIXER = "neuralforecast/models/timemixer.py"
+FILES = {
+    TFT: ("tft-static-context", "tft-static-encoder"),
+    TIMEMIXER: ("timemixer-channel-mixing", "timemixer-unused-norm"),
+}
+PATCHES = sorted(patch for patches in FILES.values() for patch in patches)
+STEPS = st.tuples(st.sampled_from(["apply", "revert"]), st.sets(st.sampled_from(PATCHES), min_size=1))
+
+
+def test_these_are_the_files_with_several_patches() -> None:
+    catalog = load_catalog()
+    files = {file: [patch.id for patch in catalog.patches_of(file)] for file in catalog.files}
+    assert {file: tuple(patches) for file, patches in files.items() if len(patches) > 1} == FILES
+
+
+def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfpatch.codemod.rewrite", remembered_rewrite)
+    catalog, released = load_catalog(), snapshot(site)
+    trees = {frozenset[str](): released}
+
+    @settings(
+        max_examples=20,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(st.lists(STEPS, min_size=1, max_size=5))
+    def holds(steps: list[tuple[str, set[str]]]) -> None:
+        invoke("revert", "--site-packages", site)  # what an example left that failed
+        applied: set[str] = set()
+        for command, patches in steps:
+            assert invoke(command, *sorted(patches), "--site-packages", site).exit_code == 0
+            applied = applied | patches if command == "apply" else applied - patches
+            tree = snapshot(site)
+            assert trees.setdefault(frozenset(applied), tree) == tree, "the whole tree depends on the set alone"
+            for file, known in FILES.items():
+                expected = catalog.fingerprint("1.7.4", file, applied.intersection(known))
+                assert hash_of((site / file).read_bytes()) == expected
+            assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+        assert invoke("revert", "--site-packages", site).exit_code == 0
+        assert snapshot(site) == released
+
+    holds()
+    assert len(trees) > 8, "the ways are too few"
