@@ -12,11 +12,10 @@ import platform
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
-from releases import CACHE, wheel_of
+from releases import CACHE, unpack
 
 from nfpatch.catalog import Catalog, load_catalog
 
@@ -47,11 +46,9 @@ def needs_old_stack(release: str) -> bool:
 def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
     """The JSON document of `verify --preview` on this release."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
-        with zipfile.ZipFile(wheel_of(release)) as wheel:
-            wheel.extractall(folder)
         command = [
             *(sys.executable, "-m", "nfpatch", "verify", *MISSION, "--preview", "--json", *options),
-            *("--python", str(python), "--site-packages", folder),
+            *("--python", str(python), "--site-packages", str(unpack(release, Path(folder)))),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     document: dict[str, Any] = json.loads(done.stdout)

@@ -1,0 +1,290 @@
+"""Audits every model of every release, as released and patched: docs/matrix.json, docs/matrix.svg and docs/models.md.
+
+A model whose file is the same in several releases is audited in the first of them that is measured. As released, each
+cell is trained by one process. Patched, the cells that were dead and all cells of a model whose file has changed are
+trained anew, and strict DDP trains, in two processes, the first cell of each model that trains and what was dead
+in such a model with its default options. What docs/matrix.json holds already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matrix import needs_old_stack
+from matrix_picture import picture
+from releases import CACHE, RELEASES, unpack
+
+from nfpatch.audit.models import models_of
+from nfpatch.audit.run import AuditAgenda, Cell, agenda_for, run_audit
+from nfpatch.catalog import Case, Catalog, load_catalog
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.install import find_install
+from nfpatch.operations import apply
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TIMEOUT_SECONDS = 3600.0
+
+# What became of the cells of a model: {clean: how many, dead: {parameters: cells}, refused: {reason: cells},
+# error: {reason: cells}}, "refused" being those that the release itself does not admit.
+Tally = dict[str, Any]
+# A model file: {model, sha256, patched_sha256, releases, stack, patches, released: its tally, patched: likewise, ddp:
+# how many cells of `patched` strict DDP has trained}.
+Run = dict[str, Any]
+Outcomes = dict[str, Cell]
+
+KINDS = ("dead", "refused", "error")
+
+
+def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) -> tuple[dict[str, Outcomes], str]:
+    """What became of these cells in the release in this folder, by model and configuration, and what trained them."""
+    print(f"   {len(cells)} cells{' by strict DDP' if ddp else ''}", file=sys.stderr, flush=True)
+    outcomes: dict[str, Outcomes] = {cell.model: {} for cell in cells}
+    if not cells:
+        return outcomes, ""
+    try:
+        agenda = AuditAgenda(tuple(cells), unknown_options=())
+        report = run_audit(agenda, find_install(None, site), python, site, ddp, TIMEOUT_SECONDS)
+    except EnvironmentProblem as error:  # not one of them could be trained
+        for cell in cells:
+            outcomes[cell.model][cell.config] = Cell(cell, "error", (), str(error), False, True, 0.0)
+        return outcomes, ""
+    for found in report.cells:
+        outcomes[found.case.model][found.case.config] = found
+    return outcomes, f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}"
+
+
+def tally_of(outcomes: Outcomes, site: Path) -> Tally:
+    """The outcomes of one model as they are kept."""
+    tally: Tally = {"clean": 0, **{kind: {} for kind in KINDS}}
+    for config, cell in outcomes.items():
+        if cell.outcome == "clean":
+            tally["clean"] += 1
+        elif cell.outcome == "dead":
+            tally["dead"].setdefault(", ".join(sorted(cell.unused_parameters)), []).append(config)
+        else:
+            reasons = tally["refused" if cell.refused else "error"]
+            reasons.setdefault(reason_of(cell.detail, site), []).append(config)
+    return tally
+
+
+def reason_of(detail: str, site: Path) -> str:
+    """The first line of what a cell failed with, without the rank and without folders of this machine."""
+    line = detail.splitlines()[0] if detail else "no reason was given"
+    return re.sub(r"^rank \d+: ", "", line).replace(f"{site}/", "")[:160]
+
+
+def cells_in(tally: Tally, *kinds: str) -> list[str]:
+    """The cells of these kinds."""
+    return [cell for kind in kinds for cells in tally[kind].values() for cell in cells]
+
+
+def measure(release: str, python: Path, runs: list[Run], catalog: Catalog) -> None:
+    """Adds to the runs what this release has and they lack."""
+    with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
+        released = unpack(release, Path(folder, "released"))
+        patched = Path(folder, "patched")
+        shutil.copytree(released, patched)
+        apply(find_install(None, patched), catalog, catalog.patches)
+        before, after = hashes_of(released), hashes_of(patched)
+        missing = []
+        for model in before:
+            run = run_of(runs, model, before[model])
+            if run is None or run["patched_sha256"] != after[model]:
+                missing.append(model)
+            elif release not in run["releases"]:
+                run["releases"].append(release)
+        if not missing:
+            return
+        outdated = {model: run for model in missing if (run := run_of(runs, model, before[model])) is not None}
+        cells = agenda_for(find_install(None, released), missing).cells
+        as_released, _ = audited(released, python, [cell for cell in cells if cell.model not in outdated])
+        tallies = {model: tally_of(outcomes, released) for model, outcomes in as_released.items()}
+        tallies.update({model: run["released"] for model, run in outdated.items()})
+        healed = {cell.model: before[cell.model] != after[cell.model] for cell in cells}
+        was_dead = [cell for cell in cells if cell.config in cells_in(tallies[cell.model], "dead")]
+        again = [cell for cell in cells if healed[cell.model] or cell in was_dead]
+        alone, _ = audited(patched, python, again)
+        first = {cell.model: cell for cell in reversed(cells) if trains(cell, tallies)}
+        telling = [
+            cell
+            for cell in cells
+            if cell is first.get(cell.model) or (healed[cell.model] and cell in was_dead and "=" not in cell.config)
+        ]
+        together, stack = audited(patched, python, telling, ddp=True)
+        for model in missing:
+            runs[:] = [run for run in runs if (run["model"], run["sha256"]) != (model, before[model])]
+            ddp = together.get(model, {})
+            as_patched = updated(updated(tallies[model], alone.get(model, {}), patched), ddp, patched)
+            runs.append(
+                {
+                    "model": model,
+                    "sha256": before[model],
+                    "patched_sha256": after[model],
+                    "releases": sorted({release, *outdated.get(model, {}).get("releases", ())}, key=RELEASES.index),
+                    "stack": stack,
+                    "patches": [p.id for p in catalog.patches if p.model == model and p.codemod_for(release)],
+                    "released": tallies[model],
+                    "patched": as_patched,
+                    "ddp": sum(cell.outcome == "clean" for cell in ddp.values()),
+                }
+            )
+
+
+def hashes_of(site: Path) -> dict[str, str]:
+    """SHA-256 (hex) of the file of each model that the release in this folder has."""
+    package = site / "neuralforecast"
+    return {model.name: hashlib.sha256(model.file.read_bytes()).hexdigest() for model in models_of(package)}
+
+
+def run_of(runs: list[Run], model: str, sha256: str) -> Run | None:
+    """What is known of a model file."""
+    return next((run for run in runs if (run["model"], run["sha256"]) == (model, sha256)), None)
+
+
+def trains(cell: Case, tallies: dict[str, Tally]) -> bool:
+    """Whether the cell trains in one process, with dead parameters or without."""
+    return cell.config not in cells_in(tallies[cell.model], "refused", "error")
+
+
+def updated(tally: Tally, outcomes: Outcomes, site: Path) -> Tally:
+    """The tally with these cells as they came out now."""
+    result = tally_of(outcomes, site)
+    result["clean"] += tally["clean"] - len(outcomes) + sum(cell in outcomes for cell in cells_in(tally, *KINDS))
+    for kind in KINDS:
+        for words, cells in tally[kind].items():
+            if left := [cell for cell in cells if cell not in outcomes]:
+                result[kind].setdefault(words, []).extend(left)
+    return result
+
+
+PAGE = """# Every model of every release, before and after
+
+Written by `make matrix` from what it measured ([matrix.json](matrix.json)). A cell is one configuration of a model
+([audit.md](audit.md)). *Released*: the files as their wheel has them. *Patched*: after `nfpatch apply`; the cells
+that were dead, and all of a model whose file has changed, were trained anew. *DDP*: of these cells, the ones that
+strict DDP has trained in two processes (gloo, CPU): the first cell of every model that trains, and what was dead
+with the default options in a model whose file has changed. A model whose file is the same in several releases was run
+in one of them; the column *releases* says which these are. What models share lies in other files: the scaler `revin`
+came with 1.6.4, and beside it equal files show what the release had in which they were run.
+
+![models by releases, before and after](matrix.svg)
+
+{cells} cells of {files} model files in {releases} releases: as released {dead_before} have dead parameters, patched
+{dead_after}; {ddp} were trained by strict DDP.
+
+Each cell is clean, dead, refused (the release itself does not admit the configuration) or an error.
+
+| model | releases | patches | released | patched | DDP |
+|---|---|---|---|---|---|
+{rows}
+
+## What is not green, and why
+
+Refusals are neuralforecast's own words: it does not admit the configuration. An error is a crash; as released and
+patched alike, unless it says otherwise.
+
+{reasons}
+
+Measured on Linux x86_64 with {stacks}; no GPU was used.
+"""
+
+
+def page_of(runs: list[Run]) -> str:
+    """The text of docs/models.md."""
+
+    def total(source: str, kind: str) -> int:
+        return sum(len(cells_in(run[source], kind)) for run in runs)
+
+    def numbers(tally: dict[str, Any]) -> str:
+        kinds = {"clean": tally["clean"], **{kind: len(cells_in(tally, kind)) for kind in KINDS}}
+        return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+
+    rows = [
+        f"| {run['model']} | {in_words(run['releases'])} | {', '.join(run['patches'])} "
+        f"| {numbers(run['released'])} | {numbers(run['patched'])} | {run['ddp']} |"
+        for run in runs
+    ]
+    return PAGE.format(
+        cells=sum(run["patched"]["clean"] for run in runs) + sum(total("patched", kind) for kind in KINDS),
+        files=len(runs),
+        releases=len({release for run in runs for release in run["releases"]}),
+        dead_before=total("released", "dead"),
+        dead_after=total("patched", "dead"),
+        ddp=sum(run["ddp"] for run in runs),
+        rows="\n".join(rows),
+        reasons="\n".join(reasons_of(runs)) or "Nothing.",
+        stacks="; ".join(sorted({run["stack"] for run in runs})),
+    )
+
+
+def reasons_of(runs: list[Run]) -> list[str]:
+    """A list entry for each reason why cells of a model are not green when patched."""
+    told: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
+    for run in runs:
+        for kind in KINDS:
+            for words, found in run["patched"][kind].items():
+                reason = f"**dead**: {words}" if kind == "dead" else words
+                releases, cells = told.setdefault((run["model"], reason), (set(), {}))
+                releases.update(run["releases"])
+                cells.update(dict.fromkeys(found))
+    entries = []
+    for (model, reason), (releases, cells) in told.items():
+        shown = [*list(cells)[:6], *(["..."] if len(cells) > 6 else [])]
+        entries.append(f"- {model} {in_words(releases)}: {reason}  \n  ({'; '.join(shown)})")
+    return entries
+
+
+def in_words(releases: Iterable[str]) -> str:
+    """Releases as ranges of the known ones, `1.6.2 - 1.6.4`."""
+    wanted = set(releases)
+    ranges: list[list[str]] = []
+    for place, release in enumerate(RELEASES):
+        if release in wanted:
+            if place and RELEASES[place - 1] in wanted:
+                ranges[-1][1:] = [release]
+            else:
+                ranges.append([release])
+    return ", ".join(" - ".join(ends) for ends in ranges)
+
+
+def write(runs: list[Run]) -> None:
+    """Writes the data, the picture and the page."""
+    runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
+    for run in runs:
+        run["releases"].sort(key=RELEASES.index)
+    (DOCS / "matrix.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    (DOCS / "matrix.svg").write_text(picture(runs), encoding="utf-8")
+    (DOCS / "models.md").write_text(page_of(runs), encoding="utf-8")
+
+
+def main() -> int:
+    """Measure what is missing; exit code 1 if a cell is dead after patching."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("releases", nargs="*", default=RELEASES, help="only these (default: all)")
+    parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
+    parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
+    parser.add_argument("--anew", action="store_true", help="forget what docs/matrix.json holds")
+    arguments = parser.parse_args()
+    data = DOCS / "matrix.json"
+    runs: list[Run] = [] if arguments.anew or not data.exists() else json.loads(data.read_text(encoding="utf-8"))
+    catalog = load_catalog()
+    for release in arguments.releases:
+        python = arguments.old_python if needs_old_stack(release) else arguments.python
+        if python is not None:
+            print(f"== {release}", file=sys.stderr, flush=True)
+            measure(release, python, runs, catalog)
+            write(runs)
+    return 1 if any(run["patched"]["dead"] for run in runs) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
