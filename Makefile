@@ -2,11 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-TRAINING := .cache/training
-AUDIT := .cache/audit
 RELEASE := 3.3.0
 
-.PHONY: test lint demo picture wheels training-env audit-env audit fingerprints matrix saved-models bench clean
+.PHONY: test lint demo picture wheels training-env audit-env old-env audit fingerprints matrix upstream saved-models bench clean
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
@@ -28,22 +26,17 @@ wheels: .venv/ready  ## the released wheels of neuralforecast, downloaded once
 	@echo "== released wheels of neuralforecast"
 	@$(BIN)/python scripts/releases.py
 
-training-env: $(TRAINING)/ready
+training-env: .cache/training/ready
+audit-env: .cache/audit/ready
+old-env: .cache/old/ready
 
-$(TRAINING)/ready: scripts/training-env.txt
-	@echo "== an environment that trains: neuralforecast 1.7.4, torch 2.13.0 (some minutes, once)"
-	rm -rf $(TRAINING)
-	$(PYTHON) -m venv $(TRAINING)
-	$(TRAINING)/bin/python -m pip install --disable-pip-version-check -r scripts/training-env.txt
-	touch $@
-
-audit-env: $(AUDIT)/ready
-
-$(AUDIT)/ready: scripts/audit-env.txt scripts/training-env.txt
-	@echo "== the environment that trains, with transformers and xlstm (some minutes, once)"
-	rm -rf $(AUDIT)
-	$(PYTHON) -m venv $(AUDIT)
-	$(AUDIT)/bin/python -m pip install --disable-pip-version-check -r scripts/audit-env.txt
+.cache/audit/ready: scripts/training-env.txt
+.cache/old/ready: PYTHON = $(OLD_PYTHON)
+.cache/%/ready: scripts/%-env.txt
+	@sed -n 's/^#/==/p' $< && echo "== (some minutes, once)"
+	rm -rf .cache/$*
+	$(PYTHON) -m venv .cache/$*
+	.cache/$*/bin/python -m pip install --disable-pip-version-check -r $<
 	touch $@
 
 .venv/ready: pyproject.toml
@@ -55,21 +48,25 @@ $(AUDIT)/ready: scripts/audit-env.txt scripts/training-env.txt
 fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 	$(BIN)/python scripts/fingerprints.py
 
-# OLD_PYTHON: an interpreter with Lightning 1.6.5, for the releases up to 1.4.0
-matrix: audit-env wheels  ## docs/matrix.md: the proof of every release; docs/matrix.json, matrix.svg, models.md: its models
-	PYTHONPATH=. $(BIN)/python scripts/matrix.py --python $(AUDIT)/bin/python $(if $(OLD_PYTHON),--old-python $(OLD_PYTHON))
-	PYTHONPATH=. $(BIN)/python scripts/audit_matrix.py --python $(AUDIT)/bin/python $(if $(OLD_PYTHON),--old-python $(OLD_PYTHON))
+# OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
+OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)
+matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the proof of every release; docs/matrix.json, matrix.svg, models.md: its models
+	PYTHONPATH=. $(BIN)/python scripts/matrix.py --python .cache/audit/bin/python $(OLD)
+	PYTHONPATH=. $(BIN)/python scripts/audit_matrix.py --python .cache/audit/bin/python $(OLD)
+
+upstream: training-env wheels  ## the reproduction of every text in docs/upstream, run on the newest release
+	PYTHONPATH=. $(BIN)/python scripts/upstream.py --python .cache/training/bin/python
 
 audit: audit-env .venv/ready  ## every model of one release, RELEASE, also those that need more packages
 	rm -rf .cache/audited && mkdir -p .cache/audited
-	$(AUDIT)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target .cache/audited neuralforecast==$(RELEASE)
-	$(BIN)/nfpatch audit --python $(AUDIT)/bin/python --site-packages .cache/audited
+	.cache/audit/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target .cache/audited neuralforecast==$(RELEASE)
+	$(BIN)/nfpatch audit --python .cache/audit/bin/python --site-packages .cache/audited
 
 saved-models: training-env wheels  ## the table of docs/saved-models.md: real models, migrated
 	PYTHONPATH=. $(BIN)/python scripts/saved_models.py
 
 bench: training-env .venv/ready  ## speed, side by side with other tools
-	$(BIN)/python benchmarks/commands.py --env $(TRAINING)
+	$(BIN)/python benchmarks/commands.py --env .cache/training
 
 clean:
 	rm -rf .venv .cache .demo

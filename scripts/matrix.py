@@ -1,4 +1,4 @@
-"""Proves the patches of the mission for every release that needs one, and writes the table into docs/matrix.md.
+"""Proves the patches of every release that needs one, and writes the table into docs/matrix.md.
 
 Each release is unpacked beside one environment that trains and proved by `nfpatch verify --preview` there. Releases up
 to 1.4.0 need Lightning 1.6.5: name an environment with it by --old-python, else they are listed as not run.
@@ -19,7 +19,6 @@ from releases import CACHE, unpack
 
 from nfpatch.catalog import Catalog, load_catalog
 
-MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
 FIRST_RELEASE_ON_LIGHTNING_2 = (1, 5)
 HEADING = """# The proof, release by release
@@ -33,9 +32,8 @@ original, trained by one process and with `find_unused_parameters=True`. *Contro
 
 
 def affected_releases(catalog: Catalog) -> list[str]:
-    """The releases that need a patch of the mission, oldest first."""
-    patches = catalog.select(MISSION)
-    return [release for release in catalog.releases if any(patch.codemod_for(release) for patch in patches)]
+    """The releases that need a patch, oldest first."""
+    return [release for release in catalog.releases if any(patch.codemod_for(release) for patch in catalog.patches)]
 
 
 def needs_old_stack(release: str) -> bool:
@@ -47,7 +45,7 @@ def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
     """The JSON document of `verify --preview` on this release."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
         command = [
-            *(sys.executable, "-m", "nfpatch", "verify", *MISSION, "--preview", "--json", *options),
+            *(sys.executable, "-m", "nfpatch", "verify", "--preview", "--json", *options),
             *("--python", str(python), "--site-packages", str(unpack(release, Path(folder)))),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -81,7 +79,7 @@ def tally(cases: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Prove all releases, write the page; exit code 1 if a proof that ran failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("releases", nargs="*", help="only these (default: all that need a patch of the mission)")
+    parser.add_argument("releases", nargs="*", help="only these (default: all that need a patch)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0")
     parser.add_argument("--thorough", action="store_true", help="all configurations")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ import pytest
 from nfpatch.install import Install, find_install
 from nfpatch.proof.exports import html_page, junit_xml
 from nfpatch.proof.prove import Agenda
+from nfpatch.proof.report import conditions_of
 from nfpatch.proof.runner import CaseResult, ProofReport
 
 VOID = {"meta", "br", "hr"}
@@ -107,3 +109,12 @@ class Reader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def test_it_is_said_that_the_backend_is_gloo_because_processes_share_a_gpu() -> None:
+    on_cpu = report(case(0, True, "pass"))
+    on_gpu = replace(on_cpu, accelerator="gpu")
+
+    assert "World size 2, backend gloo, because processes share a GPU, which nccl does not allow" in conditions_of(on_gpu)
+    assert "backend nccl; torch" in conditions_of(replace(on_gpu, backend="nccl"))
+    assert "share" not in conditions_of(on_cpu)

@@ -1,0 +1,58 @@
+"""Runs the reproduction of every text in docs/upstream/, on the newest release as it is and with all its patches.
+
+The first must end with the error that the text shows, the second must train. `python scripts/upstream.py --python
+PYTHON`, where PYTHON has torch and what else a release needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from releases import RELEASES, unpack
+
+TEXTS = Path(__file__).resolve().parent.parent / "docs" / "upstream"
+BLOCK = re.compile(r"^```(python)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def outcome_of(script: Path, python: Path, site: Path) -> tuple[int, str]:
+    """The exit code of a script that finds neuralforecast in `site`, and what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [python, script], cwd=script.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def main() -> None:
+    """Prints a line for each text; the exit code is 1 unless all are true."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
+    python = Path(os.path.abspath(parser.parse_args().python))
+    false = 0
+    with tempfile.TemporaryDirectory(prefix="nfpatch-upstream-") as folder:
+        released, healed = (unpack(RELEASES[-1], Path(folder, name)) for name in ("released", "healed"))
+        nfpatch = [sys.executable, "-m", "nfpatch"]
+        subprocess.run([*nfpatch, "apply", "--site-packages", healed], stdout=subprocess.DEVNULL, check=True)
+        for text in sorted(TEXTS.glob("*.md")):
+            code, error = (block for _, block in BLOCK.findall(text.read_text(encoding="utf-8"))[:2])
+            script = Path(folder, text.stem.replace("-", "_") + ".py")
+            script.write_text(code, encoding="utf-8")
+            refused, output = outcome_of(script, python, released)
+            is_red = refused != 0 and error.strip() in output
+            trained, output_healed = outcome_of(script, python, healed)
+            is_true = is_red and trained == 0 and not re.search(r"no gradient: \[.+\]", output_healed)
+            false += not is_true
+            found = re.search(r"no gradient: \[.+\]", output)
+            words = ("refused" if is_red else "NOT refused as shown", "trains" if trained == 0 else "does NOT train")
+            print(f"{text.stem}: released {words[0]} ({found.group() if found else 'no name'}), patched {words[1]}")
+    raise SystemExit(1 if false else 0)
+
+
+if __name__ == "__main__":
+    main()
