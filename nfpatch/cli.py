@@ -247,7 +247,7 @@ def revert(
     patches = catalog.select(patch_ids)
     install = find_install(python, site_packages)
     outcome = operations.revert(install, catalog, patches, force, dry_run, lock_timeout)
-    _print_outcome(outcome, patches or catalog.patches, "revert", dry_run, as_json)
+    _print_outcome(outcome, patches or outcome.moved, "revert", dry_run, as_json)
 
 
 _nodes_options = _options(

@@ -135,14 +135,8 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
         _say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
     else:
         _say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
-    _say_what_saved_models_need(outcome, patches)
-
-
-def _say_what_saved_models_need(outcome: Outcome, patches: Sequence[Patch]) -> None:
-    """Models that were saved before have other parameters than their class has now."""
-    changed = {change.file for change in outcome.changes}
-    resized = [patch for patch in patches if patch.file in changed and not patch.keeps_parameters]
-    models = sorted({p.model for p in resized if outcome.found.status_of(p).state != "not-needed"})
+    # Models that were saved before have other parameters than their class has now.
+    models = sorted({patch.model for patch in outcome.moved if not patch.keeps_parameters})
     if models:
         _say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 

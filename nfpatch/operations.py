@@ -31,12 +31,13 @@ LOCK_TIMEOUT_SECONDS = 30.0
 class Outcome:
     """What an operation came to.
 
-    `found` is the install afterwards, `saved` are the copies of edited files that `force` had kept, and `recovered`
-    tells whether a killed run was healed first.
+    `found` is the install afterwards, `moved` are the patches that were put in or taken out, `saved` the copies of
+    edited files that `force` had kept, and `recovered` tells whether a killed run was healed first.
     """
 
     found: Survey
     changes: tuple[FileChange, ...]
+    moved: tuple[Patch, ...] = ()
     saved: tuple[Path, ...] = ()
     recovered: bool = False
 
@@ -122,4 +123,6 @@ def _move(
         saved = tuple(saved_path(install, change) for change in changes if change.saves)
         if changes:
             commit(install, steps_for(found, changes))
-        return Outcome(after, changes, saved, recovered)
+        differing = {change.file: found.ledger.patches_of(change.file) ^ set(change.patches) for change in changes}
+        moved = tuple(patch for patch in catalog.patches if patch.id in differing.get(patch.file, ()))
+        return Outcome(after, changes, moved, saved, recovered)

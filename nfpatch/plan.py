@@ -321,10 +321,10 @@ def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, froze
         for file, entry in found.ledger.files.items()
         if not ids or ids & set(entry.patches)
     }
-    for status in map(found.status_of, patches or found.catalog.patches):
-        if status.state == "applied" and status.patch.file not in found.ledger.files:
+    for patch in patches or found.catalog.patches:
+        if patch.file not in found.ledger.files and patch.id in (found.carried_by(patch.file) or ()):
             raise Refused(
-                f"{found.install.file(status.patch.file)} carries {status.patch.id}, but its original is not kept here "
+                f"{found.install.file(patch.file)} carries {patch.id}, but its original is not kept here "
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
                 f"file: {reinstall_command(found.install)}."
             )

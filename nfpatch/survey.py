@@ -48,6 +48,11 @@ class Survey:
         state, reason = _state_of(self, patch)
         return PatchStatus(patch, state, reason)
 
+    def carried_by(self, file: str) -> Optional[frozenset[str]]:
+        """The patches that the present bytes of the file are known to carry; None for unknown content."""
+        content = self.contents[file]
+        return None if content is None else self.catalog.patch_set_of(self.install.version, file, hash_of(content))
+
     @property
     def statuses(self) -> tuple[PatchStatus, ...]:
         """The state of every patch, in catalog order."""
@@ -92,7 +97,7 @@ def _state_of(found: Survey, patch: Patch) -> tuple[State, str]:
     if entry is not None:
         state, reason = _state_with_entry(patch, entry, content)
         return ("applicable" if state == "applied" else state), reason
-    return _state_by_fingerprint(found, patch, content)
+    return _state_by_fingerprint(found, patch)
 
 
 def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]) -> tuple[State, str]:
@@ -107,11 +112,11 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
     return "modified", "the file was changed after nfpatch patched it"
 
 
-def _state_by_fingerprint(found: Survey, patch: Patch, content: bytes) -> tuple[State, str]:
+def _state_by_fingerprint(found: Survey, patch: Patch) -> tuple[State, str]:
     """The state of a patch in a file that the ledger does not know."""
-    version = found.install.version
-    carried = found.catalog.patch_set_of(version, patch.file, hash_of(content))
-    if found.catalog.fingerprint(version, patch.file, [patch.id]) is None and carried in (None, frozenset()):
+    carried = found.carried_by(patch.file)
+    is_on_record = found.catalog.fingerprint(found.install.version, patch.file, [patch.id]) is not None
+    if not is_on_record and not carried:
         return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"
     if carried is None:
         return "modified", "the file is neither the released one nor one that nfpatch wrote"

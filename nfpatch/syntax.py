@@ -1,18 +1,17 @@
 """Questions to a LibCST tree: where a function is, what a statement means, who uses an attribute.
 
-Plain visitors rather than `libcst.matchers`: importing the matchers costs as much as LibCST itself
-(`benchmarks/` holds `apply` to a ratio of that import).
+The last is asked of Python's own tree of the same text, which is made and walked in a fraction of the time
+(`benchmarks/` holds `apply` to a ratio of the import of LibCST).
 """
 
 from __future__ import annotations
 
 import ast
-import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import libcst as cst
 
@@ -26,12 +25,21 @@ Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
 Definition = Union[cst.ClassDef, cst.FunctionDef]
 
 
-@dataclass(frozen=True)
-class Uses:
-    """Where a module uses an attribute: the assignments to it, and every other mention."""
+# Many more than the versions of one file that several codemods make.
+_FEW = 16
 
-    assignments: tuple[cst.Assign, ...]
-    others: tuple[cst.CSTNode, ...]
+
+@dataclass(frozen=True)
+class Use:
+    """A mention of an attribute: in which line, from 1, and under which conditions.
+
+    `under` are the tests of the `if` statements around it, each with whether it stands in their body or in their
+    `else`. `is_assignment` tells a plain `self.attribute = ...` from all others.
+    """
+
+    line: int
+    is_assignment: bool
+    under: tuple[tuple[ast.expr, bool], ...]
 
 
 def parse(source: bytes) -> cst.Module:
@@ -39,7 +47,7 @@ def parse(source: bytes) -> cst.Module:
     _check_nesting(source)
     try:
         module = cst.parse_module(source)
-        reproduced = module.bytes
+        reproduced = text_of(module)
     except cst.ParserSyntaxError as error:
         raise CodemodRefused(f"it does not parse: {error.message} in line {error.raw_line}") from error
     except (UnicodeError, SyntaxError, LookupError, ValueError) as error:
@@ -51,23 +59,34 @@ def parse(source: bytes) -> cst.Module:
     return module
 
 
-def _check_nesting(source: bytes) -> None:
-    """Raise CodemodRefused unless the source parses and is nested as no person nests it.
+@lru_cache(maxsize=_FEW)
+def text_of(module: cst.Module) -> bytes:
+    """The source that the tree stands for."""
+    return module.bytes
 
-    LibCST's parser takes a stack frame for each level, and where the stack ends, so does the process, without a word.
-    Python's own knows its limits, so it goes first.
-    """
+
+@lru_cache(maxsize=_FEW)
+def _python_tree(source: bytes) -> ast.Module:
+    """What Python itself makes of a source. Raises CodemodRefused where it does not parse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the source says amiss is not for the user of nfpatch
-            tree = ast.parse(source)
+            return ast.parse(source)
     except SyntaxError as error:
         raise CodemodRefused(f"it does not parse: {error.msg} in line {error.lineno or 1}") from error
     except (RecursionError, MemoryError) as error:
         raise CodemodRefused("it is nested too deeply to be parsed") from error
     except (UnicodeError, LookupError, ValueError) as error:  # ValueError: a NUL byte
         raise CodemodRefused(f"its text cannot be decoded: {error}") from error
-    level: list[ast.AST] = [tree]
+
+
+def _check_nesting(source: bytes) -> None:
+    """Raise CodemodRefused unless the source parses and is nested as no person nests it.
+
+    LibCST's parser takes a stack frame for each level, and where the stack ends, so does the process, without a word.
+    Python's own knows its limits, so it goes first.
+    """
+    level: list[ast.AST] = [_python_tree(source)]
     for _ in range(MAX_NESTING):
         level = [child for node in level for child in ast.iter_child_nodes(node)]
         if not level:
@@ -121,120 +140,93 @@ def meaning_of(statement: cst.CSTNode) -> Optional[str]:
         return None
 
 
-def find_uses(module: cst.Module, attribute: str, allowed_under: Optional[str] = None) -> Uses:
-    """Every use of `.attribute` in the module, be it a string that spells it (`getattr`, a key of `state_dict()`).
+@lru_cache(maxsize=_FEW)
+def uses_in(source: bytes) -> Mapping[str, Sequence[Use]]:
+    """Every use of every attribute in the source, be it in a string that spells it (`getattr`, a key of a state dict).
 
-    A use inside the body of `if ALLOWED_UNDER:` does not count; for `not CONDITION`, nor does one in the `else` of
-    `if CONDITION:`.
+    Raises CodemodRefused where the source does not parse.
     """
-    collector = _UseCollector(attribute, allowed_under)
-    word = re.compile(rf"\b{re.escape(attribute)}\b")
-    try:
-        for part in _parts(module.body):
-            if word.search(_text_of_part(part)):
-                part.visit(collector)
-    except RecursionError as error:
-        raise CodemodRefused("it is nested too deeply to be read") from error
-    return Uses(tuple(collector.assignments), tuple(collector.others))
+    collector = _UseCollector()
+    collector.visit(_python_tree(source))
+    return collector.found
 
 
-@lru_cache(maxsize=2000)  # many more than a module has; several codemods look at the same ones
-def _text_of_part(part: cst.CSTNode) -> str:
-    """The code of a node, which is much faster to search than the node is to visit."""
-    return EMPTY.code_for_node(part)
+class _UseCollector(ast.NodeVisitor):
+    def __init__(self) -> None:
+        self.found: dict[str, list[Use]] = {}
+        self._under: tuple[tuple[ast.expr, bool], ...] = ()
 
+    def visit_If(self, node: ast.If) -> None:
+        self.visit(node.test)
+        outside = self._under
+        for branch, statements in ((True, node.body), (False, node.orelse)):
+            self._under = (*outside, (node.test, branch))
+            for statement in statements:
+                self.visit(statement)
+        self._under = outside
 
-def _parts(statements: Sequence[cst.CSTNode]) -> Iterator[cst.CSTNode]:
-    """The statements, those of classes one by one, and what stands in the heads of the classes."""
-    for statement in statements:
-        if isinstance(statement, cst.ClassDef):
-            yield from (*statement.decorators, *statement.bases, *statement.keywords)
-            yield from _parts(statement.body.body)
-        else:
-            yield statement
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+                self._note(target.attr, target.lineno, is_assignment=True)
+            else:
+                self.visit(target)
+        self.visit(node.value)
 
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self._note(node.attr, node.lineno)
+        self.visit(node.value)
 
-class _UseCollector(cst.CSTVisitor):
-    def __init__(self, attribute: str, allowed_under: Optional[str]) -> None:
-        self.attribute = attribute
-        self.allowed_under = allowed_under
-        self.opposite = allowed_under[4:] if allowed_under is not None and allowed_under.startswith("not ") else None
-        self.assignments: list[cst.Assign] = []
-        self.others: list[cst.CSTNode] = []
-        self._targets: list[cst.CSTNode] = []
-        self._allowed_depth = 0
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):
+            for name in node.value.split("."):
+                self._note(name, node.lineno)
 
-    def visit_If_body(self, node: cst.If) -> None:
-        self._allowed_depth += _is_test_of(node, self.allowed_under)
+    def visit_MatchClass(self, node: Any) -> None:  # Python 3.10
+        for name in node.kwd_attrs:
+            self._note(name, node.lineno)
+        self.generic_visit(node)
 
-    def leave_If_body(self, node: cst.If) -> None:
-        self._allowed_depth -= _is_test_of(node, self.allowed_under)
-
-    def visit_If_orelse(self, node: cst.If) -> None:
-        self._allowed_depth += _is_test_of(node, self.opposite)
-
-    def leave_If_orelse(self, node: cst.If) -> None:
-        self._allowed_depth -= _is_test_of(node, self.opposite)
-
-    def visit_Assign(self, node: cst.Assign) -> None:
-        targets = [target.target for target in node.targets if self._is_on_self(target.target)]
-        if targets:
-            self.assignments.append(node)
-            self._targets.extend(targets)
-
-    def visit_Attribute(self, node: cst.Attribute) -> None:
-        if node.attr.value == self.attribute and not any(node is target for target in self._targets):
-            self._note(node)
-
-    def visit_SimpleString(self, node: cst.SimpleString) -> None:
-        if self.attribute in node.value and self.attribute in _text_of(node).split("."):
-            self._note(node)
-
-    def visit_MatchKeywordElement(self, node: cst.MatchKeywordElement) -> None:
-        if node.key.value == self.attribute:
-            self._note(node)
-
-    def _is_on_self(self, node: cst.CSTNode) -> bool:
-        return (
-            isinstance(node, cst.Attribute)
-            and node.attr.value == self.attribute
-            and isinstance(node.value, cst.Name)
-            and node.value.value == "self"
-        )
-
-    def _note(self, node: cst.CSTNode) -> None:
-        if not self._allowed_depth:
-            self.others.append(node)
-
-
-def _is_test_of(node: cst.If, condition: Optional[str]) -> bool:
-    return condition is not None and is_expression(node.test, condition)
-
-
-def _text_of(string: cst.SimpleString) -> str:
-    """What the string says; the empty text for bytes, which name no attribute."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
-        value = string.evaluated_value
-    return value if isinstance(value, str) else ""
+    def _note(self, name: str, line: int, is_assignment: bool = False) -> None:
+        self.found.setdefault(name, []).append(Use(line, is_assignment, self._under))
 
 
 def check_assigned_once(module: cst.Module, attribute: str) -> None:
     """Raise CodemodRefused unless there is one assignment to the attribute."""
-    assignments = find_uses(module, attribute).assignments
-    if len(assignments) != 1:
-        raise CodemodRefused(f"`self.{attribute} = ...` stands there {len(assignments) or 'no'} times, not once")
+    times = sum(use.is_assignment for use in uses_in(text_of(module)).get(attribute, ()))
+    if times != 1:
+        raise CodemodRefused(f"`self.{attribute} = ...` stands there {times or 'no'} times, not once")
 
 
 def check_unread(module: cst.Module, attribute: str, condition: str, source: cst.Module) -> None:
     """Raise CodemodRefused where the module uses the attribute outside `if CONDITION:`, or at all without a condition.
 
-    The line that the error names is that of the `source` which the module was made from.
+    For `not CONDITION`, a use in the `else` of `if CONDITION:` is one inside as well. The line that the error names is
+    that of the `source` which the module was made from.
     """
-    others = find_uses(module, attribute, allowed_under=condition or None).others
-    if others:
-        outside = f", outside `if {condition}:`" if condition else ""
-        raise CodemodRefused(f"the attribute `{attribute}` is read in line {_line_of(others[0], source)}{outside}")
+    inside = {(_dumped(condition), True)} if condition else set()
+    if condition.startswith("not "):
+        inside.add((_dumped(condition[4:]), False))
+    for use in uses_in(text_of(module)).get(attribute, ()):
+        if not use.is_assignment and inside.isdisjoint((ast.dump(test), branch) for test, branch in use.under):
+            outside = f", outside `if {condition}:`" if condition else ""
+            line = _line_before(use.line, text_of(module), text_of(source))
+            raise CodemodRefused(f"the attribute `{attribute}` is read in line {line}{outside}")
+
+
+def _dumped(expression: str) -> str:
+    return ast.dump(ast.parse(f"({expression})", mode="eval").body)
+
+
+def _line_before(line: int, text: bytes, earlier: bytes) -> int:
+    """The number, from 1, that this line of a text had in an earlier one; its own if it is new."""
+    import difflib
+
+    matcher = difflib.SequenceMatcher(None, text.splitlines(), earlier.splitlines(), autojunk=False)
+    for block in matcher.get_matching_blocks():
+        if block.a < line <= block.a + block.size:
+            return block.b - block.a + line
+    return line
 
 
 def check_ignored(module: cst.Module, where: str, parameter: str) -> None:
@@ -260,12 +252,3 @@ def _line_of(node: cst.CSTNode, module: cst.Module) -> int:
     from libcst.metadata import MetadataWrapper, PositionProvider
 
     return MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)[node].start.line
-
-
-def is_expression(node: cst.BaseExpression, text: str) -> bool:
-    """Whether the node means the same as `text`, whatever its spaces, line breaks and parentheses."""
-    code = EMPTY.code_for_node(node)
-    try:
-        return ast.dump(ast.parse(f"({code})", mode="eval")) == ast.dump(ast.parse(f"({text})", mode="eval"))
-    except SyntaxError:  # newer syntax than this interpreter's, so not one of the plain conditions asked for
-        return False

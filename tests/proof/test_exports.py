@@ -115,6 +115,6 @@ def test_it_is_said_that_the_backend_is_gloo_because_processes_share_a_gpu() -> 
     on_cpu = report(case(0, True, "pass"))
     on_gpu = replace(on_cpu, accelerator="gpu")
 
-    assert "World size 2, backend gloo, because processes share a GPU, which nccl does not allow" in conditions_of(on_gpu)
+    assert "backend gloo, because processes share a GPU, which nccl does not allow" in conditions_of(on_gpu)
     assert "backend nccl; torch" in conditions_of(replace(on_gpu, backend="nccl"))
     assert "share" not in conditions_of(on_cpu)
