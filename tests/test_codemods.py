@@ -317,6 +317,18 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         lambda text: text + "\n\ndef width(model):\n    return model.state_dict()['out.weight'].shape\n",
         "is read in line",
     ),
+    "the layer is read by a name that only Python's normalisation makes the same": (
+        BUILT_OUT,
+        lambda text: (
+            text + "\n\ndef width(model):\n    return model.\N{FULLWIDTH LATIN SMALL LETTER O}ut.in_features\n"
+        ),
+        "is read in line",
+    ),
+    "the layer is read through a string with an escape": (
+        BUILT_OUT,
+        lambda text: text + "\n\ndef width(model):\n    return getattr(model, 'o\\x75t').in_features\n",
+        "is read in line",
+    ),
     "the layer is read by an attrgetter": (
         BUILT_OUT,
         lambda text: text + "\n\nwidth = attrgetter('model.out')\n",
