@@ -181,9 +181,7 @@ def apply(
     proof = None
     if prove:
         may_write = allow_editable or dry_run
-        proof = _prove_preview(
-            install, catalog, patches, allow_modified, may_write, force, python, site_packages, as_json
-        )
+        proof = _prove_preview(install, catalog, patches, allow_modified, may_write, force, as_json)
     outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout)
     _print_outcome(outcome, patches, "apply", dry_run, as_json, proof)
 
@@ -195,8 +193,6 @@ def _prove_preview(
     allow_modified: bool,
     allow_editable: bool,
     force: bool,
-    python: Optional[Path],
-    site_packages: Optional[Path],
     as_json: bool,
 ) -> Optional[dict[str, object]]:
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
@@ -211,7 +207,7 @@ def _prove_preview(
     if not allow_editable:
         refuse_checkout(install)  # before a proof that would be in vain
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, python, site_packages, timeout=PROOF_TIMEOUT_SECONDS, on_event=on_event)
+        report = run_agenda(agenda, install, timeout=PROOF_TIMEOUT_SECONDS, on_event=on_event)
     if not as_json:
         proof_report.print_report(install, agenda, report)
     if survey(install, catalog).contents != found.contents:
@@ -347,7 +343,7 @@ def verify(
     install = find_install(python, site_packages)
     agenda = agenda_for(survey(install, catalog), patches, preview, allow_modified, thorough)
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, python, site_packages, devices, accelerator, timeout, on_event, nodes)
+        report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)
     if junit_xml is not None:
         exports.write_junit_xml(junit_xml, install, report)
     if html is not None:
@@ -393,7 +389,7 @@ def audit(
     install = find_install(python, site_packages)
     agenda = agenda_for(install, models)
     with audit_report.progress(agenda) as on_event:
-        report = run_audit(agenda, install, python, site_packages, ddp, timeout, on_event)
+        report = run_audit(agenda, install, ddp, timeout, on_event)
     if as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
@@ -429,9 +425,7 @@ def migrate(
 
     catalog = load_catalog(patch_folders)
     install = find_install(python, site_packages)
-    outcomes = migration.migrate(
-        paths, install, catalog, python, site_packages, model, trust, keep=not no_backup, dry_run=dry_run
-    )
+    outcomes = migration.migrate(paths, install, catalog, model, trust, keep=not no_backup, dry_run=dry_run)
     if as_json:
         console.print_json({"files": [outcome.to_json() for outcome in outcomes]})
     else:

@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -40,7 +40,8 @@ class Install:
 
     `root` is the folder that holds `neuralforecast/`; paths of files are POSIX paths relative to it. `site_packages` is
     the folder that holds the dist-info folder, the same as `root` but for an editable install. A plain source checkout
-    has no `dist_info`.
+    has no `dist_info`. `python` is the interpreter that it is meant for, and `extra_path` what goes first on the import
+    path there.
     """
 
     version: str
@@ -48,6 +49,13 @@ class Install:
     site_packages: Path
     dist_info: Optional[Path]
     kind: Kind
+    python: Path = Path(sys.executable)
+    extra_path: tuple[Path, ...] = ()
+
+    @property
+    def tree(self) -> Optional[Path]:
+        """What must go first on the import path on top of that, so that this copy is imported; None for nothing."""
+        return None if self.kind == "regular" else self.root
 
     @property
     def package(self) -> Path:
@@ -87,9 +95,10 @@ def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = 
             )
         if not _is_readable(folder):
             raise EnvironmentProblem(f"--site-packages {site_packages} cannot be read. Run as a user who may.")
-        return _find_on_path([folder], f"the folder {folder}")
+        found = _find_on_path([folder], f"the folder {folder}")
+        return replace(found, python=python or found.python, extra_path=(folder,))
     if python is not None:
-        return _find_on_path(_path_of(python), f"the path of {python}")
+        return replace(_find_on_path(_path_of(python), f"the path of {python}"), python=python)
     return _find_on_path(_own_path(), f"the interpreter that runs nfpatch ({sys.executable})")
 
 

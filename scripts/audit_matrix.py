@@ -52,7 +52,7 @@ def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) 
         return outcomes, ""
     try:
         agenda = AuditAgenda(tuple(cells), unknown_options=())
-        report = run_audit(agenda, find_install(None, site), python, site, ddp, TIMEOUT_SECONDS)
+        report = run_audit(agenda, find_install(python, site), ddp, TIMEOUT_SECONDS)
     except EnvironmentProblem as error:  # not one of them could be trained
         for cell in cells:
             outcomes[cell.model][cell.config] = Cell(cell, "error", (), str(error), False, True, 0.0)

@@ -33,6 +33,8 @@ from support import (
     unlisted_files,
 )
 
+from nfpatch.install import find_install
+
 BOTH = {NBEATSX, TFT}
 
 
@@ -138,6 +140,13 @@ def test_a_named_folder_may_be_relative_or_in_the_home_folder(site: Path) -> Non
     for spelling in (".", f"../{site.name}", f"~/{site.name}"):
         found = found_by("--site-packages", spelling, cwd=site, env=variables)
         assert Path(found).samefile(site)
+
+
+def test_what_trains_is_told_of_the_same_folder(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(site.parent))
+    found = find_install(Path("python3.7"), Path(f"~/{site.name}"))
+    assert (found.python, found.extra_path) == (Path("python3.7"), (site,))
+    assert find_install(site_packages=site).python == Path(sys.executable)
 
 
 def test_the_first_install_on_the_path_is_meant_as_it_is_by_import(released: Callable[[str], Path]) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Literal, Optional
 
 from nfpatch.audit.cells import cells_of
@@ -144,20 +141,18 @@ def agenda_for(install: Install, names: Sequence[str] = ()) -> AuditAgenda:
 def run_audit(
     agenda: AuditAgenda,
     install: Install,
-    python: Optional[Path] = None,
-    site_packages: Optional[Path] = None,
     ddp: bool = False,
     timeout: float = 900.0,
     on_event: Optional[Callable[[ProofEvent], None]] = None,
 ) -> AuditReport:
-    """Train all cells; `python` defaults to this interpreter, `timeout` is in seconds, for all together.
+    """Train all cells; `timeout` is in seconds, for all together.
 
     Each cell is trained by one process alone, two of them at work side by side, or by strict `ddp` in two processes.
 
     Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
     """
     report = run_proof(
-        python=python or Path(sys.executable),
+        python=install.python,
         cases=[
             ProofCase(
                 id=f"{cell.model}/{cell.config}",
@@ -170,8 +165,8 @@ def run_audit(
             )
             for cell in agenda.cells
         ],
-        trees={"installed": None if install.kind == "regular" else install.root},
-        extra_path=() if site_packages is None else (Path(os.path.abspath(site_packages)),),
+        trees={"installed": install.tree},
+        extra_path=install.extra_path,
         devices=PROCESSES,
         timeout=timeout,
         on_event=on_event,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -83,8 +82,6 @@ def migrate(
     paths: Sequence[Path],
     install: Install,
     catalog: Catalog,
-    python: Optional[Path] = None,
-    site_packages: Optional[Path] = None,
     model: Optional[str] = None,
     trust: bool = False,
     keep: bool = True,
@@ -92,9 +89,9 @@ def migrate(
 ) -> tuple[Migration, ...]:
     """Make the models at these paths fit the installed source, each folder as a whole or not at all.
 
-    `python` (default: this interpreter) reads them, `site_packages` being first on its path. `model` is the class of
-    models that do not tell theirs. With `trust` a pickle may run what code it likes. With `keep` the old files stay as
-    `FILE.nfpatch-backup`. With `dry_run` nothing is written.
+    The interpreter of the install reads them. `model` is the class of models that do not tell theirs. With `trust` a
+    pickle may run what code it likes. With `keep` the old files stay as `FILE.nfpatch-backup`. With `dry_run` nothing
+    is written.
 
     What is wrong with a file is told by its Migration. Raises UsageError where there is nothing at a path, Refused
     where a killed run left the install half done, and EnvironmentProblem where the interpreter cannot do the work.
@@ -105,12 +102,10 @@ def migrate(
     files, hopeless = _files_at(paths, model)
     if not files:
         return hopeless
-    extra_path = () if site_packages is None else (Path(os.path.abspath(site_packages)),)
-    python = python or Path(sys.executable)
-    probe(python, extra_path)
+    probe(install.python, install.extra_path)
     with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-models-") as folder:
         healed = _healed_tree(found, Path(folder, "healed"))
-        with conversation(python, extra_path, Path(folder)) as worker:
+        with conversation(install.python, install.extra_path, Path(folder)) as worker:
             judged = _judged(worker, files, found, healed, trust)
             groups = [_together(list(group)) for _, group in groupby(judged, key=lambda each: each.file.group)]
             if not dry_run:
@@ -171,7 +166,7 @@ def _judged(
             ],
             "dead": dead,
             "trees": {
-                "installed": None if install.kind == "regular" else str(install.root),
+                "installed": None if install.tree is None else str(install.tree),
                 "healed": None if healed is None else str(healed),
             },
             "trust": trust,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,29 +156,27 @@ def _controls(fits: Sequence[ProofCase], control: Case) -> list[ProofCase]:
 def run_agenda(
     agenda: Agenda,
     install: Install,
-    python: Optional[Path] = None,
-    site_packages: Optional[Path] = None,
     devices: int = 2,
     accelerator: str = "cpu",
     timeout: float = 300.0,
     on_event: Optional[Callable[[ProofEvent], None]] = None,
     nodes: Nodes = ONE_NODE,
 ) -> ProofReport:
-    """Train all cases of the agenda in one launch; `python` defaults to this interpreter.
+    """Train all cases of the agenda in one launch.
 
     Raises what `run_proof` raises.
     """
     if not agenda.cases:
         return ProofReport(True, None, None, None, None, None, 0.0, ())
     with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
-        trees: dict[str, Optional[Path]] = {"installed": None if install.kind == "regular" else install.root}
+        trees: dict[str, Optional[Path]] = {"installed": install.tree}
         trees["original"] = _tree(install, Path(folder, "original"), agenda.originals)
         trees["preview"] = _tree(install, Path(folder, "preview"), agenda.preview)
         return run_proof(
-            python=python or Path(sys.executable),
+            python=install.python,
             cases=agenda.cases,
             trees=trees,
-            extra_path=() if site_packages is None else (Path(os.path.abspath(site_packages)),),
+            extra_path=install.extra_path,
             devices=devices,
             accelerator=accelerator,
             timeout=timeout,
