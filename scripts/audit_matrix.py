@@ -1,9 +1,9 @@
 """Audits every model of every release, as released and patched: docs/matrix.json, docs/matrix.svg and docs/models.md.
 
-A model whose file is the same in several releases is audited in the first of them that is measured. As released, each
-cell is trained by one process. Patched, the cells that were dead and all cells of a model whose file has changed are
-trained anew, and strict DDP trains, in two processes, the first cell of each model that trains and what was dead
-in such a model with its default options. What docs/matrix.json holds already is not measured again.
+A model whose file and cells are the same in several releases is audited in the first of them that is measured. As
+released, each cell is trained by one process. Patched, the cells that were dead and all cells of a model whose file has
+changed are trained anew, and strict DDP trains, in two processes, the first cell of each model that trains and what was
+dead in such a model with its default options. What docs/matrix.json holds already is not measured again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,22 @@ def measure(release: str, python: Path, runs: list[Run], catalog: Catalog) -> No
         shutil.copytree(released, patched)
         apply(find_install(None, patched), catalog, catalog.patches)
         before, after = hashes_of(released), hashes_of(patched)
+        all_cells = agenda_for(find_install(None, released)).cells
+        sizes = Counter(cell.model for cell in all_cells)
+        found = {model: run_of(runs, model, before[model], sizes[model]) for model in before}
+        for run in runs:
+            if run["model"] in found:
+                run["releases"] = [other for other in run["releases"] if other != release]
         missing = []
-        for model in before:
-            run = run_of(runs, model, before[model])
-            if run is None or run["patched_sha256"] != after[model]:
+        for model, known in found.items():
+            if known is None or known["patched_sha256"] != after[model]:
                 missing.append(model)
-            elif release not in run["releases"]:
-                run["releases"].append(release)
+            else:
+                known["releases"].append(release)
         if not missing:
             return
-        outdated = {model: run for model in missing if (run := run_of(runs, model, before[model])) is not None}
-        cells = agenda_for(find_install(None, released), missing).cells
+        outdated = {model: known for model, known in found.items() if model in missing and known is not None}
+        cells = [cell for cell in all_cells if cell.model in missing]
         as_released, _ = audited(released, python, [cell for cell in cells if cell.model not in outdated])
         tallies = {model: tally_of(outcomes, released) for model, outcomes in as_released.items()}
         tallies.update({model: run["released"] for model, run in outdated.items()})
@@ -121,7 +127,7 @@ def measure(release: str, python: Path, runs: list[Run], catalog: Catalog) -> No
         ]
         together, stack = audited(patched, python, telling, ddp=True)
         for model in missing:
-            runs[:] = [run for run in runs if (run["model"], run["sha256"]) != (model, before[model])]
+            runs[:] = [run for run in runs if run is not found[model]]
             ddp = together.get(model, {})
             as_patched = updated(updated(tallies[model], alone.get(model, {}), patched), ddp, patched)
             runs.append(
@@ -145,9 +151,15 @@ def hashes_of(site: Path) -> dict[str, str]:
     return {model.name: hashlib.sha256(model.file.read_bytes()).hexdigest() for model in models_of(package)}
 
 
-def run_of(runs: list[Run], model: str, sha256: str) -> Run | None:
-    """What is known of a model file."""
-    return next((run for run in runs if (run["model"], run["sha256"]) == (model, sha256)), None)
+def run_of(runs: list[Run], model: str, sha256: str, size: int) -> Run | None:
+    """What is known of a model file in releases in which it has as many cells: what models share brings some along."""
+    wanted = (model, sha256, size)
+    return next((run for run in runs if (run["model"], run["sha256"], size_of(run["released"])) == wanted), None)
+
+
+def size_of(tally: Tally) -> int:
+    """How many cells there are."""
+    return int(tally["clean"]) + len(cells_in(tally, *KINDS))
 
 
 def trains(cell: Case, tallies: dict[str, Tally]) -> bool:
@@ -172,9 +184,9 @@ Written by `make matrix` from what it measured ([matrix.json](matrix.json)). A c
 ([audit.md](audit.md)). *Released*: the files as their wheel has them. *Patched*: after `nfpatch apply`; the cells
 that were dead, and all of a model whose file has changed, were trained anew. *DDP*: of these cells, the ones that
 strict DDP has trained in two processes (gloo, CPU): the first cell of every model that trains, and what was dead
-with the default options in a model whose file has changed. A model whose file is the same in several releases was run
-in one of them; the column *releases* says which these are. What models share lies in other files: the scaler `revin`
-came with 1.6.4, and beside it equal files show what the release had in which they were run.
+with the default options in a model whose file has changed. A model whose file and cells are the same in several
+releases was run in one of them; the column *releases* says which these are. What models share lies in other files, and
+a row shows what the first of its releases has there.
 
 ![models by releases, before and after](matrix.svg)
 
@@ -214,8 +226,8 @@ def page_of(runs: list[Run]) -> str:
         for run in runs
     ]
     return PAGE.format(
-        cells=sum(run["patched"]["clean"] for run in runs) + sum(total("patched", kind) for kind in KINDS),
-        files=len(runs),
+        cells=sum(size_of(run["patched"]) for run in runs),
+        files=len({(run["model"], run["sha256"]) for run in runs}),
         releases=len({release for run in runs for release in run["releases"]}),
         dead_before=total("released", "dead"),
         dead_after=total("patched", "dead"),
@@ -258,6 +270,7 @@ def in_words(releases: Iterable[str]) -> str:
 
 def write(runs: list[Run]) -> None:
     """Writes the data, the picture and the page."""
+    runs[:] = [run for run in runs if run["releases"]]
     runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
     for run in runs:
         run["releases"].sort(key=RELEASES.index)
