@@ -168,19 +168,10 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
     resumes = [job("resume", number, journey.target) for number, journey in numbered]
     count = len(journeys)
     first = results_of([*saves, *fits, *loads], python, folder)
+    classes = {folder: case.model for *folders, case in models.values() for folder in folders}
     files: dict[Path, list[Mapping[str, Any]]] = {}
     for number, journey in numbered:
-        # a checkpoint does not tell its class, and `migrate` tries those only that patches take parameters from
-        resized = [str(fit) for (n, _), (_, fit, case) in models.items() if n == number and is_resized(case)]
-        paths = [*saves[number]["cases"], *(path for path in resized if path in fits[number]["cases"])]
-        migrate = ("migrate", "--python", python, "--site-packages", journey.target)
-        answer = nfpatch_json(*migrate, *paths)["files"]
-        # before 1.7.1 a callback in a checkpoint leads to the model, and the model to its trainer
-        distrusted = [file["path"] for file in answer if "--trust" in file["detail"]]
-        if distrusted:
-            answer = [file for file in answer if file["path"] not in distrusted]
-            answer += nfpatch_json(*migrate, "--trust", *distrusted)["files"]
-        for file in answer:
+        for file in migrated([*saves[number]["cases"], *fits[number]["cases"]], classes, journey.target, python):
             files.setdefault(Path(file["path"]).parent, []).append(file)
     second = results_of([*loads, *resumes], python, folder)
     results = []
@@ -199,6 +190,27 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
             )
         )
     return results
+
+
+def migrated(
+    folders: Sequence[str], classes: Mapping[Path, str], target: Path, python: Path
+) -> list[Mapping[str, Any]]:
+    """What `migrate` tells of the files in these folders; where it asks for more, that is given."""
+    migrate = ("migrate", "--python", python, "--site-packages", target)
+    answer = nfpatch_json(*migrate, *folders)["files"]
+    # Before 1.7.1 a callback in a checkpoint leads to the model, and the model to its trainer.
+    distrusted = [file["path"] for file in answer if "--trust" in file["detail"]]
+    trust = ["--trust"] if distrusted else []
+    if distrusted:
+        answer = [file for file in answer if file["path"] not in distrusted]
+        answer += nfpatch_json(*migrate, *trust, *distrusted)["files"]
+    # A checkpoint does not tell its class, and that of a NBEATSx without `out` may be a NBEATS.
+    unknown = [Path(file["path"]) for file in answer if "--model" in file["detail"]]
+    answer = [file for file in answer if Path(file["path"]) not in unknown]
+    for model in sorted({classes[path.parent] for path in unknown}):
+        paths = [path for path in unknown if classes[path.parent] == model]
+        answer += nfpatch_json(*migrate, *trust, "--model", model, *paths)["files"]
+    return answer
 
 
 def are_equal_weights(one: Any, other: Any) -> bool:

@@ -32,7 +32,7 @@ from typing import Any, Callable
 
 STEPS = 6
 HALF_WAY = "step=3.ckpt"  # as Lightning itself names it
-TRAINER = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_model_summary": False}
+TRAINER = {"accelerator": "cpu", "devices": 1, "logger": False}
 
 
 def module_at(path: str) -> Any:

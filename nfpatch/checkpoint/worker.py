@@ -59,7 +59,6 @@ ATTRIBUTE_DICTS = (
     "lightning.fabric.utilities.data",
     "pytorch_lightning.utilities.parsing",
 )
-CALLBACKS = ("EarlyStopping", "LearningRateMonitor", "ModelCheckpoint", "RichProgressBar", "TQDMProgressBar")
 ACTIVATIONS = ("elu", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "softplus", "tanh")  # of torch
 # The first torch whose restricted unpickler takes an object together with the name that stands for it.
 FIRST_TORCH_THAT_RESTRICTS = (2, 6)
@@ -323,7 +322,7 @@ def allowed_globals() -> dict[str, Any]:
     """What a pickle may name, by the name that it uses: classes and functions of which no harm can come.
 
     The losses with their helpers, which only calculate; modules, distributions, optimizers and schedulers; what numpy
-    needs for numbers; Lightning's dictionary and commonest callbacks. A callback holds the file system of this machine
+    needs for numbers; Lightning's dictionary and callbacks. A callback holds the file system of this machine
     and, once a fit has begun, methods of the model, and so the whole model.
     """
     import numpy
@@ -340,7 +339,7 @@ def allowed_globals() -> dict[str, Any]:
         *classes_of(torch.nn, torch.nn.Module),
         *(each for module in own for each in classes_of(module, torch.nn.Module) if each.__name__ != NOT_BUILT),
         *(each for each in vars(getattr(numpy, "dtypes", numpy.dtype)).values() if inspect.isclass(each)),
-        *(getattr(pytorch_lightning.callbacks, name) for name in CALLBACKS),
+        *classes_of(pytorch_lightning.callbacks, pytorch_lightning.Callback),
         *(functools.partial, numpy.ndarray, numpy.dtype, LocalFileSystem),
     ]
     helpers = [
@@ -412,7 +411,9 @@ def judge(file: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         detail = "no patch touches it; it was not built, because that would download a language model"
         return {"state": "already-fits", "model": NOT_BUILT, "detail": detail}
     if model_class is None:
-        model_class = only_class_that_fits(saved, spec["dead"])
+        model_class = class_that_fits(saved, spec["dead"])
+    if model_class is None:
+        return {"state": "already-fits", "detail": "several classes have exactly its keys"}
     built = built_like(saved, model_class)
     dropped, added = misfit(model_class, saved.state, built.state, spec["dead"])
     optimizers_for(built, saved, dropped)
@@ -432,21 +433,25 @@ def class_of(file: dict[str, Any], saved: Any) -> type | None:
     return next((model_class for model_class in found if model_class is not None), None)
 
 
-def only_class_that_fits(saved: Any, dead: dict[str, list[str]]) -> type:
-    """The one class, of those that patches touch, whose instance has the keys of the file but for dead ones."""
-    fitting = []
-    for name in sorted(dead):
-        model_class = model_class_named(name)
+def class_that_fits(saved: Any, dead: dict[str, list[str]]) -> type | None:
+    """The one class of this release whose instance has the keys of the file, but for dead ones.
+
+    None where several have exactly those. Raises Refusal where there is none, or the class would decide what becomes of
+    the file: a NBEATS without `out` has the keys of a NBEATSx.
+    """
+    fitting = {}
+    for name, model_class in sorted(model_classes().items()):
         with suppress(Refusal):
-            if model_class is not None:
-                misfit(model_class, saved.state, built_like(saved, model_class).state, dead)
-                fitting.append(model_class)
+            if name not in (NOT_BUILT.lower(), WRAPPER):
+                fitting[model_class] = misfit(model_class, saved.state, built_like(saved, model_class).state, dead)
     if len(fitting) == 1:
-        return fitting[0]
-    fits = "several: " + named(each.__name__ for each in fitting) if fitting else "none of " + named(sorted(dead))
+        return next(iter(fitting))
+    if fitting and not any(dropped or added for dropped, added in fitting.values()):
+        return None
+    fits = "several: " + named(sorted(each.__name__ for each in fitting)) if fitting else "none"
     raise Refusal(
-        f"does not tell the class of its model; of those that patches touch, it fits {fits}. Say which it is: "
-        "`--model CLASS`"
+        f"does not tell the class of its model; of those that neuralforecast {release()} has, it fits {fits}. "
+        "Say which it is: `--model CLASS`"
     )
 
 
@@ -566,10 +571,14 @@ def same_bits(one: Any, other: Any) -> bool:
 
 def model_class_named(name: str) -> type | None:
     """The model class that goes by this name, be it as neuralforecast's own files have it (`autotft`)."""
+    own = getattr(importlib.import_module("neuralforecast.core"), "MODEL_FILENAME_DICT", {})
+    return dict(own, **model_classes()).get(name.lower())
+
+
+def model_classes() -> dict[str, type]:
+    """The models of this release, by their names in lower case."""
     models = importlib.import_module("neuralforecast.models")
-    own = {each.lower(): value for each, value in vars(models).items() if inspect.isclass(value)}
-    known = dict(getattr(importlib.import_module("neuralforecast.core"), "MODEL_FILENAME_DICT", {}), **own)
-    return known.get(name.lower())
+    return {each.lower(): value for each, value in vars(models).items() if inspect.isclass(value)}
 
 
 def shape_of(value: Any) -> Any:

@@ -185,6 +185,9 @@ crippled = torch.load(with_static, map_location="cpu", weights_only=False)
 for key in [key for key in crippled["state_dict"] if key.startswith("static_encoder.")]:
     del crippled["state_dict"][key]
 torch.save(crippled, folder + "/TFT_crippled.ckpt")
+untouched = neuralforecast.models.MLP(h=12, input_size=24)
+content = {"hyper_parameters": dict(untouched.hparams), "state_dict": untouched.state_dict()}
+torch.save(content, folder + "/epoch=3-step=1000.ckpt")
 for name in sorted(vars(sys.modules["neuralforecast.losses.pytorch"])):  # every loss, through both unpicklers
     loss_class = vars(sys.modules["neuralforecast.losses.pytorch"])[name]
     if not (isinstance(loss_class, type) and issubclass(loss_class, torch.nn.Module)):
@@ -206,11 +209,16 @@ print(json.dumps(told))
 
 @dataclass(frozen=True)
 class Unpickled:
-    """What nfpatch's own unpickler did, and a TFT with static features whose static encoder somebody took out."""
+    """What nfpatch's own unpickler did, and two files.
+
+    `crippled` is a TFT with static features whose static encoder somebody took out, `untouched` an MLP, which no patch
+    touches, under a name that tells nothing.
+    """
 
     told: list[Any]
     evil_ran: bool
     crippled: Path
+    untouched: Path
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +239,8 @@ def unpickled(travelled: Travelled, training_env: Path, tmp_path_factory: pytest
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(ROOT))
 
     assert done.returncode == 0, done.stderr
-    return Unpickled(json.loads(done.stdout.splitlines()[-1]), marker.exists(), folder / "TFT_crippled.ckpt")
+    told = json.loads(done.stdout.splitlines()[-1])
+    return Unpickled(told, marker.exists(), folder / "TFT_crippled.ckpt", folder / "epoch=3-step=1000.ckpt")
 
 
 def test_without_the_restricted_unpickler_of_torch_nfpatchs_own_is_as_strict(unpickled: Unpickled) -> None:
@@ -273,7 +282,7 @@ def test_what_is_no_model_that_fits_is_refused_in_one_paragraph_each_and_stays(
     bad(tmp_path / "byte.safetensors", "format of neuralforecast 3.3.0", like_a_pickle)
     bad(tmp_path / "cut.safetensors", "is truncated", b"\xff\0\0\0\0\0\0\0{")
     bad(torch_file(tmp_path / "state.ckpt", {"a": 1}), "lacks `hyper_parameters` or `state_dict`")
-    bad(torch_file(tmp_path / "other.ckpt", model | {"hyper_parameters": {"depth": 1}}), "fits none of ")
+    bad(torch_file(tmp_path / "other.ckpt", model | {"hyper_parameters": {"depth": 1}}), "it fits none. ")
     bad(torch_file(tmp_path / "TFT_0.ckpt", model), "missing: ")
     bad(torch_file(tmp_path / "TFT_1.ckpt", model | {"hyper_parameters": {"h": 12}}), "builds no TFT: TypeError")
     unknown = folder_with(tmp_path / "unknown", "Mine_0.ckpt", {"Mine": "timeless"})
@@ -284,10 +293,14 @@ def test_what_is_no_model_that_fits_is_refused_in_one_paragraph_each_and_stays(
     bad(folder_with(tmp_path / "without", "notes.txt").parent, "holds no saved models")
     # dead in a TFT without static features, and by its name declared so; but this one uses it
     bad(unpickled.crippled, "lacks keys that are not known to be dead in TFT of neuralforecast 1.7.4: static_encoder.")
+    # of a checkpoint that does not tell its class, one class has the keys as they are, another lacks `out`
+    (result,) = (r for r in travelled.results if (r.journey, r.case.model) == ("reverted", "NBEATSx"))
+    checkpoint = Path(result.files[1]["backup"])
+    bad(shutil.copy(checkpoint, tmp_path / "step=3.ckpt"), "it fits several: NBEATS, NBEATSx. ")
     before = {path: path.read_bytes() for path in expected if path.is_file()}
 
     options = ["--python", training_env, "--site-packages", travelled.original]
-    done = invoke("migrate", *expected, *options, "--json")
+    done = invoke("migrate", *expected, unpickled.untouched, *options, "--json")
 
     files = {Path(file["path"]): file for file in json.loads(done.stdout)["files"]}
     assert done.exit_code == 3
@@ -300,6 +313,8 @@ def test_what_is_no_model_that_fits_is_refused_in_one_paragraph_each_and_stays(
         assert "\n" not in detail
         assert (files[path]["dropped"], files[path]["added"]) == ([], [])
     assert "--trust" in files[tmp_path / "evil.ckpt"]["detail"]
+    assert "--model" in files[tmp_path / "step=3.ckpt"]["detail"]
+    assert (files[unpickled.untouched]["state"], files[unpickled.untouched]["model"]) == ("already-fits", "MLP")
     assert {path: path.read_bytes() for path in before} == before
 
 
