@@ -82,6 +82,13 @@ _lock_option = click.option(
     metavar="SECONDS",
     help="How long to wait for another nfpatch that works on the same install.",
 )
+
+
+def _timeout_option(default: float, words: str) -> Callable[[Command], Command]:
+    seconds = click.FloatRange(min=0, min_open=True)
+    return click.option("--timeout", type=seconds, default=default, show_default=True, metavar="SECONDS", help=words)
+
+
 _install_options = _options(
     click.option(
         "--python",
@@ -297,14 +304,7 @@ _nodes_options = _options(
     help="With gpu the backend is nccl; where processes share a GPU it is gloo.",
 )
 @_nodes_options
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=PROOF_TIMEOUT_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="For the whole proof. Whatever still runs then is ended.",
-)
+@_timeout_option(PROOF_TIMEOUT_SECONDS, "For the whole proof. Whatever still runs then is ended.")
 @click.option("--junit-xml", type=_new_file, metavar="FILE", help="Also write the proof as JUnit XML.")
 @click.option("--html", type=_new_file, metavar="FILE", help="Also write the proof as a self-contained page.")
 @_install_options
@@ -359,14 +359,7 @@ def verify(
 @main.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--ddp", is_flag=True, help="Train each cell by strict DDP in two processes, as a user's training does.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=AUDIT_TIMEOUT_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="For the whole audit. Whatever still runs then is ended.",
-)
+@_timeout_option(AUDIT_TIMEOUT_SECONDS, "For the whole audit. Whatever still runs then is ended.")
 @_install_options
 def audit(
     models: tuple[str, ...],
