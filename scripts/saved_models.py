@@ -16,19 +16,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from releases import CACHE, wheel_of
+from releases import CACHE, unpack
 
 from nfpatch.catalog import Case, load_catalog
 from nfpatch.proof.runner import WORKER
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
 TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
+PATCHES = load_catalog().patches
 SAVING = Path(__file__).with_name("saving.py")
 RELEASES = ("1.5.0", "1.6.4", "1.7.4", "3.3.0")
 UPGRADE = ("1.7.4", "1.7.7")
@@ -85,7 +85,7 @@ def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
     """The configurations that some patch of this release heals, each once."""
     cases = [
         case
-        for patch in load_catalog().patches
+        for patch in PATCHES
         for case in patch.cases
         if patch.codemod_for(release) is not None
         and (thorough or not case.thorough)
@@ -97,14 +97,7 @@ def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
 
 def is_resized(case: Case) -> bool:
     """Whether a patch takes parameters away in this configuration."""
-    return any(case in patch.cases and not patch.keeps_parameters for patch in load_catalog().patches)
-
-
-def unpacked(release: str, folder: Path) -> Path:
-    """A site-packages folder with a release."""
-    with zipfile.ZipFile(wheel_of(release)) as wheel:
-        wheel.extractall(folder)
-    return folder
+    return any(case in patch.cases and not patch.keeps_parameters for patch in PATCHES)
 
 
 def patched(original: Path, folder: Path) -> Path:
@@ -233,7 +226,7 @@ def main() -> int:
         folder = Path(name)
         journeys = []
         for release in arguments.releases:
-            original = unpacked(release, folder / release / "original")
+            original = unpack(release, folder / release / "original")
             healed = patched(original, folder / release / "patched")
             cases = cases_of(release, arguments.thorough)
             journeys += [
@@ -241,7 +234,7 @@ def main() -> int:
                 Journey(f"{release}, reverted", healed, original, cases),
             ]
             if release == UPGRADE[0]:
-                newer = unpacked(UPGRADE[1], folder / UPGRADE[1])
+                newer = unpack(UPGRADE[1], folder / UPGRADE[1])
                 outgrown = tuple(case for case in cases if case.model in ("NBEATSx", "TFT") and not case.exogenous)
                 journeys.append(Journey(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
         results = prove(journeys, arguments.python, folder)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saved_models import Journey, Result, cases_of, patched, prove, unpacked
+from releases import unpack
+from saved_models import Journey, Result, cases_of, patched, prove
 from support import ROOT, environment, invoke
 
 from nfpatch.checkpoint.conversation import WORKER
@@ -38,9 +39,9 @@ class Travelled:
 @pytest.fixture(scope="module")
 def travelled(training_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Travelled:
     folder = tmp_path_factory.mktemp("journeys")
-    original = unpacked("1.7.4", folder / "original")
+    original = unpack("1.7.4", folder / "original")
     healed = patched(original, folder / "healed")
-    newer = unpacked("1.7.7", folder / "newer")
+    newer = unpack("1.7.7", folder / "newer")
     cases = tuple(case for case in cases_of("1.7.4") if case.model in MISSION)
     upgraded = tuple(case for case in cases if not case.exogenous)
     journeys = [
