@@ -18,9 +18,9 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 
 from releases import CACHE, wheel_of  # noqa: E402
 
-from nfpatch import record  # noqa: E402
 from nfpatch.catalog import load_catalog  # noqa: E402
-from nfpatch.ledger import hash_of  # noqa: E402
+from nfpatch.installs import record  # noqa: E402
+from nfpatch.installs.ledger import hash_of  # noqa: E402
 
 RELEASE = "1.7.4"  # the last release that needs both patches
 PATCHES = {

@@ -13,9 +13,9 @@ import click
 from nfpatch import __version__, console
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
-from nfpatch.install import Install, find_install
-from nfpatch.operations import LOCK_TIMEOUT_SECONDS, Outcome
-from nfpatch.survey import survey
+from nfpatch.installs.find import Install, find_install
+from nfpatch.patching.operations import LOCK_TIMEOUT_SECONDS, Outcome
+from nfpatch.patching.survey import survey
 
 PROOF_TIMEOUT_SECONDS = 300.0
 AUDIT_TIMEOUT_SECONDS = 900.0
@@ -180,7 +180,7 @@ def apply(
     as_json: bool,
 ) -> None:
     """Patch the install: with every patch that this release needs, or with those named."""
-    from nfpatch import operations
+    from nfpatch.patching import operations
 
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids) if patch_ids else catalog.patches
@@ -203,7 +203,7 @@ def _prove_preview(
     as_json: bool,
 ) -> Optional[dict[str, object]]:
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
-    from nfpatch.operations import refuse_checkout
+    from nfpatch.patching.operations import refuse_checkout
     from nfpatch.proof import report as proof_report
     from nfpatch.proof.prove import agenda_for, run_agenda
 
@@ -244,7 +244,7 @@ def revert(
     as_json: bool,
 ) -> None:
     """Put the originals back, byte for byte: of every patch that is applied, or of those named."""
-    from nfpatch import operations
+    from nfpatch.patching import operations
 
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids)

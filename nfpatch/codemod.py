@@ -64,7 +64,7 @@ class Rewrite:
 
     def __call__(self, module: cst.Module) -> cst.Module:
         """The module with these changes. Raises CodemodRefused."""
-        from nfpatch import rewriting, syntax
+        from nfpatch.patching import rewriting, syntax
 
         for where, parameters in self.ignores.items():
             for parameter in parameters:
@@ -86,7 +86,7 @@ def rewrite(source: bytes, codemods: Mapping[str, Codemod]) -> bytes:
     source does not parse, would not survive LibCST byte for byte, or is not what a codemod expects.
     """
     with _without_collector():
-        from nfpatch import syntax
+        from nfpatch.patching import syntax
 
         module = syntax.parse(source)
         for patch_id, codemod in codemods.items():
@@ -111,6 +111,6 @@ def _without_collector() -> Iterator[None]:
 
 def check_parses(source: bytes) -> None:
     """Raise CodemodRefused unless the source parses: the last check of a result that no fingerprint vouches for."""
-    from nfpatch import syntax
+    from nfpatch.patching import syntax
 
     syntax.parse(source)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from nfpatch.catalog import Catalog, Patch
-from nfpatch.install import Install
-from nfpatch.operations import Outcome
-from nfpatch.plan import FileChange
-from nfpatch.survey import Survey
+from nfpatch.installs.find import Install
+from nfpatch.patching.operations import Outcome
+from nfpatch.patching.plan import FileChange
+from nfpatch.patching.survey import Survey
 
 if TYPE_CHECKING:
     from nfpatch.checkpoint.migration import Migration

@@ -28,8 +28,8 @@ from nfpatch.audit.models import models_of
 from nfpatch.audit.run import AuditAgenda, Cell, agenda_for, run_audit
 from nfpatch.catalog import Case, Catalog, load_catalog
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.install import find_install
-from nfpatch.operations import apply
+from nfpatch.installs.find import find_install
+from nfpatch.patching.operations import apply
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TIMEOUT_SECONDS = 3600.0

@@ -15,7 +15,7 @@ from releases import RELEASES, download_all, read_member, unlisted_on_the_index
 
 from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, patches_folder
 from nfpatch.codemod import Codemod, rewrite
-from nfpatch.ledger import hash_of
+from nfpatch.installs.ledger import hash_of
 
 
 class Fingerprints:

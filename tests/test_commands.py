@@ -29,10 +29,10 @@ from support import (
     unlisted_files,
 )
 
-from nfpatch import operations
 from nfpatch.catalog import load_catalog
 from nfpatch.errors import Refused
-from nfpatch.install import find_install
+from nfpatch.installs.find import find_install
+from nfpatch.patching import operations
 
 BOTH = {"nbeatsx-unused-out", "tft-static-encoder"}
 

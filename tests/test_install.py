@@ -33,7 +33,7 @@ from support import (
     unlisted_files,
 )
 
-from nfpatch.install import find_install
+from nfpatch.installs.find import find_install
 
 BOTH = {NBEATSX, TFT}
 

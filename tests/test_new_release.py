@@ -19,7 +19,7 @@ from releases import RELEASES, wheel_of
 from support import ROOT, all_states, answer, environment, false_record_rows, invoke, snapshot
 
 from nfpatch.catalog import load_catalog
-from nfpatch.ledger import hash_of
+from nfpatch.installs.ledger import hash_of
 
 NEW, NEWEST = "3.4.0", RELEASES[-1]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import TFT, false_record_rows, invoke, snapshot, unlisted_files
 
 from nfpatch.catalog import load_catalog
-from nfpatch.ledger import hash_of
+from nfpatch.installs.ledger import hash_of
 
 TIMEMIXER = "neuralforecast/models/timemixer.py"
 FILES = {

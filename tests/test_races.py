@@ -53,7 +53,7 @@ def test_a_lock_that_is_held_for_long_is_told_with_its_holder(site: Path) -> Non
 def test_a_killed_holder_does_not_block_the_next(site: Path) -> None:
     holder_script = (
         "import sys, time; from pathlib import Path\n"
-        "from nfpatch.install import find_install; from nfpatch.lock import locked\n"
+        "from nfpatch.installs.find import find_install; from nfpatch.installs.lock import locked\n"
         "with locked(find_install(site_packages=Path(sys.argv[1])), 0):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )

@@ -13,10 +13,10 @@ import pytest
 from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
-from nfpatch.install import find_install
-from nfpatch.ledger import hash_of
+from nfpatch.installs.find import find_install
+from nfpatch.installs.ledger import hash_of
+from nfpatch.patching.survey import survey
 from nfpatch.proof.prove import agenda_for
-from nfpatch.survey import survey
 
 OUT_LAYER = ["out.weight", "out.bias"]
 

@@ -13,7 +13,7 @@ import click
 
 from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, outcome_of
 from nfpatch.console import count, print_install
-from nfpatch.install import Install
+from nfpatch.installs.find import Install
 from nfpatch.proof.report import WIDTH, Progress
 from nfpatch.proof.runner import ProofEvent
 

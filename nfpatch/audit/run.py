@@ -13,7 +13,7 @@ from nfpatch.audit.models import losses_of, models_of
 from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem, UsageError
-from nfpatch.install import Install
+from nfpatch.installs.find import Install
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, run_proof
 
 # Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes

@@ -19,8 +19,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Optional
 
-from nfpatch.disk import copy_owner, duplicate, flush_folder
 from nfpatch.errors import EnvironmentProblem, Refused, UsageError, as_problem
+from nfpatch.installs.disk import copy_owner, duplicate, flush_folder
 
 SUFFIXES = (".ckpt", ".safetensors")
 # What neuralforecast 3.3.0 saves beside the models, in the format of the models.

@@ -15,12 +15,12 @@ from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.conversation import Conversation, conversation
 from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_litter, replace_all, staging_folder
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, as_problem
-from nfpatch.install import Install
-from nfpatch.plan import changes_to
+from nfpatch.installs.find import Install
+from nfpatch.patching.plan import changes_to
+from nfpatch.patching.survey import Survey, survey
 from nfpatch.proof.launch import termination_as_exit
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.probe import probe
-from nfpatch.survey import Survey, survey
 
 State = Literal["migrated", "already-fits", "refused"]
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Optional
 
-from nfpatch import record
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
+from nfpatch.installs import record
 
 DISTRIBUTION = "neuralforecast"
 INTERPRETER_TIMEOUT_SECONDS = 60

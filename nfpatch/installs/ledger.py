@@ -17,7 +17,7 @@ from typing import Any, Optional
 
 from nfpatch import __version__
 from nfpatch.errors import Refused
-from nfpatch.install import DISTRIBUTION, Install, read_file, reinstall_command
+from nfpatch.installs.find import DISTRIBUTION, Install, read_file, reinstall_command
 
 SCHEMA = 1
 LEDGER_NAME = "ledger.json"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from nfpatch.errors import EnvironmentProblem, as_problem
-from nfpatch.install import Install
+from nfpatch.installs.find import Install
 
 LOCK_POLL_SECONDS = 0.05
 

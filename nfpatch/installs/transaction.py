@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from nfpatch.disk import duplicate, flush_folder, write_new
 from nfpatch.errors import EnvironmentProblem, Refused, as_problem
-from nfpatch.install import Install, read_file
-from nfpatch.lock import lock_path
+from nfpatch.installs.disk import duplicate, flush_folder, write_new
+from nfpatch.installs.find import Install, read_file
+from nfpatch.installs.lock import lock_path
 
 JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"

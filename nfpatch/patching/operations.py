@@ -10,9 +10,10 @@ from typing import Callable
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
-from nfpatch.install import Install
-from nfpatch.lock import locked
-from nfpatch.plan import (
+from nfpatch.installs.find import Install
+from nfpatch.installs.lock import locked
+from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
+from nfpatch.patching.plan import (
     FileChange,
     changes_to,
     saved_path,
@@ -21,8 +22,7 @@ from nfpatch.plan import (
     wanted_by_apply,
     wanted_by_revert,
 )
-from nfpatch.survey import Survey, survey
-from nfpatch.transaction import commit, has_litter, is_interrupted, recover
+from nfpatch.patching.survey import Survey, survey
 
 LOCK_TIMEOUT_SECONDS = 30.0
 

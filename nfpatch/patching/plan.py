@@ -15,13 +15,13 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from nfpatch import record
 from nfpatch.catalog import Patch
 from nfpatch.errors import Refused
-from nfpatch.install import Install, read_file, reinstall_command
-from nfpatch.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
-from nfpatch.survey import PatchStatus, Survey
-from nfpatch.transaction import Link, Place, Prune, Remove, Step, Write
+from nfpatch.installs import record
+from nfpatch.installs.find import Install, read_file, reinstall_command
+from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
+from nfpatch.installs.transaction import Link, Place, Prune, Remove, Step, Write
+from nfpatch.patching.survey import PatchStatus, Survey
 
 if TYPE_CHECKING:
     from nfpatch.codemod import Codemod

@@ -10,7 +10,7 @@ from typing import Optional, TypeVar, Union, cast
 import libcst as cst
 
 from nfpatch.codemod import CodemodRefused
-from nfpatch.syntax import EMPTY, Statement, block_of, find_definition, meaning_of
+from nfpatch.patching.syntax import EMPTY, Statement, block_of, find_definition, meaning_of
 
 Block = TypeVar("Block", cst.IndentedBlock, cst.Module)
 

@@ -9,9 +9,9 @@ from typing import Literal, Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import Refused
-from nfpatch.install import Install, read_file
-from nfpatch.ledger import Ledger, PatchedFile, hash_of, read_ledger
-from nfpatch.transaction import is_interrupted
+from nfpatch.installs.find import Install, read_file
+from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, read_ledger
+from nfpatch.installs.transaction import is_interrupted
 
 State = Literal["applied", "applicable", "not-needed", "modified", "unknown-release", "interrupted"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from nfpatch.console import count, unified_diff
-from nfpatch.install import Install
+from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.report import STRATEGIES, finding_of, groups, verdict_of
 from nfpatch.proof.runner import CaseResult, ProofReport

@@ -13,14 +13,14 @@ from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.errors import Refused
-from nfpatch.install import Install
-from nfpatch.ledger import read_original
-from nfpatch.plan import changes_to, wanted_by_apply
+from nfpatch.installs.find import Install
+from nfpatch.installs.ledger import read_original
+from nfpatch.patching.plan import changes_to, wanted_by_apply
+from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.launch import ONE_NODE, Nodes
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
 from nfpatch.proof.verdict import Strategy
-from nfpatch.survey import PatchStatus, Survey
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
 # of its own with losses of several outputs.

@@ -14,7 +14,7 @@ from typing import Callable
 import click
 
 from nfpatch.console import count, print_install
-from nfpatch.install import Install
+from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
 

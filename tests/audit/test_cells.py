@@ -18,7 +18,7 @@ from nfpatch.audit.models import Expression, losses_of, models_of
 from nfpatch.audit.options import OPTIONS, Varied, entry_of
 from nfpatch.audit.run import agenda_for
 from nfpatch.catalog import Case
-from nfpatch.install import find_install
+from nfpatch.installs.find import find_install
 
 EVERYTHING = ("static", "historic", "future")
 

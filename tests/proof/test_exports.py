@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nfpatch.install import Install, find_install
+from nfpatch.installs.find import Install, find_install
 from nfpatch.proof.exports import html_page, junit_xml
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.report import conditions_of
