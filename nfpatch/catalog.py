@@ -1,19 +1,17 @@
-"""The catalog: what a patch is, which variant of it fits a release, and what its result must hash to."""
+"""The catalog: what a patch is, which variant of it fits a release, and what is on record of that."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, TypeVar
+from typing import Optional, TypeVar, Union
 
+from nfpatch.codemod import Rewrite
 from nfpatch.errors import EnvironmentProblem, UsageError
-
-if TYPE_CHECKING:
-    from nfpatch.codemod import Codemod
+from nfpatch.fingerprints import Fingerprints, read_fingerprints
 
 FINGERPRINTS_FILE_NAME = "fingerprints.json"
 
@@ -48,91 +46,113 @@ class Case:
 
     def is_possible_in(self, version: str) -> bool:
         """Whether this release has what the case needs."""
-        return _first_match({self.releases: True}, version) is not None
+        return names(self.releases, version)
 
 
 @dataclass(frozen=True)
 class Patch:
     """One bug of neuralforecast and its remedy, as a module of `patches/` states it.
 
-    `file` is the POSIX path below the folder that holds `neuralforecast/`. `variants` maps version specifiers (PEP 440)
-    to the codemod that fits those releases, `unaffected` maps the other releases to the reason why they need none; the
-    two together name every release exactly once. `dead_parameters` are the names, as `fnmatch` patterns, of the
-    parameters that no gradient reaches in some configuration. They are gone there once the patch is applied, unless
-    `keeps_parameters` says that it lets the gradient reach them instead.
+    `variants` maps version specifiers (PEP 440) to what heals those releases: a codemod for each file that the bug
+    stands in, by POSIX path below the folder that holds `neuralforecast/`. Where it stands in one `file`, the codemod
+    alone. `unaffected` maps the other releases to the reason why they need none; the two together name every release
+    exactly once. `dead_parameters` are the names, as `fnmatch` patterns, of the parameters that no gradient reaches in
+    some configuration. They are gone there once the patch is applied, unless `keeps_parameters` says that it lets the
+    gradient reach them instead. `other_names` are ids that it had, which still stand for it.
     """
 
     id: str
     summary: str
     model: str
-    file: str
     upstream: str
-    variants: Mapping[str, Codemod]
+    variants: Mapping[str, Union[Rewrite, Mapping[str, Rewrite]]]
     unaffected: Mapping[str, str]
     dead_parameters: tuple[str, ...]
     cases: tuple[Case, ...]
+    file: str = ""
     keeps_parameters: bool = False
+    other_names: tuple[str, ...] = ()
 
-    def codemod_for(self, version: str) -> Optional[Codemod]:
-        """The codemod for this release; None where no variant claims it."""
-        return _first_match(self.variants, version)
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that it rewrites in some release, sorted."""
+        return tuple(sorted({file for variant in self.variants.values() for file in self.by_file(variant)}))
 
-    def reason_unaffected(self, version: str) -> Optional[str]:
-        """Why this release needs no patch; None where the patch does not say so."""
-        return _first_match(self.unaffected, version)
+    def by_file(self, variant: Union[Rewrite, Mapping[str, Rewrite]]) -> Mapping[str, Rewrite]:
+        """The codemods of a variant by file."""
+        return {self.file: variant} if isinstance(variant, Rewrite) else variant
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All patches in catalog order, which is the order of their ids, and the fingerprints.
-
-    `fingerprints` maps release -> file -> patch set -> SHA-256 (hex). A patch set is written as `patch_set_key` does;
-    the empty set stands for the file as released.
-    """
+    """All patches in catalog order, which is the order of their ids, and the record of the releases."""
 
     patches: tuple[Patch, ...]
-    fingerprints: Mapping[str, Mapping[str, Mapping[str, str]]]
+    fingerprints: Fingerprints
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """Every file that some patch rewrites, sorted."""
-        return tuple(sorted({patch.file for patch in self.patches}))
+        """Every file that some patch rewrites in some release, sorted."""
+        return tuple(sorted({file for patch in self.patches for file in patch.files}))
 
     @property
     def releases(self) -> tuple[str, ...]:
         """The releases of neuralforecast whose files are known, oldest first."""
-        return tuple(self.fingerprints)
+        return self.fingerprints.releases
 
-    def patches_of(self, file: str) -> tuple[Patch, ...]:
-        """The patches that rewrite this file, in catalog order."""
-        return tuple(patch for patch in self.patches if patch.file == file)
+    def is_on_record(self, patch: Patch) -> bool:
+        """Whether the record speaks of this patch at all; it does not of a user's own."""
+        return self.fingerprints.knows(patch.id)
 
-    def select(self, ids: Sequence[str]) -> tuple[Patch, ...]:
-        """The patches with these ids, in catalog order. Raises UsageError for an id that does not exist."""
-        known = [patch.id for patch in self.patches]
-        for unknown in (name for name in ids if name not in known):
-            import difflib
+    def files_of(self, patch: Patch, version: str) -> tuple[str, ...]:
+        """The files that the patch rewrites in this release, sorted; none where it has no variant for it.
 
-            near = difflib.get_close_matches(unknown, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "`nfpatch list` shows the catalog."
-            raise UsageError(f"There is no patch named {unknown!r}. {hint}")
-        return tuple(patch for patch in self.patches if patch.id in ids)
+        The record knows without parsing a specifier.
+        """
+        if version in self.releases and self.is_on_record(patch):
+            return self.fingerprints.files_of(version, patch.id)
+        return tuple(sorted(self.rewrites_for(patch, version)))
 
-    def fingerprint(self, version: str, file: str, patch_ids: Iterable[str]) -> Optional[str]:
-        """SHA-256 (hex) that this file of this release has with exactly these patches; None if not recorded."""
-        return self.fingerprints.get(version, {}).get(file, {}).get(self.patch_set_key(patch_ids))
+    def rewrites_for(self, patch: Patch, version: str) -> Mapping[str, Rewrite]:
+        """The codemods of a patch for this release by file; none where no variant claims it."""
+        variant = self._first_match(patch.variants, version)
+        return {} if variant is None else patch.by_file(variant)
 
-    def patch_set_of(self, version: str, file: str, sha256: str) -> Optional[frozenset[str]]:
-        """The patches that this content carries, the empty set for a released file; None for unknown content."""
-        for key, known in self.fingerprints.get(version, {}).get(file, {}).items():
-            if known == sha256:
-                return frozenset(key.split("+")) if key else frozenset()
+    def reason_unaffected(self, patch: Patch, version: str) -> Optional[str]:
+        """Why this release needs no such patch; None where the patch does not say so."""
+        return self._first_match(patch.unaffected, version)
+
+    def _first_match(self, by_specifier: Mapping[str, T], version: str) -> Optional[T]:
+        """The value of the first specifier that names this version; the record is asked before it is parsed."""
+        for specifier, value in by_specifier.items():
+            is_named = self.fingerprints.is_named(specifier, version)
+            if names(specifier, version) if is_named is None else is_named:
+                return value
         return None
 
-    def patch_set_key(self, patch_ids: Iterable[str]) -> str:
-        """How a set of patches is written in the fingerprints: ids in catalog order, joined by `+`."""
-        wanted = set(patch_ids)
-        return "+".join(patch.id for patch in self.patches if patch.id in wanted)
+    def select(self, names: Sequence[str]) -> tuple[Patch, ...]:
+        """The patches with these ids or other names, in catalog order.
+
+        Raises UsageError for a name that does not exist.
+        """
+        for unknown in (name for name in names if name not in self._ids):
+            import difflib
+
+            near = difflib.get_close_matches(unknown, self._ids, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "`nfpatch list` shows the catalog."
+            raise UsageError(f"There is no patch named {unknown!r}. {hint}")
+        return tuple(patch for patch in self.patches if patch.id in map(self._ids.get, names))
+
+    def ordered(self, names: Iterable[str]) -> tuple[str, ...]:
+        """These names as ids, each once, in catalog order; those that the catalog does not have come last."""
+        ids = {self._ids.get(name, name) for name in names}
+        known = [patch.id for patch in self.patches if patch.id in ids]
+        return (*known, *sorted(ids.difference(known)))
+
+    @cached_property
+    def _ids(self) -> Mapping[str, str]:
+        """The id of each patch, by every name that it goes by."""
+        return {name: patch.id for patch in self.patches for name in (patch.id, *patch.other_names)}
 
 
 def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
@@ -141,15 +161,13 @@ def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
     Raises EnvironmentProblem when the shipped folder is missing and UsageError when a user's folder does not load.
     """
     shipped = patches_folder()
-    fingerprints: dict[str, dict[str, dict[str, str]]] = json.loads(
-        (shipped / FINGERPRINTS_FILE_NAME).read_text(encoding="utf-8")
-    )
     modules = [path for folder in (shipped, *extra_folders) for path in _patch_modules(folder)]
-    patches = [patch for path in modules for patch in _load_patches(path)]
-    ids = [patch.id for patch in patches]
-    for twice in sorted({name for name in ids if ids.count(name) > 1}):
+    patches = [_load_patch(path) for path in modules]
+    names = [name for patch in patches for name in (patch.id, *patch.other_names)]
+    for twice in sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Two patch modules call themselves {twice!r}. Give one of them another id.")
-    return Catalog(tuple(sorted(patches, key=lambda patch: patch.id)), fingerprints)
+    by_id = tuple(sorted(patches, key=lambda patch: patch.id))
+    return Catalog(by_id, read_fingerprints(shipped / FINGERPRINTS_FILE_NAME))
 
 
 def patches_folder() -> Path:
@@ -169,11 +187,8 @@ def _patch_modules(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
 
 
-def _load_patches(path: Path) -> tuple[Patch, ...]:
-    """The `patch` that the module at `path` defines, or the `patches` where a bug is in several files.
-
-    Loaded by path, as Alembic loads its `versions/`.
-    """
+def _load_patch(path: Path) -> Patch:
+    """The `patch` that the module at `path` defines. Loaded by path, as Alembic loads its `versions/`."""
     spec = importlib.util.spec_from_file_location(f"nfpatch_patches.{path.stem}", path)
     assert spec is not None, "a .py file always has a loader"
     assert spec.loader is not None
@@ -182,16 +197,16 @@ def _load_patches(path: Path) -> tuple[Patch, ...]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(f"The patch module {path} does not load: {type(error).__name__}: {error}") from error
-    patches = getattr(module, "patches", None) or (getattr(module, "patch", None),)
-    if not isinstance(patches, tuple) or not all(isinstance(patch, Patch) for patch in patches):
+    patch = getattr(module, "patch", None)
+    if not isinstance(patch, Patch):
         raise UsageError(f"The patch module {path} defines no `patch = Patch(...)`.")
-    return patches
+    if "" in patch.files:
+        raise UsageError(f"The patch {patch.id} in {path} does not say in which `file` its codemods belong.")
+    return patch
 
 
-def _first_match(by_specifier: Mapping[str, T], version: str) -> Optional[T]:
+def names(specifier: str, version: str) -> bool:
+    """Whether the version specifier (PEP 440) names this version; the empty one names all."""
     from packaging.specifiers import SpecifierSet
 
-    for specifier, value in by_specifier.items():
-        if SpecifierSet(specifier).contains(version, prereleases=True):
-            return value
-    return None
+    return SpecifierSet(specifier).contains(version, prereleases=True)

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
 
 import click
 
@@ -14,8 +14,11 @@ from nfpatch import __version__, console
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
 from nfpatch.installs.find import Install, find_install
-from nfpatch.patching.operations import LOCK_TIMEOUT_SECONDS, Outcome
+from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS
 from nfpatch.patching.survey import survey
+
+if TYPE_CHECKING:
+    from nfpatch.patching.operations import Outcome
 
 PROOF_TIMEOUT_SECONDS = 300.0
 AUDIT_TIMEOUT_SECONDS = 900.0

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfpatch.catalog import Catalog, Patch
-from nfpatch.installs.find import Install
-from nfpatch.patching.operations import Outcome
-from nfpatch.patching.plan import FileChange
-from nfpatch.patching.survey import Survey
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is not imported for a quick command need not be imported to print its answer
+    from nfpatch.catalog import Catalog, Patch
     from nfpatch.checkpoint.migration import Migration
+    from nfpatch.installs.find import Install
+    from nfpatch.patching.operations import Outcome
+    from nfpatch.patching.plan import FileChange
+    from nfpatch.patching.survey import Survey
 
 STATE_COLOURS = {
     "applied": "green",
@@ -47,7 +46,7 @@ def print_catalog(catalog: Catalog) -> None:
         click.echo(f"  {patch.summary}")
         for label, value in (
             ("model", patch.model),
-            ("file", patch.file),
+            ("file" if len(patch.files) == 1 else "files", ", ".join(patch.files)),
             ("releases", releases_in_words(catalog, patch)),
             ("upstream", patch.upstream),
         ):
@@ -62,7 +61,8 @@ def catalog_to_json(catalog: Catalog) -> object:
                 "id": patch.id,
                 "summary": patch.summary,
                 "model": patch.model,
-                "file": patch.file,
+                "file": patch.files[0],
+                "files": patch.files,
                 "releases": affected_releases(catalog, patch),
                 "upstream": patch.upstream,
             }
@@ -73,21 +73,15 @@ def catalog_to_json(catalog: Catalog) -> object:
 
 def affected_releases(catalog: Catalog, patch: Patch) -> list[str]:
     """The known releases that this patch has a variant for, oldest first."""
-    return [release for release in catalog.releases if patch.codemod_for(release) is not None]
+    return [release for release in catalog.releases if catalog.files_of(patch, release)]
 
 
 def releases_in_words(catalog: Catalog, patch: Patch) -> str:
     """The affected releases as a range, `1.2.0 - 1.7.5`; several ranges where there are gaps."""
-    affected = set(affected_releases(catalog, patch))
-    ranges: list[list[str]] = []
-    gap = True
-    for release in catalog.releases:
-        if release in affected:
-            if gap:
-                ranges.append([release, release])
-            ranges[-1][1] = release
-        gap = release not in affected
-    return ", ".join(first if first == last else f"{first} - {last}" for first, last in ranges) or "none known"
+    from nfpatch.fingerprints import spans_of
+
+    spans = spans_of(affected_releases(catalog, patch), catalog.releases)
+    return ", ".join(first if first == last else f"{first} - {last}" for first, last in spans) or "none known"
 
 
 def state_to_json(found: Survey, changed: Sequence[str]) -> dict[str, object]:

@@ -6,10 +6,8 @@ them. So `scaler.revin_bias` and `scaler.revin_weight` get no gradient, and stri
 
 The patch freezes them where the loss is not a distribution: they keep their first values, as they do anyway, and stay
 in saved models. Upstream has the bug up to 3.3.0. Before 3.0.0 there are two base classes that build the scaler, each
-in a file of its own, hence three patches.
+in a file of its own.
 """
-
-from collections.abc import Mapping
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
@@ -31,71 +29,36 @@ def freeze(base_class: str, dim: int, num_features: str = FEATURES) -> Rewrite:
     return Rewrite((Change(f"{base_class}.__init__", old=build, new=build + FREEZE),))
 
 
-def patch_for(
-    id_: str,
-    whose: str,
-    file: str,
-    variants: Mapping[str, Rewrite],
-    unaffected: Mapping[str, str],
-    cases: tuple[Case, ...],
-) -> Patch:
-    return Patch(
-        id=id_,
-        summary=f"a point loss does not reach the scaler `revin`{whose}",
-        model="any",
-        file=f"neuralforecast/common/{file}",
-        upstream="not fixed yet: docs/upstream/scaler-revin.md",
-        variants=variants,
-        unaffected={"<1.6.4": "this release has no scaler `revin`", **unaffected},
-        dead_parameters=("scaler.revin_bias", "scaler.revin_weight"),
-        cases=cases,
-        keeps_parameters=True,
-    )
-
-
 ALL = ("static", "historic", "future")
 MLP = {"scaler_type": "revin", "hidden_size": 8}
 GRU = {"scaler_type": "revin", "encoder_hidden_size": 8, "decoder_hidden_size": 8}
 ITRANSFORMER = {"scaler_type": "revin", "hidden_size": 8, "n_heads": 2, "d_ff": 8, "e_layers": 1}
 
-patches = (
-    patch_for(
-        "scaler-revin",
-        "",
-        "_base_model.py",
-        {
-            ">=3.0,<3.2": freeze("BaseModel", dim=1),
-            ">=3.2": freeze("BaseModel", dim=1, num_features=FEATURES_BUT_CATEGORICAL),
+patch = Patch(
+    id="scaler-revin",
+    summary="a point loss does not reach the scaler `revin`",
+    model="any",
+    upstream="not fixed yet: docs/upstream/scaler-revin.md",
+    variants={
+        ">=1.6.4,<3.0": {
+            "neuralforecast/common/_base_recurrent.py": freeze("BaseRecurrent", dim=-1),
+            "neuralforecast/common/_base_windows.py": freeze("BaseWindows", dim=1),
         },
-        {">=1.6.4,<3.0": "scaler-revin-windows and scaler-revin-recurrent heal this release"},
-        (
-            Case("MLP", "revin", options=MLP, releases=">=3.0"),
-            Case("iTransformer", "revin", "MAE", (), ITRANSFORMER, releases=">=3.0"),
-            Case("GRU", "revin, MQLoss", "MQLoss", (), GRU, thorough=True, releases=">=3.0"),
-            Case("MLP", "revin, DistributionLoss", "DistributionLoss", (), MLP, (), thorough=True, releases=">=3.0"),
-        ),
+        ">=3.0,<3.2": {"neuralforecast/common/_base_model.py": freeze("BaseModel", dim=1)},
+        ">=3.2": {
+            "neuralforecast/common/_base_model.py": freeze("BaseModel", dim=1, num_features=FEATURES_BUT_CATEGORICAL)
+        },
+    },
+    unaffected={"<1.6.4": "this release has no scaler `revin`"},
+    dead_parameters=("scaler.revin_bias", "scaler.revin_weight"),
+    cases=(
+        Case("MLP", "revin", options=MLP, releases=">=1.6.4"),
+        Case("GRU", "revin", options=GRU, releases=">=1.6.4,<3.0"),
+        Case("iTransformer", "revin", "MAE", (), ITRANSFORMER, releases=">=3.0"),
+        Case("MLP", "revin, MQLoss, all exogenous", "MQLoss", ALL, MLP, thorough=True, releases=">=1.6.4"),
+        Case("MLP", "revin, DistributionLoss", "DistributionLoss", (), MLP, (), thorough=True, releases=">=1.6.4"),
+        Case("GRU", "revin, MQLoss, all exogenous", "MQLoss", ALL, GRU, thorough=True, releases=">=1.6.4"),
     ),
-    patch_for(
-        "scaler-revin-recurrent",
-        " of recurrent models",
-        "_base_recurrent.py",
-        {">=1.6.4,<3.0": freeze("BaseRecurrent", dim=-1)},
-        {">=3.0": "this release has no BaseRecurrent; scaler-revin heals its successor"},
-        (
-            Case("GRU", "revin", options=GRU, releases=">=1.6.4"),
-            Case("GRU", "revin, MQLoss, all exogenous", "MQLoss", ALL, GRU, thorough=True, releases=">=1.6.4"),
-        ),
-    ),
-    patch_for(
-        "scaler-revin-windows",
-        " of windowed models",
-        "_base_windows.py",
-        {">=1.6.4,<3.0": freeze("BaseWindows", dim=1)},
-        {">=3.0": "this release has no BaseWindows; scaler-revin heals its successor"},
-        (
-            Case("MLP", "revin", options=MLP, releases=">=1.6.4"),
-            Case("MLP", "revin, MQLoss, all exogenous", "MQLoss", ALL, MLP, thorough=True, releases=">=1.6.4"),
-            Case("MLP", "revin, DistributionLoss", "DistributionLoss", (), MLP, (), thorough=True, releases=">=1.6.4"),
-        ),
-    ),
+    keeps_parameters=True,
+    other_names=("scaler-revin-windows", "scaler-revin-recurrent"),  # of 0.1.0, which had a patch a file
 )

@@ -137,7 +137,7 @@ def measure(release: str, python: Path, runs: list[Run], catalog: Catalog) -> No
                     "patched_sha256": after[model],
                     "releases": sorted({release, *outdated.get(model, {}).get("releases", ())}, key=RELEASES.index),
                     "stack": stack,
-                    "patches": [p.id for p in catalog.patches if p.model == model and p.codemod_for(release)],
+                    "patches": [p.id for p in catalog.patches if p.model == model and catalog.rewrites_for(p, release)],
                     "released": tallies[model],
                     "patched": as_patched,
                     "ddp": sum(cell.outcome == "clean" for cell in ddp.values()),

@@ -1,66 +1,90 @@
-"""Write `patches/fingerprints.json`: the SHA-256 of each target file in each release, as released and as patched.
+"""Write `patches/fingerprints.json`: every file that a patch touches, in each release, and what each patch makes of it.
 
 With --check nothing is written, and the exit code is 1 if the file on disk is not the one that would be written.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import sys
 from collections.abc import Mapping
-from itertools import combinations
 from pathlib import Path
 
 from releases import RELEASES, download_all, read_member, unlisted_on_the_index
 
-from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, patches_folder
-from nfpatch.codemod import Codemod, rewrite
+from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, names, patches_folder
+from nfpatch.codemod import CodemodRefused, Rewrite
+from nfpatch.fingerprints import (
+    DIGEST_LENGTH,
+    Fingerprints,
+    RecordedEdit,
+    RecordedFile,
+    RecordedPatch,
+    digest_of,
+    rendered,
+)
 from nfpatch.installs.ledger import hash_of
+from nfpatch.patching import edits as editing
+from nfpatch.patching.rewriting import check_parses, edits_of
+from nfpatch.patching.source import Source
 
 
-class Fingerprints:
-    """The fingerprints of a catalog's files; those of a file that several releases share are computed once."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
-        self._known: dict[tuple[object, ...], dict[str, str]] = {}
-
-    def of(self, release: str) -> dict[str, dict[str, str]]:
-        """File -> patch set -> SHA-256 for one release, every subset of the patches that it needs included."""
-        found: dict[str, dict[str, str]] = {}
-        for file in self.catalog.files:
+def fingerprints_of(catalog: Catalog) -> Fingerprints:
+    """The record of all releases. A file that several have, with the same patches, is computed once."""
+    files = {}
+    for file in catalog.files:
+        releases: dict[tuple[object, ...], list[str]] = {}
+        versions: dict[tuple[object, ...], tuple[bytes, Mapping[str, Rewrite]]] = {}
+        for release in RELEASES:
             source = read_member(release, file)
-            if source is not None:
-                codemods = {
-                    patch.id: codemod
-                    for patch in self.catalog.patches_of(file)
-                    if (codemod := patch.codemod_for(release)) is not None
-                }
-                key = (file, source, *map(id, codemods.values()))
-                if key not in self._known:
-                    self._known[key] = self._of_each_set(source, codemods)
-                found[file] = self._known[key]
-        return found
-
-    def _of_each_set(self, source: bytes, codemods: Mapping[str, Codemod]) -> dict[str, str]:
-        sets = [chosen for count in range(len(codemods) + 1) for chosen in combinations(codemods, count)]
-        contents = {
-            chosen: rewrite(source, {id_: codemods[id_] for id_ in chosen}) if chosen else source for chosen in sets
-        }
-        return {self.catalog.patch_set_key(chosen): hash_of(content) for chosen, content in contents.items()}
+            variants = {patch.id: catalog.rewrites_for(patch, release).get(file) for patch in catalog.patches}
+            rewrites = {patch_id: rewrite for patch_id, rewrite in variants.items() if rewrite is not None}
+            if source is None and rewrites:
+                raise CodemodRefused(f"{', '.join(rewrites)} names {file}, which {release} does not have")
+            if source is not None and rewrites:
+                key = (source, *rewrites, *map(id, rewrites.values()))
+                releases.setdefault(key, []).append(release)
+                versions[key] = (source, rewrites)
+        files[file] = tuple(_record_of(tuple(releases[key]), *versions[key]) for key in versions)
+    specifiers = {specifier for patch in catalog.patches for specifier in (*patch.variants, *patch.unaffected)}
+    named = {each: tuple(release for release in RELEASES if names(each, release)) for each in specifiers}
+    return Fingerprints(RELEASES, files, named)
 
 
-def render(catalog: Catalog) -> str:
-    """The text of the fingerprints file."""
-    fingerprints = Fingerprints(catalog)
-    return json.dumps({release: fingerprints.of(release) for release in RELEASES}, indent=1) + "\n"
+def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, Rewrite]) -> RecordedFile:
+    """What is known of a file. Raises CodemodRefused where it is not what a codemod expects."""
+    module, edits = Source(source), dict[str, tuple[editing.Edit, ...]]()
+    for patch_id, rewrite in rewrites.items():
+        try:
+            edits[patch_id] = edits_of(rewrite, module)
+            if edits_of(rewrite, module, vouched=True) != edits[patch_id]:
+                raise CodemodRefused("its functions are not found by their text")
+        except CodemodRefused as error:
+            raise CodemodRefused(f"{patch_id} on {releases[0]}: {error}") from error
+    check_parses(editing.spliced(source, edits))
+    rest, at = hashlib.sha256(), 0
+    for edit in sorted(edit for own in edits.values() for edit in own):
+        rest.update(source[at : edit.start])
+        at = edit.stop
+    rest.update(source[at:])
+    recorded = {
+        patch_id: RecordedPatch(
+            editing.digest_of(own),
+            tuple(
+                RecordedEdit(e.start, e.stop, len(e.new), digest_of(source[e.start : e.stop]), digest_of(e.new))
+                for e in own
+            ),
+        )
+        for patch_id, own in edits.items()
+    }
+    return RecordedFile(releases, hash_of(source), rest.hexdigest()[:DIGEST_LENGTH], recorded)
 
 
 def main() -> int:
     """Regenerate or check the file; the exit code."""
     target: Path = patches_folder() / FINGERPRINTS_FILE_NAME
     download_all()
-    text = render(load_catalog())
+    text = rendered(fingerprints_of(load_catalog()))
     if "--check" in sys.argv[1:]:
         same = target.read_text(encoding="utf-8") == text
         print(f"{target.name} is {'up to date' if same else 'NOT what the wheels and the codemods give'}")

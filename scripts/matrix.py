@@ -33,7 +33,11 @@ original, trained by one process and with `find_unused_parameters=True`. *Contro
 
 def affected_releases(catalog: Catalog) -> list[str]:
     """The releases that need a patch, oldest first."""
-    return [release for release in catalog.releases if any(patch.codemod_for(release) for patch in catalog.patches)]
+    return [
+        release
+        for release in catalog.releases
+        if any(catalog.rewrites_for(patch, release) for patch in catalog.patches)
+    ]
 
 
 def needs_old_stack(release: str) -> bool:

@@ -28,7 +28,8 @@ from nfpatch.proof.runner import WORKER
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
 TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
-PATCHES = load_catalog().patches
+CATALOG = load_catalog()
+PATCHES = CATALOG.patches
 SAVING = Path(__file__).with_name("saving.py")
 RELEASES = ("1.5.0", "1.6.4", "1.7.4", "3.3.0")
 UPGRADE = ("1.7.4", "1.7.7")
@@ -87,7 +88,7 @@ def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
         case
         for patch in PATCHES
         for case in patch.cases
-        if patch.codemod_for(release) is not None
+        if CATALOG.rewrites_for(patch, release)
         and (thorough or not case.thorough)
         and case.dead_parameters != ()
         and case.is_possible_in(release)

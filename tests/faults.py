@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support import invoke
 
-from nfpatch import codemod
+from nfpatch.codemod import Rewrite
+from nfpatch.patching import rewriting
+from nfpatch.patching.edits import Edit
+from nfpatch.patching.source import Source
 
 AUDITED = {
     *("open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown"),
@@ -27,16 +30,16 @@ UNAUDITED = ("write", "fsync", "close")
 ALLOCATING = {"open for writing", "os.link", "os.symlink", "os.mkdir", "write", "fsync", "os.truncate"}
 
 # The same two files are rewritten in hundreds of forked commands: the parent's memory of the results saves minutes.
-_rewrite = codemod.rewrite
-_rewritten: dict[tuple[bytes, tuple[str, ...]], bytes] = {}
+_edits_of = rewriting.edits_of
+_edits: dict[tuple[object, ...], tuple[Edit, ...]] = {}
 
 
-def remembered_rewrite(source: bytes, codemods: Mapping[str, codemod.Codemod]) -> bytes:
-    """`codemod.rewrite`, computed once for each source and patch set."""
-    key = (source, tuple(codemods))
-    if key not in _rewritten:
-        _rewritten[key] = _rewrite(source, codemods)
-    return _rewritten[key]
+def remembered_edits(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
+    """`rewriting.edits_of`, computed once for each source and codemod."""
+    key = (rewrite.changes, source.content, vouched)
+    if key not in _edits:
+        _edits[key] = _edits_of(rewrite, source, vouched)
+    return _edits[key]
 
 
 Strike = Callable[[int, str], None]

@@ -31,7 +31,8 @@ from releases import read_member
 from support import NBEATSX, TFT, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
-from nfpatch.codemod import Change, CodemodRefused, Rewrite, check_parses, rewrite
+from nfpatch.codemod import Change, CodemodRefused, Rewrite
+from nfpatch.patching.rewriting import check_parses, rewritten
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
 bounded = settings(
@@ -79,15 +80,15 @@ def released(release: str, file: str) -> bytes:
 def codemod_of(release: str, patch_id: str) -> Rewrite:
     """The codemod for this release; where none claims it, that of 1.7.4."""
     (patch,) = load_catalog().select([patch_id])
-    codemod = patch.codemod_for(release) or patch.codemod_for("1.7.4")
-    assert isinstance(codemod, Rewrite)
-    return codemod
+    catalog = load_catalog()
+    (rewrite,) = (catalog.rewrites_for(patch, release) or catalog.rewrites_for(patch, "1.7.4")).values()
+    return rewrite
 
 
 def patched(source: bytes, codemod: Rewrite) -> Optional[bytes]:
     """What `apply --allow-modified` would write; None for a refusal. Any other exception is the test's failure."""
     try:
-        result = rewrite(source, {"the-patch": codemod})
+        result = rewritten(source, {"the-patch": codemod})
         check_parses(result)
     except CodemodRefused:
         return None
@@ -419,10 +420,10 @@ def test_two_files_in_one_are_refused_or_patched_by_the_named_statements_alone(p
 @pytest.mark.parametrize("patch_id", SUBJECTS)
 def test_the_released_files_pass_the_judgement_that_the_mutilated_ones_face(patch_id: str) -> None:
     (patch,) = load_catalog().select([patch_id])
-    claimed = [release for release in SUBJECTS[patch_id].releases if patch.codemod_for(release) is not None]
+    claimed = [release for release in SUBJECTS[patch_id].releases if load_catalog().files_of(patch, release)]
     assert claimed
     for release in claimed:
-        assert check(released(release, patch.file), codemod_of(release, patch_id))
+        assert check(released(release, SUBJECTS[patch_id].file), codemod_of(release, patch_id))
 
 
 @pytest.mark.parametrize("levels", [201, 1_000, 20_000])

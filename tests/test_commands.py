@@ -77,7 +77,7 @@ def test_status_names_the_install_and_what_to_do(site: Path) -> None:
     result = invoke("status", "--site-packages", site)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"neuralforecast 1.7.4 in {site}" in result.stdout
-    needed = sum(patch.codemod_for("1.7.4") is not None for patch in load_catalog().patches)
+    needed = sum(bool(load_catalog().files_of(patch, "1.7.4")) for patch in load_catalog().patches)
     assert f"{needed} patches are needed. Run `nfpatch apply`." in result.stdout
 
 
@@ -90,10 +90,14 @@ def test_status_as_json_has_the_promised_shape(site: Path) -> None:
         "package": str(site / "neuralforecast"),
     }
     assert document["changed"] == []
-    assert {frozenset(patch) for patch in document["patches"]} == {frozenset(("id", "state", "file", "reason"))}
-    files = [(patch["id"], patch["file"]) for patch in document["patches"]]
-    assert files == [(patch.id, patch.file) for patch in load_catalog().patches]
-    assert {("nbeatsx-unused-out", NBEATSX), ("tft-static-encoder", TFT)} <= set(files)
+    assert {frozenset(patch) for patch in document["patches"]} == {
+        frozenset(("id", "state", "file", "files", "reason"))
+    }
+    files = {patch["id"]: patch["files"] for patch in document["patches"]}
+    assert [*files] == [patch.id for patch in load_catalog().patches]
+    assert (files["nbeatsx-unused-out"], files["tft-static-encoder"]) == ([NBEATSX], [TFT])
+    assert files["scaler-revin"] == [f"neuralforecast/common/_base_{name}.py" for name in ("recurrent", "windows")]
+    assert all(patch["file"] == patch["files"][0] for patch in document["patches"])
 
 
 def test_status_check_answers_with_the_exit_code(site: Path) -> None:
@@ -300,9 +304,14 @@ def test_an_unknown_release_that_a_variant_claims_is_patched_with_allow_modified
 @pytest.mark.parametrize("file", [NBEATSX, TFT])
 def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file: str) -> None:
     catalog = load_catalog()
-    release = {name: dict(known) for name, known in catalog.fingerprints["1.7.4"].items()}
-    release[file] = {key: known if key == "" else "0" * 64 for key, known in release[file].items()}
-    forged = replace(catalog, fingerprints={**catalog.fingerprints, "1.7.4": release})
+    known = catalog.fingerprints.files
+    false = {
+        file: tuple(
+            version._replace(patches={name: patch._replace(sha256="0" * 64) for name, patch in version.patches.items()})
+            for version in known[file]
+        )
+    }
+    forged = replace(catalog, fingerprints=catalog.fingerprints._replace(files={**known, **false}))
     before = snapshot(site)
     with pytest.raises(Refused, match="another result than the recorded one"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)

@@ -1,21 +1,76 @@
+"""What is on record of the releases, and what a file is known to carry by it."""
+
 from __future__ import annotations
 
+from itertools import combinations
+
 import fingerprints
-from releases import RELEASES
+import pytest
+from releases import RELEASES, read_member
 
-from nfpatch.catalog import FINGERPRINTS_FILE_NAME, load_catalog, patches_folder
+from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, names, patches_folder
+from nfpatch.fingerprints import RecordedFile, rendered
+from nfpatch.patching.edits import Edit, digest_of, spliced
+from nfpatch.patching.rewriting import edits_of
+from nfpatch.patching.source import Source
 
 
-def test_the_recorded_fingerprints_are_what_the_wheels_and_the_codemods_give() -> None:
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+def versions_of(catalog: Catalog) -> list[tuple[str, RecordedFile]]:
+    return [(file, known) for file, versions in catalog.fingerprints.files.items() for known in versions]
+
+
+def test_the_record_is_what_the_wheels_and_the_codemods_give(catalog: Catalog) -> None:
     recorded = (patches_folder() / FINGERPRINTS_FILE_NAME).read_text(encoding="utf-8")
-    assert recorded == fingerprints.render(load_catalog())
+    assert recorded == rendered(fingerprints.fingerprints_of(catalog))
 
 
-def test_every_release_has_a_released_fingerprint_of_each_file_it_ships() -> None:
-    catalog = load_catalog()
+def test_every_patch_is_on_record_for_each_file_of_each_release_that_it_claims(catalog: Catalog) -> None:
     assert catalog.releases == RELEASES
     for release in RELEASES:
         for patch in catalog.patches:
-            if patch.codemod_for(release) is not None:
-                assert catalog.fingerprint(release, patch.file, []) is not None
-                assert catalog.fingerprint(release, patch.file, [patch.id]) is not None
+            claimed = [variant for specifier, variant in patch.variants.items() if names(specifier, release)]
+            files = [*patch.by_file(claimed[0])] if claimed else []
+            assert [*catalog.files_of(patch, release)] == sorted(files)
+
+
+def test_the_edits_of_two_patches_never_touch_in_any_release(catalog: Catalog) -> None:
+    for file, known in versions_of(catalog):
+        edits = sorted((edit.start, edit.stop, name) for name, patch in known.patches.items() for edit in patch.edits)
+        for (_, stop, one), (start, _, other) in zip(edits, edits[1:]):
+            assert stop < start or (stop == start and one == other), f"{one} and {other} in {file}, {known.releases}"
+
+
+def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catalog) -> None:
+    told = 0
+    for file, known in versions_of(catalog):
+        release = known.releases[0]
+        source = read_member(release, file)
+        assert source is not None
+        edits: dict[str, tuple[Edit, ...]] = {}
+        for patch in catalog.select([*known.patches]):
+            edits[patch.id] = edits_of(catalog.rewrites_for(patch, release)[file], Source(source), vouched=True)
+            assert digest_of(edits[patch.id]) == known.patches[patch.id].sha256
+        chosen = [set(some) for number in range(len(edits) + 1) for some in combinations(edits, number)]
+        for some in chosen if len(chosen) <= 16 else [*chosen[:8], *chosen[-8:]]:
+            result = spliced(source, {name: edits[name] for name in some})
+            assert known.carried_by(result) == some
+            assert known.carried_by(result + b"#") is None
+            assert known.carried_by(result.replace(b"import", b"imp0rt", 1)) is None
+            told += 1
+    assert told > 250
+
+
+def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> None:
+    (known,) = (known for known in catalog.fingerprints.files["neuralforecast/models/tft.py"] if "1.7.4" in known[0])
+    source = read_member("1.7.4", "neuralforecast/models/tft.py")
+    assert source is not None
+    (patch,) = catalog.select(["tft-static-context"])
+    first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")["neuralforecast/models/tft.py"], Source(source))
+    assert others
+    assert known.carried_by(spliced(source, {patch.id: [first]})) is None
+    assert known.carried_by(spliced(source, {patch.id: [first, *others]})) == {patch.id}

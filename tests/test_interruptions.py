@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import Strike, fail_at, kill_at, remembered_rewrite, run_forked
+from faults import Strike, fail_at, kill_at, remembered_edits, run_forked
 from support import (
     MISSION,
     NBEATSX,
@@ -29,7 +29,7 @@ Tree = dict[str, Entry]
 @pytest.fixture
 def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Tree, Tree]:
     """A released and a patched site-packages folder with compiled files, and what they look like."""
-    monkeypatch.setattr("nfpatch.codemod.rewrite", remembered_rewrite)
+    monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
     keep_only_the_target_files(site)
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()

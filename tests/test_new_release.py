@@ -19,7 +19,7 @@ from releases import RELEASES, wheel_of
 from support import ROOT, all_states, answer, environment, false_record_rows, invoke, snapshot
 
 from nfpatch.catalog import load_catalog
-from nfpatch.installs.ledger import hash_of
+from nfpatch.fingerprints import read_fingerprints
 
 NEW, NEWEST = "3.4.0", RELEASES[-1]
 
@@ -53,7 +53,7 @@ def new_site(tmp_path: Path) -> Path:
 
 
 def test_it_is_unknown_although_patches_claim_it_and_apply_refuses(new_site: Path) -> None:
-    assert any(patch.codemod_for(NEW) is not None for patch in load_catalog().patches)
+    assert any(load_catalog().files_of(patch, NEW) for patch in load_catalog().patches)
     before = snapshot(new_site)
     assert set(all_states(new_site).values()) == {"unknown-release"}
     assert invoke("status", "--check", "--site-packages", new_site).exit_code == 1
@@ -66,14 +66,15 @@ def test_it_is_unknown_although_patches_claim_it_and_apply_refuses(new_site: Pat
 
 def test_allow_modified_patches_what_claims_it_and_revert_gives_every_byte_back(new_site: Path) -> None:
     before, catalog = snapshot(new_site), load_catalog()
-    claiming = [patch for patch in catalog.patches if patch.codemod_for(NEW) is not None]
+    claiming = [patch for patch in catalog.patches if catalog.files_of(patch, NEW)]
 
     document = answer("apply", "--allow-modified", "--site-packages", new_site)
 
-    assert document["changed"] == sorted({patch.file for patch in claiming})
+    assert document["changed"] == sorted({file for patch in claiming for file in catalog.files_of(patch, NEW)})
     for file in document["changed"]:
-        ids = [patch.id for patch in claiming if patch.file == file]
-        assert hash_of((new_site / file).read_bytes()) == catalog.fingerprint(NEWEST, file, ids)
+        known = catalog.fingerprints.file(NEWEST, file)
+        assert known is not None
+        assert known.carried_by((new_site / file).read_bytes()) == known.patches.keys()
     assert {id_ for id_, state in all_states(new_site).items() if state == "applied"} == {p.id for p in claiming}
     assert answer("apply", "--allow-modified", "--site-packages", new_site)["changed"] == []
     assert answer("revert", "--site-packages", new_site)["changed"] == document["changed"]
@@ -104,8 +105,12 @@ def test_listing_it_makes_it_known(new_site: Path, tmp_path: Path) -> None:
     made = [sys.executable, clone / "scripts" / "fingerprints.py"]
     subprocess.run(made, env=environment(clone), check=True, capture_output=True)
 
-    known = json.loads((clone / "patches" / "fingerprints.json").read_text())
-    assert known == {NEWEST: load_catalog().fingerprints[NEWEST], NEW: load_catalog().fingerprints[NEWEST]}
+    known, here = read_fingerprints(clone / "patches" / "fingerprints.json"), load_catalog().fingerprints
+    assert known.releases == (NEWEST, NEW)
+    for file in known.files:
+        version = here.file(NEWEST, file)
+        expected = version and version._replace(releases=(NEWEST, NEW))
+        assert known.file(NEW, file) == known.file(NEWEST, file) == expected
     command = [sys.executable, "-m", "nfpatch", "status", "--json", "--site-packages", new_site]
     told = subprocess.run(command, env=environment(clone), cwd=tmp_path, check=True, capture_output=True, text=True)
     states = {patch["id"]: patch["state"] for patch in json.loads(told.stdout)["patches"]}

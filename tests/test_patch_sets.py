@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faults import remembered_rewrite
+from faults import remembered_edits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import TFT, false_record_rows, invoke, snapshot, unlisted_files
 
 from nfpatch.catalog import load_catalog
-from nfpatch.installs.ledger import hash_of
 
 TIMEMIXER = "neuralforecast/models/timemixer.py"
 FILES = {
@@ -24,12 +23,13 @@ STEPS = st.tuples(st.sampled_from(["apply", "revert"]), st.sets(st.sampled_from(
 
 def test_these_are_the_files_with_several_patches() -> None:
     catalog = load_catalog()
-    files = {file: [patch.id for patch in catalog.patches_of(file)] for file in catalog.files}
-    assert {file: tuple(patches) for file, patches in files.items() if len(patches) > 1} == FILES
+    files = {file: catalog.fingerprints.file("1.7.4", file) for file in catalog.files}
+    several = {file: tuple(known.patches) for file, known in files.items() if known and len(known.patches) > 1}
+    assert several == FILES
 
 
 def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfpatch.codemod.rewrite", remembered_rewrite)
+    monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
     catalog, released = load_catalog(), snapshot(site)
     trees = {frozenset[str](): released}
 
@@ -49,9 +49,10 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
             applied = applied | patches if command == "apply" else applied - patches
             tree = snapshot(site)
             assert trees.setdefault(frozenset(applied), tree) == tree, "the whole tree depends on the set alone"
-            for file, known in FILES.items():
-                expected = catalog.fingerprint("1.7.4", file, applied.intersection(known))
-                assert hash_of((site / file).read_bytes()) == expected
+            for file, patches_of_file in FILES.items():
+                known = catalog.fingerprints.file("1.7.4", file)
+                assert known is not None
+                assert known.carried_by((site / file).read_bytes()) == applied.intersection(patches_of_file)
             assert (false_record_rows(site), unlisted_files(site)) == ([], [])
         assert invoke("revert", "--site-packages", site).exit_code == 0
         assert snapshot(site) == released

@@ -14,7 +14,6 @@ from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
 from nfpatch.installs.find import find_install
-from nfpatch.installs.ledger import hash_of
 from nfpatch.patching.survey import survey
 from nfpatch.proof.prove import agenda_for
 
@@ -179,7 +178,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
         agenda = agenda_for(found, catalog.select(patch_ids), True, thorough=thorough)
         return {(fit.case.model, fit.case.config) for fit in agenda.cases}
 
-    needed = [patch for patch in catalog.patches if patch.codemod_for("1.7.4") is not None]
+    needed = [patch for patch in catalog.patches if catalog.files_of(patch, "1.7.4")]
     cases = [case for patch in needed for case in patch.cases if case.is_possible_in("1.7.4")]
     assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | {("NHITS", "MQLoss")}
     assert configurations(False, *MISSION) == {
@@ -210,8 +209,9 @@ def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(sit
                 assert invoke("apply", *applied, "--site-packages", site).exit_code == 0
             agenda = agenda_for(survey(find_install(None, site), catalog), catalog.select([one]), True)
             original, healed = agenda.rewritten[TFT]
-            assert hash_of(original) == catalog.fingerprint("1.7.4", TFT, [])
-            assert hash_of(healed) == catalog.fingerprint("1.7.4", TFT, [one, *applied])
+            known = catalog.fingerprints.file("1.7.4", TFT)
+            assert known is not None
+            assert (known.carried_by(original), known.carried_by(healed)) == (set(), {one, *applied})
             assert {fit.patch for fit in agenda.cases} == {one, None}
         assert invoke("revert", "--site-packages", site).exit_code == 0
 

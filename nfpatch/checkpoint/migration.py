@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -138,13 +137,12 @@ def _healed_tree(found: Survey, folder: Path) -> Optional[Path]:
     """
     wanted: dict[str, frozenset[str]] = {}
     for status in found.statuses:
-        if status.state == "applicable":
-            file = status.patch.file
+        for file in status.files if status.state == "applicable" else ():
             wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
-    healed: dict[str, bytes] = {}
-    for file, ids in wanted.items():
-        with suppress(Refused):  # such a file gives no evidence
-            healed.update({change.file: change.then for change in changes_to(found, {file: ids})})
+    try:
+        healed = {change.file: change.then for change in changes_to(found, wanted)}
+    except Refused:  # such a source gives no evidence
+        return None
     return build_overlay(found.install.package, folder, healed) if healed else None
 
 

@@ -19,7 +19,8 @@ from nfpatch import __version__
 from nfpatch.errors import Refused
 from nfpatch.installs.find import DISTRIBUTION, Install, read_file, reinstall_command
 
-SCHEMA = 1
+# 2: a patch may be in several files; the ids of some patches changed.
+SCHEMA = 2
 LEDGER_NAME = "ledger.json"
 
 
@@ -27,7 +28,7 @@ LEDGER_NAME = "ledger.json"
 class PatchedFile:
     """One file that carries patches.
 
-    `patches` are in catalog order. `link` is the target of the symbolic link that stood in the file's place.
+    `patches` are ids in catalog order. `link` is the target of the symbolic link that stood in the file's place.
     `bytecode` names the compiled files of the original, relative to the root of the install, which are kept as well.
     """
 
@@ -136,6 +137,8 @@ def _patched_file(file: str, entry: dict[str, Any]) -> PatchedFile:
         raise ValueError(f"{file} is no file of the package")
     if any(PurePosixPath(name).parent != caches for name in bytecode):
         raise ValueError(f"{bytecode} are no compiled files of {file}")
+    if not all(isinstance(name, str) for name in entry["patches"]):
+        raise ValueError(f"{entry['patches']} are no ids of patches")
     return PatchedFile(
         original_sha256=entry["original_sha256"],
         patched_sha256=entry["patched_sha256"],

@@ -17,6 +17,7 @@ from typing import Optional
 from nfpatch.errors import EnvironmentProblem, as_problem
 from nfpatch.installs.find import Install
 
+LOCK_TIMEOUT_SECONDS = 30.0
 LOCK_POLL_SECONDS = 0.05
 
 

@@ -18,9 +18,8 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 from nfpatch.errors import EnvironmentProblem, Refused, as_problem
 from nfpatch.installs.disk import duplicate, flush_folder, write_new
@@ -31,8 +30,7 @@ JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"
 
 
-@dataclass(frozen=True)
-class Write:
+class Write(NamedTuple):
     """Put this content at the path, with the mode and owner of `like` (default: of what stands there)."""
 
     path: Path
@@ -40,31 +38,27 @@ class Write:
     like: Optional[Path] = None
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Put what stands at `source` at the path, the same inode if possible; `source` itself stays."""
 
     path: Path
     source: Path
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """Put a symbolic link to `target` at the path."""
 
     path: Path
     target: str
 
 
-@dataclass(frozen=True)
-class Remove:
+class Remove(NamedTuple):
     """Let nothing stand at the path."""
 
     path: Path
 
 
-@dataclass(frozen=True)
-class Prune:
+class Prune(NamedTuple):
     """Remove the folder if it is empty by now."""
 
     path: Path
@@ -73,8 +67,7 @@ class Prune:
 Step = Union[Write, Place, Link, Remove, Prune]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One line of the journal: the path relative to the home folder, the kind of step, whether anything was there."""
 
     path: str

@@ -11,7 +11,7 @@ from typing import Callable
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
-from nfpatch.installs.lock import locked
+from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
 from nfpatch.patching.plan import (
     FileChange,
@@ -23,8 +23,6 @@ from nfpatch.patching.plan import (
     wanted_by_revert,
 )
 from nfpatch.patching.survey import Survey, survey
-
-LOCK_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -124,5 +122,5 @@ def _move(
         if changes:
             commit(install, steps_for(found, changes))
         differing = {change.file: found.ledger.patches_of(change.file) ^ set(change.patches) for change in changes}
-        moved = tuple(patch for patch in catalog.patches if patch.id in differing.get(patch.file, ()))
+        moved = tuple(patch for patch in catalog.patches if any(patch.id in ids for ids in differing.values()))
         return Outcome(after, changes, moved, saved, recovered)

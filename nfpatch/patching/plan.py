@@ -2,7 +2,7 @@
 
 Pure: it reads the install and computes; `transaction` does the writing. One rule carries all of it:
 
-    desired bytes of a file = the original bytes, run through the codemods of its patch set, in catalog order
+    desired bytes of a file = the original bytes with the edits of its patches
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from nfpatch.catalog import Patch
+from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.errors import Refused
 from nfpatch.installs import record
 from nfpatch.installs.find import Install, read_file, reinstall_command
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
 from nfpatch.installs.transaction import Link, Place, Prune, Remove, Step, Write
 from nfpatch.patching.survey import PatchStatus, Survey
-
-if TYPE_CHECKING:
-    from nfpatch.codemod import Codemod
 
 
 @dataclass(frozen=True)
@@ -74,54 +72,61 @@ def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bo
             )
         saves = not known and now is not None
     then = _patched(found, file, original, original_sha256, ids, allow_modified)
-    ordered = tuple(patch.id for patch in found.catalog.patches_of(file) if patch.id in ids)
-    return FileChange(file, now, then, original_sha256, ordered, saves)
+    return FileChange(file, now, then, original_sha256, found.catalog.ordered(ids), saves)
 
 
 def _patched(
     found: Survey, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
 ) -> bytes:
-    """The original run through the codemods, held against the fingerprint."""
+    """The original with the edits of these patches, each held against the record where that knows it."""
     if not ids:
         return original
     version, path = found.install.version, found.install.file(file)
-    is_released = original_sha256 == found.catalog.fingerprint(version, file, ())
-    expected = found.catalog.fingerprint(version, file, ids)
-    if not allow_modified and not (is_released and expected is not None) and file not in found.ledger.files:
+    known = found.catalog.fingerprints.file(version, file)
+    recorded = known.patches if known is not None and known.sha256 == original_sha256 else {}
+    if not (allow_modified or ids <= recorded.keys() or file in found.ledger.files):
         raise Refused(
             f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
             "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
         )
-    from nfpatch.codemod import CodemodRefused, check_parses, rewrite
+    from nfpatch.patching.edits import Edit, digest_of, spliced
+    from nfpatch.patching.rewriting import check_parses, edits_of
+    from nfpatch.patching.source import Source
 
+    source, edits = Source(original), dict[str, tuple[Edit, ...]]()
     try:
-        result = rewrite(original, _codemods(found, file, ids))
-        if not (is_released and expected is not None):
+        for patch_id, rewrite in _rewrites(found, file, ids).items():
+            try:
+                edits[patch_id] = edits_of(rewrite, source, vouched=patch_id in recorded)
+            except CodemodRefused as error:
+                raise CodemodRefused(f"for {patch_id}, {error}") from error
+            if patch_id in recorded and digest_of(edits[patch_id]) != recorded[patch_id].sha256:
+                raise Refused(
+                    f"{patch_id} came to another result than the recorded one in {path}, so it was not written. This "
+                    "is a fault of nfpatch or of the installed LibCST; please report it with the output of `pip list`."
+                )
+        result = spliced(original, edits)
+        if not ids <= recorded.keys():
             check_parses(result)
-        elif hash_of(result) != expected:
-            raise Refused(
-                f"Patching {path} gave another result than the recorded one, so it was not written. This is a fault of "
-                "nfpatch or of the installed LibCST; please report it with the output of `pip list`."
-            )
     except CodemodRefused as error:
         raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
     return result
 
 
-def _codemods(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Codemod]:
-    """The codemods of these patches by patch id, in catalog order. Raises Refused if the catalog lacks one."""
+def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
+    """The codemods of these patches in a file by patch id. Raises Refused if the catalog lacks one."""
     version = found.install.version
-    codemods = {
-        patch.id: codemod
-        for patch in found.catalog.patches_of(file)
-        if patch.id in ids and (codemod := patch.codemod_for(version)) is not None
+    rewrites = {
+        patch.id: rewrite
+        for patch in found.catalog.patches
+        if patch.id in ids and (rewrite := found.catalog.rewrites_for(patch, version).get(file)) is not None
     }
-    for missing in sorted(ids - codemods.keys()):
+    for missing in sorted(ids - rewrites.keys()):
         raise Refused(
             f"The catalog has no variant of {missing} for neuralforecast {version}; {found.install.file(file)} stays "
             "as it is. A patch of your own is found with --patches DIR."
         )
-    return codemods
+    return rewrites
 
 
 def survey_after(found: Survey, changes: Sequence[FileChange]) -> Survey:
@@ -293,18 +298,20 @@ def wanted_by_apply(found: Survey, patches: Sequence[Patch], allow_modified: boo
     wanted: dict[str, frozenset[str]] = {}
     unclaimed = []
     for status in map(found.status_of, patches):
-        file = status.patch.file
         if status.state in ("applied", "not-needed"):
             continue
-        if status.state == "unknown-release" and status.patch.codemod_for(found.install.version) is None:
+        files = dict(status.files)
+        if status.state == "unknown-release":
+            files = dict.fromkeys(found.catalog.files_of(status.patch, found.install.version), status.state)
+        if not files:
             unclaimed.append(status)
-            continue
-        # what was changed after nfpatch patched it is judged where the change is computed, because of --force
-        if status.state != "applicable" and not allow_modified and file not in found.ledger.files:
-            raise Refused(_why_not(found, status))
-        wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
+        for file, state in files.items():
+            # what was changed after nfpatch patched it is judged where the change is computed, because of --force
+            if state not in ("applied", "applicable") and not allow_modified and file not in found.ledger.files:
+                raise Refused(_why_not(found, status, file))
+            wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
-        raise Refused(_why_not(found, unclaimed[0]))
+        raise Refused(_why_not(found, unclaimed[0], unclaimed[0].patch.files[0]))
     return wanted
 
 
@@ -321,18 +328,19 @@ def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, froze
         for file, entry in found.ledger.files.items()
         if not ids or ids & set(entry.patches)
     }
-    for patch in patches or found.catalog.patches:
-        if patch.file not in found.ledger.files and patch.id in (found.carried_by(patch.file) or ()):
+    named = {patch.id for patch in patches or found.catalog.patches}
+    for file in sorted(found.contents.keys() - found.ledger.files.keys()):
+        for patch_id in sorted(named & (found.carried_by(file) or frozenset())):
             raise Refused(
-                f"{found.install.file(patch.file)} carries {patch.id}, but its original is not kept here "
+                f"{found.install.file(file)} carries {patch_id}, but its original is not kept here "
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
                 f"file: {reinstall_command(found.install)}."
             )
     return wanted
 
 
-def _why_not(found: Survey, status: PatchStatus) -> str:
-    install, patch = found.install, status.patch
+def _why_not(found: Survey, status: PatchStatus, file: str) -> str:
+    install = found.install
     if status.state == "unknown-release":
         return (
             f"neuralforecast {install.version} in {install.site_packages} is unknown: {status.reason}. Upgrade "
@@ -340,7 +348,7 @@ def _why_not(found: Survey, status: PatchStatus) -> str:
             "`--allow-modified --prove`."
         )
     return (
-        f"{install.file(patch.file)} is not known as a file of neuralforecast {install.version}: {status.reason}. "
+        f"{install.file(file)} is not known as a file of neuralforecast {install.version}: {status.reason}. "
         "Restore the released file, or let nfpatch patch it as it is if the code in question still matches exactly: "
         "`--allow-modified`."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Optional
 
@@ -16,17 +16,26 @@ from nfpatch.installs.transaction import is_interrupted
 State = Literal["applied", "applicable", "not-needed", "modified", "unknown-release", "interrupted"]
 
 
+# From the best to the worst: a patch is in the state of its worst file.
+_FILE_STATES: tuple[State, ...] = ("applied", "applicable", "modified")
+
+
 @dataclass(frozen=True)
 class PatchStatus:
-    """The state of one patch in one install, with the reason in words."""
+    """The state of one patch in one install, with the reason in words.
+
+    `files` are those that it rewrites here, with the state of each; empty where it is not needed or not known to be.
+    """
 
     patch: Patch
     state: State
     reason: str
+    files: Mapping[str, State] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, str]:
-        """An element of `patches` in the JSON documents."""
-        return {"id": self.patch.id, "state": self.state, "file": self.patch.file, "reason": self.reason}
+    def to_json(self) -> dict[str, object]:
+        """An element of `patches` in the JSON documents. Where it rewrites nothing, its files in other releases."""
+        files = list(self.files) or list(self.patch.files)
+        return {"id": self.patch.id, "state": self.state, "file": files[0], "files": files, "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -45,13 +54,12 @@ class Survey:
 
     def status_of(self, patch: Patch) -> PatchStatus:
         """The state of this patch here."""
-        state, reason = _state_of(self, patch)
-        return PatchStatus(patch, state, reason)
+        return _status_of(self, patch)
 
     def carried_by(self, file: str) -> Optional[frozenset[str]]:
         """The patches that the present bytes of the file are known to carry; None for unknown content."""
-        content = self.contents[file]
-        return None if content is None else self.catalog.patch_set_of(self.install.version, file, hash_of(content))
+        content, known = self.contents[file], self.catalog.fingerprints.file(self.install.version, file)
+        return None if content is None or known is None else known.carried_by(content)
 
     @property
     def statuses(self) -> tuple[PatchStatus, ...]:
@@ -64,7 +72,7 @@ def survey(install: Install, catalog: Catalog) -> Survey:
     interrupted, problem, ledger = is_interrupted(install), None, Ledger(install.version)
     try:
         if not interrupted:
-            ledger = read_ledger(install)
+            ledger = _with_present_ids(read_ledger(install), catalog)
     except Refused as error:
         problem = str(error)
     contents = {file: _content_of(install.file(file)) for file in sorted({*catalog.files, *ledger.files})}
@@ -78,26 +86,49 @@ def _content_of(path: Path) -> Optional[bytes]:
         return None
 
 
-def _state_of(found: Survey, patch: Patch) -> tuple[State, str]:
-    version, entry = found.install.version, found.ledger.files.get(patch.file)
-    content = found.contents[patch.file]
+def _with_present_ids(ledger: Ledger, catalog: Catalog) -> Ledger:
+    """The ledger with the ids that the patches have now: 0.1.0 had other ones."""
+    files = {
+        file: replace(entry, patches=catalog.ordered(entry.patches)) if entry.patches else entry
+        for file, entry in ledger.files.items()
+    }
+    return replace(ledger, files=files)
+
+
+def _status_of(found: Survey, patch: Patch) -> PatchStatus:
+    catalog, version = found.catalog, found.install.version
     if found.interrupted:
-        return "interrupted", "a killed run left work half done; the next apply or revert heals it"
+        return PatchStatus(patch, "interrupted", "a killed run left work half done; the next apply or revert heals it")
+    patched = {file for file, entry in found.ledger.files.items() if patch.id in entry.patches}
+    if not patched and version not in catalog.releases and catalog.is_on_record(patch):
+        reason = f"this nfpatch knows the releases up to {catalog.releases[-1]}, not {version}"
+        return PatchStatus(patch, "unknown-release", reason)
+    files = sorted({*catalog.files_of(patch, version), *patched})
+    if not files:
+        reason = catalog.reason_unaffected(patch, version) or f"no variant of the patch names {version}"
+        return PatchStatus(patch, "not-needed", reason)
+    told = {file: _state_in(found, patch, file) for file in files}
+    worst = max(files, key=lambda file: _FILE_STATES.index(told[file][0]))
+    state, reason = told[worst]
+    if any(told[file][0] != state for file in files):
+        reason = f"{reason} (in {', '.join(file for file in files if told[file][0] == state)})"
+    return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
+
+
+def _state_in(found: Survey, patch: Patch, file: str) -> tuple[State, str]:
+    """The state of a patch in one of its files."""
+    entry, content = found.ledger.files.get(file), found.contents[file]
     if entry is not None and patch.id in entry.patches:
         return _state_with_entry(patch, entry, content)
-    if version not in found.catalog.fingerprints and not _is_user_patch(found.catalog, patch):
-        newest = found.catalog.releases[-1]
-        return "unknown-release", f"this nfpatch knows the releases up to {newest}, not {version}"
-    if not _is_needed(found.catalog, patch, version):
-        return "not-needed", patch.reason_unaffected(version) or f"no variant of the patch names {version}"
     if content is None:
         return "modified", "the file is missing"
-    if entry is not None and entry.original_sha256 != found.catalog.fingerprint(version, patch.file, ()):
+    if entry is None:
+        return _state_by_fingerprint(found, patch, file)
+    known = found.catalog.fingerprints.file(found.install.version, file)
+    if known is None or entry.original_sha256 != known.sha256:
         return "modified", "the file was not the released one when nfpatch patched it"
-    if entry is not None:
-        state, reason = _state_with_entry(patch, entry, content)
-        return ("applicable" if state == "applied" else state), reason
-    return _state_by_fingerprint(found, patch)
+    state, reason = _state_with_entry(patch, entry, content)
+    return ("applicable" if state == "applied" else state), reason
 
 
 def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]) -> tuple[State, str]:
@@ -112,10 +143,10 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
     return "modified", "the file was changed after nfpatch patched it"
 
 
-def _state_by_fingerprint(found: Survey, patch: Patch) -> tuple[State, str]:
+def _state_by_fingerprint(found: Survey, patch: Patch, file: str) -> tuple[State, str]:
     """The state of a patch in a file that the ledger does not know."""
-    carried = found.carried_by(patch.file)
-    is_on_record = found.catalog.fingerprint(found.install.version, patch.file, [patch.id]) is not None
+    carried = found.carried_by(file)
+    is_on_record = found.catalog.fingerprints.patch(found.install.version, file, patch.id) is not None
     if not is_on_record and not carried:
         return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"
     if carried is None:
@@ -125,17 +156,3 @@ def _state_by_fingerprint(found: Survey, patch: Patch) -> tuple[State, str]:
     if carried:
         return "modified", "the file carries another patch whose original is not kept here"
     return "applicable", patch.summary
-
-
-def _is_user_patch(catalog: Catalog, patch: Patch) -> bool:
-    """Whether the fingerprints do not speak of this patch at all."""
-    return not any(
-        patch.id in key.split("+") for files in catalog.fingerprints.values() for key in files.get(patch.file, {})
-    )
-
-
-def _is_needed(catalog: Catalog, patch: Patch, version: str) -> bool:
-    """Whether this release has the bug; the fingerprints know without parsing a specifier."""
-    if catalog.fingerprint(version, patch.file, [patch.id]) is not None:
-        return True
-    return patch.codemod_for(version) is not None

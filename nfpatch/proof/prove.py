@@ -74,7 +74,7 @@ def agenda_for(
     fits = [
         fit
         for status in statuses
-        if found.contents[status.patch.file] is not None and (patches or status.state != "not-needed")
+        if _has_its_files(found, status) and (patches or status.state != "not-needed")
         for case in status.patch.cases
         if (thorough or not case.thorough) and case.is_possible_in(version)
         for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted))
@@ -98,11 +98,19 @@ def _rewritten(
     return {file: (original, healed) for file, (original, healed) in pairs.items() if original != healed}
 
 
+def _has_its_files(found: Survey, status: PatchStatus) -> bool:
+    """Whether the files are there that the patch rewrites here, or if it rewrites none, one that it does elsewhere."""
+    there = {file for file in status.patch.files if found.contents[file] is not None}
+    return there.issuperset(status.files) if status.files else bool(there)
+
+
 def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Whether the source without this patch is at hand: as it is installed, or as it is kept."""
-    patch = status.patch
-    is_to_be_applied = patch.id in wanted.get(patch.file, frozenset())
-    return status.state == "applicable" or is_to_be_applied or patch.id in found.ledger.patches_of(patch.file)
+
+    def is_known(file: str) -> bool:
+        return status.patch.id in (wanted.get(file, frozenset()) | found.ledger.patches_of(file))
+
+    return status.state == "applicable" or any(map(is_known, {*wanted, *status.files}))
 
 
 def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) -> list[ProofCase]:

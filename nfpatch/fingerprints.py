@@ -1,0 +1,178 @@
+"""What is on record of the releases: every file that a patch touches, and what each patch makes of it.
+
+The record grows with the patches, not with their sets: of a patch in a file it has one hash over its edits, and the
+place and digest of each, by which a file is known to carry it. `scripts/fingerprints.py` makes the record from the
+released wheels. A file that several releases share is in it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+# Hexadecimal digits by which a part of a file is told from what else may stand there. They say what a file carries;
+# what is written is held against whole hashes.
+DIGEST_LENGTH = 16
+EDIT_DIGEST_LENGTH = 8
+
+
+class RecordedEdit(NamedTuple):
+    """An edit of a patch: of which bytes of the original, how many it puts there, and digests of both."""
+
+    start: int
+    stop: int
+    size: int
+    old: str
+    new: str
+
+
+class RecordedPatch(NamedTuple):
+    """A patch in a file: SHA-256 (hex) over its edits, as `edits.digest_of` makes it, and what each is known by."""
+
+    sha256: str
+    edits: tuple[RecordedEdit, ...]
+
+
+class RecordedFile(NamedTuple):
+    """A file of some releases: its SHA-256 (hex), the digest of all that no patch changes in it, and the patches."""
+
+    releases: tuple[str, ...]
+    sha256: str
+    rest: str
+    patches: Mapping[str, RecordedPatch]
+
+    def carried_by(self, content: bytes) -> Optional[frozenset[str]]:
+        """The patches that this content carries, the empty set for the file as released; None for unknown content."""
+        if hashlib.sha256(content).hexdigest() == self.sha256:
+            return frozenset()
+        rest, at, place = hashlib.sha256(), 0, 0
+        is_there: dict[str, set[bool]] = {}
+        for edit, patch_id in sorted((edit, name) for name, patch in self.patches.items() for edit in patch.edits):
+            rest.update(content[place : (place := place + edit.start - at)])
+            # the longer first, because where nothing should be, nothing always is
+            sides = sorted([(edit.size, edit.new, True), (edit.stop - edit.start, edit.old, False)], reverse=True)
+            found = next((side for side in sides if digest_of(content[place : place + side[0]]) == side[1]), None)
+            if found is None:
+                return None
+            is_there.setdefault(patch_id, set()).add(found[2])
+            place, at = place + found[0], edit.stop
+        rest.update(content[place:])
+        if rest.hexdigest()[:DIGEST_LENGTH] != self.rest or any(len(sides) > 1 for sides in is_there.values()):
+            return None
+        return frozenset(patch_id for patch_id, sides in is_there.items() if True in sides)
+
+
+class Fingerprints(NamedTuple):
+    """The record of all releases, oldest first, by file.
+
+    `specifiers` are the version specifiers of the patches (PEP 440) with the releases that each names, so that no
+    command has to parse one.
+    """
+
+    releases: tuple[str, ...]
+    files: Mapping[str, tuple[RecordedFile, ...]]
+    specifiers: Mapping[str, tuple[str, ...]]
+
+    def file(self, release: str, file: str) -> Optional[RecordedFile]:
+        """What is known of a file of a release; None where no patch changes it there, or the release is not known."""
+        return next((known for known in self.files.get(file, ()) if release in known.releases), None)
+
+    def patch(self, release: str, file: str, patch_id: str) -> Optional[RecordedPatch]:
+        """What is known of a patch in a file of a release; None where it changes nothing there."""
+        known = self.file(release, file)
+        return None if known is None else known.patches.get(patch_id)
+
+    def files_of(self, release: str, patch_id: str) -> tuple[str, ...]:
+        """The files of a release that the patch changes, sorted."""
+        return tuple(file for file in self.files if self.patch(release, file, patch_id) is not None)
+
+    def knows(self, patch_id: str) -> bool:
+        """Whether the record speaks of this patch."""
+        return any(patch_id in known.patches for versions in self.files.values() for known in versions)
+
+    def is_named(self, specifier: str, release: str) -> Optional[bool]:
+        """Whether the version specifier names this release; None where either is not on record."""
+        named = self.specifiers.get(specifier)
+        return None if named is None or release not in self.releases else release in named
+
+
+def digest_of(content: bytes) -> str:
+    """What the bytes of an edit are known by."""
+    return hashlib.sha256(content).hexdigest()[:EDIT_DIGEST_LENGTH]
+
+
+def read_fingerprints(path: Path) -> Fingerprints:
+    """The record in a file that `rendered` wrote."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    releases = tuple(document["releases"])
+    return Fingerprints(
+        releases=releases,
+        files={
+            file: tuple(
+                RecordedFile(
+                    releases=_listed(known["releases"], releases),
+                    sha256=known["sha256"],
+                    rest=known["rest"],
+                    patches={
+                        name: RecordedPatch(patch["sha256"], tuple(RecordedEdit(*edit) for edit in patch["edits"]))
+                        for name, patch in known["patches"].items()
+                    },
+                )
+                for known in versions
+            )
+            for file, versions in document["files"].items()
+        },
+        specifiers={specifier: _listed(spans, releases) for specifier, spans in document["specifiers"].items()},
+    )
+
+
+def rendered(fingerprints: Fingerprints) -> str:
+    """The record as text: JSON with a line for each content of a file."""
+    files = []
+    for file, versions in sorted(fingerprints.files.items()):
+        lines = [
+            json.dumps(
+                {
+                    "releases": spans_of(known.releases, fingerprints.releases),
+                    "sha256": known.sha256,
+                    "rest": known.rest,
+                    "patches": {
+                        name: {"sha256": patch.sha256, "edits": patch.edits} for name, patch in known.patches.items()
+                    },
+                },
+                separators=(",", ":"),
+            )
+            for known in versions
+        ]
+        files.append(f"  {json.dumps(file)}: [\n   " + ",\n   ".join(lines) + "\n  ]")
+    named = {
+        specifier: spans_of(releases, fingerprints.releases)
+        for specifier, releases in sorted(fingerprints.specifiers.items())
+    }
+    return (
+        f'{{\n "releases": {json.dumps(fingerprints.releases)},\n'
+        f' "specifiers": {json.dumps(named)},\n'
+        ' "files": {\n' + ",\n".join(files) + "\n }\n}\n"
+    )
+
+
+def spans_of(some: Sequence[str], releases: Sequence[str]) -> list[list[str]]:
+    """The first and the last of each run of releases that follow each other."""
+    spans: list[list[str]] = []
+    for before, release in zip(("", *releases), releases):
+        if release in some:
+            if spans and spans[-1][1] == before:
+                spans[-1][1] = release
+            else:
+                spans.append([release, release])
+    return spans
+
+
+def _listed(spans: Sequence[Sequence[str]], releases: Sequence[str]) -> tuple[str, ...]:
+    """The releases that `spans_of` was made of."""
+    return tuple(
+        release for first, last in spans for release in releases[releases.index(first) : releases.index(last) + 1]
+    )

@@ -1,0 +1,117 @@
+"""Who uses an attribute or a parameter: asked of Python's own tree, before something is taken away."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nfpatch.codemod import CodemodRefused
+from nfpatch.patching.source import Source
+
+
+@dataclass(frozen=True)
+class Use:
+    """A mention of an attribute: in which line, from 1, and under which conditions.
+
+    `under` are the tests of the `if` statements around it, each with whether it stands in their body or in their
+    `else`. `is_assignment` tells a plain `self.attribute = ...` from all others.
+    """
+
+    line: int
+    is_assignment: bool
+    under: tuple[tuple[ast.expr, bool], ...]
+
+
+def uses_in(tree: ast.Module) -> Mapping[str, Sequence[Use]]:
+    """Every use of every attribute in a module, be it in a string that spells it (`getattr`, a key of a state dict)."""
+    collector = _UseCollector()
+    collector.visit(tree)
+    return collector.found
+
+
+class _UseCollector(ast.NodeVisitor):
+    def __init__(self) -> None:
+        self.found: dict[str, list[Use]] = {}
+        self._under: tuple[tuple[ast.expr, bool], ...] = ()
+
+    def visit_If(self, node: ast.If) -> None:
+        self.visit(node.test)
+        outside = self._under
+        for branch, statements in ((True, node.body), (False, node.orelse)):
+            self._under = (*outside, (node.test, branch))
+            for statement in statements:
+                self.visit(statement)
+        self._under = outside
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        for target in node.targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+                self._note(target.attr, target.lineno, is_assignment=True)
+            else:
+                self.visit(target)
+        self.visit(node.value)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self._note(node.attr, node.lineno)
+        self.visit(node.value)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, str):
+            for name in node.value.split("."):
+                self._note(name, node.lineno)
+
+    def visit_MatchClass(self, node: Any) -> None:  # Python 3.10
+        for name in node.kwd_attrs:
+            self._note(name, node.lineno)
+        self.generic_visit(node)
+
+    def _note(self, name: str, line: int, is_assignment: bool = False) -> None:
+        self.found.setdefault(name, []).append(Use(line, is_assignment, self._under))
+
+
+def check_assigned_once(source: Source, attribute: str) -> None:
+    """Raise CodemodRefused unless there is one assignment to the attribute."""
+    times = sum(use.is_assignment for use in uses_in(source.tree).get(attribute, ()))
+    if times != 1:
+        raise CodemodRefused(f"`self.{attribute} = ...` stands there {times or 'no'} times, not once")
+
+
+def check_unread(result: Source, attribute: str, condition: str, source: Source) -> None:
+    """Raise CodemodRefused where the module uses the attribute outside `if CONDITION:`, or at all without a condition.
+
+    For `not CONDITION`, a use in the `else` of `if CONDITION:` is one inside as well. The line that the error names is
+    that of the `source` which the `result` was made from.
+    """
+    inside = {(_dumped(condition), True)} if condition else set()
+    if condition.startswith("not "):
+        inside.add((_dumped(condition[4:]), False))
+    for use in uses_in(result.tree).get(attribute, ()):
+        if not use.is_assignment and inside.isdisjoint((ast.dump(test), branch) for test, branch in use.under):
+            outside = f", outside `if {condition}:`" if condition else ""
+            line = _line_before(use.line, result.content, source.content)
+            raise CodemodRefused(f"the attribute `{attribute}` is read in line {line}{outside}")
+
+
+def _dumped(expression: str) -> str:
+    return ast.dump(ast.parse(f"({expression})", mode="eval").body)
+
+
+def _line_before(line: int, text: bytes, earlier: bytes) -> int:
+    """The number, from 1, that this line of a text had in an earlier one; its own if it is new."""
+    import difflib
+
+    matcher = difflib.SequenceMatcher(None, text.splitlines(), earlier.splitlines(), autojunk=False)
+    for block in matcher.get_matching_blocks():
+        if block.a < line <= block.a + block.size:
+            return block.b - block.a + line
+    return line
+
+
+def check_ignored(function: ast.AST, where: str, parameter: str) -> None:
+    """Raise CodemodRefused where this function, which is called `where`, mentions that parameter of its own."""
+    for statement in getattr(function, "body", ()):
+        for node in ast.walk(statement):
+            if parameter in (getattr(node, name, None) for name in ("id", "attr", "arg")):
+                raise CodemodRefused(f"`{where}` uses its `{parameter}` in line {getattr(node, 'lineno', '?')}")

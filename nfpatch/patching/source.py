@@ -1,0 +1,177 @@
+"""The text of a module: its lines, its tree, and where in it a function is.
+
+A definition can be found in two ways. `Source.definition` asks Python's own tree of the whole file, which is sure.
+`Source.definition_by_text` looks for the line that begins it and reads no further than its end, which costs what the
+function costs and not what the file does; it serves where a record vouches for what comes of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional, Union
+
+from nfpatch.codemod import CodemodRefused
+
+MAX_NESTING = 100
+
+Definition = Union[ast.Module, ast.ClassDef, ast.FunctionDef]
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")  # PEP 263
+_BLANK_OR_COMMENT = re.compile(rb"[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A definition, and the lines around it.
+
+    `lines` are lines of the file with their ends, the first of them at the byte `start`; the tree numbers them from
+    `first_number` on.
+    """
+
+    node: Definition
+    lines: tuple[bytes, ...]
+    start: int
+    first_number: int = 1
+
+    def line(self, number: int) -> bytes:
+        """The line that the tree calls by this number."""
+        return self.lines[number - self.first_number]
+
+    def offset(self, number: int) -> int:
+        """Where in the file this line begins, in bytes; the number after the last line stands for its end."""
+        return self.start + sum(map(len, self.lines[: number - self.first_number]))
+
+
+class Source:
+    """A module as it lies on the disk."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    @cached_property
+    def encoding(self) -> str:
+        """The name of its encoding (PEP 263). Raises CodemodRefused where there is no such."""
+        if self.content.startswith(codecs.BOM_UTF8):
+            return "utf-8"
+        for line in self.content.split(b"\n", 2)[:2]:
+            found = _CODING.match(line)
+            if found is not None:
+                name = found.group(1).decode("ascii")
+                try:
+                    return codecs.lookup(name).name
+                except LookupError as error:
+                    raise CodemodRefused(f"its text cannot be decoded: {error}") from error
+            if _BLANK_OR_COMMENT.fullmatch(line) is None:
+                break
+        return "utf-8"
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """What Python makes of it. Raises CodemodRefused where it does not parse, or is nested as nobody nests it."""
+        tree = _parsed(self.content)
+        try:
+            self.content.decode(self.encoding)  # Python overlooks what is amiss in a comment
+        except UnicodeDecodeError as error:
+            raise CodemodRefused(f"its text cannot be decoded: {error}") from error
+        _check_nesting(tree)
+        return tree
+
+    def definition(self, where: str) -> Place:
+        """The function or class that the dotted name leads to; the module itself for the empty name.
+
+        Raises CodemodRefused where a name is not defined exactly once.
+        """
+        node: Definition = self.tree
+        for name in where.split(".") if where else ():
+            found = [each for each in node.body if isinstance(each, (ast.ClassDef, ast.FunctionDef))]
+            found = [each for each in found if each.name == name]
+            if len(found) != 1:
+                owner = "it" if isinstance(node, ast.Module) else node.name
+                number = f"{len(found)} times" if found else "nowhere"
+                raise CodemodRefused(f"{owner} defines `{name}` {number}, not once")
+            node = found[0]
+        return Place(node, tuple(_LINE.findall(self.content)), 0)
+
+    def definition_by_text(self, where: str) -> Place:
+        """The same where one line of the text begins it, and it parses by itself; else as `definition` finds it."""
+        start, stop, indent = 0, len(self.content), -1
+        for name in where.split("."):
+            begun = self._begun_once(name, start, stop, indent)
+            if begun is None:
+                return self.definition(where)
+            start, indent = begun.start(), len(begun.group(1))
+            stop = self._end_of_block(begun.end(), stop, indent)
+        lines = tuple(_LINE.findall(self.content, start, stop))
+        try:
+            # an `if` around it takes the indentation, whatever that is
+            text = b"".join(lines).decode(self.encoding)
+            (around,) = _parsed("if 1:\n" + text if indent else "\n" + text).body[:1]
+        except (CodemodRefused, UnicodeDecodeError, ValueError):
+            return self.definition(where)
+        node = around.body[0] if isinstance(around, ast.If) else around
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name != where.rpartition(".")[2]:
+            return self.definition(where)
+        return Place(node, lines, start, first_number=2)
+
+    def _begun_once(self, name: str, start: int, stop: int, indent: int) -> Optional[re.Match[bytes]]:
+        """The one line that begins a definition of this name, deeper than `indent`; None where there are others."""
+        if not name.isidentifier() or not name.isascii():
+            return None
+        line = re.compile(rb"^([ \t]*)(?:class|def)[ \t]+%s\b" % name.encode("ascii"), re.MULTILINE)
+        found = list(line.finditer(self.content, start, stop))
+        fits = len(found) == 1 and (len(found[0].group(1)) > indent >= 0 or found[0].group(1) == b"")
+        return found[0] if fits else None
+
+    def _end_of_block(self, start: int, stop: int, indent: int) -> int:
+        """Where the next statement begins that is indented no deeper, or what looks like one inside of a string."""
+        statement = re.compile(rb"^[ \t]{0,%d}[^\s#)\]}]" % indent, re.MULTILINE)
+        found = statement.search(self.content, start, stop)
+        return stop if found is None else found.start()
+
+
+def parsed_statements(text: str) -> list[ast.stmt]:
+    """The statements of a text of a patch. Raises CodemodRefused where it does not parse."""
+    return _parsed(text).body
+
+
+def _parsed(source: Union[bytes, str]) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the source says amiss is not for the user of nfpatch
+            return ast.parse(source)
+    except SyntaxError as error:
+        raise CodemodRefused(f"it does not parse: {error.msg} in line {error.lineno or 1}") from error
+    except (RecursionError, MemoryError) as error:
+        raise CodemodRefused("it is nested too deeply to be parsed") from error
+    except (UnicodeError, LookupError, ValueError) as error:  # ValueError: a NUL byte
+        raise CodemodRefused(f"its text cannot be decoded: {error}") from error
+
+
+def _check_nesting(tree: ast.Module) -> None:
+    """Raise CodemodRefused where the source is nested as no person nests it.
+
+    LibCST's parser takes a stack frame for each level, and where the stack ends, so does the process, without a word.
+    Python's own knows its limits, so it goes first.
+    """
+    level: list[ast.AST] = [tree]
+    for _ in range(MAX_NESTING):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return
+        if any(_hidden_nesting(node) > MAX_NESTING for node in level):
+            break
+    raise CodemodRefused("it is nested too deeply to be parsed")
+
+
+def _hidden_nesting(node: ast.AST) -> int:
+    """How many levels LibCST makes of what is flat for Python."""
+    if isinstance(node, ast.BoolOp):
+        return len(node.values)
+    name = node.name if isinstance(node, ast.alias) else node.module if isinstance(node, ast.ImportFrom) else None
+    return name.count(".") if name else 0

@@ -1,0 +1,130 @@
+"""Edits: what they do to bytes, and what is refused."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from releases import RELEASES, read_member
+
+from nfpatch.catalog import load_catalog
+from nfpatch.codemod import Change, CodemodRefused, Rewrite
+from nfpatch.patching.edits import Edit, digest_of, joined, spliced
+from nfpatch.patching.rewriting import edits_of, rewritten
+from nfpatch.patching.source import Source
+
+TEXT = b"zero\none\ntwo\nthree\n"
+
+
+def test_all_edits_together_are_the_set_in_any_order() -> None:
+    edits = {"a": [Edit(0, 5, b"0\n")], "b": [Edit(9, 13, b""), Edit(19, 19, b"four\n")], "c": [Edit(6, 6, b"n")]}
+    whole = b"0\nonne\nthree\nfour\n"
+    for seed in range(5):
+        names = random.Random(seed).sample(sorted(edits), 3)
+        assert spliced(TEXT, {name: edits[name] for name in names}) == whole
+    assert spliced(TEXT, {}) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(Edit(0, 5, b""), Edit(4, 6, b"")), (Edit(0, 5, b""), Edit(5, 9, b"")), (Edit(5, 5, b"x"), Edit(5, 5, b"y"))],
+    ids=["overlap", "touch", "the same place"],
+)
+def test_two_patches_that_meet_are_refused_by_name(one: Edit, other: Edit) -> None:
+    with pytest.raises(CodemodRefused, match="second changes what first changes"):
+        spliced(TEXT, {"second": [other], "first": [one]})
+
+
+def test_edits_of_one_patch_that_touch_are_one() -> None:
+    assert joined([Edit(5, 9, b"b"), Edit(0, 5, b"a"), Edit(13, 13, b"c")]) == (Edit(0, 9, b"ab"), Edit(13, 13, b"c"))
+    with pytest.raises(CodemodRefused, match="about the same statements"):
+        joined([Edit(0, 5, b""), Edit(4, 6, b"")])
+
+
+def test_the_digest_tells_places_and_bytes_apart() -> None:
+    edits = [(), (Edit(1, 2, b"a"),), (Edit(1, 3, b"a"),), (Edit(1, 2, b"b"),), (Edit(1, 2, b"a"), Edit(4, 4, b""))]
+    assert len({digest_of(each) for each in edits}) == len(edits)
+
+
+MODULE = b'''"""A module.
+
+class Model:
+    def fit(self):
+        pass
+"""
+import torch
+
+LIMIT = 3
+
+
+class Model:
+    """
+def fit(self): of a docstring
+    """
+
+    @property
+    def size(self):
+        return 1
+
+    def fit(self, x):
+        total = 0
+        for each in x:
+            total += each
+
+        # The answer
+        answer = total
+        return answer
+
+
+class Other:
+    def fit(self, x):
+        return x
+'''
+
+
+def test_a_function_is_found_by_its_text_where_that_is_sure_and_by_the_tree_where_not() -> None:
+    source = Source(MODULE)
+    for where in ("Model.fit", "Other.fit", "Other", "Model", "Model.size", ""):
+        by_tree, by_text = source.definition(where), source.definition_by_text(where)
+        statement, twin = by_tree.node.body[-1], by_text.node.body[-1]
+        assert by_tree.offset(statement.lineno) == by_text.offset(twin.lineno), where
+
+
+@pytest.mark.parametrize("vouched", [False, True])
+def test_statements_of_a_module_are_changed_like_those_of_a_function(vouched: bool) -> None:
+    change = Rewrite((Change("", "LIMIT = 3", "LIMIT = 4\nMORE = 5"),))
+    edits = edits_of(change, Source(MODULE), vouched)
+    assert spliced(MODULE, {"p": edits}) == MODULE.replace(b"LIMIT = 3\n", b"LIMIT = 4\nMORE = 5\n")
+
+
+def test_a_method_can_be_added_beside_another_without_touching_its_body() -> None:
+    beside = Change("Model", "def fit(self, x): ...", "def fit(self, x): ...\n\ndef more(self):\n    return 2")
+    inside = Change("Model.fit", "total = 0", "total = 1")
+    result = rewritten(MODULE, {"a": Rewrite((beside,)), "b": Rewrite((inside,))})
+    more = b"        return answer\n\n    def more(self):\n        return 2\n"
+    assert result == MODULE.replace(b"total = 0", b"total = 1").replace(b"        return answer\n", more)
+
+
+def test_each_change_is_found_in_the_file_as_it_was() -> None:
+    changes = (
+        Change("Model.fit", "answer = total", "answer = total + 1"),
+        Change("Model.fit", "return answer", "return int(answer)"),
+        Change("Model.fit", "total = 0", ""),
+    )
+    result = rewritten(MODULE, {"p": Rewrite(changes)})
+    expected = MODULE.replace(b"        total = 0\n", b"").replace(b"answer = total\n", b"answer = total + 1\n")
+    assert result == expected.replace(b"return answer", b"return int(answer)")
+
+
+def test_the_quick_way_and_the_sure_one_come_to_the_same_in_every_release() -> None:
+    catalog, seen = load_catalog(), set()
+    for release in RELEASES:
+        for patch in catalog.patches:
+            for file, rewrite in catalog.rewrites_for(patch, release).items():
+                content = read_member(release, file)
+                assert content is not None
+                if (content, id(rewrite)) not in seen:
+                    seen.add((content, id(rewrite)))
+                    source = Source(content)
+                    assert edits_of(rewrite, source, vouched=True) == edits_of(rewrite, source)
+    assert len(seen) > 100
