@@ -418,6 +418,7 @@ def migrate(
     declares dead are dropped or added; every other tensor keeps its bits.
     """
     from nfpatch.checkpoint import migration
+    from nfpatch.checkpoint.report import print_migrations
 
     catalog = load_catalog(patch_folders)
     install = find_install(python, site_packages)
@@ -425,7 +426,7 @@ def migrate(
     if as_json:
         console.print_json({"files": [outcome.to_json() for outcome in outcomes]})
     else:
-        console.print_migrations(install, outcomes, dry_run)
+        print_migrations(install, outcomes, dry_run)
     exit_code = max(outcome.exit_code for outcome in outcomes)
     if exit_code:
         raise SystemExit(exit_code)

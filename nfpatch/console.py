@@ -1,4 +1,4 @@
-"""What nfpatch prints, but for `verify` (`proof/report.py`).
+"""What nfpatch prints, but for the reports of `verify`, `audit` and `migrate`, which lie in their wings.
 
 The answer goes to standard output, progress and complaints to standard error.
 """
@@ -13,7 +13,6 @@ import click
 
 if TYPE_CHECKING:  # what is not imported for a quick command need not be imported to print its answer
     from nfpatch.catalog import Catalog, Patch
-    from nfpatch.checkpoint.migration import Migration
     from nfpatch.installs.find import Install
     from nfpatch.patching.operations import Outcome
     from nfpatch.patching.plan import FileChange
@@ -101,14 +100,14 @@ def print_status(found: Survey) -> None:
     if found.ledger_problem is not None:
         complain(found.ledger_problem)
     if "interrupted" in states:
-        _say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
+        say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
     elif "applicable" in states:
-        _say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
+        say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
     elif "modified" in states or "unknown-release" in states:
-        _say("nfpatch cannot tell by itself whether this install is healthy. Try `nfpatch apply --dry-run`.")
+        say("nfpatch cannot tell by itself whether this install is healthy. Try `nfpatch apply --dry-run`.")
     else:
         applied = states.count("applied")
-        _say("Healed: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
+        say("Healed: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
 
 
 def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None:
@@ -116,9 +115,9 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
     print_install(outcome.found.install)
     _print_states(outcome.found, patches)
     if outcome.recovered:
-        _say("The work that a killed run left half done was brought to its end first.")
+        say("The work that a killed run left half done was brought to its end first.")
     if not outcome.changes:
-        _say(f"Nothing to {verb}.")
+        say(f"Nothing to {verb}.")
         return
     for change in outcome.changes:
         click.echo(f"  changed  {outcome.found.install.file(change.file)}")
@@ -126,33 +125,13 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
         patched = count(len(outcome.changes), "file", "files")
-        _say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
+        say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
     else:
-        _say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
+        say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
     # Models that were saved before have other parameters than their class has now.
     models = sorted({patch.model for patch in outcome.moved if not patch.keeps_parameters})
     if models:
-        _say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
-
-
-def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: bool) -> None:
-    """The answer of `migrate`."""
-    print_install(install)
-    for outcome in outcomes:
-        state = click.style(outcome.state.ljust(len("already-fits")), fg=STATE_COLOURS[outcome.state])
-        click.echo(f"  {state}  {outcome.path}  {outcome.in_words}".rstrip())
-        if outcome.backup is not None:
-            click.echo(f"  {'kept':<12}  {outcome.backup}")
-    states = {outcome.state for outcome in outcomes}
-    migrated = count(sum(outcome.state == "migrated" for outcome in outcomes), "model file", "model files")
-    if states == {"already-fits"}:
-        _say("Nothing to do: the installed source loads them as they are.")
-    elif dry_run:
-        _say(f"{migrated} would be migrated; nothing was written.")
-    else:
-        _say(f"{migrated} migrated.")
-    for reason in dict.fromkeys(outcome.detail for outcome in outcomes if outcome.state == "refused"):
-        complain(reason)
+        say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 
 
 def print_diff(changes: Iterable[FileChange]) -> None:
@@ -203,7 +182,8 @@ def _print_states(found: Survey, patches: Sequence[Patch]) -> None:
         click.echo(f"  {status.patch.id.ljust(id_width)}  {state}  {status.reason}")
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """A sentence of the answer."""
     click.echo(sentence)
 
 

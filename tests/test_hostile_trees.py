@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import MISSION, TFT, dist_info, invoke, mission, run_nfpatch, snapshot
@@ -28,7 +29,8 @@ def refuse_all(site: Path, code: int, words: str, commands: tuple[str, ...] = CO
     """Every command ends by itself, with this code and one line, and changes nothing."""
     before = snapshot_or_nothing(site.parent)
     for command in commands:
-        ran = run_nfpatch(*mission(command), "--site-packages", site, timeout=60)
+        words_of_command = mission(command) if command in COMMANDS else command.split()
+        ran = run_nfpatch(*words_of_command, "--site-packages", site, timeout=60)
         assert (ran.returncode, len(ran.stderr.splitlines())) == (code, 1), ran.stderr
         assert words in ran.stderr
         assert "Traceback" not in ran.stderr
@@ -74,6 +76,46 @@ def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enc
         document["files"][TFT]["bytecode"] = [name]
     ledger.write_text(json.dumps(document))
     refuse_all(site, 3, "is damaged", ("apply", "revert"))
+
+
+@pytest.mark.parametrize("patches", ["tft-static-encoder", [1], [["tft-static-encoder"]], None, {"a": "b"}], ids=repr)
+def test_a_ledger_whose_patches_are_no_list_of_ids_is_refused(patches: object, site: Path) -> None:
+    tampered(site, lambda files: files[TFT].update(patches=patches))
+    refuse_all(site, 3, "is damaged", ("apply", "revert"))
+
+
+def test_a_ledger_of_a_newer_nfpatch_is_refused_with_what_to_do(site: Path) -> None:
+    invoke("apply", *MISSION, "--site-packages", site)
+    ledger = dist_info(site) / "nfpatch" / "ledger.json"
+    ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 3, "nfpatch": "9.0"}))
+    refuse_all(site, 3, "was written by nfpatch 9.0, which is newer than this one", ("apply", "revert"))
+
+
+def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_never_written(site: Path) -> None:
+    released = snapshot(site)
+    tampered(site, lambda files: files[TFT].update(patches=["scaler-revin", "tft-static-encoder"]))
+    refuse_all(site, 3, "has no variant of scaler-revin", ("apply tft-static-context",))
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == released
+
+
+def test_a_ledger_that_lost_one_file_of_a_patch_is_not_trusted_with_the_other(site: Path) -> None:
+    other = "neuralforecast/common/_base_windows.py"
+    invoke("apply", "scaler-revin", "--site-packages", site)
+    tampered(site, lambda files: files.pop(other))
+    refused = invoke("revert", "--site-packages", site)
+    assert refused.exit_code == 3
+    assert f"{site / other} carries scaler-revin, but its original is not kept here" in refused.stderr
+
+
+def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Lets somebody change the files of a ledger that knows the two patches of the mission, or more."""
+    ledger = dist_info(site) / "nfpatch" / "ledger.json"
+    if not ledger.exists():
+        assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    document = json.loads(ledger.read_text())
+    change(document["files"])
+    ledger.write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +183,8 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
         path.unlink()
     make(path)
     for command in COMMANDS:
-        ran = run_nfpatch(*mission(command), "--site-packages", site, timeout=60)
+        words_of_command = mission(command) if command in COMMANDS else command.split()
+        ran = run_nfpatch(*words_of_command, "--site-packages", site, timeout=60)
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
         assert str(path) in ran.stderr
         assert (

@@ -1,4 +1,7 @@
-"""Killed at any moment, and failing at any operation: nothing is lost, and the next command heals it."""
+"""Killed at any moment, and failing at any operation: nothing is lost, and the next command heals it.
+
+The patch is one of four files, in which it stands as a whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,53 @@ from pathlib import Path
 
 import pytest
 from faults import Strike, fail_at, kill_at, remembered_edits, run_forked
-from support import (
-    MISSION,
-    NBEATSX,
-    TFT,
-    Entry,
-    answer,
-    dist_info,
-    false_record_rows,
-    invoke,
-    mission,
-    snapshot,
-    states,
-)
+from support import MISSION, NBEATSX, TFT, Entry, answer, dist_info, false_record_rows, invoke, snapshot
 
 Tree = dict[str, Entry]
 
+FILES = (NBEATSX, TFT, "neuralforecast/models/mlp.py", "neuralforecast/models/nhits.py")
+FOUR_FILES = f"""
+from nfpatch.catalog import Patch
+from nfpatch.codemod import Change, Rewrite
+
+FIRST = Rewrite((Change("", "import torch", "import torch\\nimport math"),))
+
+patch = Patch(
+    id="four-files",
+    summary="a bug that stands in four files",
+    model="any",
+    upstream="made up",
+    variants={{"==1.7.4": {{file: FIRST for file in {FILES!r}}}}},
+    unaffected={{"!=1.7.4": "made up"}},
+    dead_parameters=(),
+    cases=(),
+)
+"""
+
 
 @pytest.fixture
-def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Tree, Tree]:
+def own(tmp_path: Path) -> Path:
+    """The folder with the patch of four files."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "four_files.py").write_text(FOUR_FILES)
+    return folder
+
+
+def on_four_files(command: str, own: Path, site: Path) -> list[object]:
+    """A command on that patch. The bytes that it comes to are on no record, so apply is told to go on."""
+    options = ("four-files", *(["--allow-modified"] if command == "apply" else [])) if command != "status" else ()
+    return [command, *options, "--patches", own, "--site-packages", site]
+
+
+def state(own: Path, site: Path) -> str:
+    told = answer(*on_four_files("status", own, site))["patches"]
+    (found,) = (patch["state"] for patch in told if patch["id"] == "four-files")
+    return str(found)
+
+
+@pytest.fixture
+def trees(site: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Tree, Tree]:
     """A released and a patched site-packages folder with compiled files, and what they look like."""
     monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
     keep_only_the_target_files(site)
@@ -36,7 +67,7 @@ def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
     (cache / "tft.cpython-311.pyc").write_bytes(b"compiled")
     patched = tmp_path / "patched"
     shutil.copytree(site, patched)
-    assert invoke("apply", *MISSION, "--site-packages", patched).exit_code == 0
+    assert invoke(*on_four_files("apply", own, patched)).exit_code == 0
     return site, patched, snapshot(site), snapshot(patched)
 
 
@@ -51,7 +82,7 @@ def keep_only_the_target_files(site: Path) -> None:
 
 
 def is_kept(path: str) -> bool:
-    return path in (NBEATSX, TFT) or ".dist-info/" in path
+    return path in FILES or ".dist-info/" in path
 
 
 def fresh(source: Path, tmp_path: Path) -> Path:
@@ -64,27 +95,27 @@ def fresh(source: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("command", ["apply", "revert"])
 @pytest.mark.parametrize("healing", ["apply", "revert"])
 def test_a_kill_at_any_operation_loses_nothing(
-    command: str, healing: str, trees: tuple[Path, Path, Tree, Tree], tmp_path: Path
+    command: str, healing: str, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
 ) -> None:
     released_site, patched_site, released, patched = trees
     points = 0
     while True:
         work = fresh(released_site if command == "apply" else patched_site, tmp_path)
-        ended = run_forked([*mission(command), "--site-packages", work], work, kill_at(points + 1))
+        ended = run_forked(on_four_files(command, own, work), work, kill_at(points + 1))
         if ended.code == 0:
             break
         assert ended.code == -9, ended
         points += 1
 
         left = snapshot(work)
-        for file in (NBEATSX, TFT):
+        for file in FILES:
             assert left[file].content in (released[file].content, patched[file].content)
-        told = states(work)
+        told = state(own, work)
         assert snapshot(work) == left, "status changes nothing"
         if not (unchanged(left, released) or unchanged(left, patched)):
-            assert set(told.values()) == {"interrupted"}
+            assert told == "interrupted"
 
-        assert answer(*mission(healing), "--site-packages", work)["patches"][0]["state"] != "interrupted"
+        assert answer(*on_four_files(healing, own, work))["patches"][0]["state"] != "interrupted"
         assert snapshot(work) == (patched if healing == "apply" else released), f"kill point {points}"
         assert false_record_rows(work) == []
     assert points > 50
@@ -103,20 +134,20 @@ def unchanged(left: Tree, whole: Tree) -> bool:
 @pytest.mark.parametrize("command", ["apply", "revert"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
 def test_an_operation_that_fails_leaves_the_tree_as_it_was(
-    command: str, number: int, trees: tuple[Path, Path, Tree, Tree], tmp_path: Path
+    command: str, number: int, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
 ) -> None:
-    check_failures(command, trees, tmp_path, lambda point: fail_at(point, number))
+    check_failures(command, trees, own, tmp_path, lambda point: fail_at(point, number))
 
 
 @pytest.mark.parametrize("command", ["apply", "revert"])
 def test_a_disk_that_stays_full_leaves_the_tree_as_it_was(
-    command: str, trees: tuple[Path, Path, Tree, Tree], tmp_path: Path
+    command: str, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
 ) -> None:
-    check_failures(command, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
+    check_failures(command, trees, own, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
 
 
 def check_failures(
-    command: str, trees: tuple[Path, Path, Tree, Tree], tmp_path: Path, strike_at: Callable[[int], Strike]
+    command: str, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path, strike_at: Callable[[int], Strike]
 ) -> None:
     released_site, patched_site, released, patched = trees
     before, after = (released, patched) if command == "apply" else (patched, released)
@@ -124,7 +155,7 @@ def check_failures(
     failures = 0
     while True:
         point += 1
-        ended = run_forked([*mission(command), "--site-packages", work], work, strike_at(point))
+        ended = run_forked(on_four_files(command, own, work), work, strike_at(point))
         left = snapshot(work)
         if ended.code == 0 and ended.operations < point:
             assert left == after

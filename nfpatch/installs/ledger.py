@@ -137,7 +137,7 @@ def _patched_file(file: str, entry: dict[str, Any]) -> PatchedFile:
         raise ValueError(f"{file} is no file of the package")
     if any(PurePosixPath(name).parent != caches for name in bytecode):
         raise ValueError(f"{bytecode} are no compiled files of {file}")
-    if not all(isinstance(name, str) for name in entry["patches"]):
+    if not (isinstance(entry["patches"], list) and all(isinstance(name, str) for name in entry["patches"])):
         raise ValueError(f"{entry['patches']} are no ids of patches")
     return PatchedFile(
         original_sha256=entry["original_sha256"],

@@ -1,0 +1,31 @@
+"""What `migrate` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from nfpatch.checkpoint.migration import Migration
+from nfpatch.console import STATE_COLOURS, complain, count, print_install, say
+from nfpatch.installs.find import Install
+
+
+def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: bool) -> None:
+    """The answer of `migrate`."""
+    print_install(install)
+    for outcome in outcomes:
+        state = click.style(outcome.state.ljust(len("already-fits")), fg=STATE_COLOURS[outcome.state])
+        click.echo(f"  {state}  {outcome.path}  {outcome.in_words}".rstrip())
+        if outcome.backup is not None:
+            click.echo(f"  {'kept':<12}  {outcome.backup}")
+    states = {outcome.state for outcome in outcomes}
+    migrated = count(sum(outcome.state == "migrated" for outcome in outcomes), "model file", "model files")
+    if states == {"already-fits"}:
+        say("Nothing to do: the installed source loads them as they are.")
+    elif dry_run:
+        say(f"{migrated} would be migrated; nothing was written.")
+    else:
+        say(f"{migrated} migrated.")
+    for reason in dict.fromkeys(outcome.detail for outcome in outcomes if outcome.state == "refused"):
+        complain(reason)

@@ -1,0 +1,90 @@
+"""The house: which wing may import which, and that no two modules need each other."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from support import ROOT
+
+PACKAGE = ROOT / "nfpatch"
+
+# From the ground up: a wing imports those that it names, and nothing above it. docs/design.md tells what each is for.
+WINGS: dict[str, set[str]] = {
+    "errors": set(),
+    "fingerprints": set(),
+    "target": set(),
+    "codemod": {"errors"},
+    "catalog": {"codemod", "errors", "fingerprints"},
+    "installs": {"errors"},
+    "patching": {"catalog", "codemod", "errors", "installs"},
+    "console": {"catalog", "fingerprints", "installs", "patching"},
+    "proof": {"catalog", "console", "errors", "installs", "patching"},
+    "audit": {"catalog", "console", "errors", "installs", "proof"},
+    "checkpoint": {"catalog", "console", "errors", "installs", "patching", "proof"},
+    "cli": {"audit", "catalog", "checkpoint", "console", "errors", "installs", "patching", "proof"},
+    "__main__": {"cli"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of nfpatch by its dotted name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_by(path: Path, name: str, known: set[str]) -> set[str]:
+    """The modules of nfpatch that a module imports, wherever in its text."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            for _ in range(node.level - 1):
+                package = package.rpartition(".")[0]
+            base = ".".join(filter(None, (package if node.level else "", node.module or "")))
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}"
+                found.add(submodule if submodule in known else base)
+    return (found & known) - {"nfpatch", name}
+
+
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imported_by(path, name, set(known)) for name, path in known.items()}
+
+
+def wing(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_imports_go_downward_only() -> None:
+    for module, imported in graph().items():
+        if wing(module):
+            allowed = WINGS[wing(module)] | {wing(module)}
+            above = sorted(other for other in imported if wing(other) not in allowed)
+            assert not above, f"{module} imports {above}"
+
+
+def test_the_folder_has_the_wings_that_are_told_of_and_no_others() -> None:
+    assert {wing(module) for module in modules()} - {""} == WINGS.keys()
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for name in WINGS.keys() - {"__main__"}:
+        shown = f"`{name}/`" if (PACKAGE / name).is_dir() else f"`{name}.py`"
+        assert shown in design, f"docs/design.md does not show {shown}"
+
+
+def test_no_two_modules_need_each_other() -> None:
+    order = [*TopologicalSorter(graph()).static_order()]  # raises CycleError with the circle
+    assert len(order) == len(modules())
+
+
+def test_what_runs_in_the_target_interpreter_imports_nothing_of_nfpatch() -> None:
+    for module, imported in graph().items():
+        if wing(module) == "target":
+            assert all(wing(other) == "target" for other in imported)
