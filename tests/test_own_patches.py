@@ -1,4 +1,7 @@
-"""A patch of the user's own, after docs/writing-a-patch.md, whose example this runs."""
+"""Patches of the user's own, after docs/writing-a-patch.md, whose examples this runs.
+
+The first has the form of the guide of 0.1.0, with a `file` and a rewrite a release.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from support import MISSION, NBEATSX, ROOT, answer, false_record_rows, invoke, s
 
 GUIDE = ROOT / "docs" / "writing-a-patch.md"
 MLP = "neuralforecast/models/mlp.py"
+MULTIVARIATE = "neuralforecast/models/mlpmultivariate.py"
 
 
-def block_of_the_guide(language: str) -> str:
-    """The first block of code in this language."""
-    found = re.search(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert found is not None
-    return found.group(1)
+def block_of_the_guide(language: str, number: int = 0) -> str:
+    """The blocks of code in this language, the first by default."""
+    text = GUIDE.read_text(encoding="utf-8")
+    return str(re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[number])
 
 
 @pytest.fixture
@@ -28,14 +31,19 @@ def own(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def gated(site: Path) -> Path:
-    """1.7.4 with the layer that the guide's diff adds."""
+def gate(path: Path) -> None:
+    """Gives a file the layer that the guide's diff adds."""
     lines = block_of_the_guide("diff").splitlines(keepends=True)[3:]
     before, after = ("".join(line[1:] for line in lines if line[0] in kinds) for kinds in (" -", " +"))
-    text = (site / MLP).read_text()
+    text = path.read_text()
     assert text.count(before) == 1
-    (site / MLP).write_text(text.replace(before, after))
+    path.write_text(text.replace(before, after))
+
+
+@pytest.fixture
+def gated(site: Path) -> Path:
+    """1.7.4 with that layer in MLP."""
+    gate(site / MLP)
     return site
 
 
@@ -68,6 +76,79 @@ def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
     assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
     assert len(answer("revert", "--site-packages", gated)["changed"]) == 3, "revert needs no --patches"
     assert snapshot(gated) == before
+
+
+@pytest.fixture
+def twice_gated(gated: Path) -> Path:
+    """1.7.4 with that layer in MLP and MLPMultivariate."""
+    path = gated / MULTIVARIATE
+    line = "        self.mlp = nn.ModuleList(layers)\n"
+    assert path.read_text().count(line) == 1
+    added = "        self.gate = nn.Linear(in_features=hidden_size, out_features=hidden_size)\n"
+    path.write_text(path.read_text().replace(line, f"{line}\n{added}"))
+    return gated
+
+
+@pytest.fixture
+def own_of_two_files(tmp_path: Path) -> Path:
+    """The folder with the guide's second patch."""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "mlp_gates.py").write_text(block_of_the_guide("python", 1))
+    return folder
+
+
+def test_the_guides_patch_of_two_files_stands_as_a_whole(twice_gated: Path, own_of_two_files: Path) -> None:
+    where = ("--patches", own_of_two_files, "--site-packages", twice_gated)
+    before = snapshot(twice_gated)
+    assert re.search(rf"files +{MLP}, {MULTIVARIATE}", invoke("list", "--patches", own_of_two_files).stdout)
+    assert answer("apply", "mlp-gates", "--allow-modified", *where)["changed"] == [MLP, MULTIVARIATE]
+    (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "mlp-gates")
+    assert (status["state"], status["file"], status["files"]) == ("applied", MLP, [MLP, MULTIVARIATE])
+    assert b"self.gate" not in (twice_gated / MLP).read_bytes() + (twice_gated / MULTIVARIATE).read_bytes()
+    assert false_record_rows(twice_gated) == []
+    assert answer("revert", "mlp-gates", *where)["changed"] == [MLP, MULTIVARIATE]
+    assert snapshot(twice_gated) == before
+
+
+def test_where_one_of_two_files_does_not_fit_neither_is_written(gated: Path, own_of_two_files: Path) -> None:
+    before = snapshot(gated)
+    where = ("--patches", own_of_two_files, "--site-packages", gated)
+    refused = invoke("apply", "mlp-gates", "--allow-modified", *where)
+    assert refused.exit_code == 3
+    assert MULTIVARIATE in refused.stderr
+    assert snapshot(gated) == before
+
+
+def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_path: Path) -> None:
+    (own / "twin.py").write_text(block_of_the_guide("python").replace('"mlp-gate"', '"mlp-gate-twin"'))
+    before = snapshot(gated)
+    refused = invoke(
+        "apply", "mlp-gate", "mlp-gate-twin", "--allow-modified", "--patches", own, "--site-packages", gated
+    )
+    assert refused.exit_code == 3
+    assert "mlp-gate-twin changes what mlp-gate changes" in refused.stderr
+    assert snapshot(gated) == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (('    file="neuralforecast/models/mlp.py",\n', ""), "does not say in which `file` its codemods belong"),
+        (("patch = Patch(", "other = Patch("), "defines no `patch = Patch(...)`"),
+        (('id="mlp-gate"', 'id="scaler-revin-windows"'), "Two patch modules call themselves 'scaler-revin-windows'"),
+        (('    model="MLP",\n', ""), "does not load: TypeError"),
+    ],
+)
+def test_a_module_that_is_no_patch_is_refused_with_the_reason(
+    own: Path, site: Path, edit: tuple[str, str], words: str
+) -> None:
+    text = block_of_the_guide("python")
+    assert edit[0] in text
+    (own / "mlp_gate.py").write_text(text.replace(*edit))
+    refused = invoke("status", "--patches", own, "--site-packages", site)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert words in refused.stderr
 
 
 @pytest.mark.ddp

@@ -1,0 +1,69 @@
+"""Measure what a patch costs in files of 1, 10, 100 and 1,000 times the lines around the same function.
+
+In one process: the edits of `tft-static-encoder` in TFT of 1.7.4, as `apply` computes them, beside the SHA-256 of the
+file, which `status` takes in any case. Exit code 1: the patch's cost grew with the file.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from functools import partial
+from statistics import median
+from typing import Callable
+
+from subjects import LIMIT, RELEASE, load_catalog, read_member
+
+from nfpatch.installs.ledger import hash_of
+from nfpatch.patching.rewriting import edits_of
+from nfpatch.patching.source import Source
+
+FILE, PATCH = "neuralforecast/models/tft.py", "tft-static-encoder"
+TIMES = (1, 10, 100, 1000)
+ROUNDS = 9
+
+
+def grown(source: bytes, times: int) -> bytes:
+    """The file with so many functions behind its classes that it has `times` as many lines."""
+    filler = b"\n\ndef filler_%d(model, x):\n    # nothing of TFT\n    model.width = x\n    return model\n"
+    lines = source.count(b"\n")
+    return source + b"".join(filler % number for number in range((times - 1) * lines // filler.count(b"\n")))
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """The median of some rounds."""
+    taken = []
+    for _ in range(ROUNDS):
+        gc.collect()
+        start = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def main() -> int:
+    """Measure, print, and tell whether the cost stayed."""
+    catalog = load_catalog()
+    (patch,) = catalog.select([PATCH])
+    rewrite = catalog.rewrites_for(patch, RELEASE)[FILE]
+    released = read_member(RELEASE, FILE)
+    assert released is not None
+    edits_of(rewrite, Source(released), vouched=True)  # imports LibCST
+    print(f"{'lines':>9}{'patch ms':>10}{'ratio':>7}{'hash ms':>10}")
+    first, is_kept = 0.0, True
+    for times in TIMES:
+        content = grown(released, times)
+        patching = seconds(partial(edits_of, rewrite, Source(content), vouched=True))
+        hashing = seconds(partial(hash_of, content))
+        first = first or patching
+        # where the file is so long that to search it counts, it costs no more than to hash it
+        ok = patching <= max(LIMIT * first, first + hashing)
+        is_kept = is_kept and ok
+        ratio = f"{patching * 1000:>10.2f}{patching / first:>7.2f}{hashing * 1000:>10.2f}"
+        print(f"{content.count(bytes([10])):>9}{ratio}  {'ok' if ok else 'OVER'}")
+    return 0 if is_kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
