@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -88,8 +88,9 @@ class Subject:
         before, catalog, false_rows = snapshot(self.site), load_catalog(), []
         for row in self.rows:
             row.run()
-            if row.label.endswith(" apply"):
+            if " apply" in row.label and not false_rows:
                 false_rows = false_record_rows(self.site)
+            if row.label.endswith(" apply"):  # of the two patches that the other tools make as well
                 for file, patch in PATCHES.items():
                     known = catalog.fingerprints.file(RELEASE, file)
                     if known is None or known.carried_by((self.site / file).read_bytes()) != {patch}:
@@ -98,20 +99,29 @@ class Subject:
         return {"has_undo": len(self.rows) > 1, "false_record_rows": false_rows, "left_behind": left_behind}
 
 
-def nfpatch_subject() -> Subject:
-    """nfpatch, as the command of the running environment if it is installed there."""
+def nfpatch_subject(release: str = RELEASE, patches: Sequence[str] = (), beside: str = "") -> Subject:
+    """nfpatch, as the command of the running environment if it is installed there, at work on a release.
+
+    `apply` makes these patches; without patches, all that the release needs. `beside` tells the rows from others.
+    """
     script = Path(sysconfig.get_path("scripts")) / "nfpatch"
     nfpatch = (script,) if script.exists() else (sys.executable, "-m", "nfpatch")
-    _, site = build_environment("nfpatch", sys.executable)
+    _, site = build_environment(f"nfpatch-{release}", sys.executable, release=release)
 
     def row(label: str, reference: str, *arguments: str) -> Row:
-        return Row(f"nfpatch {label}", (*nfpatch, *arguments, "--site-packages", site), ROOT, {}, reference, LIMIT)
+        command = (*nfpatch, *arguments, "--site-packages", site)
+        return Row(f"nfpatch {label}{beside}", command, ROOT, {}, reference, LIMIT)
 
     status = row("status", CLICK, "status")
-    apply = row("apply", LIBCST, "apply", *PATCHES.values())
-    again = row("apply, nothing to do", CLICK, "apply", *PATCHES.values())
+    apply = row("apply", LIBCST, "apply", *patches)
+    again = row("apply, nothing to do", CLICK, "apply", *patches)
     revert = row("revert", CLICK, "revert")
     return Subject("nfpatch", site, (status, apply, again, revert))
+
+
+def everything_of(release: str) -> Subject:
+    """The same with all that a release needs."""
+    return replace(nfpatch_subject(release, beside=f" ({release})"), name=f"nfpatch, all of {release}")
 
 
 def p12y_subject(diff: str) -> Subject:
@@ -148,21 +158,23 @@ def venv_patcher_subject(diff: str, training: Path) -> Subject:
     return Subject(VENV_PATCHER, site, (apply, reset))
 
 
-def build_environment(name: str, python: object, *requirements: str, sees: Optional[Path] = None) -> tuple[Path, Path]:
+def build_environment(
+    name: str, python: object, *requirements: str, sees: Optional[Path] = None, release: str = RELEASE
+) -> tuple[Path, Path]:
     """The `bin` and site-packages of a venv with neuralforecast and these packages, built unless it is there already.
 
     `sees` is the site-packages folder of another environment, put on the venv's path only when pip has done its work,
     so that pip never takes the packages there for its own.
     """
     venv = BENCHMARKS / name
-    marker, made_of = venv / "made-of.json", json.dumps([str(python), RELEASE, requirements, str(sees)])
+    marker, made_of = venv / "made-of.json", json.dumps([str(python), release, requirements, str(sees)])
     if not (marker.exists() and marker.read_text() == made_of):
         print(f"Building {venv.relative_to(ROOT)}", file=sys.stderr, flush=True)
         shutil.rmtree(venv, ignore_errors=True)
         run(python, "-m", "venv", "--without-pip", venv)
         (site,) = venv.glob("lib/python*/site-packages")
         pip = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "install", "--quiet")
-        run(*pip, "--no-deps", wheel_of(RELEASE))
+        run(*pip, "--no-deps", wheel_of(release))
         if requirements:
             run(*pip, *requirements)
         if sees is not None:
