@@ -46,10 +46,12 @@ import re
 import signal
 import struct
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 LOSSES = "neuralforecast.losses.pytorch"
 SCALERS = "neuralforecast.common._scalers"
@@ -620,7 +622,16 @@ def import_neuralforecast(tree: str | None, base_path: list[str]) -> Any:
 
 def end_with_parent() -> None:
     """Makes this process end when nfpatch dies, however it dies."""
+    parent = os.getppid()
+
+    def watch() -> NoReturn:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
     if sys.platform.startswith("linux"):
+        # The thread cannot run while C code holds the interpreter lock, nor in a stopped process. The kernel can.
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
