@@ -33,7 +33,8 @@ if PACKAGE not in sys.modules:
     make_importable()
 
 if __name__ == "__main__":
-    sys.path[:] = [entry for entry in sys.path if entry not in ("", HERE)]
+    # Python follows links to the folder of a script.
+    sys.path[:] = [entry for entry in sys.path if entry not in ("", HERE, os.path.realpath(HERE))]
     if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
         importlib.import_module(f"{PACKAGE}.{sys.argv[1]}").main(*sys.argv[2:])
     else:

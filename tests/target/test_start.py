@@ -135,6 +135,15 @@ def test_the_target_keeps_its_path_and_its_modules(target: Target, program: str)
     assert seen["path"] == json.loads(answer)
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, program: str) -> None:
+    (target.folder / "link").symlink_to(NFPATCH)
+    seen = target.run(program, LOOK, target.folder / "link" / "target" / ENTRY.name)
+
+    assert seen["modules"]["__main__"] == str(target.folder / "link" / "target" / ENTRY.name)
+    assert not {str(ENTRY.parent), str(target.folder / "link" / "target"), ""} & set(seen["path"])
+
+
 def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
     train, migrate = (own_modules(target.run(program, LOOK)) for program in PROGRAMS)
 
