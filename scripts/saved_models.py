@@ -24,7 +24,7 @@ from typing import Any
 from releases import CACHE, unpack
 
 from nfpatch.catalog import Case, load_catalog
-from nfpatch.proof.runner import WORKER
+from nfpatch.target import ENTRY
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
 TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
@@ -117,7 +117,7 @@ def nfpatch_json(*arguments: object) -> Any:
 def results_of(jobs: Sequence[Mapping[str, Any]], python: Path, folder: Path) -> list[dict[str, Any]]:
     """What the jobs come to, all in one process of the interpreter. Raises RuntimeError when that fails."""
     specification, out, log = (folder / name for name in ("spec.json", "out.pkl", "saving.log"))
-    specification.write_text(json.dumps({"worker": str(WORKER), "out": str(out), "jobs": jobs}))
+    specification.write_text(json.dumps({"entry": str(ENTRY), "out": str(out), "jobs": jobs}))
     environment = {
         **os.environ,
         "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # else no release before 2.0 loads anything with torch 2.6 or later
@@ -134,7 +134,7 @@ def results_of(jobs: Sequence[Mapping[str, Any]], python: Path, folder: Path) ->
 
 
 def as_json(case: Case) -> dict[str, Any]:
-    """A case as the proof worker takes it."""
+    """A case as a proof takes it."""
     return {"model": case.model, "loss": case.loss, "exogenous": [*case.exogenous], "options": {**case.options}}
 
 

@@ -1,8 +1,8 @@
 """Saves, loads and resumes models with one source tree after the other: `python saving.py SPEC`, where torch is.
 
-SPEC is a JSON file: {worker, out, jobs: [{tree, do, ...}]}. `worker` is the path of nfpatch's proof worker, whose
-models and data serve here as well, `tree` a folder to put first on sys.path, and `do` one of these, each with its
-`cases`, a mapping of folders to cases as the proof worker knows them:
+SPEC is a JSON file: {entry, out, jobs: [{tree, do, ...}]}. `entry` is the path of `nfpatch/target/__main__.py`, whose
+package has models that serve here as well, `tree` a folder to put first on sys.path, and `do` one of these, each with
+its `cases`, a mapping of folders to cases as a proof has them:
 
     save     trains each, saves it into its folder, and forecasts
     load     loads each from its folder, and forecasts
@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import json
 import logging
 import os
 import pickle
+import runpy
 import sys
 import traceback
 import warnings
@@ -35,21 +35,13 @@ HALF_WAY = "step=3.ckpt"  # as Lightning itself names it
 TRAINER = {"accelerator": "cpu", "devices": 1, "logger": False}
 
 
-def module_at(path: str) -> Any:
-    """The proof worker as a module."""
-    spec = importlib.util.spec_from_file_location("proof_worker", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Bench:
     """Trains and loads with the neuralforecast that is imported."""
 
-    def __init__(self, worker: Any, package: Any) -> None:
-        self.worker = worker
+    def __init__(self, package: Any) -> None:
+        self.models, self.trainer, self.comparing = (
+            importlib.import_module("nfpatch_target." + name) for name in ("models", "trainer", "comparing")
+        )
         self.package = package
         self.utils = importlib.import_module("neuralforecast.utils")
         core, models = (importlib.import_module("neuralforecast." + name) for name in ("core", "models"))
@@ -61,15 +53,15 @@ class Bench:
     def model(self, case: dict[str, Any], steps: int, **more: Any) -> Any:
         """The model of a case, untrained."""
         numbers = tuple(int(number) for number in self.package.__version__.split(".")[:2])
-        quiet = {"enable_progress_bar": False} if numbers >= self.worker.FIRST_RELEASE_WITHOUT_PROGRESS_BAR else {}
-        return self.worker.model_of(case, steps, lambda: {**TRAINER, **quiet, **more})
+        quiet = {"enable_progress_bar": False} if numbers >= self.trainer.FIRST_RELEASE_WITHOUT_PROGRESS_BAR else {}
+        return self.models.model_of(case, steps, lambda: {**TRAINER, **quiet, **more})
 
     def trained(self, case: dict[str, Any], model: Any) -> Any:
         """A forecaster with this model, trained."""
         forecaster = self.package.NeuralForecast(models=[model], freq="M")
         panel = self.utils.AirPassengersPanel.groupby("unique_id").head(-model.h).reset_index(drop=True)
         static = {"static_df": self.utils.AirPassengersStatic} if "static" in case["exogenous"] else {}
-        self.worker.seed_everything()
+        self.comparing.seed_everything()
         forecaster.fit(df=panel, **static)
         return forecaster
 
@@ -77,14 +69,14 @@ class Bench:
         """What it forecasts."""
         panel = self.utils.AirPassengersPanel
         future = panel.groupby("unique_id").tail(forecaster.h).reset_index(drop=True)
-        self.worker.seed_everything()
+        self.comparing.seed_everything()
         frame = forecaster.predict(**({"futr_df": future} if "future" in case["exogenous"] else {}))
         columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
         return frame[columns].to_numpy(dtype="float64").tobytes()  # type: ignore[no-any-return]
 
     def weights(self, forecaster: Any) -> dict[str, bytes]:
         """What the model has learned."""
-        weights = self.worker.weights_of(self.worker.trained_model_of(forecaster))
+        weights = self.comparing.weights_of(self.models.trained_model_of(forecaster))
         return {name: weight.numpy().tobytes() for name, weight in weights.items()}
 
     def save(self, folder: str, case: dict[str, Any]) -> Any:
@@ -148,11 +140,12 @@ def main(path: str) -> None:
         spec = json.load(file)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    worker = module_at(spec["worker"])
+    runpy.run_path(spec["entry"])  # makes its package importable
+    source = importlib.import_module("nfpatch_target.source")
     base_path = list(sys.path)
     results = []
     for job in spec["jobs"]:
-        bench = Bench(worker, worker.import_neuralforecast(job["tree"], base_path))
+        bench = Bench(source.import_neuralforecast(job["tree"], base_path))
         draw_alike_at_every_step()
         work = getattr(bench, job["do"])
         cases = job["cases"].items()

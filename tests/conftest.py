@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,18 @@ def training_env() -> Path:
     if not python.exists():
         pytest.fail("the training environment is missing: run `make training-env`")
     return python
+
+
+@pytest.fixture(scope="session")
+def python37() -> Path:
+    """A real Python 3.7, the oldest that a target interpreter may be; the test is skipped on a machine without one."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which("python3.7"), *versions.glob("3.7*/bin/python")]
+    for python in filter(None, candidates):
+        # pyenv's shims are there for every version, but run only the active one.
+        if subprocess.run([python, "-c", ""], capture_output=True).returncode == 0:
+            return Path(python)
+    pytest.skip("no Python 3.7 on this machine")
 
 
 @pytest.fixture(scope="session")

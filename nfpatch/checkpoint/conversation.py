@@ -1,4 +1,4 @@
-"""The talk with the worker, which reads and writes models in the target interpreter."""
+"""The talk with `target/migrate.py`, which reads and writes models in the target interpreter."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import IO, Any
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.launch import training_environment
 from nfpatch.proof.probe import runnable
+from nfpatch.target import ENTRY
 
-WORKER = Path(__file__).with_name("worker.py")
 _LOG_LINES = 4
 
 
 class Conversation:
-    """A running worker: requests go in, events come out, each a JSON object."""
+    """A running process: requests go in, events come out, each a JSON object."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
 
     def tell(self, request: Mapping[str, object]) -> None:
-        """Send a request. A worker that is gone is noticed by `events`, which has the reason."""
+        """Send a request. A process that is gone is noticed by `events`, which has the reason."""
         try:
             _open(self._process.stdin).write(json.dumps(request) + "\n")
             _open(self._process.stdin).flush()
@@ -36,7 +36,7 @@ class Conversation:
     def events(self, until: str) -> Iterator[dict[str, Any]]:
         """The events up to the one that is called `until`, which is left out.
 
-        Raises EnvironmentProblem when the worker ends before.
+        Raises EnvironmentProblem when the process ends before.
         """
         for line in _open(self._process.stdout):
             event: dict[str, Any] = json.loads(line)
@@ -61,14 +61,14 @@ class Conversation:
 
 @contextmanager
 def conversation(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[Conversation]:
-    """A worker in the interpreter `python`, `extra_path` being first on its path; gone afterwards.
+    """A process of the interpreter `python`, `extra_path` being first on its path; gone afterwards.
 
     `folder` is for what it writes for a while. Raises EnvironmentProblem where the interpreter cannot run.
     """
-    log = folder / "worker.log"
+    log = folder / "migrate.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(runnable(python)), str(WORKER)],
+            [str(runnable(python)), str(ENTRY), "migrate"],
             env=training_environment(extra_path, "cpu", folder),
             cwd=folder,
             stdin=subprocess.PIPE,

@@ -68,7 +68,7 @@ class Migration:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A file as the worker judged it: what becomes of it, and whether it is to be written anew."""
+    """A file as the target interpreter judged it: what becomes of it, and whether it is to be written anew."""
 
     number: int
     file: ModelFile
@@ -104,11 +104,11 @@ def migrate(
     probe(install.python, install.extra_path)
     with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-models-") as folder:
         healed = _healed_tree(found, Path(folder, "healed"))
-        with conversation(install.python, install.extra_path, Path(folder)) as worker:
-            judged = _judged(worker, files, found, healed, trust)
+        with conversation(install.python, install.extra_path, Path(folder)) as talk:
+            judged = _judged(talk, files, found, healed, trust)
             groups = [_together(list(group)) for _, group in groupby(judged, key=lambda each: each.file.group)]
             if not dry_run:
-                groups = [_replaced(worker, group, keep) for group in groups]
+                groups = [_replaced(talk, group, keep) for group in groups]
     return (*hopeless, *(each.outcome for group in groups for each in group))
 
 
@@ -147,20 +147,20 @@ def _healed_tree(found: Survey, folder: Path) -> Optional[Path]:
 
 
 def _judged(
-    worker: Conversation, files: Sequence[ModelFile], found: Survey, healed: Optional[Path], trust: bool
+    talk: Conversation, files: Sequence[ModelFile], found: Survey, healed: Optional[Path], trust: bool
 ) -> list[_Judged]:
-    """The files as the worker finds them."""
+    """The files as the target interpreter finds them."""
     install = found.install
     seen = [os.stat(file.path) for file in files]
     dead: dict[str, list[str]] = {}
     for patch in found.catalog.patches:
         if not patch.keeps_parameters:
             dead.setdefault(patch.model, []).extend(patch.dead_parameters)
-    worker.tell(
+    talk.tell(
         {
             "files": [
                 {"path": os.path.abspath(file.path), "claimed": file.claimed, "suggested": file.suggested}
-                for file in files  # the worker runs in a folder of its own
+                for file in files  # the process runs in a folder of its own
             ],
             "dead": dead,
             "trees": {
@@ -171,7 +171,7 @@ def _judged(
         }
     )
     judged = []
-    for event in worker.events(until="all-judged"):
+    for event in talk.events(until="all-judged"):
         if event["event"] == "judged":
             number = event["file"]
             judged.append(_Judged(number, files[number], seen[number], *_verdict_of(files[number].path, event)))
@@ -181,7 +181,7 @@ def _judged(
 
 
 def _check_imported(event: Mapping[str, Any], install: Install) -> None:
-    """Raise EnvironmentProblem unless the worker has imported the install that is meant."""
+    """Raise EnvironmentProblem unless the target interpreter has imported the install that is meant."""
     if event["event"] == "not-imported":
         raise EnvironmentProblem(
             f"{install.package} cannot be imported, so no model can be built: {event['detail']}. Install what it "
@@ -195,7 +195,7 @@ def _check_imported(event: Mapping[str, Any], install: Install) -> None:
 
 
 def _verdict_of(path: Path, event: Mapping[str, Any]) -> tuple[Migration, bool]:
-    """The verdict of the worker, and whether the file is to be written anew."""
+    """The verdict of the target interpreter, and whether the file is to be written anew."""
     outcome = Migration(
         path, "already-fits", event["model"], tuple(event["dropped"]), tuple(event["added"]), event["detail"]
     )
@@ -233,7 +233,7 @@ def _left_alone(judged: _Judged, reason: NfpatchError) -> _Judged:
     return replace(judged, outcome=_refused(judged.outcome, reason), is_misfit=False)
 
 
-def _replaced(worker: Conversation, group: list[_Judged], keep: bool) -> list[_Judged]:
+def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Judged]:
     """The files of a folder after those that do not fit were written anew and put in place."""
     misfits = [each for each in group if each.is_misfit]
     if not misfits:
@@ -242,10 +242,8 @@ def _replaced(worker: Conversation, group: list[_Judged], keep: bool) -> list[_J
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:
             replacements = [Replacement(each.file.path, each.seen, staging / f"new-{each.number}") for each in misfits]
-            worker.tell(
-                {"write": [[each.number, os.path.abspath(new.new)] for each, new in zip(misfits, replacements)]}
-            )
-            failures = [event for event in worker.events(until="done") if event["event"] == "failed"]
+            talk.tell({"write": [[each.number, os.path.abspath(new.new)] for each, new in zip(misfits, replacements)]})
+            failures = [event for event in talk.events(until="done") if event["event"] == "failed"]
             for event in failures:
                 raise _failure(next(each for each in misfits if each.number == event["file"]), event)
             kept = replace_all(replacements, staging, keep)

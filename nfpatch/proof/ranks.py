@@ -17,7 +17,7 @@ _DUMP_HEADING = "(most recent call first):"
 
 @dataclass
 class Rank:
-    """One process of a launch. `read` brings the rest up to date; the worker's docstring tells what it writes.
+    """One process of a launch. `read` brings the rest up to date; `target/train.py` tells what it writes.
 
     Of a process on another node no more is known than `finished` and `done`.
     """

@@ -1,4 +1,4 @@
-"""Proves patches by real DDP fits: launches the worker in the target interpreter, watches it, judges what it reports.
+"""Proves patches by real DDP fits: launches them in the target interpreter, watches, and judges what is reported.
 
 All cases run in one launch, because importing torch, Lightning and ray is most of the cost.
 """
@@ -31,6 +31,7 @@ from nfpatch.proof.verdict import (
     result_of_fits,
     result_without_fits,
 )
+from nfpatch.target import ENTRY
 
 __all__ = [
     "CaseResult",
@@ -45,7 +46,6 @@ __all__ = [
     "run_proof",
 ]
 
-WORKER = Path(__file__).with_name("worker.py")
 # Two would do for DDP to refuse unused parameters; the third shows that training goes on.
 MAX_STEPS = 3
 
@@ -222,7 +222,7 @@ class _Proof:
         self.results: dict[str, CaseResult] = {}
 
     def launch(self, python: Path, extra_path: Sequence[Path], timeout: float) -> Launch:
-        """Writes the worker's specification and starts the processes."""
+        """Writes the specification and starts the processes."""
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
@@ -231,15 +231,15 @@ class _Proof:
             python=runnable(python),
             devices=self.devices,
             nodes=self.nodes,
-            script=WORKER,
-            arguments=[str(specification)],
+            script=ENTRY,
+            arguments=["train", str(specification)],
             environment=training_environment(extra_path, self.accelerator, temporary),
             folder=workplace,
             log=self.folder / "launcher.log",
         )
 
     def _specification(self, timeout: float) -> dict[str, object]:
-        """What the worker is told; its docstring gives the meaning."""
+        """What `target/train.py` is told; its docstring gives the meaning."""
         return {
             "trees": {source: None if tree is None else os.path.abspath(tree) for source, tree in self.trees.items()},
             "cases": [

@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Fit:
-    """What one rank reports of one case. The worker's `no_evidence` tells the meaning of the fields."""
+    """What one rank reports of one case. `no_evidence` of `target/observing.py` tells the meaning."""
 
     outcome: Outcome
     detail: str
@@ -79,7 +79,7 @@ class Fit:
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Fit:
-        """The fit that a worker's event "finished" describes."""
+        """The fit that a rank's event "finished" describes."""
         comparison = event["comparison"]
         return cls(
             outcome=event["outcome"],

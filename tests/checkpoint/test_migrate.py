@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from releases import unpack
 from saved_models import Journey, Result, cases_of, patched, prove
 from support import ROOT, environment, invoke
 
-from nfpatch.checkpoint.conversation import WORKER
+from nfpatch.target import ENTRY
 
 pytestmark = pytest.mark.ddp  # real training, one process at a time
 
@@ -170,17 +168,19 @@ class GetClass:
 
 # Releases of torch before 2.6 have no restricted unpickler that would do; nfpatch's own takes its place there.
 OWN_UNPICKLER = """
-import json, sys
-tree, folder, with_static, *paths = sys.argv[1:]
-sys.path[:0] = [tree, folder]
-import neuralforecast, torch, worker
+import json, runpy, sys
+entry, tree, folder, with_static, *paths = sys.argv[1:]
+sys.path[:0] = [tree]
+runpy.run_path(entry)
+import neuralforecast, torch
+from nfpatch_target.saved import formats, refusals, unpickling
 
-worker.FIRST_TORCH_THAT_RESTRICTS = (99,)
+unpickling.FIRST_TORCH_THAT_RESTRICTS = (99,)
 told = []
 for path in paths:
     try:
-        told.append(sorted(worker.saved_in(path, trust=False).state)[:1])
-    except worker.Refusal as refusal:
+        told.append(sorted(formats.saved_in(path, trust=False).state)[:1])
+    except refusals.Refusal as refusal:
         told.append(refusal.cause + ": " + str(refusal))
 crippled = torch.load(with_static, map_location="cpu", weights_only=False)
 for key in [key for key in crippled["state_dict"] if key.startswith("static_encoder.")]:
@@ -200,8 +200,8 @@ for name in sorted(vars(sys.modules["neuralforecast.losses.pytorch"])):  # every
             continue
         torch.save({"hyper_parameters": {"loss": loss}, "state_dict": {}}, folder + "/loss")
         for first in ((2, 6), (99,)):
-            worker.FIRST_TORCH_THAT_RESTRICTS = first
-            again = worker.saved_in(folder + "/loss", trust=False).hyper_parameters["loss"]
+            unpickling.FIRST_TORCH_THAT_RESTRICTS = first
+            again = formats.saved_in(folder + "/loss", trust=False).hyper_parameters["loss"]
             assert type(again) is loss_class, name
             told.append(name)
 print(json.dumps(told))
@@ -225,7 +225,6 @@ class Unpickled:
 @pytest.fixture(scope="module")
 def unpickled(travelled: Travelled, training_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Unpickled:
     folder = tmp_path_factory.mktemp("unpickled")
-    shutil.copy(WORKER, folder / "worker.py")
     marker = folder / "evil-ran"
     real = sorted((travelled.folder / "0").glob("*/fit/*.ckpt"))[:1]
     (with_static,) = (
@@ -236,8 +235,8 @@ def unpickled(travelled: Travelled, training_env: Path, tmp_path_factory: pytest
     evil = [torch_file(folder / "evil.ckpt", {**model, "loops": Evil(marker)}), getting, folder / "plain"]
     evil[-1].write_bytes(pickle.dumps(Evil(marker)))
 
-    command = [training_env, "-c", OWN_UNPICKLER, travelled.original, folder, with_static, *real, *evil]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(ROOT))
+    command = [training_env, "-c", OWN_UNPICKLER, ENTRY, travelled.original, folder, with_static, *real, *evil]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -373,13 +372,3 @@ def test_a_folder_with_a_model_that_is_refused_stays_as_it_is_and_others_do_not(
     assert (once_more.folder / "mixed" / "NBEATSx_0.ckpt").read_bytes() == once_more.good
     assert (once_more.folder / "last.pt").read_bytes() != once_more.good
     assert sorted(path.name for path in once_more.folder.iterdir()) == ["last.pt", "mixed", "wrapped"]
-
-
-def test_the_worker_is_valid_python_3_7_and_imports_nothing_of_nfpatch() -> None:
-    tree = ast.parse(WORKER.read_text(), feature_version=(3, 7))
-    imported: Sequence[str] = [
-        (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-    ]
-    assert not [name for name in imported if name.startswith("nfpatch")]

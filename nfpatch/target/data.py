@@ -1,0 +1,56 @@
+"""The data: the air passengers panel of neuralforecast, two series, cut where the forecasts begin."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from .source import numbers_of
+
+# By the kind of features: the option that takes them, the column, and the column that is added where there are
+# "categorical" features as well.
+EXOGENOUS_COLUMNS = {
+    "static": ("stat_exog_list", "airline1", "airline2"),
+    "historic": ("hist_exog_list", "y_[lag12]", "quarter"),
+    "future": ("futr_exog_list", "trend", "month"),
+}
+CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Frames as `NeuralForecast` takes them; `static` is None where the case has no static features."""
+
+    past: Any  # what is trained on: each series but for its last points in time, which are
+    future: Any  # what is forecast
+    static: Any
+    freq: str
+
+
+def data_of(case: dict[str, Any], horizon: int) -> Data:
+    """The data of a case that forecasts so many points in time."""
+    import pandas
+
+    utils = importlib.import_module("neuralforecast.utils")
+    by_series = panel_of(case, utils).groupby("unique_id")
+    return Data(
+        past=by_series.head(-horizon).reset_index(drop=True),
+        future=by_series.tail(horizon).reset_index(drop=True),
+        static=utils.AirPassengersStatic if "static" in case["exogenous"] else None,
+        # pandas 3 has dropped the alias "M".
+        freq="M" if numbers_of(pandas.__version__) < (3,) else "ME",
+    )
+
+
+def panel_of(case: dict[str, Any], utils: Any) -> Any:
+    """The whole panel, with categorical columns where they are asked for, and its total for HINT."""
+    import pandas
+
+    panel = utils.AirPassengersPanel
+    if "categorical" in case["exogenous"]:
+        panel = panel.assign(month=panel["ds"].dt.month - 1, quarter=panel["ds"].dt.quarter - 1)
+    if case["model"] == "HINT":
+        total = panel.groupby("ds", as_index=False)["y"].sum().assign(unique_id="Airlines")
+        panel = pandas.concat([total, panel[["unique_id", "ds", "y"]]], ignore_index=True)
+    return panel

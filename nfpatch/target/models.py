@@ -1,0 +1,80 @@
+"""The model that a case names: a small one, a search for one, or one around another."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, Callable
+
+from .data import CARDINALITIES, EXOGENOUS_COLUMNS
+from .language_model import language_model_arguments
+from .trainer import multivariate_arguments
+
+# What losses without a default for some argument are given.
+LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
+SMALL_SIZES = {"h": 12, "input_size": 24}
+
+
+def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
+    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
+    if model_class is None:
+        return search_of(case, max_steps, trainer)
+    if case["model"] == "HINT":
+        return reconciled_model_of(case, max_steps, trainer)
+    arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
+    if "n_series" in inspect.signature(model_class.__init__).parameters:
+        arguments.update(multivariate_arguments())
+    if case["model"] == "TimeLLM":
+        arguments.update(language_model_arguments())
+    return model_class(**arguments)
+
+
+def reconciled_model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+    """HINT around a model; it makes the forecasts of a total and its two parts coherent."""
+    import numpy
+
+    options = dict(case["options"])
+    wrapped = dict(options.pop("model"))
+    model = model_of(dict(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer)
+    summing = numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
+    return importlib.import_module("neuralforecast.models").HINT(h=SMALL_SIZES["h"], S=summing, model=model, **options)
+
+
+def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+    """A search for hyperparameters through Optuna with one trial, after which the best model is trained anew."""
+    search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
+    sizes = dict(SMALL_SIZES)
+    return search_class(
+        h=sizes.pop("h"),
+        loss=loss_of(case),
+        config=lambda trial: dict(sizes, **case_arguments(case, max_steps), **trainer()),
+        num_samples=1,
+        backend="optuna",
+    )
+
+
+def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
+    """The arguments for a model's constructor that the case itself decides about."""
+    chosen = [EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"] if kind != "categorical"]
+    arguments: dict[str, Any] = {option: [column] for option, column, _ in chosen}
+    if "categorical" in case["exogenous"]:
+        arguments = {option: [column, embedded] for option, column, embedded in chosen}
+        names = [embedded for _, _, embedded in chosen]
+        arguments.update(cat_exog_list=names, categorical_cardinalities={name: CARDINALITIES[name] for name in names})
+    return dict(arguments, max_steps=max_steps, **case["options"])
+
+
+def loss_of(case: dict[str, Any]) -> Any:
+    """The loss that a case names, with arguments where it insists on them."""
+    loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case["loss"])
+    parameters = inspect.signature(loss_class.__init__).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    return loss_class(**{name: LOSS_ARGUMENTS[name] for name in required if name in LOSS_ARGUMENTS})
+
+
+def trained_model_of(forecaster: Any) -> Any:
+    """The model that was trained: of a search, the one that it came to. 1.6.0 keeps the untrained ones as `models`."""
+    model = getattr(forecaster, "models_fitted", forecaster.models)[0]
+    is_wrapper = type(model).__mro__[1].__name__ == "BaseAuto" or type(model).__name__ == "HINT"
+    return model.model if is_wrapper else model

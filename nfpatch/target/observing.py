@@ -1,0 +1,80 @@
+"""What a fit really does, seen by a callback of Lightning's."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+# Printed by the torch reducer when TORCH_DISTRIBUTED_DEBUG is INFO or DETAIL.
+UNUSED_PARAMETERS_NAMES = re.compile(r"Parameters which did not receive grad for rank \d+: ([^\n]+)")
+# What Lightning 1 and 2 put in front of a parameter's name when they wrap the model for DDP.
+WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
+# What the callback saw of the running fit. A module-level dictionary, because `NeuralForecast.fit` deep-copies
+# models together with their callbacks.
+OBSERVED: dict[str, Any] = {}
+
+
+def no_evidence() -> dict[str, Any]:
+    """The evidence before a fit has begun."""
+    return {
+        "world_size": None,  # as torch.distributed reports it during training; 1 where there is no process group
+        "backend": None,  # likewise; None where there is no process group
+        "steps": 0,  # optimizer steps taken
+        "losses": [],  # of every step
+        "finite_loss": True,  # likewise
+        "unused": [],  # trainable parameters without a gradient after the backward pass of any step
+        "unused_last": [],  # the same, of the last backward pass only
+        "unused_by_torch": None,  # the names in torch's own complaint
+        "parameters": None,  # how many numbers the trainable parameters are
+        "digest": None,  # SHA-256 over all parameters after the fit
+        "forecast_shape": None,  # [rows, columns] of what NeuralForecast.predict gave
+        "due_shape": None,  # what they must be: series x horizon, outputs of the loss
+        "finite_forecasts": None,  # whether every forecast is a finite number
+        "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
+        "comparison": None,  # with the case that this one is like, as `compared` returns it
+    }
+
+
+def recorder() -> Any:
+    """A callback that notes in `OBSERVED` what the fit really does."""
+    import pytorch_lightning
+    import torch
+
+    class Recorder(pytorch_lightning.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            # A process group of an earlier case may be there while this one trains alone.
+            parallel = isinstance(trainer.strategy, pytorch_lightning.strategies.ParallelStrategy)
+            distributed = parallel and torch.distributed.is_available() and torch.distributed.is_initialized()
+            OBSERVED["world_size"] = torch.distributed.get_world_size() if distributed else 1
+            OBSERVED["backend"] = str(torch.distributed.get_backend()) if distributed else None
+            OBSERVED["parameters"] = sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+        def on_train_batch_start(self, trainer: Any, module: Any, *batch: Any) -> None:
+            # torch before 2.0 resets gradients to zero, which would hide a parameter unused from the second step on.
+            for parameter in module.parameters():
+                parameter.grad = None
+
+        def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
+            OBSERVED["losses"] = [*OBSERVED["losses"], loss.item()]
+            OBSERVED["finite_loss"] = all(map(math.isfinite, OBSERVED["losses"]))
+
+        def on_after_backward(self, trainer: Any, module: Any) -> None:
+            unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+            OBSERVED["unused_last"] = unused
+            OBSERVED["unused"] = OBSERVED["unused"] + [name for name in unused if name not in OBSERVED["unused"]]
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *batch: Any) -> None:
+            OBSERVED["steps"] = trainer.global_step
+
+        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+            # Called before Lightning 2 replaces torch's words, names included, by its own.
+            OBSERVED["unused_by_torch"] = parameters_named_by_torch(str(exception))
+
+    return Recorder()
+
+
+def parameters_named_by_torch(message: str) -> list[str] | None:
+    """The parameters that a torch reducer's complaint names, as the model calls them; None if it names none."""
+    found = UNUSED_PARAMETERS_NAMES.search(message)
+    return None if found is None else [WRAPPER_PREFIX.sub("", name.strip()) for name in found.group(1).split(",")]

@@ -1,0 +1,46 @@
+"""What came of a fit: it went through, torch refused it, or an exception and where that was raised."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Callable
+
+from .observing import OBSERVED
+
+# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with.
+UNUSED_PARAMETERS_MESSAGES = (
+    "Expected to have finished reduction in the prior iteration",
+    "parameters that were not used in producing the loss",
+)
+# The frames of this package tell nothing: it only calls what goes wrong.
+OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# How much of an exception is reported.
+LAST_FRAMES = 3
+LONGEST_MESSAGE = 1000
+
+
+def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
+    """(outcome, detail) of a fit: "pass", "unused-parameters" or "error" with the exception and its last frames."""
+    try:
+        action()
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
+            return "unused-parameters", message
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OWN_FOLDER)
+        ]
+        OBSERVED["refused"] = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
+        places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
+        return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
+    return "pass", ""
+
+
+def is_refusal(frame: traceback.FrameSummary) -> bool:
+    """Whether an exception was raised here by a statement of neuralforecast that is there to raise it."""
+    package = sys.modules.get("neuralforecast")
+    folder = os.path.dirname(getattr(package, "__file__", None) or "?")
+    statement = (frame.line or "").split(" ", 1)[0]
+    return frame.filename.startswith(folder + os.sep) and statement in ("raise", "assert")

@@ -1,0 +1,1 @@
+"""Saved models: how they are read, judged and written anew."""

@@ -1,0 +1,144 @@
+"""The formats in which models are saved, told apart, read and written."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zipfile
+from typing import Any
+
+from ..source import release
+from .refusals import Refusal, in_short, named
+from .unpickling import unpickled
+
+ZIP = b"PK\x03\x04"
+GIT_LFS = b"version https://git-lfs.github.com/spec/"
+LARGEST_HEADER_BYTES = 100000000  # of a safetensors file, as the format itself limits it
+# safetensors' names of what a hyper-parameter is that neuralforecast keeps among the tensors.
+HYPER_PARAMETER_PREFIX = "__hparams__."
+
+
+def saved_in(path: str, trust: bool) -> Any:
+    """The model that a file holds. The format is told by the first bytes, as neuralforecast itself does."""
+    with open(path, "rb") as file:
+        head = file.read(len(GIT_LFS))
+        size = os.fstat(file.fileno()).st_size
+    if head.startswith(GIT_LFS):
+        raise Refusal("is a pointer of Git LFS and not the model itself; `git lfs pull` fetches it")
+    header = struct.unpack("<Q", head[:8])[0] if len(head) >= 9 else 0
+    # first, as the length of a header may begin like a pickle
+    if 0 < header <= LARGEST_HEADER_BYTES and head[8:9] == b"{":
+        if 8 + header > size:
+            raise Refusal("is truncated: its header alone is longer than the file")
+        return SafetensorsFile(path, trust)
+    if head.startswith(ZIP) and not zipfile.is_zipfile(path):
+        raise Refusal("is truncated: it is an archive without an end")
+    if head.startswith((ZIP, b"\x80")):
+        return TorchFile(path, trust)
+    raise Refusal("is no model file: it begins neither as torch's files do nor as those of safetensors")
+
+
+class TorchFile:
+    """A file written by `torch.save`: neuralforecast's own format of 1.7.1 - 3.2, or a Lightning checkpoint."""
+
+    def __init__(self, path: str, trust: bool) -> None:
+        self.content = unpickled(path, trust)
+        wanted = ("hyper_parameters", "state_dict")
+        if not isinstance(self.content, dict) or not all(isinstance(self.content.get(key), dict) for key in wanted):
+            raise Refusal(
+                "is a file of torch, but no model of neuralforecast: it lacks `hyper_parameters` or `state_dict`"
+            )
+        self.model_class = None
+        self.state = self.content["state_dict"]
+        self.optimizers = self.content.get("optimizer_states") or []
+
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return self.content["hyper_parameters"]  # type: ignore[no-any-return]
+
+    def write(self, path: str, state: Any, optimizers: list[dict[str, Any]]) -> None:
+        """Writes this file with another state and other optimizers, and all else as it is."""
+        import torch
+
+        content = dict(self.content, state_dict=state)
+        if self.optimizers:
+            content["optimizer_states"] = optimizers
+        with open(path, "xb") as file:
+            sink = Sink(file)
+            try:
+                torch.save(content, sink)
+            except Exception as error:
+                raise (sink.error or error) from error  # torch makes a RuntimeError of a full disk
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class SafetensorsFile:
+    """A file of neuralforecast 3.3.0 or later: tensors, and the hyper-parameters as tagged JSON in the header."""
+
+    def __init__(self, path: str, trust: bool) -> None:
+        try:
+            from neuralforecast import _serialization
+        except ImportError as error:
+            raise Refusal(
+                f"is in the format of neuralforecast 3.3.0 (safetensors), which the installed {release()} cannot read"
+            ) from error
+        self._format = _serialization
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            tensors, self.metadata = _serialization.load_tensors(data)
+            self.model_class = self.metadata["model_class"]
+            self._encoded = json.loads(self.metadata["hyper_parameters"])
+            self._shared = json.loads(self.metadata.get("shared", "{}"))
+        except Exception as error:
+            raise Refusal("is damaged, or no model that neuralforecast saved: " + in_short(error)) from error
+        self.kept_apart = {key: tensor for key, tensor in tensors.items() if key.startswith(HYPER_PARAMETER_PREFIX)}
+        self.state = {key: tensor for key, tensor in tensors.items() if key not in self.kept_apart}
+        for name, duplicates in self._shared.items():
+            self.state.update({duplicate: self.state[name] for duplicate in duplicates if name in self.state})
+        self.optimizers: list[dict[str, Any]] = []
+
+    @property
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The arguments of the constructor, made anew."""
+        try:
+            return self._format.decode_mapping(self._encoded, self.kept_apart)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise Refusal("holds hyper-parameters that cannot be read: " + in_short(error)) from error
+
+    def write(self, path: str, state: Any, optimizers: list[dict[str, Any]]) -> None:
+        """Writes this file with another state, and all else as it is."""
+        from safetensors.torch import save
+
+        duplicates = {duplicate for names in self._shared.values() for duplicate in names}
+        lost = [key for key in (*self._shared, *duplicates) if key not in state]
+        if lost:
+            raise Refusal("shares the weights of layers of which some are to go: " + named(lost))
+        tensors = {key: tensor.contiguous() for key, tensor in state.items() if key not in duplicates}
+        with open(path, "xb") as file:
+            file.write(save(dict(tensors, **self.kept_apart), metadata=self.metadata))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Sink:
+    """A file for torch to write into that remembers why it could not be written."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.error: Exception | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes on."""
+        try:
+            return self._file.write(data)  # type: ignore[no-any-return]
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Asked for by torch."""
+        self._file.flush()

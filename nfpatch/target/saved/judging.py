@@ -1,0 +1,76 @@
+"""The verdict on a file: which class it holds, and whether it fits the source that is imported."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from ..source import release
+from .classes import NOT_BUILT, WRAPPER, model_class_named, model_classes
+from .fitting import built_like, misfit, missing_weights
+from .formats import saved_in
+from .optimizers import optimizers_for
+from .refusals import Refusal, named
+
+
+def judge(file: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Whether a file fits the source that is imported, and if not, which keys would have to go and to come."""
+    saved = saved_in(file["path"], spec["trust"])
+    model_class = class_of(file, saved)
+    if model_class is not None and model_class.__name__ == NOT_BUILT:
+        detail = "no patch touches it; it was not built, because that would download a language model"
+        return {"state": "already-fits", "model": NOT_BUILT, "detail": detail}
+    if model_class is None:
+        model_class = class_that_fits(saved, spec["dead"])
+    if model_class is None:
+        return {"state": "already-fits", "detail": "several classes have exactly its keys"}
+    built = built_like(saved, model_class)
+    dropped, added = misfit(model_class, saved.state, built.state, spec["dead"])
+    optimizers_for(built, saved, dropped)
+    state = "misfit" if dropped or added else "already-fits"
+    return {"state": state, "model": model_class.__name__, "dropped": dropped, "added": added}
+
+
+def class_of(file: dict[str, Any], saved: Any) -> type | None:
+    """The class of a saved model, as the file, its folder or the user tells it; None where nothing does."""
+    claimed = file["claimed"] or saved.model_class
+    if claimed and claimed.lower() != WRAPPER:
+        model_class = model_class_named(claimed)
+        if model_class is None:
+            raise Refusal(f"holds a model of class {claimed}, which neuralforecast {release()} does not have")
+        return model_class
+    found = (model_class_named(name) for name in file["suggested"] if name.lower() != WRAPPER)
+    return next((model_class for model_class in found if model_class is not None), None)
+
+
+def class_that_fits(saved: Any, dead: dict[str, list[str]]) -> type | None:
+    """The one class of this release whose instance has the keys of the file, but for dead ones.
+
+    None where several have exactly those. Raises Refusal where there is none, or the class would decide what becomes of
+    the file: a NBEATS without `out` has the keys of a NBEATSx.
+    """
+    fitting = {}
+    for name, model_class in sorted(model_classes().items()):
+        with suppress(Refusal):
+            if name not in (NOT_BUILT.lower(), WRAPPER):
+                fitting[model_class] = misfit(model_class, saved.state, built_like(saved, model_class).state, dead)
+    if len(fitting) == 1:
+        return next(iter(fitting))
+    if fitting and not any(dropped or added for dropped, added in fitting.values()):
+        return None
+    fits = "several: " + named(sorted(each.__name__ for each in fitting)) if fitting else "none"
+    raise Refusal(
+        f"does not tell the class of its model; of those that neuralforecast {release()} has, it fits {fits}. "
+        "Say which it is: `--model CLASS`"
+    )
+
+
+def check_dead(file: dict[str, Any], verdict: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """The verdict, if the keys to be added are dead indeed: gone in the healed source, which must be imported now."""
+    model_class = model_class_named(verdict["model"])
+    assert model_class is not None, "the healed source has the classes of the installed one"
+    healed = built_like(saved_in(file["path"], spec["trust"]), model_class)
+    alive = [key for key in verdict["added"] if key in healed.state]
+    if alive:
+        raise Refusal(missing_weights(verdict["model"], alive))
+    return verdict

@@ -1,0 +1,88 @@
+"""The stages of a case: what is done with one forecaster, call by call, and what is noted of it.
+
+Each is a function of a `Journey`. It leaves its evidence in `OBSERVED`, and raises whatever goes wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .comparing import compared, digest_of, seed_everything, start_from, weights_of
+from .data import Data, data_of
+from .models import model_of, trained_model_of
+from .observing import OBSERVED
+from .trainer import arguments_alone, trainer_arguments
+
+# By the id of the case: {"first", "last": weights by name, "losses": of each step, "forecasts": array} of the fits that
+# went through. Plain tensors, as the classes of one source tree mean nothing to another.
+FITTED: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Journey:
+    """One case on its way through the stages, with a forecaster of one model.
+
+    `first` are the weights from which the model starts; None where the case makes no forecasts.
+    """
+
+    case: dict[str, Any]
+    spec: dict[str, Any]
+    data: Data
+    forecaster: Any
+    first: dict[str, Any] | None
+
+
+def journey_of(case: dict[str, Any], spec: dict[str, Any], backend: str, package: Any) -> Journey:
+    """The journey of a case at its start; `package` is neuralforecast.
+
+    Raises RuntimeError where the case is to begin like one that did not train.
+    """
+    seed_everything()
+    model = model_of(case, spec["max_steps"], partial(trainer_arguments, case, spec, backend, package.__version__))
+    if case["like"] is not None:
+        if case["like"] not in FITTED:
+            raise RuntimeError("nothing to compare with: {} did not train".format(case["like"]))
+        start_from(model, FITTED[case["like"]]["first"])
+    first = weights_of(model) if case["forecast"] else None
+    data = data_of(case, model.h)
+    return Journey(case, spec, data, package.NeuralForecast(models=[model], freq=data.freq), first)
+
+
+def fit(journey: Journey) -> None:
+    """Trains. Lightning deals the series out to the ranks, which therefore have something to agree on."""
+    # neuralforecast 1.0.0 knows no such argument.
+    static = {} if journey.data.static is None else {"static_df": journey.data.static}
+    seed_everything()
+    journey.forecaster.fit(df=journey.data.past, **static)
+    OBSERVED["digest"] = digest_of(trained_model_of(journey.forecaster))
+
+
+def predict(journey: Journey) -> Any:
+    """What `NeuralForecast.predict` gives, as an array: a row a series and point in time, a column an output.
+
+    Predicted by this process alone: in a distributed prediction a rank would see only its share of the series.
+    """
+    model = trained_model_of(journey.forecaster)
+    training_only = ("strategy", "num_nodes", "callbacks")
+    kept = {name: value for name, value in model.trainer_kwargs.items() if name not in training_only}
+    model.trainer_kwargs = dict(kept, **arguments_alone(journey.spec))
+    future = {"futr_df": journey.data.future} if "future" in journey.case["exogenous"] else {}
+    frame = journey.forecaster.predict(**future)
+    columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
+    forecasts = frame[columns].to_numpy(dtype="float64")
+    OBSERVED["forecast_shape"] = list(forecasts.shape)
+    OBSERVED["due_shape"] = [len(journey.data.future), len(model.loss.output_names)]
+    OBSERVED["finite_forecasts"] = all(map(math.isfinite, forecasts.flat))
+    return forecasts
+
+
+def compare(journey: Journey, forecasts: Any) -> None:
+    """Keeps the end of a journey for later ones, and holds it against that of the case that it is like."""
+    case, last = journey.case, weights_of(trained_model_of(journey.forecaster))
+    end = {"first": journey.first, "last": last, "losses": OBSERVED["losses"], "forecasts": forecasts}
+    FITTED[case["id"]] = end
+    if case["like"] is not None:
+        OBSERVED["comparison"] = compared(end, FITTED[case["like"]])

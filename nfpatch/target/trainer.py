@@ -1,0 +1,108 @@
+"""What Lightning's trainer is told: over which processes to train, on which device, and to leave nothing on disk."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+from .observing import recorder
+from .source import numbers_of
+
+STRATEGY_NAME = "nfpatch-ddp"
+# Releases before this one put a TQDMProgressBar into the trainer, which contradicts `enable_progress_bar=False`.
+FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
+
+
+def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], backend: str, release: str) -> dict[str, Any]:
+    """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk."""
+    if case["strategy"] == "single-process":
+        placement = arguments_alone(spec)
+    else:
+        placement = arguments_together(spec, backend, case["strategy"] == "find-unused-ddp")
+    arguments = {
+        **placement,
+        "callbacks": [recorder()],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
+    if numbers_of(release) >= FIRST_RELEASE_WITHOUT_PROGRESS_BAR:
+        arguments["enable_progress_bar"] = False
+    return arguments
+
+
+def arguments_together(spec: dict[str, Any], backend: str, find_unused_parameters: bool) -> dict[str, Any]:
+    """What makes Lightning train by DDP over the processes of this launch.
+
+    To Lightning each process is a node with one device. It would not let two processes of a node share a GPU: it
+    refuses a list that names one twice, and takes the local rank for an index into the list.
+
+    The strategy goes by a name: a strategy object serves one trainer, and some releases hand it to several.
+    """
+    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+    from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
+
+    class NodeOfOneDevice(TorchElasticEnvironment):
+        def local_rank(self) -> int:
+            return 0
+
+    StrategyRegistry.register(
+        STRATEGY_NAME,
+        DDPStrategy,
+        override=True,
+        # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
+        find_unused_parameters=find_unused_parameters,
+        process_group_backend=backend,
+    )
+    return {
+        "accelerator": spec["accelerator"],
+        "devices": own_device(spec),
+        "num_nodes": int(os.environ["WORLD_SIZE"]),
+        "strategy": STRATEGY_NAME,
+        # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
+        "plugins": [NodeOfOneDevice()],
+    }
+
+
+def arguments_alone(spec: dict[str, Any]) -> dict[str, Any]:
+    """What makes Lightning work in this process alone, whatever launched it."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    return {
+        "accelerator": spec["accelerator"],
+        "devices": own_device(spec),
+        "plugins": [LightningEnvironment()],
+    }
+
+
+def own_device(spec: dict[str, Any]) -> int | list[int]:
+    """The one device of this process, as Lightning's trainer wants to be told."""
+    import torch
+
+    return 1 if spec["accelerator"] == "cpu" else [gpu_of(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())]
+
+
+def gpu_of(local_rank: int, gpus: int) -> int:
+    """The GPU of a process: one of its own as long as there are enough, then shared in turn."""
+    return local_rank % gpus
+
+
+def backend_for(accelerator: str, ranks: list[dict[str, Any]]) -> str:
+    """The backend of the process group, by what the ranks tell about themselves, as `assembled` returns it.
+
+    nccl refuses two processes on one GPU, gloo does not mind; and one backend has to serve all nodes.
+    """
+    has_gpu_for_each = accelerator == "gpu" and all(rank["processes"] <= rank["gpus"] for rank in ranks)
+    return "nccl" if has_gpu_for_each else "gloo"
+
+
+def multivariate_arguments() -> dict[str, Any]:
+    """Arguments for a model that wants all series in every batch, so that they must not be dealt out to the ranks.
+
+    This is what neuralforecast itself does from 3.2.0 on. In earlier releases a rank would miss series.
+    """
+    from pytorch_lightning import Trainer
+
+    lightning_2 = "use_distributed_sampler" in inspect.signature(Trainer.__init__).parameters
+    return {"n_series": 2, "use_distributed_sampler" if lightning_2 else "replace_sampler_ddp": False}

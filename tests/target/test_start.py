@@ -1,0 +1,256 @@
+"""A program of the package is started by path, leaves the target as it found it, and never outlives its parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import environment
+
+from nfpatch.catalog import Case
+from nfpatch.proof.overlay import build_overlay
+from nfpatch.proof.probe import probe
+from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.target import ENTRY
+
+PROGRAMS = ("train", "migrate")
+NFPATCH = ENTRY.parent.parent
+# What each program imports first of what is there in the target only.
+FIRST_IMPORT = {"train": "pytorch_lightning", "migrate": "neuralforecast"}
+# Modules of a user that are called as those of the package are.
+NAMES_IN_USE = sorted(path.stem for path in ENTRY.parent.iterdir() if not path.stem.startswith("_"))
+
+LAUNCHER = """
+import subprocess, sys
+subprocess.Popen([sys.executable, *sys.argv[1:]], close_fds=False).wait()
+"""
+# The pipe tells that the process has got there, and, closed, that it is gone.
+SLEEPING = """
+import os, time
+os.write(int(os.environ["TELL"]), b"!")
+time.sleep(3600)
+"""
+LOOKING = """
+import importlib, json, os, sys
+
+def look():
+    modules = {name: str(getattr(module, "__file__", None)) for name, module in list(sys.modules.items())}
+    seen = {"path": sys.path, "modules": modules, "argv": sys.argv, "spec": repr(sys.modules["__main__"].__spec__)}
+    seen["own"] = {name: importlib.import_module(name).__file__ for name in os.environ["NAMES"].split()}
+    with open(os.environ["SEEN"], "w") as file:
+        json.dump(seen, file)
+"""
+LOOK = LOOKING + "\nlook()\nraise SystemExit\n"
+SPAWN = """
+import json, multiprocessing, os
+from nfpatch_target.source import numbers_of
+
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    answer = [pool.apply(numbers_of, ("1.7.4",)), pool.apply(eval, ("__import__('sys').path",))]
+with open(os.environ["SEEN"], "w") as file:
+    json.dump(answer, file)
+raise SystemExit
+"""
+# Seconds, for what takes a fraction of one.
+PATIENCE = 60
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder that is first on a target's path, in which only what a program imports first is there."""
+
+    folder: Path
+    python: Path
+
+    def environment(self) -> dict[str, str]:
+        ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "NAMES": " ".join(NAMES_IN_USE)}
+        return {**environment(self.folder), **ranks, "SEEN": str(self.seen), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    @property
+    def seen(self) -> Path:
+        return self.folder / "seen.json"
+
+    @property
+    def specification(self) -> Path:
+        """What both programs take, for nothing to do."""
+        path = self.folder / "spec.json"
+        trees = {"installed": None, "healed": None}
+        spec = {"out": str(self.folder), "timeout": PATIENCE, "cases": [], "trees": trees, "files": []}
+        path.write_text(json.dumps(spec) + "\n")
+        return path
+
+    def run(self, program: str, first_import: str, entry: Path = ENTRY) -> Any:
+        """What the code that stands for the first import has seen."""
+        (self.folder / f"{FIRST_IMPORT[program]}.py").write_text(first_import)
+        with self.specification.open() as stdin:
+            command = [self.python, entry, program, *([stdin.name] if program == "train" else [])]
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env=self.environment(),
+                stdin=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        log = self.folder / "rank-0.log"
+        assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
+        return json.loads(self.seen.read_text())
+
+
+@pytest.fixture
+def target(python: Path, tmp_path: Path) -> Target:
+    for name in NAMES_IN_USE:
+        (tmp_path / f"{name}.py").touch()
+    return Target(tmp_path, python)
+
+
+def own_modules(seen: dict[str, Any]) -> set[str]:
+    """The modules that lie in nfpatch's folder, but for the script itself under the two names that it has."""
+    return {name for name, file in seen["modules"].items() if str(NFPATCH) in file} - {"__main__", "__mp_main__"}
+
+
+def assert_untouched(seen: dict[str, Any], folder: Path) -> None:
+    """The target has nothing of nfpatch's but the package under its own name."""
+    assert not {str(ENTRY.parent), str(NFPATCH), ""} & set(seen["path"])
+    assert {name.split(".")[0] for name in own_modules(seen)} == {"nfpatch_target"}
+    assert seen["own"] == {name: str(folder / f"{name}.py") for name in NAMES_IN_USE}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_target_keeps_its_path_and_its_modules(target: Target, program: str) -> None:
+    code = "import json, sys; print(json.dumps(sys.path[1:]))"
+    answer = subprocess.check_output([target.python, "-c", code], env=target.environment())
+    seen = target.run(program, LOOK)
+
+    assert_untouched(seen, target.folder)
+    assert seen["path"] == json.loads(answer)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, program: str) -> None:
+    (target.folder / "link").symlink_to(NFPATCH)
+    seen = target.run(program, LOOK, target.folder / "link" / "target" / ENTRY.name)
+
+    assert seen["modules"]["__main__"] == str(target.folder / "link" / "target" / ENTRY.name)
+    assert not {str(ENTRY.parent), str(target.folder / "link" / "target"), ""} & set(seen["path"])
+
+
+def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
+    train, migrate = (own_modules(target.run(program, LOOK)) for program in PROGRAMS)
+
+    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("talk", "process", "source"))}
+    assert train & migrate == shared
+    assert "nfpatch_target.train" in train
+    assert "nfpatch_target.saved.judging" in migrate
+
+
+def test_it_can_be_started_again_from_its_own_arguments(target: Target) -> None:
+    """As Lightning's launcher does for each further process."""
+    seen = target.run("train", LOOK)
+
+    assert seen["argv"] == [str(ENTRY), "train", str(target.specification)]
+    assert seen["spec"] == "None"
+
+
+def test_a_process_that_multiprocessing_spawns_finds_the_package(target: Target) -> None:
+    numbers, path = target.run("train", SPAWN)
+
+    assert numbers == [1, 7]
+    assert not {str(ENTRY.parent), str(NFPATCH)} & set(path)
+
+
+def test_without_torch_it_says_so(target: Target) -> None:
+    (target.folder / "pytorch_lightning.py").touch()
+    command = [target.python, ENTRY, "train", target.specification]
+    done = subprocess.run(command, env=target.environment(), check=False)
+
+    assert done.returncode == 1
+    *_, last = (target.folder / "rank-0.log").read_text().splitlines()
+    assert last == "ModuleNotFoundError: No module named 'torch'"
+
+
+@pytest.mark.parametrize("arguments", [[], ["saved"], ["bogus"]])
+def test_what_is_no_program_is_not_started(target: Target, arguments: list[str]) -> None:
+    done = subprocess.run([target.python, ENTRY, *arguments], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "usage: __main__.py train | migrate\n")
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    os.set_inheritable(ends[1], True)
+    yield ends
+    os.close(ends[0])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_it_ends_when_its_parent_is_killed(target: Target, program: str, pipe: tuple[int, int]) -> None:
+    (target.folder / f"{FIRST_IMPORT[program]}.py").write_text(SLEEPING)
+    reading, writing = pipe
+    with target.specification.open() as stdin:
+        parent = subprocess.Popen(
+            [target.python, "-c", LAUNCHER, ENTRY, program, *([stdin.name] if program == "train" else [])],
+            env={**target.environment(), "TELL": str(writing)},
+            stdin=stdin,
+            close_fds=False,
+        )
+    os.close(writing)
+    try:
+        assert select.select([reading], [], [], PATIENCE)[0], "it did not come to its imports"
+        assert os.read(reading, 1) == b"!"
+    finally:
+        parent.kill()
+        parent.wait()
+
+    assert select.select([reading], [], [], PATIENCE)[0], "it outlived its parent"
+    assert os.read(reading, 1) == b""
+    if program == "train":
+        (greeting,) = map(json.loads, (target.folder / "rank-0.jsonl").read_text().splitlines())
+        assert greeting["event"] == "hello"
+
+
+# Planted at the end of a model's module.
+LOOKING_FIT = (
+    LOOKING
+    + """
+def fit(self, *args, **kwargs):
+    look()
+    return super(NHITS, self).fit(*args, **kwargs)
+NHITS.fit = fit
+"""
+)
+
+
+@pytest.mark.ddp
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
+def test_while_it_trains_the_target_has_nothing_of_nfpatchs_but_the_package(
+    training_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site_packages = probe(training_env).neuralforecast
+    assert site_packages is not None
+    nhits = (site_packages / "neuralforecast/models/nhits.py").read_text()
+    planted = {"neuralforecast/models/nhits.py": (nhits + LOOKING_FIT).encode()}
+    tree = build_overlay(site_packages / "neuralforecast", tmp_path / "tree", planted)
+    for name in NAMES_IN_USE:
+        (tree / f"{name}.py").touch()
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    monkeypatch.setenv("NAMES", " ".join(NAMES_IN_USE))
+
+    small = Case("NHITS", "MAE", options={"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3})
+    case = ProofCase("looking", None, small, "preview", "pass", strategy="single-process")
+    report = run_proof(training_env, [case], {"preview": tree}, devices=1)
+
+    assert report.ok, report.cases
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert_untouched(seen, tree)
+    assert seen["path"][0] == str(tree)

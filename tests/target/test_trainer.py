@@ -1,0 +1,22 @@
+"""On GPUs each process has one of its own as long as there are enough, and the backend is one that allows it."""
+
+from __future__ import annotations
+
+from nfpatch.target.trainer import backend_for, gpu_of
+
+
+def test_on_gpus_the_backend_is_nccl_as_long_as_no_process_shares_one() -> None:
+    def node(processes: int, gpus: int | None) -> dict[str, int | None]:
+        return {"processes": processes, "gpus": gpus}
+
+    assert backend_for("cpu", [node(2, None)]) == "gloo"
+    assert backend_for("gpu", [node(2, 2)]) == "nccl"
+    assert backend_for("gpu", [node(2, 8)]) == "nccl"
+    assert backend_for("gpu", [node(2, 1)]) == "gloo"
+    assert backend_for("gpu", [node(2, 2), node(2, 1)]) == "gloo"
+
+
+def test_processes_get_a_gpu_each_and_then_take_turns() -> None:
+    assert [gpu_of(rank, gpus=4) for rank in range(3)] == [0, 1, 2]
+    assert [gpu_of(rank, gpus=1) for rank in range(2)] == [0, 0]
+    assert [gpu_of(rank, gpus=2) for rank in range(5)] == [0, 1, 0, 1, 0]
