@@ -20,9 +20,9 @@ WINGS: dict[str, set[str]] = {
     "installs": {"errors"},
     "patching": {"catalog", "codemod", "errors", "installs"},
     "console": {"catalog", "fingerprints", "installs", "patching"},
-    "proof": {"catalog", "console", "errors", "installs", "patching"},
+    "proof": {"catalog", "console", "errors", "installs", "patching", "target"},
     "audit": {"catalog", "console", "errors", "installs", "proof"},
-    "checkpoint": {"catalog", "console", "errors", "installs", "patching", "proof"},
+    "checkpoint": {"catalog", "console", "errors", "installs", "patching", "proof", "target"},
     "cli": {"audit", "catalog", "checkpoint", "console", "errors", "installs", "patching", "proof"},
     "__main__": {"cli"},
 }
