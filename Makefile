@@ -8,7 +8,7 @@ RELEASE := 3.3.0
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	@echo "== ruff, mypy"

@@ -28,6 +28,11 @@ class Case:
     for all that the patch names, and `()` where original and patched source both train. A `thorough` case is trained by
     `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model named `Auto...` is searched for
     by Optuna.
+
+    `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
+    "insample" (`predict_insample`), "cross-validation", "save" (with load and predict) or "refit" (`fit` again). On the
+    original it ends otherwise, or with one of the patch's `symptoms`; where the ranks would wait for each other for
+    ever (`waits`), the original is not run.
     """
 
     model: str
@@ -38,6 +43,8 @@ class Case:
     dead_parameters: Optional[tuple[str, ...]] = None
     thorough: bool = False
     releases: str = ""
+    stage: str = "fit"
+    waits: bool = False
 
     @property
     def is_search(self) -> bool:
@@ -58,7 +65,8 @@ class Patch:
     alone. `unaffected` maps the other releases to the reason why they need none; the two together name every release
     exactly once. `dead_parameters` are the names, as `fnmatch` patterns, of the parameters that no gradient reaches in
     some configuration. They are gone there once the patch is applied, unless `keeps_parameters` says that it lets the
-    gradient reach them instead. `other_names` are ids that it had, which still stand for it.
+    gradient reach them instead. `other_names` are ids that it had, which still stand for it. `symptoms` are words of
+    the errors that the bug ends with.
     """
 
     id: str
@@ -72,6 +80,7 @@ class Patch:
     file: str = ""
     keeps_parameters: bool = False
     other_names: tuple[str, ...] = ()
+    symptoms: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ released wheels. A file that several releases share is in it once.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import NamedTuple, Optional
 
 # Hexadecimal digits by which a part of a file is told from what else may stand there. They say what a file carries;
 # what is written is held against whole hashes.
-DIGEST_LENGTH = 16
+DIGEST_LENGTH = 12
 EDIT_DIGEST_LENGTH = 8
 
 
@@ -113,15 +114,15 @@ def read_fingerprints(path: Path) -> Fingerprints:
         files={
             file: tuple(
                 RecordedFile(
-                    releases=_listed(known["releases"], releases),
-                    sha256=known["sha256"],
-                    rest=known["rest"],
+                    releases=_listed(spans, releases),
+                    sha256=_as_hex(sha256),
+                    rest=rest,
                     patches={
-                        name: RecordedPatch(patch["sha256"], tuple(RecordedEdit(*edit) for edit in patch["edits"]))
-                        for name, patch in known["patches"].items()
+                        name: RecordedPatch(_as_hex(edits_sha256), tuple(RecordedEdit(*edit) for edit in edits))
+                        for name, (edits_sha256, *edits) in patches.items()
                     },
                 )
-                for known in versions
+                for spans, sha256, rest, patches in versions
             )
             for file, versions in document["files"].items()
         },
@@ -130,19 +131,17 @@ def read_fingerprints(path: Path) -> Fingerprints:
 
 
 def rendered(fingerprints: Fingerprints) -> str:
-    """The record as text: JSON with a line for each content of a file."""
+    """The record as text: JSON with a line for each content of a file, in the order of the fields of RecordedFile."""
     files = []
     for file, versions in sorted(fingerprints.files.items()):
         lines = [
             json.dumps(
-                {
-                    "releases": spans_of(known.releases, fingerprints.releases),
-                    "sha256": known.sha256,
-                    "rest": known.rest,
-                    "patches": {
-                        name: {"sha256": patch.sha256, "edits": patch.edits} for name, patch in known.patches.items()
-                    },
-                },
+                [
+                    spans_of(known.releases, fingerprints.releases),
+                    _as_base64(known.sha256),
+                    known.rest,
+                    {name: [_as_base64(patch.sha256), *patch.edits] for name, patch in known.patches.items()},
+                ],
                 separators=(",", ":"),
             )
             for known in versions
@@ -157,6 +156,15 @@ def rendered(fingerprints: Fingerprints) -> str:
         f' "specifiers": {json.dumps(named)},\n'
         ' "files": {\n' + ",\n".join(files) + "\n }\n}\n"
     )
+
+
+def _as_base64(sha256: str) -> str:
+    """A hash as `RECORD` has it, which is a third shorter."""
+    return base64.urlsafe_b64encode(bytes.fromhex(sha256)).rstrip(b"=").decode("ascii")
+
+
+def _as_hex(text: str) -> str:
+    return base64.urlsafe_b64decode(text + "=").hex()
 
 
 def spans_of(some: Sequence[str], releases: Sequence[str]) -> list[list[str]]:

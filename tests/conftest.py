@@ -1,25 +1,31 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from releases import CACHE, unpack
-from support import made_once
+from support import made_once, shared_folder
 
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Distributed fits run one after another on one worker: each takes two processes of its own."""
-    for item in items:
-        if item.get_closest_marker("ddp"):
-            item.add_marker(pytest.mark.xdist_group("ddp"))
+@pytest.fixture(autouse=True)
+def one_distributed_fit_at_a_time(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Each takes two processes of its own, however many processes run the tests."""
+    if request.node.get_closest_marker("ddp") is None:
+        yield
+        return
+    with (shared_folder(tmp_path_factory) / "ddp.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -173,10 +173,15 @@ def pip(python: Path, *arguments: object, check: bool = True) -> str:
     return result.stdout
 
 
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of a test run share."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    return factory.getbasetemp().parent if is_worker else factory.getbasetemp()
+
+
 def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
     """A folder that `make` fills once a test run, however many processes run the tests."""
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    base = factory.getbasetemp().parent if is_worker else factory.getbasetemp()
+    base = shared_folder(factory)
     folder, done = base / f"shared-{name}", base / f"shared-{name}.done"
     with (base / f"shared-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

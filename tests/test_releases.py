@@ -30,9 +30,12 @@ GUARDS = {"1.0.0": "num_static_vars > 0", "1.7.3": "self.stat_exog_size > 0", "1
 HISTORY = {
     "dilatedrnn-residual-weight": ("1.0.0", "3.3.0"),
     "fedformer-projections": ("1.6.0", "3.3.0"),
+    "multivariate-all-series": ("1.5.0", "3.1.9"),
     "nbeatsx-unused-out": ("1.2.0", "1.7.5"),
     "nhits-unused-out": ("1.1.0", "1.1.0"),
+    "predict-on-one-device": ("1.0.0", "3.3.0"),
     "rmok-wavelet-weight": ("1.7.5", "3.3.0"),
+    "save-by-one-rank": ("1.1.0", "3.3.0"),
     "scaler-revin": ("1.6.4", "3.3.0"),
     "softssharp-position-scale": ("3.1.9", "3.3.0"),
     "stemgnn-backcast": ("1.5.0", "3.3.0"),
@@ -41,6 +44,7 @@ HISTORY = {
     "tide-historic-projection": ("1.7.2", "3.3.0"),
     "timemixer-channel-mixing": ("1.7.4", "3.3.0"),
     "timemixer-unused-norm": ("1.7.4", "3.3.0"),
+    "validation-of-all-series": ("1.0.0", "3.3.0"),
 }
 
 

@@ -6,7 +6,7 @@ import errno
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Optional, get_args
@@ -20,7 +20,7 @@ from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.launch import ONE_NODE, Nodes
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
-from nfpatch.proof.verdict import Strategy
+from nfpatch.proof.verdict import Expectation, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
 # of its own with losses of several outputs.
@@ -119,6 +119,8 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) 
     A model that DDP refuses is compared in two ways in which it can be trained nonetheless. A search is not compared:
     it makes its models itself.
     """
+    if case.stage != "fit":
+        return _stage_of(patch, case, healed, is_original_known)
     fit = partial(_fit, patch, case)
     if not is_original_known:
         return [fit(healed)]
@@ -130,6 +132,22 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) 
     worked_around, alone = fit("original", "find-unused-ddp"), fit("original", "single-process")
     green, parity = fit(healed, like=worked_around.id), fit(healed, "single-process", like=alone.id)
     return [original, worked_around, alone, green, parity]
+
+
+def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) -> list[ProofCase]:
+    """Red and green of a stage of a user's script, and parity of one process, which both train like."""
+
+    def stage(source: Source, expect: Expectation) -> ProofCase:
+        name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
+        symptoms = patch.symptoms if expect == "wrong" else ()
+        return ProofCase(name, patch.id, case, source, expect, forecast=False, symptoms=symptoms)
+
+    fits = [stage(healed, "pass")]
+    if is_original_known:
+        fits = [*(() if case.waits else (stage("original", "wrong"),)), *fits]
+        alone = _fit(patch, replace(case, stage="fit", dead_parameters=()), "original", "single-process")
+        fits += [alone, replace(alone, id=alone.id.replace("/original/", f"/{healed}/"), source=healed, like=alone.id)]
+    return fits
 
 
 def _fit(

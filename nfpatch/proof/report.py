@@ -83,7 +83,8 @@ def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
 
 
 def _title(case: ProofCase) -> str:
-    return f"{case.case.model}, {case.case.config}, {case.source} source, {STRATEGIES[case.strategy]}"
+    what = STRATEGIES[case.strategy] if case.case.stage == "fit" else case.case.stage
+    return f"{case.case.model}, {case.case.config}, {case.source} source, {what}"
 
 
 def print_report(install: Install, agenda: Agenda, report: ProofReport) -> None:
@@ -115,7 +116,8 @@ def _group_of(result: CaseResult) -> str:
 
 def _print_fit(result: CaseResult, finding: str) -> None:
     """One fit in as many lines as it takes; paths and other long words are not broken."""
-    place = f"  {result.source:<9}  {STRATEGIES[result.strategy]:<15}  "
+    what = STRATEGIES[result.strategy] if result.stage == "fit" else result.stage
+    place = f"  {result.source:<9}  {what:<16}  "
     margin = " " * (len("  ok") + len(place))
     width = (shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH) - len(margin)
     wrap = textwrap.TextWrapper(max(width, 30), break_long_words=False, break_on_hyphens=False).wrap
@@ -140,6 +142,8 @@ def finding_of(result: CaseResult) -> str:
 
 def _success_of(result: CaseResult) -> str:
     """What a fit that went through showed."""
+    if result.stage != "fit":
+        return "as in one process, on every rank"
     if result.unused_parameters:
         return f"trains; {_without_gradient(result)}"
     if result.strategy == "single-process" and result.equal_to_like:

@@ -253,6 +253,7 @@ class _Proof:
                     "strategy": case.strategy,
                     "forecast": case.forecast,
                     "like": case.like,
+                    "stage": case.case.stage,
                 }
                 for case in self.cases
             ],

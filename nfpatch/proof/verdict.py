@@ -10,8 +10,8 @@ from typing import Any, Literal
 from nfpatch.catalog import Case
 
 Source = Literal["original", "installed", "preview"]
-Expectation = Literal["unused-parameters", "pass"]
-Outcome = Literal["pass", "unused-parameters", "error", "timeout"]
+Expectation = Literal["unused-parameters", "pass", "wrong"]
+Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
 
 # DDP refuses unused parameters at the second step: a fit of one step proves nothing.
@@ -25,7 +25,8 @@ class ProofCase:
     `patch` is None for a control. `dead_parameters` are fnmatch patterns: where `leaves_dead` says that the source has
     them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a model,
     the other strategies put up with it. `like` is the id of the case, of another source, from whose first weights this
-    one starts and whose last weights and forecasts it must end with, bit for bit.
+    one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a stage of a
+    user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms` in its words.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ProofCase:
     leaves_dead: bool = False
     like: str | None = None
     forecast: bool = True
+    symptoms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class CaseResult:
     equal_to_like: bool | None = None
     refused: bool = False
     is_finished: bool = True
+    stage: str = "fit"
+    launcher: str = "torchrun"
 
     def to_json(self) -> dict[str, object]:
         """The result as a member of `cases` in the JSON of `nfpatch verify`."""
@@ -168,6 +172,8 @@ def result_without_fits(case: ProofCase, outcome: Outcome, detail: str) -> CaseR
 
 def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
     """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
+    if case.case.stage != "fit":
+        return _result_of_stage(case, fits, world_size, backend)
     asked = (1, None) if case.strategy == "single-process" else (world_size, backend)
     error = _errors(fits) or _why_not_as_asked(fits, *asked)
     if error is not None:
@@ -189,6 +195,27 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
         detail = "every parameter got a gradient, and DDP had no complaint"
     else:
         detail = difference(unused, case.dead_parameters) if case.leaves_dead else ""
+    return _result(case, fits, "pass", ok=not detail, detail=detail)
+
+
+def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
+    """The result of a case that went on to a stage of a user's script, each rank held against one process."""
+    told: dict[str, str] = {}
+    for rank, fit in enumerate(fits):
+        if fit.outcome != "pass":
+            told.setdefault(fit.detail, f"rank {rank}: {fit.detail}")
+    words = "\n".join(told.values())
+    outcomes = {fit.outcome for fit in fits}
+    if outcomes & {"error", "unused-parameters"}:
+        outcome: Outcome = "error" if "error" in outcomes else "unused-parameters"
+        is_the_bug = case.expect == "wrong" and any(symptom in words for symptom in case.symptoms)
+        return _result(case, fits, outcome, ok=is_the_bug, detail=words)
+    why_not = _why_not_as_asked(fits, world_size, backend) or _why_not_trained(case, fits)
+    if why_not is not None:
+        return _result(case, fits, "error", ok=False, detail=why_not)
+    if "wrong" in outcomes:
+        return _result(case, fits, "wrong", ok=case.expect == "wrong", detail=words)
+    detail = "every rank got what one process gets" if case.expect == "wrong" else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 
@@ -329,4 +356,5 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
         refused=outcome == "error" and any(fit.refused for fit in fits),
         is_finished=bool(fits),
+        stage=case.case.stage,
     )

@@ -30,16 +30,39 @@ class Data:
 
 def data_of(case: dict[str, Any], horizon: int) -> Data:
     """The data of a case that forecasts so many points in time."""
-    import pandas
-
     utils = importlib.import_module("neuralforecast.utils")
     by_series = panel_of(case, utils).groupby("unique_id")
     return Data(
         past=by_series.head(-horizon).reset_index(drop=True),
         future=by_series.tail(horizon).reset_index(drop=True),
         static=utils.AirPassengersStatic if "static" in case["exogenous"] else None,
-        # pandas 3 has dropped the alias "M".
-        freq="M" if numbers_of(pandas.__version__) < (3,) else "ME",
+        freq=freq_of(),
+    )
+
+
+def freq_of() -> str:
+    """The end of a month, as pandas calls it, which has dropped the alias "M" in its version 3."""
+    import pandas
+
+    return "M" if numbers_of(pandas.__version__) < (3,) else "ME"
+
+
+def levelled_data(horizon: int, n_series: int, cut: int) -> Data:
+    """Series of levels far apart, each by `cut` points in time shorter at its beginning than the one before."""
+    import pandas
+
+    utils = importlib.import_module("neuralforecast.utils")
+    panel = utils.AirPassengersPanel[["unique_id", "ds", "y"]]
+    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]]
+    series = [
+        first.assign(unique_id=f"series-{number}", y=first["y"] * 30.0**number).iloc[cut * number :]
+        for number in range(n_series)
+    ]
+    return Data(
+        past=pandas.concat([each.iloc[:-horizon] for each in series], ignore_index=True),
+        future=pandas.concat([each.iloc[-horizon:] for each in series], ignore_index=True),
+        static=None,
+        freq=freq_of(),
     )
 
 

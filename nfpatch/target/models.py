@@ -15,8 +15,14 @@ LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
 
 
-def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
-    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
+def model_of(
+    case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int | None = None
+) -> Any:
+    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time.
+
+    `n_series` is how many series a user's script has; without it a multivariate model is told what it needs to be
+    trained by several ranks at all.
+    """
     model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
     if model_class is None:
         return search_of(case, max_steps, trainer)
@@ -24,7 +30,7 @@ def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[st
         return reconciled_model_of(case, max_steps, trainer)
     arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
     if "n_series" in inspect.signature(model_class.__init__).parameters:
-        arguments.update(multivariate_arguments())
+        arguments.update(multivariate_arguments() if n_series is None else {"n_series": n_series})
     if case["model"] == "TimeLLM":
         arguments.update(language_model_arguments())
     return model_class(**arguments)

@@ -67,6 +67,10 @@ def recorder() -> Any:
         def on_train_batch_end(self, trainer: Any, module: Any, *batch: Any) -> None:
             OBSERVED["steps"] = trainer.global_step
 
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            if "validated" in OBSERVED and not trainer.sanity_checking:
+                OBSERVED["validated"] = [*OBSERVED["validated"], float(trainer.callback_metrics["ptl/val_loss"])]
+
         def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
             # Called before Lightning 2 replaces torch's words, names included, by its own.
             OBSERVED["unused_by_torch"] = parameters_named_by_torch(str(exception))

@@ -21,10 +21,20 @@ LAST_FRAMES = 3
 LONGEST_MESSAGE = 1000
 
 
+class Differs(Exception):
+    """What went through, but did not end as it does in one process; the text says in what."""
+
+
 def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
-    """(outcome, detail) of a fit: "pass", "unused-parameters" or "error" with the exception and its last frames."""
+    """(outcome, detail) of what a case does.
+
+    "pass", "unused-parameters", "wrong" where it ended otherwise than in one process, or "error" with the exception and
+    its last frames.
+    """
     try:
         action()
+    except Differs as difference:
+        return "wrong", str(difference)
     except Exception as error:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):

@@ -14,7 +14,7 @@ from .comparing import compared, digest_of, seed_everything, start_from, weights
 from .data import Data, data_of
 from .models import model_of, trained_model_of
 from .observing import OBSERVED
-from .trainer import arguments_alone, trainer_arguments
+from .trainer import arguments_less_processes, trainer_arguments
 
 # By the id of the case: {"first", "last": weights by name, "losses": of each step, "forecasts": array} of the fits that
 # went through. Plain tensors, as the classes of one source tree mean nothing to another.
@@ -66,9 +66,7 @@ def predict(journey: Journey) -> Any:
     Predicted by this process alone: in a distributed prediction a rank would see only its share of the series.
     """
     model = trained_model_of(journey.forecaster)
-    training_only = ("strategy", "num_nodes", "callbacks")
-    kept = {name: value for name, value in model.trainer_kwargs.items() if name not in training_only}
-    model.trainer_kwargs = dict(kept, **arguments_alone(journey.spec))
+    model.trainer_kwargs = arguments_less_processes(model.trainer_kwargs, journey.spec)
     future = {"futr_df": journey.data.future} if "future" in journey.case["exogenous"] else {}
     frame = journey.forecaster.predict(**future)
     columns = [name for name in frame.columns if name not in ("unique_id", "ds")]

@@ -6,8 +6,9 @@ the processes of the other nodes are told of too, as far as they have finished c
 It reports facts and judges nothing. SPEC is a JSON file:
 
     trees         {source: folder to put first on sys.path, or null for neuralforecast as it is found}
-    cases         [{id, source, model, loss, exogenous, options, strategy, forecast, like}]; all cases of one source
-                  follow each other. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast` tells
+    cases         [{id, source, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one
+                  source follow each other. `stage` is "fit", or what a user's script does after it (`scripts.STAGES`).
+                  `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast` tells
                   whether the trained model makes forecasts; `like` names an earlier case from whose first weights this
                   one starts, and with which its end is compared, or is null
     accelerator   "cpu" or "gpu"
@@ -71,7 +72,13 @@ def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -
 
 
 def run_source(
-    source: str, cases: list[dict[str, Any]], spec: dict[str, Any], backend: str, base_path: list[str], events: Events
+    source: str,
+    cases: list[dict[str, Any]],
+    spec: dict[str, Any],
+    world: World,
+    backend: str,
+    base_path: list[str],
+    events: Events,
 ) -> Iterator[dict[str, Any]]:
     """Imports one source of neuralforecast and trains its cases, giving what came of each.
 
@@ -91,7 +98,18 @@ def run_source(
     events.write("imported", source=source, file=getattr(package, "__file__", None))
     for case in cases:
         if not spec["dealt"] or is_taken(case, spec):
-            yield run_case(case, partial(train, case, spec, backend, package), events)
+            yield run_case(case, action_of(case, spec, world, backend, package), events)
+
+
+def action_of(
+    case: dict[str, Any], spec: dict[str, Any], world: World, backend: str, package: Any
+) -> Callable[[], None]:
+    """What there is to do for a case."""
+    if case["stage"] == "fit":
+        return partial(train, case, spec, backend, package)
+    from .scripts import run
+
+    return partial(run, case, spec, package, world)
 
 
 def is_taken(case: dict[str, Any], spec: dict[str, Any]) -> bool:
@@ -155,7 +173,7 @@ def main(spec_path: str) -> NoReturn:
     events.write("assembled", backend=backend)
     elsewhere = events_of_other_nodes(ranks, spec)
     for source, cases in groupby(spec["cases"], key=lambda case: case["source"]):
-        for finished in run_source(source, list(cases), spec, backend, base_path, events):
+        for finished in run_source(source, list(cases), spec, world, backend, base_path, events):
             finished_by = [] if spec["dealt"] else world.gather(finished)
             for number, events_elsewhere in elsewhere.items():
                 events_elsewhere.write("finished", **finished_by[number])

@@ -20,8 +20,35 @@ def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], backend: str, 
         placement = arguments_alone(spec)
     else:
         placement = arguments_together(spec, backend, case["strategy"] == "find-unused-ddp")
-    arguments = {
-        **placement,
+    return {**placement, **quiet_arguments(release)}
+
+
+def script_arguments(spec: dict[str, Any], release: str) -> dict[str, Any]:
+    """What a user's script tells Lightning, which was started by torch's launcher on each node."""
+    import pytorch_lightning
+
+    processes = int(os.environ["LOCAL_WORLD_SIZE"])
+    lightning_2 = numbers_of(pytorch_lightning.__version__) >= (2, 0)
+    return {
+        "accelerator": spec["accelerator"],
+        "devices": processes,
+        "num_nodes": int(os.environ["WORLD_SIZE"]) // processes,
+        # Lightning 1 looks for unused parameters by default and so hides the bug.
+        "strategy": "ddp" if lightning_2 else "ddp_find_unused_parameters_false",
+        **quiet_arguments(release),
+    }
+
+
+def arguments_less_processes(arguments: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments, as one process would tell them that works alone."""
+    training_only = ("strategy", "num_nodes", "callbacks")
+    kept = {name: value for name, value in arguments.items() if name not in training_only}
+    return {**kept, **arguments_alone(spec)}
+
+
+def quiet_arguments(release: str) -> dict[str, Any]:
+    """What lets the callback look on, and leaves nothing on disk."""
+    arguments: dict[str, Any] = {
         "callbacks": [recorder()],
         "logger": False,
         "enable_checkpointing": False,
