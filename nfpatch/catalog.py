@@ -30,9 +30,9 @@ class Case:
     by Optuna.
 
     `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
-    "insample" (`predict_insample`), "cross-validation", "save" (with load and predict) or "refit" (`fit` again). On the
-    original it ends otherwise, or with one of the patch's `symptoms`; where the ranks would wait for each other for
-    ever (`waits`), the original is not run.
+    "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict) or
+    "refit" (`fit` again). On the original it ends otherwise, or with one of the patch's `symptoms`; where the ranks
+    would wait for each other for ever (`waits`), the original is not run.
     """
 
     model: str

@@ -156,6 +156,7 @@ patch = Patch(
     cases=(
         Case("NHITS", "predict", options=NHITS, stage="predict"),
         Case("GRU", "predict", options=GRU, stage="predict", thorough=True),
+        Case("NHITS", "load, predict", options=NHITS, stage="load", thorough=True, releases=">=1.1"),
         Case("NHITS", "predict_insample", options=NHITS, stage="insample", thorough=True, waits=True, releases=">=1.1"),
         Case("NHITS", "cross_validation", options=NHITS, stage="cross-validation", thorough=True, waits=True),
     ),

@@ -18,7 +18,6 @@ from .data import Data, levelled_data
 from .models import SMALL_SIZES, model_of, trained_model_of
 from .observing import OBSERVED
 from .outcomes import Differs
-from .source import numbers_of
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
 from .world import World
 
@@ -122,34 +121,62 @@ def cross_validation(script: Script) -> None:
 
 
 def save(script: Script) -> None:
-    """`save` on every rank, and on each at once `load` and `predict`; whichever of the ranks comes first."""
-    forecaster = script.still(lambda: dict(script.together(), callbacks=[]))
-    script.fit(forecaster)
-    with one_process(forecaster, script.spec):
-        due = forecaster.predict()
-    complaint, found = None, []
+    """`save` on every rank, and on each at once `load`; whichever of the ranks comes first."""
+    forecaster, due = kept_and_due(script)
+    complaint = None
     for first in range(script.world.size):
-        folder = os.path.join(script.spec["out"], f"saved-{script.spec['cases'].index(script.case)}-{first}")
+        folder = folder_of(script, f"saved-{first}")
         for is_turn in (script.world.rank == first, script.world.rank != first):
             if is_turn and complaint is None:
                 try:
                     forecaster.save(folder, overwrite=False)
-                    found.append(loaded(script.package, folder))
+                    with one_process(loaded(script, folder), script.spec) as again:
+                        compare_frames(again.predict(), due)
                 except Exception as error:  # the others are to go on
                     complaint = error
-            is_whole = not any(script.world.gather(complaint is not None))
+            script.world.gather(None)
     if complaint is not None:
         raise complaint
-    for each in found if is_whole else ():
-        compare_frames(each.predict(), due)
 
 
-def loaded(package: Any, folder: str) -> Any:
-    """The forecaster in a folder. With torch 2.6 and newer, releases before 3.0 load only what they are told to."""
-    import torch
+def load(script: Script) -> None:
+    """`load` on every rank of what one of them has saved, and `predict`."""
+    forecaster, due = kept_and_due(script)
+    folder = folder_of(script, "saved-by-one")
+    if script.world.rank == 0:
+        forecaster.save(folder, overwrite=False)
+    script.world.gather(None)
+    compare_frames(loaded(script, folder).predict(), due)
 
-    trusts = numbers_of(torch.__version__) >= (2, 6) and (1, 7) <= numbers_of(package.__version__) < (3, 0)
-    return package.NeuralForecast.load(folder, **({"weights_only": False} if trusts else {}))
+
+def kept_and_due(script: Script) -> tuple[Any, Any]:
+    """A forecaster that can be saved, which a callback of ours could not, and what one process predicts with it."""
+    forecaster = script.still(lambda: dict(script.together(), callbacks=[]))
+    script.fit(forecaster)
+    with one_process(forecaster, script.spec):
+        return forecaster, forecaster.predict()
+
+
+def folder_of(script: Script, name: str) -> str:
+    """A folder of this case, the same on every rank of a node."""
+    return os.path.join(script.spec["out"], f"{name}-{script.spec['cases'].index(script.case)}")
+
+
+def loaded(script: Script, folder: str) -> Any:
+    """The forecaster in a folder.
+
+    torch 2.6 and newer load what releases before 3.0 have saved by a switch only, which is no fault of DDP.
+    """
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        return script.package.NeuralForecast.load(folder)
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def fit_again(script: Script) -> None:
@@ -164,6 +191,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "insample": insample,
     "cross-validation": cross_validation,
     "save": save,
+    "load": load,
     "refit": fit_again,
 }
 
