@@ -155,9 +155,9 @@ patch = Patch(
     keeps_parameters=True,
     cases=(
         Case("NHITS", "predict", options=NHITS, stage="predict"),
-        Case("GRU", "predict", options=GRU, stage="predict", thorough=True),
+        Case("GRU", "predict", options=GRU, stage="predict", thorough=True, releases=">=1.1"),
         Case("NHITS", "load, predict", options=NHITS, stage="load", thorough=True, releases=">=1.1"),
-        Case("NHITS", "predict_insample", options=NHITS, stage="insample", thorough=True, waits=True, releases=">=1.1"),
+        Case("NHITS", "predict_insample", options=NHITS, stage="insample", thorough=True, waits=True, releases=">=1.5"),
         Case("NHITS", "cross_validation", options=NHITS, stage="cross-validation", thorough=True, waits=True),
     ),
 )

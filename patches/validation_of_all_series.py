@@ -153,6 +153,6 @@ patch = Patch(
     keeps_parameters=True,
     cases=(
         Case("NHITS", "validation", options=NHITS, stage="validate"),
-        Case("GRU", "validation", options=GRU, stage="validate", thorough=True),
+        Case("GRU", "validation", options=GRU, stage="validate", thorough=True, releases=">=1.1"),
     ),
 )

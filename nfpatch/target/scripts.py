@@ -64,6 +64,10 @@ class Script:
         start_from(trained_model_of(forecaster), self.weights)
         return forecaster
 
+    def has_option(self, name: str) -> bool:
+        """Whether the model's constructor takes it in this release."""
+        return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
+
     def fit(self, forecaster: Any) -> None:
         """Trains, with validation."""
         seed_everything()
@@ -84,7 +88,8 @@ def validate(script: Script) -> None:
     """The validation losses of unchanged weights."""
 
     def losses(trainer: Callable[[], dict[str, Any]]) -> list[float]:
-        forecaster = script.still(trainer, val_check_steps=1)
+        options = {"val_check_steps": 1} if script.has_option("val_check_steps") else {}
+        forecaster = script.still(trainer, **options)
         OBSERVED["validated"] = []
         script.fit(forecaster)
         return list(OBSERVED["validated"])
@@ -122,39 +127,48 @@ def cross_validation(script: Script) -> None:
 
 def save(script: Script) -> None:
     """`save` on every rank, and on each at once `load`; whichever of the ranks comes first."""
-    forecaster, due = kept_and_due(script)
-    complaint = None
+    forecaster = saveable(script)
+    complaint, frames = None, []
     for first in range(script.world.size):
         folder = folder_of(script, f"saved-{first}")
         for is_turn in (script.world.rank == first, script.world.rank != first):
             if is_turn and complaint is None:
                 try:
                     forecaster.save(folder, overwrite=False)
-                    with one_process(loaded(script, folder), script.spec) as again:
-                        compare_frames(again.predict(), due)
+                    frames.append(alone_with(loaded(script, folder), script))
                 except Exception as error:  # the others are to go on
                     complaint = error
             script.world.gather(None)
     if complaint is not None:
         raise complaint
+    due = alone_with(forecaster, script)
+    for frame in frames:
+        compare_frames(frame, due)
 
 
 def load(script: Script) -> None:
     """`load` on every rank of what one of them has saved, and `predict`."""
-    forecaster, due = kept_and_due(script)
-    folder = folder_of(script, "saved-by-one")
+    forecaster, folder = saveable(script), folder_of(script, "saved-by-one")
     if script.world.rank == 0:
         forecaster.save(folder, overwrite=False)
     script.world.gather(None)
-    compare_frames(loaded(script, folder).predict(), due)
+    compare_frames(loaded(script, folder).predict(), alone_with(forecaster, script))
 
 
-def kept_and_due(script: Script) -> tuple[Any, Any]:
-    """A forecaster that can be saved, which a callback of ours could not, and what one process predicts with it."""
+def saveable(script: Script) -> Any:
+    """A trained forecaster without a callback of ours, which could not be saved.
+
+    Up to 1.4.0 a model is saved by its last trainer, which is gone after a prediction, with one process as well.
+    """
     forecaster = script.still(lambda: dict(script.together(), callbacks=[]))
     script.fit(forecaster)
+    return forecaster
+
+
+def alone_with(forecaster: Any, script: Script) -> Any:
+    """What one process predicts."""
     with one_process(forecaster, script.spec):
-        return forecaster, forecaster.predict()
+        return forecaster.predict()
 
 
 def folder_of(script: Script, name: str) -> str:
