@@ -66,6 +66,7 @@ saved-models: training-env wheels  ## the table of docs/saved-models.md: real mo
 	PYTHONPATH=. $(BIN)/python scripts/saved_models.py
 
 bench: training-env .venv/ready  ## speed, side by side with other tools
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/commands.py --env .cache/training
 
 clean:

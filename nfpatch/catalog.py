@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Optional, TypeVar, Union
+from types import MappingProxyType
+from typing import NamedTuple, Optional, TypeVar, Union
 
 from nfpatch.codemod import Rewrite
 from nfpatch.errors import EnvironmentProblem, UsageError
@@ -18,8 +19,7 @@ FINGERPRINTS_FILE_NAME = "fingerprints.json"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One configuration of a model whose fit shows the bug, or shows that there is none.
 
     `options` go to the model's constructor, `loss` names a class of `neuralforecast.losses.pytorch`, `exogenous` is a
@@ -39,7 +39,7 @@ class Case:
     config: str
     loss: str = "MAE"
     exogenous: tuple[str, ...] = ()
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = MappingProxyType({})
     dead_parameters: Optional[tuple[str, ...]] = None
     thorough: bool = False
     releases: str = ""
@@ -56,8 +56,7 @@ class Case:
         return names(self.releases, version)
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """One bug of neuralforecast and its remedy, as a module of `patches/` states it.
 
     `variants` maps version specifiers (PEP 440) to what heals those releases: a codemod for each file that the bug
@@ -209,6 +208,11 @@ def _load_patch(path: Path) -> Patch:
     patch = getattr(module, "patch", None)
     if not isinstance(patch, Patch):
         raise UsageError(f"The patch module {path} defines no `patch = Patch(...)`.")
+    by_file = [{"": variant} if isinstance(variant, Rewrite) else variant for variant in patch.variants.values()]
+    if not all(isinstance(each, Mapping) and all(isinstance(r, Rewrite) for r in each.values()) for each in by_file):
+        raise UsageError(
+            f"The patch {patch.id} in {path} has a variant that is no Rewrite, nor a Rewrite for each file."
+        )
     if "" in patch.files:
         raise UsageError(f"The patch {patch.id} in {path} does not say in which `file` its codemods belong.")
     return patch

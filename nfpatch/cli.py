@@ -33,6 +33,8 @@ def _reporting_errors(command: Command) -> Command:
     def wrapped(*args: Any, traceback: bool, **options: Any) -> Any:
         try:
             return command(*args, **options)
+        except BrokenPipeError:
+            raise  # somebody has read enough; click ends without a word
         except (NfpatchError, OSError) as error:
             if traceback:
                 console.print_traceback()

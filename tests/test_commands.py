@@ -488,3 +488,16 @@ def test_a_patch_that_keeps_the_parameters_costs_no_saved_model(released: Callab
     done = invoke("apply", "softssharp-position-scale", "--site-packages", released("3.3.0"))
     assert "1 file patched" in done.stdout
     assert "Saved models" not in done.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_read_enough_hears_no_complaint(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "nfpatch", "list"]
+    variables = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        words = process.stderr.read().decode()
+    assert "Traceback" not in words
+    assert "nfpatch:" not in words

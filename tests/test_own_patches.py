@@ -135,6 +135,8 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
     ("edit", "words"),
     [
         (('    file="neuralforecast/models/mlp.py",\n', ""), "does not say in which `file` its codemods belong"),
+        (("    unaffected={", '    variants={"==1.7.4": len},\n    unaffected={'), "does not load: SyntaxError"),
+        (("patch = Patch(", "patch = __import__('types').SimpleNamespace("), "defines no `patch = Patch(...)`"),
         (("patch = Patch(", "other = Patch("), "defines no `patch = Patch(...)`"),
         (('id="mlp-gate"', 'id="scaler-revin-windows"'), "Two patch modules call themselves 'scaler-revin-windows'"),
         (('    model="MLP",\n', ""), "does not load: TypeError"),
@@ -149,6 +151,14 @@ def test_a_module_that_is_no_patch_is_refused_with_the_reason(
     refused = invoke("status", "--patches", own, "--site-packages", site)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert words in refused.stderr
+
+
+def test_a_variant_of_another_kind_is_refused(own: Path, site: Path) -> None:
+    text = block_of_the_guide("python")
+    (own / "mlp_gate.py").write_text(text + '\npatch = patch._replace(variants={"==1.7.4": len})\n')
+    refused = invoke("status", "--patches", own, "--site-packages", site)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "has a variant that is no Rewrite, nor a Rewrite for each file" in refused.stderr
 
 
 @pytest.mark.ddp

@@ -98,15 +98,15 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
 
 
 LIVE_LAYER_PATCH = """
-import libcst
 from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
 
-def without_a_hidden_layer(module):
-    return libcst.parse_module(module.code.replace("range(num_layers - 1)", "range(num_layers - 2)"))
+HIDDEN = "for i in range(num_layers - 1): layers += [nn.Linear(in_features=hidden_size, out_features=hidden_size)]"
 
 patch = Patch(
     id="mlp-live-layer", summary="takes a layer that is alive", model="MLP", file="neuralforecast/models/mlp.py",
-    upstream="", variants={"==1.7.4": without_a_hidden_layer}, unaffected={}, dead_parameters=(),
+    upstream="", unaffected={}, dead_parameters=(),
+    variants={"==1.7.4": Rewrite((Change("MLP.__init__", HIDDEN, HIDDEN.replace("- 1", "- 2")),))},
     cases=(Case("MLP", "MAE", options={"hidden_size": 8}, dead_parameters=()),),
 )
 """

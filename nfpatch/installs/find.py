@@ -16,9 +16,8 @@ import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal, NamedTuple, Optional
 
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
 from nfpatch.installs import record
@@ -34,8 +33,7 @@ _PATH_PROBE = "import json, sys; sys.stdout.write('\\n' + json.dumps([p for p in
 Kind = Literal["regular", "editable", "checkout"]
 
 
-@dataclass(frozen=True)
-class Install:
+class Install(NamedTuple):
     """One installed copy of neuralforecast.
 
     `root` is the folder that holds `neuralforecast/`; paths of files are POSIX paths relative to it. `site_packages` is
@@ -96,9 +94,9 @@ def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = 
         if not _is_readable(folder):
             raise EnvironmentProblem(f"--site-packages {site_packages} cannot be read. Run as a user who may.")
         found = _find_on_path([folder], f"the folder {folder}")
-        return replace(found, python=python or found.python, extra_path=(folder,))
+        return found._replace(python=python or found.python, extra_path=(folder,))
     if python is not None:
-        return replace(_find_on_path(_path_of(python), f"the path of {python}"), python=python)
+        return _find_on_path(_path_of(python), f"the path of {python}")._replace(python=python)
     return _find_on_path(_own_path(), f"the interpreter that runs nfpatch ({sys.executable})")
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Optional
+from types import MappingProxyType
+from typing import Any, NamedTuple, Optional
 
 from nfpatch import __version__
 from nfpatch.errors import Refused
@@ -24,8 +24,7 @@ SCHEMA = 2
 LEDGER_NAME = "ledger.json"
 
 
-@dataclass(frozen=True)
-class PatchedFile:
+class PatchedFile(NamedTuple):
     """One file that carries patches.
 
     `patches` are ids in catalog order. `link` is the target of the symbolic link that stood in the file's place.
@@ -39,15 +38,14 @@ class PatchedFile:
     bytecode: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Ledger:
+class Ledger(NamedTuple):
     """The state of an install: the patched files by their path relative to the root of the install.
 
     `record_sha256` is the hash of the RECORD as the installer wrote it; None where there is none.
     """
 
     version: str
-    files: Mapping[str, PatchedFile] = field(default_factory=dict)
+    files: Mapping[str, PatchedFile] = MappingProxyType({})
     record_sha256: Optional[str] = None
 
     def patches_of(self, file: str) -> frozenset[str]:
@@ -62,7 +60,7 @@ class Ledger:
             "nfpatch": __version__,
             "neuralforecast": self.version,
             "record_sha256": self.record_sha256,
-            "files": {path: asdict(entry) for path, entry in sorted(self.files.items())},
+            "files": {path: entry._asdict() for path, entry in sorted(self.files.items())},
         }
         return (json.dumps(document, indent=1) + "\n").encode("utf-8")
 

@@ -208,6 +208,8 @@ def _discard(home: Path) -> None:
         for folder, _, _ in os.walk(home, topdown=False):
             with suppress(OSError):
                 os.rmdir(folder)
+        if not home.exists():
+            return
 
 
 def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:

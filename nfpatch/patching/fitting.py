@@ -12,6 +12,7 @@ from typing import Optional, Union, cast
 import libcst as cst
 
 from nfpatch.codemod import CodemodRefused
+from nfpatch.patching.source import is_same, parsed_statements
 
 Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
 Item = Union[cst.Arg, cst.Param]
@@ -58,10 +59,35 @@ def _parsed(text: str) -> cst.Module:
     return module
 
 
+# What Python makes of the statements in the texts of patches, so that it need not be asked of their code again.
+_TREES: dict[cst.CSTNode, ast.stmt] = {}
+
+
 @cache
 def _parsed_statements(text: str) -> tuple[Statement, ...]:
     """The statements of a text that may be indented as a whole."""
-    return tuple(_statements_of(cst.parse_module(dedent(text).strip() + "\n")))
+    source = dedent(text).strip() + "\n"
+    statements = tuple(_statements_of(cst.parse_module(source)))
+    _remember(statements, parsed_statements(source))
+    return statements
+
+
+def _remember(statements: Sequence[Statement], trees: Sequence[ast.stmt]) -> None:
+    """Note the trees of statements, and of those in their bodies, as far as both are told apart in the same way."""
+    if len(statements) == len(trees):
+        for statement, tree in zip(statements, trees):
+            _TREES[statement] = tree
+            if isinstance(statement, cst.BaseCompoundStatement) and isinstance(statement.body, cst.IndentedBlock):
+                _remember(_statements_of(statement.body), getattr(tree, "body", ()))
+
+
+def _mean_the_same(one: Statement, other: Statement, but: tuple[str, ...] = ()) -> bool:
+    """Whether two statements of patches' texts mean the same, but for these fields of Python's trees."""
+    if one in _TREES and other in _TREES:
+        return is_same(_TREES[one], _TREES[other], but)
+    if "body" in but:
+        one, other = (each.with_changes(body=ANY_BODY) for each in (one, other))
+    return _meaning_of(one) == _meaning_of(other)
 
 
 def _statements_of(block: Block) -> Sequence[Statement]:
@@ -89,7 +115,7 @@ class _Fitting:
 
     def fit(self, new: Statement) -> Statement:
         for found, old in self.known:
-            if _meaning_of(old) == _meaning_of(new):
+            if _mean_the_same(old, new):
                 return found
         for found, old in self.known:
             merged = self._merged(found, old, new)
@@ -125,10 +151,13 @@ class _Fitting:
                 return None
             params = _with_items(found.params.params, old.params.params, new.params.params)
             return found.with_changes(params=found.params.with_changes(params=params))
-        if isinstance(old, cst.BaseCompoundStatement) and isinstance(new, cst.BaseCompoundStatement):
-            heads = [_meaning_of(statement.with_changes(body=ANY_BODY)) for statement in (old, new)]
-            if heads[0] == heads[1] and isinstance(found.body, type(new.body)):
-                return found.with_changes(body=self._filled(found.body, new.body))
+        if (
+            isinstance(old, cst.BaseCompoundStatement)
+            and isinstance(new, cst.BaseCompoundStatement)
+            and _mean_the_same(old, new, but=("body",))
+            and isinstance(found.body, type(new.body))
+        ):
+            return found.with_changes(body=self._filled(found.body, new.body))
         return None
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
@@ -25,8 +24,7 @@ from nfpatch.patching.plan import (
 from nfpatch.patching.survey import Survey, survey
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What an operation came to.
 
     `found` is the install afterwards, `moved` are the patches that were put in or taken out, `saved` the copies of

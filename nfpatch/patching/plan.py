@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from nfpatch.catalog import Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
@@ -25,8 +24,7 @@ from nfpatch.installs.transaction import Link, Place, Prune, Remove, Step, Write
 from nfpatch.patching.survey import PatchStatus, Survey
 
 
-@dataclass(frozen=True)
-class FileChange:
+class FileChange(NamedTuple):
     """One file on its way to another patch set: the bytes now (None: it is missing), the bytes then, the original.
 
     `saves` tells that the bytes now are somebody's edits, of which a copy is to be kept.
@@ -132,7 +130,7 @@ def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrit
 def survey_after(found: Survey, changes: Sequence[FileChange]) -> Survey:
     """The survey of the install once these changes are carried out."""
     contents = {**found.contents, **{change.file: change.then for change in changes}}
-    return replace(found, ledger=_ledger_after(found, changes), contents=contents)
+    return found._replace(ledger=_ledger_after(found, changes), contents=contents)
 
 
 def steps_for(found: Survey, changes: Sequence[FileChange]) -> tuple[Step, ...]:
@@ -168,7 +166,7 @@ def _ledger_after(found: Survey, changes: Sequence[FileChange]) -> Ledger:
 def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
     patched = hash_of(change.then)
     if entry is not None:
-        return replace(entry, patched_sha256=patched, patches=change.patches)
+        return entry._replace(patched_sha256=patched, patches=change.patches)
     path = install.file(change.file)
     return PatchedFile(
         original_sha256=change.original_sha256,

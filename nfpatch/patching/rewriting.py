@@ -13,7 +13,7 @@ from textwrap import dedent
 
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
 from nfpatch.patching.edits import Edit, joined, spliced
-from nfpatch.patching.source import Place, Source, parsed_statements
+from nfpatch.patching.source import Place, Source, indentation_of, is_same, parsed_statements
 
 
 def edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
@@ -25,8 +25,8 @@ def edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[E
     """
     if not vouched:
         _check_before(rewrite, source)
-    find = source.definition_by_text if vouched else source.definition
-    edits = joined(edit for change in rewrite.changes for edit in _edits_of_change(change, find(change.where), source))
+    places = ((change, _place_for(change, source, vouched)) for change in rewrite.changes)
+    edits = joined(edit for change, place in places for edit in _edits_of_change(change, place, source))
     if not vouched:
         _check_after(rewrite, source, edits)
     return edits
@@ -69,6 +69,15 @@ def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> Non
         readers.check_unread(result, attribute, condition, source)
 
 
+def _place_for(change: Change, source: Source, vouched: bool) -> Place:
+    """Where to look for the statements of a change."""
+    if not vouched:
+        return source.definition(change.where)
+    first, *others = _statements(change.old)
+    method = first.name if isinstance(first, ast.FunctionDef) and not others else ""
+    return source.definition_by_text(change.where, method)
+
+
 def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[Edit]:
     """The edit that a change comes to, if any. Raises CodemodRefused unless its statements stand there once."""
     expected, body = _statements(change.old), place.node.body
@@ -77,17 +86,45 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
         return
     end = start + len(expected)
     first, last = _first_line(body[start]), _last_line(body[end - 1])
-    if _statements(change.new):
-        from nfpatch.patching.fitting import fitted
+    new = _statements(change.new)
+    if not new:
+        if len(expected) == len(body):
+            raise CodemodRefused(f"nothing would be left in {change.where}")
+        yield Edit(place.offset(_first_line_to_remove(place, start, end)), place.offset(last + 1), b"")
+        return
+    from nfpatch.patching.fitting import fitted
 
-        lines = [place.line(number) for number in range(first, last + 1)]
-        outer = "" if isinstance(place.node, ast.Module) else _indent_of(place, place.node)
-        new = fitted(lines, change.old, change.new, source.encoding, outer)
-    elif end - start == len(body):
-        raise CodemodRefused(f"nothing would be left in {change.where}")
-    else:
-        first, new = _first_line_to_remove(place, start, end), b""
-    yield from _trimmed(Edit(place.offset(first), place.offset(last + 1), new), source.content)
+    kept = _kept_around(expected, new)
+    if kept:  # what is there stays there, and need not be looked at
+        line = _last_line(body[start + kept - 1]) + 1
+        added = _text_behind(change.new, new[kept - 1], new[len(new) - len(expected) + kept - 1])
+        ending = place.line(line - 1)[len(place.line(line - 1).rstrip(b"\r\n")) :] or b"\n"
+        anchor = indentation_of(place.line(body[start].lineno)).encode("ascii") + b"pass" + ending
+        text = fitted([anchor], "pass", "pass\n" + added, source.encoding, place.indent)[len(anchor) :]
+        yield Edit(place.offset(line), place.offset(line), text)
+        return
+    lines = [place.line(number) for number in range(first, last + 1)]
+    text = fitted(lines, change.old, change.new, source.encoding, place.indent)
+    yield from _trimmed(Edit(place.offset(first), place.offset(last + 1), text), source.content)
+
+
+def _kept_around(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> int:
+    """How many of the old statements stand before what is only added among them; 0 where more is done than that.
+
+    What is added before all of them is not told apart.
+    """
+    before = 0
+    while before < min(len(old), len(new)) and is_same(old[before], new[before]):
+        before += 1
+    behind = len(old) - before
+    is_added_only = len(new) > len(old) and all(map(is_same, old[before:], new[len(new) - behind :]))
+    return before if is_added_only else 0
+
+
+def _text_behind(text: str, last_before: ast.stmt, last: ast.stmt) -> str:
+    """The lines of a patch's text behind one statement up to another, comments and blank lines included."""
+    lines = dedent(text).strip().splitlines(keepends=True)
+    return "".join(lines[_last_line(last_before) : _last_line(last)])
 
 
 @cache
@@ -125,18 +162,7 @@ def _begins_its_line(place: Place, statement: ast.stmt) -> bool:
 def _is_like(found: ast.stmt, expected: ast.stmt) -> bool:
     """Whether both mean the same, or are heads of the same meaning if any body is expected."""
     heads_only = ("body",) if _has_any_body(expected) else ()
-    return _is_same(found, expected, heads_only)
-
-
-def _is_same(one: object, other: object, but: tuple[str, ...] = ()) -> bool:
-    """Whether two trees are the same, but for these fields; as `ast.dump` tells, which is not asked as it is slow."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, ast.AST):
-        return all(_is_same(getattr(one, f, None), getattr(other, f, None)) for f in one._fields if f not in but)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_is_same, one, other))
-    return repr(one) == repr(other)
+    return is_same(found, expected, heads_only)
 
 
 def _has_any_body(statement: ast.stmt) -> bool:
@@ -157,11 +183,6 @@ def _last_line(statement: ast.stmt) -> int:
     return statement.end_lineno
 
 
-def _indent_of(place: Place, statement: ast.stmt) -> str:
-    line = place.line(statement.lineno)
-    return line[: len(line) - len(line.lstrip(b" \t\f"))].decode("ascii")
-
-
 def _first_line_to_remove(place: Place, start: int, end: int) -> int:
     """The first line that goes with these statements: that of the comment directly above, or of the blank ones before.
 
@@ -170,7 +191,7 @@ def _first_line_to_remove(place: Place, start: int, end: int) -> int:
     body = place.node.body
     number = _first_line(body[start])
     above = _last_line(body[start - 1]) if start else _last_line_of_head(place)
-    indent = _indent_of(place, body[start]).encode("ascii")
+    indent = indentation_of(place.line(body[start].lineno)).encode("ascii")
     while number - 1 > above and place.line(number - 1).startswith(indent + b"#"):
         number -= 1
     is_last = end == len(body)

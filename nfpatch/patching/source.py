@@ -30,11 +30,12 @@ _BLANK_OR_COMMENT = re.compile(rb"[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?")
 class Place:
     """A definition, and the lines around it.
 
-    `lines` are lines of the file with their ends, the first of them at the byte `start`; the tree numbers them from
-    `first_number` on.
+    `indent` is the indentation of its head, "" for a module. `lines` are lines of the file with their ends, the first
+    of them at the byte `start`; the tree numbers them from `first_number` on.
     """
 
     node: Definition
+    indent: str
     lines: tuple[bytes, ...]
     start: int
     first_number: int = 1
@@ -96,28 +97,38 @@ class Source:
                 number = f"{len(found)} times" if found else "nowhere"
                 raise CodemodRefused(f"{owner} defines `{name}` {number}, not once")
             node = found[0]
-        return Place(node, tuple(_LINE.findall(self.content)), 0)
+        lines = tuple(_LINE.findall(self.content))
+        indent = "" if isinstance(node, ast.Module) else indentation_of(lines[node.lineno - 1])
+        return Place(node, indent, lines, 0)
 
-    def definition_by_text(self, where: str) -> Place:
-        """The same where one line of the text begins it, and it parses by itself; else as `definition` finds it."""
-        start, stop, indent = 0, len(self.content), -1
-        for name in where.split("."):
-            begun = self._begun_once(name, start, stop, indent)
+    def definition_by_text(self, where: str, only: str = "") -> Place:
+        """The same where one line of the text begins it, and it parses by itself; else as `definition` finds it.
+
+        With `only`, the name of a function in it, nothing else of it is read, and its body is that function.
+        """
+        start, stop, indents = 0, len(self.content), [-1]
+        for name in (*where.split("."), *filter(None, [only])):
+            begun = self._begun_once(name, start, stop, indents[-1])
             if begun is None:
                 return self.definition(where)
             start, indent = begun
             stop = self._end_of_block(start, stop, indent)
+            indents.append(indent)
         lines = tuple(_LINE.findall(self.content, start, stop))
         try:
             # an `if` around it takes the indentation, whatever that is
             text = b"".join(lines).decode(self.encoding)
-            (around,) = _parsed("if 1:\n" + text if indent else "\n" + text).body[:1]
+            (node,) = _parsed(("if 1:\n" if indents[-1] else "\n") + text).body
         except (CodemodRefused, UnicodeDecodeError, ValueError):
             return self.definition(where)
-        node = around.body[0] if isinstance(around, ast.If) else around
-        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name != where.rpartition(".")[2]:
+        if isinstance(node, ast.If):
+            node = node.body[0]
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name != (only or where.rpartition(".")[2]):
             return self.definition(where)
-        return Place(node, lines, start, first_number=2)
+        if only:
+            node = ast.ClassDef(name=where, bases=[], keywords=[], body=[node], decorator_list=[])
+        depth = indents[-2] if only else indents[-1]
+        return Place(node, indentation_of(lines[0])[:depth], lines, start, first_number=2)
 
     def _begun_once(self, name: str, start: int, stop: int, indent: int) -> Optional[tuple[int, int]]:
         """Where the one line begins that defines the name, and how far it is indented, which must be deeper.
@@ -134,6 +145,8 @@ class Source:
                 if is_whole_name and not self.content[line:at].strip(b" \t"):
                     found.append((line, at - line))
                 at = self.content.find(head, at + 1, stop)
+            if found:
+                break  # a class, or else a function: to look for both takes twice as long in a long file
         is_deeper = len(found) == 1 and (found[0][1] > indent if indent >= 0 else found[0][1] == 0)
         return found[0] if is_deeper else None
 
@@ -144,9 +157,25 @@ class Source:
         return stop if found is None else found.start()
 
 
+def indentation_of(line: bytes) -> str:
+    """What stands before the first word of a line."""
+    return line[: len(line) - len(line.lstrip(b" \t\f"))].decode("ascii")
+
+
 def parsed_statements(text: str) -> list[ast.stmt]:
     """The statements of a text of a patch. Raises CodemodRefused where it does not parse."""
     return _parsed(text).body
+
+
+def is_same(one: object, other: object, but: tuple[str, ...] = ()) -> bool:
+    """Whether two trees are the same, but for these fields; as `ast.dump` tells, which is not asked as it is slow."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, ast.AST):
+        return all(is_same(getattr(one, f, None), getattr(other, f, None)) for f in one._fields if f not in but)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return repr(one) == repr(other)
 
 
 def _parsed(source: Union[bytes, str]) -> ast.Module:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Optional
+from types import MappingProxyType
+from typing import Literal, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import Refused
@@ -20,8 +20,7 @@ State = Literal["applied", "applicable", "not-needed", "modified", "unknown-rele
 _FILE_STATES: tuple[State, ...] = ("applied", "applicable", "modified")
 
 
-@dataclass(frozen=True)
-class PatchStatus:
+class PatchStatus(NamedTuple):
     """The state of one patch in one install, with the reason in words.
 
     `files` are those that it rewrites here, with the state of each; empty where it is not needed or not known to be.
@@ -30,7 +29,7 @@ class PatchStatus:
     patch: Patch
     state: State
     reason: str
-    files: Mapping[str, State] = field(default_factory=dict)
+    files: Mapping[str, State] = MappingProxyType({})
 
     def to_json(self) -> dict[str, object]:
         """An element of `patches` in the JSON documents. Where it rewrites nothing, its files in other releases."""
@@ -38,8 +37,7 @@ class PatchStatus:
         return {"id": self.patch.id, "state": self.state, "file": files[0], "files": files, "reason": self.reason}
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """An install as it was found: its ledger, the present bytes of every target file (None: no such file).
 
     `ledger_problem` says why there is a ledger that cannot be trusted; `ledger` is an empty one then.
@@ -89,10 +87,10 @@ def _content_of(path: Path) -> Optional[bytes]:
 def _with_present_ids(ledger: Ledger, catalog: Catalog) -> Ledger:
     """The ledger with the ids that the patches have now: 0.1.0 had other ones."""
     files = {
-        file: replace(entry, patches=catalog.ordered(entry.patches)) if entry.patches else entry
+        file: entry._replace(patches=catalog.ordered(entry.patches)) if entry.patches else entry
         for file, entry in ledger.files.items()
     }
-    return replace(ledger, files=files)
+    return ledger._replace(files=files)
 
 
 def _status_of(found: Survey, patch: Patch) -> PatchStatus:

@@ -145,7 +145,7 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool)
     fits = [stage(healed, "pass")]
     if is_original_known:
         fits = [*(() if case.waits else (stage("original", "wrong"),)), *fits]
-        alone = _fit(patch, replace(case, stage="fit", dead_parameters=()), "original", "single-process")
+        alone = _fit(patch, case._replace(stage="fit", dead_parameters=()), "original", "single-process")
         fits += [alone, replace(alone, id=alone.id.replace("/original/", f"/{healed}/"), source=healed, like=alone.id)]
     return fits
 

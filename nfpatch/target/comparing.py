@@ -6,6 +6,8 @@ import hashlib
 import random
 from typing import Any
 
+from .outcomes import Differs
+
 # Set before every case, so that two of them draw the same numbers.
 SEED = 1
 
@@ -70,3 +72,23 @@ def compared(fitted: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any
 def largest_difference(one: Any, other: Any) -> float:
     """The largest difference between two tensors of the same shape."""
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
+
+
+def compare_frames(found: Any, due: Any) -> None:
+    """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number."""
+    import numpy
+
+    found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
+    if found.shape != due.shape or list(found.columns) != list(due.columns):
+        raise Differs(f"{found.shape[0]} rows and {list(found.columns)} where one process gives {due.shape[0]} rows")
+    for key in (name for name in ("unique_id", "ds", "cutoff") if name in due.columns):
+        other = int((found[key].to_numpy() != due[key].to_numpy()).sum())
+        if other:
+            raise Differs(f"{other} of {len(due)} rows have another {key} than in one process")
+    numbers = [name for name in due.columns if due[name].dtype.kind == "f"]
+    one, other = (frame[numbers].to_numpy() for frame in (found, due))
+    missing = int((numpy.isnan(one) & ~numpy.isnan(other)).sum())
+    unequal = int((~((one == other) | (numpy.isnan(one) & numpy.isnan(other)))).sum())
+    if unequal:
+        words = f", {missing} of them NaN" if missing else ""
+        raise Differs(f"{unequal} of {one.size} forecasts are not those of one process{words}")

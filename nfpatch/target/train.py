@@ -7,10 +7,10 @@ It reports facts and judges nothing. SPEC is a JSON file:
 
     trees         {source: folder to put first on sys.path, or null for neuralforecast as it is found}
     cases         [{id, source, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one
-                  source follow each other. `stage` is "fit", or what a user's script does after it (`scripts.STAGES`).
-                  `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast` tells
-                  whether the trained model makes forecasts; `like` names an earlier case from whose first weights this
-                  one starts, and with which its end is compared, or is null
+                  source follow each other. `stage` is "fit", or what a user's script does after it, one of
+                  `script_stages.STAGES`. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast`
+                  tells whether the trained model makes forecasts; `like` names an earlier case from whose first weights
+                  this one starts, and with which its end is compared, or is null
     accelerator   "cpu" or "gpu"
     world_size    how many processes there must be on all nodes together
     max_steps     training steps of each fit; at least two, as DDP complains at the second
@@ -107,7 +107,7 @@ def action_of(
     """What there is to do for a case."""
     if case["stage"] == "fit":
         return partial(train, case, spec, backend, package)
-    from .scripts import run
+    from .script_stages import run
 
     return partial(run, case, spec, package, world)
 

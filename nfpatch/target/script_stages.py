@@ -1,77 +1,20 @@
-"""What a user's script does after `fit`, on every rank, held against what one process with the same weights gives.
-
-A script's trainer is told what a user tells it, and nothing is set right for neuralforecast. The answers of one process
-come from the same forecaster with a trainer for this process alone, or from a twin that starts from its weights and
-keeps them (its learning rate is 0).
-"""
+"""What a user's script does after `fit`, on every rank, held against what one process with the same weights gives."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Callable
 
-from .comparing import digest_of, seed_everything, start_from, weights_of
-from .data import Data, levelled_data
-from .models import SMALL_SIZES, model_of, trained_model_of
+from .comparing import compare_frames, digest_of, seed_everything
+from .models import trained_model_of
 from .observing import OBSERVED
 from .outcomes import Differs
-from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
+from .script import Script, one_process
 from .world import World
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
-N_SERIES = 3  # one more than two ranks share evenly
-SERIES_CUT = 20  # points in time by which each series is shorter than the one before
-
-
-class Script:
-    """The script of one case: a forecaster that was trained by all ranks, and what makes further ones."""
-
-    def __init__(self, case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> None:
-        self.case = case
-        self.spec = spec
-        self.package = package
-        self.world = world
-        # 1.x predicts in sample for series of one length only, with one process as well
-        cut = 0 if case["stage"] == "insample" else SERIES_CUT
-        self.data: Data = levelled_data(SMALL_SIZES["h"], N_SERIES, cut)
-        self.forecaster = self.made(self.together)
-        self.fit(self.forecaster)
-        self.weights = weights_of(trained_model_of(self.forecaster))
-        OBSERVED["digest"] = digest_of(trained_model_of(self.forecaster))
-
-    def together(self) -> dict[str, Any]:
-        """What a user tells Lightning's trainer, for all ranks."""
-        return script_arguments(self.spec, self.package.__version__)
-
-    def alone(self) -> dict[str, Any]:
-        """What makes Lightning work in this process alone."""
-        return {**arguments_alone(self.spec), **quiet_arguments(self.package.__version__)}
-
-    def made(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
-        """A forecaster of the case's model, untrained."""
-        seed_everything()
-        case = dict(self.case, options=dict(self.case["options"], **options))
-        model = model_of(case, self.spec["max_steps"], trainer, n_series=N_SERIES)
-        return self.package.NeuralForecast(models=[model], freq=self.data.freq)
-
-    def still(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
-        """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
-        forecaster = self.made(trainer, learning_rate=0.0, **options)
-        start_from(trained_model_of(forecaster), self.weights)
-        return forecaster
-
-    def has_option(self, name: str) -> bool:
-        """Whether the model's constructor takes it in this release."""
-        return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
-
-    def fit(self, forecaster: Any) -> None:
-        """Trains, with validation."""
-        seed_everything()
-        forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
 
 
 def run(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> None:
@@ -210,40 +153,8 @@ STAGES: dict[str, Callable[[Script], None]] = {
 }
 
 
-@contextmanager
-def one_process(forecaster: Any, spec: dict[str, Any]) -> Iterator[Any]:
-    """The forecaster, for a while as if it had been trained and asked in this process alone."""
-    model = trained_model_of(forecaster)
-    kept = model.trainer_kwargs
-    model.trainer_kwargs = arguments_less_processes(kept, spec)
-    try:
-        yield forecaster
-    finally:
-        model.trainer_kwargs = kept
-
-
 def compare_with_one_process(script: Script, asked: Callable[[Any], Any]) -> None:
     """Raises Differs where the ranks' answer is not that of one process."""
     found = asked(script.forecaster)
     with one_process(script.forecaster, script.spec) as forecaster:
         compare_frames(found, asked(forecaster))
-
-
-def compare_frames(found: Any, due: Any) -> None:
-    """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number."""
-    import numpy
-
-    found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
-    if found.shape != due.shape or list(found.columns) != list(due.columns):
-        raise Differs(f"{found.shape[0]} rows and {list(found.columns)} where one process gives {due.shape[0]} rows")
-    for key in (name for name in ("unique_id", "ds", "cutoff") if name in due.columns):
-        other = int((found[key].to_numpy() != due[key].to_numpy()).sum())
-        if other:
-            raise Differs(f"{other} of {len(due)} rows have another {key} than in one process")
-    numbers = [name for name in due.columns if due[name].dtype.kind == "f"]
-    one, other = (frame[numbers].to_numpy() for frame in (found, due))
-    missing = int((numpy.isnan(one) & ~numpy.isnan(other)).sum())
-    unequal = int((~((one == other) | (numpy.isnan(one) & numpy.isnan(other)))).sum())
-    if unequal:
-        words = f", {missing} of them NaN" if missing else ""
-        raise Differs(f"{unequal} of {one.size} forecasts are not those of one process{words}")

@@ -1,0 +1,81 @@
+"""A user's script on every rank: a forecaster that all have trained, and twins of it.
+
+The trainer is told what a user tells it, and nothing is set right for neuralforecast. What one process gives is asked
+of the same forecaster, with a trainer for this process alone, or of a twin that starts from its weights and keeps them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+from .comparing import digest_of, seed_everything, start_from, weights_of
+from .data import Data, levelled_data
+from .models import SMALL_SIZES, model_of, trained_model_of
+from .observing import OBSERVED
+from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
+from .world import World
+
+N_SERIES = 3  # one more than two ranks share evenly
+SERIES_CUT = 20  # points in time by which each series is shorter than the one before
+
+
+class Script:
+    """The script of one case: a forecaster that was trained by all ranks, and what makes further ones."""
+
+    def __init__(self, case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> None:
+        self.case = case
+        self.spec = spec
+        self.package = package
+        self.world = world
+        # 1.x predicts in sample for series of one length only, with one process as well
+        cut = 0 if case["stage"] == "insample" else SERIES_CUT
+        self.data: Data = levelled_data(SMALL_SIZES["h"], N_SERIES, cut)
+        self.forecaster = self.made(self.together)
+        self.fit(self.forecaster)
+        self.weights = weights_of(trained_model_of(self.forecaster))
+        OBSERVED["digest"] = digest_of(trained_model_of(self.forecaster))
+
+    def together(self) -> dict[str, Any]:
+        """What a user tells Lightning's trainer, for all ranks."""
+        return script_arguments(self.spec, self.package.__version__)
+
+    def alone(self) -> dict[str, Any]:
+        """What makes Lightning work in this process alone."""
+        return {**arguments_alone(self.spec), **quiet_arguments(self.package.__version__)}
+
+    def made(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
+        """A forecaster of the case's model, untrained."""
+        seed_everything()
+        case = dict(self.case, options=dict(self.case["options"], **options))
+        model = model_of(case, self.spec["max_steps"], trainer, n_series=N_SERIES)
+        return self.package.NeuralForecast(models=[model], freq=self.data.freq)
+
+    def still(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
+        """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
+        forecaster = self.made(trainer, learning_rate=0.0, **options)
+        start_from(trained_model_of(forecaster), self.weights)
+        return forecaster
+
+    def has_option(self, name: str) -> bool:
+        """Whether the model's constructor takes it in this release."""
+        return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
+
+    def fit(self, forecaster: Any) -> None:
+        """Trains, with validation."""
+        seed_everything()
+        forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
+
+
+@contextmanager
+def one_process(forecaster: Any, spec: dict[str, Any]) -> Iterator[Any]:
+    """The forecaster, for a while as if it had been trained and asked in this process alone."""
+    model = trained_model_of(forecaster)
+    kept = model.trainer_kwargs
+    model.trainer_kwargs = arguments_less_processes(kept, spec)
+    try:
+        yield forecaster
+    finally:
+        model.trainer_kwargs = kept
