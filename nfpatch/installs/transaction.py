@@ -18,6 +18,7 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
@@ -221,6 +222,7 @@ def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
     folder.rmdir()
 
 
+@cache
 def _absolute(home: Path, entry: _Entry) -> Path:
     return Path(os.path.normpath(home / entry.path))
 
@@ -287,7 +289,7 @@ def _require_inside(install: Install, paths: Sequence[Path]) -> None:
     try:
         allowed = [folder.resolve() for folder in (install.package, install.home.parent)]
         homes = [(install.home.parent.resolve() / install.home.name, install.home.resolve())]
-        parents = {path.parent: path.parent.resolve() for path in paths}
+        parents = {parent: parent.resolve() for parent in {path.parent for path in paths}}
     except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
         raise Refused(f"{install.package} cannot be followed through its symbolic links: {error}.") from error
     root = install.root.resolve()
