@@ -84,16 +84,16 @@ def imports_of(nfpatch: Subject) -> list[dict[str, Any]]:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """The tables, 80 columns wide."""
+    """The tables, 88 columns wide."""
     short = {CLICK: "click", LIBCST: "click, libcst", None: ""}
     print("Python {python}, {cores} cores, {rounds} rounds, nfpatch run as `{run_as}`\n".format(**report))
-    print(f"{'command':<30}{'median s':>8}{'min s':>8}{'ratio':>7}  {'to':<15}{'limit':>5}")
+    print(f"{'command':<38}{'median s':>8}{'min s':>8}{'ratio':>7}  {'to':<15}{'limit':>5}")
     for row in report["rows"]:
         ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
         limit = f"{row['limit']:>5} {'ok' if row['ok'] else 'OVER'}" if row["limit"] else ""
         times = f"{row['median']:>8.3f}{min(row['seconds']):>8.3f}"
         reference = short.get(row["reference"], row["reference"])
-        print(f"{row['command']:<30}{times}{ratio:>7}  {reference:<15}{limit}".rstrip())
+        print(f"{row['command']:<38}{times}{ratio:>7}  {reference:<15}{limit}".rstrip())
     for name, reason in report["not_run"].items():
         print(f"{name}: not run: {reason}")
     print("\nimported")

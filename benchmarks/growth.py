@@ -1,7 +1,8 @@
-"""Measure what a patch costs in files of 1, 10, 100 and 1,000 times the lines around the same function.
+"""Measure what patches cost: one in files of 1, 10, 100 and 1,000 times the lines around the same function, then all.
 
 In one process: the edits of `tft-static-encoder` in TFT of 1.7.4, as `apply` computes them, beside the SHA-256 of the
-file, which `status` takes in any case. Exit code 1: the patch's cost grew with the file.
+file, which `status` takes in any case. Exit code 1: the patch's cost grew with the file. Then the dearest patches of
+two releases: what remains slow.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Callable
 
 from subjects import LIMIT, RELEASE, load_catalog, read_member
 
+from nfpatch.catalog import Catalog
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
@@ -22,6 +24,8 @@ from nfpatch.patching.source import Source
 FILE, PATCH = "neuralforecast/models/tft.py", "tft-static-encoder"
 TIMES = (1, 10, 100, 1000)
 ROUNDS = 9
+RELEASES = ("1.7.4", "3.3.0")
+DEAREST = 5
 
 
 def grown(source: bytes, times: int) -> bytes:
@@ -40,6 +44,19 @@ def seconds(action: Callable[[], object]) -> float:
         action()
         taken.append(time.perf_counter() - start)
     return median(taken)
+
+
+def costs_of(catalog: Catalog, release: str) -> list[tuple[float, str]]:
+    """The seconds that each patch takes in each of its files, in a process that has not seen it before."""
+    costs = []
+    for patch in catalog.patches:
+        for file, rewrite in catalog.rewrites_for(patch, release).items():
+            content = read_member(release, file)
+            assert content is not None
+            start = time.perf_counter()
+            edits_of(rewrite, Source(content), vouched=True)
+            costs.append((time.perf_counter() - start, f"{patch.id} in {file.rpartition('/')[2]}"))
+    return costs
 
 
 def main() -> int:
@@ -62,6 +79,11 @@ def main() -> int:
         is_kept = is_kept and ok
         ratio = f"{patching * 1000:>10.2f}{patching / first:>7.2f}{hashing * 1000:>10.2f}"
         print(f"{content.count(bytes([10])):>9}{ratio}  {'ok' if ok else 'OVER'}")
+    for release in RELEASES:
+        costs = sorted(costs_of(catalog, release), reverse=True)
+        print(f"\n{release}: {1000 * sum(cost for cost, _ in costs):.0f} ms for the edits of all; the dearest:")
+        for cost, name in costs[:DEAREST]:
+            print(f"{1000 * cost:>9.1f}  {name}")
     return 0 if is_kept else 1
 
 
