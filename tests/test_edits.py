@@ -103,6 +103,18 @@ def test_a_method_can_be_added_beside_another_without_touching_its_body() -> Non
     assert result == MODULE.replace(b"total = 0", b"total = 1").replace(b"        return answer\n", more)
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""], ids=["LF", "CRLF", "none"])
+def test_what_is_added_at_the_very_end_stands_on_lines_of_its_own(ending: bytes) -> None:
+    source = b"def f(x):\n    y = x\n    return y".replace(b"\n", ending or b"\n") + ending
+    change = Change("f", "y = x", "y = x\n# more\ny += 1")
+    after = Change("f", "return y", "return y\nraise ValueError")
+    newline = ending or b"\n"
+    expected = newline.join(
+        [b"def f(x):", b"    y = x", b"    # more", b"    y += 1", b"    return y", b"    raise ValueError"]
+    )
+    assert rewritten(source, {"p": Rewrite((change, after))}) == expected + ending
+
+
 def test_each_change_is_found_in_the_file_as_it_was() -> None:
     changes = (
         Change("Model.fit", "answer = total", "answer = total + 1"),

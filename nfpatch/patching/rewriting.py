@@ -95,13 +95,14 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
     from nfpatch.patching.fitting import fitted
 
     kept = _kept_around(expected, new)
-    if kept:  # what is there stays there, and need not be looked at
-        line = _last_line(body[start + kept - 1]) + 1
+    line_before = place.line(_last_line(body[start + kept - 1])) if kept else b""
+    ending = line_before[len(line_before.rstrip(b"\r\n")) :]
+    if ending:  # what is there stays there, and need not be looked at
         added = _text_behind(change.new, new[kept - 1], new[len(new) - len(expected) + kept - 1])
-        ending = place.line(line - 1)[len(place.line(line - 1).rstrip(b"\r\n")) :] or b"\n"
         anchor = indentation_of(place.line(body[start].lineno)).encode("ascii") + b"pass" + ending
         text = fitted([anchor], "pass", "pass\n" + added, source.encoding, place.indent)[len(anchor) :]
-        yield Edit(place.offset(line), place.offset(line), text)
+        where = place.offset(_last_line(body[start + kept - 1]) + 1)
+        yield Edit(where, where, text)
         return
     lines = [place.line(number) for number in range(first, last + 1)]
     text = fitted(lines, change.old, change.new, source.encoding, place.indent)
