@@ -132,6 +132,46 @@ def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
     assert snapshot(site) == before
 
 
+EMPTY_PROMISE = """
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
+
+patch = Patch(
+    id="empty-promise", summary="claims to heal what comes after fit", model="any", upstream="",
+    file="neuralforecast/core.py",
+    variants={"==3.3.0": Rewrite((Change("", "import pickle", "import pickle\\nimport math"),))},
+    unaffected={}, dead_parameters=(),
+    cases=tuple(
+        Case("NHITS", stage, options=NHITS, stage=stage) for stage in ("validate", "predict", "save", "refit")
+    ),
+)
+"""
+
+
+@pytest.mark.ddp
+def test_stages_of_a_script_that_do_not_end_as_in_one_process_are_told(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "promise.py").write_text(EMPTY_PROMISE)
+    where = ("--patches", tmp_path / "own", "--python", training_env, "--site-packages", released("3.3.0"))
+    document = answer("verify", "empty-promise", "--preview", "--allow-modified", *where)
+    assert document["ok"] is False
+    stages = {case["stage"]: case for case in document["cases"] if case["source"] == "preview"}
+    told = {stage: (stages[stage]["outcome"], stages[stage]["ok"]) for stage in stages if stage != "fit"}
+    assert told == {
+        "validate": ("wrong", False),
+        "predict": ("wrong", False),
+        "save": ("error", False),
+        "refit": ("pass", True),
+    }
+    assert "the validation loss is" in stages["validate"]["detail"]
+    assert "of them NaN" in stages["predict"]["detail"]
+    assert "rank 1: FileNotFoundError" in stages["save"]["detail"]
+
+
 @pytest.mark.ddp
 def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: Path, training_env: Path) -> None:
     where = ("--python", training_env, "--site-packages", site)

@@ -202,3 +202,47 @@ def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
     like = result_of_fits(replace(GREEN, like="other"), [fit] * 3, world_size=3, backend="gloo")
 
     assert (like.ok, like.equal_to_like) == (True, False)
+
+
+STAGE = Case("NHITS", "predict", stage="predict")
+STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "preview", "pass", forecast=False)
+STAGE_RED = replace(STAGE_GREEN, source="original", expect="wrong", symptoms=("could not broadcast",))
+DIFFERS = replace(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
+CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", digest=None)
+
+
+def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
+    green = result(STAGE_GREEN, TRAINED, TRAINED)
+    assert (green.outcome, green.ok, green.stage) == ("pass", True, "predict")
+    assert green.to_json()["launcher"] == "torchrun"
+
+
+@pytest.mark.parametrize(
+    ("fits", "outcome", "words"),
+    [
+        ((TRAINED, DIFFERS), "wrong", "rank 1: 12 of 24"),
+        ((DIFFERS, replace(DIFFERS, detail="another")), "wrong", "rank 1: another"),
+        ((TRAINED, CRASHED), "error", "rank 1: ValueError"),
+        ((TRAINED, replace(TRAINED, digest="other")), "error", "different weights"),
+        ((TRAINED, ALONE), "error", "world size 1"),
+        ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "not finite"),
+        ((TRAINED, replace(TRAINED, steps=1)), "error", "proves nothing"),
+        ((REFUSED, REFUSED), "unused-parameters", "not used in producing the loss"),
+    ],
+    ids=["one rank differs", "both differ", "one crashes", "weights", "world size", "loss", "steps", "DDP refuses"],
+)
+def test_a_stage_is_not_green_where_any_rank_got_something_else(
+    fits: tuple[Fit, ...], outcome: str, words: str
+) -> None:
+    red = result(STAGE_GREEN, *fits)
+    assert (red.outcome, red.ok) == (outcome, False)
+    assert words in red.detail
+
+
+def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bug() -> None:
+    assert result(STAGE_RED, TRAINED, DIFFERS).ok
+    assert result(STAGE_RED, CRASHED, TRAINED).ok
+    strange = replace(CRASHED, detail="ImportError: no such module")
+    assert not result(STAGE_RED, strange, strange).ok
+    fine = result(STAGE_RED, TRAINED, TRAINED)
+    assert (fine.ok, fine.detail) == (False, "every rank got what one process gets")
