@@ -48,6 +48,7 @@ def print_catalog(catalog: Catalog) -> None:
             ("file" if len(patch.files) == 1 else "files", ", ".join(patch.files)),
             ("releases", releases_in_words(catalog, patch)),
             ("upstream", patch.upstream),
+            *(("symptom", words) for words in patch.symptoms),
         ):
             click.echo(f"  {label:<9} {value}")
 
@@ -64,6 +65,7 @@ def catalog_to_json(catalog: Catalog) -> object:
                 "files": patch.files,
                 "releases": affected_releases(catalog, patch),
                 "upstream": patch.upstream,
+                "symptoms": patch.symptoms,
             }
             for patch in catalog.patches
         ]

@@ -128,8 +128,6 @@ patch = Patch(
         "could not broadcast input array from shape",
         "list index out of range",
         "Sizes of tensors must match except in dimension",
-        "NaN in half of the rows of predict, other rows under wrong ids",
-        "rank 1 AssertionError in predict_insample or cross_validation while rank 0 waits for ever",
     ),
     model="any",
     upstream="not fixed yet: docs/upstream/predict-on-one-device.md",
@@ -156,7 +154,7 @@ patch = Patch(
     cases=(
         Case("NHITS", "predict", options=NHITS, stage="predict"),
         Case("GRU", "predict", options=GRU, stage="predict", thorough=True, releases=">=1.1"),
-        Case("NHITS", "load, predict", options=NHITS, stage="load", thorough=True, releases=">=1.1"),
+        Case("NHITS", "load, predict", options=NHITS, stage="load", thorough=True, releases=">=1.7.1"),
         Case("NHITS", "predict_insample", options=NHITS, stage="insample", thorough=True, waits=True, releases=">=1.5"),
         Case("NHITS", "cross_validation", options=NHITS, stage="cross-validation", thorough=True, waits=True),
     ),
