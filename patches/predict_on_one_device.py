@@ -127,7 +127,8 @@ patch = Patch(
     symptoms=(
         "could not broadcast input array from shape",
         "list index out of range",
-        "Sizes of tensors must match except in dimension",
+        "Last element of indptr must be equal to the size of data",
+        "accelerator set through both strategy class and accelerator flag, choose one",
     ),
     model="any",
     upstream="not fixed yet: docs/upstream/predict-on-one-device.md",

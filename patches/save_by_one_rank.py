@@ -179,7 +179,7 @@ patch = Patch(
         "Directory is not empty. Set `overwrite=True` to overwrite files.",
         "FileExistsError",
         "EOFError: Ran out of input",
-        "No model found in directory.",
+        "PytorchStreamReader failed reading zip archive",
         "FileNotFoundError",
     ),
     model="any",
