@@ -36,7 +36,7 @@ OUT = ("out.weight", "out.bias")
 SMALL = {"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3}
 TFT = Case("TFT", "no static features", options={"windows_batch_size": 16, "hidden_size": 8, "n_head": 2})
 NBEATSX = Case("NBEATSx", "MQLoss", loss="MQLoss", options=SMALL)
-STATIC = replace(TFT, config="static", exogenous=("static",))
+STATIC = TFT._replace(config="static", exogenous=("static",))
 STATIC_CONTEXT = ("static_encoder.vsn.joint_grn.lin_c.*",)
 NHITS = Case("NHITS", "MQLoss, all exogenous", "MQLoss", ("static", "historic", "future"), SMALL)
 
@@ -286,7 +286,7 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         replace(like, id="parity", dead_parameters=(*OUT, "blocks.2.*"), strategy="single-process", like="alone"),
         replace(like, id="incomparable", like="nobody"),
         *(ProofCase(model, None, Case(model, "MAE"), "preview", "pass") for model in PLANTED),
-        ProofCase("search", "p", replace(NBEATSX, model="AutoNBEATSx"), "preview", "pass"),
+        ProofCase("search", "p", NBEATSX._replace(model="AutoNBEATSx"), "preview", "pass"),
         ProofCase("static", "p", STATIC, "original", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
     ]
     return {result.id: result for result in run_proof(training_env, cases, trees).cases}
