@@ -32,7 +32,8 @@ class Case(NamedTuple):
     `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict) or
     "refit" (`fit` again). On the original it ends otherwise, or with one of the patch's `symptoms`; where the ranks
-    would wait for each other for ever (`waits`), the original is not run.
+    would wait for each other for ever (`waits`), the original is not run. `launchers` are those that it shows by; empty
+    for all.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Case(NamedTuple):
     releases: str = ""
     stage: str = "fit"
     waits: bool = False
+    launchers: tuple[str, ...] = ()
 
     @property
     def is_search(self) -> bool:
@@ -65,7 +67,8 @@ class Patch(NamedTuple):
     exactly once. `dead_parameters` are the names, as `fnmatch` patterns, of the parameters that no gradient reaches in
     some configuration. They are gone there once the patch is applied, unless `keeps_parameters` says that it lets the
     gradient reach them instead. `other_names` are ids that it had, which still stand for it. `symptoms` are words of
-    the errors that the bug ends with.
+    the errors that the bug ends with. `beside` are the ids of patches without which the models of its cases crash on
+    several devices before its own bug shows.
     """
 
     id: str
@@ -80,6 +83,7 @@ class Patch(NamedTuple):
     keeps_parameters: bool = False
     other_names: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:

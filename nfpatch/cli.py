@@ -12,13 +12,14 @@ import click
 
 from nfpatch import __version__, console
 from nfpatch.catalog import Catalog, Patch, load_catalog
-from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
+from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS
 from nfpatch.patching.survey import survey
 
 if TYPE_CHECKING:
     from nfpatch.patching.operations import Outcome
+    from nfpatch.proof.verdict import Launcher
 
 PROOF_TIMEOUT_SECONDS = 300.0
 AUDIT_TIMEOUT_SECONDS = 900.0
@@ -214,7 +215,7 @@ def _prove_preview(
 
     found = survey(install, catalog)
     agenda = agenda_for(found, patches, preview=True, allow_modified=allow_modified, force=force)
-    if not agenda.preview:
+    if not agenda.trees["preview"]:
         return None
     if not allow_editable:
         refuse_checkout(install)  # before a proof that would be in vain
@@ -308,6 +309,14 @@ _nodes_options = _options(
     show_default=True,
     help="With gpu the backend is nccl; where processes share a GPU it is gloo.",
 )
+@click.option(
+    "--launcher",
+    "launchers",
+    type=click.Choice(["torchrun", "script", "spawn", "fork"]),
+    multiple=True,
+    help="What makes the processes: torch's launcher (default), Lightning's as `python script.py` has it, ddp_spawn, "
+    "or ddp_notebook. Can be given several times.",
+)
 @_nodes_options
 @_timeout_option(PROOF_TIMEOUT_SECONDS, "For the whole proof. Whatever still runs then is ended.")
 @click.option("--junit-xml", type=_new_file, metavar="FILE", help="Also write the proof as JUnit XML.")
@@ -320,6 +329,7 @@ def verify(
     thorough: bool,
     devices: int,
     accelerator: str,
+    launchers: tuple[Launcher, ...],
     timeout: float,
     junit_xml: Optional[Path],
     html: Optional[Path],
@@ -341,12 +351,16 @@ def verify(
 
     nodes = Nodes(**nodes_options)
     nodes.check(devices)
+    if nodes.nnodes > 1 and set(launchers) - {"torchrun"}:
+        raise UsageError("Several nodes are started by torch's launcher: leave --launcher out, or --nnodes.")
     for missing in (file.parent for file in (junit_xml, html) if file is not None and not file.parent.is_dir()):
         raise EnvironmentProblem(f"There is no folder {missing} to write into. Make it first.")
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids)
     install = find_install(python, site_packages)
-    agenda = agenda_for(survey(install, catalog), patches, preview, allow_modified, thorough)
+    agenda = agenda_for(
+        survey(install, catalog), patches, preview, allow_modified, thorough, launchers=launchers or ("torchrun",)
+    )
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)
     if junit_xml is not None:

@@ -30,6 +30,7 @@ patch = Patch(
         ),
     },
     unaffected={"<1.7.5": "this release has no RMoK"},
+    beside=("multivariate-all-series",),
     dead_parameters=("experts.2.weight1",),
     cases=(
         Case("RMoK", "MAE"),

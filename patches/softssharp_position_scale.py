@@ -44,6 +44,7 @@ patch = Patch(
         ),
     },
     unaffected={"<3.1.9": "this release has no SOFTSSharp"},
+    beside=("multivariate-all-series",),
     dead_parameters=("encoder.attn_layers.*.attention.pe_scale",),
     cases=(
         Case("SOFTSSharp", "MAE, learning rate 0", options={**TINY, "learning_rate": 0.0}),

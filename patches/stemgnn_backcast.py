@@ -37,6 +37,7 @@ patch = Patch(
         ),
     },
     unaffected={"<1.5": "this release has no StemGNN"},
+    beside=("multivariate-all-series",),
     dead_parameters=("stock_block.1.backcast_short_cut.*",),
     cases=(
         Case("StemGNN", "MAE", options={"multi_layer": 1}),

@@ -41,6 +41,7 @@ patch = Patch(
         ),
     },
     unaffected={"<1.7.4": "this release has no TimeMixer"},
+    beside=("multivariate-all-series",),
     dead_parameters=(LAYER_NORM, "pdm_blocks.*.out_cross_layer.*"),
     cases=(
         Case("TimeMixer", "MAE", options=TINY),

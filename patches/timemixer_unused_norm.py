@@ -43,6 +43,7 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/timemixer-unused-norm.md",
     variants={"==1.7.4": build_where_used("Normalize"), ">=1.7.5": build_where_used("RevIN")},
     unaffected={"<1.7.4": "this release has no TimeMixer"},
+    beside=("multivariate-all-series",),
     dead_parameters=NORMS,
     cases=(
         Case("TimeMixer", "no norm", options=TINY, dead_parameters=(*NORMS, *CHANNEL_MIXING)),

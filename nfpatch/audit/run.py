@@ -161,7 +161,7 @@ def run_audit(
                 source="installed",
                 expect="pass",
                 strategy="strict-ddp" if ddp else "single-process",
-                forecast=False,
+                forecast=None,
             )
             for cell in agenda.cells
         ],

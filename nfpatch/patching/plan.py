@@ -51,6 +51,18 @@ def changes_to(
     return tuple(c for c in changes if c.now != c.then or frozenset(c.patches) != found.ledger.patches_of(c.file))
 
 
+def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
+    """The files, by path, that these patches rewrite: the originals with nothing but them. Raises as `changes_to`."""
+    catalog, version = found.catalog, found.install.version
+    by_file: dict[str, set[str]] = {}
+    for patch in (patch for patch in catalog.patches if patch.id in ids):
+        for file in catalog.files_of(patch, version):
+            by_file.setdefault(file, set()).add(patch.id)
+    return {
+        file: _change_to(found, file, frozenset(own), allow_modified, force=True).then for file, own in by_file.items()
+    }
+
+
 def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
     install, entry, now = found.install, found.ledger.files.get(file), found.contents[file]
     path = install.file(file)

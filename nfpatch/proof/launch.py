@@ -26,10 +26,11 @@ GRACE = 2.0
 GIVE_UP = 10.0
 
 # What a surrounding training job or launcher would tell our own launch: torch's ranks and rendezvous, defaults for
-# the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), and the level of the launcher's log.
+# the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), the level of the launcher's log, and
+# the jobs in which Lightning would look for its ranks (SLURM, LSF, MPI).
 _FOREIGN_VARIABLES = re.compile(
     r"(RANK|LOCAL_RANK|GROUP_RANK|NODE_RANK|ROLE_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|LOGLEVEL"
-    r"|PET_.*|PL_.*|TORCHELASTIC_.*)"
+    r"|PET_.*|PL_.*|TORCHELASTIC_.*|SLURM_.*|JSM_.*|LSB_.*|OMPI_.*|PMI_.*)"
 )
 # How torch's launcher reports the first worker that failed.
 _FIRST_FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)")
@@ -144,17 +145,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class Launch:
-    """One run of torch's launcher with its workers. It owns a session; each worker has, thanks to torch, its own."""
+    """One run of what starts the processes. It owns a session; a worker of torch's launcher has its own.
+
+    `by_torch` tells whether it is torch's launcher; else it is the first process itself.
+    """
 
     process: subprocess.Popen[bytes]
     token: str
     log: Path
+    by_torch: bool
 
     @classmethod
     def start(
         cls,
         python: Path,
-        devices: int,
+        devices: int | None,
         nodes: Nodes,
         script: Path,
         arguments: Sequence[str],
@@ -162,15 +167,16 @@ class Launch:
         folder: Path,
         log: Path,
     ) -> Launch:
-        """Starts `devices` processes of a script in `folder`; the launcher's own output goes to the file `log`.
+        """Starts `devices` processes of a script in `folder` by torch's launcher, whose output goes to the file `log`.
 
-        The monitor interval is in seconds; older releases take five.
+        Without `devices`, one process is started as a user does, which makes others itself.
         """
         token = str(uuid.uuid4())
-        command = [
-            str(python), "-m", "torch.distributed.run", *nodes.launcher_options(token), f"--nproc_per_node={devices}",
-            "--max_restarts=0", "--monitor_interval=0.1", str(script), *arguments,
+        launcher = [] if devices is None else [
+            "-m", "torch.distributed.run", *nodes.launcher_options(token), f"--nproc_per_node={devices}",
+            "--max_restarts=0", "--monitor_interval=0.1",  # seconds; older releases take five
         ]  # fmt: skip
+        command = [str(python), *launcher, str(script), *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -181,7 +187,7 @@ class Launch:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(process, token, log)
+        return cls(process, token, log, by_torch=devices is not None)
 
     def first_failure(self) -> Failure | None:
         """The worker of this node that failed first, as the launcher logged it; None if it did not."""

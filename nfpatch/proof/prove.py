@@ -15,12 +15,12 @@ from nfpatch.catalog import Case, Patch
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import read_original
-from nfpatch.patching.plan import changes_to, wanted_by_apply
+from nfpatch.patching.plan import changes_to, original_with, wanted_by_apply
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.launch import ONE_NODE, Nodes
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
-from nfpatch.proof.verdict import Expectation, Strategy
+from nfpatch.proof.verdict import Expectation, Launcher, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
 # of its own with losses of several outputs.
@@ -35,14 +35,13 @@ CONTROLS = (
 class Agenda:
     """What there is to prove.
 
-    `originals` and `preview` are the files, by path, in which the source trees of those names differ from the installed
-    one. `unproved` are the patches that leave nothing to prove here, with the reason. `rewritten` are the original and
-    the healed bytes, by path, of the files in which they differ.
+    `trees` are the files, by path, in which the source trees of these names differ from the installed one. `unproved`
+    are the patches that leave nothing to prove here, with the reason. `rewritten` are original and healed bytes, each
+    by path, of the files in which they differ.
     """
 
     cases: tuple[ProofCase, ...]
-    originals: Mapping[str, bytes]
-    preview: Mapping[str, bytes]
+    trees: Mapping[str, Mapping[str, bytes]]
     unproved: tuple[PatchStatus, ...] = ()
     rewritten: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
@@ -54,12 +53,13 @@ def agenda_for(
     allow_modified: bool = False,
     thorough: bool = False,
     force: bool = False,
+    launchers: Sequence[Launcher] = ("torchrun",),
 ) -> Agenda:
     """The fits that prove these patches; without patches, all that the release needs or has.
 
     With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
-    of the installed one. With `thorough` all cases of the patches are trained. Raises Refused when the patched source
-    cannot be computed, or when a killed run left the install half done.
+    of the installed one. With `thorough` all cases of the patches are trained. Each of the `launchers` trains them in
+    turn. Raises Refused when the patched source cannot be computed, or when a killed run left the install half done.
     """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
@@ -71,19 +71,55 @@ def agenda_for(
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
     healed: Source = "preview" if preview else "installed"
     version = found.install.version
+    is_predicted_together = _is_prediction_healed(found, wanted)
+    fits = []
+    for launcher in launchers:
+        by_launcher = [
+            replace(
+                fit,
+                id=fit.id if launcher == "torchrun" else f"{fit.id}/{launcher}",
+                launcher=launcher,
+                like=fit.like if fit.like is None or launcher == "torchrun" else f"{fit.like}/{launcher}",
+            )
+            for status in statuses
+            if _has_its_files(found, status) and (patches or status.state != "not-needed")
+            for case in status.patch.cases
+            if (thorough or not case.thorough) and case.is_possible_in(version)
+            for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted), launcher)
+        ]
+        if by_launcher:
+            control = next(control for control in CONTROLS if control.is_possible_in(version))
+            fits += by_launcher + _controls(by_launcher, control, launcher)
+    there = {patch.id for patch in found.catalog.patches if found.catalog.files_of(patch, version)}
     fits = [
-        fit
-        for status in statuses
-        if _has_its_files(found, status) and (patches or status.state != "not-needed")
-        for case in status.patch.cases
-        if (thorough or not case.thorough) and case.is_possible_in(version)
-        for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted))
+        replace(
+            fit,
+            beside=tuple(one for one in fit.beside if one in there),
+            forecast="together" if is_predicted_together and _asks_all_ranks(fit) else fit.forecast,
+        )
+        for fit in fits
     ]
-    if fits:
-        fits += _controls(fits, next(control for control in CONTROLS if control.is_possible_in(version)))
     proved = {fit.patch for fit in fits}
     unproved = tuple(status for status in statuses if status.patch.id not in proved)
-    return Agenda(tuple(fits), originals, changes, unproved, _rewritten(found.contents, originals, changes))
+    trees = {"original": originals, "preview": changes}
+    for fit in fits:
+        if fit.tree not in (*trees, "installed"):
+            trees[fit.tree] = {**originals, **original_with(found, frozenset(fit.beside), allow_modified)}
+    return Agenda(tuple(fits), trees, unproved, _rewritten(found.contents, originals, changes))
+
+
+def _asks_all_ranks(fit: ProofCase) -> bool:
+    """Whether what is trained is healed, and by all ranks, and makes forecasts."""
+    return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
+
+
+def _is_prediction_healed(found: Survey, wanted: Mapping[str, frozenset[str]]) -> bool:
+    """Whether the healed source has, or does not need, each patch that lets several processes predict."""
+    return all(
+        found.status_of(patch).state in ("applied", "not-needed") or any(patch.id in ids for ids in wanted.values())
+        for patch in found.catalog.patches
+        if any(case.stage == "predict" for case in patch.cases)
+    )
 
 
 def _rewritten(
@@ -113,18 +149,19 @@ def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, 
     return status.state == "applicable" or any(map(is_known, {*wanted, *status.files}))
 
 
-def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) -> list[ProofCase]:
+def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
     """Red, green and parity: what fails on the original source trains on the healed one, and nothing else changed.
 
-    A model that DDP refuses is compared in two ways in which it can be trained nonetheless. A search is not compared:
-    it makes its models itself.
+    A model that DDP refuses is compared in two ways in which it can be trained nonetheless; by torch's launcher, as
+    what is learned does not hang on that. A search is not compared: it makes its models itself.
     """
     if case.stage != "fit":
-        return _stage_of(patch, case, healed, is_original_known)
+        shows = not case.launchers or launcher in case.launchers
+        return _stage_of(patch, case, healed, is_original_known, shows)
     fit = partial(_fit, patch, case)
     if not is_original_known:
         return [fit(healed)]
-    if case.is_search:
+    if case.is_search or launcher != "torchrun":
         return [fit("original"), fit(healed)]
     original = fit("original")
     if not original.leaves_dead:
@@ -134,17 +171,17 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) 
     return [original, worked_around, alone, green, parity]
 
 
-def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool) -> list[ProofCase]:
-    """Red and green of a stage of a user's script, and parity of one process, which both train like."""
+def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, shows: bool) -> list[ProofCase]:
+    """Red, where it `shows` by the launcher, and green of a stage of a user's script, and parity of one process."""
 
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
         symptoms = patch.symptoms if expect == "wrong" else ()
-        return ProofCase(name, patch.id, case, source, expect, forecast=False, symptoms=symptoms)
+        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms)
 
     fits = [stage(healed, "pass")]
     if is_original_known:
-        fits = [*(() if case.waits else (stage("original", "wrong"),)), *fits]
+        fits = [*((stage("original", "wrong"),) if shows and not case.waits else ()), *fits]
         alone = _fit(patch, case._replace(stage="fit", dead_parameters=()), "original", "single-process")
         fits += [alone, replace(alone, id=alone.id.replace("/original/", f"/{healed}/"), source=healed, like=alone.id)]
     return fits
@@ -166,16 +203,19 @@ def _fit(
         strategy=strategy,
         leaves_dead=leaves_dead,
         like=like,
+        beside=patch.beside if source == "original" else (),
     )
 
 
-def _controls(fits: Sequence[ProofCase], control: Case) -> list[ProofCase]:
+def _controls(fits: Sequence[ProofCase], control: Case, launcher: Launcher) -> list[ProofCase]:
     """The control on every source that is trained; where there are two, the second must end like the first."""
     sources = sorted({fit.source for fit in fits}, key=get_args(Source).index)
-    names = [f"control/{control.model}/{source}" for source in sources]
+    suffix = "" if launcher == "torchrun" else f"/{launcher}"
+    names = [f"control/{control.model}/{source}{suffix}" for source in sources]
     like = [None, *names[:1] * (len(names) - 1)]
     return [
-        ProofCase(name, None, control, source, "pass", like=other) for name, source, other in zip(names, sources, like)
+        ProofCase(name, None, control, source, "pass", like=other, launcher=launcher)
+        for name, source, other in zip(names, sources, like)
     ]
 
 
@@ -188,16 +228,15 @@ def run_agenda(
     on_event: Optional[Callable[[ProofEvent], None]] = None,
     nodes: Nodes = ONE_NODE,
 ) -> ProofReport:
-    """Train all cases of the agenda in one launch.
+    """Train all cases of the agenda, those of each launcher in one launch.
 
     Raises what `run_proof` raises.
     """
     if not agenda.cases:
         return ProofReport(True, None, None, None, None, None, 0.0, ())
     with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
-        trees: dict[str, Optional[Path]] = {"installed": install.tree}
-        trees["original"] = _tree(install, Path(folder, "original"), agenda.originals)
-        trees["preview"] = _tree(install, Path(folder, "preview"), agenda.preview)
+        trees = {name: _tree(install, Path(folder, name), files) for name, files in agenda.trees.items()}
+        trees["installed"] = install.tree
         return run_proof(
             python=install.python,
             cases=agenda.cases,

@@ -30,7 +30,7 @@ class Rank:
     lightning: str | None = None
     gpus: int | None = None
     backend: str | None = None  # of the process group, as the ranks agreed
-    imported: dict[str, str | None] = field(default_factory=dict)  # source: the file of its neuralforecast
+    imported: dict[str, str | None] = field(default_factory=dict)  # tree: the file of its neuralforecast
     started: set[str] = field(default_factory=set)  # ids of cases
     finished: dict[str, Fit] = field(default_factory=dict)  # by the id of the case
     done: bool = False
@@ -58,7 +58,7 @@ class Rank:
         elif kind == "assembled":
             self.backend = event["backend"]
         elif kind == "imported":
-            self.imported[event["source"]] = event["file"]
+            self.imported[event["tree"]] = event["file"]
         elif kind == "started":
             self.started.add(event["case"])
         elif kind == "finished":

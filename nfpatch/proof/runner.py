@@ -123,15 +123,15 @@ def run_proof(
     dealt: bool = False,
     persistent: bool = False,
 ) -> ProofReport:
-    """Trains the cases in the interpreter `python`, in one launch of `devices` processes, and judges them.
+    """Trains the cases in the interpreter `python`, in one launch of `devices` processes a launcher, and judges them.
 
     With several nodes, each calls this for processes of its own, and judges what all of them report.
 
-    `trees` gives for each source the folder that holds its `neuralforecast/`, or None for the one that the interpreter
-    finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds, for the whole
-    proof. Each case is trained by every process, or if they are `dealt` by one of them alone. Where a process dies, the
-    cases that were not reached are errors; a `persistent` proof launches them anew. Whatever ends the call, no process
-    and no temporary file is left.
+    `trees` gives for each `tree` of a case the folder that holds its `neuralforecast/`, or None for the one that the
+    interpreter finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds,
+    for the whole proof. Each case is trained by every process, or if they are `dealt` by one of them alone. Where a
+    process dies, the cases that were not reached are errors; a `persistent` proof launches them anew. Whatever ends the
+    call, no process and no temporary file is left.
 
     Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, where it finds no GPU to
     train on, and where the temporary folder is full.
@@ -146,6 +146,7 @@ def run_proof(
     with termination_as_exit():
         while len(finished) < len(cases):
             left = [case for case in cases if case.id not in finished]
+            left = [case for case in left if case.launcher == left[0].launcher]
             with _temporary_folder() as folder:
                 proof = _Proof(
                     left, trees, stack, devices, accelerator, nodes, folder, on_event, max_steps, dealt, persistent
@@ -203,10 +204,12 @@ class _Proof:
         dealt: bool,
         persistent: bool,
     ) -> None:
-        # Each source is imported once, so its cases follow each other; what they are compared with comes first.
-        sources = [source for source in get_args(Source) if any(case.source == source for case in cases)]
-        self.cases = sorted(cases, key=lambda case: sources.index(case.source))
-        self.trees = {source: trees[source] for source in sources}
+        # Each tree is imported once, so its cases follow each other; what they are compared with comes first. And the
+        # control before the others, by which Lightning's own launcher finds out that it has processes to start.
+        sources = get_args(Source)
+        self.cases = sorted(cases, key=lambda case: (sources.index(case.source), case.tree, case.patch is not None))
+        self.trees = {case.tree: trees[case.tree] for case in self.cases}
+        self.launcher = cases[0].launcher
         self.stack = stack
         self.devices = devices
         self.accelerator = accelerator
@@ -217,7 +220,9 @@ class _Proof:
         self.dealt = dealt
         self.persistent = persistent
         self.reports = folder / "reports"
-        self.ranks = [Rank(number, self.reports) for number in range(nodes.nnodes * devices)]
+        self.world_size = nodes.nnodes * devices
+        reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
+        self.ranks = [Rank(number, self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
@@ -229,7 +234,7 @@ class _Proof:
         specification.write_text(json.dumps(self._specification(timeout)), encoding="utf-8")
         return Launch.start(
             python=runnable(python),
-            devices=self.devices,
+            devices=self.devices if self.launcher == "torchrun" else None,
             nodes=self.nodes,
             script=ENTRY,
             arguments=["train", str(specification)],
@@ -241,11 +246,11 @@ class _Proof:
     def _specification(self, timeout: float) -> dict[str, object]:
         """What `target/train.py` is told; its docstring gives the meaning."""
         return {
-            "trees": {source: None if tree is None else os.path.abspath(tree) for source, tree in self.trees.items()},
+            "trees": {name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
             "cases": [
                 {
                     "id": case.id,
-                    "source": case.source,
+                    "tree": case.tree,
                     "model": case.case.model,
                     "loss": case.case.loss,
                     "exogenous": list(case.case.exogenous),
@@ -257,8 +262,11 @@ class _Proof:
                 }
                 for case in self.cases
             ],
+            "launcher": self.launcher,
             "accelerator": self.accelerator,
-            "world_size": len(self.ranks),
+            "devices": self.devices,
+            "world_size": self.world_size,
+            "reporting": len(self.ranks),
             "max_steps": self.max_steps,
             "dealt": self.dealt,
             "timeout": timeout,
@@ -322,15 +330,15 @@ class _Proof:
     def _judged(self, case: ProofCase) -> CaseResult:
         """The result of a case that all ranks have finished."""
         for rank in self.ranks:
-            file = rank.imported.get(case.source)
-            tree = self.trees[case.source] or self.stack.neuralforecast
-            if case.source in rank.imported and not _is_package_file(file, tree):
+            file = rank.imported.get(case.tree)
+            tree = self.trees[case.tree] or self.stack.neuralforecast
+            if case.tree in rank.imported and not _is_package_file(file, tree):
                 wrong = f"rank {rank.number} imported neuralforecast from {file}, and not from {tree}"
                 return result_without_fits(case, "error", wrong)
         # On GPUs the ranks agree on the backend, as only they know how many there are.
         backend = "gloo" if self.accelerator == "cpu" else next(rank.backend for rank in self.ranks if rank.backend)
         fits = [rank.finished[case.id] for rank in self.ranks if case.id in rank.finished]
-        return result_of_fits(case, fits, len(self.ranks), backend)
+        return result_of_fits(case, fits, self.world_size, backend)
 
     def _death(self, launch: Launch) -> _Ending:
         """Why a launch, or one of its processes, ended too early; ends the others, lest the launcher wait for them."""
@@ -351,7 +359,10 @@ class _Proof:
             return _Ending("error", words, None if rank is None else rank.number)
         launchers_code = launch.process.poll()
         words = "did not end" if launchers_code is None else _in_words(launchers_code)
-        return _Ending("error", f"torch's launcher {words}\n{tail_of(launch.log, _LOG_LINES)}".rstrip())
+        if launch.by_torch:
+            return _Ending("error", f"torch's launcher {words}\n{tail_of(launch.log, _LOG_LINES)}".rstrip())
+        # what the other processes of Lightning's launcher print before they know their rank goes there as well
+        return _Ending("error", f"rank 0 {words}\n{self.ranks[0].log_tail(_LOG_LINES)}".rstrip(), 0)
 
     def _conclude(self, ending: _Ending) -> None:
         """Gives every case that has no result yet the one that the ending makes it.

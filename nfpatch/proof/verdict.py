@@ -13,6 +13,7 @@ Source = Literal["original", "installed", "preview"]
 Expectation = Literal["unused-parameters", "pass", "wrong"]
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
+Launcher = Literal["torchrun", "script", "spawn", "fork"]
 
 # DDP refuses unused parameters at the second step: a fit of one step proves nothing.
 FEWEST_STEPS = 2
@@ -27,6 +28,9 @@ class ProofCase:
     the other strategies put up with it. `like` is the id of the case, of another source, from whose first weights this
     one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a stage of a
     user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms` in its words.
+
+    `beside` are patches that the original carries, because the model would crash without them before its own bug shows.
+    `forecast` tells how the trained model is asked: by all ranks "together", as a user does, or by one process "alone".
     """
 
     id: str
@@ -38,8 +42,15 @@ class ProofCase:
     strategy: Strategy = "strict-ddp"
     leaves_dead: bool = False
     like: str | None = None
-    forecast: bool = True
+    forecast: Literal["together", "alone", None] = "alone"
     symptoms: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    launcher: Launcher = "torchrun"
+
+    @property
+    def tree(self) -> str:
+        """The name of the source tree."""
+        return "+".join([self.source, *self.beside])
 
 
 @dataclass(frozen=True)
@@ -153,13 +164,15 @@ class CaseResult:
     refused: bool = False
     is_finished: bool = True
     stage: str = "fit"
-    launcher: str = "torchrun"
+    launcher: Launcher = "torchrun"
+    beside: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The result as a member of `cases` in the JSON of `nfpatch verify`."""
         return {
             **asdict(self),
             "unused_parameters": list(self.unused_parameters),
+            "beside": list(self.beside),
             "seconds": round(self.seconds, 3),
             "forecast_shape": None if self.forecast_shape is None else list(self.forecast_shape),
         }
@@ -273,7 +286,7 @@ def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
             return f"rank {rank}: {fit.steps} training steps, which proves nothing; at least {FEWEST_STEPS} are needed"
         if not fit.finite_loss:
             return f"rank {rank}: the loss is not finite"
-        if not case.forecast:
+        if case.forecast is None:
             continue
         if fit.forecast_shape is None or fit.forecast_shape != fit.due_shape:
             return f"rank {rank}: the forecasts have the shape {fit.forecast_shape}, and not {fit.due_shape}"
@@ -357,4 +370,6 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         refused=outcome == "error" and any(fit.refused for fit in fits),
         is_finished=bool(fits),
         stage=case.case.stage,
+        launcher=case.launcher,
+        beside=case.beside,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import Any
 
@@ -30,14 +29,6 @@ def tensors_of(model: Any) -> dict[str, Any]:
 def weights_of(model: Any) -> dict[str, Any]:
     """A copy of these tensors."""
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
-
-
-def digest_of(model: Any) -> str:
-    """SHA-256 over the raw bytes of all parameters, in the order of their names."""
-    digest = hashlib.sha256()
-    for _, parameter in sorted(model.named_parameters()):
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def start_from(model: Any, weights: dict[str, Any]) -> None:

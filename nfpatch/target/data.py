@@ -15,6 +15,7 @@ EXOGENOUS_COLUMNS = {
     "historic": ("hist_exog_list", "y_[lag12]", "quarter"),
     "future": ("futr_exog_list", "trend", "month"),
 }
+N_SERIES = 2  # of the panel
 CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 
 
@@ -38,6 +39,11 @@ def data_of(case: dict[str, Any], horizon: int) -> Data:
         static=utils.AirPassengersStatic if "static" in case["exogenous"] else None,
         freq=freq_of(),
     )
+
+
+def n_series_of(case: dict[str, Any]) -> int:
+    """How many series there are for a case; HINT has their total as well."""
+    return N_SERIES + int(case["model"] == "HINT")
 
 
 def freq_of() -> str:

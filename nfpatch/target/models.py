@@ -8,41 +8,36 @@ from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
 from .language_model import language_model_arguments
-from .trainer import multivariate_arguments
 
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
 
 
-def model_of(
-    case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int | None = None
-) -> Any:
-    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time.
-
-    `n_series` is how many series a user's script has; without it a multivariate model is told what it needs to be
-    trained by several ranks at all.
-    """
+def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
     model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
     if model_class is None:
         return search_of(case, max_steps, trainer)
     if case["model"] == "HINT":
-        return reconciled_model_of(case, max_steps, trainer)
+        return reconciled_model_of(case, max_steps, trainer, n_series)
     arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
     if "n_series" in inspect.signature(model_class.__init__).parameters:
-        arguments.update(multivariate_arguments() if n_series is None else {"n_series": n_series})
+        arguments["n_series"] = n_series
     if case["model"] == "TimeLLM":
         arguments.update(language_model_arguments())
     return model_class(**arguments)
 
 
-def reconciled_model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
+def reconciled_model_of(
+    case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int
+) -> Any:
     """HINT around a model; it makes the forecasts of a total and its two parts coherent."""
     import numpy
 
     options = dict(case["options"])
     wrapped = dict(options.pop("model"))
-    model = model_of(dict(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer)
+    model = model_of(dict(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
     summing = numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
     return importlib.import_module("neuralforecast.models").HINT(h=SMALL_SIZES["h"], S=summing, model=model, **options)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 import re
 from typing import Any
 
@@ -13,6 +16,8 @@ WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
 # What the callback saw of the running fit. A module-level dictionary, because `NeuralForecast.fit` deep-copies
 # models together with their callbacks.
 OBSERVED: dict[str, Any] = {}
+# Names the folder in which processes that end with a fit leave what they observed; `spawned.py` reads it.
+LEFT_IN = "NFPATCH_OBSERVED"
 
 
 def no_evidence() -> dict[str, Any]:
@@ -32,6 +37,7 @@ def no_evidence() -> dict[str, Any]:
         "due_shape": None,  # what they must be: series x horizon, outputs of the loss
         "finite_forecasts": None,  # whether every forecast is a finite number
         "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
+        "validated": [],  # the validation losses, one a validation
         "comparison": None,  # with the case that this one is like, as `compared` returns it
     }
 
@@ -42,6 +48,14 @@ def recorder() -> Any:
     import torch
 
     class Recorder(pytorch_lightning.Callback):
+        def __reduce__(self) -> Any:
+            return recorder, ()  # its class cannot be pickled, and it keeps nothing itself
+
+        def on_fit_start(self, trainer: Any, module: Any) -> None:
+            if LEFT_IN in os.environ or not OBSERVED:
+                OBSERVED.clear()
+                OBSERVED.update(no_evidence())
+
         def on_train_start(self, trainer: Any, module: Any) -> None:
             # A process group of an earlier case may be there while this one trains alone.
             parallel = isinstance(trainer.strategy, pytorch_lightning.strategies.ParallelStrategy)
@@ -68,14 +82,33 @@ def recorder() -> Any:
             OBSERVED["steps"] = trainer.global_step
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
-            if "validated" in OBSERVED and not trainer.sanity_checking:
+            if not trainer.sanity_checking and "ptl/val_loss" in trainer.callback_metrics:
                 OBSERVED["validated"] = [*OBSERVED["validated"], float(trainer.callback_metrics["ptl/val_loss"])]
+
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            leave_behind(trainer, module)
 
         def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
             # Called before Lightning 2 replaces torch's words, names included, by its own.
             OBSERVED["unused_by_torch"] = parameters_named_by_torch(str(exception))
+            leave_behind(trainer, module)
 
     return Recorder()
+
+
+def digest_of(model: Any) -> str:
+    """SHA-256 over the raw bytes of all parameters, in the order of their names."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def leave_behind(trainer: Any, module: Any) -> None:
+    """Writes down what this process observed, if it is one that ends with the fit."""
+    if LEFT_IN in os.environ:
+        with open(os.path.join(os.environ[LEFT_IN], f"rank-{trainer.global_rank}.json"), "w", encoding="utf-8") as file:
+            json.dump(dict(OBSERVED, digest=digest_of(module)), file)
 
 
 def parameters_named_by_torch(message: str) -> list[str] | None:

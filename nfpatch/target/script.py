@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
-from .comparing import digest_of, seed_everything, start_from, weights_of
+from .comparing import seed_everything, start_from, weights_of
 from .data import Data, levelled_data
 from .models import SMALL_SIZES, model_of, trained_model_of
-from .observing import OBSERVED
+from .spawned import trained
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
 from .world import World
 
@@ -36,7 +36,6 @@ class Script:
         self.forecaster = self.made(self.together)
         self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
-        OBSERVED["digest"] = digest_of(trained_model_of(self.forecaster))
 
     def together(self) -> dict[str, Any]:
         """What a user tells Lightning's trainer, for all ranks."""
@@ -63,10 +62,11 @@ class Script:
         """Whether the model's constructor takes it in this release."""
         return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
 
-    def fit(self, forecaster: Any) -> None:
-        """Trains, with validation."""
+    def fit(self, forecaster: Any, is_watched: bool = True) -> None:
+        """Trains, with validation. Not `is_watched` is one by this process alone, or without the callback."""
         seed_everything()
-        forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
+        with trained(forecaster, self.spec, is_watched):
+            forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
 
 
 @contextmanager

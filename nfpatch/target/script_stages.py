@@ -6,8 +6,7 @@ import inspect
 import os
 from typing import Any, Callable
 
-from .comparing import compare_frames, digest_of, seed_everything
-from .models import trained_model_of
+from .comparing import compare_frames, seed_everything
 from .observing import OBSERVED
 from .outcomes import Differs
 from .script import Script, one_process
@@ -34,7 +33,7 @@ def validate(script: Script) -> None:
         options = {"val_check_steps": 1} if script.has_option("val_check_steps") else {}
         forecaster = script.still(trainer, **options)
         OBSERVED["validated"] = []
-        script.fit(forecaster)
+        script.fit(forecaster, is_watched=trainer != script.alone)
         return list(OBSERVED["validated"])
 
     found, due = losses(script.together), losses(script.alone)
@@ -104,7 +103,7 @@ def saveable(script: Script) -> Any:
     Up to 1.4.0 a model is saved by its last trainer, which is gone after a prediction, with one process as well.
     """
     forecaster = script.still(lambda: dict(script.together(), callbacks=[]))
-    script.fit(forecaster)
+    script.fit(forecaster, is_watched=False)
     return forecaster
 
 
@@ -139,7 +138,6 @@ def loaded(script: Script, folder: str) -> Any:
 def fit_again(script: Script) -> None:
     """`fit` once more. The evidence is of the second fit."""
     script.fit(script.forecaster)
-    OBSERVED["digest"] = digest_of(trained_model_of(script.forecaster))
 
 
 STAGES: dict[str, Callable[[Script], None]] = {

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .comparing import compared, digest_of, seed_everything, start_from, weights_of
-from .data import Data, data_of
+from .comparing import compared, seed_everything, start_from, weights_of
+from .data import Data, data_of, n_series_of
 from .models import model_of, trained_model_of
 from .observing import OBSERVED
+from .spawned import trained
 from .trainer import arguments_less_processes, trainer_arguments
 
 # By the id of the case: {"first", "last": weights by name, "losses": of each step, "forecasts": array} of the fits that
@@ -41,7 +42,8 @@ def journey_of(case: dict[str, Any], spec: dict[str, Any], backend: str, package
     Raises RuntimeError where the case is to begin like one that did not train.
     """
     seed_everything()
-    model = model_of(case, spec["max_steps"], partial(trainer_arguments, case, spec, backend, package.__version__))
+    trainer = partial(trainer_arguments, case, spec, backend, package.__version__)
+    model = model_of(case, spec["max_steps"], trainer, n_series_of(case))
     if case["like"] is not None:
         if case["like"] not in FITTED:
             raise RuntimeError("nothing to compare with: {} did not train".format(case["like"]))
@@ -56,17 +58,18 @@ def fit(journey: Journey) -> None:
     # neuralforecast 1.0.0 knows no such argument.
     static = {} if journey.data.static is None else {"static_df": journey.data.static}
     seed_everything()
-    journey.forecaster.fit(df=journey.data.past, **static)
-    OBSERVED["digest"] = digest_of(trained_model_of(journey.forecaster))
+    with trained(journey.forecaster, journey.spec, is_watched=journey.case["strategy"] != "single-process"):
+        journey.forecaster.fit(df=journey.data.past, **static)
 
 
 def predict(journey: Journey) -> Any:
     """What `NeuralForecast.predict` gives, as an array: a row a series and point in time, a column an output.
 
-    Predicted by this process alone: in a distributed prediction a rank would see only its share of the series.
+    Asked as a user does, but where the source is not healed of what goes wrong then: there, of this process alone.
     """
     model = trained_model_of(journey.forecaster)
-    model.trainer_kwargs = arguments_less_processes(model.trainer_kwargs, journey.spec)
+    if journey.case["forecast"] == "alone":
+        model.trainer_kwargs = arguments_less_processes(model.trainer_kwargs, journey.spec)
     future = {"futr_df": journey.data.future} if "future" in journey.case["exogenous"] else {}
     frame = journey.forecaster.predict(**future)
     columns = [name for name in frame.columns if name not in ("unique_id", "ds")]

@@ -1,18 +1,23 @@
-"""Trains the cases of a proof: one process of a launch by `python -m torch.distributed.run ENTRY train SPEC`.
+"""Trains the cases of a proof: a process of a launch, which is started as `ENTRY train SPEC` by its launcher.
 
 A launch may span several machines, called nodes. Each has a SPEC of its own, and its own folder of reports, in which
 the processes of the other nodes are told of too, as far as they have finished cases.
 
 It reports facts and judges nothing. SPEC is a JSON file:
 
-    trees         {source: folder to put first on sys.path, or null for neuralforecast as it is found}
-    cases         [{id, source, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one
-                  source follow each other. `stage` is "fit", or what a user's script does after it, one of
+    trees         {name: folder to put first on sys.path, or null for neuralforecast as it is found}
+    cases         [{id, tree, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one tree
+                  follow each other. `stage` is "fit", or what a user's script does after it, one of
                   `script_stages.STAGES`. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast`
-                  tells whether the trained model makes forecasts; `like` names an earlier case from whose first weights
-                  this one starts, and with which its end is compared, or is null
+                  tells how the trained model makes forecasts: as a user asks ("together"), this process "alone", or
+                  null; `like` names an earlier case from whose first weights this one starts, and with which its end is
+                  compared, or is null
+    launcher      what makes the processes: "torchrun", torch's own; "script", Lightning's, which starts this program
+                  once more for each process but the first; "spawn" or "fork", for the time of a fit
     accelerator   "cpu" or "gpu"
-    world_size    how many processes there must be on all nodes together
+    devices       how many processes there are on each node
+    world_size    how many there must be on all nodes together
+    reporting     how many of them run this program, and write reports; one where they are there for a fit only
     max_steps     training steps of each fit; at least two, as DDP complains at the second
     timeout       seconds after which the process ends itself, should nobody else have ended it
     dealt         whether each case is trained by one of the ranks only, the first that takes it
@@ -23,7 +28,7 @@ Each event is one JSON object on one line, written at once, so that a killed pro
     {event: "hello", pid, python}              first of all
     {event: "stack", torch, lightning, gpus}   the heavy imports are done; how many GPUs torch has, null for "cpu"
     {event: "assembled", backend}              all ranks are there, and train with this backend, "gloo" or "nccl"
-    {event: "imported", source, file}          neuralforecast was imported from `file`
+    {event: "imported", tree, file}            neuralforecast was imported from `file`
     {event: "started", case}
     {event: "finished", case, outcome, detail, seconds, ...}   with the fields of `no_evidence` beside it
     {event: "done"}                            last of all
@@ -51,7 +56,7 @@ from .source import import_neuralforecast
 from .stages import compare, fit, journey_of, predict
 from .talk import Events
 from .trainer import backend_for
-from .world import World, assembled
+from .world import World, assembled, rank_of
 
 # Seconds that the process outlives the proof's time-out when nobody ends it, which is the runner's task.
 SELF_DESTRUCTION_DELAY = 30
@@ -72,7 +77,7 @@ def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -
 
 
 def run_source(
-    source: str,
+    tree: str,
     cases: list[dict[str, Any]],
     spec: dict[str, Any],
     world: World,
@@ -80,12 +85,12 @@ def run_source(
     base_path: list[str],
     events: Events,
 ) -> Iterator[dict[str, Any]]:
-    """Imports one source of neuralforecast and trains its cases, giving what came of each.
+    """Imports neuralforecast from one tree and trains its cases, giving what came of each.
 
     A failed import is the outcome of all of them.
     """
     try:
-        package = import_neuralforecast(spec["trees"][source], base_path)
+        package = import_neuralforecast(spec["trees"][tree], base_path)
     except Exception as error:
         failure = error
 
@@ -93,11 +98,13 @@ def run_source(
             raise failure
 
         for case in cases:
+            world.enter(case["id"])
             yield run_case(case, fail, events)
         return
-    events.write("imported", source=source, file=getattr(package, "__file__", None))
+    events.write("imported", tree=tree, file=getattr(package, "__file__", None))
     for case in cases:
         if not spec["dealt"] or is_taken(case, spec):
+            world.enter(case["id"])
             yield run_case(case, action_of(case, spec, world, backend, package), events)
 
 
@@ -132,7 +139,7 @@ def train(case: dict[str, Any], spec: dict[str, Any], backend: str, package: Any
 
 def events_of_other_nodes(ranks: list[dict[str, Any]], spec: dict[str, Any]) -> dict[int, Events]:
     """The files of the ranks of other nodes, by rank: this node's first process writes what becomes of them."""
-    if os.environ["LOCAL_RANK"] != "0":
+    if spec["launcher"] != "torchrun" or os.environ["LOCAL_RANK"] != "0":
         return {}
     return {
         number: Events(os.path.join(spec["out"], f"rank-{number}.jsonl"))
@@ -147,14 +154,14 @@ def main(spec_path: str) -> NoReturn:
         spec = json.load(file)
     base_path = list(sys.path)
     end_with_parent()
-    rank_path = os.path.join(spec["out"], "rank-" + os.environ["RANK"])
+    rank_path = os.path.join(spec["out"], f"rank-{rank_of(spec)}")
     redirect_output(rank_path + ".log")
     print_stack_when_asked()
     faulthandler.dump_traceback_later(spec["timeout"] + SELF_DESTRUCTION_DELAY, exit=True)
     events = Events(rank_path + ".jsonl")
     events.write("hello", pid=os.getpid(), python=platform.python_version())
 
-    if os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
+    if spec["launcher"] == "torchrun" and os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
         # On a single machine the ranks need no name service: the launcher's answer may be a name nobody resolves.
         os.environ["MASTER_ADDR"] = "127.0.0.1"
 
@@ -167,13 +174,13 @@ def main(spec_path: str) -> NoReturn:
         # Else the last bits of a sum on a GPU differ from fit to fit, and nothing can be compared.
         torch.use_deterministic_algorithms(True, warn_only=True)
     events.write("stack", torch=torch.__version__, lightning=pytorch_lightning.__version__, gpus=gpus)
-    world = World(spec["timeout"])
+    world = World(spec)
     ranks = assembled(world, spec, gpus)
     backend = backend_for(spec["accelerator"], ranks)
     events.write("assembled", backend=backend)
     elsewhere = events_of_other_nodes(ranks, spec)
-    for source, cases in groupby(spec["cases"], key=lambda case: case["source"]):
-        for finished in run_source(source, list(cases), spec, world, backend, base_path, events):
+    for tree, cases in groupby(spec["cases"], key=lambda case: case["tree"]):
+        for finished in run_source(tree, list(cases), spec, world, backend, base_path, events):
             finished_by = [] if spec["dealt"] else world.gather(finished)
             for number, events_elsewhere in elsewhere.items():
                 events_elsewhere.write("finished", **finished_by[number])

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import inspect
-import os
 from typing import Any
 
 from .observing import recorder
 from .source import numbers_of
+from .world import local_rank
 
 STRATEGY_NAME = "nfpatch-ddp"
+# By launcher: what Lightning calls the strategy. As notebooks fork, `ddp_notebook` is `ddp_fork` by another name.
+STRATEGIES = {"torchrun": "ddp", "script": "ddp", "spawn": "ddp_spawn", "fork": "ddp_notebook"}
 # Releases before this one put a TQDMProgressBar into the trainer, which contradicts `enable_progress_bar=False`.
 FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
 
 
 def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], backend: str, release: str) -> dict[str, Any]:
-    """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk."""
+    """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk.
+
+    They are what a user tells it, but where processes share a GPU, which Lightning does not let them.
+    """
+    find_unused_parameters = case["strategy"] == "find-unused-ddp"
     if case["strategy"] == "single-process":
         placement = arguments_alone(spec)
+    elif spec["accelerator"] == "gpu" and backend == "gloo":
+        placement = arguments_sharing_gpus(spec, backend, find_unused_parameters)
     else:
-        placement = arguments_together(spec, backend, case["strategy"] == "find-unused-ddp")
+        placement = arguments_together(spec, find_unused_parameters)
     return {**placement, **quiet_arguments(release)}
 
 
 def script_arguments(spec: dict[str, Any], release: str) -> dict[str, Any]:
-    """What a user's script tells Lightning, which was started by torch's launcher on each node."""
+    """What a user's script tells Lightning, observed, and nothing written to disk."""
+    return {**arguments_together(spec), **quiet_arguments(release)}
+
+
+def arguments_together(spec: dict[str, Any], find_unused_parameters: bool = False) -> dict[str, Any]:
+    """What a user tells Lightning so that it trains by DDP, in the processes that this launcher makes."""
     import pytorch_lightning
 
-    processes = int(os.environ["LOCAL_WORLD_SIZE"])
-    lightning_2 = numbers_of(pytorch_lightning.__version__) >= (2, 0)
+    strategy = STRATEGIES[spec["launcher"]]
+    # Lightning 1 looks for unused parameters by default, and so hides the bug; Lightning 2 does not
+    if (numbers_of(pytorch_lightning.__version__) >= (2, 0)) == find_unused_parameters:
+        strategy += f"_find_unused_parameters_{str(find_unused_parameters).lower()}"
     return {
         "accelerator": spec["accelerator"],
-        "devices": processes,
-        "num_nodes": int(os.environ["WORLD_SIZE"]) // processes,
-        # Lightning 1 looks for unused parameters by default and so hides the bug.
-        "strategy": "ddp" if lightning_2 else "ddp_find_unused_parameters_false",
-        **quiet_arguments(release),
+        "devices": spec["devices"],
+        "num_nodes": spec["world_size"] // spec["devices"],
+        "strategy": strategy,
     }
 
 
@@ -59,8 +71,8 @@ def quiet_arguments(release: str) -> dict[str, Any]:
     return arguments
 
 
-def arguments_together(spec: dict[str, Any], backend: str, find_unused_parameters: bool) -> dict[str, Any]:
-    """What makes Lightning train by DDP over the processes of this launch.
+def arguments_sharing_gpus(spec: dict[str, Any], backend: str, find_unused_parameters: bool) -> dict[str, Any]:
+    """What makes Lightning train by DDP over processes that share GPUs.
 
     To Lightning each process is a node with one device. It would not let two processes of a node share a GPU: it
     refuses a list that names one twice, and takes the local rank for an index into the list.
@@ -85,9 +97,8 @@ def arguments_together(spec: dict[str, Any], backend: str, find_unused_parameter
     return {
         "accelerator": spec["accelerator"],
         "devices": own_device(spec),
-        "num_nodes": int(os.environ["WORLD_SIZE"]),
+        "num_nodes": spec["world_size"],
         "strategy": STRATEGY_NAME,
-        # Else Lightning prefers a surrounding SLURM job's idea of the ranks.
         "plugins": [NodeOfOneDevice()],
     }
 
@@ -107,7 +118,7 @@ def own_device(spec: dict[str, Any]) -> int | list[int]:
     """The one device of this process, as Lightning's trainer wants to be told."""
     import torch
 
-    return 1 if spec["accelerator"] == "cpu" else [gpu_of(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())]
+    return 1 if spec["accelerator"] == "cpu" else [gpu_of(local_rank(), torch.cuda.device_count())]
 
 
 def gpu_of(local_rank: int, gpus: int) -> int:
@@ -122,14 +133,3 @@ def backend_for(accelerator: str, ranks: list[dict[str, Any]]) -> str:
     """
     has_gpu_for_each = accelerator == "gpu" and all(rank["processes"] <= rank["gpus"] for rank in ranks)
     return "nccl" if has_gpu_for_each else "gloo"
-
-
-def multivariate_arguments() -> dict[str, Any]:
-    """Arguments for a model that wants all series in every batch, so that they must not be dealt out to the ranks.
-
-    This is what neuralforecast itself does from 3.2.0 on. In earlier releases a rank would miss series.
-    """
-    from pytorch_lightning import Trainer
-
-    lightning_2 = "use_distributed_sampler" in inspect.signature(Trainer.__init__).parameters
-    return {"n_series": 2, "use_distributed_sampler" if lightning_2 else "replace_sampler_ddp": False}

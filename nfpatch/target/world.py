@@ -7,6 +7,9 @@ import json
 import os
 from typing import Any
 
+# Set by the first process of Lightning's own launcher until there are others: the id of the case in which it starts
+# them. They run the cases before it without the first one, which has run them alone.
+STARTED_IN = "NFPATCH_STARTED_IN"
 # How long, in seconds, a rank waits for the others where all meet before it gives the launch up.
 MEETING_TIMEOUT = 30
 
@@ -18,25 +21,46 @@ class World:
     for it in a collective of this one, as their messages would mix.
     """
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, spec: dict[str, Any]) -> None:
         from torch import distributed
         from torch.distributed.rendezvous import rendezvous
 
-        store, self.rank, self.size = next(rendezvous("env://", timeout=datetime.timedelta(seconds=patience)))
+        self._is_together = spec["launcher"] != "script"
+        if spec["launcher"] == "torchrun":
+            patience = datetime.timedelta(seconds=spec["timeout"])
+            store, self.rank, self.size = next(rendezvous("env://", timeout=patience))
+        else:
+            self.rank, self.size = rank_of(spec), spec["reporting"]
+            store = distributed.FileStore(os.path.join(spec["out"], "store"), self.size)
         self._store = distributed.PrefixStore("nfpatch", store)
         self._meetings = 0
 
+    def enter(self, case: str) -> None:
+        """To be called before each case, with its id."""
+        if not self._is_together and "LOCAL_RANK" not in os.environ:
+            os.environ[STARTED_IN] = case
+        elif self.rank > 0:
+            self._is_together = self._is_together or os.environ[STARTED_IN] == case
+
+    def is_together(self) -> bool:
+        """Whether there are others to be met. Lightning's own launcher starts them at the first fit."""
+        return self._is_together or (self.rank == 0 and "LOCAL_RANK" in os.environ)
+
     def gather(self, value: Any, patience: float = MEETING_TIMEOUT) -> list[Any]:
-        """What each rank has brought along, by rank, as soon as all have come.
+        """What each rank has brought along, by rank, as soon as all have come; the own value for all if none is there.
 
         Raises RuntimeError that names a rank which does not come within `patience` seconds.
         """
+        if not self.is_together():
+            return [value] * self.size
         self._meetings += 1
         self._store.set(self._key(self.rank), json.dumps(value))
         return [json.loads(self._brought_by(rank, patience)) for rank in range(self.size)]
 
     def leave(self) -> None:
         """To be called last of all. Some releases of torch keep the store in rank 0, which therefore waits for all."""
+        if not self.is_together():
+            return
         self._meetings += 1
         self._store.set(self._key(self.rank), "")
         for rank in range(self.size if self.rank == 0 else 0):
@@ -54,14 +78,26 @@ class World:
         return brought
 
 
+def rank_of(spec: dict[str, Any]) -> int:
+    """The rank of this process among those that report."""
+    return int(os.environ["RANK"]) if spec["launcher"] == "torchrun" else local_rank()
+
+
+def local_rank() -> int:
+    """The rank of this process on its node, as its launcher tells it; 0 if there is no other yet."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def assembled(world: World, spec: dict[str, Any], gpus: int | None) -> list[dict[str, Any]]:
     """What each rank tells about itself, once all are there and have come for the same proof."""
     own = {
-        "node": os.environ["GROUP_RANK"],
-        "processes": int(os.environ["LOCAL_WORLD_SIZE"]),
+        "node": os.environ.get("GROUP_RANK", "0"),
+        "processes": spec["devices"],
         "gpus": gpus,
         "proof": [spec["world_size"], spec["accelerator"], spec["cases"]],
     }
+    if spec["launcher"] != "torchrun":  # there may be no others yet, and all are on this machine
+        return [own] * spec["world_size"]
     ranks = world.gather(own, spec["timeout"])
     for number, other in enumerate(ranks):
         if other["proof"] != own["proof"]:

@@ -205,7 +205,7 @@ def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
 
 
 STAGE = Case("NHITS", "predict", stage="predict")
-STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "preview", "pass", forecast=False)
+STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "preview", "pass", forecast=None)
 STAGE_RED = replace(STAGE_GREEN, source="original", expect="wrong", symptoms=("could not broadcast",))
 DIFFERS = replace(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
 CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", digest=None)

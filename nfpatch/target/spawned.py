@@ -1,0 +1,61 @@
+"""Processes that a fit makes and that end with it, as `ddp_spawn` and notebooks have them: what they observed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .models import trained_model_of
+from .observing import LEFT_IN, OBSERVED, digest_of
+from .outcomes import Differs
+
+LAUNCHERS = ("spawn", "fork")
+
+
+@contextmanager
+def trained(forecaster: Any, spec: dict[str, Any], is_watched: bool) -> Iterator[None]:
+    """Around a fit: afterwards `OBSERVED` holds the evidence of it, whichever process has it.
+
+    Not `is_watched` is one by this process alone, or without the callback that observes. Raises Differs where the
+    processes that trained did not end with the weights that came back from them.
+    """
+    if not is_watched or spec["launcher"] not in LAUNCHERS:
+        yield
+        OBSERVED["digest"] = digest_of(trained_model_of(forecaster))
+        return
+    folder = tempfile.mkdtemp(dir=spec["out"])
+    os.environ[LEFT_IN] = folder
+    try:
+        yield
+    finally:
+        del os.environ[LEFT_IN]
+        told = reports_in(folder)
+        if told:
+            take_over(told)
+    digests = [report["digest"] for report in told]
+    OBSERVED["digest"] = digest_of(trained_model_of(forecaster))
+    if digests != [OBSERVED["digest"]] * spec["world_size"]:
+        raise Differs(f"the weights that came back are not those with which all {spec['world_size']} processes ended")
+
+
+def reports_in(folder: str) -> list[dict[str, Any]]:
+    """What the processes of a fit have left behind, by rank."""
+    reports = []
+    for name in sorted(os.listdir(folder), key=lambda name: (len(name), name)):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            reports.append(json.load(file))
+    return reports
+
+
+def take_over(told: list[dict[str, Any]]) -> None:
+    """Adds the evidence of a fit to what was observed before. The first rank tells of all, but for gradients."""
+    unused = [name for report in told for name in report["unused"] if name not in OBSERVED["unused"]]
+    kept = {name: OBSERVED[name] for name in ("losses", "validated", "unused")}
+    OBSERVED.update(told[0])
+    OBSERVED["losses"] = kept["losses"] + told[0]["losses"]
+    OBSERVED["validated"] = kept["validated"] + told[0]["validated"]
+    OBSERVED["unused"] = kept["unused"] + list(dict.fromkeys(unused))
