@@ -127,6 +127,7 @@ patch = Patch(
     symptoms=(
         "could not broadcast input array from shape",
         "list index out of range",
+        "argument 'tensors' (position 1) must be tuple of Tensors, not NoneType",
         "Last element of indptr must be equal to the size of data",
         "accelerator set through both strategy class and accelerator flag, choose one",
     ),

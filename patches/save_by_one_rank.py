@@ -170,6 +170,8 @@ OF_1_1: Mapping[str, Rewrite] = {
     RECURRENT: checkpoint("BaseRecurrent"),
 }
 
+BY_RANKS = ("torchrun", "script")  # of the others one process is left after a fit
+
 NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 
 patch = Patch(
@@ -196,5 +198,5 @@ patch = Patch(
     unaffected={"==1.0.0": "this release cannot save"},
     dead_parameters=(),
     keeps_parameters=True,
-    cases=(Case("NHITS", "save, load, predict", options=NHITS, stage="save", releases=">=1.1"),),
+    cases=(Case("NHITS", "save, load, predict", options=NHITS, stage="save", releases=">=1.1", launchers=BY_RANKS),),
 )

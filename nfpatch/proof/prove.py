@@ -156,8 +156,9 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, 
     what is learned does not hang on that. A search is not compared: it makes its models itself.
     """
     if case.stage != "fit":
-        shows = not case.launchers or launcher in case.launchers
-        return _stage_of(patch, case, healed, is_original_known, shows)
+        return _stage_of(patch, case, healed, is_original_known, launcher)
+    if launcher == "spawn":  # it would import everything anew for each of these many fits
+        return []
     fit = partial(_fit, patch, case)
     if not is_original_known:
         return [fit(healed)]
@@ -171,8 +172,8 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, 
     return [original, worked_around, alone, green, parity]
 
 
-def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, shows: bool) -> list[ProofCase]:
-    """Red, where it `shows` by the launcher, and green of a stage of a user's script, and parity of one process."""
+def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
+    """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once."""
 
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
@@ -181,7 +182,9 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
 
     fits = [stage(healed, "pass")]
     if is_original_known:
-        fits = [*((stage("original", "wrong"),) if shows and not case.waits else ()), *fits]
+        shows = not case.waits and (not case.launchers or launcher in case.launchers)
+        fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
+    if is_original_known and launcher == "torchrun":
         alone = _fit(patch, case._replace(stage="fit", dead_parameters=()), "original", "single-process")
         fits += [alone, replace(alone, id=alone.id.replace("/original/", f"/{healed}/"), source=healed, like=alone.id)]
     return fits

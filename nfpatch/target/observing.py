@@ -77,6 +77,7 @@ def recorder() -> Any:
             unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
             OBSERVED["unused_last"] = unused
             OBSERVED["unused"] = OBSERVED["unused"] + [name for name in unused if name not in OBSERVED["unused"]]
+            leave_behind(trainer, module)  # the next step may be refused
 
         def on_train_batch_end(self, trainer: Any, module: Any, *batch: Any) -> None:
             OBSERVED["steps"] = trainer.global_step
@@ -90,8 +91,8 @@ def recorder() -> Any:
 
         def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
             # Called before Lightning 2 replaces torch's words, names included, by its own.
+            # In the process that started those of a fit it is called once they have ended.
             OBSERVED["unused_by_torch"] = parameters_named_by_torch(str(exception))
-            leave_behind(trainer, module)
 
     return Recorder()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from typing import Callable
@@ -37,6 +38,8 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         return "wrong", str(difference)
     except Exception as error:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if type(error).__name__ == "ProcessRaisedException":
+            message = " ".join(last_error_in(str(error)).split())
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
             return "unused-parameters", message
         frames = [
@@ -46,6 +49,12 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
         return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
     return "pass", ""
+
+
+def last_error_in(text: str) -> str:
+    """The last error of a traceback that another process has sent, as `torch.multiprocessing` raises it."""
+    found = list(re.finditer(r"^[\w.]*(?:Error|Exception)\b", text, re.MULTILINE))
+    return text[found[-1].start() :] if found else text
 
 
 def is_refusal(frame: traceback.FrameSummary) -> bool:

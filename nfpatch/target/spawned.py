@@ -54,8 +54,9 @@ def reports_in(folder: str) -> list[dict[str, Any]]:
 def take_over(told: list[dict[str, Any]]) -> None:
     """Adds the evidence of a fit to what was observed before. The first rank tells of all, but for gradients."""
     unused = [name for report in told for name in report["unused"] if name not in OBSERVED["unused"]]
-    kept = {name: OBSERVED[name] for name in ("losses", "validated", "unused")}
+    kept = {name: OBSERVED[name] for name in ("losses", "validated", "unused", "unused_by_torch")}
     OBSERVED.update(told[0])
+    OBSERVED["unused_by_torch"] = kept["unused_by_torch"]
     OBSERVED["losses"] = kept["losses"] + told[0]["losses"]
     OBSERVED["validated"] = kept["validated"] + told[0]["validated"]
     OBSERVED["unused"] = kept["unused"] + list(dict.fromkeys(unused))
