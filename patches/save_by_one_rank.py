@@ -10,6 +10,7 @@ save there, through the store of the process group: that is no collective call, 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
@@ -172,7 +173,13 @@ OF_1_1: Mapping[str, Rewrite] = {
 
 BY_RANKS = ("torchrun", "script")  # of the others one process is left after a fit
 
-NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
+SAVE_AND_LOAD: Any = {
+    "model": "NHITS",
+    "config": "save, load, predict",
+    "options": {"mlp_units": [[8, 8], [8, 8], [8, 8]]},
+    "stage": "save",
+    "launchers": BY_RANKS,
+}
 
 patch = Patch(
     id="save-by-one-rank",
@@ -198,5 +205,10 @@ patch = Patch(
     unaffected={"==1.0.0": "this release cannot save"},
     dead_parameters=(),
     keeps_parameters=True,
-    cases=(Case("NHITS", "save, load, predict", options=NHITS, stage="save", releases=">=1.1", launchers=BY_RANKS),),
+    cases=(
+        Case(releases=">=1.1,<1.5", **SAVE_AND_LOAD),
+        # whoever writes Lightning's checkpoint first waits for the others, who may have failed
+        Case(releases=">=1.5,<1.7.1", waits=True, **SAVE_AND_LOAD),
+        Case(releases=">=1.7.1", **SAVE_AND_LOAD),
+    ),
 )

@@ -50,6 +50,7 @@ patch = Patch(
         },
     },
     unaffected={"<1.6.4": "this release has no scaler `revin`"},
+    beside=("multivariate-all-series",),  # iTransformer
     dead_parameters=("scaler.revin_bias", "scaler.revin_weight"),
     cases=(
         Case("MLP", "revin", options=MLP, releases=">=1.6.4"),

@@ -294,3 +294,32 @@ def test_an_interrupted_install_is_not_verified(site: Path) -> None:
     result = invoke("verify", "--site-packages", site)
     assert result.exit_code == 3
     assert "nfpatch apply" in result.stderr
+
+
+@pytest.mark.ddp
+def test_the_stages_are_proved_by_the_launcher_that_the_user_has(site: Path, training_env: Path) -> None:
+    where = ("--python", training_env, "--site-packages", site, "--launcher", "script", "--launcher", "fork")
+    patches = ("predict-on-one-device", "save-by-one-rank", "tft-static-encoder")
+
+    unpatched = invoke("verify", *patches, "--json", *where)
+    assert unpatched.exit_code == 1
+    cases = {case["id"]: case for case in json.loads(unpatched.stdout)["cases"]}
+    predicted = cases["predict-on-one-device/NHITS/predict/installed/predict/fork"]
+    assert (predicted["outcome"], predicted["ok"], predicted["launcher"]) == ("error", False, "fork")
+    assert "must be tuple of Tensors, not NoneType" in predicted["detail"]
+    refused = cases["tft-static-encoder/TFT/no static features/original/strict-ddp/fork"]
+    assert (refused["outcome"], len(refused["unused_parameters"]), refused["ok"]) == ("unused-parameters", 41, True)
+
+    proved = answer("verify", *patches, "--preview", *where)
+    assert proved["ok"] is True
+    assert {case["launcher"] for case in proved["cases"]} == {"script", "fork"}
+    assert {case["world_size"] for case in proved["cases"]} == {2}
+    reds = {(case["stage"], case["launcher"]) for case in proved["cases"] if case["expect"] != "pass"}
+    assert reds == {("predict", "script"), ("predict", "fork"), ("save", "script"), ("fit", "script"), ("fit", "fork")}
+
+
+def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
+    nodes = ("--nnodes", "2", "--rdzv-endpoint", "node-a:29400", "--launcher", "script")
+    refused = invoke("verify", *nodes, "--site-packages", site)
+    assert refused.exit_code == 2
+    assert "leave --launcher out, or --nnodes" in refused.stderr

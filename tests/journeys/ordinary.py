@@ -1,8 +1,8 @@
 """An ordinary script of a user: fit, predict, predict_insample, cross_validation, save, load, fit again.
 
-`python ordinary.py OUT TRAINER`: TRAINER are the arguments for Lightning's trainer as JSON. Each rank writes what it
-got to OUT/rank-N.json, a digest by model and call. The learning rate is 0, so that the weights are the same however
-many processes there are.
+`python ordinary.py OUT TRAINER MODEL...`: TRAINER are the arguments for Lightning's trainer as JSON. Each process that
+comes to the end of the script writes what it got to OUT/rank-N.json, a digest by model and call; each that trains
+writes how many do to OUT/world-N. The learning rate is 0, so that the weights are the same however many they are.
 """
 
 import hashlib
@@ -15,11 +15,30 @@ if os.environ.get("PRETENDED_GPUS"):
     import pretended_gpus  # noqa: F401
 
 import pandas as pd
-from neuralforecast import NeuralForecast
-from neuralforecast.models import NHITS, MLPMultivariate
+import pytorch_lightning as pl
+import torch
+from neuralforecast import NeuralForecast, models
 from neuralforecast.utils import AirPassengersPanel
 
 H = 12
+SIZES = {
+    "NHITS": {"mlp_units": [[8, 8]] * 3},
+    "GRU": {"encoder_hidden_size": 8, "decoder_hidden_size": 8},
+    "TFT": {"hidden_size": 4, "n_head": 1},
+    "MLPMultivariate": {"n_series": 3, "hidden_size": 8},
+}
+
+
+class Counter(pl.Callback):
+    """Writes down how many processes train. At the top of the module, so that ddp_spawn can hand it over."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_start(self, trainer, module):
+        group = torch.distributed.is_available() and torch.distributed.is_initialized()
+        with open(os.path.join(self.folder, f"world-{trainer.global_rank}"), "w", encoding="utf-8") as file:
+            file.write(str(torch.distributed.get_world_size() if group else 1))
 
 
 def panel():
@@ -30,9 +49,8 @@ def panel():
     )
 
 
-def model_of(model_class, trainer):
-    more = {"n_series": 3, "hidden_size": 8} if model_class is MLPMultivariate else {"mlp_units": [[8, 8]] * 3}
-    return model_class(
+def model_of(model_name, trainer):
+    return getattr(models, model_name)(
         h=H,
         input_size=24,
         max_steps=3,
@@ -41,7 +59,7 @@ def model_of(model_class, trainer):
         random_seed=1,
         logger=False,
         enable_progress_bar=False,
-        **more,
+        **SIZES[model_name],
         **trainer,
     )
 
@@ -52,13 +70,16 @@ def digest_of(frame):
     return f"{len(frame)} rows {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def journey(model_class, trainer, folder):
+def journey(model_name, trainer, folder):
     data, told = panel(), {}
-    forecaster = NeuralForecast(models=[model_of(model_class, trainer)], freq="M")
+    watched = {**trainer, "callbacks": [Counter(os.path.dirname(folder))]}  # with them, no model could be saved
+    NeuralForecast(models=[model_of(model_name, watched)], freq="M").fit(df=data)
+    forecaster = NeuralForecast(models=[model_of(model_name, trainer)], freq="M")
     forecaster.fit(df=data, val_size=H)
     losses = [float(loss) for _, loss in forecaster.models[0].valid_trajectories]
-    told["validation"] = [f"{loss:.6g}" for loss in losses]
-    if model_class is NHITS:  # of multivariate models 1.x refuses it, in one process as well
+    if losses:  # none come back from processes that end with the fit
+        told["validation"] = [f"{loss:.6g}" for loss in losses]
+    if model_name != "MLPMultivariate":  # 1.x refuses it, in one process as well
         told["predict_insample"] = digest_of(forecaster.predict_insample(step_size=1))
     told["predict"] = digest_of(forecaster.predict())
     forecaster.save(folder)
@@ -67,19 +88,16 @@ def journey(model_class, trainer, folder):
     told["fit again, predict"] = digest_of(forecaster.predict())
     knows_refit = "refit" in inspect.signature(NeuralForecast.cross_validation).parameters
     for options in [{}, {"refit": True}] if knows_refit else [{}]:
-        forecaster = NeuralForecast(models=[model_of(model_class, trainer)], freq="M")
+        forecaster = NeuralForecast(models=[model_of(model_name, trainer)], freq="M")
         frame = forecaster.cross_validation(df=data, n_windows=2, step_size=H, **options)
         told[f"cross_validation {options}"] = digest_of(frame)
     return told
 
 
 if __name__ == "__main__":
-    out, trainer = sys.argv[1], json.loads(sys.argv[2])
+    out, trainer, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
     rank = os.environ.get("LOCAL_RANK", "0")
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 do not load with torch 2.6 otherwise
-    told = {
-        each.__name__: journey(each, trainer, os.path.join(out, f"saved-{each.__name__}"))
-        for each in (NHITS, MLPMultivariate)
-    }
+    told = {each: journey(each, trainer, os.path.join(out, f"saved-{each}")) for each in names}
     with open(os.path.join(out, f"rank-{rank}.json"), "w", encoding="utf-8") as file:
         json.dump(told, file)
