@@ -84,6 +84,7 @@ class Target:
         path = self.folder / "spec.json"
         trees = {"installed": None, "healed": None}
         spec = {"out": str(self.folder), "timeout": PATIENCE, "cases": [], "trees": trees, "files": []}
+        spec["launcher"] = "torchrun"
         path.write_text(json.dumps(spec) + "\n")
         return path
 

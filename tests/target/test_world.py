@@ -14,6 +14,7 @@ def test_ranks_that_came_for_another_proof_are_told_apart(monkeypatch: pytest.Mo
     monkeypatch.setenv("GROUP_RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     spec = {"world_size": 2, "accelerator": "cpu", "cases": ["a"], "timeout": PATIENCE}
+    spec.update(launcher="torchrun", devices=1)
 
     class Meeting:
         """Two ranks, of which the other came with something else."""
