@@ -39,8 +39,8 @@ class Bench:
     """Trains and loads with the neuralforecast that is imported."""
 
     def __init__(self, package: Any) -> None:
-        self.models, self.trainer, self.comparing = (
-            importlib.import_module("nfpatch_target." + name) for name in ("models", "trainer", "comparing")
+        self.models, self.trainer, self.comparing, self.data = (
+            importlib.import_module("nfpatch_target." + name) for name in ("models", "trainer", "comparing", "data")
         )
         self.package = package
         self.utils = importlib.import_module("neuralforecast.utils")
@@ -54,7 +54,8 @@ class Bench:
         """The model of a case, untrained."""
         numbers = tuple(int(number) for number in self.package.__version__.split(".")[:2])
         quiet = {"enable_progress_bar": False} if numbers >= self.trainer.FIRST_RELEASE_WITHOUT_PROGRESS_BAR else {}
-        return self.models.model_of(case, steps, lambda: {**TRAINER, **quiet, **more})
+        n_series = self.data.n_series_of(case)
+        return self.models.model_of(case, steps, lambda: {**TRAINER, **quiet, **more}, n_series)
 
     def trained(self, case: dict[str, Any], model: Any) -> Any:
         """A forecaster with this model, trained."""

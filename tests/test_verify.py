@@ -204,8 +204,8 @@ def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Pa
         survey(find_install(None, site), catalog), catalog.select(["nbeatsx-unused-out"]), True, allow_modified=True
     )
 
-    assert agenda.preview[NBEATSX].startswith(b"# ours\n")
-    assert agenda.originals == {}
+    assert agenda.trees["preview"][NBEATSX].startswith(b"# ours\n")
+    assert agenda.trees["original"] == {}
     strict = [fit for fit in agenda.cases if fit.case.config == "MQLoss" and fit.strategy == "strict-ddp" and fit.patch]
     assert [(fit.source, fit.expect) for fit in strict] == [("original", "unused-parameters"), ("preview", "pass")]
 
