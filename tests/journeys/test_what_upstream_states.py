@@ -1,0 +1,63 @@
+"""Upstream's own tests of several devices are witnesses: what they state holds on healed releases.
+
+They are tests/test_common/test_multi_device_training.py (pull requests 1557, for 3.2.0, and 1571, for 3.2.1) and two
+tests of tests/test_core.py (pull request 1460, for 3.1.5). `stated.py` tells each statement in our words, and where our
+patches keep it in another way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from releases import RELEASES
+from support import environment, invoke
+
+HERE = Path(__file__).parent
+TIMEOUT_SECONDS = 300
+
+# At least one release of each variant of the three patches; all of them with NFPATCH_ALL_JOURNEYS=1
+CHOSEN = ("1.5.0", "1.7.0", "1.7.4", "2.0.1", "3.0.0", "3.0.2", "3.1.5", "3.1.9", "3.2.1", "3.3.0")
+ALL = RELEASES[RELEASES.index("1.5.0") :]
+PATCHES = ("multivariate-all-series", "validation-of-all-series", "save-by-one-rank")
+
+
+def state(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, list[dict[str, dict[str, str]]], str]:
+    """The exit code of `stated.py` on two processes, what each of them found by release, and what was printed."""
+    out.mkdir()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = subprocess.run(
+        [python, *launcher, HERE / "stated.py", out, *(f"{release}={tree}" for release, tree in trees.items())],
+        env={**environment(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=out,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    told = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
+    return done.returncode, told, done.stdout + done.stderr
+
+
+@pytest.mark.ddp
+def test_what_upstream_states_holds_on_healed_releases(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    trees = {release: released(release) for release in (ALL if "NFPATCH_ALL_JOURNEYS" in os.environ else CHOSEN)}
+    for site in trees.values():
+        assert invoke("apply", "--site-packages", site).exit_code == 0
+    code, told, words = state(trees, training_env, tmp_path / "out")
+    failed = [
+        f"{release}, {statement}: {found}"
+        for rank in told
+        for release, statements in rank.items()
+        for statement, found in statements.items()
+        if found != "holds"
+    ]
+    assert failed == []
+    assert code == 0, words[-3000:]
+    assert [list(rank) for rank in told] == [list(trees)] * 2
