@@ -204,12 +204,14 @@ class _Proof:
         dealt: bool,
         persistent: bool,
     ) -> None:
-        # Each tree is imported once, so its cases follow each other; what they are compared with comes first. And the
-        # control before the others, by which Lightning's own launcher finds out that it has processes to start.
-        sources = get_args(Source)
-        self.cases = sorted(cases, key=lambda case: (sources.index(case.source), case.tree, case.patch is not None))
-        self.trees = {case.tree: trees[case.tree] for case in self.cases}
         self.launcher = cases[0].launcher
+        # Each tree is imported once, so its cases follow each other; what they are compared with comes first. By
+        # Lightning's own launcher the control does, because it starts the other processes and ends well.
+        sources, is_script = get_args(Source), self.launcher == "script"
+        self.cases = sorted(
+            cases, key=lambda case: (sources.index(case.source), case.tree, is_script and case.patch is not None)
+        )
+        self.trees = {case.tree: trees[case.tree] for case in self.cases}
         self.stack = stack
         self.devices = devices
         self.accelerator = accelerator
