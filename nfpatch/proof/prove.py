@@ -71,26 +71,20 @@ def agenda_for(
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
     healed: Source = "preview" if preview else "installed"
     version = found.install.version
-    is_predicted_together = _is_prediction_healed(found, wanted)
-    fits = []
+    control = next(control for control in CONTROLS if control.is_possible_in(version))
+    fits: list[ProofCase] = []
     for launcher in launchers:
-        by_launcher = [
-            replace(
-                fit,
-                id=fit.id if launcher == "torchrun" else f"{fit.id}/{launcher}",
-                launcher=launcher,
-                like=fit.like if fit.like is None or launcher == "torchrun" else f"{fit.like}/{launcher}",
-            )
+        own = [
+            fit
             for status in statuses
             if _has_its_files(found, status) and (patches or status.state != "not-needed")
             for case in status.patch.cases
             if (thorough or not case.thorough) and case.is_possible_in(version)
             for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted), launcher)
         ]
-        if by_launcher:
-            control = next(control for control in CONTROLS if control.is_possible_in(version))
-            fits += by_launcher + _controls(by_launcher, control, launcher)
+        fits += [_started_by(launcher, fit) for fit in own + _controls(own, control)]
     there = {patch.id for patch in found.catalog.patches if found.catalog.files_of(patch, version)}
+    is_predicted_together = _is_prediction_healed(found, wanted)
     fits = [
         replace(
             fit,
@@ -106,6 +100,14 @@ def agenda_for(
         if fit.tree not in (*trees, "installed"):
             trees[fit.tree] = {**originals, **original_with(found, frozenset(fit.beside), allow_modified)}
     return Agenda(tuple(fits), trees, unproved, _rewritten(found.contents, originals, changes))
+
+
+def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
+    """The fit in processes that this launcher makes, under an id of its own."""
+    if launcher == "torchrun":
+        return fit
+    like = None if fit.like is None else f"{fit.like}/{launcher}"
+    return replace(fit, id=f"{fit.id}/{launcher}", like=like, launcher=launcher)
 
 
 def _asks_all_ranks(fit: ProofCase) -> bool:
@@ -210,15 +212,13 @@ def _fit(
     )
 
 
-def _controls(fits: Sequence[ProofCase], control: Case, launcher: Launcher) -> list[ProofCase]:
+def _controls(fits: Sequence[ProofCase], control: Case) -> list[ProofCase]:
     """The control on every source that is trained; where there are two, the second must end like the first."""
     sources = sorted({fit.source for fit in fits}, key=get_args(Source).index)
-    suffix = "" if launcher == "torchrun" else f"/{launcher}"
-    names = [f"control/{control.model}/{source}{suffix}" for source in sources]
+    names = [f"control/{control.model}/{source}" for source in sources]
     like = [None, *names[:1] * (len(names) - 1)]
     return [
-        ProofCase(name, None, control, source, "pass", like=other, launcher=launcher)
-        for name, source, other in zip(names, sources, like)
+        ProofCase(name, None, control, source, "pass", like=other) for name, source, other in zip(names, sources, like)
     ]
 
 

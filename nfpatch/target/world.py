@@ -37,10 +37,12 @@ class World:
 
     def enter(self, case: str) -> None:
         """To be called before each case, with its id."""
-        if not self._is_together and "LOCAL_RANK" not in os.environ:
+        if self._is_together:
+            return
+        if "LOCAL_RANK" not in os.environ:
             os.environ[STARTED_IN] = case
-        elif self.rank > 0:
-            self._is_together = self._is_together or os.environ[STARTED_IN] == case
+        else:
+            self._is_together = self.rank == 0 or os.environ[STARTED_IN] == case
 
     def is_together(self) -> bool:
         """Whether there are others to be met. Lightning's own launcher starts them at the first fit."""
