@@ -10,7 +10,6 @@ save there, through the store of the process group: that is no collective call, 
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
@@ -171,15 +170,13 @@ OF_1_1: Mapping[str, Rewrite] = {
     RECURRENT: checkpoint("BaseRecurrent"),
 }
 
-BY_RANKS = ("torchrun", "script")  # of the others one process is left after a fit
-
-SAVE_AND_LOAD: Any = {
-    "model": "NHITS",
-    "config": "save, load, predict",
-    "options": {"mlp_units": [[8, 8], [8, 8], [8, 8]]},
-    "stage": "save",
-    "launchers": BY_RANKS,
-}
+SAVE_AND_LOAD = Case(
+    "NHITS",
+    "save, load, predict",
+    options={"mlp_units": [[8, 8], [8, 8], [8, 8]]},
+    stage="save",
+    launchers=("torchrun", "script"),  # of the others one process is left after a fit
+)
 
 patch = Patch(
     id="save-by-one-rank",
@@ -206,9 +203,9 @@ patch = Patch(
     dead_parameters=(),
     keeps_parameters=True,
     cases=(
-        Case(releases=">=1.1,<1.5", **SAVE_AND_LOAD),
+        SAVE_AND_LOAD._replace(releases=">=1.1,<1.5"),
         # whoever writes Lightning's checkpoint first waits for the others, who may have failed
-        Case(releases=">=1.5,<1.7.1", waits=True, **SAVE_AND_LOAD),
-        Case(releases=">=1.7.1", **SAVE_AND_LOAD),
+        SAVE_AND_LOAD._replace(releases=">=1.5,<1.7.1", waits=True),
+        SAVE_AND_LOAD._replace(releases=">=1.7.1"),
     ),
 )
