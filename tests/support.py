@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,9 @@ TFT = "neuralforecast/models/tft.py"
 # Two patches, of one file each. A test that needs some patched install names them, and so costs the same whatever the
 # catalog grows to.
 MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
+# Options of an interpreter by which torch's launcher starts two processes of a script.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+RANKS_TIMEOUT_SECONDS = 300
 
 
 def dist_info(site: Path) -> Path:
@@ -65,6 +68,25 @@ def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProce
     """The nfpatch command in a process of its own."""
     command = [sys.executable, "-m", "nfpatch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def run_ranks(command: Sequence[object], out: Path, variables: Mapping[str, str]) -> tuple[int, list[Any], str]:
+    """Runs a script that trains on the CPU, in a new folder `out`, with these environment variables.
+
+    Its exit code, what each process left in out/rank-N.json, by rank, and what was printed.
+    """
+    out.mkdir()
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**variables, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=out,
+        capture_output=True,
+        text=True,
+        timeout=RANKS_TIMEOUT_SECONDS,
+        check=False,
+    )
+    told = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
+    return done.returncode, told, done.stdout + done.stderr
 
 
 class Entry(NamedTuple):

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import environment, invoke
+from support import TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "ordinary.py"
-TIMEOUT_SECONDS = 300
 
 ONE = {"accelerator": "cpu", "devices": 1}
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 BOTH = ("NHITS", "MLPMultivariate")
 # By name: what starts the script, the arguments of the trainer, the models, and how many processes come to its end.
 LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = {
-    "torch": (("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"), TWO, BOTH, 2),
+    "torch": (TORCHRUN, TWO, BOTH, 2),
     "script": ((), TWO, BOTH, 2),
     "script, pretended GPUs": ((), {**TWO, "accelerator": "gpu"}, BOTH, 2),
     "notebook": ((), {**TWO, "strategy": "ddp_notebook"}, BOTH, 1),
@@ -45,19 +43,9 @@ def run(
     launcher: Sequence[str] = (),
 ) -> tuple[int, list[Any], str]:
     """The exit code of the script, what each process at its end got, and what was printed."""
-    out.mkdir()
     gpus = {"PRETENDED_GPUS": "1"} if trainer["accelerator"] == "gpu" else {}
-    done = subprocess.run(
-        [python, *launcher, SCRIPT, out, json.dumps(trainer), *models],
-        env={**environment(site, HERE), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **gpus},
-        cwd=out,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    told = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
-    return done.returncode, told, done.stdout + done.stderr
+    command = [python, *launcher, SCRIPT, out, json.dumps(trainer), *models]
+    return run_ranks(command, out, {**environment(site, HERE), **gpus})
 
 
 def ends_as_in_one_process(

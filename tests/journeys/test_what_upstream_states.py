@@ -7,40 +7,25 @@ patches keep it in another way.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from releases import RELEASES
-from support import environment, invoke
+from support import TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
-TIMEOUT_SECONDS = 300
 
 # At least one release of each variant of the three patches; all of them with NFPATCH_ALL_JOURNEYS=1
 CHOSEN = ("1.5.0", "1.7.0", "1.7.4", "2.0.1", "3.0.0", "3.0.2", "3.1.5", "3.1.9", "3.2.1", "3.3.0")
 ALL = RELEASES[RELEASES.index("1.5.0") :]
-PATCHES = ("multivariate-all-series", "validation-of-all-series", "save-by-one-rank")
 
 
 def state(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, list[dict[str, dict[str, str]]], str]:
     """The exit code of `stated.py` on two processes, what each of them found by release, and what was printed."""
-    out.mkdir()
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = subprocess.run(
-        [python, *launcher, HERE / "stated.py", out, *(f"{release}={tree}" for release, tree in trees.items())],
-        env={**environment(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        cwd=out,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
-    )
-    told = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
-    return done.returncode, told, done.stdout + done.stderr
+    named = [f"{release}={tree}" for release, tree in trees.items()]
+    return run_ranks([python, *TORCHRUN, HERE / "stated.py", out, *named], out, environment())
 
 
 @pytest.mark.ddp
