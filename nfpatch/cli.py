@@ -359,7 +359,12 @@ def verify(
     patches = catalog.select(patch_ids)
     install = find_install(python, site_packages)
     agenda = agenda_for(
-        survey(install, catalog), patches, preview, allow_modified, thorough, launchers=launchers or ("torchrun",)
+        survey(install, catalog),
+        patches,
+        preview,
+        allow_modified,
+        thorough,
+        launchers=tuple(dict.fromkeys(launchers)) or ("torchrun",),
     )
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)

@@ -323,3 +323,19 @@ def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
     refused = invoke("verify", *nodes, "--site-packages", site)
     assert refused.exit_code == 2
     assert "leave --launcher out, or --nnodes" in refused.stderr
+
+
+@pytest.mark.ddp
+def test_a_launcher_is_told_in_words_and_asked_for_once(site: Path, training_env: Path) -> None:
+    where = ("--python", training_env, "--site-packages", site, *("--launcher", "script") * 2, "--launcher", "fork")
+    ran = run_nfpatch("verify", "predict-on-one-device", "--preview", *where)
+    assert ran.returncode == 0, ran.stderr
+    titles = [line for line in ran.stdout.splitlines() if line.startswith("NHITS")]
+    assert titles == [
+        "NHITS, predict, by script",
+        "NHITS (control), by script",
+        "NHITS, predict, by fork",
+        "NHITS (control), by fork",
+    ]
+    assert "in 2 launches" in ran.stderr
+    assert "NHITS, predict, preview source, predict, by fork: pass" in ran.stderr

@@ -17,6 +17,7 @@ from nfpatch.console import count, print_install
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
+from nfpatch.proof.verdict import Launcher
 
 STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "one process"}
 WIDTH = 80
@@ -66,11 +67,13 @@ def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
     if not agenda.cases:
         yield lambda event: None
         return
+    launches = len({case.launcher for case in agenda.cases})
+    how = "in one launch" if launches == 1 else f"in {launches} launches"
     with Progress(len(agenda.cases)) as shown:
+        shown.say(f"Training {len(agenda.cases)} models, each a few steps, {how} ...")
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":
-                shown.say(f"Training {len(agenda.cases)} models, each a few steps, in one launch ...")
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(_title(event.case))
@@ -84,7 +87,12 @@ def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
 
 def _title(case: ProofCase) -> str:
     what = STRATEGIES[case.strategy] if case.case.stage == "fit" else case.case.stage
-    return f"{case.case.model}, {case.case.config}, {case.source} source, {what}"
+    return f"{case.case.model}, {case.case.config}, {case.source} source, {what}{_by(case.launcher)}"
+
+
+def _by(launcher: Launcher) -> str:
+    """What tells the launcher in a title, where it is not the one that is used unless another is asked for."""
+    return "" if launcher == "torchrun" else f", by {launcher}"
 
 
 def print_report(install: Install, agenda: Agenda, report: ProofReport) -> None:
@@ -111,7 +119,8 @@ def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
 
 
 def _group_of(result: CaseResult) -> str:
-    return f"{result.model}, {result.config}" if result.patch is not None else f"{result.model} (control)"
+    what = f"{result.model}, {result.config}" if result.patch is not None else f"{result.model} (control)"
+    return what + _by(result.launcher)
 
 
 def _print_fit(result: CaseResult, finding: str) -> None:
