@@ -364,7 +364,7 @@ def verify(
         preview,
         allow_modified,
         thorough,
-        launchers=tuple(dict.fromkeys(launchers)) or ("torchrun",),
+        launchers=launchers or ("torchrun",),
     )
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)

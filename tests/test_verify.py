@@ -16,6 +16,9 @@ from nfpatch.catalog import load_catalog
 from nfpatch.installs.find import find_install
 from nfpatch.patching.survey import survey
 from nfpatch.proof.prove import agenda_for
+from nfpatch.proof.report import groups
+from nfpatch.proof.runner import ProofReport
+from nfpatch.proof.verdict import result_without_fits
 
 OUT_LAYER = ["out.weight", "out.bias"]
 
@@ -325,17 +328,16 @@ def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
     assert "leave --launcher out, or --nnodes" in refused.stderr
 
 
-@pytest.mark.ddp
-def test_a_launcher_is_told_in_words_and_asked_for_once(site: Path, training_env: Path) -> None:
-    where = ("--python", training_env, "--site-packages", site, *("--launcher", "script") * 2, "--launcher", "fork")
-    ran = run_nfpatch("verify", "predict-on-one-device", "--preview", *where)
-    assert ran.returncode == 0, ran.stderr
-    titles = [line for line in ran.stdout.splitlines() if line.startswith("NHITS")]
-    assert titles == [
+def test_a_launcher_is_told_in_words_and_trains_once(site: Path) -> None:
+    catalog = load_catalog()
+    found = survey(find_install(None, site), catalog)
+    agenda = agenda_for(found, catalog.select(["predict-on-one-device"]), True, launchers=("script", "fork", "script"))
+    results = tuple(result_without_fits(case, "error", "") for case in agenda.cases)
+    assert len({result.id for result in results}) == len(results)
+    report = ProofReport(False, None, None, None, None, None, 0.0, results)
+    assert [title for title, _ in groups(report)] == [
         "NHITS, predict, by script",
         "NHITS (control), by script",
         "NHITS, predict, by fork",
         "NHITS (control), by fork",
     ]
-    assert "in 2 launches" in ran.stderr
-    assert "NHITS, predict, preview source, predict, by fork: pass" in ran.stderr

@@ -73,7 +73,7 @@ def agenda_for(
     version = found.install.version
     control = next(control for control in CONTROLS if control.is_possible_in(version))
     fits: list[ProofCase] = []
-    for launcher in launchers:
+    for launcher in dict.fromkeys(launchers):
         own = [
             fit
             for status in statuses
