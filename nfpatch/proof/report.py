@@ -118,8 +118,13 @@ def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
     return [(title, list(results)) for title, results in groupby(report.cases, key=_group_of)]
 
 
+def is_control(result: CaseResult) -> bool:
+    """Whether it is a fit that no patch is needed for, nor a journey."""
+    return result.patch is None and result.stage == "fit"
+
+
 def _group_of(result: CaseResult) -> str:
-    what = f"{result.model}, {result.config}" if result.patch is not None else f"{result.model} (control)"
+    what = f"{result.model} (control)" if is_control(result) else f"{result.model}, {result.config}"
     return what + _by(result.launcher)
 
 
@@ -146,7 +151,7 @@ def finding_of(result: CaseResult) -> str:
     if result.outcome == "pass":
         words = _success_of(result)
         return words if result.ok else f"{words}. {result.detail}"
-    return f"{result.outcome}: {result.detail}"
+    return f"{'one process refuses it too' if result.refused_alone else result.outcome}: {result.detail}"
 
 
 def _success_of(result: CaseResult) -> str:
@@ -199,7 +204,7 @@ def verdict_of(report: ProofReport) -> list[str]:
         return ["Proved: every fit came out as it must."]
     failed = sum(not result.ok for result in report.cases)
     sentences = [f"NOT proved: {count(failed, 'fit', 'fits')} did not come out as it must."]
-    if any(not result.ok for result in report.cases if result.patch is None):
+    if any(not result.ok for result in report.cases if is_control(result)):
         sentences.append("The control failed as well: look at this machine and its environment before the patches.")
     if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
         sentences.append("The installed source is not healed. Run `nfpatch apply`, then `nfpatch verify` again.")

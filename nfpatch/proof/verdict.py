@@ -89,6 +89,8 @@ class Fit:
     finite_forecasts: bool | None
     refused: bool = False
     comparison: Comparison | None = None
+    batches: tuple[str, ...] = ()
+    refused_alone: bool = False
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Fit:
@@ -111,6 +113,8 @@ class Fit:
             due_shape=_as_tuple(event["due_shape"]),
             finite_forecasts=event["finite_forecasts"],
             refused=event["refused"],
+            batches=tuple(event["batches"]),
+            refused_alone=event["refused_alone"],
             comparison=None
             if comparison is None
             else Comparison(
@@ -135,7 +139,8 @@ class CaseResult:
     the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` tells whether
     all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` tells if
     losses, weights and forecasts are those of the case `like`, bit for bit; None where there was nothing to compare.
-    `refused` tells if the error is an exception that neuralforecast raises in its own words, `is_finished` if processes
+    `refused` tells if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
+    process ends with it as well, which counts for nothing where no patch is at stake, `is_finished` if processes
     have reported what came of the case; else it was not reached, or they ended before.
     """
 
@@ -162,6 +167,7 @@ class CaseResult:
     like: str | None = None
     equal_to_like: bool | None = None
     refused: bool = False
+    refused_alone: bool = False
     is_finished: bool = True
     stage: str = "fit"
     launcher: Launcher = "torchrun"
@@ -219,6 +225,8 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
             told.setdefault(fit.detail, f"rank {rank}: {fit.detail}")
     words = "\n".join(told.values())
     outcomes = {fit.outcome for fit in fits}
+    if case.patch is None and all(fit.refused_alone for fit in fits):
+        return _result(case, fits, "error", ok=True, detail=words)
     if outcomes & {"error", "unused-parameters"}:
         outcome: Outcome = "error" if "error" in outcomes else "unused-parameters"
         is_the_bug = case.expect == "wrong" and any(symptom in words for symptom in case.symptoms)
@@ -226,10 +234,20 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
     why_not = _why_not_as_asked(fits, world_size, backend) or _why_not_trained(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
-    if "wrong" in outcomes:
+    words = words or _in_another_order(fits)
+    if words:
         return _result(case, fits, "wrong", ok=case.expect == "wrong", detail=words)
     detail = "every rank got what one process gets" if case.expect == "wrong" else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
+
+
+def _in_another_order(fits: Sequence[Fit]) -> str:
+    """How the ranks differ in the order of the series of a multivariate model; empty where they do not."""
+    for rank, fit in enumerate(fits):
+        steps = sum(one != other for one, other in zip(fit.batches, fits[0].batches))
+        if steps:
+            return f"rank {rank}: has the series in another order than rank 0, at {steps} of {len(fit.batches)} steps"
+    return ""
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
@@ -368,6 +386,7 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         like=case.like,
         equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
         refused=outcome == "error" and any(fit.refused for fit in fits),
+        refused_alone=bool(fits) and all(fit.refused_alone for fit in fits),
         is_finished=bool(fits),
         stage=case.case.stage,
         launcher=case.launcher,

@@ -59,7 +59,8 @@ def levelled_data(horizon: int, n_series: int, cut: int) -> Data:
 
     utils = importlib.import_module("neuralforecast.utils")
     panel = utils.AirPassengersPanel[["unique_id", "ds", "y"]]
-    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]]
+    # without its first point in time there is an odd number of windows, which two ranks cannot share evenly
+    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]].iloc[1:]
     series = [
         first.assign(unique_id=f"series-{number}", y=first["y"] * 30.0**number).iloc[cut * number :]
         for number in range(n_series)

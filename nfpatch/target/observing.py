@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # Printed by the torch reducer when TORCH_DISTRIBUTED_DEBUG is INFO or DETAIL.
@@ -37,7 +38,9 @@ def no_evidence() -> dict[str, Any]:
         "due_shape": None,  # what they must be: series x horizon, outputs of the loss
         "finite_forecasts": None,  # whether every forecast is a finite number
         "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
-        "validated": [],  # the validation losses, one a validation
+        "validated": [],  # the validation losses, or what early stopping monitors instead, one a validation
+        "batches": [],  # of a multivariate model, which must see the same series on each rank: SHA-256 of every batch
+        "refused_alone": False,  # whether one process ends with the same error
         "comparison": None,  # with the case that this one is like, as `compared` returns it
     }
 
@@ -64,7 +67,9 @@ def recorder() -> Any:
             OBSERVED["backend"] = str(torch.distributed.get_backend()) if distributed else None
             OBSERVED["parameters"] = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-        def on_train_batch_start(self, trainer: Any, module: Any, *batch: Any) -> None:
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *index: Any) -> None:
+            if is_multivariate(module):
+                OBSERVED["batches"] = [*OBSERVED["batches"], digest_of_tensors([batch["temporal"]])]
             # torch before 2.0 resets gradients to zero, which would hide a parameter unused from the second step on.
             for parameter in module.parameters():
                 parameter.grad = None
@@ -83,8 +88,10 @@ def recorder() -> Any:
             OBSERVED["steps"] = trainer.global_step
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
-            if not trainer.sanity_checking and "ptl/val_loss" in trainer.callback_metrics:
-                OBSERVED["validated"] = [*OBSERVED["validated"], float(trainer.callback_metrics["ptl/val_loss"])]
+            stopping = trainer.early_stopping_callback
+            monitor = "ptl/val_loss" if stopping is None else stopping.monitor
+            if not trainer.sanity_checking and monitor in trainer.callback_metrics:
+                OBSERVED["validated"] = [*OBSERVED["validated"], float(trainer.callback_metrics[monitor])]
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
             leave_behind(trainer, module)
@@ -97,11 +104,22 @@ def recorder() -> Any:
     return Recorder()
 
 
+def is_multivariate(model: Any) -> bool:
+    """Whether a model wants all series in every batch. Releases before 3.0 have a base class for such models."""
+    bases = [base.__name__ for base in type(model).__mro__]
+    return "BaseMultivariate" in bases or bool(getattr(model, "MULTIVARIATE", False))
+
+
 def digest_of(model: Any) -> str:
-    """SHA-256 over the raw bytes of all parameters, in the order of their names."""
+    """SHA-256 (hex) over all parameters, in the order of their names."""
+    return digest_of_tensors(parameter for _, parameter in sorted(model.named_parameters()))
+
+
+def digest_of_tensors(tensors: Iterable[Any]) -> str:
+    """SHA-256 (hex) over the raw bytes of these tensors."""
     digest = hashlib.sha256()
-    for _, parameter in sorted(model.named_parameters()):
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

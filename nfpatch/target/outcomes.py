@@ -37,9 +37,7 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
     except Differs as difference:
         return "wrong", str(difference)
     except Exception as error:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if type(error).__name__ == "ProcessRaisedException":
-            message = " ".join(last_error_in(str(error)).split())
+        message = message_of(error)
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
             return "unused-parameters", message
         frames = [
@@ -49,6 +47,13 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
         return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
     return "pass", ""
+
+
+def message_of(error: Exception) -> str:
+    """An exception in one line: its type and words, of one that another process has sent, the type and words there."""
+    if type(error).__name__ == "ProcessRaisedException":
+        return " ".join(last_error_in(str(error)).split())
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def last_error_in(text: str) -> str:

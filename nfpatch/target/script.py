@@ -14,6 +14,7 @@ from typing import Any, Callable
 from .comparing import seed_everything, start_from, weights_of
 from .data import Data, levelled_data
 from .models import SMALL_SIZES, model_of, trained_model_of
+from .observing import OBSERVED
 from .spawned import trained
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
 from .world import World
@@ -23,23 +24,39 @@ SERIES_CUT = 20  # points in time by which each series is shorter than the one b
 
 
 class Script:
-    """The script of one case: a forecaster that was trained by all ranks, and what makes further ones."""
+    """The script of one case: a forecaster that was trained by all ranks, and what makes further ones.
 
-    def __init__(self, case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> None:
+    `evidence` is that of its training. Where `world` is None, it is the script of this process alone.
+    """
+
+    def __init__(self, case: dict[str, Any], spec: dict[str, Any], package: Any, world: World | None) -> None:
         self.case = case
         self.spec = spec
         self.package = package
         self.world = world
-        # 1.x predicts in sample for series of one length only, with one process as well
-        cut = 0 if case["stage"] == "insample" else SERIES_CUT
-        self.data: Data = levelled_data(SMALL_SIZES["h"], N_SERIES, cut)
+        self.data: Data = levelled_data(SMALL_SIZES["h"], N_SERIES, cut_of(case))
         self.forecaster = self.made(self.together)
         self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
+        self.evidence = dict(OBSERVED)
 
     def together(self) -> dict[str, Any]:
         """What a user tells Lightning's trainer, for all ranks."""
-        return script_arguments(self.spec, self.package.__version__)
+        return self.alone() if self.world is None else script_arguments(self.spec, self.package.__version__)
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process among those that run the script."""
+        return 0 if self.world is None else self.world.rank
+
+    @property
+    def size(self) -> int:
+        """How many processes run the script."""
+        return 1 if self.world is None else self.world.size
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What each rank has brought along, by rank, as soon as all have come."""
+        return [value] if self.world is None else self.world.gather(value)
 
     def alone(self) -> dict[str, Any]:
         """What makes Lightning work in this process alone."""
@@ -55,7 +72,11 @@ class Script:
     def still(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
         forecaster = self.made(trainer, learning_rate=0.0, **options)
-        start_from(trained_model_of(forecaster), self.weights)
+        model = trained_model_of(forecaster)
+        start_from(model, self.weights)
+        for module in model.modules():
+            if hasattr(module, "running_mean"):
+                module.momentum = 0.0  # else batch normalization learns from whatever windows a rank has drawn
         return forecaster
 
     def has_option(self, name: str) -> bool:
@@ -65,8 +86,16 @@ class Script:
     def fit(self, forecaster: Any, is_watched: bool = True) -> None:
         """Trains, with validation. Not `is_watched` is one by this process alone, or without the callback."""
         seed_everything()
-        with trained(forecaster, self.spec, is_watched):
+        with trained(forecaster, self.spec, is_watched and self.world is not None):
             forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
+
+
+def cut_of(case: dict[str, Any]) -> int:
+    """By how much each series is shorter than the one before.
+
+    1.x predicts in sample for series of one length only, with one process as well.
+    """
+    return 0 if case["stage"] == "insample" else SERIES_CUT
 
 
 @contextmanager

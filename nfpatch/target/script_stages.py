@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from typing import Any, Callable
 
 from .comparing import compare_frames, seed_everything
 from .observing import OBSERVED
-from .outcomes import Differs
-from .script import Script, one_process
+from .outcomes import Differs, message_of
+from .script import Script, cut_of, one_process
+from .stopping import PATIENCE, stop_early
 from .world import World
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
 
 
+# The scripts that have come through all their stages so far, on all ranks, and can go on to the next.
+KEPT: dict[str, Script] = {}
+
+
 def run(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> None:
     """Runs the script of a case to its stage. Raises Differs where that does not end as it does in one process."""
-    script = Script(case, spec, package, world)
-    trained = dict(OBSERVED)  # what follows is trained too, but is not what the evidence is of
+    stage = STAGES[case["stage"]]
     try:
-        STAGES[case["stage"]](script)
-    finally:
-        OBSERVED.update(trained)
+        script = script_of(case, spec, package, world)
+        try:
+            stage(script)
+        finally:
+            if stage is not fit_again:  # what follows the training is trained too, but is not what the evidence is of
+                OBSERVED.update(script.evidence)
+    except Differs:
+        raise
+    except Exception as error:
+        OBSERVED["refused_alone"] = message_of(error) == refusal_alone(case, spec, package)
+        raise
+
+
+def script_of(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> Script:
+    """The script of a case; one that an earlier case has trained alike goes on."""
+    key = json.dumps([case["tree"], case["model"], case["loss"], case["options"], cut_of(case)], sort_keys=True)
+    if key not in KEPT:
+        KEPT[key] = Script(case, spec, package, world)
+    script = KEPT[key] if case["stage"] != "refit" else KEPT.pop(key)
+    script.case = case
+    OBSERVED.update(script.evidence)
+    return script
+
+
+def go_on_after(finished: list[dict[str, Any]]) -> None:
+    """Lets go of all scripts where a rank has not come through its case: the ranks must go on alike."""
+    if any(one["outcome"] != "pass" for one in finished):
+        KEPT.clear()
+
+
+def refusal_alone(case: dict[str, Any], spec: dict[str, Any], package: Any) -> str | None:
+    """The words of the error that the script ends with in this process alone; None if it does not."""
+    try:
+        STAGES[case["stage"]](Script(case, spec, package, None))
+    except Exception as error:
+        return message_of(error)
+    return None
 
 
 def validate(script: Script) -> None:
@@ -42,6 +81,8 @@ def validate(script: Script) -> None:
     for loss, other in zip(found, due):
         if not abs(loss - other) <= LOSS_TOLERANCE * abs(other):
             raise Differs(f"the validation loss is {loss:.9g} where one process has {other:.9g}")
+    if PATIENCE in script.case["options"]:
+        stop_early(script)
 
 
 def predict(script: Script) -> None:
@@ -71,16 +112,16 @@ def save(script: Script) -> None:
     """`save` on every rank, and on each at once `load`; whichever of the ranks comes first."""
     forecaster = saveable(script)
     complaint, frames = None, []
-    for first in range(script.world.size):
+    for first in range(script.size):
         folder = folder_of(script, f"saved-{first}")
-        for is_turn in (script.world.rank == first, script.world.rank != first):
+        for is_turn in (script.rank == first, script.rank != first):
             if is_turn and complaint is None:
                 try:
                     forecaster.save(folder, overwrite=False)
                     frames.append(alone_with(loaded(script, folder), script))
                 except Exception as error:  # the others are to go on
                     complaint = error
-            script.world.gather(None)
+            script.gathered(None)
     if complaint is not None:
         raise complaint
     due = alone_with(forecaster, script)
@@ -91,9 +132,9 @@ def save(script: Script) -> None:
 def load(script: Script) -> None:
     """`load` on every rank of what one of them has saved, and `predict`."""
     forecaster, folder = saveable(script), folder_of(script, "saved-by-one")
-    if script.world.rank == 0:
+    if script.rank == 0:
         forecaster.save(folder, overwrite=False)
-    script.world.gather(None)
+    script.gathered(None)
     compare_frames(loaded(script, folder).predict(), alone_with(forecaster, script))
 
 
@@ -114,8 +155,9 @@ def alone_with(forecaster: Any, script: Script) -> Any:
 
 
 def folder_of(script: Script, name: str) -> str:
-    """A folder of this case, the same on every rank of a node."""
-    return os.path.join(script.spec["out"], f"{name}-{script.spec['cases'].index(script.case)}")
+    """A folder of this case, the same on every rank of a node; in a script of this process alone, its own."""
+    owner = f"-of-{os.getpid()}" if script.world is None else ""
+    return os.path.join(script.spec["out"], f"{name}-{script.spec['cases'].index(script.case)}{owner}")
 
 
 def loaded(script: Script, folder: str) -> Any:

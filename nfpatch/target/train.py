@@ -52,6 +52,7 @@ from typing import Any, Callable, NoReturn
 from .observing import OBSERVED, no_evidence
 from .outcomes import outcome_of
 from .process import end_with_parent, print_stack_when_asked, redirect_output
+from .script_stages import go_on_after, run
 from .source import import_neuralforecast
 from .stages import compare, fit, journey_of, predict
 from .talk import Events
@@ -114,8 +115,6 @@ def action_of(
     """What there is to do for a case."""
     if case["stage"] == "fit":
         return partial(train, case, spec, backend, package)
-    from .script_stages import run
-
     return partial(run, case, spec, package, world)
 
 
@@ -181,7 +180,8 @@ def main(spec_path: str) -> NoReturn:
     elsewhere = events_of_other_nodes(ranks, spec)
     for tree, cases in groupby(spec["cases"], key=lambda case: case["tree"]):
         for finished in run_source(tree, list(cases), spec, world, backend, base_path, events):
-            finished_by = [] if spec["dealt"] else world.gather(finished)
+            finished_by = [finished] if spec["dealt"] else world.gather(finished)
+            go_on_after(finished_by)
             for number, events_elsewhere in elsewhere.items():
                 events_elsewhere.write("finished", **finished_by[number])
     for events_elsewhere in elsewhere.values():
