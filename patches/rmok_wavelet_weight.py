@@ -34,7 +34,7 @@ patch = Patch(
     dead_parameters=("experts.2.weight1",),
     cases=(
         Case("RMoK", "MAE"),
-        Case("RMoK", "MQLoss", "MQLoss", thorough=True, releases=">=2.0"),
+        Case("RMoK", "MQLoss", "MQLoss", thorough=True, releases=">=3.0"),
         *(
             Case("RMoK", f"{wavelet} wavelet", options={"wavelet_function": wavelet}, thorough=True)
             for wavelet in ("morlet", "dog", "meyer", "shannon")

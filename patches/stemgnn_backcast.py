@@ -41,7 +41,7 @@ patch = Patch(
     dead_parameters=("stock_block.1.backcast_short_cut.*",),
     cases=(
         Case("StemGNN", "MAE", options={"multi_layer": 1}),
-        Case("StemGNN", "MQLoss", "MQLoss", options={"multi_layer": 1}, thorough=True, releases=">=2.0"),
+        Case("StemGNN", "MQLoss", "MQLoss", options={"multi_layer": 1}, thorough=True, releases=">=3.0"),
         Case("StemGNN", "two layers", options={"multi_layer": 2}, thorough=True),
     ),
 )

@@ -49,7 +49,7 @@ patch = Patch(
             *("TimeMixer", "independent channels", "MAE", (), {**TINY, "channel_independence": 1}, (LAYER_NORM,)),
             releases=">=1.7.5",
         ),
-        Case("TimeMixer", "MQLoss", "MQLoss", options=TINY, thorough=True, releases=">=2.0"),
+        Case("TimeMixer", "MQLoss", "MQLoss", options=TINY, thorough=True, releases=">=3.0"),
         Case("TimeMixer", "DFT", options={**TINY, "decomp_method": "dft_decomp"}, thorough=True),
         Case("TimeMixer", "three scales", options={**TINY, "down_sampling_layers": 2}, thorough=True),
     ),

@@ -50,7 +50,7 @@ patch = Patch(
         Case(
             *("TimeMixer", "no norm, MQLoss", "MQLoss", (), TINY, (*NORMS, *CHANNEL_MIXING)),
             thorough=True,
-            releases=">=2.0",
+            releases=">=3.0",
         ),
     ),
 )

@@ -118,6 +118,8 @@ LOSSES = one_loss(
 
 NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 GRU = {"encoder_hidden_size": 8, "decoder_hidden_size": 8}
+STOPPING = {**NHITS, "early_stop_patience_steps": 2}
+BY_TRAIN_LOSS = {**STOPPING, "val_monitor": "train_loss"}
 
 patch = Patch(
     id="validation-of-all-series",
@@ -154,5 +156,15 @@ patch = Patch(
     cases=(
         Case("NHITS", "validation", options=NHITS, stage="validate"),
         Case("GRU", "validation", options=GRU, stage="validate", thorough=True, releases=">=1.1"),
+        Case("NHITS", "early stopping", options=STOPPING, stage="validate", thorough=True, releases=">=1.4"),
+        Case("NHITS", "early stopping by train_loss", options=BY_TRAIN_LOSS, stage="validate", releases=">=3.1.6"),
+        Case(
+            "NHITS",
+            "early stopping by valid_loss",
+            options={**STOPPING, "val_monitor": "valid_loss"},
+            stage="validate",
+            thorough=True,
+            releases=">=3.1.6",
+        ),
     ),
 )

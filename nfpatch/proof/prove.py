@@ -29,6 +29,15 @@ CONTROLS = (
     Case(model="NHITS", config="MQLoss", loss="MQLoss", options=TINY, releases=">=1.2"),
     Case(model="NHITS", config="MAE", loss="MAE", options=TINY, releases="<1.2"),
 )
+# An ordinary script of each kind of model, stage by stage, on the healed source. What one process refuses as well, such
+# as `predict_insample` of a multivariate model, counts for nothing.
+TRAVELLERS = (
+    CONTROLS[1]._replace(releases=""),
+    Case("GRU", "MAE", options={"encoder_hidden_size": 8, "decoder_hidden_size": 8}, releases=">=1.1"),
+    Case("TFT", "MAE", options={"hidden_size": 4, "n_head": 1}),
+    Case("MLPMultivariate", "MAE", options={"hidden_size": 8}, releases=">=1.7.1"),
+)
+JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,9 @@ def agenda_for(
     """The fits that prove these patches; without patches, all that the release needs or has.
 
     With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
-    of the installed one. With `thorough` all cases of the patches are trained. Each of the `launchers` trains them in
-    turn. Raises Refused when the patched source cannot be computed, or when a killed run left the install half done.
+    of the installed one. With `thorough` all cases of the patches are trained, and without patches the journeys are
+    taken as well. Each of the `launchers` trains them in turn. Raises Refused when the patched source cannot be
+    computed, or when a killed run left the install half done.
     """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
@@ -82,13 +92,14 @@ def agenda_for(
             if (thorough or not case.thorough) and case.is_possible_in(version)
             for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted), launcher)
         ]
-        fits += [_started_by(launcher, fit) for fit in own + _controls(own, control)]
-    there = {patch.id for patch in found.catalog.patches if found.catalog.files_of(patch, version)}
+        journeys = _journeys(healed, version) if thorough and not patches else []
+        fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
+    carried = {patch.id for patch in found.catalog.patches if _is_carried(found, patch, wanted)}
     is_predicted_together = _is_prediction_healed(found, wanted)
     fits = [
         replace(
             fit,
-            beside=tuple(one for one in fit.beside if one in there),
+            beside=tuple(one for one in fit.beside if one in carried),
             forecast="together" if is_predicted_together and _asks_all_ranks(fit) else fit.forecast,
         )
         for fit in fits
@@ -115,10 +126,15 @@ def _asks_all_ranks(fit: ProofCase) -> bool:
     return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
 
 
+def _is_carried(found: Survey, patch: Patch, wanted: Mapping[str, frozenset[str]]) -> bool:
+    """Whether the healed source has this patch."""
+    return found.status_of(patch).state == "applied" or any(patch.id in ids for ids in wanted.values())
+
+
 def _is_prediction_healed(found: Survey, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Whether the healed source has, or does not need, each patch that lets several processes predict."""
     return all(
-        found.status_of(patch).state in ("applied", "not-needed") or any(patch.id in ids for ids in wanted.values())
+        _is_carried(found, patch, wanted) or found.status_of(patch).state == "not-needed"
         for patch in found.catalog.patches
         if any(case.stage == "predict" for case in patch.cases)
     )
@@ -219,6 +235,17 @@ def _controls(fits: Sequence[ProofCase], control: Case) -> list[ProofCase]:
     like = [None, *names[:1] * (len(names) - 1)]
     return [
         ProofCase(name, None, control, source, "pass", like=other) for name, source, other in zip(names, sources, like)
+    ]
+
+
+def _journeys(healed: Source, version: str) -> list[ProofCase]:
+    """The stages of an ordinary script of each kind of model that the release has."""
+    return [
+        ProofCase(f"journey/{model.model}/{healed}/{stage}", None, case, healed, "pass", forecast=None)
+        for model in TRAVELLERS
+        if model.is_possible_in(version)
+        for stage in JOURNEY
+        for case in [model._replace(config="journey", stage=stage)]
     ]
 
 

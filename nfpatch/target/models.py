@@ -12,6 +12,7 @@ from .language_model import language_model_arguments
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
+PATIENCE = "early_stop_patience_steps"
 
 
 def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
@@ -63,7 +64,7 @@ def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
         arguments = {option: [column, embedded] for option, column, embedded in chosen}
         names = [embedded for _, _, embedded in chosen]
         arguments.update(cat_exog_list=names, categorical_cardinalities={name: CARDINALITIES[name] for name in names})
-    return dict(arguments, max_steps=max_steps, **case["options"])
+    return {**arguments, "max_steps": max_steps, **case["options"]}
 
 
 def loss_of(case: dict[str, Any]) -> Any:

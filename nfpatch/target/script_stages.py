@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from typing import Any, Callable
 
 from .comparing import compare_frames, seed_everything
+from .models import PATIENCE
 from .observing import OBSERVED
 from .outcomes import Differs, message_of
+from .saving import load, save
 from .script import Script, cut_of, one_process
-from .stopping import PATIENCE, stop_early
+from .stopping import stop_early
 from .world import World
 
 # A validation loss is a sum over series, and the ranks may add in another order.
@@ -66,6 +67,15 @@ def refusal_alone(case: dict[str, Any], spec: dict[str, Any], package: Any) -> s
 
 
 def validate(script: Script) -> None:
+    """The validation losses, and where it is asked for, the step at which they stop the training."""
+    options = script.case["options"]
+    if options.get("val_monitor") != "train_loss":  # which is that of the windows that were drawn
+        compare_losses(script)
+    if PATIENCE in options:
+        stop_early(script)
+
+
+def compare_losses(script: Script) -> None:
     """The validation losses of unchanged weights."""
 
     def losses(trainer: Callable[[], dict[str, Any]]) -> list[float]:
@@ -81,8 +91,6 @@ def validate(script: Script) -> None:
     for loss, other in zip(found, due):
         if not abs(loss - other) <= LOSS_TOLERANCE * abs(other):
             raise Differs(f"the validation loss is {loss:.9g} where one process has {other:.9g}")
-    if PATIENCE in script.case["options"]:
-        stop_early(script)
 
 
 def predict(script: Script) -> None:
@@ -106,75 +114,6 @@ def cross_validation(script: Script) -> None:
             seed_everything()
             frames.append(forecaster.cross_validation(df=script.data.past, n_windows=2, step_size=12, **options))
         compare_frames(*frames)
-
-
-def save(script: Script) -> None:
-    """`save` on every rank, and on each at once `load`; whichever of the ranks comes first."""
-    forecaster = saveable(script)
-    complaint, frames = None, []
-    for first in range(script.size):
-        folder = folder_of(script, f"saved-{first}")
-        for is_turn in (script.rank == first, script.rank != first):
-            if is_turn and complaint is None:
-                try:
-                    forecaster.save(folder, overwrite=False)
-                    frames.append(alone_with(loaded(script, folder), script))
-                except Exception as error:  # the others are to go on
-                    complaint = error
-            script.gathered(None)
-    if complaint is not None:
-        raise complaint
-    due = alone_with(forecaster, script)
-    for frame in frames:
-        compare_frames(frame, due)
-
-
-def load(script: Script) -> None:
-    """`load` on every rank of what one of them has saved, and `predict`."""
-    forecaster, folder = saveable(script), folder_of(script, "saved-by-one")
-    if script.rank == 0:
-        forecaster.save(folder, overwrite=False)
-    script.gathered(None)
-    compare_frames(loaded(script, folder).predict(), alone_with(forecaster, script))
-
-
-def saveable(script: Script) -> Any:
-    """A trained forecaster without a callback of ours, which could not be saved.
-
-    Up to 1.4.0 a model is saved by its last trainer, which is gone after a prediction, with one process as well.
-    """
-    forecaster = script.still(lambda: dict(script.together(), callbacks=[]))
-    script.fit(forecaster, is_watched=False)
-    return forecaster
-
-
-def alone_with(forecaster: Any, script: Script) -> Any:
-    """What one process predicts."""
-    with one_process(forecaster, script.spec):
-        return forecaster.predict()
-
-
-def folder_of(script: Script, name: str) -> str:
-    """A folder of this case, the same on every rank of a node; in a script of this process alone, its own."""
-    owner = f"-of-{os.getpid()}" if script.world is None else ""
-    return os.path.join(script.spec["out"], f"{name}-{script.spec['cases'].index(script.case)}{owner}")
-
-
-def loaded(script: Script, folder: str) -> Any:
-    """The forecaster in a folder.
-
-    torch 2.6 and newer load what releases before 3.0 have saved by a switch only, which is no fault of DDP.
-    """
-    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        return script.package.NeuralForecast.load(folder)
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def fit_again(script: Script) -> None:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from .models import PATIENCE, trained_model_of
 from .observing import OBSERVED
 from .outcomes import Differs
 from .script import Script
 
-PATIENCE = "early_stop_patience_steps"
 STEPS_TO_STOP_IN = 20
 
 
 def stop_early(script: Script) -> None:
     """Early stopping: all ranks at the step at which one process stops with these losses."""
     forecaster = script.made(script.together, max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=1.0)
+    add_early_stopping(trained_model_of(forecaster))
     OBSERVED["validated"] = []
     script.fit(forecaster)
     losses, steps = list(OBSERVED["validated"]), OBSERVED["steps"]
     for rank, told in enumerate(script.gathered({"losses": losses, "steps": steps})):
         if told["losses"] != losses:
-            raise Differs(f"the losses that decide on early stopping are {losses}, and those of rank {rank} {told}")
+            others = told["losses"]
+            raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {others}")
         if told["steps"] != steps:
             raise Differs(f"stopped after {steps} steps, and rank {rank} after {told['steps']}")
     due = stops_after(losses, script.case["options"][PATIENCE])
     if len(losses) != due or steps != due:
         raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {due}")
+
+
+def add_early_stopping(model: Any) -> None:
+    """Makes a model stop early where its release does not add to callbacks that it is given, as before 1.7.1."""
+    from pytorch_lightning.callbacks import EarlyStopping
+
+    callbacks = model.trainer_kwargs["callbacks"]
+    if not any(isinstance(callback, EarlyStopping) for callback in callbacks):
+        callbacks.append(EarlyStopping(monitor="ptl/val_loss", patience=model.early_stop_patience_steps))
 
 
 def stops_after(losses: Sequence[float], patience: int) -> int | None:
