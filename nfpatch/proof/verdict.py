@@ -225,7 +225,7 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
             told.setdefault(fit.detail, f"rank {rank}: {fit.detail}")
     words = "\n".join(told.values())
     outcomes = {fit.outcome for fit in fits}
-    if case.patch is None and all(fit.refused_alone for fit in fits):
+    if case.patch is None and _is_refused_alone(fits):
         return _result(case, fits, "error", ok=True, detail=words)
     if outcomes & {"error", "unused-parameters"}:
         outcome: Outcome = "error" if "error" in outcomes else "unused-parameters"
@@ -239,6 +239,11 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
         return _result(case, fits, "wrong", ok=case.expect == "wrong", detail=words)
     detail = "every rank got what one process gets" if case.expect == "wrong" else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
+
+
+def _is_refused_alone(fits: Sequence[Fit]) -> bool:
+    """Whether one process ends as badly. What the other ranks end with may be a consequence of that."""
+    return any(fit.refused_alone for fit in fits) and all(fit.outcome in ("error", "wrong") for fit in fits)
 
 
 def _in_another_order(fits: Sequence[Fit]) -> str:
@@ -386,7 +391,7 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         like=case.like,
         equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
         refused=outcome == "error" and any(fit.refused for fit in fits),
-        refused_alone=bool(fits) and all(fit.refused_alone for fit in fits),
+        refused_alone=_is_refused_alone(fits),
         is_finished=bool(fits),
         stage=case.case.stage,
         launcher=case.launcher,

@@ -67,6 +67,13 @@ def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
     return {**arguments, "max_steps": max_steps, **case["options"]}
 
 
+def with_options(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The case with these options of the model that is trained, which of HINT is the wrapped one."""
+    own = case["options"]
+    merged = {**own, "model": {**own["model"], **options}} if case["model"] == "HINT" else {**own, **options}
+    return dict(case, options=merged)
+
+
 def loss_of(case: dict[str, Any]) -> Any:
     """The loss that a case names, with arguments where it insists on them."""
     loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case["loss"])

@@ -40,7 +40,7 @@ def no_evidence() -> dict[str, Any]:
         "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
         "validated": [],  # the validation losses, or what early stopping monitors instead, one a validation
         "batches": [],  # of a multivariate model, which must see the same series on each rank: SHA-256 of every batch
-        "refused_alone": False,  # whether one process ends with the same error
+        "refused_alone": False,  # whether one process ends as badly, in the same words
         "comparison": None,  # with the case that this one is like, as `compared` returns it
     }
 

@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from .comparing import seed_everything, start_from, weights_of
 from .data import Data, levelled_data
-from .models import SMALL_SIZES, model_of, trained_model_of
+from .models import SMALL_SIZES, model_of, trained_model_of, with_options
 from .observing import OBSERVED
 from .spawned import trained
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
@@ -65,7 +65,7 @@ class Script:
     def made(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster of the case's model, untrained."""
         seed_everything()
-        case = dict(self.case, options=dict(self.case["options"], **options))
+        case = with_options(self.case, options)
         model = model_of(case, self.spec["max_steps"], trainer, n_series=N_SERIES)
         return self.package.NeuralForecast(models=[model], freq=self.data.freq)
 

@@ -1,0 +1,137 @@
+"""Takes an ordinary script of every model of every release through its stages: docs/journeys.json.
+
+Two processes (gloo, CPU, torch's launcher), as released and after `nfpatch apply`. As released the script goes on to
+`predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. What the file holds
+already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from matrix import needs_old_stack
+from releases import CACHE, RELEASES, unpack
+
+from nfpatch.audit.run import agenda_for
+from nfpatch.catalog import Case, load_catalog
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.installs.find import find_install
+from nfpatch.patching.operations import apply
+from nfpatch.proof.runner import CaseResult, ProofCase, run_proof
+
+DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
+STAGES = ("validate", "predict", "cross-validation", "load", "refit")
+TIMEOUT_SECONDS = 1800.0
+STEPS = 6  # the order of three series may be the same by chance
+AUDITED = DATA.parent / "matrix.json"
+
+# By release, model, and "released" or "healed": {"ends": "well", "otherwise" or "alone", where one process does not end
+# well either, and the model has nothing to show; "words": the first stage that does not end well, and how}.
+Journeys = dict[str, dict[str, dict[str, dict[str, str]]]]
+
+
+def first_configurations(site: Path) -> list[Case]:
+    """The first configuration of each model that an audit would try and that trains."""
+    install = find_install(None, site)
+    runs = [run for run in json.loads(AUDITED.read_text(encoding="utf-8")) if install.version in run["releases"]]
+    untrained = {
+        (run["model"], config)
+        for run in runs
+        for kind in ("refused", "error")
+        for configs in run["patched"][kind].values()
+        for config in configs
+    }
+    chosen: dict[str, Case] = {}
+    for cell in agenda_for(install).cells:
+        if (cell.model, cell.config) not in untrained:
+            chosen.setdefault(cell.model, cell)
+    return list(chosen.values())
+
+
+def journeys_in(site: Path, python: Path, configurations: list[Case], stages: tuple[str, ...]) -> dict[str, Any]:
+    """How the script of each model ends with the source in this folder, by model."""
+    cases = [
+        ProofCase(f"{case.model}/{stage}", None, case._replace(stage=stage), "installed", "pass", forecast=None)
+        for case in configurations
+        for stage in stages
+    ]
+    install = find_install(python, site)
+    try:
+        report = run_proof(
+            python=install.python,
+            cases=cases,
+            trees={"installed": install.tree},
+            extra_path=install.extra_path,
+            timeout=TIMEOUT_SECONDS,
+            max_steps=STEPS,
+            persistent=True,
+        )
+    except EnvironmentProblem as error:
+        return {case.model: {"ends": "alone", "words": str(error)} for case in configurations}
+    results: dict[str, list[CaseResult]] = {}
+    for result in report.cases:
+        results.setdefault(result.model, []).append(result)
+    return {model: ending_of(own, site) for model, own in results.items()}
+
+
+def ending_of(results: list[CaseResult], site: Path) -> dict[str, str]:
+    """How the stages of one model end, taken together."""
+    otherwise = [result for result in results if not result.ok]
+    if otherwise:
+        return {"ends": "otherwise", "words": words_of(otherwise[0], site)}
+    alone = [result for result in results if result.refused_alone]
+    words = "; ".join(words_of(result, site) for result in alone)
+    return {"ends": "alone" if len(alone) == len(results) else "well", "words": words}
+
+
+def words_of(result: CaseResult, site: Path) -> str:
+    """The stage and the first line of what it ended with, without the rank and without folders of this machine."""
+    line = result.detail.partition("\n")[0]
+    return f"{result.stage}: " + re.sub(r"^rank \d+: ", "", line).replace(f"{site}/", "")[:160]
+
+
+def measure(release: str, python: Path) -> dict[str, dict[str, dict[str, str]]]:
+    """The journeys of all models of a release."""
+    with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
+        released, healed = unpack(release, Path(folder, "released")), Path(folder, "healed")
+        shutil.copytree(released, healed)
+        catalog = load_catalog()
+        apply(find_install(None, healed), catalog, catalog.patches)
+        configurations = first_configurations(released)
+        before = journeys_in(released, python, configurations, ("predict",))
+        after = journeys_in(healed, python, configurations, STAGES)
+        return {model: {"released": before[model], "healed": after[model]} for model in after}
+
+
+def main() -> int:
+    """Measure what is missing; exit code 1 if a script ends otherwise than in one process on a healed release."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("releases", nargs="*", default=RELEASES, help="only these (default: all)")
+    parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
+    parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
+    parser.add_argument("--anew", action="store_true", help="forget what docs/journeys.json holds")
+    parser.add_argument("--output", type=Path, default=DATA)
+    arguments = parser.parse_args()
+    known = arguments.output.exists() and not arguments.anew
+    journeys: Journeys = json.loads(arguments.output.read_text(encoding="utf-8")) if known else {}
+    for release in arguments.releases:
+        python = arguments.old_python if needs_old_stack(release) else arguments.python
+        if python is None or release in journeys:
+            continue
+        print(f"== {release}", file=sys.stderr, flush=True)
+        journeys[release] = measure(release, python)
+        ordered = {each: journeys[each] for each in RELEASES if each in journeys}
+        arguments.output.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+    healed = [ends["healed"] for models in journeys.values() for ends in models.values()]
+    return 1 if any(ending["ends"] == "otherwise" for ending in healed) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
