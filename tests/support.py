@@ -143,6 +143,8 @@ def unlisted_files(site: Path) -> list[str]:
     )
 
 
+# By which the processes that a test starts are found.
+MARK = "NFPATCH_TEST"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -213,3 +215,16 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
             make(folder)
             done.touch()
     return folder
+
+
+def processes_with(mark: str, *others: str) -> set[int]:
+    """The processes that a test started, as far as they also carry these settings."""
+    wanted = {setting.encode() for setting in (f"{MARK}={mark}", *others)}
+    found = set()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted <= set(environ.read_bytes().split(b"\0")):
+                found.add(int(environ.parent.name))
+        except OSError:  # ended in the meantime, or another user's
+            continue
+    return found

@@ -12,6 +12,7 @@ from nfpatch.proof.verdict import Fit
 
 # One frame of faulthandler's dump, which starts at the innermost.
 _FRAME = re.compile(r'File "(.+)", line (\d+) in (\S+)')
+_NUMBER = re.compile(r"\d+")
 _DUMP_HEADING = "(most recent call first):"
 
 
@@ -75,6 +76,15 @@ class Rank:
         _, heading, dump = _text_of(self.folder / f"rank-{self.number}.log").rpartition(_DUMP_HEADING)
         frames = [f"{file}:{line} in {name}" for file, line, name in _FRAME.findall(dump)]
         return ", ".join(frames[:3]) if heading and frames else None
+
+
+def ranks_of_fit(reports: Path) -> list[Rank]:
+    """The processes that are there for a running fit only, below the folder of reports of its launch.
+
+    Each has left an empty file that is named like its log, with its process id behind.
+    """
+    marks = sorted(reports.glob("*/rank-*.log.*"))
+    return [Rank(int(_NUMBER.findall(mark.name)[0]), mark.parent, pid=int(mark.suffix[1:])) for mark in marks]
 
 
 def tail_of(log: Path, lines: int) -> str:

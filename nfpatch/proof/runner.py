@@ -21,7 +21,7 @@ from typing import Literal, get_args
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
 from nfpatch.proof.probe import Stack, probe, runnable
-from nfpatch.proof.ranks import Rank, tail_of
+from nfpatch.proof.ranks import Rank, ranks_of_fit, tail_of
 from nfpatch.proof.verdict import (
     CaseResult,
     Expectation,
@@ -49,6 +49,8 @@ __all__ = [
 # Two would do for DDP to refuse unused parameters; the third shows that training goes on.
 MAX_STEPS = 3
 
+# Seconds for which a rank that has finished a case waits for the others.
+PATIENCE = 30.0
 # Seconds between two looks at the ranks' files.
 _POLL_INTERVAL = 0.05
 # Seconds that a process gets to say where it hangs.
@@ -271,6 +273,7 @@ class _Proof:
             "reporting": len(self.ranks),
             "max_steps": self.max_steps,
             "dealt": self.dealt,
+            "patience": PATIENCE,
             "timeout": timeout,
             "out": str(self.reports),
         }
@@ -376,7 +379,7 @@ class _Proof:
         fatal = set() if is_final else self._running_on(ending.rank) or self._running_on(None)
         if not is_final and not fatal and self.results:
             return
-        places = self._places() if ending.outcome == "timeout" else ""
+        places = self._places() if ending.outcome == "timeout" else self._places_told()
         not_reached = "not reached" if self.started - set(self.results) else f"not reached: {ending.detail}{places}"
         for case in self.cases:
             if case.id in self.results or (fatal and case.id not in fatal):
@@ -399,13 +402,20 @@ class _Proof:
 
     def _places(self) -> str:
         """Where the processes that have not finished are, as far as they still answer."""
-        asked = {rank.number: rank.pid for rank in self.ranks if rank.pid is not None and not rank.done}
-        for pid in asked.values():
+        asked = {f"rank {rank.number}": rank for rank in self.ranks if rank.pid is not None and not rank.done}
+        if len(self.ranks) < self.world_size:
+            in_fit = {f"rank {rank.number} of the fit": rank for rank in ranks_of_fit(self.reports)}
+            asked = {**dict(zip(["the script"], asked.values())), **in_fit}
+        for pid in (rank.pid for rank in asked.values() if rank.pid is not None):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGUSR1)
         time.sleep(_ANSWER_TIME)
-        places = ((number, self.ranks[number].place()) for number in asked)
-        return "".join(f"\nrank {number} was at {place or 'a place it does not tell'}" for number, place in places)
+        return "".join(f"\n{who} was at {rank.place() or 'a place it does not tell'}" for who, rank in asked.items())
+
+    def _places_told(self) -> str:
+        """Where processes that have not finished have told, asked by another rank, that they were."""
+        places = {rank.number: rank.place() for rank in self.ranks if not rank.done}
+        return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
 
 
 def full_disk() -> EnvironmentProblem:

@@ -90,6 +90,7 @@ class Fit:
     refused: bool = False
     comparison: Comparison | None = None
     batches: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
     refused_alone: bool = False
 
     @classmethod
@@ -114,6 +115,7 @@ class Fit:
             finite_forecasts=event["finite_forecasts"],
             refused=event["refused"],
             batches=tuple(event["batches"]),
+            answers=tuple(event["answers"]),
             refused_alone=event["refused_alone"],
             comparison=None
             if comparison is None
@@ -234,7 +236,7 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
     why_not = _why_not_as_asked(fits, world_size, backend) or _why_not_trained(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
-    words = words or _in_another_order(fits)
+    words = words or _why_not_the_same(fits)
     if words:
         return _result(case, fits, "wrong", ok=case.expect == "wrong", detail=words)
     detail = "every rank got what one process gets" if case.expect == "wrong" else ""
@@ -246,12 +248,17 @@ def _is_refused_alone(fits: Sequence[Fit]) -> bool:
     return any(fit.refused_alone for fit in fits) and all(fit.outcome in ("error", "wrong") for fit in fits)
 
 
-def _in_another_order(fits: Sequence[Fit]) -> str:
-    """How the ranks differ in the order of the series of a multivariate model; empty where they do not."""
+def _why_not_the_same(fits: Sequence[Fit]) -> str:
+    """How the ranks differ in what each has alike with itself alone; empty where they do not.
+
+    That is the order of the series of a multivariate model, and the forecasts.
+    """
     for rank, fit in enumerate(fits):
         steps = sum(one != other for one, other in zip(fit.batches, fits[0].batches))
         if steps:
             return f"rank {rank}: has the series in another order than rank 0, at {steps} of {len(fit.batches)} steps"
+        if fit.answers != fits[0].answers:
+            return f"rank {rank}: has other forecasts than rank 0"
     return ""
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
+from .observing import OBSERVED
 from .outcomes import Differs
 
 # Set before every case, so that two of them draw the same numbers.
@@ -66,9 +68,16 @@ def largest_difference(one: Any, other: Any) -> float:
 
 
 def compare_frames(found: Any, due: Any) -> None:
-    """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number."""
+    """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
+
+    What was `found` is noted, as it must be the same on all ranks.
+    """
     import numpy
 
+    OBSERVED["answers"] = [
+        *OBSERVED["answers"],
+        hashlib.sha256(found.to_csv(float_format="%.17g").encode()).hexdigest(),
+    ]
     found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
     if found.shape != due.shape or list(found.columns) != list(due.columns):
         raise Differs(f"{found.shape[0]} rows and {list(found.columns)} where one process gives {due.shape[0]} rows")

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from .process import print_stack_when_asked
+
 # Printed by the torch reducer when TORCH_DISTRIBUTED_DEBUG is INFO or DETAIL.
 UNUSED_PARAMETERS_NAMES = re.compile(r"Parameters which did not receive grad for rank \d+: ([^\n]+)")
 # What Lightning 1 and 2 put in front of a parameter's name when they wrap the model for DDP.
@@ -40,6 +42,7 @@ def no_evidence() -> dict[str, Any]:
         "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
         "validated": [],  # the validation losses, or what early stopping monitors instead, one a validation
         "batches": [],  # of a multivariate model, which must see the same series on each rank: SHA-256 of every batch
+        "answers": [],  # SHA-256 of every frame of forecasts that was asked of all ranks
         "refused_alone": False,  # whether one process ends as badly, in the same words
         "comparison": None,  # with the case that this one is like, as `compared` returns it
     }
@@ -55,6 +58,8 @@ def recorder() -> Any:
             return recorder, ()  # its class cannot be pickled, and it keeps nothing itself
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
+            if LEFT_IN in os.environ:
+                tell_place(os.environ[LEFT_IN], trainer.global_rank)
             if LEFT_IN in os.environ or not OBSERVED:
                 OBSERVED.clear()
                 OBSERVED.update(no_evidence())
@@ -121,6 +126,14 @@ def digest_of_tensors(tensors: Iterable[Any]) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def tell_place(folder: str, rank: int) -> None:
+    """Lets nfpatch find this process, which ends with the fit, and ask where it hangs."""
+    log = os.path.join(folder, f"rank-{rank}.log")
+    print_stack_when_asked(log)
+    with open(f"{log}.{os.getpid()}", "w", encoding="utf-8"):
+        pass
 
 
 def leave_behind(trainer: Any, module: Any) -> None:

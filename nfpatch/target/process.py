@@ -20,11 +20,12 @@ def redirect_output(path: str) -> None:
 
 
 def end_with_parent() -> None:
-    """Makes this process end when the one that started it dies, however it dies."""
+    """Makes this process end when the one that started it dies, however it dies, and tell where it is when asked."""
     parent = os.getppid()
 
     def watch() -> NoReturn:
         while os.getppid() == parent:
+            print_stack_when_asked()
             time.sleep(1)
         os._exit(1)
 
@@ -35,13 +36,16 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def print_stack_when_asked() -> None:
+def print_stack_when_asked(log: str | None = None) -> None:
     """Makes a crash, and SIGUSR1, by which nfpatch asks a process that hangs, print where the process is.
 
-    To be renewed for every case: after a fit, Lightning resets all signal handlers that Python does not know of.
+    It goes to the file `log`, or to standard error. To be renewed now and then: whatever Lightning runs, it resets all
+    signal handlers afterwards that Python does not know of.
     """
+    # the file stays open until the process ends
+    told = 2 if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     faulthandler.disable()
-    faulthandler.enable()
+    faulthandler.enable(told)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.unregister(signal.SIGUSR1)
-        faulthandler.register(signal.SIGUSR1, all_threads=False)
+        faulthandler.register(signal.SIGUSR1, told, all_threads=False)

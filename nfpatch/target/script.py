@@ -38,7 +38,7 @@ class Script:
         self.forecaster = self.made(self.together)
         self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
-        self.evidence = dict(OBSERVED)
+        self.evidence = {name: OBSERVED[name] for name in OBSERVED if name != "answers"}
 
     def together(self) -> dict[str, Any]:
         """What a user tells Lightning's trainer, for all ranks."""

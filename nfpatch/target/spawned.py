@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ def trained(forecaster: Any, spec: dict[str, Any], is_watched: bool) -> Iterator
     finally:
         del os.environ[LEFT_IN]
         told = reports_in(folder)
+        shutil.rmtree(folder)
         if told:
             take_over(told)
     digests = [report["digest"] for report in told]
@@ -43,7 +45,8 @@ def trained(forecaster: Any, spec: dict[str, Any], is_watched: bool) -> Iterator
 def reports_in(folder: str) -> list[dict[str, Any]]:
     """What the processes of a fit have left behind, by rank."""
     reports = []
-    for name in sorted(os.listdir(folder), key=lambda name: (len(name), name)):
+    names = [name for name in os.listdir(folder) if name.endswith(".json")]
+    for name in sorted(names, key=lambda name: (len(name), name)):
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             reports.append(json.load(file))
     return reports

@@ -19,6 +19,7 @@ It reports facts and judges nothing. SPEC is a JSON file:
     world_size    how many there must be on all nodes together
     reporting     how many of them run this program, and write reports; one where they are there for a fit only
     max_steps     training steps of each fit; at least two, as DDP complains at the second
+    patience      seconds for which a rank that has finished a case waits for the others before it gives the launch up
     timeout       seconds after which the process ends itself, should nobody else have ended it
     dealt         whether each case is trained by one of the ranks only, the first that takes it
     out           folder for rank-N.jsonl (events, below) and rank-N.log (standard output and error)
@@ -51,7 +52,7 @@ from typing import Any, Callable, NoReturn
 
 from .observing import OBSERVED, no_evidence
 from .outcomes import outcome_of
-from .process import end_with_parent, print_stack_when_asked, redirect_output
+from .process import end_with_parent, redirect_output
 from .script_stages import go_on_after, run
 from .source import import_neuralforecast
 from .stages import compare, fit, journey_of, predict
@@ -65,7 +66,6 @@ SELF_DESTRUCTION_DELAY = 30
 
 def run_case(case: dict[str, Any], action: Callable[[], None], events: Events) -> dict[str, Any]:
     """Runs the action of one case between its two events, and returns what the second says."""
-    print_stack_when_asked()
     events.write("started", case=case["id"])
     OBSERVED.clear()
     OBSERVED.update(no_evidence())
@@ -155,7 +155,6 @@ def main(spec_path: str) -> NoReturn:
     end_with_parent()
     rank_path = os.path.join(spec["out"], f"rank-{rank_of(spec)}")
     redirect_output(rank_path + ".log")
-    print_stack_when_asked()
     faulthandler.dump_traceback_later(spec["timeout"] + SELF_DESTRUCTION_DELAY, exit=True)
     events = Events(rank_path + ".jsonl")
     events.write("hello", pid=os.getpid(), python=platform.python_version())

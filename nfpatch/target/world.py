@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import signal
+import time
 from typing import Any
 
 # Set by the first process of Lightning's own launcher until there are others: the id of the case in which it starts
 # them. They run the cases before it without the first one, which has run them alone.
 STARTED_IN = "NFPATCH_STARTED_IN"
-# How long, in seconds, a rank waits for the others where all meet before it gives the launch up.
-MEETING_TIMEOUT = 30
+# Seconds that a process gets to say where it hangs.
+ANSWER_TIME = 0.5
 
 
 class World:
@@ -34,6 +36,9 @@ class World:
             store = distributed.FileStore(os.path.join(spec["out"], "store"), self.size)
         self._store = distributed.PrefixStore("nfpatch", store)
         self._meetings = 0
+        self._patience = spec["patience"]
+        self._node = os.environ.get("GROUP_RANK", "0")
+        self._store.set(f"process/{self.rank}", json.dumps([self._node, os.getpid()]))
 
     def enter(self, case: str) -> None:
         """To be called before each case, with its id."""
@@ -48,16 +53,17 @@ class World:
         """Whether there are others to be met. Lightning's own launcher starts them at the first fit."""
         return self._is_together or (self.rank == 0 and "LOCAL_RANK" in os.environ)
 
-    def gather(self, value: Any, patience: float = MEETING_TIMEOUT) -> list[Any]:
+    def gather(self, value: Any, patience: float | None = None) -> list[Any]:
         """What each rank has brought along, by rank, as soon as all have come; the own value for all if none is there.
 
-        Raises RuntimeError that names a rank which does not come within `patience` seconds.
+        Raises RuntimeError that names a rank which does not come within `patience` seconds, after it was made to say
+        where it is.
         """
         if not self.is_together():
             return [value] * self.size
         self._meetings += 1
         self._store.set(self._key(self.rank), json.dumps(value))
-        return [json.loads(self._brought_by(rank, patience)) for rank in range(self.size)]
+        return [json.loads(self._brought_by(rank, patience or self._patience)) for rank in range(self.size)]
 
     def leave(self) -> None:
         """To be called last of all. Some releases of torch keep the store in rank 0, which therefore waits for all."""
@@ -66,7 +72,7 @@ class World:
         self._meetings += 1
         self._store.set(self._key(self.rank), "")
         for rank in range(self.size if self.rank == 0 else 0):
-            self._brought_by(rank, MEETING_TIMEOUT)
+            self._brought_by(rank, self._patience)
 
     def _key(self, rank: int) -> str:
         return f"{self._meetings}/{rank}"
@@ -76,8 +82,20 @@ class World:
             self._store.wait([self._key(rank)], datetime.timedelta(seconds=patience))
             brought: bytes = self._store.get(self._key(rank))
         except RuntimeError as error:
+            self._ask_for_place(rank)
             raise RuntimeError(f"rank {rank} has ended, or was not heard of for {patience:g} s") from error
         return brought
+
+    def _ask_for_place(self, rank: int) -> None:
+        """Makes a process of this node print where it is."""
+        try:
+            self._store.wait([f"process/{rank}"], datetime.timedelta(seconds=ANSWER_TIME))
+            node, pid = json.loads(self._store.get(f"process/{rank}"))
+            if node == self._node:
+                os.kill(pid, signal.SIGUSR1)
+                time.sleep(ANSWER_TIME)
+        except (RuntimeError, OSError):
+            pass  # it has never come, or has ended
 
 
 def rank_of(spec: dict[str, Any]) -> int:

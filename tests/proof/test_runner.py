@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from support import ROOT, environment
+from support import MARK, ROOT, environment, processes_with
 
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem
@@ -39,8 +39,6 @@ NBEATSX = Case("NBEATSx", "MQLoss", loss="MQLoss", options=SMALL)
 STATIC = TFT._replace(config="static", exogenous=("static",))
 STATIC_CONTEXT = ("static_encoder.vsn.joint_grn.lin_c.*",)
 NHITS = Case("NHITS", "MQLoss, all exogenous", "MQLoss", ("static", "historic", "future"), SMALL)
-
-MARK = "NFPATCH_TEST"
 
 
 @pytest.fixture(scope="module")
@@ -91,19 +89,6 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     mark = str(uuid.uuid4())
     monkeypatch.setenv(MARK, mark)
     return mark
-
-
-def processes_with(mark: str, *others: str) -> set[int]:
-    """The processes that a test started, as far as they also carry these settings."""
-    wanted = {setting.encode() for setting in (f"{MARK}={mark}", *others)}
-    found = set()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if wanted <= set(environ.read_bytes().split(b"\0")):
-                found.add(int(environ.parent.name))
-        except OSError:  # ended in the meantime, or another user's
-            continue
-    return found
 
 
 CASES = (

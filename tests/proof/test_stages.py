@@ -1,0 +1,186 @@
+"""The stages of a script: what goes wrong in them on several processes is caught, whichever rank it hits."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from releases import unpack
+from support import MARK, answer, processes_with
+
+from nfpatch.catalog import Case
+from nfpatch.proof import runner
+from nfpatch.proof.runner import CaseResult, ProofCase, run_proof
+
+pytestmark = [
+    pytest.mark.ddp,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc"),
+]
+
+NHITS = {"mlp_units": [[8, 8]] * 3}
+
+# Planted at the end of healed modules of neuralforecast.
+CORE = """
+import glob
+import os
+import threading
+
+
+def without_last_series(frame):
+    return frame.iloc[: -len(frame) // 3]
+
+
+def with_nan(frame):
+    frame.iloc[0, -1] = float("nan")
+    return frame
+
+
+def planted_predict(forecaster, *args, released=NeuralForecast.predict, **kwargs):
+    frame = released(forecaster, *args, **kwargs)
+    model = type(forecaster.models[0]).__name__
+    rank = int(os.environ.get("RANK", "0"))
+    together = forecaster.models[0].trainer_kwargs["devices"] == 2
+    if model == "MLP":
+        frame["MLP"] += rank
+    if model == "NBEATS" and together and rank == 1:
+        frame = without_last_series(frame)
+    if model == "NLinear" and together:
+        frame = frame.iloc[::-1]
+    if model == "DLinear" and together and rank == 0:
+        frame = with_nan(frame)
+    if model == "NHITS" and together and rank == 1:
+        threading.Event().wait()
+    return frame
+
+
+def planted_save(forecaster, path, *args, released=NeuralForecast.save, **kwargs):
+    released(forecaster, path, *args, **kwargs)
+    if type(forecaster.models[0]).__name__ == "TiDE" and forecaster.models[0].trainer_kwargs["devices"] == 2:
+        os.remove(glob.glob(os.path.join(path, "*.ckpt"))[0])
+
+
+NeuralForecast.predict = planted_predict
+NeuralForecast.save = planted_save
+"""
+MODELS = {
+    "deepnpts": """
+def log(self, name, value, *args, **kwargs):
+    off = 1.001 if name == "ptl/val_loss" and self.trainer.world_size > 1 else 1
+    return super(DeepNPTS, self).log(name, value * off, *args, **kwargs)
+
+
+DeepNPTS.log = log
+""",
+    "mlpmultivariate": """
+def on_before_batch_transfer(self, batch, index):
+    return {**batch, "temporal": batch["temporal"].flip(0)} if self.global_rank == 1 else batch
+
+
+MLPMultivariate.on_before_batch_transfer = on_before_batch_transfer
+""",
+    "mlp": """
+def training_step(self, *args):
+    import os
+    import threading
+    if os.environ.get("HANGS") and self.global_rank == 1:
+        threading.Event().wait()
+    return super(MLP, self).training_step(*args)
+
+
+MLP.training_step = training_step
+""",
+}
+
+CAUGHT = {
+    ("MLP", "predict"): "rank 1: has other forecasts than rank 0",
+    ("NBEATS", "predict"): "rank 1: 24 rows and ['unique_id', 'ds', 'NBEATS'] where one process gives 36 rows",
+    ("NLinear", "predict"): "rows have another unique_id than in one process",
+    ("DLinear", "predict"): "rank 0: 1 of 36 forecasts are not those of one process, 1 of them NaN",
+    ("DeepNPTS", "validate"): "the validation loss is",
+    ("MLPMultivariate", "refit"): "rank 1: has the series in another order than rank 0, at 6 of 6 steps",
+    ("TiDE", "save"): "IndexError",
+}
+OPTIONS = {
+    "NHITS": NHITS,
+    "NBEATS": {"mlp_units": [[8, 8]] * 3},
+    "MLP": {"hidden_size": 8},
+    "DeepNPTS": {"hidden_size": 8, "n_layers": 1},
+    "MLPMultivariate": {"hidden_size": 8},
+    "TiDE": {"hidden_size": 8, "temporal_decoder_dim": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A healed 1.7.4 with the faults."""
+    site = unpack("1.7.4", tmp_path_factory.mktemp("planted") / "site")
+    answer("apply", "--site-packages", site)
+    for path, code in {"core": CORE, **{f"models/{name}": code for name, code in MODELS.items()}}.items():
+        file = site / "neuralforecast" / f"{path}.py"
+        file.write_text(file.read_text() + "\n\n" + code)
+    return site
+
+
+@pytest.fixture(scope="module")
+def caught(planted: Path, training_env: Path) -> dict[tuple[str, str], CaseResult]:
+    """The results by model and stage, in one launch; the last one hangs on rank 1."""
+    cases = [case_of(model, stage) for model, stage in (*CAUGHT, ("GRU", "cross-validation"), ("NHITS", "predict"))]
+    token = str(uuid.uuid4())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(MARK, token)
+        patched.setattr(runner, "PATIENCE", 5.0)
+        report = run_proof(training_env, cases, {"installed": planted}, timeout=120)
+    assert processes_with(token) == set()
+    return {(result.model, result.stage): result for result in report.cases}
+
+
+def case_of(model: str, stage: str, launcher: str = "torchrun") -> ProofCase:
+    """A journey of one model to one stage."""
+    case = Case(model, "planted", options=OPTIONS.get(model, {}), stage=stage)
+    return ProofCase(f"{model}/{stage}", None, case, "installed", "pass", forecast=None, launcher=launcher)
+
+
+@pytest.mark.parametrize(("model", "stage"), CAUGHT)
+def test_a_stage_that_ends_otherwise_than_one_process_is_caught(
+    caught: dict[tuple[str, str], CaseResult], model: str, stage: str
+) -> None:
+    result = caught[model, stage]
+    assert (result.ok, result.outcome) == (False, "error" if stage == "save" else "wrong")
+    assert CAUGHT[model, stage] in result.detail
+
+
+def test_what_one_process_refuses_as_well_is_told_and_counts_for_nothing(
+    caught: dict[tuple[str, str], CaseResult],
+) -> None:
+    result = caught["GRU", "cross-validation"]
+    assert (result.ok, result.outcome, result.refused_alone) == (True, "error", True)
+    assert "Recurrent models do not support step_size > 1" in result.detail
+
+
+def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
+    caught: dict[tuple[str, str], CaseResult],
+) -> None:
+    result = caught["NHITS", "predict"]
+    assert (result.ok, result.outcome) == (False, "error")
+    assert "rank 1 has ended, or was not heard of for 5 s" in result.detail
+    assert "threading.py:" in result.detail.partition("rank 1 was at ")[2]
+    assert "in planted_predict" in result.detail
+
+
+def test_a_fit_that_hangs_in_a_process_of_its_own_is_caught_and_every_place_told(
+    planted: Path, training_env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = str(uuid.uuid4())
+    monkeypatch.setenv(MARK, token)
+    monkeypatch.setenv("HANGS", "yes")
+    report = run_proof(training_env, [case_of("MLP", "predict", "fork")], {"installed": planted}, timeout=25)
+    (hung,) = report.cases
+    assert (hung.ok, hung.outcome) == (False, "timeout")
+    assert "the script was at " in hung.detail
+    assert "torch" in hung.detail.partition("rank 0 of the fit was at ")[2].partition("\n")[0]
+    assert "threading.py:" in hung.detail.partition("rank 1 of the fit was at ")[2]
+    assert processes_with(token) == set()
+    assert not os.path.exists("rank-1.log")
