@@ -129,6 +129,7 @@ patch = Patch(
         "list index out of range",
         "argument 'tensors' (position 1) must be tuple of Tensors, not NoneType",
         "Last element of indptr must be equal to the size of data",
+        "'NoneType' object is not iterable",
         "accelerator set through both strategy class and accelerator flag, choose one",
     ),
     model="any",

@@ -123,18 +123,29 @@ def core(helper: str, *more: Change) -> Rewrite:
     )
 
 
-# A model by itself. Lightning's checkpoint: only the first process writes it, and waits for the others.
+# A model by itself. Lightning's checkpoint: only the first process writes it, and waits for the others. After a fit in
+# processes that have ended with it (ddp_spawn, ddp_notebook) there is no trainer here that could write it.
 CHECKPOINT = "self.trainer.save_checkpoint(path)"
 CHECKPOINT_BY_EACH = """
-if self.trainer.world_size == 1 or "://" in path:
-    self.trainer.save_checkpoint(path)
+# Lightning 1 knows no _trainer
+trainer = self._trainer if hasattr(self, "_trainer") else self.trainer
+if trainer is None and self.trainer_kwargs.get("devices", 1) == 1:
+    trainer = self.trainer
+elif trainer is None:
+    # It was trained in processes that have ended
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False
+    )
+    trainer.strategy.connect(self)
+if trainer.world_size == 1 or "://" in path:
+    trainer.save_checkpoint(path)
     return
 import os
 
 # The same, but every process writes it, and none waits for the others
-checkpoint = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-apart = f"{path}.{self.trainer.global_rank}"
-self.trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, apart)
+checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+apart = f"{path}.{trainer.global_rank}"
+trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, apart)
 os.replace(apart, path)
 """
 

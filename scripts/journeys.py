@@ -24,12 +24,12 @@ from nfpatch.catalog import Case, load_catalog
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, Source, run_proof
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
-STEPS = 6  # the order of three series may be the same by chance
+STEPS = 4  # the order of three series may be the same by chance
 AUDITED = DATA.parent / "matrix.json"
 
 # By release, model, and "released" or "healed": {"ends": "well", "otherwise" or "alone", where one process does not end
@@ -55,30 +55,38 @@ def first_configurations(site: Path) -> list[Case]:
     return list(chosen.values())
 
 
-def journeys_in(site: Path, python: Path, configurations: list[Case], stages: tuple[str, ...]) -> dict[str, Any]:
-    """How the script of each model ends with the source in this folder, by model."""
-    cases = [
-        ProofCase(f"{case.model}/{stage}", None, case._replace(stage=stage), "installed", "pass", forecast=None)
-        for case in configurations
-        for stage in stages
-    ]
-    install = find_install(python, site)
+def journeys_in(released: Path, healed: Path, python: Path, configurations: list[Case]) -> dict[str, Any]:
+    """How the script of each model ends with the source in these two folders."""
+    before = [case_of(each, "predict", "original") for each in configurations]
+    after = [case_of(each, stage, "installed") for each in configurations for stage in STAGES]
+    install = find_install(python, healed)
     try:
         report = run_proof(
             python=install.python,
-            cases=cases,
-            trees={"installed": install.tree},
+            cases=[*before, *after],
+            trees={"original": released, "installed": healed},
             extra_path=install.extra_path,
             timeout=TIMEOUT_SECONDS,
             max_steps=STEPS,
             persistent=True,
         )
     except EnvironmentProblem as error:
-        return {case.model: {"ends": "alone", "words": str(error)} for case in configurations}
-    results: dict[str, list[CaseResult]] = {}
-    for result in report.cases:
-        results.setdefault(result.model, []).append(result)
-    return {model: ending_of(own, site) for model, own in results.items()}
+        nothing = {"ends": "alone", "words": str(error)}
+        return {each.model: {"released": nothing, "healed": nothing} for each in configurations}
+    journeys: dict[str, Any] = {}
+    for each in configurations:
+        own = [result for result in report.cases if result.model == each.model]
+        journeys[each.model] = {
+            "released": ending_of([result for result in own if result.source == "original"], released),
+            "healed": ending_of([result for result in own if result.source == "installed"], healed),
+        }
+    return journeys
+
+
+def case_of(configuration: Case, stage: str, source: Source) -> ProofCase:
+    """The script of a model to one stage."""
+    name = f"{configuration.model}/{source}/{stage}"
+    return ProofCase(name, None, configuration._replace(stage=stage), source, "pass", forecast=None)
 
 
 def ending_of(results: list[CaseResult], site: Path) -> dict[str, str]:
@@ -97,17 +105,14 @@ def words_of(result: CaseResult, site: Path) -> str:
     return f"{result.stage}: " + re.sub(r"^rank \d+: ", "", line).replace(f"{site}/", "")[:160]
 
 
-def measure(release: str, python: Path) -> dict[str, dict[str, dict[str, str]]]:
+def measure(release: str, python: Path) -> dict[str, Any]:
     """The journeys of all models of a release."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
         released, healed = unpack(release, Path(folder, "released")), Path(folder, "healed")
         shutil.copytree(released, healed)
         catalog = load_catalog()
         apply(find_install(None, healed), catalog, catalog.patches)
-        configurations = first_configurations(released)
-        before = journeys_in(released, python, configurations, ("predict",))
-        after = journeys_in(healed, python, configurations, STAGES)
-        return {model: {"released": before[model], "healed": after[model]} for model in after}
+        return journeys_in(released, healed, python, first_configurations(released))
 
 
 def main() -> int:

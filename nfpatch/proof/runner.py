@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from nfpatch.catalog import names
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
 from nfpatch.proof.probe import Stack, probe, runnable
@@ -142,6 +143,8 @@ def run_proof(
         raise ValueError("a proof needs cases, and each an id of its own")
     begin = time.monotonic()
     stack = probe(python, extra_path)
+    if any(case.launcher == "fork" for case in cases):
+        check_that_it_forks(stack)
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
     reporting: Rank | None = None
@@ -254,6 +257,7 @@ class _Proof:
             "cases": [
                 {
                     "id": case.id,
+                    "patch": case.patch,
                     "tree": case.tree,
                     "model": case.case.model,
                     "loss": case.case.loss,
@@ -424,6 +428,15 @@ def full_disk() -> EnvironmentProblem:
         f"The temporary folder {tempfile.gettempdir()} is full, so the proof cannot go on. Make room there, or let "
         "TMPDIR name a folder on another disk."
     )
+
+
+def check_that_it_forks(stack: Stack) -> None:
+    """Raises EnvironmentProblem where Lightning has no strategy that forks, `ddp_notebook` (pull request 13744)."""
+    if names("<1.7", stack.lightning):
+        raise EnvironmentProblem(
+            f"Lightning {stack.lightning} cannot train in forked processes: `ddp_notebook` came with 1.7. Prove by "
+            "another --launcher."
+        )
 
 
 def no_gpu(stack: Stack) -> EnvironmentProblem:

@@ -34,9 +34,10 @@ def run(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) 
             if stage is not fit_again:  # what follows the training is trained too, but is not what the evidence is of
                 OBSERVED.update(script.evidence)
     except Exception as error:
-        evidence = dict(OBSERVED)
-        is_refused_alone = message_of(error) == refusal_alone(case, spec, package)
-        OBSERVED.update(evidence, refused_alone=is_refused_alone)
+        if case["patch"] is None:  # else it is known that one process is not refused
+            evidence = dict(OBSERVED)
+            is_refused_alone = message_of(error) == refusal_alone(case, spec, package)
+            OBSERVED.update(evidence, refused_alone=is_refused_alone)
         raise
 
 

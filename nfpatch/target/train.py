@@ -6,7 +6,7 @@ the processes of the other nodes are told of too, as far as they have finished c
 It reports facts and judges nothing. SPEC is a JSON file:
 
     trees         {name: folder to put first on sys.path, or null for neuralforecast as it is found}
-    cases         [{id, tree, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one tree
+    cases         [{id, patch, tree, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one tree
                   follow each other. `stage` is "fit", or what a user's script does after it, one of
                   `script_stages.STAGES`. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast`
                   tells how the trained model makes forecasts: as a user asks ("together"), this process "alone", or
