@@ -3,7 +3,7 @@
 Lightning deals the series out to the devices, but a multivariate model wants all of them in every batch: "The size of
 tensor a (2) must match the size of tensor b (4)". SOFTS, whose layers do not know how many series there are, trains
 with half of them and says nothing. So every device gets all series, in one order, and a share of the windows, as
-upstream does since 3.2.0.
+upstream does since 3.2.0 (pull request 1557), but for the order: there each device shuffles the series for itself.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -340,13 +340,13 @@ def windows_sharded(beside: str, name: str, is_before: bool = False) -> Change:
 
 patch = Patch(
     id="multivariate-all-series",
-    summary="multivariate models are given a share of the series on several devices, and crash",
+    summary="multivariate models are given a share of the series on several devices, or each in another order",
     symptoms=(
         "The size of tensor a (2) must match the size of tensor b",
         "mat1 and mat2 shapes cannot be multiplied",
     ),
     model="any",
-    upstream="https://github.com/Nixtla/neuralforecast/pull/1557",
+    upstream="the order is not fixed yet: docs/upstream/multivariate-all-series.md",
     variants={
         ">=1.5,<1.7": {
             MULTIVARIATE: Rewrite(

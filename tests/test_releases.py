@@ -30,6 +30,7 @@ GUARDS = {"1.0.0": "num_static_vars > 0", "1.7.3": "self.stat_exog_size > 0", "1
 HISTORY = {
     "dilatedrnn-residual-weight": ("1.0.0", "3.3.0"),
     "fedformer-projections": ("1.6.0", "3.3.0"),
+    "batch-norm-of-one-rank": ("1.5.0", "3.3.0"),
     "multivariate-all-series": ("1.5.0", "3.3.0"),
     "nbeatsx-unused-out": ("1.2.0", "1.7.5"),
     "nhits-unused-out": ("1.1.0", "1.1.0"),

@@ -204,7 +204,8 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
         fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
     if is_original_known and launcher == "torchrun":
         alone = _fit(patch, case._replace(stage="fit", dead_parameters=()), "original", "single-process")
-        fits += [alone, replace(alone, id=alone.id.replace("/original/", f"/{healed}/"), source=healed, like=alone.id)]
+        parity = alone.id.replace("/original/", f"/{healed}/")
+        fits += [alone, replace(alone, id=parity, source=healed, like=alone.id, beside=())]
     return fits
 
 

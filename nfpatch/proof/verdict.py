@@ -91,6 +91,7 @@ class Fit:
     comparison: Comparison | None = None
     batches: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    buffers: str | None = None
     refused_alone: bool = False
 
     @classmethod
@@ -116,6 +117,7 @@ class Fit:
             refused=event["refused"],
             batches=tuple(event["batches"]),
             answers=tuple(event["answers"]),
+            buffers=event["buffers"],
             refused_alone=event["refused_alone"],
             comparison=None
             if comparison is None
@@ -251,12 +253,14 @@ def _is_refused_alone(fits: Sequence[Fit]) -> bool:
 def _why_not_the_same(fits: Sequence[Fit]) -> str:
     """How the ranks differ in what each has alike with itself alone; empty where they do not.
 
-    That is the order of the series of a multivariate model, and the forecasts.
+    That is the order of the series of a multivariate model, running statistics, and the forecasts.
     """
     for rank, fit in enumerate(fits):
         steps = sum(one != other for one, other in zip(fit.batches, fits[0].batches))
         if steps:
             return f"rank {rank}: has the series in another order than rank 0, at {steps} of {len(fit.batches)} steps"
+        if fit.buffers != fits[0].buffers:
+            return f"rank {rank}: has other running statistics (buffers of the model) than rank 0"
         if fit.answers != fits[0].answers:
             return f"rank {rank}: has other forecasts than rank 0"
     return ""

@@ -36,6 +36,7 @@ def no_evidence() -> dict[str, Any]:
         "unused_by_torch": None,  # the names in torch's own complaint
         "parameters": None,  # how many numbers the trainable parameters are
         "digest": None,  # SHA-256 over all parameters after the fit
+        "buffers": None,  # likewise over what is no parameter, as the running statistics of batch normalization
         "forecast_shape": None,  # [rows, columns] of what NeuralForecast.predict gave
         "due_shape": None,  # what they must be: series x horizon, outputs of the loss
         "finite_forecasts": None,  # whether every forecast is a finite number

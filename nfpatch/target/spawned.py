@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .models import trained_model_of
-from .observing import LEFT_IN, OBSERVED, digest_of
+from .observing import LEFT_IN, OBSERVED, digest_of, digest_of_tensors
 from .outcomes import Differs
 
 
@@ -24,7 +24,8 @@ def trained(forecaster: Any, spec: dict[str, Any], is_watched: bool) -> Iterator
     """
     if not is_watched or spec["reporting"] == spec["world_size"]:  # each process tells for itself
         yield
-        OBSERVED["digest"] = digest_of(trained_model_of(forecaster))
+        model = trained_model_of(forecaster)
+        OBSERVED.update(digest=digest_of(model), buffers=digest_of_tensors(model.buffers()))
         return
     folder = tempfile.mkdtemp(dir=spec["out"])
     os.environ[LEFT_IN] = folder

@@ -6,8 +6,8 @@ the processes of the other nodes are told of too, as far as they have finished c
 It reports facts and judges nothing. SPEC is a JSON file:
 
     trees         {name: folder to put first on sys.path, or null for neuralforecast as it is found}
-    cases         [{id, patch, tree, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of one tree
-                  follow each other. `stage` is "fit", or what a user's script does after it, one of
+    cases         [{id, patch, tree, model, loss, exogenous, options, strategy, forecast, like, stage}]; all cases of
+                  one tree follow each other. `stage` is "fit", or what a user's script does after it, one of
                   `script_stages.STAGES`. `strategy` is "strict-ddp", "find-unused-ddp" or "single-process"; `forecast`
                   tells how the trained model makes forecasts: as a user asks ("together"), this process "alone", or
                   null; `like` names an earlier case from whose first weights this one starts, and with which its end is
