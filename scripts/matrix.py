@@ -21,12 +21,15 @@ from nfpatch.catalog import Catalog, load_catalog
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
 FIRST_RELEASE_ON_LIGHTNING_2 = (1, 5)
+# One of each line of releases is proved by all launchers; Lightning 1.6.5 cannot fork
+BY_EVERY_LAUNCHER = ("1.4.0", "1.5.0", "1.7.4", "2.0.1", "3.0.2", "3.1.9", "3.3.0")
+TIMEOUT_SECONDS = 1200
 HEADING = """# The proof, release by release
 
 Written by `make matrix`. Each row is `nfpatch verify --preview{options}` on that release as its wheel has it: two
-processes, gloo, CPU. *Red*: the original source is refused by strict DDP, with exactly the parameters that the patch
-claims, or a stage of a script does not end as in one process. *Green*: the patched source trains, and each rank gets
-what one process gets. *Like the original*: weights and forecasts are bit for bit those of the original, trained by one
+processes, gloo, CPU. by torch's launcher, and some releases by every other as well.
+*Red*: the original source is refused by strict DDP, with exactly the parameters that the patch claims, or a stage of a
+script does not end as in one process. *Green*: the patched source trains, and each rank gets what one process gets. *Like the original*: weights and forecasts are bit for bit those of the original, trained by one
 process and with `find_unused_parameters=True`. *Control*: NHITS trains on both.
 
 """
@@ -46,12 +49,21 @@ def needs_old_stack(release: str) -> bool:
     return tuple(map(int, release.split(".")[:2])) < FIRST_RELEASE_ON_LIGHTNING_2
 
 
+def launchers_for(release: str) -> list[str]:
+    """The launchers by which this release is proved."""
+    if release not in BY_EVERY_LAUNCHER:
+        return ["torchrun"]
+    return ["torchrun", "script", "spawn", *([] if needs_old_stack(release) else ["fork"])]
+
+
 def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
     """The JSON document of `verify --preview` on this release."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
         command = [
             *(sys.executable, "-m", "nfpatch", "verify", "--preview", "--json", *options),
             *("--python", str(python), "--site-packages", str(unpack(release, Path(folder)))),
+            *("--timeout", str(TIMEOUT_SECONDS)),
+            *(f"--launcher={launcher}" for launcher in launchers_for(release)),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     document: dict[str, Any] = json.loads(done.stdout)
@@ -61,11 +73,12 @@ def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
 def row_of(release: str, document: dict[str, Any]) -> str:
     """The row of the table for one release."""
     if "error" in document:
-        return f"| {release} | not run: {document['error'].splitlines()[0]} | | | | | | |"
+        return f"| {release} | not run: {document['error'].splitlines()[0]} | | | | | | | |"
     cases = document["cases"]
     strict = [case for case in cases if case["strategy"] == "strict-ddp" and case["patch"] is not None]
     cells = [
         ", ".join(dict.fromkeys(case["patch"] for case in cases if case["patch"] is not None)),
+        ", ".join(dict.fromkeys(case["launcher"] for case in cases)),
         tally([case for case in strict if case["source"] == "original" and case["expect"] != "pass"]),
         tally([case for case in strict if case["source"] != "original" and case["expect"] == "pass"]),
         tally([case for case in cases if case["like"] is not None and case["patch"] is not None]),
@@ -108,7 +121,17 @@ def main() -> int:
 
 def write_page(page: Path, rows: list[str], options: list[str]) -> None:
     """Writes the page with the rows so far."""
-    columns = ("release", "patches", "red", "green", "like the original", "control", "torch, Lightning, Python", "")
+    columns = (
+        "release",
+        "patches",
+        "launchers",
+        "red",
+        "green",
+        "like the original",
+        "control",
+        "torch, Lightning, Python",
+        "",
+    )
     table = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *rows]
     machine = f"\nMeasured on {platform.system()} {platform.machine()}; no GPU was used.\n"
     heading = HEADING.format(options="".join(f" {option}" for option in options))
