@@ -50,9 +50,11 @@ fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 
 # OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
 OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)
-matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the proof of every release; docs/matrix.json, matrix.svg, models.md: its models
+matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the proof of every release; docs/models.md, matrix.svg: its models
 	PYTHONPATH=. $(BIN)/python scripts/matrix.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/audit_matrix.py --python .cache/audit/bin/python $(OLD)
+	PYTHONPATH=. $(BIN)/python scripts/journeys.py --python .cache/audit/bin/python $(OLD)
+	PYTHONPATH=. $(BIN)/python scripts/models_page.py
 
 upstream: training-env wheels  ## the reproduction of every text in docs/upstream, run on the newest release
 	PYTHONPATH=. $(BIN)/python scripts/upstream.py --python .cache/training/bin/python

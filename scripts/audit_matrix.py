@@ -1,4 +1,4 @@
-"""Audits every model of every release, as released and patched: docs/matrix.json, docs/matrix.svg and docs/models.md.
+"""Audits every model of every release, as released and patched: docs/matrix.json.
 
 A model whose file and cells are the same in several releases is audited in the first of them that is measured. As
 released, each cell is trained by one process. Patched, the cells that were dead and all cells of a model whose file has
@@ -16,12 +16,11 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matrix import needs_old_stack
-from matrix_picture import picture
 from releases import CACHE, RELEASES, unpack
 
 from nfpatch.audit.models import models_of
@@ -31,7 +30,7 @@ from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "matrix.json"
 TIMEOUT_SECONDS = 3600.0
 
 # What became of the cells of a model: {clean: how many, dead: {parameters: cells}, refused: {reason: cells},
@@ -178,105 +177,19 @@ def updated(tally: Tally, outcomes: Outcomes, site: Path) -> Tally:
     return result
 
 
-PAGE = """# Every model of every release, before and after
-
-Written by `make matrix` from what it measured ([matrix.json](matrix.json)). A cell is one configuration of a model
-([audit.md](audit.md)). *Released*: the files as their wheel has them. *Patched*: after `nfpatch apply`; the cells
-that were dead, and all of a model whose file has changed, were trained anew. *DDP*: of these cells, the ones that
-strict DDP has trained in two processes (gloo, CPU): the first cell of every model that trains, and what was dead
-with the default options in a model whose file has changed. A model whose file and cells are the same in several
-releases was run in one of them; the column *releases* says which these are. What models share lies in other files, and
-a row shows what the first of its releases has there.
-
-![models by releases, before and after](matrix.svg)
-
-{cells} cells of {files} model files in {releases} releases: as released {dead_before} have dead parameters, patched
-{dead_after}; {ddp} were trained by strict DDP.
-
-Each cell is clean, dead, refused (the release itself does not admit the configuration) or an error.
-
-| model | releases | patches | released | patched | DDP |
-|---|---|---|---|---|---|
-{rows}
-
-## What is not green, and why
-
-Refusals are neuralforecast's own words: it does not admit the configuration. An error is a crash; as released and
-patched alike, unless it says otherwise.
-
-{reasons}
-
-Measured on Linux x86_64 with {stacks}; no GPU was used.
-"""
-
-
-def page_of(runs: list[Run]) -> str:
-    """The text of docs/models.md."""
-
-    def total(source: str, kind: str) -> int:
-        return sum(len(cells_in(run[source], kind)) for run in runs)
-
-    def numbers(tally: dict[str, Any]) -> str:
-        kinds = {"clean": tally["clean"], **{kind: len(cells_in(tally, kind)) for kind in KINDS}}
-        return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-
-    rows = [
-        f"| {run['model']} | {in_words(run['releases'])} | {', '.join(run['patches'])} "
-        f"| {numbers(run['released'])} | {numbers(run['patched'])} | {run['ddp']} |"
-        for run in runs
-    ]
-    return PAGE.format(
-        cells=sum(size_of(run["patched"]) for run in runs),
-        files=len({(run["model"], run["sha256"]) for run in runs}),
-        releases=len({release for run in runs for release in run["releases"]}),
-        dead_before=total("released", "dead"),
-        dead_after=total("patched", "dead"),
-        ddp=sum(run["ddp"] for run in runs),
-        rows="\n".join(rows),
-        reasons="\n".join(reasons_of(runs)) or "Nothing.",
-        stacks="; ".join(sorted({run["stack"] for run in runs})),
-    )
-
-
-def reasons_of(runs: list[Run]) -> list[str]:
-    """A list entry for each reason why cells of a model are not green when patched."""
-    told: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
-    for run in runs:
-        for kind in KINDS:
-            for words, found in run["patched"][kind].items():
-                reason = f"**dead**: {words}" if kind == "dead" else words
-                releases, cells = told.setdefault((run["model"], reason), (set(), {}))
-                releases.update(run["releases"])
-                cells.update(dict.fromkeys(found))
-    entries = []
-    for (model, reason), (releases, cells) in told.items():
-        shown = [*list(cells)[:6], *(["..."] if len(cells) > 6 else [])]
-        entries.append(f"- {model} {in_words(releases)}: {reason}  \n  ({'; '.join(shown)})")
-    return entries
-
-
-def in_words(releases: Iterable[str]) -> str:
-    """Releases as ranges of the known ones, `1.6.2 - 1.6.4`."""
-    wanted = set(releases)
-    ranges: list[list[str]] = []
-    for place, release in enumerate(RELEASES):
-        if release in wanted:
-            if place and RELEASES[place - 1] in wanted:
-                ranges[-1][1:] = [release]
-            else:
-                ranges.append([release])
-    return ", ".join(" - ".join(ends) for ends in ranges)
+def read_runs() -> list[Run]:
+    """What is known so far."""
+    runs: list[Run] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else []
+    return runs
 
 
 def write(runs: list[Run]) -> None:
-    """Writes the data, the picture and the page."""
+    """Writes the data."""
     runs[:] = [run for run in runs if run["releases"]]
     runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
     for run in runs:
         run["releases"].sort(key=RELEASES.index)
-    (DOCS / "matrix.json").write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
-    (DOCS / "matrix.svg").write_text(picture(runs), encoding="utf-8")
-    (DOCS / "models.md").write_text(page_of(runs), encoding="utf-8")
+    DATA.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -287,8 +200,7 @@ def main() -> int:
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
     parser.add_argument("--anew", action="store_true", help="forget what docs/matrix.json holds")
     arguments = parser.parse_args()
-    data = DOCS / "matrix.json"
-    runs: list[Run] = [] if arguments.anew or not data.exists() else json.loads(data.read_text(encoding="utf-8"))
+    runs = [] if arguments.anew else read_runs()
     catalog = load_catalog()
     for release in arguments.releases:
         python = arguments.old_python if needs_old_stack(release) else arguments.python

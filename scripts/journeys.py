@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from audit_matrix import read_runs
 from matrix import needs_old_stack
 from releases import CACHE, RELEASES, unpack
 
@@ -30,7 +31,7 @@ DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
 STEPS = 4  # the order of three series may be the same by chance
-AUDITED = DATA.parent / "matrix.json"
+
 
 # By release, model, and "released" or "healed": {"ends": "well", "otherwise" or "alone", where one process does not end
 # well either, and the model has nothing to show; "words": the first stage that does not end well, and how}.
@@ -40,7 +41,7 @@ Journeys = dict[str, dict[str, dict[str, dict[str, str]]]]
 def first_configurations(site: Path) -> list[Case]:
     """The first configuration of each model that an audit would try and that trains."""
     install = find_install(None, site)
-    runs = [run for run in json.loads(AUDITED.read_text(encoding="utf-8")) if install.version in run["releases"]]
+    runs = [run for run in read_runs() if install.version in run["releases"]]
     untrained = {
         (run["model"], config)
         for run in runs
@@ -115,6 +116,18 @@ def measure(release: str, python: Path) -> dict[str, Any]:
         return journeys_in(released, healed, python, first_configurations(released))
 
 
+def read_journeys(file: Path = DATA) -> Journeys:
+    """What is known so far."""
+    journeys: Journeys = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return journeys
+
+
+def write(journeys: Journeys, file: Path) -> None:
+    """Writes a line for each release, oldest first."""
+    lines = [f'"{each}": {json.dumps(journeys[each])}' for each in RELEASES if each in journeys]
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
 def main() -> int:
     """Measure what is missing; exit code 1 if a script ends otherwise than in one process on a healed release."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -124,16 +137,14 @@ def main() -> int:
     parser.add_argument("--anew", action="store_true", help="forget what docs/journeys.json holds")
     parser.add_argument("--output", type=Path, default=DATA)
     arguments = parser.parse_args()
-    known = arguments.output.exists() and not arguments.anew
-    journeys: Journeys = json.loads(arguments.output.read_text(encoding="utf-8")) if known else {}
+    journeys = {} if arguments.anew else read_journeys(arguments.output)
     for release in arguments.releases:
         python = arguments.old_python if needs_old_stack(release) else arguments.python
         if python is None or release in journeys:
             continue
         print(f"== {release}", file=sys.stderr, flush=True)
         journeys[release] = measure(release, python)
-        ordered = {each: journeys[each] for each in RELEASES if each in journeys}
-        arguments.output.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+        write(journeys, arguments.output)
     healed = [ends["healed"] for models in journeys.values() for ends in models.values()]
     return 1 if any(ending["ends"] == "otherwise" for ending in healed) else 0
 

@@ -1,4 +1,7 @@
-"""The picture of the matrix: models by releases, each cell in two halves, as released and patched."""
+"""The picture of the matrix: models by releases, each cell in two halves, as released and patched.
+
+A half is green only if an ordinary script of that model ends in two processes as in one.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,44 @@ LEFT, TOP, BOTTOM = 132, 70, 44
 
 # What a half cell says: the worst of its configurations; "revin" where the scaler of that name, which all models
 # share, is all that is dead, "error" only where no configuration trains.
-KINDS = {"clean": "trains", "dead": "dead parameters", "revin": "dead with scaler revin only", "error": "does not run"}
+KINDS = {
+    "clean": "ends well",
+    "script": "ends otherwise",
+    "dead": "dead parameters",
+    "revin": "dead with revin only",
+    "error": "not in one process either",
+    "unknown": "not run",
+}
 
 STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #24292f }
 .clean { fill: #2da44e } .dead { fill: #cf222e } .revin { fill: #d4a72c } .error { fill: #9a9fa5 }
+.script { fill: #bc4c00 } .unknown { fill: #d0d7de }
 .mark { stroke: #fff; stroke-width: 1.4 }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .clean { fill: #3fb950 } .dead { fill: #f85149 } }
 """
 
 
-def kind_of(tally: dict[str, Any]) -> str:
-    """What half a cell shows for these configurations."""
+def kind_of(tally: dict[str, Any], ends: str | None) -> str:
+    """What half a cell shows for these configurations, and how a script ends."""
     if tally["dead"]:
         cells = [cell for cells in tally["dead"].values() for cell in cells]
-        return "revin" if all("scaler_type='revin'" in cell for cell in cells) else "dead"
-    return "clean" if tally["clean"] else "error"
+        if not all("scaler_type='revin'" in cell for cell in cells):
+            return "dead"
+    if ends == "otherwise":
+        return "script"
+    if not tally["clean"] or ends == "alone":
+        return "error"
+    if tally["dead"]:
+        return "revin"
+    return "clean" if ends == "well" else "unknown"
 
 
-def picture(runs: list[dict[str, Any]]) -> str:
-    """The SVG. Dead halves carry a stroke as well, for those who do not tell red from green."""
+def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
+    """The SVG; `journeys` tell how the scripts end, by release, model and source.
+
+    Halves that do not end well carry a stroke as well, for those who do not tell red from green.
+    """
     models = sorted({run["model"] for run in runs}, key=str.lower)
     releases = [release for release in RELEASES if any(release in run["releases"] for run in runs)]
     halves: dict[str, list[str]] = defaultdict(list)
@@ -41,11 +62,12 @@ def picture(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         for release in run["releases"]:
             y = TOP + models.index(run["model"]) * CELL_HEIGHT
-            for half, source in enumerate(("released", "patched")):
+            ends = journeys.get(release, {}).get(run["model"], {})
+            for half, (source, name) in enumerate((("released", "released"), ("patched", "healed"))):
                 x = LEFT + releases.index(release) * CELL_WIDTH + half * width
-                kind = kind_of(run[source])
+                kind = kind_of(run[source], ends.get(name, {}).get("ends"))
                 halves[kind].append(f"M{x} {y}h{width}v{height}h-{width}z")
-                if kind == "dead":
+                if kind in ("dead", "script"):
                     marks.append(f"M{x + 2} {y + 2}l{width - 4} {height - 4}")
     names = [
         f'<text x="{LEFT - 8}" y="{TOP + row * CELL_HEIGHT + 10}" text-anchor="end">{model}</text>'
@@ -61,7 +83,7 @@ def picture(runs: list[dict[str, Any]]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img">',
-            "<title>neuralforecast models by releases under strict DDP: left as released, right patched</title>",
+            "<title>scripts of models by releases, in two processes: left as released, right patched</title>",
             f"<style>{STYLE}</style>",
             *names,
             *heads,
@@ -80,7 +102,7 @@ def _legend(y: int) -> list[str]:
     x = LEFT + 260
     for kind, words in KINDS.items():
         parts.append(f'<path class="{kind}" d="M{x} {y - 10}h10v12h-10z"/>')
-        if kind == "dead":
+        if kind in ("dead", "script"):
             parts.append(f'<path class="mark" d="M{x + 2} {y - 8}l6 8"/>')
         parts.append(f'<text x="{x + 16}" y="{y}">{words}</text>')
         x += 40 + 6 * len(words)

@@ -1,0 +1,150 @@
+"""Writes docs/models.md and its picture from what was measured: docs/matrix.json and docs/journeys.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from audit_matrix import KINDS, Run, cells_in, read_runs, size_of
+from journeys import Journeys, read_journeys
+from matrix_picture import picture
+from releases import RELEASES
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+PAGE = """# Every model of every release, before and after
+
+Written by `make matrix` from what it measured ([matrix.json](matrix.json), [journeys.json](journeys.json)).
+
+![models by releases, before and after](matrix.svg)
+
+**Scripts.** An ordinary script of each model: fit with validation, predict, cross_validation with `refit` off and on,
+save, load, fit again, in two processes (gloo, CPU, torch's launcher), each answer held against one process
+([proof.md](proof.md)). As released it is taken as far as `predict`. {scripts} scripts in {journey_releases} releases:
+as released {well_before} end as in one process, healed {well_after}; {alone} models do not run in one process either.
+Where one process refuses a stage, that stage counts for nothing.
+
+**Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
+*Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
+anew. *DDP*: of these cells, the ones that strict DDP has trained in two processes: the first cell of every model that
+trains, and what was dead with the default options in a model whose file has changed. A model whose file and cells are
+the same in several releases was audited in one of them. What models share lies in other files, and a row shows what the
+first of its releases has there. {cells} cells of {files} model files in {releases} releases: as released {dead_before}
+have dead parameters, patched {dead_after}; {ddp} were trained by strict DDP. Each is clean, dead, refused (the release
+itself does not admit the configuration) or an error. The cells were measured with the patches for dead parameters of
+nfpatch 0.1.0, which are the same today.
+
+| model | releases | patches | released | patched | DDP | script, released | script, healed |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+## Scripts that do not end well, and stages that do not in one process either
+
+{endings}
+
+## Cells that are not green, and why
+
+Refusals are neuralforecast's own words: it does not admit the configuration. An error is a crash; as released and
+patched alike, unless it says otherwise.
+
+{reasons}
+
+Measured on Linux x86_64 with {stacks}; no GPU was used.
+"""
+
+
+def page_of(runs: list[Run], journeys: Journeys) -> str:
+    """The text of docs/models.md."""
+
+    def total(source: str, kind: str) -> int:
+        return sum(len(cells_in(run[source], kind)) for run in runs)
+
+    def numbers(tally: dict[str, Any]) -> str:
+        kinds = {"clean": tally["clean"], **{kind: len(cells_in(tally, kind)) for kind in KINDS}}
+        return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+
+    rows = [
+        f"| {run['model']} | {in_words(run['releases'])} | {', '.join(run['patches'])} "
+        f"| {numbers(run['released'])} | {numbers(run['patched'])} | {run['ddp']} "
+        f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'healed')} |"
+        for run in runs
+    ]
+    scripts = [ends for models in journeys.values() for ends in models.values()]
+    return PAGE.format(
+        cells=sum(size_of(run["patched"]) for run in runs),
+        files=len({(run["model"], run["sha256"]) for run in runs}),
+        releases=len({release for run in runs for release in run["releases"]}),
+        dead_before=total("released", "dead"),
+        dead_after=total("patched", "dead"),
+        ddp=sum(run["ddp"] for run in runs),
+        rows="\n".join(rows),
+        scripts=len(scripts),
+        journey_releases=len(journeys),
+        well_before=sum(ends["released"]["ends"] == "well" for ends in scripts),
+        well_after=sum(ends["healed"]["ends"] == "well" for ends in scripts),
+        alone=sum(ends["healed"]["ends"] == "alone" for ends in scripts),
+        reasons="\n".join(reasons_of(runs)) or "Nothing.",
+        endings="\n".join(endings_of(journeys)) or "Nothing.",
+        stacks="; ".join(sorted({run["stack"] for run in runs})),
+    )
+
+
+def script_of(run: Run, journeys: Journeys, source: str) -> str:
+    """How scripts of a model end in the releases of a run: in how many of them well."""
+    known = [journeys[release] for release in run["releases"] if run["model"] in journeys.get(release, {})]
+    ends = [models[run["model"]][source]["ends"] for models in known]
+    counts = Counter("not in one process either" if end == "alone" else end for end in ends)
+    counts.update({"not run": len(run["releases"]) - len(ends)})
+    return ", ".join(f"{number} {end}" for end, number in counts.items() if number)
+
+
+def endings_of(journeys: Journeys) -> list[str]:
+    """A list entry for each way in which a script does not end well, or a stage of it not in one process either."""
+    told: dict[str, dict[str, set[str]]] = {}
+    for release, models in journeys.items():
+        for model, ends in models.items():
+            kind = "otherwise" if ends["healed"]["ends"] == "otherwise" else "one process ends so too"
+            for words in filter(None, ends["healed"]["words"].split("; ")):
+                told.setdefault(f"{kind}: {words}", {}).setdefault(model, set()).add(release)
+    return [
+        f"- {words}  \n  ({'; '.join(f'{model} {in_words(releases)}' for model, releases in sorted(models.items()))})"
+        for words, models in sorted(told.items(), key=lambda entry: (not entry[0].startswith("otherwise"), entry[0]))
+    ]
+
+
+def reasons_of(runs: list[Run]) -> list[str]:
+    """A list entry for each reason why cells of a model are not green when patched."""
+    told: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
+    for run in runs:
+        for kind in KINDS:
+            for words, found in run["patched"][kind].items():
+                reason = f"**dead**: {words}" if kind == "dead" else words
+                releases, cells = told.setdefault((run["model"], reason), (set(), {}))
+                releases.update(run["releases"])
+                cells.update(dict.fromkeys(found))
+    entries = []
+    for (model, reason), (releases, cells) in told.items():
+        shown = [*list(cells)[:6], *(["..."] if len(cells) > 6 else [])]
+        entries.append(f"- {model} {in_words(releases)}: {reason}  \n  ({'; '.join(shown)})")
+    return entries
+
+
+def in_words(releases: Iterable[str]) -> str:
+    """Releases as ranges of the known ones, `1.6.2 - 1.6.4`."""
+    wanted = set(releases)
+    ranges: list[list[str]] = []
+    for place, release in enumerate(RELEASES):
+        if release in wanted:
+            if place and RELEASES[place - 1] in wanted:
+                ranges[-1][1:] = [release]
+            else:
+                ranges.append([release])
+    return ", ".join(" - ".join(ends) for ends in ranges)
+
+
+if __name__ == "__main__":
+    measured, endings = read_runs(), read_journeys()
+    (DOCS / "matrix.svg").write_text(picture(measured, endings), encoding="utf-8")
+    (DOCS / "models.md").write_text(page_of(measured, endings), encoding="utf-8")
