@@ -223,13 +223,30 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
 
     needed = [patch for patch in catalog.patches if catalog.files_of(patch, "1.7.4")]
     cases = [case for patch in needed for case in patch.cases if case.is_possible_in("1.7.4")]
-    assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | {("NHITS", "MQLoss")}
+    journeys = {(model, "journey") for model in ("NHITS", "GRU", "TFT", "MLPMultivariate")}
+    control = {("NHITS", "MQLoss")}
+    assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | control | journeys
     assert configurations(False, *MISSION) == {
         ("NBEATSx", "MQLoss"),
         ("NBEATSx", "MAE"),
         ("TFT", "no static features"),
         ("NHITS", "MQLoss"),
     }
+
+
+def test_the_original_carries_a_patch_beside_its_own_only_where_the_healed_source_does(
+    released: Callable[[str], Path],
+) -> None:
+    catalog = load_catalog()
+    found = survey(find_install(None, released("3.3.0")), catalog)
+
+    def trees_of_originals(*patch_ids: str) -> set[str]:
+        fits = agenda_for(found, catalog.select(patch_ids), True).cases
+        return {fit.tree for fit in fits if fit.source == "original" and fit.patch == "timemixer-channel-mixing"}
+
+    assert trees_of_originals("timemixer-channel-mixing") == {"original"}
+    both = ("timemixer-channel-mixing", "multivariate-all-series")
+    assert trees_of_originals(*both) == {"original+multivariate-all-series"}
 
 
 def test_a_search_is_left_out_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:

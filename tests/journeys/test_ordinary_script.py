@@ -29,8 +29,8 @@ LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = 
 # A launcher on either release, all of them on both with NFPATCH_ALL_JOURNEYS=1. The processes of ddp_spawn import
 # everything anew for each fit, so they have one model.
 CHOSEN = {
-    "1.7.4": ("torch", "script, pretended GPUs", "notebook"),
-    "3.3.0": ("script", "notebook, pretended GPUs", "spawn"),
+    "1.7.4": ("torch", "script, pretended GPUs", "spawn"),
+    "3.3.0": ("script", "notebook, pretended GPUs"),
 }
 
 

@@ -7,8 +7,10 @@ from typing import Optional
 
 import pytest
 
+from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.probe import probe
+from nfpatch.proof.runner import ProofCase, run_proof
 
 
 @pytest.fixture
@@ -64,3 +66,14 @@ def test_an_interpreter_that_cannot_run_is_named(content: Optional[str], tmp_pat
 
     with pytest.raises(EnvironmentProblem, match=f"{python} cannot be run"):
         probe(python)
+
+
+def test_a_lightning_that_cannot_fork_is_told_before_anything_is_started(bare_python: Path, site: Path) -> None:
+    info = next(site.glob("pytorch_lightning-*.dist-info"))
+    metadata = (info / "METADATA").read_text().replace("2.0.9", "1.6.5")
+    (info / "METADATA").write_text(metadata)
+    info.rename(site / "pytorch_lightning-1.6.5.dist-info")
+    case = ProofCase("fit", None, Case("NHITS", "MAE"), "installed", "pass", launcher="fork")
+
+    with pytest.raises(EnvironmentProblem, match=r"Lightning 1\.6\.5 cannot train in forked processes"):
+        run_proof(bare_python, [case], {"installed": site}, extra_path=[site])

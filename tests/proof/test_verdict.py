@@ -223,13 +223,23 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
         ((TRAINED, DIFFERS), "wrong", "rank 1: 12 of 24"),
         ((DIFFERS, replace(DIFFERS, detail="another")), "wrong", "rank 1: another"),
         ((TRAINED, CRASHED), "error", "rank 1: ValueError"),
+        ((TRAINED, replace(TRAINED, answers=("a",))), "wrong", "rank 1: has other forecasts than rank 0"),
+        ((TRAINED, replace(TRAINED, buffers="other")), "wrong", "rank 1: has other running statistics"),
+        (
+            (replace(TRAINED, batches=("a", "b")), replace(TRAINED, batches=("a", "c"))),
+            "wrong",
+            "rank 1: has the series in another order than rank 0, at 1 of 2 steps",
+        ),
         ((TRAINED, replace(TRAINED, digest="other")), "error", "different weights"),
         ((TRAINED, ALONE), "error", "world size 1"),
         ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "not finite"),
         ((TRAINED, replace(TRAINED, steps=1)), "error", "proves nothing"),
         ((REFUSED, REFUSED), "unused-parameters", "not used in producing the loss"),
     ],
-    ids=["one rank differs", "both differ", "one crashes", "weights", "world size", "loss", "steps", "DDP refuses"],
+    ids=[
+        *("one rank differs", "both differ", "one crashes", "forecasts", "buffers", "order of series"),
+        *("weights", "world size", "loss", "steps", "DDP refuses"),
+    ],
 )
 def test_a_stage_is_not_green_where_any_rank_got_something_else(
     fits: tuple[Fit, ...], outcome: str, words: str
@@ -246,3 +256,15 @@ def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bu
     assert not result(STAGE_RED, strange, strange).ok
     fine = result(STAGE_RED, TRAINED, TRAINED)
     assert (fine.ok, fine.detail) == (False, "every rank got what one process gets")
+
+
+def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_at_stake() -> None:
+    alone = replace(CRASHED, refused_alone=True)
+    journey = replace(STAGE_GREEN, patch=None)
+    told = result(journey, alone, alone)
+    assert (told.outcome, told.ok, told.refused_alone) == ("error", True, True)
+    assert "could not broadcast" in told.detail
+    assert result(journey, alone, CRASHED).ok  # a consequence
+    assert not result(journey, CRASHED, CRASHED).ok
+    assert not result(journey, alone, TRAINED).ok
+    assert not result(STAGE_GREEN, alone, alone).ok
