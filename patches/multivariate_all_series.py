@@ -425,6 +425,15 @@ patch = Patch(
     cases=(
         # before 1.7 there is StemGNN alone, which DDP refuses for another reason: its forecasts are no proof of this
         Case("TSMixer", "predict", options={"ff_dim": 8}, stage="predict", releases="==1.7.0"),
-        Case("MLPMultivariate", "predict", options={"hidden_size": 8}, stage="predict", releases=">=1.7.1"),
+        Case("MLPMultivariate", "predict", options={"hidden_size": 8}, stage="predict", releases=">=1.7.1,<3.2"),
+        # of the order tells each rank by itself, which the other launchers leave one of
+        Case(
+            "MLPMultivariate",
+            "order of series",
+            options={"hidden_size": 8},
+            stage="predict",
+            releases=">=3.2",
+            launchers=("torchrun", "script"),
+        ),
     ),
 )
