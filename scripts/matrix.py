@@ -122,17 +122,8 @@ def main() -> int:
 
 def write_page(page: Path, rows: list[str], options: list[str]) -> None:
     """Writes the page with the rows so far."""
-    columns = (
-        "release",
-        "patches",
-        "launchers",
-        "red",
-        "green",
-        "like the original",
-        "control",
-        "torch, Lightning, Python",
-        "",
-    )
+    proofs = ("red", "green", "like the original", "control")
+    columns = ("release", "patches", "launchers", *proofs, "torch, Lightning, Python", "")
     table = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *rows]
     machine = f"\nMeasured on {platform.system()} {platform.machine()}; no GPU was used.\n"
     heading = HEADING.format(options="".join(f" {option}" for option in options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -94,8 +95,9 @@ def agenda_for(
         ]
         journeys = _journeys(healed, version) if thorough and not patches else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
-    carried = {patch.id for patch in found.catalog.patches if _is_carried(found, patch, wanted)}
-    is_predicted_together = _is_prediction_healed(found, wanted)
+    applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
+    carried = applied.union(*wanted.values())
+    is_predicted_together = _is_prediction_healed(found, carried)
     fits = [
         replace(
             fit,
@@ -126,15 +128,10 @@ def _asks_all_ranks(fit: ProofCase) -> bool:
     return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
 
 
-def _is_carried(found: Survey, patch: Patch, wanted: Mapping[str, frozenset[str]]) -> bool:
-    """Whether the healed source has this patch."""
-    return found.status_of(patch).state == "applied" or any(patch.id in ids for ids in wanted.values())
-
-
-def _is_prediction_healed(found: Survey, wanted: Mapping[str, frozenset[str]]) -> bool:
-    """Whether the healed source has, or does not need, each patch that lets several processes predict."""
+def _is_prediction_healed(found: Survey, carried: AbstractSet[str]) -> bool:
+    """Whether the healed source, with the patches that it has, needs none to let several processes predict."""
     return all(
-        _is_carried(found, patch, wanted) or found.status_of(patch).state == "not-needed"
+        patch.id in carried or found.status_of(patch).state == "not-needed"
         for patch in found.catalog.patches
         if any(case.stage == "predict" for case in patch.cases)
     )
@@ -203,9 +200,9 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
         shows = not case.waits and (not case.launchers or launcher in case.launchers)
         fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
     if is_original_known and launcher == "torchrun":
-        alone = _fit(patch, case._replace(stage="fit", dead_parameters=()), "original", "single-process")
-        parity = alone.id.replace("/original/", f"/{healed}/")
-        fits += [alone, replace(alone, id=parity, source=healed, like=alone.id, beside=())]
+        fit = partial(_fit, patch, case._replace(stage="fit", dead_parameters=()), strategy="single-process")
+        alone = fit("original")
+        fits += [alone, fit(healed, like=alone.id)]
     return fits
 
 

@@ -406,10 +406,13 @@ class _Proof:
 
     def _places(self) -> str:
         """Where the processes that have not finished are, as far as they still answer."""
-        asked = {f"rank {rank.number}": rank for rank in self.ranks if rank.pid is not None and not rank.done}
-        if len(self.ranks) < self.world_size:
-            in_fit = {f"rank {rank.number} of the fit": rank for rank in ranks_of_fit(self.reports)}
-            asked = {**dict(zip(["the script"], asked.values())), **in_fit}
+        is_each_a_rank = len(self.ranks) == self.world_size
+        asked = {
+            f"rank {rank.number}" if is_each_a_rank else "the script": rank
+            for rank in self.ranks
+            if rank.pid is not None and not rank.done
+        }
+        asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
         for pid in (rank.pid for rank in asked.values() if rank.pid is not None):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGUSR1)

@@ -12,7 +12,7 @@ from .language_model import language_model_arguments
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
-PATIENCE = "early_stop_patience_steps"
+EARLY_STOPPING = "early_stop_patience_steps"
 
 
 def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:

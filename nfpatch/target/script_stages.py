@@ -7,7 +7,7 @@ import json
 from typing import Any, Callable
 
 from .comparing import compare_frames, seed_everything
-from .models import PATIENCE
+from .models import EARLY_STOPPING
 from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
@@ -17,8 +17,6 @@ from .world import World
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
-
-
 # The scripts that have come through all their stages so far, on all ranks, and can go on to the next.
 KEPT: dict[str, Script] = {}
 
@@ -75,7 +73,7 @@ def validate(script: Script) -> None:
     options = script.case["options"]
     if options.get("val_monitor") != "train_loss":  # which is that of the windows that were drawn
         compare_losses(script)
-    if PATIENCE in options:
+    if EARLY_STOPPING in options:
         stop_early(script)
 
 

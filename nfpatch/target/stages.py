@@ -12,7 +12,7 @@ from typing import Any
 
 from .comparing import compared, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
-from .models import PATIENCE, SMALL_SIZES, model_of, trained_model_of
+from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
 from .observing import OBSERVED
 from .spawned import trained
 from .trainer import arguments_less_processes, trainer_arguments
@@ -57,7 +57,7 @@ def fit(journey: Journey) -> None:
     """Trains. Lightning deals the series out to the ranks, which therefore have something to agree on."""
     # neuralforecast 1.0.0 knows no such argument.
     arguments = {} if journey.data.static is None else {"static_df": journey.data.static}
-    if PATIENCE in journey.case["options"]:  # which insists on something to validate
+    if EARLY_STOPPING in journey.case["options"]:  # which insists on something to validate
         arguments["val_size"] = SMALL_SIZES["h"]
     seed_everything()
     with trained(journey.forecaster, journey.spec, is_watched=journey.case["strategy"] != "single-process"):

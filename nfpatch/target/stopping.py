@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .models import PATIENCE, trained_model_of
+from .models import EARLY_STOPPING, trained_model_of
 from .observing import OBSERVED
 from .outcomes import Differs
 from .script import Script
@@ -27,7 +27,7 @@ def stop_early(script: Script) -> None:
             raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {others}")
         if told["steps"] != steps:
             raise Differs(f"stopped after {steps} steps, and rank {rank} after {told['steps']}")
-    due = stops_after(losses, script.case["options"][PATIENCE])
+    due = stops_after(losses, script.case["options"][EARLY_STOPPING])
     if len(losses) != due or steps != due:
         raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {due}")
 
