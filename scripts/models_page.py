@@ -33,8 +33,8 @@ trains, and what was dead with the default options in a model whose file has cha
 the same in several releases was audited in one of them. What models share lies in other files, and a row shows what the
 first of its releases has there. {cells} cells of {files} model files in {releases} releases: as released {dead_before}
 have dead parameters, patched {dead_after}; {ddp} were trained by strict DDP. Each is clean, dead, refused (the release
-itself does not admit the configuration) or an error. The cells were measured with the patches for dead parameters of
-nfpatch 0.1.0, which are the same today.
+itself does not admit the configuration) or an error. The cells were measured with nfpatch 0.1.0, which writes the same
+model files as today (compared in 1.4.0, 1.6.4, 1.7.4, 2.0.1, 3.1.9 and 3.3.0), but no others.
 
 | model | releases | patches | released | patched | DDP | script, released | script, healed |
 |---|---|---|---|---|---|---|---|
