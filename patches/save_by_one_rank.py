@@ -154,6 +154,12 @@ def checkpoint(class_: str) -> Rewrite:
     return Rewrite((Change(f"{class_}.save", old=CHECKPOINT, new=CHECKPOINT_BY_EACH),))
 
 
+# What has a model inside leaves it to the model, as from 1.7.1 on
+INNER = Change("HINT.save", old="self.model.trainer.save_checkpoint(path)", new="self.model.save(path)")
+OF_AUTO: Mapping[str, Rewrite] = {f"{COMMON}_base_auto.py": Rewrite((INNER._replace(where="BaseAuto.save"),))}
+OF_AUTO_AND_HINT: Mapping[str, Rewrite] = {**OF_AUTO, "neuralforecast/models/hint.py": Rewrite((INNER,))}
+
+
 def file_of_model(body: str) -> Rewrite:
     old = f'with fsspec.open(path, "wb") as f:\n    {body}\n'
     new = f"""
@@ -179,6 +185,7 @@ OF_1_1: Mapping[str, Rewrite] = {
     CORE: core(HELPER_WITHOUT_FSSPEC),
     WINDOWS: checkpoint("BaseWindows"),
     RECURRENT: checkpoint("BaseRecurrent"),
+    **OF_AUTO,
 }
 
 SAVE_AND_LOAD = Case(
@@ -203,8 +210,8 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/save-by-one-rank.md",
     variants={
         ">=1.1.0,<1.5.0": OF_1_1,
-        ">=1.5.0,<1.7.0": {**OF_1_1, MULTIVARIATE: checkpoint("BaseMultivariate")},
-        "==1.7.0": {CORE: core(HELPER), MODEL: checkpoint("BaseModel")},
+        ">=1.5.0,<1.7.0": {**OF_1_1, MULTIVARIATE: checkpoint("BaseMultivariate"), **OF_AUTO_AND_HINT},
+        "==1.7.0": {CORE: core(HELPER), MODEL: checkpoint("BaseModel"), **OF_AUTO_AND_HINT},
         ">=1.7.1,<3.1.5": {CORE: core(HELPER), MODEL: STATE},
         "==3.1.5": {CORE: core(HELPER, EACH_RANK), MODEL: STATE},
         ">=3.1.6,<3.3.0": {CORE: core(HELPER, EACH_RANK), MODEL: STATE_COPIED},
