@@ -79,6 +79,5 @@ patch = Patch(
             stack_types=["identity", "exogenous"],
             n_blocks=[1, 1],
         ),
-        Case("AutoNBEATSx", "Optuna, MQLoss", loss="MQLoss", options=TINY, thorough=True, releases=">=1.6.4"),
     ),
 )

@@ -50,6 +50,5 @@ patch = Patch(
         thorough("future exogenous", exogenous=("future",)),
         thorough("MQLoss", loss="MQLoss"),
         thorough("DistributionLoss", loss="DistributionLoss"),
-        Case("AutoTFT", "Optuna", options=TINY, thorough=True, releases=">=1.6.4"),
     ),
 )

@@ -97,6 +97,8 @@ def agenda_for(
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
     carried = applied.union(*wanted.values())
+    healthy = {status.patch.id for status in map(found.status_of, found.catalog.patches) if status.state == "not-needed"}
+    fits = [fit for fit in fits if carried.union(healthy).issuperset(fit.case.beside)]
     is_predicted_together = _is_prediction_healed(found, carried)
     fits = [
         replace(
@@ -193,7 +195,8 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
         symptoms = patch.symptoms if expect == "wrong" else ()
-        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms)
+        beside = case.beside if source == "original" else ()
+        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms, beside=beside)
 
     fits = [stage(healed, "pass")]
     if is_original_known:
@@ -222,7 +225,7 @@ def _fit(
         strategy=strategy,
         leaves_dead=leaves_dead,
         like=like,
-        beside=patch.beside if source == "original" else (),
+        beside=patch.beside + case.beside if source == "original" else (),
     )
 
 

@@ -211,7 +211,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
             detail = _why_not_refused(fits) or difference(unused, case.dead_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
 
-    why_not = _why_not_trained(case, fits) or _why_not_alike(case, fits)
+    why_not = _why_not_trained(case, fits) or _why_weights_differ(fits) or _why_not_alike(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
     if case.expect != "pass":
@@ -238,7 +238,7 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
     why_not = _why_not_as_asked(fits, world_size, backend) or _why_not_trained(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
-    words = words or _why_not_the_same(fits)
+    words = words or _why_not_the_same(fits) or _why_weights_differ(fits)
     if words:
         return _result(case, fits, "wrong", ok=case.expect == "wrong", detail=words)
     detail = "every rank got what one process gets" if case.expect == "wrong" else ""
@@ -326,9 +326,12 @@ def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
             return f"rank {rank}: the forecasts have the shape {fit.forecast_shape}, and not {fit.due_shape}"
         if not fit.finite_forecasts:
             return f"rank {rank}: not all forecasts are finite numbers"
-    if not _equal_weights(fits):
-        return "the ranks ended with different weights"
     return None
+
+
+def _why_weights_differ(fits: Sequence[Fit]) -> str:
+    """What shows that the ranks ended with different weights; empty where they did not."""
+    return "" if _equal_weights(fits) else "the ranks ended with different weights"
 
 
 def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:

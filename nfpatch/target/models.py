@@ -12,6 +12,8 @@ from .language_model import language_model_arguments
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
+# By which the second trial of a search makes a model of another shape. Of a recurrent one, the input size does not.
+OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
@@ -19,7 +21,7 @@ def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[st
     """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
     model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
     if model_class is None:
-        return search_of(case, max_steps, trainer)
+        return search_of(case, max_steps, trainer, n_series)
     if case["model"] == "HINT":
         return reconciled_model_of(case, max_steps, trainer, n_series)
     arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
@@ -43,16 +45,36 @@ def reconciled_model_of(
     return importlib.import_module("neuralforecast.models").HINT(h=SMALL_SIZES["h"], S=summing, model=model, **options)
 
 
-def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]]) -> Any:
-    """A search for hyperparameters through Optuna with one trial, after which the best model is trained anew."""
+def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+    """A search through Optuna: two trials of models that differ in shape, of which the better one is trained anew.
+
+    Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
+    """
+    import optuna
+
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
     sizes = dict(SMALL_SIZES)
+    horizon = {"h": sizes.pop("h")}
+    if "n_series" in inspect.signature(search_class.__init__).parameters:
+        horizon["n_series"] = n_series
+    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"][len("Auto") :])
+    known = inspect.signature(model_class.__init__).parameters
+
+    def config(trial: Any) -> dict[str, Any]:
+        arguments = dict(sizes, **case_arguments(case, max_steps), **trainer())
+        arguments["learning_rate"] = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
+        if getattr(trial, "number", 0) == 1:  # neuralforecast itself asks first, without a number
+            arguments.update({name: size for name, size in OTHER_SHAPES.items() if name in known})
+        return arguments
+
+    is_alone = case.get("strategy") == "single-process"
     return search_class(
-        h=sizes.pop("h"),
         loss=loss_of(case),
-        config=lambda trial: dict(sizes, **case_arguments(case, max_steps), **trainer()),
-        num_samples=1,
+        config=config,
+        num_samples=2,
         backend="optuna",
+        search_alg=optuna.samplers.TPESampler(seed=1) if is_alone else None,
+        **horizon,
     )
 
 

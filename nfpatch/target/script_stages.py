@@ -7,7 +7,7 @@ import json
 from typing import Any, Callable
 
 from .comparing import compare_frames, seed_everything
-from .models import EARLY_STOPPING
+from .models import EARLY_STOPPING, OTHER_SHAPES
 from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
@@ -129,6 +129,28 @@ def cross_validated(script: Script, trainer: Callable[[], dict[str, Any]], seed:
     return forecaster.cross_validation(df=script.data.past, n_windows=2, step_size=12, **options)
 
 
+def search(script: Script) -> None:
+    """The search that the training was: all ranks have tried the same, and chosen the same."""
+    searched = getattr(script.forecaster, "models_fitted", script.forecaster.models)[0]
+    tried = [
+        f"{trial.number}: {trial.params}, loss {trial.value}, trained with {attempted_in(trial)}"
+        for trial in searched.results.trials
+    ]
+    found = [*tried, f"the best is {searched.results.best_trial.number}"]
+    due = script.gathered(found)[0]
+    if len(found) != len(due):
+        raise Differs(f"has tried {len(tried)} configurations, and rank 0 {len(due) - 1}")
+    for own, other in zip(found, due):
+        if own != other:
+            raise Differs(f"has tried {own}; rank 0, {other}")
+
+
+def attempted_in(trial: Any) -> dict[str, Any]:
+    """What this rank has trained the model of a trial with, of what is searched."""
+    arguments = trial.user_attrs["ALL_PARAMS"]
+    return {name: arguments[name] for name in ("learning_rate", *OTHER_SHAPES) if name in arguments}
+
+
 def fit_again(script: Script) -> None:
     """`fit` once more. The evidence is of the second fit."""
     script.fit(script.forecaster)
@@ -139,6 +161,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "predict": predict,
     "insample": insample,
     "cross-validation": cross_validation,
+    "search": search,
     "save": save,
     "load": load,
     "refit": fit_again,

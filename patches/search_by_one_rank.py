@@ -1,0 +1,303 @@
+"""A search through Optuna on several processes: each samples for itself, and tries something else than the others.
+
+With learning rates in the search the processes end with other weights each, without a word; with layer sizes or
+`max_steps` DDP dies or waits for ever (issue 766 of Nixtla/neuralforecast).
+
+The patch lets the first process lead, as Optuna's own TorchDistributedTrial does: its study samples, prunes and keeps
+the time, and the others try what it tries. They learn of it through the store of the process group, whatever its
+backend. Lightning must have started the processes and their group before the first trial, so it is asked to. Processes
+that are there for the time of a fit (ddp_spawn, ddp_notebook) take no part in a search, and need nothing.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+AUTO = "neuralforecast/common/_base_auto.py"
+
+RANKS = '''
+class SearchAmongRanks:
+    """A search by Optuna that all processes of a PL strategy make together.
+
+    The first one leads: its study samples, prunes and keeps the time. The others
+    follow: they hear of each trial through the store of the process group.
+    """
+
+    # What a process says of its own place, and is not told by the first one
+    PLACE = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
+    # Seconds for which a process that fails waits for the others to end a trial
+    GRACE = 60
+    count = 0
+
+    def __init__(self, config, distributed_config=None):
+        self.rank, self.size, self.trial = 0, 1, 0
+        self.broken = None
+        # Spark trains in processes of its own
+        if distributed_config is not None or not self._has_launched(config):
+            return
+        SearchAmongRanks.count += 1
+        dist = torch.distributed
+        store = dist.distributed_c10d._get_default_store()
+        prefix = f"neuralforecast/search/{SearchAmongRanks.count}"
+        self.store = dist.PrefixStore(prefix, store)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.lock = threading.Lock()
+
+    def _has_launched(self, config):
+        """Let PL start the processes, as for a fit; False if there is but this one."""
+        constant = config(MockTrial())
+        kwargs = {k: constant[k] for k in self.PLACE if constant.get(k) is not None}
+        n_gpus = torch.cuda.device_count()
+        if torch.cuda.is_available():
+            # the defaults of the models
+            kwargs = {"accelerator": "gpu", "devices": -1, **kwargs}
+        devices = kwargs.get("devices", "auto")
+        if devices in ("auto", -1, "-1"):
+            devices = n_gpus
+        if isinstance(devices, list):
+            devices = len(devices)
+        if devices in (0, 1, "1") and kwargs.get("num_nodes", 1) == 1:
+            return False
+        trainer = pl.Trainer(
+            **deepcopy(kwargs),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        launcher = getattr(trainer.strategy, "launcher", None)
+        # Those of spawn and fork are there for the time of a fit
+        if trainer.world_size == 1 or "MultiProcessing" in type(launcher).__name__:
+            return False
+        if not torch.distributed.is_initialized():
+
+            class Nothing(pl.LightningModule):
+                def validation_step(self, batch, batch_idx):
+                    pass
+
+            trainer.validate(Nothing(), dataloaders=[0], verbose=False)
+        return torch.distributed.is_initialized()
+
+    def _tell(self, key, value):
+        self.store.set(key, pickle.dumps(value))
+
+    def _tell_next(self, kind, value):
+        self.trial += 1
+        self._tell(f"{self.trial}", (kind, value))
+
+    def _hear(self, key):
+        return pickle.loads(self.store.get(key))
+
+    def config(self, config):
+        """The same configuration on all processes, whatever `config` draws."""
+        if self.size == 1:
+            return config
+
+        def told(trial):
+            own = config(trial)
+            if self.rank > 0:
+                return {**own, **self.plain}
+            plain = {k: v for k, v in own.items() if k not in self.PLACE}
+            plain = {k: v for k, v in plain.items() if self._is_plain(v)}
+            study = trial.study.study_name, trial._trial_id
+            self._tell_next("trial", (trial.number, trial.params, plain, study))
+            self.is_told = True
+            return own
+
+        return told
+
+    @staticmethod
+    def _is_plain(value):
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def objective(self, objective):
+        """A trial of all processes: one that fails on one of them fails on all."""
+        if self.size == 1:
+            return objective
+
+        def tried(trial):
+            with self.lock:  # Optuna may make several trials at once
+                self.is_told = self.rank > 0
+                self._share_pruning(trial)
+                loss, error = None, None
+                try:
+                    loss = objective(trial)
+                except Exception as exception:
+                    error = exception
+                if self.is_told:
+                    error = self._first_of_all(error)
+                if self.broken is not None and self.rank == 0:
+                    trial.study.stop()
+                if error is not None:
+                    raise error
+                return loss
+
+        return tried
+
+    def _share_pruning(self, trial):
+        """Whether a trial is pruned, the first process decides."""
+        asked, decides = itertools.count(), trial.should_prune
+
+        def should_prune():
+            key = f"{self.trial}/pruned/{next(asked)}"
+            if self.rank == 0:
+                self._tell(key, decides())
+            return self._hear(key)
+
+        trial.should_prune = should_prune
+
+    def _first_of_all(self, error):
+        """The error by which a trial has ended first, on whichever process."""
+        order, told = None, None
+        if error is not None:
+            order = self.store.add(f"{self.trial}/errors", 1)
+            try:
+                told = order, pickle.loads(pickle.dumps(error))
+            except Exception:
+                told = order, RuntimeError(f"{type(error).__name__}: {error}")
+        self._tell(f"{self.trial}/ended/{self.rank}", told)
+        ended = [f"{self.trial}/ended/{rank}" for rank in range(self.size)]
+        if error is not None:
+            try:
+                self.store.wait(ended, timedelta(seconds=self.GRACE))
+            except Exception:
+                # The others are in the midst of it, and wait for this one for ever
+                self.broken = error
+                return error
+        errors = dict(filter(None, map(self._hear, ended)))
+        first = min(errors, default=order)
+        return error if first == order else errors[first]
+
+    @contextmanager
+    def leading(self):
+        """Let the others know if the search ends with an error."""
+        try:
+            yield
+        except Exception as error:
+            if self.size > 1:
+                self._tell_next("error", f"{type(error).__name__}: {error}")
+            raise
+
+    def end(self, study):
+        """Tell the others what has come of the search."""
+        if self.size == 1:
+            return
+        if self.broken is not None:
+            raise self.broken
+        trials = study.trials
+        for trial in trials:
+            attrs = trial.user_attrs
+            trial.user_attrs = {k: v for k, v in attrs.items() if self._is_plain(v)}
+        self._tell_next("end", (study.study_name, study.directions, trials))
+
+    def follow(self, objective, storage=None):
+        """Try what the first process tries; its study."""
+        import optuna
+
+        own = {}
+        while True:
+            self.trial += 1
+            kind, told = self._hear(f"{self.trial}")
+            if kind == "error":
+                raise RuntimeError(f"The search has ended on the first process: {told}")
+            if kind == "end":
+                break
+            number, params, self.plain, (study_name, trial_id) = told
+            if storage is None:
+                trial = optuna.trial.FixedTrial(params, number)
+            else:
+                study = optuna.load_study(study_name=study_name, storage=storage)
+                trial = optuna.trial.Trial(study, trial_id)
+            try:
+                objective(trial)
+            except Exception:
+                # The search goes on where that of the first process does
+                if self.broken is not None:
+                    raise
+            own[number] = trial.user_attrs
+        study_name, directions, trials = told
+        if storage is not None:
+            return optuna.load_study(study_name=study_name, storage=storage)
+        study = optuna.create_study(study_name=study_name, directions=directions)
+        for trial in trials:
+            trial.user_attrs.update(own.get(trial.number, {}))
+            study.add_trial(trial)
+        return study
+'''
+
+IMPORTS = """
+import itertools
+import json
+import pickle
+import threading
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import timedelta
+"""
+
+CREATE = 'study = optuna.create_study(sampler=sampler, direction="minimize")'
+CREATE_WITH_OPTIONS = "study = optuna.create_study(**create_kwargs)"
+OPTIMIZE = {
+    "==1.6.4": "n_trials=num_samples, show_progress_bar=verbose",
+    ">=1.7.0,<1.7.1": "n_trials=num_samples, show_progress_bar=verbose, callbacks=self.callbacks",
+    ">=1.7.1,<3.1.7": "n_trials=num_samples, show_progress_bar=verbose, callbacks=self.callbacks",
+    ">=3.1.7,<3.1.9": "n_trials=num_samples, show_progress_bar=verbose, callbacks=self.callbacks, timeout=time_budget",
+    ">=3.1.9": "**optimize_kwargs",
+}
+
+
+def led(release: str) -> Rewrite:
+    """Let the first process lead the search of this release."""
+    has_options, has_spark = release == ">=3.1.9", release not in ("==1.6.4", ">=1.7.0,<1.7.1")
+    create = CREATE_WITH_OPTIONS if has_options else CREATE
+    storage = ', create_kwargs.get("storage")' if has_options else ""
+    optimize = f"study.optimize(objective, {OPTIMIZE[release]})"
+    return Rewrite(
+        (
+            Change("", old="from copy import deepcopy", new=IMPORTS),
+            Change("", old="class MockTrial: ...", new=f"class MockTrial: ...\n{RANKS}"),
+            Change(
+                "BaseAuto._optuna_tune_model",
+                old=create,
+                new=f"""
+ranks = SearchAmongRanks(config{", distributed_config" if has_spark else ""})
+config, objective = ranks.config(config), ranks.objective(objective)
+if ranks.rank > 0:
+    return ranks.follow(objective{storage})
+with ranks.leading():
+    {create}
+""",
+            ),
+            Change(
+                "BaseAuto._optuna_tune_model",
+                old=optimize,
+                new=f"with ranks.leading():\n    {optimize}\n    ranks.end(study)",
+            ),
+        )
+    )
+
+
+# Of other launchers one process is left after a fit, which searches for all
+SEARCH = Case(
+    "", "Optuna", options={"mlp_units": [[8, 8]] * 3}, stage="search", releases=">=1.6.4", launchers=("torchrun", "script")
+)
+
+patch = Patch(
+    id="search-by-one-rank",
+    summary="a search through Optuna tries something else on each of several devices",
+    symptoms=("appears not to match sizes of the same param in process 0",),
+    model="any",
+    upstream="not fixed yet: docs/upstream/search-by-one-rank.md",
+    variants={release: {AUTO: led(release)} for release in OPTIMIZE},
+    unaffected={"<1.6.4": "this release does not search through Optuna"},
+    dead_parameters=(),
+    keeps_parameters=True,
+    cases=(
+        SEARCH._replace(model="AutoTFT", options={"hidden_size": 4, "n_head": 1}, beside=("tft-static-encoder",)),
+        SEARCH._replace(model="AutoNHITS"),
+        SEARCH._replace(model="AutoNBEATSx", thorough=True),
+    ),
+)
