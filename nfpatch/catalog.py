@@ -30,10 +30,10 @@ class Case(NamedTuple):
     by Optuna, in two trials of other shapes. `beside` are the ids of patches without which the model does not train.
 
     `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
-    "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict),
-    "refit" (`fit` again), or "search", which the training was. On the original it ends otherwise, or with one of the patch's `symptoms`; where the ranks
-    would wait for each other for ever (`waits`), the original is not run. `launchers` are those that it shows by; empty
-    for all.
+    "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
+    (`fit` again), or "search", which the training was. On the original it ends otherwise, or with one of the patch's
+    `symptoms`; where the ranks would wait for each other for ever (`waits`), the original is not run. `launchers` are
+    those that it shows by; empty for all.
     """
 
     model: str

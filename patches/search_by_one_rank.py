@@ -282,7 +282,12 @@ with ranks.leading():
 
 # Of other launchers one process is left after a fit, which searches for all
 SEARCH = Case(
-    "", "Optuna", options={"mlp_units": [[8, 8]] * 3}, stage="search", releases=">=1.6.4", launchers=("torchrun", "script")
+    "",
+    "Optuna",
+    options={"mlp_units": [[8, 8]] * 3},
+    stage="search",
+    releases=">=1.6.4",
+    launchers=("torchrun", "script"),
 )
 
 patch = Patch(

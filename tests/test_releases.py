@@ -36,6 +36,8 @@ HISTORY = {
     "nhits-unused-out": ("1.1.0", "1.1.0"),
     "predict-on-one-device": ("1.0.0", "3.3.0"),
     "rmok-wavelet-weight": ("1.7.5", "3.3.0"),
+    "search-after-spawn": ("1.6.4", "1.6.4"),
+    "search-by-one-rank": ("1.6.4", "3.3.0"),
     "save-by-one-rank": ("1.1.0", "3.3.0"),
     "scaler-revin": ("1.6.4", "3.3.0"),
     "softssharp-position-scale": ("3.1.9", "3.3.0"),

@@ -97,8 +97,7 @@ def agenda_for(
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
     carried = applied.union(*wanted.values())
-    healthy = {status.patch.id for status in map(found.status_of, found.catalog.patches) if status.state == "not-needed"}
-    fits = [fit for fit in fits if carried.union(healthy).issuperset(fit.case.beside)]
+    fits = [fit for fit in fits if all(one in carried or _is_healthy(found, one) for one in fit.case.beside)]
     is_predicted_together = _is_prediction_healed(found, carried)
     fits = [
         replace(
@@ -128,6 +127,11 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
 def _asks_all_ranks(fit: ProofCase) -> bool:
     """Whether what is trained is healed, and by all ranks, and makes forecasts."""
     return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
+
+
+def _is_healthy(found: Survey, patch_id: str) -> bool:
+    """Whether the release needs no such patch."""
+    return any(found.status_of(patch).state == "not-needed" for patch in found.catalog.select([patch_id]))
 
 
 def _is_prediction_healed(found: Survey, carried: AbstractSet[str]) -> bool:
@@ -190,12 +194,17 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, 
 
 
 def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
-    """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once."""
+    """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once.
+
+    A search is many fits, for each of which ddp_spawn would import everything anew.
+    """
+    if launcher == "spawn" and case.is_search and launcher not in case.launchers:
+        return []
 
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
         symptoms = patch.symptoms if expect == "wrong" else ()
-        beside = case.beside if source == "original" else ()
+        beside = patch.beside + case.beside if source == "original" else ()
         return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms, beside=beside)
 
     fits = [stage(healed, "pass")]

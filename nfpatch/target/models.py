@@ -49,6 +49,8 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
     """A search through Optuna: two trials of models that differ in shape, of which the better one is trained anew.
 
     Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
+    On the original source ranks may prefer different trials: were these models of different shapes, the ranks would
+    wait for each other for ever.
     """
     import optuna
 
@@ -58,16 +60,17 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
     if "n_series" in inspect.signature(search_class.__init__).parameters:
         horizon["n_series"] = n_series
     model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"][len("Auto") :])
+    is_alone = case["strategy"] == "single-process"
     known = inspect.signature(model_class.__init__).parameters
 
     def config(trial: Any) -> dict[str, Any]:
         arguments = dict(sizes, **case_arguments(case, max_steps), **trainer())
         arguments["learning_rate"] = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-        if getattr(trial, "number", 0) == 1:  # neuralforecast itself asks first, without a number
+        is_second = getattr(trial, "number", 0) == 1  # neuralforecast itself asks first, without a number
+        if is_second and (is_alone or not case["tree"].startswith("original")):
             arguments.update({name: size for name, size in OTHER_SHAPES.items() if name in known})
         return arguments
 
-    is_alone = case.get("strategy") == "single-process"
     return search_class(
         loss=loss_of(case),
         config=config,

@@ -1,0 +1,51 @@
+"""A search through Optuna whose processes are there for the time of a fit ends at its first trial.
+
+The objective asks the model for its trainer, which after ddp_spawn or ddp_notebook is gone with the processes (issue
+854 of Nixtla/neuralforecast). Upstream hands the trainer on (pull request 889, in 1.7.0), and from 1.7.1 on the model
+keeps its metrics, as it does with the patch.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+COMMON = "neuralforecast/common/"
+
+FIT = "trainer.fit(self, datamodule=datamodule)"
+LOSS = 'return fitted_model.trainer.callback_metrics["valid_loss"].item()'
+LOSS_KEPT = 'return fitted_model.metrics["valid_loss"].item()'
+
+
+def kept(class_: str) -> Rewrite:
+    """The model keeps what its trainer has measured."""
+    return Rewrite((Change(f"{class_}.fit", old=FIT, new=f"{FIT}\nself.metrics = trainer.callback_metrics"),))
+
+
+patch = Patch(
+    id="search-after-spawn",
+    summary="a search through Optuna by ddp_spawn or in a notebook ends at its first trial",
+    symptoms=("is not attached to a `Trainer`",),
+    model="any",
+    upstream="https://github.com/Nixtla/neuralforecast/pull/889",
+    variants={
+        "==1.6.4": {
+            f"{COMMON}_base_windows.py": kept("BaseWindows"),
+            f"{COMMON}_base_recurrent.py": kept("BaseRecurrent"),
+            f"{COMMON}_base_multivariate.py": kept("BaseMultivariate"),
+            f"{COMMON}_base_auto.py": Rewrite(
+                (Change("BaseAuto._optuna_tune_model.objective", old=LOSS, new=LOSS_KEPT),)
+            ),
+        }
+    },
+    unaffected={"<1.6.4": "this release does not search through Optuna", ">=1.7.0": "fixed upstream in 1.7.0"},
+    dead_parameters=(),
+    keeps_parameters=True,
+    cases=(
+        Case(
+            "AutoNHITS",
+            "Optuna",
+            options={"mlp_units": [[8, 8], [8, 8], [8, 8]]},
+            stage="search",
+            launchers=("spawn", "fork"),
+        ),
+    ),
+)
