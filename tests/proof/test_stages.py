@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,34 @@ MLP.training_step = training_step
 """,
 }
 
+# Each rank searches by itself, or is told what it does not do, or waits for ever.
+SEARCHES = """
+def planted_search(auto, *args, released=BaseAuto._optuna_tune_model, **kwargs):
+    search = SearchAmongRanks._has_launched
+    if type(auto).__name__ == "AutoDLinear":
+        SearchAmongRanks._has_launched = lambda self, config: False
+    try:
+        return released(auto, *args, **kwargs)
+    finally:
+        SearchAmongRanks._has_launched = search
+
+
+def planted_fit(auto, cls_model, config, *args, released=BaseAuto._fit_model, **kwargs):
+    import os
+
+    is_last = os.environ.get("RANK") == "1" and config["devices"] == 2
+    if type(auto).__name__ == "AutoMLP" and is_last:
+        config["learning_rate"] *= 2
+        config["random_seed"] = 2
+    if type(auto).__name__ == "AutoNHITS" and is_last:
+        threading.Event().wait()
+    return released(auto, cls_model, config, *args, **kwargs)
+
+
+BaseAuto._optuna_tune_model = planted_search
+BaseAuto._fit_model = planted_fit
+"""
+
 CAUGHT = {
     ("MLP", "predict"): "rank 1: has other forecasts than rank 0",
     ("NBEATS", "predict"): "rank 1: 24 rows and ['unique_id', 'ds', 'NBEATS'] where one process gives 36 rows",
@@ -102,11 +131,15 @@ CAUGHT = {
     ("DeepNPTS", "validate"): "the validation loss is",
     ("MLPMultivariate", "refit"): "rank 1: has the series in another order than rank 0, at 6 of 6 steps",
     ("TiDE", "save"): "IndexError",
+    ("AutoDLinear", "search"): "rank 1: has tried 0: {'learning_rate': ",
+    ("AutoMLP", "search"): "the ranks ended with different weights",
 }
 OPTIONS = {
     "NHITS": NHITS,
     "NBEATS": {"mlp_units": [[8, 8]] * 3},
     "MLP": {"hidden_size": 8},
+    "AutoMLP": {"hidden_size": 8},
+    "AutoNHITS": NHITS,
     "DeepNPTS": {"hidden_size": 8, "n_layers": 1},
     "MLPMultivariate": {"hidden_size": 8},
     "TiDE": {"hidden_size": 8, "temporal_decoder_dim": 8},
@@ -118,7 +151,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A healed 1.7.4 with the faults."""
     site = unpack("1.7.4", tmp_path_factory.mktemp("planted") / "site")
     answer("apply", "--site-packages", site)
-    for path, code in {"core": CORE, **{f"models/{name}": code for name, code in MODELS.items()}}.items():
+    planted_in = {"core": CORE, "common/_base_auto": SEARCHES}
+    planted_in.update({f"models/{name}": code for name, code in MODELS.items()})
+    for path, code in planted_in.items():
         file = site / "neuralforecast" / f"{path}.py"
         file.write_text(file.read_text() + "\n\n" + code)
     return site
@@ -170,17 +205,32 @@ def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
     assert "in planted_predict" in result.detail
 
 
-def test_a_fit_that_hangs_in_a_process_of_its_own_is_caught_and_every_place_told(
-    planted: Path, training_env: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def hung(planted: Path, training_env: Path) -> tuple[CaseResult, CaseResult]:
+    """A trial of a search, and a fit in processes of its own, in which rank 1 hangs and rank 0 waits; side by side."""
+    cases = [case_of("AutoNHITS", "search"), case_of("MLP", "predict", "fork")]
     token = str(uuid.uuid4())
-    monkeypatch.setenv(MARK, token)
-    monkeypatch.setenv("HANGS", "yes")
-    report = run_proof(training_env, [case_of("MLP", "predict", "fork")], {"installed": planted}, timeout=25)
-    (hung,) = report.cases
-    assert (hung.ok, hung.outcome) == (False, "timeout")
-    assert "the script was at " in hung.detail
-    assert "torch" in hung.detail.partition("rank 0 of the fit was at ")[2].partition("\n")[0]
-    assert "threading.py:" in hung.detail.partition("rank 1 of the fit was at ")[2]
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor() as pool:
+        patched.setenv(MARK, token)
+        patched.setenv("HANGS", "yes")
+        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, timeout=30) for case in cases]
+        (trial,), (fit,) = (proof.result().cases for proof in proofs)
     assert processes_with(token) == set()
+    return trial, fit
+
+
+def test_a_trial_that_hangs_on_one_rank_is_caught_and_its_place_told(hung: tuple[CaseResult, CaseResult]) -> None:
+    trial, _ = hung
+    assert (trial.ok, trial.outcome) == (False, "timeout")
+    assert "in planted_fit" in trial.detail.partition("rank 1 was at ")[2]
+
+
+def test_a_fit_that_hangs_in_a_process_of_its_own_is_caught_and_every_place_told(
+    hung: tuple[CaseResult, CaseResult],
+) -> None:
+    _, fit = hung
+    assert (fit.ok, fit.outcome) == (False, "timeout")
+    assert "the script was at " in fit.detail
+    assert "torch" in fit.detail.partition("rank 0 of the fit was at ")[2].partition("\n")[0]
+    assert "threading.py:" in fit.detail.partition("rank 1 of the fit was at ")[2]
     assert not os.path.exists("rank-1.log")

@@ -1,0 +1,139 @@
+"""A user's searches through Optuna, one after the other: `python searching.py OUT TRAINER SEARCH...`.
+
+TRAINER are the arguments for Lightning's trainer as JSON, each SEARCH is a key of `SEARCHES`. Each process that comes
+to the end writes to OUT/rank-N.json what it found, by search: the trials, the best, and a digest of the weights.
+"""
+
+import hashlib
+import json
+import os
+import random
+import sys
+
+import optuna
+import pytorch_lightning as pl
+from neuralforecast import NeuralForecast
+from neuralforecast.auto import AutoNHITS
+from neuralforecast.utils import AirPassengersPanel
+
+try:
+    from neuralforecast.common._base_auto import OptunaOptions
+except ImportError:  # before 3.1.9
+    OptunaOptions = None
+
+OUT = sys.argv[1]
+H = 12
+
+
+class Pruning(pl.Callback):
+    """As a user writes it by hand; what Optuna offers wants a database."""
+
+    def __init__(self, trial):
+        self.trial = trial
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        loss = trainer.callback_metrics.get("ptl/val_loss")
+        if loss is not None:
+            self.trial.report(float(loss), trainer.global_step)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
+
+
+class Whim(optuna.pruners.BasePruner):
+    """Prunes the second trial, and the third when it feels like it."""
+
+    def prune(self, study, trial):
+        return trial.number == 1 or (trial.number == 2 and random.SystemRandom().random() < 0.5)
+
+
+def everything(trial):
+    width = trial.suggest_categorical("width", [8, 12, 16, 24])
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+        "mlp_units": [[width, width]] * 3,
+        "max_steps": trial.suggest_int("max_steps", 2, 5),
+        "batch_size": trial.suggest_categorical("batch_size", [1, 2, 4]),
+        "scaler_type": trial.suggest_categorical("scaler_type", [None, "robust", "standard"]),
+        "random_seed": trial.suggest_int("random_seed", 1, 20),
+    }
+
+
+def rate(trial):
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)}
+
+
+def failing(trial):
+    bad = {"unknown_argument": 1} if getattr(trial, "number", 0) == 1 else {}
+    return {**rate(trial), **bad}
+
+
+def drawing(trial):
+    return {**rate(trial), "windows_batch_size": random.SystemRandom().choice([4, 8, 16, 32])}
+
+
+def pruned(trial):
+    return {**rate(trial), "max_steps": 5, "callbacks": [Pruning(trial)]}
+
+
+def of_optuna(**options):
+    return {"optuna_options": OptunaOptions(**options)}
+
+
+SEARCHES = {
+    "unseeded": lambda: (everything, {}),
+    "seeded": lambda: (everything, {"search_alg": optuna.samplers.TPESampler(seed=3)}),
+    "failing": lambda: (failing, of_optuna(study_kwargs={"catch": (TypeError,)})),
+    "drawing": lambda: (drawing, {}),
+    "pruned": lambda: (pruned, of_optuna(create_study_kwargs={"pruner": Whim()})),
+    "in threads": lambda: (rate, of_optuna(study_kwargs={"n_jobs": 2})),
+    "for a time": lambda: (rate, {"time_budget": 0.5, "num_samples": 1000}),
+    "in a database": lambda: (
+        rate,
+        of_optuna(create_study_kwargs={"storage": f"sqlite:///{OUT}/study.db", "study_name": "ours"}),
+    ),
+}
+# Searches on in the study of the one before
+SEARCHES["on"] = lambda: (
+    rate,
+    of_optuna(
+        create_study_kwargs={"storage": f"sqlite:///{OUT}/study.db", "study_name": "ours", "load_if_exists": True}
+    ),
+)
+
+
+def found_by(name, trainer):
+    space, options = SEARCHES[name]()
+
+    def config(trial):
+        small = {"input_size": 24, "mlp_units": [[8, 8]] * 3, "max_steps": 3, "val_check_steps": 1}
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        return {**small, **quiet, **trainer, **space(trial)}
+
+    model = AutoNHITS(h=H, config=config, backend="optuna", **{"num_samples": 3, **options})
+    forecaster = NeuralForecast(models=[model], freq="ME")
+    forecaster.fit(df=AirPassengersPanel, val_size=H)
+    (searched,) = forecaster.models
+    digest = hashlib.sha256()
+    for _, parameter in sorted(searched.model.named_parameters()):
+        digest.update(parameter.detach().numpy().tobytes())
+    study = searched.results
+    return {
+        "trials": [
+            [trial.state.name, trial.params, None if trial.value is None else float(trial.value)]
+            for trial in study.trials
+        ],
+        "windows": [trial.user_attrs.get("ALL_PARAMS", {}).get("windows_batch_size") for trial in study.trials],
+        "best": study.best_trial.number,
+        "weights": digest.hexdigest(),
+        "forecasts": hashlib.sha256(forecaster.predict().to_csv().encode()).hexdigest(),
+    }
+
+
+if __name__ == "__main__":
+    told = {name: found_by(name, json.loads(sys.argv[2])) for name in sys.argv[3:]}
+    rank = os.environ.get("LOCAL_RANK", "0")
+    with open(os.path.join(OUT, f"rank-{rank}.json"), "w", encoding="utf-8") as file:
+        json.dump(told, file)
