@@ -26,7 +26,6 @@ class SearchAmongRanks:
     PLACE = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
     # Seconds for which a process that fails waits for the others to end a trial
     GRACE = 60
-    count = 0
 
     def __init__(self, config, distributed_config=None):
         self.rank, self.size, self.trial = 0, 1, 0
@@ -34,12 +33,12 @@ class SearchAmongRanks:
         # Spark trains in processes of its own
         if distributed_config is not None or not self._has_launched(config):
             return
-        SearchAmongRanks.count += 1
         dist = torch.distributed
-        store = dist.distributed_c10d._get_default_store()
-        prefix = f"neuralforecast/search/{SearchAmongRanks.count}"
-        self.store = dist.PrefixStore(prefix, store)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        store = dist.distributed_c10d._get_default_store()
+        store = dist.PrefixStore("neuralforecast/search", store)
+        count = store.add(f"of {self.rank}", 1)
+        self.store = dist.PrefixStore(f"{count}", store)
         self.lock = threading.Lock()
 
     def _has_launched(self, config):

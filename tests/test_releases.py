@@ -47,6 +47,7 @@ HISTORY = {
     "tide-historic-projection": ("1.7.2", "3.3.0"),
     "timemixer-channel-mixing": ("1.7.4", "3.3.0"),
     "timemixer-unused-norm": ("1.7.4", "3.3.0"),
+    "valid-loss-parameters": ("1.7.3", "3.3.0"),
     "validation-of-all-series": ("1.0.0", "3.3.0"),
 }
 

@@ -14,6 +14,7 @@ import optuna
 import pytorch_lightning as pl
 from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
+from neuralforecast.losses import pytorch as losses
 from neuralforecast.utils import AirPassengersPanel
 
 try:
@@ -88,6 +89,7 @@ SEARCHES = {
     "failing": lambda: (failing, of_optuna(study_kwargs={"catch": (TypeError,)})),
     "drawing": lambda: (drawing, {}),
     "pruned": lambda: (pruned, of_optuna(create_study_kwargs={"pruner": Whim()})),
+    "with layers in the loss": lambda: (rate, {"loss": losses.IQLoss()}),
     "in threads": lambda: (rate, of_optuna(study_kwargs={"n_jobs": 2})),
     "for a time": lambda: (rate, {"time_budget": 0.5, "num_samples": 1000}),
     "in a database": lambda: (

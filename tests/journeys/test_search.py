@@ -15,7 +15,16 @@ SCRIPT = HERE / "searching.py"
 
 ONE = {"accelerator": "cpu", "devices": 1}
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-BY_OPTIONS = ("failing", "drawing", "pruned", "in threads", "for a time", "in a database", "on")
+BY_OPTIONS = (
+    "failing",
+    "drawing",
+    "pruned",
+    "with layers in the loss",
+    "in threads",
+    "for a time",
+    "in a database",
+    "on",
+)
 
 
 def run(
