@@ -1,7 +1,8 @@
-"""A search through Optuna on several processes: each samples for itself, and tries something else than the others.
+"""A search on several processes: each makes one of its own.
 
-With learning rates in the search the processes end with other weights each, without a word; with layer sizes or
-`max_steps` DDP dies or waits for ever (issue 766 of Nixtla/neuralforecast).
+Through Optuna each samples for itself. With learning rates in the search the processes end with other weights each, without a word; with layer sizes or
+`max_steps` DDP dies or waits for ever (issue 766 of Nixtla/neuralforecast). Through ray the first process searches, and
+when it trains the best model, those that Lightning starts for that search anew.
 
 The patch lets the first process lead, as Optuna's own TorchDistributedTrial does: its study samples, prunes and keeps
 the time, and the others try what it tries. They learn of it through the store of the process group, whatever its
@@ -16,10 +17,11 @@ AUTO = "neuralforecast/common/_base_auto.py"
 
 RANKS = '''
 class SearchAmongRanks:
-    """A search by Optuna that all processes of a PL strategy make together.
+    """A search for all processes of a PL strategy: the first one leads.
 
-    The first one leads: its study samples, prunes and keeps the time. The others
-    follow: they hear of each trial through the store of the process group.
+    Its study by Optuna samples, prunes and keeps the time. The others follow: they
+    hear of each trial through the store of the process group. By ray the first one
+    searches alone, and the others hear of the results.
     """
 
     # What a process says of its own place, and is not told by the first one
@@ -43,7 +45,7 @@ class SearchAmongRanks:
 
     def _has_launched(self, config):
         """Let PL start the processes, as for a fit; False if there is but this one."""
-        constant = config(MockTrial())
+        constant = config(MockTrial()) if callable(config) else config
         kwargs = {k: constant[k] for k in self.PLACE if constant.get(k) is not None}
         n_gpus = torch.cuda.device_count()
         if torch.cuda.is_available():
@@ -192,6 +194,23 @@ class SearchAmongRanks:
             trial.user_attrs = {k: v for k, v in attrs.items() if self._is_plain(v)}
         self._tell_next("end", (study.study_name, study.directions, trials))
 
+    def tell_results(self, results):
+        """Tell the others what ray has found."""
+        if self.size > 1:
+            from ray import cloudpickle
+
+            self._tell_next("end", cloudpickle.dumps(results))
+
+    def hear_results(self):
+        """Wait for what ray finds on the first process, however long that takes."""
+        self.trial += 1
+        while not self.store.check([f"{self.trial}"]):
+            time.sleep(0.5)
+        kind, told = self._hear(f"{self.trial}")
+        if kind == "error":
+            raise RuntimeError(f"The search has ended on the first process: {told}")
+        return pickle.loads(told)
+
     def follow(self, objective, storage=None):
         """Try what the first process tries; its study."""
         import optuna
@@ -232,10 +251,40 @@ import itertools
 import json
 import pickle
 import threading
+import time
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
 """
+
+# Through ray: the function that searches, and how it begins
+TUNE = "BaseAuto._tune_model"
+BEGIN = """
+train_fn_with_parameters = tune.with_parameters(
+    self._train_tune, cls_model=cls_model, dataset=dataset, val_size=val_size, test_size=test_size
+)
+"""
+FOLLOW = """
+ranks = SearchAmongRanks(config)
+if ranks.rank > 0:
+    return ranks.hear_results()
+"""
+
+
+def through_ray(where: str = TUNE, begin: str = BEGIN) -> tuple[Change, ...]:
+    """Let the first process alone search through ray."""
+    fit = "results = tuner.fit()"
+    return (
+        Change("", old="from copy import deepcopy", new=IMPORTS),
+        Change(where, old=begin, new=FOLLOW + begin),
+        Change(where, old=fit, new=f"with ranks.leading():\n    {fit}\n    ranks.tell_results(results)"),
+    )
+
+
+def only_through_ray(where: str = TUNE, begin: str = BEGIN) -> Rewrite:
+    auto = "class BaseAuto(pl.LightningModule): ..."
+    return Rewrite((*through_ray(where, begin), Change("", old=auto, new=f"{RANKS}\n{auto}")))
+
 
 CREATE = 'study = optuna.create_study(sampler=sampler, direction="minimize")'
 CREATE_WITH_OPTIONS = "study = optuna.create_study(**create_kwargs)"
@@ -256,7 +305,7 @@ def led(release: str) -> Rewrite:
     optimize = f"study.optimize(objective, {OPTIMIZE[release]})"
     return Rewrite(
         (
-            Change("", old="from copy import deepcopy", new=IMPORTS),
+            *through_ray(),
             Change("", old="class MockTrial: ...", new=f"class MockTrial: ...\n{RANKS}"),
             Change(
                 "BaseAuto._optuna_tune_model",
@@ -291,12 +340,16 @@ SEARCH = Case(
 
 patch = Patch(
     id="search-by-one-rank",
-    summary="a search through Optuna tries something else on each of several devices",
+    summary="each of several devices makes a search of its own, and tries something else",
     symptoms=("appears not to match sizes of the same param in process 0",),
     model="any",
     upstream="not fixed yet: docs/upstream/search-by-one-rank.md",
-    variants={release: {AUTO: led(release)} for release in OPTIMIZE},
-    unaffected={"<1.6.4": "this release does not search through Optuna"},
+    variants={
+        ">=1.5,<1.6": {AUTO: only_through_ray("tune_model", BEGIN.replace("self._train_tune", "train_tune"))},
+        ">=1.6,<1.6.4": {AUTO: only_through_ray()},
+        **{release: {AUTO: led(release)} for release in OPTIMIZE},
+    },
+    unaffected={"<1.5": "it searches through ray alone; each of several processes does so, which is not healed yet"},
     dead_parameters=(),
     keeps_parameters=True,
     cases=(

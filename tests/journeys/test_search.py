@@ -1,4 +1,4 @@
-"""A search through Optuna: all ranks try the same and choose the same, whatever is searched for and how."""
+"""A search: all ranks try the same and choose the same, whatever is searched for and how."""
 
 from __future__ import annotations
 
@@ -70,3 +70,17 @@ def test_ranks_of_torch_search_as_one_in_the_first_release_that_searches(
     assert invoke("apply", "--site-packages", site).exit_code == 0
     first, second = run(site, training_env, tmp_path / "two", TWO, ["unseeded"], TORCHRUN)
     assert first == second
+
+
+@pytest.mark.ddp
+def test_through_ray_the_first_rank_searches_and_each_trial_has_a_device(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    site = released("3.1.9")
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    command = [training_env, HERE / "searching_through_ray.py", tmp_path / "two"]
+    code, told, words = run_ranks(command, tmp_path / "two", {**environment(site, HERE), "HOME": str(tmp_path)})
+    assert code == 0, words[-3000:]
+    first, second = told
+    assert first == second
+    assert (len(first["trials"]), first["world"]) == (2, 2)
