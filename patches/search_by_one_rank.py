@@ -1,8 +1,8 @@
 """A search on several processes: each makes one of its own.
 
-Through Optuna each samples for itself. With learning rates in the search the processes end with other weights each, without a word; with layer sizes or
-`max_steps` DDP dies or waits for ever (issue 766 of Nixtla/neuralforecast). Through ray the first process searches, and
-when it trains the best model, those that Lightning starts for that search anew.
+Through Optuna each samples for itself. With learning rates in the search the processes end with other weights each,
+without a word; with layer sizes or `max_steps` DDP dies or waits for ever (issue 766 of Nixtla/neuralforecast). Through
+ray the first process searches, and when it trains the best model, those that Lightning starts for that search anew.
 
 The patch lets the first process lead, as Optuna's own TorchDistributedTrial does: its study samples, prunes and keeps
 the time, and the others try what it tries. They learn of it through the store of the process group, whatever its

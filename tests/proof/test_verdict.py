@@ -230,7 +230,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
             "wrong",
             "rank 1: has the series in another order than rank 0, at 1 of 2 steps",
         ),
-        ((TRAINED, replace(TRAINED, digest="other")), "error", "different weights"),
+        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "different weights"),
         ((TRAINED, ALONE), "error", "world size 1"),
         ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "not finite"),
         ((TRAINED, replace(TRAINED, steps=1)), "error", "proves nothing"),
