@@ -89,7 +89,7 @@ def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
         arguments = {option: [column, embedded] for option, column, embedded in chosen}
         names = [embedded for _, _, embedded in chosen]
         arguments.update(cat_exog_list=names, categorical_cardinalities={name: CARDINALITIES[name] for name in names})
-    arguments.update(max_steps=max_steps, **case["options"])
+    arguments = {**arguments, "max_steps": max_steps, **case["options"]}
     if arguments.get("valid_loss") is not None:
         arguments["valid_loss"] = loss_of(dict(case, loss=arguments["valid_loss"]))
     return arguments
