@@ -36,6 +36,7 @@ OUT = ("out.weight", "out.bias")
 SMALL = {"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3}
 TFT = Case("TFT", "no static features", options={"windows_batch_size": 16, "hidden_size": 8, "n_head": 2})
 NBEATSX = Case("NBEATSx", "MQLoss", loss="MQLoss", options=SMALL)
+SEARCH = NBEATSX._replace(model="AutoNBEATSx")
 STATIC = TFT._replace(config="static", exogenous=("static",))
 STATIC_CONTEXT = ("static_encoder.vsn.joint_grn.lin_c.*",)
 NHITS = Case("NHITS", "MQLoss, all exogenous", "MQLoss", ("static", "historic", "future"), SMALL)
@@ -271,7 +272,8 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         replace(like, id="parity", dead_parameters=(*OUT, "blocks.2.*"), strategy="single-process", like="alone"),
         replace(like, id="incomparable", like="nobody"),
         *(ProofCase(model, None, Case(model, "MAE"), "preview", "pass") for model in PLANTED),
-        ProofCase("search", "p", NBEATSX._replace(model="AutoNBEATSx"), "preview", "pass"),
+        ProofCase("search", "p", SEARCH, "preview", "pass", strategy="single-process"),
+        ProofCase("searches", "p", SEARCH, "preview", "pass"),
         ProofCase("static", "p", STATIC, "original", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
     ]
     return {result.id: result for result in run_proof(training_env, cases, trees).cases}
@@ -305,7 +307,11 @@ def test_a_patch_that_claims_a_live_layer_is_caught_by_other_weights_and_forecas
 def test_a_search_through_optuna_is_trained_like_any_model(flawed: dict[str, CaseResult]) -> None:
     search = flawed["search"]
     assert (search.outcome, search.ok, search.detail) == ("pass", True, "")
-    assert (search.world_size, search.backend, search.forecast_shape) == (2, "gloo", (24, 5))
+    assert (search.world_size, search.backend, search.forecast_shape) == (1, None, (24, 5))
+
+
+def test_ranks_that_each_make_a_search_of_their_own_are_caught(flawed: dict[str, CaseResult]) -> None:
+    assert (flawed["searches"].ok, flawed["searches"].detail) == (False, "the ranks ended with different weights")
 
 
 def test_tft_with_static_features_has_another_dead_layer(flawed: dict[str, CaseResult]) -> None:
