@@ -53,7 +53,7 @@ class Case(NamedTuple):
     @property
     def is_search(self) -> bool:
         """Whether a search for hyperparameters trains the model, several times."""
-        return self.model.startswith("Auto")
+        return self.model.startswith("Auto") and self.model != "Autoformer"
 
     def is_possible_in(self, version: str) -> bool:
         """Whether this release has what the case needs."""
