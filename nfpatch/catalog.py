@@ -23,8 +23,8 @@ class Case(NamedTuple):
     """One configuration of a model whose fit shows the bug, or shows that there is none.
 
     `options` go to the model's constructor, `loss` (and a `valid_loss` among them) names a class of
-    `neuralforecast.losses.pytorch`, `exogenous` is a
-    subset of `("static", "historic", "future")`; with "categorical" beside them, each has an embedded column as well.
+    `neuralforecast.losses.pytorch`, `exogenous` is a subset of `("static", "historic", "future")`; with "categorical"
+    beside them, each has an embedded column as well.
     `dead_parameters` are those, as `fnmatch` patterns, that the original source leaves without a gradient here: None
     for all that the patch names, and `()` where original and patched source both train. A `thorough` case is trained by
     `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model named `Auto...` is searched for

@@ -88,6 +88,13 @@ class SearchAmongRanks:
     def _hear(self, key):
         return pickle.loads(self.store.get(key))
 
+    def _hear_next(self):
+        self.trial += 1
+        kind, told = self._hear(f"{self.trial}")
+        if kind == "error":
+            raise RuntimeError(f"The search has ended on the first process: {told}")
+        return kind, told
+
     def config(self, config):
         """The same configuration on all processes, whatever `config` draws."""
         if self.size == 1:
@@ -203,12 +210,9 @@ class SearchAmongRanks:
 
     def hear_results(self):
         """Wait for what ray finds on the first process, however long that takes."""
-        self.trial += 1
-        while not self.store.check([f"{self.trial}"]):
+        while not self.store.check([f"{self.trial + 1}"]):
             time.sleep(0.5)
-        kind, told = self._hear(f"{self.trial}")
-        if kind == "error":
-            raise RuntimeError(f"The search has ended on the first process: {told}")
+        _, told = self._hear_next()
         return pickle.loads(told)
 
     def follow(self, objective, storage=None):
@@ -217,10 +221,7 @@ class SearchAmongRanks:
 
         own = {}
         while True:
-            self.trial += 1
-            kind, told = self._hear(f"{self.trial}")
-            if kind == "error":
-                raise RuntimeError(f"The search has ended on the first process: {told}")
+            kind, told = self._hear_next()
             if kind == "end":
                 break
             number, params, self.plain, (study_name, trial_id) = told

@@ -97,7 +97,7 @@ def agenda_for(
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
     carried = applied.union(*wanted.values())
-    fits = [fit for fit in fits if all(one in carried or _is_healthy(found, one) for one in fit.case.beside)]
+    fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.beside), carried)]
     is_predicted_together = _is_prediction_healed(found, carried)
     fits = [
         replace(
@@ -129,18 +129,15 @@ def _asks_all_ranks(fit: ProofCase) -> bool:
     return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
 
 
-def _is_healthy(found: Survey, patch_id: str) -> bool:
-    """Whether the release needs no such patch."""
-    return any(found.status_of(patch).state == "not-needed" for patch in found.catalog.select([patch_id]))
+def _are_healed(found: Survey, patches: Sequence[Patch], carried: AbstractSet[str]) -> bool:
+    """Whether the healed source has each of these patches, or needs none."""
+    return all(patch.id in carried or found.status_of(patch).state == "not-needed" for patch in patches)
 
 
 def _is_prediction_healed(found: Survey, carried: AbstractSet[str]) -> bool:
     """Whether the healed source, with the patches that it has, needs none to let several processes predict."""
-    return all(
-        patch.id in carried or found.status_of(patch).state == "not-needed"
-        for patch in found.catalog.patches
-        if any(case.stage == "predict" for case in patch.cases)
-    )
+    predicting = [patch for patch in found.catalog.patches if any(case.stage == "predict" for case in patch.cases)]
+    return _are_healed(found, predicting, carried)
 
 
 def _rewritten(

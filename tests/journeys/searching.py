@@ -24,6 +24,15 @@ except ImportError:  # before 3.1.9
 
 OUT = sys.argv[1]
 H = 12
+SMALL = {
+    "input_size": 24,
+    "mlp_units": [[8, 8]] * 3,
+    "max_steps": 3,
+    "val_check_steps": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+}
 
 
 class Pruning(pl.Callback):
@@ -106,31 +115,33 @@ SEARCHES["on"] = lambda: (
 )
 
 
+def trained_by(forecaster):
+    """Digests of the weights that a search has come to, and of what they forecast."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(forecaster.models[0].model.named_parameters()):
+        digest.update(parameter.detach().numpy().tobytes())
+    forecasts = forecaster.predict().to_csv().encode()
+    return {"weights": digest.hexdigest(), "forecasts": hashlib.sha256(forecasts).hexdigest()}
+
+
 def found_by(name, trainer):
     space, options = SEARCHES[name]()
 
     def config(trial):
-        small = {"input_size": 24, "mlp_units": [[8, 8]] * 3, "max_steps": 3, "val_check_steps": 1}
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        return {**small, **quiet, **trainer, **space(trial)}
+        return {**SMALL, **trainer, **space(trial)}
 
     model = AutoNHITS(h=H, config=config, backend="optuna", **{"num_samples": 3, **options})
     forecaster = NeuralForecast(models=[model], freq="ME")
     forecaster.fit(df=AirPassengersPanel, val_size=H)
-    (searched,) = forecaster.models
-    digest = hashlib.sha256()
-    for _, parameter in sorted(searched.model.named_parameters()):
-        digest.update(parameter.detach().numpy().tobytes())
-    study = searched.results
+    study = forecaster.models[0].results
     return {
+        **trained_by(forecaster),
         "trials": [
             [trial.state.name, trial.params, None if trial.value is None else float(trial.value)]
             for trial in study.trials
         ],
         "windows": [trial.user_attrs.get("ALL_PARAMS", {}).get("windows_batch_size") for trial in study.trials],
         "best": study.best_trial.number,
-        "weights": digest.hexdigest(),
-        "forecasts": hashlib.sha256(forecaster.predict().to_csv().encode()).hexdigest(),
     }
 
 
