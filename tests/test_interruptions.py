@@ -6,17 +6,23 @@ The patch is one of four files, in which it stands as a whole or not at all.
 from __future__ import annotations
 
 import errno
+import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faults import Strike, fail_at, kill_at, remembered_edits, run_forked
-from support import MISSION, NBEATSX, TFT, Entry, answer, dist_info, false_record_rows, invoke, snapshot
+from support import MISSION, Entry, answer, dist_info, false_record_rows, invoke, snapshot
+
+from nfpatch.fingerprints import read_fingerprints
+from nfpatch.patching.rewriting import check_parses
 
 Tree = dict[str, Entry]
 
-FILES = (NBEATSX, TFT, "neuralforecast/models/mlp.py", "neuralforecast/models/nhits.py")
+# Small ones, as each is rewritten and parsed hundreds of times
+FILES = tuple(f"neuralforecast/models/{name}.py" for name in ("dlinear", "mlp", "mlpmultivariate", "tcn"))
 FOUR_FILES = f"""
 from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
@@ -61,10 +67,12 @@ def state(own: Path, site: Path) -> str:
 def trees(site: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Tree, Tree]:
     """A released and a patched site-packages folder with compiled files, and what they look like."""
     monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
+    monkeypatch.setattr("nfpatch.catalog.read_fingerprints", functools.cache(read_fingerprints))
+    monkeypatch.setattr("nfpatch.patching.rewriting.check_parses", functools.cache(check_parses))
     keep_only_the_target_files(site)
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()
-    (cache / "tft.cpython-311.pyc").write_bytes(b"compiled")
+    (cache / "mlp.cpython-311.pyc").write_bytes(b"compiled")
     patched = tmp_path / "patched"
     shutil.copytree(site, patched)
     assert invoke(*on_four_files("apply", own, patched)).exit_code == 0
@@ -79,6 +87,9 @@ def keep_only_the_target_files(site: Path) -> None:
     for path in list((site / "neuralforecast").rglob("*.py")):
         if not is_kept(path.relative_to(site).as_posix()):
             path.unlink()
+    for parent, _, _ in os.walk(site / "neuralforecast", topdown=False):
+        if not os.listdir(parent):
+            os.rmdir(parent)
 
 
 def is_kept(path: str) -> bool:
