@@ -237,9 +237,8 @@ class SearchAmongRanks:
                 if self.broken is not None:
                     raise
             own[number] = trial.user_attrs
+        # Of its own also where there is a storage, in which the first one may be ahead
         study_name, directions, trials = told
-        if storage is not None:
-            return optuna.load_study(study_name=study_name, storage=storage)
         study = optuna.create_study(study_name=study_name, directions=directions)
         for trial in trials:
             trial.user_attrs.update(own.get(trial.number, {}))
