@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint demo picture wheels training-env audit-env old-env audit fingerprints matrix upstream saved-models bench clean
+.PHONY: test lint demo picture wheels training-env audit-env old-env audit fingerprints matrix journeys upstream saved-models bench clean
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
@@ -55,6 +55,9 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the pro
 	PYTHONPATH=. $(BIN)/python scripts/audit_matrix.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/journeys.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/models_page.py
+
+journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
+	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
 
 upstream: training-env wheels  ## the reproduction of every text in docs/upstream, run on the newest release
 	PYTHONPATH=. $(BIN)/python scripts/upstream.py --python .cache/training/bin/python

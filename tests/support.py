@@ -30,6 +30,8 @@ MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 # Options of an interpreter by which torch's launcher starts two processes of a script.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKS_TIMEOUT_SECONDS = 300
+# Whether `make journeys` runs the tests: journeys by every launcher, in more releases than CI has the time for.
+ALL_JOURNEYS = "NFPATCH_ALL_JOURNEYS" in os.environ
 
 
 def dist_info(site: Path) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TORCHRUN, environment, invoke, run_ranks
+from support import ALL_JOURNEYS, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "ordinary.py"
@@ -26,10 +25,10 @@ LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = 
     "notebook, pretended GPUs": ((), {**TWO, "accelerator": "gpu", "strategy": "ddp_notebook"}, BOTH, 1),
     "spawn": ((), {**TWO, "strategy": "ddp_spawn"}, ("NHITS",), 1),
 }
-# A launcher on either release, all of them on both with NFPATCH_ALL_JOURNEYS=1. The processes of ddp_spawn import
-# everything anew for each fit, so they have one model.
+# Some on either release, all of them on both with `make journeys`. The processes of ddp_spawn import everything anew
+# for each fit, so they have one model.
 CHOSEN = {
-    "1.7.4": ("torch", "script, pretended GPUs", "spawn"),
+    "1.7.4": ("torch", "script, pretended GPUs"),
     "3.3.0": ("script", "notebook, pretended GPUs"),
 }
 
@@ -74,7 +73,7 @@ def test_on_a_healed_install_each_rank_gets_what_one_process_gets(
     assert invoke("apply", "--site-packages", site).exit_code == 0
     code, told, words = run(site, training_env, tmp_path / "one", ONE, BOTH)
     assert (code, told) == (0, [before]), f"one process gets what it got from the released source: {words}"
-    for name in LAUNCHES if "NFPATCH_ALL_JOURNEYS" in os.environ else CHOSEN[release]:
+    for name in LAUNCHES if ALL_JOURNEYS else CHOSEN[release]:
         ends_as_in_one_process(site, training_env, tmp_path, name, before)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TORCHRUN, environment, invoke, run_ranks
+from support import ALL_JOURNEYS, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "searching.py"
@@ -63,6 +63,7 @@ def test_all_ranks_search_as_one(released: Callable[[str], Path], training_env: 
 
 
 @pytest.mark.ddp
+@pytest.mark.skipif(not ALL_JOURNEYS, reason="`make journeys` runs it")
 def test_ranks_of_torch_search_as_one_in_the_first_release_that_searches(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from releases import RELEASES
-from support import TORCHRUN, environment, invoke, run_ranks
+from support import ALL_JOURNEYS, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 
-# At least one release of each variant of the three patches from 1.5.0 on; all of them with NFPATCH_ALL_JOURNEYS=1
+# At least one release of each variant of the three patches from 1.5.0 on; all of them with `make journeys`
 CHOSEN = ("1.5.0", "1.7.0", "1.7.4", "2.0.1", "3.0.0", "3.0.2", "3.1.5", "3.1.9", "3.2.1", "3.3.0")
 FIRST_ON_LIGHTNING_2 = RELEASES.index("1.5.0")
 ALL = RELEASES[FIRST_ON_LIGHTNING_2:]
@@ -35,7 +35,7 @@ def state(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, list[di
 def test_what_upstream_states_holds_on_healed_releases(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    releases = ALL if "NFPATCH_ALL_JOURNEYS" in os.environ else CHOSEN
+    releases = ALL if ALL_JOURNEYS else CHOSEN
     check({release: released(release) for release in releases}, training_env, tmp_path / "out")
 
 
