@@ -6,14 +6,22 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 from nfpatch.audit.models import Expression, ModelSource
-from nfpatch.audit.options import Varied, entry_of, small_options, values_tried
+from nfpatch.audit.options import (
+    DISTRIBUTION,
+    IMPLICIT_QUANTILE,
+    LOSSES,
+    MIXTURE,
+    POINT,
+    Varied,
+    entry_of,
+    small_options,
+    training_options,
+    values_tried,
+)
 from nfpatch.catalog import Case
 
-POINT, QUANTILE, DISTRIBUTION = "MAE", "MQLoss", "DistributionLoss"
-# Tried with every kind of features.
-LOSSES = (POINT, QUANTILE, DISTRIBUTION)
-# Tried once: the implicit quantiles have layers of their own, a mixture has many outputs.
-IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
+# What the cell is called that has all options at once which are matters of training.
+TRAINED_OTHERWISE = "trained otherwise"
 
 
 def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
@@ -23,12 +31,15 @@ def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
     settings = exogenous_settings(model)
     cells = [_cell(model, loss, exogenous, small) for loss in losses for exogenous in settings]
     cells += [_cell(model, loss, (), small) for loss in (IMPLICIT_QUANTILE, MIXTURE) if loss in known_losses]
+    if training := training_options(model):
+        cells.append(_cell(model, usual_loss_of(model), settings[-1], {**small, **training}, TRAINED_OTHERWISE))
     for option, value, entry in _variations(model):
         beside = {name: other for name, other in entry.beside.items() if name in model.options}
         cells += [
             _cell(model, loss, exogenous, {**small, **beside, option: value}, f"{option}={value!r}")
             for exogenous in _settings_for(entry, settings[-1])
-            for loss in (losses if entry.with_losses else [usual_loss_of(model)])
+            for loss in (entry.losses or [usual_loss_of(model)])
+            if loss in known_losses
         ]
     return cells
 
@@ -72,6 +83,6 @@ def _cell(model: ModelSource, loss: str, exogenous: tuple[str, ...], options: di
     if model.defaults.get("valid_loss") is not None and loss not in (usual_loss_of(model), DISTRIBUTION, MIXTURE):
         # The model validates by a loss of its own, which goes with distributions and with its usual loss, but with no
         # other. None stands for the loss that is trained with.
-        options = {**options, "valid_loss": None}
+        options = {"valid_loss": None, **options}
     words = (loss, "+".join(exogenous), varied)
     return Case(model.name, ", ".join(filter(None, words)), loss, exogenous, options)

@@ -14,6 +14,12 @@ from typing import Any
 
 from nfpatch.audit.models import ModelSource
 
+POINT, QUANTILE, DISTRIBUTION = "MAE", "MQLoss", "DistributionLoss"
+# Tried with every kind of features.
+LOSSES = (POINT, QUANTILE, DISTRIBUTION)
+# Tried once: the implicit quantiles have layers of their own, a mixture has many outputs.
+IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
+
 
 @dataclass(frozen=True)
 class Varied:
@@ -21,9 +27,9 @@ class Varied:
 
     Every cell uses `small` where it is given, instead of the default. `values` are tried; where there are none, a
     Boolean default is inverted. The choices in the docstring are tried as well, if `documented`. `beside` are options
-    that change along with it, without which it has no effect. Tried are the usual loss, or all of them if
-    `with_losses`; no exogenous features and all of them, or if `exogenous_only` the latter alone. Where `known_in`
-    names a file of the package, values are tried only if its text holds them.
+    that change along with it, without which it has no effect. Tried are the usual loss, or the `losses`; no exogenous
+    features and all of them, or if `exogenous_only` the latter alone. Where `known_in` names a file of the package,
+    values are tried only if its text holds them.
     """
 
     why: str
@@ -32,7 +38,7 @@ class Varied:
     beside: Mapping[str, Any] = field(default_factory=dict)
     documented: bool = True
     exogenous_only: bool = False
-    with_losses: bool = False
+    losses: tuple[str, ...] = ()
     known_in: str = ""
 
 
@@ -44,7 +50,18 @@ class Fixed:
     small: Any = None
 
 
-_TRAINING = Fixed("how the model is trained, not what it is made of")
+@dataclass(frozen=True)
+class Training:
+    """An option that is a matter of training: it decides how a model is trained, not what it is made of.
+
+    How the audit knows: one cell of each model has the `value` of every such option at once, and has to have the dead
+    parameters of the cell that differs in nothing else.
+    """
+
+    value: Any
+    why: str = "how the model is trained, not what it is made of"
+
+
 _DATA = Fixed("how the data is served")
 _CELL = Fixed("the cells themselves decide: loss, exogenous features, horizon")
 _SIZE = Fixed("a size; layers are as many")
@@ -67,15 +84,26 @@ def _layers(*values: int) -> Varied:
 _ONE_LAYER = _layers(1)
 _BOTH_COUNTS = _layers(1, 2)
 
-OPTIONS: Mapping[str, Varied | Fixed] = {
+OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     # --- training and data
-    **dict.fromkeys(
-        (
-            "learning_rate", "max_steps", "num_lr_decays", "val_check_steps", "early_stop_patience_steps",
-            "val_monitor", "optimizer", "optimizer_kwargs", "lr_scheduler", "lr_scheduler_kwargs", "random_seed",
-            "alias", "valid_loss",
-        ),
-        _TRAINING,
+    "learning_rate": Training(0.01),
+    "num_lr_decays": Training(1),
+    "val_check_steps": Training(3),
+    "early_stop_patience_steps": Training(5),  # more than the validations of a cell: all of its steps are seen
+    "val_monitor": Training("train_loss"),
+    "optimizer": Training("SGD"),
+    "optimizer_kwargs": Training({"momentum": 0.5}),
+    "lr_scheduler": Training("ExponentialLR"),
+    "lr_scheduler_kwargs": Training({"gamma": 0.9}),
+    "random_seed": Training(2),
+    "alias": Training("renamed"),
+    "max_steps": Fixed("how long the model is trained; every cell looks at each of its own steps"),
+    "valid_loss": Varied(
+        "a loss of its own for the validation, which may have layers: IQLoss, which goes with no other loss",
+        (IMPLICIT_QUANTILE,),
+        documented=False,
+        losses=(IMPLICIT_QUANTILE,),
+        known_in="losses/pytorch.py",
     ),
     **dict.fromkeys(
         (
@@ -100,7 +128,7 @@ OPTIONS: Mapping[str, Varied | Fixed] = {
         "`revin` has weights of its own; the other scalers have none",
         ("revin",),
         documented=False,
-        with_losses=True,
+        losses=LOSSES,
         known_in="common/_scalers.py",
     ),
     "exclude_insample_y": Varied("leaves the layers that read y without input", exogenous_only=True),
@@ -242,7 +270,7 @@ OPTIONS: Mapping[str, Varied | Fixed] = {
 NOT_IN_THE_TABLE = Varied("not in the table: a Boolean is inverted and documented choices are tried, no more is known")
 
 
-def entry_of(model: ModelSource, option: str) -> Varied | Fixed:
+def entry_of(model: ModelSource, option: str) -> Varied | Training | Fixed:
     """What the table says of an option of a model."""
     return OPTIONS.get(f"{model.name}.{option}") or OPTIONS.get(option, NOT_IN_THE_TABLE)
 
@@ -250,7 +278,17 @@ def entry_of(model: ModelSource, option: str) -> Varied | Fixed:
 def small_options(model: ModelSource) -> dict[str, Any]:
     """The options that every cell of a model uses instead of the defaults."""
     entries = {option: entry_of(model, option) for option in model.options}
-    return {option: entry.small for option, entry in entries.items() if entry.small is not None}
+    return {
+        option: entry.small
+        for option, entry in entries.items()
+        if not isinstance(entry, Training) and entry.small is not None
+    }
+
+
+def training_options(model: ModelSource) -> dict[str, Any]:
+    """The options of a model that are matters of training, each with another value than its default."""
+    entries = {option: entry_of(model, option) for option in model.options}
+    return {option: entry.value for option, entry in entries.items() if isinstance(entry, Training)}
 
 
 def values_tried(model: ModelSource, option: str, entry: Varied) -> list[Any]:

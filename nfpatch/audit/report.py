@@ -11,7 +11,7 @@ from typing import Callable
 
 import click
 
-from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, outcome_of
+from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, TrainingCheck, outcome_of
 from nfpatch.console import count, print_install
 from nfpatch.installs.find import Install
 from nfpatch.proof.report import WIDTH, Progress
@@ -138,6 +138,7 @@ def sentences_of(report: AuditReport) -> list[str]:
     if report.unknown_options:
         names = ", ".join(report.unknown_options)
         sentences.append(f"Options that nfpatch does not know, tried as far as the source tells of them: {names}.")
+    sentences += _sentences_of_training(report.training)
     unfinished = sum(not cell.is_finished for cell in report.cells)
     if unfinished:
         number = count(unfinished, "cell was", "cells were")
@@ -150,6 +151,23 @@ def sentences_of(report: AuditReport) -> list[str]:
         )
     else:
         sentences.append(f"No dead parameters in the {count(outcomes['clean'], 'cell', 'cells')} that trained.")
+    return sentences
+
+
+def _sentences_of_training(check: TrainingCheck) -> list[str]:
+    """How the audit knows what it calls a matter of training, and where that does not hold."""
+    if not check.options:
+        return []
+    changed = ", ".join(f"{name}={value!r}" for name, value in check.options.items())
+    how = f"A matter of training, varied in one cell of a model, all at once: {changed}."
+    if check.alike:
+        number = count(len(check.alike), "model", "models")
+        how += f" That left the parameters with a gradient as they were, in {number}."
+    sentences = [how]
+    if check.unlike:
+        sentences.append(f"That does NOT hold of {', '.join(check.unlike)}: other parameters are dead then.")
+    if check.not_known:
+        sentences.append(f"That is not known of {', '.join(check.not_known)}: a fit failed.")
     return sentences
 
 

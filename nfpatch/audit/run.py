@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, Optional
 
-from nfpatch.audit.cells import cells_of
+from nfpatch.audit.cells import TRAINED_OTHERWISE, cells_of
 from nfpatch.audit.models import losses_of, models_of
-from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
+from nfpatch.audit.options import NOT_IN_THE_TABLE, OPTIONS, Training, entry_of
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.installs.find import Install
@@ -63,6 +63,29 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class TrainingCheck:
+    """Whether the options that the table calls a matter of training are one: no cell but one of each model varies them.
+
+    `options` are those that were changed, all at once, with the values that they had. A model is `alike` where that
+    left the dead parameters as they were, `unlike` where it did not, and `not_known` where a fit failed.
+    """
+
+    options: dict[str, object]
+    alike: tuple[str, ...]
+    unlike: tuple[str, ...]
+    not_known: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The check as the JSON of `nfpatch audit` has it."""
+        return {
+            "options": self.options,
+            "alike": list(self.alike),
+            "unlike": list(self.unlike),
+            "not_known": list(self.not_known),
+        }
+
+
+@dataclass(frozen=True)
 class AuditReport:
     """What an audit came to. `ddp` tells whether strict DDP trained the cells, or one process each."""
 
@@ -89,6 +112,22 @@ class AuditReport:
                 reasons.setdefault(cell.case.model, cell.reason)
         return reasons
 
+    @property
+    def training(self) -> TrainingCheck:
+        """What the cells say of the options that are called a matter of training."""
+        known = {(cell.case.model, cell.case.config): cell for cell in self.cells}
+        options: dict[str, object] = {}
+        models: dict[str, list[str]] = {"alike": [], "unlike": [], "not_known": []}
+        for (model, config), cell in known.items():
+            usual = known.get((model, config.replace(f", {TRAINED_OTHERWISE}", "")), cell)
+            if usual is not cell:
+                given = cell.case.options.items()
+                options.update({name: value for name, value in given if isinstance(OPTIONS.get(name), Training)})
+                failed = "error" in (usual.outcome, cell.outcome)
+                is_alike = set(usual.unused_parameters) == set(cell.unused_parameters)
+                models["not_known" if failed else "alike" if is_alike else "unlike"].append(model)
+        return TrainingCheck(options, *map(tuple, models.values()))
+
     def to_json(self) -> dict[str, object]:
         """The report as the JSON of `nfpatch audit`, but for the key "neuralforecast", which is the caller's."""
         return {
@@ -101,6 +140,7 @@ class AuditReport:
             "seconds": round(self.seconds, 3),
             "not_audited": self.not_audited,
             "unknown_options": list(self.unknown_options),
+            "training": self.training.to_json(),
             "cells": [cell.to_json() for cell in self.cells],
         }
 

@@ -14,6 +14,8 @@ LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
 # By which the second trial of a search makes a model of another shape. Of a recurrent one, the input size does not.
 OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
+# Options that are a class of torch, and where it is
+TORCH_CLASSES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
@@ -92,6 +94,9 @@ def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
     arguments = {**arguments, "max_steps": max_steps, **case["options"]}
     if arguments.get("valid_loss") is not None:
         arguments["valid_loss"] = loss_of(dict(case, loss=arguments["valid_loss"]))
+    for option, module in TORCH_CLASSES.items():
+        if option in arguments:
+            arguments[option] = getattr(importlib.import_module(module), arguments[option])
     return arguments
 
 

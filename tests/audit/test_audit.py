@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 from support import invoke, run_nfpatch, snapshot
 
-from nfpatch.audit.run import AuditReport, Cell
+from nfpatch.audit.cells import TRAINED_OTHERWISE
+from nfpatch.audit.report import sentences_of
+from nfpatch.audit.run import AuditReport, Cell, TrainingCheck
 from nfpatch.catalog import Case
 
 PLANTED = ["planted.weight", "planted.bias"]
 LIN_C = "static_encoder.vsn.joint_grn.lin_c.weight"
+VALID_LOSS = [
+    *(f"valid_loss.output_layer.{name}" for name in ("0.bias", "0.weight", "1.weight")),
+    *(f"valid_loss.quantile_layer.output_layer.{name}" for name in ("0.bias", "0.weight", "1.weight")),
+    *(f"valid_loss.quantile_layer.output_layer.2.{name}" for name in ("bias", "weight")),
+]
 REVIN = ["scaler.revin_bias", "scaler.revin_weight"]
 
 
@@ -29,8 +36,12 @@ def plant(site: Path, model: str, before: str, line: str) -> None:
 
 @pytest.fixture
 def planted(site: Path) -> Path:
-    """neuralforecast 1.7.4, with two of its bugs healed, and with planted ones."""
-    healed = ("tft-static-encoder", "multivariate-all-series")  # else TSMixer crashes in two processes
+    """neuralforecast 1.7.4, with some of its bugs healed, and with planted ones."""
+    healed = (
+        "tft-static-encoder",
+        "valid-loss-parameters",
+        "multivariate-all-series",
+    )  # else TSMixer crashes in two processes
     assert invoke("apply", *healed, "--site-packages", site).exit_code == 0
     plant(site, "dlinear", "        self.linear_trend = nn.Linear(", "self.planted = nn.Linear(2, 2)")
     plant(site, "nlinear", "        self.linear = nn.Linear(", "self.planted = nn.Linear(1, 1)")
@@ -100,7 +111,7 @@ def test_planted_faults_are_found_and_what_cannot_run_is_named(planted: Path, tr
     assert list(document["not_audited"]) == ["TimeLLM"]
     assert "Please install `transformers`" in document["not_audited"]["TimeLLM"]
 
-    assert "NO  DLinear, 8 with dead parameters" in ran.stderr
+    assert "NO  DLinear, 10 with dead parameters" in ran.stderr
     assert "--  TimeLLM, not audited" in ran.stderr
     assert snapshot(planted) == before
 
@@ -111,8 +122,8 @@ def test_strict_ddp_refuses_what_the_audit_of_one_process_finds(planted: Path, t
     assert ran.returncode == 1, ran.stderr
     assert all(len(line) <= 80 for line in ran.stdout.splitlines()[1:])
     rows = [line.split() for line in ran.stdout.splitlines()]
-    assert ["DLinear", "8", ".", "8", ".", "."] in rows
-    assert ["TSMixer", "10", "4", ".", "6", "."] in rows
+    assert ["DLinear", "10", ".", "10", ".", "."] in rows
+    assert ["TSMixer", "12", "6", ".", "6", "."] in rows
     assert "planted.bias, planted.weight" in ran.stdout
     assert "by strict DDP in 2 processes" in ran.stdout
 
@@ -129,7 +140,10 @@ def test_the_newest_release_has_what_is_known_of_it(released: Callable[[str], Pa
     assert dead(document, "DLinear") == {
         "MAE, scaler_type='revin'": REVIN,
         "MQLoss, scaler_type='revin'": REVIN,
+        "IQLoss, valid_loss='IQLoss'": VALID_LOSS,
     }
+    assert set(document["training"]["alike"]) == set(models)
+    assert set(document["training"]["options"]) > {"learning_rate", "optimizer", "lr_scheduler", "val_monitor"}
     hint = by_config(document, "HINT")
     assert {config for config, cell in hint.items() if cell["refused"]} == {"MAE", "MQLoss", "IQLoss"}
     assert {cell["outcome"] for cell in hint.values() if not cell["refused"]} == {"clean"}
@@ -170,3 +184,25 @@ def test_clean_is_an_audit_that_came_to_its_end_without_dead_parameters(
     )
     assert report.ok is ok
     assert report.not_audited == dict.fromkeys(not_audited, "why not")
+
+
+def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_it() -> None:
+    def cell(model: str, varied: str, outcome: Any, *dead: str) -> Cell:
+        options = {"learning_rate": 0.01, "hidden_size": 16} if varied else {"hidden_size": 16}
+        return Cell(Case(model, f"MAE{varied}", options=options), outcome, dead, "", False, True, 0.0)
+
+    varied = f", {TRAINED_OTHERWISE}"
+    cells = (
+        *(cell("MLP", "", "clean"), cell("MLP", varied, "clean")),
+        *(cell("TFT", "", "dead", "a"), cell("TFT", varied, "dead", "a")),
+        *(cell("GRU", "", "dead", "a"), cell("GRU", varied, "dead", "b")),
+        *(cell("RNN", "", "clean"), cell("RNN", varied, "error")),
+    )
+    report = AuditReport(cells, (), False, None, None, None, 0.0)
+    check = TrainingCheck({"learning_rate": 0.01}, ("MLP", "TFT"), ("GRU",), ("RNN",))
+    assert report.training == check
+    told = " ".join(sentences_of(report))
+    assert "varied in one cell of a model, all at once: learning_rate=0.01." in told
+    assert "as they were, in 2 models." in told
+    assert "does NOT hold of GRU" in told
+    assert "not known of RNN" in told

@@ -13,9 +13,9 @@ import pytest
 from releases import RELEASES, unpack
 from support import invoke, made_once
 
-from nfpatch.audit.cells import DISTRIBUTION, LOSSES, POINT, cells_of, exogenous_settings
+from nfpatch.audit.cells import TRAINED_OTHERWISE, cells_of, exogenous_settings
 from nfpatch.audit.models import Expression, losses_of, models_of
-from nfpatch.audit.options import OPTIONS, Varied, entry_of
+from nfpatch.audit.options import DISTRIBUTION, LOSSES, OPTIONS, POINT, Training, Varied, entry_of
 from nfpatch.audit.run import agenda_for
 from nfpatch.catalog import Case
 from nfpatch.installs.find import find_install
@@ -197,16 +197,29 @@ def test_options_of_a_model_for_distributions_are_varied_with_a_distribution(rel
 
 def test_a_loss_for_validation_is_replaced_only_where_it_does_not_go_with_the_other_loss(release: Any) -> None:
     def replaced(name: str) -> set[str]:
-        return {cell.loss for cell in release("1.7.4").cells(name) if "valid_loss" in cell.options}
+        cells = release("1.7.4").cells(name)
+        return {cell.loss for cell in cells if cell.options.get("valid_loss", "its own") is None}
 
     assert replaced("DeepNPTS") == {"MQLoss", "IQLoss"}
     assert replaced("DeepAR") == {"MAE", "MQLoss", "IQLoss"}
     assert replaced("MLP") == set()
 
 
-def test_a_release_has_hundreds_of_cells_and_not_thousands(release: Any) -> None:
+def test_one_cell_has_another_value_of_all_that_is_a_matter_of_training(release: Any) -> None:
+    for name, model in release("3.3.0").models.items():
+        matters = {option for option in model.options if isinstance(entry_of(model, option), Training)}
+        (cell,) = [each for each in release("3.3.0").cells(name) if TRAINED_OTHERWISE in each.config] or [None]
+        assert (cell is None) == (not matters)
+        if cell is not None:
+            varied = {option for option, value in cell.options.items() if value != model.defaults.get(option)}
+            assert matters <= varied
+            # What it is held against
+            assert cell.config.replace(f", {TRAINED_OTHERWISE}", "") in [c.config for c in release("3.3.0").cells(name)]
+
+
+def test_a_release_has_about_a_thousand_cells(release: Any) -> None:
     number = sum(len(release("3.3.0").cells(name)) for name in release("3.3.0").models)
-    assert 500 < number < 1000
+    assert 500 < number < 1100
 
 
 def test_an_unknown_model_is_a_usage_error_that_names_the_near_ones(packages: Path) -> None:
