@@ -1,31 +1,17 @@
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from releases import CACHE, unpack
-from support import made_once, shared_folder
+from support import made_once
 
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
-
-
-@pytest.fixture(autouse=True)
-def one_distributed_fit_at_a_time(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Each takes two processes of its own, however many processes run the tests."""
-    if request.node.get_closest_marker("ddp") is None:
-        yield
-        return
-    with (shared_folder(tmp_path_factory) / "ddp.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from support import ROOT, environment, invoke
 
 from nfpatch.target import ENTRY
 
-pytestmark = pytest.mark.ddp  # real training, one process at a time
+pytestmark = pytest.mark.ddp  # real training
 
 MISSION = ("NBEATSx", "TFT")
 

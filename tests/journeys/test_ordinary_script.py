@@ -78,6 +78,9 @@ def test_on_a_healed_install_each_rank_gets_what_one_process_gets(
 
 
 @pytest.mark.ddp
+@pytest.mark.skipif(
+    not ALL_JOURNEYS, reason="`make journeys` runs it; verify --thorough takes both through their stages"
+)
 def test_a_recurrent_model_and_tft_end_well_too(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

@@ -213,7 +213,7 @@ def hung(planted: Path, training_env: Path) -> tuple[CaseResult, CaseResult]:
     with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor() as pool:
         patched.setenv(MARK, token)
         patched.setenv("HANGS", "yes")
-        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, timeout=30) for case in cases]
+        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, timeout=45) for case in cases]
         (trial,), (fit,) = (proof.result().cases for proof in proofs)
     assert processes_with(token) == set()
     return trial, fit
