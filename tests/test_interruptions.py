@@ -142,8 +142,11 @@ def unchanged(left: Tree, whole: Tree) -> bool:
     return seen(left) == seen(whole)
 
 
-@pytest.mark.parametrize("command", ["apply", "revert"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("apply", errno.ENOSPC), ("apply", errno.EACCES), ("revert", errno.EIO), ("revert", errno.EROFS)],
+    ids=lambda value: errno.errorcode.get(value, value),
+)
 def test_an_operation_that_fails_leaves_the_tree_as_it_was(
     command: str, number: int, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
 ) -> None:

@@ -357,7 +357,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
         for pid in processes_with(mark, "RANK=1"):
             os.kill(pid, signal.SIGSTOP)
 
-    report = run_proof(training_env, cases, trees, timeout=60, on_event=on_start_of("hung", stop_rank_1))
+    report = run_proof(training_env, cases, trees, timeout=45, on_event=on_start_of("hung", stop_rank_1))
 
     broken, wrong_tree, hung, unreached = report.cases
     assert not report.ok
@@ -366,11 +366,11 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert (wrong_tree.outcome, wrong_tree.ok) == ("error", False)
     assert f"not from {tmp_path / 'empty'}" in wrong_tree.detail
     assert (hung.outcome, hung.ok) == ("timeout", False)
-    assert "time-out of 60 s" in hung.detail
+    assert "time-out of 45 s" in hung.detail
     assert re.search(r"rank 0 was at \S+torch/distributed/\S+\.py:\d+ in \w+", hung.detail)  # in a collective
     assert "rank 1 was at a place it does not tell" in hung.detail  # it is stopped
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
-    assert report.seconds >= 60
+    assert report.seconds >= 45
     assert processes_with(mark) == set()
 
 
