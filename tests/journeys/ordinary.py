@@ -18,6 +18,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from neuralforecast import NeuralForecast, models
+from neuralforecast.losses import pytorch as losses
 from neuralforecast.utils import AirPassengersPanel
 
 H = 12
@@ -76,14 +77,19 @@ def journey(model_name, trainer, folder):
     NeuralForecast(models=[model_of(model_name, watched)], freq="M").fit(df=data)
     forecaster = NeuralForecast(models=[model_of(model_name, trainer)], freq="M")
     forecaster.fit(df=data, val_size=H)
-    losses = [float(loss) for _, loss in forecaster.models[0].valid_trajectories]
-    if losses:  # none come back from processes that end with the fit
-        told["validation"] = [f"{loss:.6g}" for loss in losses]
+    validated = [float(loss) for _, loss in forecaster.models[0].valid_trajectories]
+    if validated:  # none come back from processes that end with the fit
+        told["validation"] = [f"{loss:.6g}" for loss in validated]
     if model_name != "MLPMultivariate":  # 1.x refuses it, in one process as well
         told["predict_insample"] = digest_of(forecaster.predict_insample(step_size=1))
     told["predict"] = digest_of(forecaster.predict())
     forecaster.save(folder)
     told["load, predict"] = digest_of(NeuralForecast.load(folder).predict())
+    if model_name == "NHITS" and hasattr(NeuralForecast, "simulate"):
+        loss = losses.MQLoss(level=[80])
+        sampled = NeuralForecast(models=[model_of(model_name, {**trainer, "loss": loss})], freq="M")
+        sampled.fit(df=data, val_size=H)
+        told["simulate"] = digest_of(sampled.simulate(n_paths=5))
     forecaster.fit(df=data, val_size=H)
     told["fit again, predict"] = digest_of(forecaster.predict())
     knows_refit = "refit" in inspect.signature(NeuralForecast.cross_validation).parameters
