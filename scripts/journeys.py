@@ -1,8 +1,9 @@
 """Takes an ordinary script of every model of every release through its stages: docs/journeys.json.
 
 Two processes (gloo, CPU, torch's launcher), as released and after `nfpatch apply`. As released the script goes on to
-`predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. What the file holds
-already is not measured again.
+`predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. Where neuralforecast
+searches through Optuna, each Auto class makes a search of two trials that differ in shape. What the file holds already
+is not measured again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from matrix import needs_old_stack
 from releases import CACHE, RELEASES, unpack
 
 from nfpatch.audit.run import agenda_for
-from nfpatch.catalog import Case, load_catalog
+from nfpatch.catalog import Case, load_catalog, names
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
@@ -30,6 +32,9 @@ from nfpatch.proof.runner import CaseResult, ProofCase, Source, run_proof
 DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
+# An Auto class makes its models itself: what a search has come to is a model like any other, and goes their way.
+STAGES_OF_A_SEARCH = ("search",)
+SEARCHES_THROUGH_OPTUNA = ">=1.6.4"
 STEPS = 4  # the order of three series may be the same by chance
 
 
@@ -56,10 +61,19 @@ def first_configurations(site: Path) -> list[Case]:
     return list(chosen.values())
 
 
-def journeys_in(released: Path, healed: Path, python: Path, configurations: list[Case]) -> dict[str, Any]:
-    """How the script of each model ends with the source in these two folders."""
-    before = [case_of(each, "predict", "original") for each in configurations]
-    after = [case_of(each, stage, "installed") for each in configurations for stage in STAGES]
+def searches_for(site: Path, configurations: list[Case]) -> list[Case]:
+    """A search for each of these models that has an Auto class; AutoHINT is given a model, and has none of its own."""
+    exported = re.findall(r"'(Auto\w+)'", (site / "neuralforecast" / "auto.py").read_text(encoding="utf-8"))
+    named = [each._replace(model=f"Auto{each.model}") for each in configurations if each.model != "HINT"]
+    return [each for each in named if each.model in exported]
+
+
+def journeys_in(
+    released: Path, healed: Path, python: Path, configurations: list[Case], last_before: str, stages: Sequence[str]
+) -> dict[str, Any]:
+    """How the script of each model ends with the source in these two folders, as released up to `last_before`."""
+    before = [case_of(each, last_before, "original") for each in configurations]
+    after = [case_of(each, stage, "installed") for each in configurations for stage in stages]
     install = find_install(python, healed)
     try:
         report = run_proof(
@@ -106,14 +120,19 @@ def words_of(result: CaseResult, site: Path) -> str:
     return f"{result.stage}: " + re.sub(r"^rank \d+: ", "", line).replace(f"{site}/", "")[:160]
 
 
-def measure(release: str, python: Path) -> dict[str, Any]:
-    """The journeys of all models of a release."""
+def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """The journeys of all models of a release, and the searches for them; those that are known are not made again."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
         released, healed = unpack(release, Path(folder, "released")), Path(folder, "healed")
         shutil.copytree(released, healed)
         catalog = load_catalog()
         apply(find_install(None, healed), catalog, catalog.patches)
-        return journeys_in(released, healed, python, first_configurations(released))
+        models = first_configurations(released)
+        searches = searches_for(released, models) if names(SEARCHES_THROUGH_OPTUNA, release) else []
+        for cases, last_before, stages in ((models, "predict", STAGES), (searches, "search", STAGES_OF_A_SEARCH)):
+            if missing := [case for case in cases if case.model not in known]:
+                known = {**known, **journeys_in(released, healed, python, missing, last_before, stages)}
+        return known
 
 
 def read_journeys(file: Path = DATA) -> Journeys:
@@ -140,10 +159,10 @@ def main() -> int:
     journeys = {} if arguments.anew else read_journeys(arguments.output)
     for release in arguments.releases:
         python = arguments.old_python if needs_old_stack(release) else arguments.python
-        if python is None or release in journeys:
+        if python is None:
             continue
         print(f"== {release}", file=sys.stderr, flush=True)
-        journeys[release] = measure(release, python)
+        journeys[release] = measure(release, python, journeys.get(release, {}))
         write(journeys, arguments.output)
     healed = [ends["healed"] for models in journeys.values() for ends in models.values()]
     return 1 if any(ending["ends"] == "otherwise" for ending in healed) else 0

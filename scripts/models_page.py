@@ -12,6 +12,8 @@ from journeys import Journeys, read_journeys
 from matrix_picture import picture
 from releases import RELEASES
 
+from nfpatch.catalog import Case
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 PAGE = """# Every model of every release, before and after
@@ -25,6 +27,11 @@ save, load, fit again, in two processes (gloo, CPU, torch's launcher), each answ
 ([proof.md](proof.md)). As released it is taken as far as `predict`. {scripts} scripts in {journey_releases} releases:
 as released {well_before} end as in one process, healed {well_after}; {alone} models do not run in one process either.
 Where one process refuses a stage, that stage counts for nothing.
+
+**Searches.** From 1.6.4 on, each Auto class searches through Optuna: two trials that differ in shape, with learning
+rates that an unseeded sampler draws, and the better one is trained anew. {searches} searches in {search_releases}
+releases: as released {searches_before} end with all ranks alike, healed {searches_after}; {searches_alone} do not run
+in one process either. AutoHINT, which is given a model, is left out.
 
 **Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
 *Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
@@ -71,7 +78,7 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'healed')} |"
         for run in runs
     ]
-    scripts = [ends for models in journeys.values() for ends in models.values()]
+    scripts, searches = ([ends for models in each.values() for ends in models.values()] for each in parted(journeys))
     return PAGE.format(
         cells=sum(size_of(run["patched"]) for run in runs),
         files=len({(run["model"], run["sha256"]) for run in runs}),
@@ -82,13 +89,35 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         rows="\n".join(rows),
         scripts=len(scripts),
         journey_releases=len(journeys),
-        well_before=sum(ends["released"]["ends"] == "well" for ends in scripts),
-        well_after=sum(ends["healed"]["ends"] == "well" for ends in scripts),
-        alone=sum(ends["healed"]["ends"] == "alone" for ends in scripts),
+        well_before=ending(scripts, "released", "well"),
+        well_after=ending(scripts, "healed", "well"),
+        alone=ending(scripts, "healed", "alone"),
+        searches=len(searches),
+        search_releases=sum(bool(models) for models in parted(journeys)[1].values()),
+        searches_before=ending(searches, "released", "well"),
+        searches_after=ending(searches, "healed", "well"),
+        searches_alone=ending(searches, "healed", "alone"),
         reasons="\n".join(reasons_of(runs)) or "Nothing.",
         endings="\n".join(endings_of(journeys)) or "Nothing.",
         stacks="; ".join(sorted({run["stack"] for run in runs})),
     )
+
+
+def parted(journeys: Journeys) -> tuple[Journeys, Journeys]:
+    """The scripts of models, and those of searches."""
+
+    def those(are_searches: bool) -> Journeys:
+        return {
+            release: {model: ends for model, ends in models.items() if Case(model, "").is_search == are_searches}
+            for release, models in journeys.items()
+        }
+
+    return those(False), those(True)
+
+
+def ending(scripts: list[dict[str, dict[str, str]]], source: str, how: str) -> int:
+    """How many of the scripts end so."""
+    return sum(ends[source]["ends"] == how for ends in scripts)
 
 
 def script_of(run: Run, journeys: Journeys, source: str) -> str:
