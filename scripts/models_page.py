@@ -29,9 +29,9 @@ as released {well_before} end as in one process, healed {well_after}; {alone} mo
 Where one process refuses a stage, that stage counts for nothing.
 
 **Searches.** From 1.6.4 on, each Auto class searches through Optuna: two trials that differ in shape, with learning
-rates that an unseeded sampler draws, and the better one is trained anew. {searches} searches in {search_releases}
-releases: as released {searches_before} end with all ranks alike, healed {searches_after}; {searches_alone} do not run
-in one process either. AutoHINT, which is given a model, is left out.
+rates that an unseeded sampler draws, and the better one is trained anew. {searches} searches in {search_releases}: as
+released {searches_before} end with all ranks alike, healed {searches_after}; {searches_alone} do not run in one process
+either. AutoHINT, which is given a model, is left out.
 
 **Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
 *Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
@@ -93,7 +93,7 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         well_after=ending(scripts, "healed", "well"),
         alone=ending(scripts, "healed", "alone"),
         searches=len(searches),
-        search_releases=sum(bool(models) for models in parted(journeys)[1].values()),
+        search_releases=in_words(release for release, models in parted(journeys)[1].items() if models),
         searches_before=ending(searches, "released", "well"),
         searches_after=ending(searches, "healed", "well"),
         searches_alone=ending(searches, "healed", "alone"),
