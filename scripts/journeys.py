@@ -124,13 +124,15 @@ def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]
     """The journeys of all models of a release, and the searches for them; those that are known are not made again."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
         released, healed = unpack(release, Path(folder, "released")), Path(folder, "healed")
-        shutil.copytree(released, healed)
-        catalog = load_catalog()
-        apply(find_install(None, healed), catalog, catalog.patches)
         models = first_configurations(released)
         searches = searches_for(released, models) if names(SEARCHES_THROUGH_OPTUNA, release) else []
         for cases, last_before, stages in ((models, "predict", STAGES), (searches, "search", STAGES_OF_A_SEARCH)):
-            if missing := [case for case in cases if case.model not in known]:
+            missing = [case for case in cases if case.model not in known]
+            if missing and not healed.exists():
+                shutil.copytree(released, healed)
+                catalog = load_catalog()
+                apply(find_install(None, healed), catalog, catalog.patches)
+            if missing:
                 known = {**known, **journeys_in(released, healed, python, missing, last_before, stages)}
         return known
 

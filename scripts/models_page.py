@@ -30,8 +30,8 @@ Where one process refuses a stage, that stage counts for nothing.
 
 **Searches.** From 1.6.4 on, each Auto class searches through Optuna: two trials that differ in shape, with learning
 rates that an unseeded sampler draws, and the better one is trained anew. {searches} searches in {search_releases}: as
-released {searches_before} end with all ranks alike, healed {searches_after}; {searches_alone} do not run in one process
-either. AutoHINT, which is given a model, is left out.
+released {searches_before} end with all ranks alike, healed {searches_after}; of those that do not, {searches_alone} end
+so in one process too. AutoHINT, which is given a model, is left out.
 
 **Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
 *Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
@@ -78,7 +78,8 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'healed')} |"
         for run in runs
     ]
-    scripts, searches = ([ends for models in each.values() for ends in models.values()] for each in parted(journeys))
+    of_models, of_searches = parted(journeys)
+    scripts, searches = ([ends for each in of.values() for ends in each.values()] for of in (of_models, of_searches))
     return PAGE.format(
         cells=sum(size_of(run["patched"]) for run in runs),
         files=len({(run["model"], run["sha256"]) for run in runs}),
@@ -93,7 +94,7 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         well_after=ending(scripts, "healed", "well"),
         alone=ending(scripts, "healed", "alone"),
         searches=len(searches),
-        search_releases=in_words(release for release, models in parted(journeys)[1].items() if models),
+        search_releases=in_words(release for release, models in of_searches.items() if models),
         searches_before=ending(searches, "released", "well"),
         searches_after=ending(searches, "healed", "well"),
         searches_alone=ending(searches, "healed", "alone"),

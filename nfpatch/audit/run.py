@@ -10,7 +10,7 @@ from typing import Literal, Optional
 
 from nfpatch.audit.cells import TRAINED_OTHERWISE, cells_of
 from nfpatch.audit.models import losses_of, models_of
-from nfpatch.audit.options import NOT_IN_THE_TABLE, OPTIONS, Training, entry_of
+from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.installs.find import Install
@@ -115,18 +115,22 @@ class AuditReport:
     @property
     def training(self) -> TrainingCheck:
         """What the cells say of the options that are called a matter of training."""
-        known = {(cell.case.model, cell.case.config): cell for cell in self.cells}
+        usual = {(cell.case.model, cell.case.config): cell for cell in self.cells}
         options: dict[str, object] = {}
         models: dict[str, list[str]] = {"alike": [], "unlike": [], "not_known": []}
-        for (model, config), cell in known.items():
-            usual = known.get((model, config.replace(f", {TRAINED_OTHERWISE}", "")), cell)
-            if usual is not cell:
-                given = cell.case.options.items()
-                options.update({name: value for name, value in given if isinstance(OPTIONS.get(name), Training)})
-                failed = "error" in (usual.outcome, cell.outcome)
-                is_alike = set(usual.unused_parameters) == set(cell.unused_parameters)
-                models["not_known" if failed else "alike" if is_alike else "unlike"].append(model)
-        return TrainingCheck(options, *map(tuple, models.values()))
+        suffix = f", {TRAINED_OTHERWISE}"
+        for cell in self.cells:
+            case = cell.case
+            if not case.config.endswith(suffix):
+                continue
+            twin = usual[case.model, case.config[: -len(suffix)]]
+            options.update({name: value for name, value in case.options.items() if name not in twin.case.options})
+            if "error" in (twin.outcome, cell.outcome):
+                models["not_known"].append(case.model)
+            else:
+                is_alike = set(twin.unused_parameters) == set(cell.unused_parameters)
+                models["alike" if is_alike else "unlike"].append(case.model)
+        return TrainingCheck(options, **{how: tuple(found) for how, found in models.items()})
 
     def to_json(self) -> dict[str, object]:
         """The report as the JSON of `nfpatch audit`, but for the key "neuralforecast", which is the caller's."""

@@ -69,8 +69,6 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
         arguments = dict(sizes, **case_arguments(case, max_steps), **trainer())
         if "n_series" in known:
             arguments["n_series"] = n_series
-        if model_class.__name__ == "TimeLLM":
-            arguments.update(language_model_arguments())
         arguments["learning_rate"] = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
         is_second = getattr(trial, "number", 0) == 1  # neuralforecast itself asks first, without a number
         if is_second and (is_alone or not case["tree"].startswith("original")):
