@@ -28,13 +28,13 @@ class Case(NamedTuple):
     `dead_parameters` are those, as `fnmatch` patterns, that the original source leaves without a gradient here: None
     for all that the patch names, and `()` where original and patched source both train. A `thorough` case is trained by
     `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model named `Auto...` is searched for
-    by Optuna, in two trials of other shapes. `beside` are the ids of patches without which the model does not train.
+    in two trials of other shapes. `beside` are the ids of patches without which the model does not train.
 
     `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
-    (`fit` again), or "search", which the training was. On the original it ends otherwise, or with one of the patch's
-    `symptoms`; where the ranks would wait for each other for ever (`waits`), the original is not run. `launchers` are
-    those that it shows by; empty for all.
+    (`fit` again); or what the training was, a "search" through Optuna or a "ray-search" through a real ray. On the
+    original it ends otherwise, or with one of the patch's `symptoms`; where the ranks would wait for each other for
+    ever (`waits`), the original is not run. `launchers` are those that it shows by; empty for all.
     """
 
     model: str

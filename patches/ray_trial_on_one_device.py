@@ -7,7 +7,7 @@ from within an actor of ray: it dies or waits for ever (issues 1291, 934, 686 of
 So they do with the patch, unless the configuration says on how many devices a trial is to train.
 """
 
-from nfpatch.catalog import Patch
+from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 OLD = """
@@ -29,10 +29,19 @@ def reserve_one(function: str) -> Rewrite:
     return Rewrite((Change(function, old=OLD, new=NEW),))
 
 
+RAY = Case(
+    "AutoNHITS",
+    "ray",
+    options={"mlp_units": [[8, 8]] * 3},
+    stage="ray-search",
+    launchers=("torchrun", "script"),
+    beside=("search-by-one-rank",),
+)
+
 patch = Patch(
     id="ray-trial-on-one-device",
     summary="a search through ray takes all GPUs for one trial, which dies or waits for ever",
-    symptoms=("ActorDiedError", "DistStoreError"),
+    symptoms=("ActorDiedError", "DistStoreError", "No best trial found for the given metric"),
     model="any",
     file="neuralforecast/common/_base_auto.py",
     upstream="https://github.com/Nixtla/neuralforecast/pull/1572",
@@ -40,5 +49,6 @@ patch = Patch(
     unaffected={">=3.2.1": "fixed upstream in 3.2.1"},
     dead_parameters=(),
     keeps_parameters=True,
-    cases=(),
+    # By Lightning 1 the processes of a trial wait for each other.
+    cases=(RAY._replace(releases=">=1.5"), RAY._replace(releases="<1.5", waits=True)),
 )

@@ -10,6 +10,8 @@ backend. Lightning must have started the processes and their group before the fi
 that are there for the time of a fit (ddp_spawn, ddp_notebook) take no part in a search, and need nothing.
 """
 
+from textwrap import indent
+
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
@@ -26,6 +28,14 @@ class SearchAmongRanks:
 
     # What a process says of its own place, and is not told by the first one
     PLACE = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
+    # The launchers of PL 2 and PL 1 whose processes end with a fit
+    FOR_A_FIT = ("MultiProcessing", "Spawn")
+    # By which the launchers of PL, torch and SLURM tell a process its place
+    TOLD = (
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+        *("MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS"),
+    )
     # Seconds for which a process that fails waits for the others to end a trial
     GRACE = 60
 
@@ -67,7 +77,8 @@ class SearchAmongRanks:
         )
         launcher = getattr(trainer.strategy, "launcher", None)
         # Those of spawn and fork are there for the time of a fit
-        if trainer.world_size == 1 or "MultiProcessing" in type(launcher).__name__:
+        is_for_a_fit = any(k in type(launcher).__name__ for k in self.FOR_A_FIT)
+        if trainer.world_size == 1 or is_for_a_fit:
             return False
         if not torch.distributed.is_initialized():
 
@@ -75,7 +86,8 @@ class SearchAmongRanks:
                 def validation_step(self, batch, batch_idx):
                     pass
 
-            trainer.validate(Nothing(), dataloaders=[0], verbose=False)
+            nothing = torch.utils.data.DataLoader([0])
+            trainer.validate(Nothing(), dataloaders=nothing, verbose=False)
         return torch.distributed.is_initialized()
 
     def _tell(self, key, value):
@@ -84,6 +96,7 @@ class SearchAmongRanks:
     def _tell_next(self, kind, value):
         self.trial += 1
         self._tell(f"{self.trial}", (kind, value))
+        self.store.add("told", 1)
 
     def _hear(self, key):
         return pickle.loads(self.store.get(key))
@@ -201,6 +214,20 @@ class SearchAmongRanks:
             trial.user_attrs = {k: v for k, v in attrs.items() if self._is_plain(v)}
         self._tell_next("end", (study.study_name, study.directions, trials))
 
+    @classmethod
+    @contextmanager
+    def trial_by_ray(cls, config):
+        """A trial is on its own, on one node, whatever the one that searches was told."""
+        told = {
+            k: os.environ.pop(k)
+            for k in list(os.environ)
+            if k in cls.TOLD or k.startswith("TORCHELASTIC_")
+        }
+        try:
+            yield {k: v for k, v in config.items() if k != "num_nodes"}
+        finally:
+            os.environ.update(told)
+
     def tell_results(self, results):
         """Tell the others what ray has found."""
         if self.size > 1:
@@ -210,7 +237,7 @@ class SearchAmongRanks:
 
     def hear_results(self):
         """Wait for what ray finds on the first process, however long that takes."""
-        while not self.store.check([f"{self.trial + 1}"]):
+        while self.store.add("told", 0) <= self.trial:
             time.sleep(0.5)
         _, told = self._hear_next()
         return pickle.loads(told)
@@ -249,6 +276,7 @@ class SearchAmongRanks:
 IMPORTS = """
 import itertools
 import json
+import os
 import pickle
 import threading
 import time
@@ -257,13 +285,24 @@ from copy import deepcopy
 from datetime import timedelta
 """
 
-# Through ray: the function that searches, and how it begins
+# Through ray: the functions that search and that make a trial, how they begin, and how the trial trains
 TUNE = "BaseAuto._tune_model"
 BEGIN = """
 train_fn_with_parameters = tune.with_parameters(
     self._train_tune, cls_model=cls_model, dataset=dataset, val_size=val_size, test_size=test_size
 )
 """
+TRAIN = "BaseAuto._train_tune"
+TRIAL = """
+_ = self._fit_model(
+    cls_model=cls_model, config=config_step, dataset=dataset, val_size=val_size, test_size=test_size
+)
+"""
+TRIAL_BEFORE_1_6 = """
+model = cls_model(**config_step)
+model.fit(dataset, val_size=val_size, test_size=test_size)
+"""
+ON_ITS_OWN = "with SearchAmongRanks.trial_by_ray(config_step) as config_step:"
 FOLLOW = """
 ranks = SearchAmongRanks(config)
 if ranks.rank > 0:
@@ -271,20 +310,24 @@ if ranks.rank > 0:
 """
 
 
-def through_ray(where: str = TUNE, begin: str = BEGIN) -> tuple[Change, ...]:
-    """Let the first process alone search through ray."""
+def through_ray(where: str = TUNE, begin: str = BEGIN, train: str = TRAIN, trial: str = TRIAL) -> tuple[Change, ...]:
+    """Let the first process alone search through ray, in trials that know nothing of the others."""
     fit = "results = tuner.fit()"
     return (
         Change("", old="from copy import deepcopy", new=IMPORTS),
+        Change(train, old=trial, new=ON_ITS_OWN + indent(trial, "    ")),
         Change(where, old=begin, new=FOLLOW + begin),
         Change(where, old=fit, new=f"with ranks.leading():\n    {fit}\n    ranks.tell_results(results)"),
     )
 
 
-def only_through_ray(where: str = TUNE, begin: str = BEGIN) -> Rewrite:
-    auto = "class BaseAuto(pl.LightningModule): ..."
-    return Rewrite((*through_ray(where, begin), Change("", old=auto, new=f"{RANKS}\n{auto}")))
+def only_through_ray(*changes: Change, auto: str = "class BaseAuto(pl.LightningModule): ...") -> Rewrite:
+    """The same where there is nothing else to search through, with further changes."""
+    return Rewrite((*(changes or through_ray()), Change("", old=auto, new=f"{RANKS}\n{auto}")))
 
+
+BEFORE_1_6 = through_ray("tune_model", BEGIN.replace("self._train_tune", "train_tune"), "train_tune", TRIAL_BEFORE_1_6)
+IMPORT_LIGHTNING = Change("", old="import torch", new="import torch\nimport pytorch_lightning as pl")
 
 CREATE = 'study = optuna.create_study(sampler=sampler, direction="minimize")'
 CREATE_WITH_OPTIONS = "study = optuna.create_study(**create_kwargs)"
@@ -338,23 +381,32 @@ SEARCH = Case(
     launchers=("torchrun", "script"),
 )
 
+# Through ray, whose trials must have a device each; the only way before 1.6.4.
+RAY = SEARCH._replace(model="AutoNHITS", config="ray", stage="ray-search", beside=("ray-trial-on-one-device",))
+
 patch = Patch(
     id="search-by-one-rank",
     summary="each of several devices makes a search of its own, and tries something else",
-    symptoms=("appears not to match sizes of the same param in process 0",),
+    symptoms=(
+        "appears not to match sizes of the same param in process 0",
+        "No best trial found for the given metric",  # as ray's trials take themselves for the process that searches
+    ),
     model="any",
     upstream="not fixed yet: docs/upstream/search-by-one-rank.md",
     variants={
-        ">=1.5,<1.6": {AUTO: only_through_ray("tune_model", BEGIN.replace("self._train_tune", "train_tune"))},
+        "<1.1": {AUTO: only_through_ray(*BEFORE_1_6, IMPORT_LIGHTNING, auto="class BaseAuto: ...")},
+        ">=1.1,<1.6": {AUTO: only_through_ray(*BEFORE_1_6)},
         ">=1.6,<1.6.4": {AUTO: only_through_ray()},
         **{release: {AUTO: led(release)} for release in OPTIMIZE},
     },
-    unaffected={"<1.5": "it searches through ray alone; each of several processes does so, which is not healed yet"},
+    unaffected={},
     dead_parameters=(),
     keeps_parameters=True,
     cases=(
         SEARCH._replace(model="AutoTFT", options={"hidden_size": 4, "n_head": 1}, beside=("tft-static-encoder",)),
         SEARCH._replace(model="AutoNHITS"),
         SEARCH._replace(model="AutoNBEATSx", thorough=True),
+        RAY._replace(releases="<1.6.4"),
+        RAY._replace(releases=">=1.6.4", thorough=True),
     ),
 )

@@ -1,9 +1,10 @@
 """Takes an ordinary script of every model of every release through its stages: docs/journeys.json.
 
 Two processes (gloo, CPU, torch's launcher), as released and after `nfpatch apply`. As released the script goes on to
-`predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. Where neuralforecast
-searches through Optuna, each Auto class makes a search of two trials that differ in shape. What the file holds already
-is not measured again.
+`predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. Each Auto class makes a
+search of two trials that differ in shape: through Optuna where neuralforecast does, else, healed only, through a real
+ray (as released its trials die after a minute or wait for ever, as `verify` shows). What the file holds already is not
+measured again.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
 # An Auto class makes its models itself: what a search has come to is a model like any other, and goes their way.
-STAGES_OF_A_SEARCH = ("search",)
 SEARCHES_THROUGH_OPTUNA = ">=1.6.4"
+THROUGH_RAY_ALONE = ("AutoHINT",)
 STEPS = 4  # the order of three series may be the same by chance
 
 
@@ -61,18 +62,28 @@ def first_configurations(site: Path) -> list[Case]:
     return list(chosen.values())
 
 
-def searches_for(site: Path, configurations: list[Case]) -> list[Case]:
-    """A search for each of these models that has an Auto class; AutoHINT is given a model, and has none of its own."""
+def searches_for(site: Path, configurations: list[Case], through_optuna: bool) -> list[Case]:
+    """A search for each of these models that has an Auto class, and searches through Optuna, or through ray alone."""
     exported = re.findall(r"'(Auto\w+)'", (site / "neuralforecast" / "auto.py").read_text(encoding="utf-8"))
-    named = [each._replace(model=f"Auto{each.model}") for each in configurations if each.model != "HINT"]
-    return [each for each in named if each.model in exported]
+    has_optuna = names(SEARCHES_THROUGH_OPTUNA, find_install(None, site).version)
+    searches = [each._replace(model=f"Auto{each.model}") for each in configurations]
+    return [
+        each
+        for each in searches
+        if each.model in exported and through_optuna == (has_optuna and each.model not in THROUGH_RAY_ALONE)
+    ]
 
 
 def journeys_in(
-    released: Path, healed: Path, python: Path, configurations: list[Case], last_before: str, stages: Sequence[str]
+    released: Path,
+    healed: Path,
+    python: Path,
+    configurations: list[Case],
+    last_before: Sequence[str],
+    stages: Sequence[str],
 ) -> dict[str, Any]:
     """How the script of each model ends with the source in these two folders, as released up to `last_before`."""
-    before = [case_of(each, last_before, "original") for each in configurations]
+    before = [case_of(each, stage, "original") for each in configurations for stage in last_before]
     after = [case_of(each, stage, "installed") for each in configurations for stage in stages]
     install = find_install(python, healed)
     try:
@@ -91,9 +102,12 @@ def journeys_in(
     journeys: dict[str, Any] = {}
     for each in configurations:
         own = [result for result in report.cases if result.model == each.model]
+        by_source = {
+            "released": ([result for result in own if result.source == "original"], released),
+            "healed": ([result for result in own if result.source == "installed"], healed),
+        }
         journeys[each.model] = {
-            "released": ending_of([result for result in own if result.source == "original"], released),
-            "healed": ending_of([result for result in own if result.source == "installed"], healed),
+            name: ending_of(results, site) for name, (results, site) in by_source.items() if results
         }
     return journeys
 
@@ -125,8 +139,12 @@ def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
         released, healed = unpack(release, Path(folder, "released")), Path(folder, "healed")
         models = first_configurations(released)
-        searches = searches_for(released, models) if names(SEARCHES_THROUGH_OPTUNA, release) else []
-        for cases, last_before, stages in ((models, "predict", STAGES), (searches, "search", STAGES_OF_A_SEARCH)):
+        through_optuna, through_ray = (searches_for(released, models, through) for through in (True, False))
+        for cases, last_before, stages in (
+            (models, ("predict",), STAGES),
+            (through_optuna, ("search",), ("search",)),
+            (through_ray, (), ("ray-search",)),
+        ):
             missing = [case for case in cases if case.model not in known]
             if missing and not healed.exists():
                 shutil.copytree(released, healed)

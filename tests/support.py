@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner, Result
 
+import nfpatch.target
 from nfpatch.cli import main
 
 NBEATSX = "neuralforecast/models/nbeatsx.py"
@@ -32,6 +33,10 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKS_TIMEOUT_SECONDS = 300
 # Whether `make journeys` runs the tests: journeys by every launcher, in more releases than CI has the time for.
 ALL_JOURNEYS = "NFPATCH_ALL_JOURNEYS" in os.environ
+# An interpreter that trains the releases which need Lightning 1.6.5, if there is one.
+OLD_PYTHON = os.environ.get("NFPATCH_OLD_PYTHON")
+# For PYTHONPATH: pretended GPUs.
+PRETENDED = Path(nfpatch.target.__file__).parent / "pretended"
 
 
 def dist_info(site: Path) -> Path:

@@ -38,7 +38,7 @@ HISTORY = {
     "rmok-wavelet-weight": ("1.7.5", "3.3.0"),
     "search-after-spawn": ("1.6.4", "1.6.4"),
     "ray-trial-on-one-device": ("1.0.0", "3.2.0"),
-    "search-by-one-rank": ("1.5.0", "3.3.0"),
+    "search-by-one-rank": ("1.0.0", "3.3.0"),
     "save-by-one-rank": ("1.1.0", "3.3.0"),
     "scaler-revin": ("1.6.4", "3.3.0"),
     "softssharp-position-scale": ("3.1.9", "3.3.0"),

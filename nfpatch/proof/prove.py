@@ -193,7 +193,8 @@ def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, 
 def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
     """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once.
 
-    A search is many fits, for each of which ddp_spawn would import everything anew.
+    A search is many fits, for each of which ddp_spawn would import everything anew. What one process finds through ray
+    is not compared: ray imports everything anew for each trial.
     """
     if launcher == "spawn" and case.is_search and launcher not in case.launchers:
         return []
@@ -208,7 +209,7 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
     if is_original_known:
         shows = not case.waits and (not case.launchers or launcher in case.launchers)
         fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
-    if is_original_known and launcher == "torchrun":
+    if is_original_known and launcher == "torchrun" and case.stage != "ray-search":
         fit = partial(_fit, patch, case._replace(stage="fit", dead_parameters=()), strategy="single-process")
         alone = fit("original")
         fits += [alone, fit(healed, like=alone.id)]
@@ -269,14 +270,18 @@ def run_agenda(
 
     Raises what `run_proof` raises.
     """
-    if not agenda.cases:
+    # On several nodes the trials of the original wait for the other nodes for ever
+    cases = [
+        fit for fit in agenda.cases if nodes.nnodes == 1 or (fit.case.stage, fit.source) != ("ray-search", "original")
+    ]
+    if not cases:
         return ProofReport(True, None, None, None, None, None, 0.0, ())
     with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
         trees = {name: _tree(install, Path(folder, name), files) for name, files in agenda.trees.items()}
         trees["installed"] = install.tree
         return run_proof(
             python=install.python,
-            cases=agenda.cases,
+            cases=cases,
             trees=trees,
             extra_path=install.extra_path,
             devices=devices,

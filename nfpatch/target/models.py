@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
 from .language_model import language_model_arguments
+from .through_ray import search_through_ray
 
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
@@ -38,51 +39,74 @@ def reconciled_model_of(
     case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int
 ) -> Any:
     """HINT around a model; it makes the forecasts of a total and its two parts coherent."""
-    import numpy
-
     options = dict(case["options"])
     wrapped = dict(options.pop("model"))
     model = model_of(dict(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
-    summing = numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
-    return importlib.import_module("neuralforecast.models").HINT(h=SMALL_SIZES["h"], S=summing, model=model, **options)
+    hint_class = importlib.import_module("neuralforecast.models").HINT
+    return hint_class(h=SMALL_SIZES["h"], S=total_and_parts(), model=model, **options)
+
+
+def total_and_parts() -> Any:
+    """The summing matrix of a total and its two parts."""
+    import numpy
+
+    return numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
 
 
 def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """A search through Optuna: two trials of models that differ in shape, of which the better one is trained anew.
+    """A search: two trials of models that differ in shape, of which the better one is trained anew.
 
     Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
     On the original source ranks may prefer different trials: were these models of different shapes, the ranks would
     wait for each other for ever.
     """
+    search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
+    models = importlib.import_module("neuralforecast.models")
+    sizes = dict(SMALL_SIZES)
+    common = {"h": sizes.pop("h"), "loss": loss_of(case)}
+    if case["model"] == "AutoHINT":
+        options = dict(case["options"])
+        wrapped = dict(options.pop("model"))
+        model_class = getattr(models, wrapped.pop("name"))
+        case = dict(case, options={**options, **wrapped})
+        common.update(cls_model=model_class, valid_loss=None, S=total_and_parts())
+    else:
+        model_class = getattr(models, case["model"][len("Auto") :])
+    known = inspect.signature(model_class.__init__).parameters
+    if "n_series" in inspect.signature(search_class.__init__).parameters:
+        common["n_series"] = n_series
+    is_alone = case["strategy"] == "single-process"
+    other_shapes = {name: size for name, size in OTHER_SHAPES.items() if name in known}
+    if case["tree"].startswith("original") and not is_alone:
+        other_shapes = {}
+
+    def constant() -> dict[str, Any]:
+        of_all = {"n_series": n_series, "val_check_steps": 1}  # a trial must come to be validated
+        arguments = dict(sizes, **case_arguments(case, max_steps), **trainer())
+        return {**{name: value for name, value in of_all.items() if name in known}, **arguments}
+
+    searched = search_through_ray if case["stage"] == "ray-search" else search_through_optuna
+    return searched(search_class, common, constant, other_shapes, 1 if is_alone else None)
+
+
+def search_through_optuna(
+    search_class: Any,
+    common: dict[str, Any],
+    constant: Callable[[], dict[str, Any]],
+    other_shapes: dict[str, int],
+    seed: int | None,
+) -> Any:
+    """A search through Optuna; `other_shapes` are the second trial's, `seed` is that of the sampler, None for none."""
     import optuna
 
-    search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
-    sizes = dict(SMALL_SIZES)
-    horizon = {"h": sizes.pop("h")}
-    if "n_series" in inspect.signature(search_class.__init__).parameters:
-        horizon["n_series"] = n_series
-    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"][len("Auto") :])
-    is_alone = case["strategy"] == "single-process"
-    known = inspect.signature(model_class.__init__).parameters
-
     def config(trial: Any) -> dict[str, Any]:
-        arguments = dict(sizes, **case_arguments(case, max_steps), **trainer())
-        if "n_series" in known:
-            arguments["n_series"] = n_series
+        arguments = constant()
         arguments["learning_rate"] = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
         is_second = getattr(trial, "number", 0) == 1  # neuralforecast itself asks first, without a number
-        if is_second and (is_alone or not case["tree"].startswith("original")):
-            arguments.update({name: size for name, size in OTHER_SHAPES.items() if name in known})
-        return arguments
+        return {**arguments, **other_shapes} if is_second else arguments
 
-    return search_class(
-        loss=loss_of(case),
-        config=config,
-        num_samples=2,
-        backend="optuna",
-        search_alg=optuna.samplers.TPESampler(seed=1) if is_alone else None,
-        **horizon,
-    )
+    sampler = None if seed is None else optuna.samplers.TPESampler(seed=seed)
+    return search_class(config=config, num_samples=2, backend="optuna", search_alg=sampler, **common)
 
 
 def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
@@ -120,5 +144,6 @@ def loss_of(case: dict[str, Any]) -> Any:
 def trained_model_of(forecaster: Any) -> Any:
     """The model that was trained: of a search, the one that it came to. 1.6.0 keeps the untrained ones as `models`."""
     model = getattr(forecaster, "models_fitted", forecaster.models)[0]
-    is_wrapper = type(model).__mro__[1].__name__ == "BaseAuto" or type(model).__name__ == "HINT"
-    return model.model if is_wrapper else model
+    while type(model).__mro__[1].__name__ == "BaseAuto" or type(model).__name__ == "HINT":
+        model = model.model
+    return model

@@ -16,6 +16,7 @@ from .data import Data, levelled_data
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
 from .observing import OBSERVED
 from .spawned import trained
+from .through_ray import surroundings
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
 from .world import World
 
@@ -35,8 +36,9 @@ class Script:
         self.package = package
         self.world = world
         self.data: Data = levelled_data(SMALL_SIZES["h"], N_SERIES, cut_of(case))
-        self.forecaster = self.made(self.together)
-        self.fit(self.forecaster)
+        with surroundings(case, spec):
+            self.forecaster = self.made(self.together)
+            self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
         self.evidence = {name: OBSERVED[name] for name in OBSERVED if name != "answers"}
 

@@ -41,7 +41,8 @@ def run(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) 
 
 def script_of(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> Script:
     """The script of a case; one that an earlier case has trained alike goes on."""
-    key = json.dumps([case["tree"], case["model"], case["loss"], case["options"], cut_of(case)], sort_keys=True)
+    said = [case["tree"], case["model"], case["loss"], case["options"], cut_of(case), case["stage"] == "ray-search"]
+    key = json.dumps(said, sort_keys=True)
     if key not in KEPT:
         KEPT[key] = Script(case, spec, package, world)
     script = KEPT[key] if case["stage"] != "refit" else KEPT.pop(key)
@@ -132,14 +133,18 @@ def cross_validated(script: Script, trainer: Callable[[], dict[str, Any]], seed:
 def search(script: Script) -> None:
     """The search that the training was: all ranks have tried the same, and chosen the same."""
     searched = getattr(script.forecaster, "models_fitted", script.forecaster.models)[0]
-    tried = [
-        f"{trial.number}: {trial.params}, loss {trial.value}, trained with {attempted_in(trial)}"
-        for trial in searched.results.trials
-    ]
-    found = [*tried, f"the best is {searched.results.best_trial.number}"]
+    results = searched.results
+    if script.case["stage"] == "ray-search":
+        found = attempts_through_ray(results)
+    else:
+        tried = [
+            f"{trial.number}: {trial.params}, loss {trial.value}, trained with {attempted_in(trial)}"
+            for trial in results.trials
+        ]
+        found = [*tried, f"the best is {results.best_trial.number}"]
     due = script.gathered(found)[0]
     if len(found) != len(due):
-        raise Differs(f"has tried {len(tried)} configurations, and rank 0 {len(due) - 1}")
+        raise Differs(f"has tried {len(found) - 1} configurations, and rank 0 {len(due) - 1}")
     for own, other in zip(found, due):
         if own != other:
             raise Differs(f"has tried {own}; rank 0, {other}")
@@ -147,7 +152,17 @@ def search(script: Script) -> None:
 
 def attempted_in(trial: Any) -> dict[str, Any]:
     """What this rank has trained the model of a trial with, of what is searched."""
-    arguments = trial.user_attrs["ALL_PARAMS"]
+    return searched_in(trial.user_attrs["ALL_PARAMS"])
+
+
+def attempts_through_ray(results: Any) -> list[str]:
+    """What ray has tried, and what is best."""
+    tried = [f"{searched_in(result.config)}, loss {result.metrics['loss']}" for result in results]
+    return [*tried, f"the best is {searched_in(results.get_best_result().config)}"]
+
+
+def searched_in(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a model, those that are searched."""
     return {name: arguments[name] for name in ("learning_rate", *OTHER_SHAPES) if name in arguments}
 
 
@@ -162,6 +177,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "insample": insample,
     "cross-validation": cross_validation,
     "search": search,
+    "ray-search": search,
     "save": save,
     "load": load,
     "refit": fit_again,

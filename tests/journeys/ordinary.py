@@ -12,7 +12,9 @@ import os
 import sys
 
 if os.environ.get("PRETENDED_GPUS"):
-    import pretended_gpus  # noqa: F401
+    import pretended_gpus
+
+    pretended_gpus.pretend(2)
 
 import pandas as pd
 import pytorch_lightning as pl

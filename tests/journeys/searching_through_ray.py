@@ -1,15 +1,21 @@
-"""A user's search through a real ray, with two pretended GPUs: `python searching_through_ray.py OUT`.
+"""A user's search through a real ray: `python searching_through_ray.py OUT DEVICES`.
 
-Each process that comes to the end writes to OUT/rank-N.json what it found: the trials, a digest of the weights of the
-model that was trained with the best of them, and how many processes trained it.
+With two devices, which are pretended GPUs, each trial writes to OUT which one it has been given, and waits there until
+the other is training too. Each process that comes to the end writes to OUT/rank-N.json what it found: the trials, a
+digest of the weights of the model that was trained with the best of them, and how many processes trained it.
 """
 
-import importlib
 import json
 import os
 import sys
+import time
 
-import pretended_gpus  # noqa: F401
+if __name__ == "__main__" and sys.argv[2] == "2":
+    import pretended_gpus
+
+    pretended_gpus.pretend(2)
+
+import pytorch_lightning as pl
 import ray
 import torch
 from neuralforecast import NeuralForecast
@@ -18,26 +24,62 @@ from neuralforecast.utils import AirPassengersPanel
 from ray import tune
 from searching import SMALL, H, trained_by
 
+OUT = sys.argv[1] if __name__ == "__main__" else ""
+# How long a trial waits for the other, in seconds. Where they follow each other, this is in vain.
+PATIENCE = 60
 
-def pretend():
-    importlib.import_module("pretended_gpus")
+
+class BesideEachOther(pl.Callback):
+    """Lets a trial wait for the other."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_fit_start(self, trainer, module):
+        device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if trainer.world_size > 1 or not device:  # it is not a trial
+            return
+        with open(os.path.join(self.folder, f"trial-on-{device}"), "w", encoding="utf-8"):
+            pass
+        give_up = time.monotonic() + PATIENCE
+        while sum(name.startswith("trial-on-") for name in os.listdir(self.folder)) < 2:
+            if time.monotonic() > give_up:
+                raise TimeoutError("no other trial beside this one")
+            time.sleep(0.05)
+
+
+def ray_with_two_gpus(*, begin=ray.init, **options):
+    """As `ray.init()` is on a machine that has them."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
+    variables = {"PYTHONPATH": os.environ["PYTHONPATH"], "NFPATCH_PRETENDED_GPUS": "2"}
+    return begin(num_cpus=2, num_gpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, **options)
+
+
+def searched(tuner, fit=tune.Tuner.fit):
+    """ray starts when it is asked to search."""
+    if not ray.is_initialized():
+        ray.init(address="local", log_to_driver=True)
+    return fit(tuner)
 
 
 if __name__ == "__main__":
-    rank = os.environ.get("LOCAL_RANK", "0")
-    if rank == "0":
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
-        there = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}, "worker_process_setup_hook": pretend}
-        ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, runtime_env=there)
+    pretended = sys.argv[2] == "2"
     config = {**SMALL, "learning_rate": tune.loguniform(1e-4, 1e-1)}
+    if pretended:
+        ray.init, tune.Tuner.fit = ray_with_two_gpus, searched
+        config.update(strategy="ddp", callbacks=[BesideEachOther(OUT)])
+    if pl.__version__ < "2":  # neuralforecast before 1.5 tells it of a bar, and cannot train twice with a callback
+        del config["enable_progress_bar"]
+        config.pop("callbacks", None)
     model = AutoNHITS(h=H, config=config, num_samples=2)
-    forecaster = NeuralForecast(models=[model], freq="ME")
+    forecaster = NeuralForecast(models=[model], freq="M" if pl.__version__ < "2" else "ME")
     forecaster.fit(df=AirPassengersPanel, val_size=H)
-    results = forecaster.models[0].results
+    results = getattr(forecaster, "models_fitted", forecaster.models)[0].results
     found = {
         **trained_by(forecaster),
         "trials": [[result.config["learning_rate"], result.metrics["loss"]] for result in results],
-        "world": torch.distributed.get_world_size(),
+        "world": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
     }
-    with open(os.path.join(sys.argv[1], f"rank-{rank}.json"), "w", encoding="utf-8") as file:
+    rank = os.environ.get("LOCAL_RANK", "0")
+    with open(os.path.join(OUT, f"rank-{rank}.json"), "w", encoding="utf-8") as file:
         json.dump(found, file)

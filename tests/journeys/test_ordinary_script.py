@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ALL_JOURNEYS, TORCHRUN, environment, invoke, run_ranks
+from support import ALL_JOURNEYS, PRETENDED, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "ordinary.py"
@@ -44,7 +44,7 @@ def run(
     """The exit code of the script, what each process at its end got, and what was printed."""
     gpus = {"PRETENDED_GPUS": "1"} if trainer["accelerator"] == "gpu" else {}
     command = [python, *launcher, SCRIPT, out, json.dumps(trainer), *models]
-    return run_ranks(command, out, {**environment(site, HERE), **gpus})
+    return run_ranks(command, out, {**environment(site, HERE, PRETENDED), **gpus})
 
 
 def ends_as_in_one_process(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ALL_JOURNEYS, TORCHRUN, environment, invoke, run_ranks
+from support import ALL_JOURNEYS, OLD_PYTHON, PRETENDED, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "searching.py"
@@ -73,14 +73,50 @@ def test_ranks_of_torch_search_as_one_in_the_first_release_that_searches(
     assert first == second
 
 
+RELEASES_THROUGH_RAY = ["3.1.9", *(["1.5.0", "1.6.3", "1.7.4", "2.0.1", "3.2.0", "3.3.0"] if ALL_JOURNEYS else [])]
+
+
+def search_through_ray(
+    site: Path, python: Path, out: Path, devices: int, launcher: Sequence[str] = ()
+) -> tuple[int, list[Any], str]:
+    """The exit code of a search on so many devices, what each process found, and what was printed."""
+    command = [python, *launcher, HERE / "searching_through_ray.py", out, devices]
+    return run_ranks(command, out, {**environment(site, HERE, PRETENDED), "HOME": str(out), "RAY_AIR_NEW_OUTPUT": "0"})
+
+
 @pytest.mark.ddp
+@pytest.mark.parametrize("release", RELEASES_THROUGH_RAY)
 def test_through_ray_the_first_rank_searches_and_each_trial_has_a_device(
-    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+    release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    site = released("3.1.9")
+    site = released(release)
+    if ALL_JOURNEYS:
+        code, _, words = search_through_ray(site, training_env, tmp_path / "released", 2)
+        assert code != 0
+        assert "No best trial found" in words
+        assert list((tmp_path / "released").glob("trial-*")) == []
+        before = search_through_ray(site, training_env, tmp_path / "before", 1)[1]
     assert invoke("apply", "--site-packages", site).exit_code == 0
-    command = [training_env, HERE / "searching_through_ray.py", tmp_path / "two"]
-    code, told, words = run_ranks(command, tmp_path / "two", {**environment(site, HERE), "HOME": str(tmp_path)})
+    if ALL_JOURNEYS:
+        after = search_through_ray(site, training_env, tmp_path / "one", 1)[1]
+        assert after == before, "one process finds what it found"
+    code, told, words = search_through_ray(site, training_env, tmp_path / "two", 2)
+    assert code == 0, words[-3000:]
+    first, second = told
+    assert first == second
+    assert (len(first["trials"]), first["world"]) == (2, 2)
+    assert sorted(path.name for path in (tmp_path / "two").glob("trial-*")) == ["trial-on-0", "trial-on-1"]
+
+
+@pytest.mark.ddp
+@pytest.mark.skipif(OLD_PYTHON is None, reason="NFPATCH_OLD_PYTHON names no interpreter with Lightning 1.6.5")
+@pytest.mark.parametrize("release", ["1.1.0", "1.4.0"])
+def test_through_ray_in_the_releases_before_lightning_2(
+    release: str, released: Callable[[str], Path], tmp_path: Path
+) -> None:
+    site = released(release)
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    code, told, words = search_through_ray(site, Path(str(OLD_PYTHON)), tmp_path / "two", 2)
     assert code == 0, words[-3000:]
     first, second = told
     assert first == second

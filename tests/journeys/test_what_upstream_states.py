@@ -7,13 +7,12 @@ patches keep it in another way.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from releases import RELEASES
-from support import ALL_JOURNEYS, TORCHRUN, environment, invoke, run_ranks
+from support import ALL_JOURNEYS, OLD_PYTHON, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 
@@ -22,7 +21,6 @@ CHOSEN = ("1.5.0", "1.7.0", "1.7.4", "2.0.1", "3.0.0", "3.0.2", "3.1.5", "3.1.9"
 FIRST_ON_LIGHTNING_2 = RELEASES.index("1.5.0")
 ALL = RELEASES[FIRST_ON_LIGHTNING_2:]
 # Those before need an interpreter with Lightning 1.6.5, as `make old-env` builds it.
-OLD_PYTHON = os.environ.get("NFPATCH_OLD_PYTHON")
 
 
 def state(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, list[dict[str, dict[str, str]]], str]:

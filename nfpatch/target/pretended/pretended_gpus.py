@@ -1,0 +1,51 @@
+"""GPUs for the eyes of Lightning and neuralforecast, each of which is the CPU.
+
+They show which way the code takes where there are GPUs, not what CUDA does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable
+from unittest import mock
+
+
+def pretend(count: int) -> Callable[[], None]:
+    """Lets Lightning find so many GPUs, or as many of them as CUDA_VISIBLE_DEVICES leaves. Gives what undoes it."""
+    import torch
+    from pytorch_lightning import accelerators
+
+    def gpus() -> int:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # which ray sets for an actor
+        return len(visible.split(",")) if visible else count
+
+    def parsed(devices: Any) -> list[int]:
+        if isinstance(devices, (list, tuple)):
+            return list(devices)
+        return list(range(gpus() if devices in (-1, "-1", "auto") else int(devices)))
+
+    def nothing(*arguments: Any) -> dict[str, Any]:
+        return {}
+
+    changes: list[tuple[Any, str, Any]] = [(torch.cuda, "device_count", gpus)]
+    accelerator = getattr(accelerators, "CUDAAccelerator", None)
+    if accelerator is None:  # Lightning before 1.7, with which neuralforecast asks torch
+        accelerator = accelerators.GPUAccelerator
+        changes.append((torch.cuda, "is_available", lambda: True))
+    own = {
+        "is_available": staticmethod(lambda: True),
+        "auto_device_count": staticmethod(gpus),
+        "parse_devices": staticmethod(parsed),
+        "get_parallel_devices": staticmethod(lambda devices: [torch.device("cpu")] * len(devices)),
+        **dict.fromkeys(("setup_device", "setup_environment", "setup", "teardown", "get_device_stats"), nothing),
+    }
+    changes += [(accelerator, name, instead) for name, instead in own.items()]
+    patches = [mock.patch.object(owner, name, instead, create=True) for owner, name, instead in changes]
+    for patch in patches:
+        patch.start()
+
+    def undo() -> None:
+        for patch in patches:
+            patch.stop()
+
+    return undo
