@@ -249,15 +249,19 @@ def test_the_original_carries_a_patch_beside_its_own_only_where_the_healed_sourc
     assert trees_of_originals(*both) == {"original+multivariate-all-series"}
 
 
-def test_a_search_is_left_out_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:
+def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
 
-    def searches(release: str) -> set[str]:
+    def searches(release: str, thorough: bool) -> set[tuple[str, str]]:
         found = survey(find_install(None, released(release)), catalog)
-        return {fit.case.model for fit in agenda_for(found, (), True, thorough=True).cases if fit.case.is_search}
+        fits = agenda_for(found, (), True, thorough=thorough).cases
+        return {(fit.case.model, fit.case.stage) for fit in fits if fit.case.is_search and fit.case.stage != "fit"}
 
-    assert searches("1.6.4") == {"AutoNBEATSx", "AutoNHITS", "AutoTFT"}
-    assert searches("1.6.3") == set()
+    through_ray = {("AutoNHITS", "ray-search")}
+    through_optuna = {("AutoNHITS", "search"), ("AutoTFT", "search")}
+    assert searches("1.6.3", thorough=False) == through_ray
+    assert searches("1.6.4", thorough=True) == {("AutoNBEATSx", "search")} | through_optuna | through_ray
+    assert searches("3.3.0", thorough=False) == through_optuna
 
 
 def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(site: Path) -> None:

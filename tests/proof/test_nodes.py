@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import invoke, run_nfpatch
-from test_runner import NBEATSX, OUT, healed, mark, package, processes_with
+from test_runner import NBEATSX, OUT, SEARCH, healed, mark, package, processes_with
 
 from nfpatch.catalog import Case
 from nfpatch.proof.launch import Nodes
@@ -111,6 +111,17 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
     assert diverging.detail == "the ranks ended with different weights"
     assert "World size 2 on 2 nodes, backend gloo" in conditions_of(one)
     assert processes_with(mark) == set()
+
+
+@pytest.mark.ddp
+def test_a_search_is_one_on_two_nodes(training_env: Path, site: Path, endpoint: str) -> None:
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    search = ProofCase("search", None, SEARCH._replace(stage="search"), "installed", "pass", forecast=None)
+
+    one, other = prove_on_two_nodes(training_env, [search], {"installed": site}, endpoint)
+
+    assert one.cases == other.cases
+    assert [(case.ok, case.detail, case.world_size) for case in one.cases] == [(True, "", 2)]
 
 
 RANK_1_HANGS = """
