@@ -216,15 +216,15 @@ class SearchAmongRanks:
 
     @classmethod
     @contextmanager
-    def trial_by_ray(cls, config):
-        """A trial is on its own, on one node, whatever the one that searches was told."""
+    def trial_by_ray(cls):
+        """A trial is on its own, and not in the place of the process that searches."""
         told = {
             k: os.environ.pop(k)
             for k in list(os.environ)
             if k in cls.TOLD or k.startswith("TORCHELASTIC_")
         }
         try:
-            yield {k: v for k, v in config.items() if k != "num_nodes"}
+            yield
         finally:
             os.environ.update(told)
 
@@ -302,7 +302,7 @@ TRIAL_BEFORE_1_6 = """
 model = cls_model(**config_step)
 model.fit(dataset, val_size=val_size, test_size=test_size)
 """
-ON_ITS_OWN = "with SearchAmongRanks.trial_by_ray(config_step) as config_step:"
+ON_ITS_OWN = "with SearchAmongRanks.trial_by_ray():"
 FOLLOW = """
 ranks = SearchAmongRanks(config)
 if ranks.rank > 0:

@@ -31,7 +31,9 @@ Where one process refuses a stage, that stage counts for nothing.
 **Searches.** From 1.6.4 on, each Auto class searches through Optuna: two trials that differ in shape, with learning
 rates that an unseeded sampler draws, and the better one is trained anew. {searches} searches in {search_releases}: as
 released {searches_before} end with all ranks alike, healed {searches_after}; of those that do not, {searches_alone} end
-so in one process too. AutoHINT, which is given a model, is left out.
+so in one process too. Before, and in every release for AutoHINT, neuralforecast searches through ray alone; healed,
+{through_ray_after} of {through_ray} such searches in {ray_releases} end with all ranks alike (a real ray, two pretended
+GPUs). As released AutoNHITS stands for them all ([matrix.md](matrix.md)): trials die, or wait for ever.
 
 **Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
 *Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
@@ -78,8 +80,8 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'healed')} |"
         for run in runs
     ]
-    of_models, of_searches = parted(journeys)
-    scripts, searches = ([ends for each in of.values() for ends in each.values()] for of in (of_models, of_searches))
+    parts = parted(journeys)
+    scripts, searches, through_ray = ([ends for each in of.values() for ends in each.values()] for of in parts)
     return PAGE.format(
         cells=sum(size_of(run["patched"]) for run in runs),
         files=len({(run["model"], run["sha256"]) for run in runs}),
@@ -94,26 +96,32 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         well_after=ending(scripts, "healed", "well"),
         alone=ending(scripts, "healed", "alone"),
         searches=len(searches),
-        search_releases=in_words(release for release, models in of_searches.items() if models),
+        search_releases=in_words(release for release, models in parts[1].items() if models),
         searches_before=ending(searches, "released", "well"),
         searches_after=ending(searches, "healed", "well"),
         searches_alone=ending(searches, "healed", "alone"),
+        through_ray=len(through_ray),
+        through_ray_after=ending(through_ray, "healed", "well"),
+        ray_releases=in_words(release for release, models in parts[2].items() if models),
         reasons="\n".join(reasons_of(runs)) or "Nothing.",
         endings="\n".join(endings_of(journeys)) or "Nothing.",
         stacks="; ".join(sorted({run["stack"] for run in runs})),
     )
 
 
-def parted(journeys: Journeys) -> tuple[Journeys, Journeys]:
-    """The scripts of models, and those of searches."""
+def parted(journeys: Journeys) -> list[Journeys]:
+    """The scripts of models, the searches through Optuna, and those through ray, which are not run as released."""
 
-    def those(are_searches: bool) -> Journeys:
-        return {
-            release: {model: ends for model, ends in models.items() if Case(model, "").is_search == are_searches}
+    def part_of(model: str, ends: dict[str, dict[str, str]]) -> int:
+        return 0 if not Case(model, "").is_search else 1 if "released" in ends else 2
+
+    return [
+        {
+            release: {model: ends for model, ends in models.items() if part_of(model, ends) == part}
             for release, models in journeys.items()
         }
-
-    return those(False), those(True)
+        for part in range(3)
+    ]
 
 
 def ending(scripts: list[dict[str, dict[str, str]]], source: str, how: str) -> int:

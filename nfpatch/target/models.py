@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
 from .language_model import language_model_arguments
-from .through_ray import search_through_ray
+from .through_ray import NOT_SAID, search_through_ray
 
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
@@ -63,7 +63,13 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
     models = importlib.import_module("neuralforecast.models")
     sizes = dict(SMALL_SIZES)
-    common = {"h": sizes.pop("h"), "loss": loss_of(case)}
+    common: dict[str, Any] = {"h": sizes.pop("h")}
+    taken = inspect.signature(search_class.__init__).parameters
+    # before 1.3 it goes with what is searched
+    of_loss = {"loss": loss_of(case)}
+    if "loss" in taken:
+        common.update(of_loss)
+        of_loss = {}
     if case["model"] == "AutoHINT":
         options = dict(case["options"])
         wrapped = dict(options.pop("model"))
@@ -73,19 +79,20 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
     else:
         model_class = getattr(models, case["model"][len("Auto") :])
     known = inspect.signature(model_class.__init__).parameters
-    if "n_series" in inspect.signature(search_class.__init__).parameters:
+    if "n_series" in taken:
         common["n_series"] = n_series
-    is_alone = case["strategy"] == "single-process"
+    is_alone, through_ray = case["strategy"] == "single-process", case["stage"] == "ray-search"
     other_shapes = {name: size for name, size in OTHER_SHAPES.items() if name in known}
     if case["tree"].startswith("original") and not is_alone:
         other_shapes = {}
 
     def constant() -> dict[str, Any]:
         of_all = {"n_series": n_series, "val_check_steps": 1}  # a trial must come to be validated
-        arguments = dict(sizes, **case_arguments(case, max_steps), **trainer())
-        return {**{name: value for name, value in of_all.items() if name in known}, **arguments}
+        of_trainer = {name: value for name, value in trainer().items() if not through_ray or name not in NOT_SAID}
+        of_model = {name: value for name, value in of_all.items() if name in known}
+        return {**of_model, **of_loss, **sizes, **of_trainer, **case_arguments(case, max_steps)}
 
-    searched = search_through_ray if case["stage"] == "ray-search" else search_through_optuna
+    searched = search_through_ray if through_ray else search_through_optuna
     return searched(search_class, common, constant, other_shapes, 1 if is_alone else None)
 
 

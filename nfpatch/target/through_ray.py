@@ -18,6 +18,8 @@ from .pretended.pretended_gpus import pretend
 
 PRETENDED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretended")
 TRIALS = 2
+# What a user does not tell the trainer, so that a trial trains on one device, and the best model on all; and what
+# observes, as the trials are not ours to watch
 NOT_SAID = ("accelerator", "devices", "callbacks")
 # Bytes for ray's object store: it insists on 75 MB, and would take a third of the memory.
 OBJECT_STORE = 100 * 2**20
@@ -32,14 +34,11 @@ def search_through_ray(
     other_shapes: dict[str, int],
     seed: int | None,
 ) -> Any:
-    """A search through ray, as `models.search_of` makes one through Optuna.
-
-    Its trainer is told nothing of devices: a trial is to train on one, and the best model on all.
-    """
+    """A search through ray, as `models.search_through_optuna` makes one."""
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    config = {name: value for name, value in constant().items() if name not in NOT_SAID}
+    config = constant()
     config["learning_rate"] = tune.loguniform(1e-4, 1e-2)
     for name, size in list(other_shapes.items())[-1:]:
         config[name] = tune.grid_search([config.get(name, size // 2), size])
@@ -101,7 +100,7 @@ def surroundings(case: dict[str, Any], spec: dict[str, Any]) -> Iterator[None]:
         return search(tuner)
 
     def watched(trainer: Any, *arguments: Any, **options: Any) -> Any:
-        trainer.callbacks.append(recorder())  # the trials' own trainers are elsewhere
+        trainer.callbacks.append(recorder())
         return fit(trainer, *arguments, **options)
 
     with ExitStack() as undone:

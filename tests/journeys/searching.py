@@ -4,7 +4,6 @@ TRAINER are the arguments for Lightning's trainer as JSON, each SEARCH is a key 
 to the end writes to OUT/rank-N.json what it found, by search: the trials, the best, and a digest of the weights.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
 from neuralforecast.losses import pytorch as losses
 from neuralforecast.utils import AirPassengersPanel
+from small import SMALL, H, trained_by
 
 try:
     from neuralforecast.common._base_auto import OptunaOptions
@@ -23,16 +23,6 @@ except ImportError:  # before 3.1.9
     OptunaOptions = None
 
 OUT = sys.argv[1]
-H = 12
-SMALL = {
-    "input_size": 24,
-    "mlp_units": [[8, 8]] * 3,
-    "max_steps": 3,
-    "val_check_steps": 1,
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-}
 
 
 class Pruning(pl.Callback):
@@ -113,15 +103,6 @@ SEARCHES["on"] = lambda: (
         create_study_kwargs={"storage": f"sqlite:///{OUT}/study.db", "study_name": "ours", "load_if_exists": True}
     ),
 )
-
-
-def trained_by(forecaster):
-    """Digests of the weights that a search has come to, and of what they forecast."""
-    digest = hashlib.sha256()
-    for _, parameter in sorted(forecaster.models[0].model.named_parameters()):
-        digest.update(parameter.detach().numpy().tobytes())
-    forecasts = forecaster.predict().to_csv().encode()
-    return {"weights": digest.hexdigest(), "forecasts": hashlib.sha256(forecasts).hexdigest()}
 
 
 def found_by(name, trainer):

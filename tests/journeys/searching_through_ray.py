@@ -1,8 +1,9 @@
 """A user's search through a real ray: `python searching_through_ray.py OUT DEVICES`.
 
-With two devices, which are pretended GPUs, each trial writes to OUT which one it has been given, and waits there until
-the other is training too. Each process that comes to the end writes to OUT/rank-N.json what it found: the trials, a
-digest of the weights of the model that was trained with the best of them, and how many processes trained it.
+DEVICES are "one", "two" of the CPU, which the configuration says, or two pretended "gpus", of which it says nothing. On
+these each trial writes to OUT which one it has been given, and waits there until the other is training too. Each
+process that comes to the end writes to OUT/rank-N.json what it found: the trials, a digest of the weights of the model
+that was trained with the best of them, and how many processes trained it.
 """
 
 import json
@@ -10,11 +11,12 @@ import os
 import sys
 import time
 
-if __name__ == "__main__" and sys.argv[2] == "2":
+if __name__ == "__main__" and sys.argv[2] == "gpus":
     import pretended_gpus
 
     pretended_gpus.pretend(2)
 
+import neuralforecast
 import pytorch_lightning as pl
 import ray
 import torch
@@ -22,7 +24,7 @@ from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
 from neuralforecast.utils import AirPassengersPanel
 from ray import tune
-from searching import SMALL, H, trained_by
+from small import SMALL, H, trained_by
 
 OUT = sys.argv[1] if __name__ == "__main__" else ""
 # How long a trial waits for the other, in seconds. Where they follow each other, this is in vain.
@@ -63,14 +65,19 @@ def searched(tuner, fit=tune.Tuner.fit):
 
 
 if __name__ == "__main__":
-    pretended = sys.argv[2] == "2"
+    devices = sys.argv[2]
     config = {**SMALL, "learning_rate": tune.loguniform(1e-4, 1e-1)}
-    if pretended:
+    if devices == "two":
+        config.update(accelerator="cpu", devices=2, strategy="ddp")
+    if devices == "gpus":
         ray.init, tune.Tuner.fit = ray_with_two_gpus, searched
         config.update(strategy="ddp", callbacks=[BesideEachOther(OUT)])
-    if pl.__version__ < "2":  # neuralforecast before 1.5 tells it of a bar, and cannot train twice with a callback
+    if neuralforecast.__version__ < "1.7":  # it has a bar of its own
         del config["enable_progress_bar"]
+    if pl.__version__ < "2":  # nothing trains twice with the same callback
         config.pop("callbacks", None)
+    if neuralforecast.__version__ < "1.1":  # which knows no such option
+        del config["val_check_steps"]
     model = AutoNHITS(h=H, config=config, num_samples=2)
     forecaster = NeuralForecast(models=[model], freq="M" if pl.__version__ < "2" else "ME")
     forecaster.fit(df=AirPassengersPanel, val_size=H)
