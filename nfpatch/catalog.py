@@ -32,9 +32,10 @@ class Case(NamedTuple):
 
     `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
-    (`fit` again); or what the training was, a "search" through Optuna or a "ray-search" through a real ray. On the
-    original it ends otherwise, or with one of the patch's `symptoms`; where the ranks would wait for each other for
-    ever (`waits`), the original is not run. `launchers` are those that it shows by; empty for all.
+    (`fit` again), "no-batch" (`fit` with less than a batch for each rank); or what the training was, a "search" through
+    Optuna or a "ray-search" through a real ray. On the original it ends otherwise, or with one of the patch's
+    `symptoms`; where the ranks would wait for each other for ever (`waits`), the original is not run. `launchers` are
+    those that it shows by; empty for all.
     """
 
     model: str

@@ -37,6 +37,7 @@ HISTORY = {
     "predict-on-one-device": ("1.0.0", "3.3.0"),
     "rmok-wavelet-weight": ("1.7.5", "3.3.0"),
     "search-after-spawn": ("1.6.4", "1.6.4"),
+    "drop-last-loader": ("1.0.0", "3.3.0"),
     "ray-trial-on-one-device": ("1.0.0", "3.3.0"),
     "search-by-one-rank": ("1.0.0", "3.3.0"),
     "save-by-one-rank": ("1.1.0", "3.3.0"),

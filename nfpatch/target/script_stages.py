@@ -11,7 +11,7 @@ from .models import EARLY_STOPPING, OTHER_SHAPES
 from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
-from .script import Script, cut_of, one_process
+from .script import N_SERIES, Script, cut_of, one_process
 from .stopping import stop_early
 from .world import World
 
@@ -166,6 +166,18 @@ def searched_in(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: arguments[name] for name in ("learning_rate", *OTHER_SHAPES) if name in arguments}
 
 
+def no_batch(script: Script) -> None:
+    """A fit in which each rank's share of the series is no whole batch, and is dropped: it must say so."""
+    forecaster = script.made(script.together, batch_size=N_SERIES, drop_last_loader=True)
+    try:
+        script.fit(forecaster, is_watched=False)
+    except Exception as error:
+        if "drop_last_loader=True" not in str(error):
+            raise
+    else:
+        raise Differs("fit has returned an untrained model, without a word")
+
+
 def fit_again(script: Script) -> None:
     """`fit` once more. The evidence is of the second fit."""
     script.fit(script.forecaster)
@@ -180,6 +192,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "ray-search": search,
     "save": save,
     "load": load,
+    "no-batch": no_batch,
     "refit": fit_again,
 }
 

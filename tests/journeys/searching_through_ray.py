@@ -72,9 +72,8 @@ if __name__ == "__main__":
     if devices == "gpus":
         ray.init, tune.Tuner.fit = ray_with_two_gpus, searched
         config.update(strategy="ddp", callbacks=[BesideEachOther(OUT)])
-    if neuralforecast.__version__ < "1.7":  # it has a bar of its own
+    if neuralforecast.__version__ < "1.7":  # it has a bar of its own, and may not be able to send a callback back
         del config["enable_progress_bar"]
-    if pl.__version__ < "2":  # nothing trains twice with the same callback
         config.pop("callbacks", None)
     if neuralforecast.__version__ < "1.1":  # which knows no such option
         del config["val_check_steps"]

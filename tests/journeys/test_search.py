@@ -101,7 +101,8 @@ def test_through_ray_the_first_rank_searches_and_each_trial_has_a_device(
         assert after == before, "one process finds what it found"
         ends_alike_on_both_ranks(site, training_env, tmp_path / "two", "two")
     ends_alike_on_both_ranks(site, training_env, tmp_path / "gpus", "gpus")
-    assert sorted(path.name for path in (tmp_path / "gpus").glob("trial-*")) == ["trial-on-0", "trial-on-1"]
+    if release >= "1.7":  # the others tell nothing of their trials
+        assert sorted(path.name for path in (tmp_path / "gpus").glob("trial-*")) == ["trial-on-0", "trial-on-1"]
 
 
 def ends_alike_on_both_ranks(site: Path, python: Path, out: Path, devices: str) -> None:
