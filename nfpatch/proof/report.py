@@ -157,7 +157,7 @@ def finding_of(result: CaseResult) -> str:
 def _success_of(result: CaseResult) -> str:
     """What a fit that went through showed."""
     if result.stage != "fit":
-        return "as in one process, on every rank"
+        return "says what to set, on every rank" if result.stage == "no-batch" else "as in one process, on every rank"
     if result.unused_parameters:
         return f"trains; {_without_gradient(result)}"
     if result.strategy == "single-process" and result.equal_to_like:

@@ -6,6 +6,7 @@ process that comes to the end writes to OUT/rank-N.json what it found: the trial
 that was trained with the best of them, and how many processes trained it.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ import ray
 import torch
 from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
+from neuralforecast.models import NHITS
 from neuralforecast.utils import AirPassengersPanel
 from ray import tune
 from small import SMALL, H, trained_by
@@ -75,7 +77,7 @@ if __name__ == "__main__":
     if neuralforecast.__version__ < "1.7":  # it has a bar of its own, and may not be able to send a callback back
         del config["enable_progress_bar"]
         config.pop("callbacks", None)
-    if neuralforecast.__version__ < "1.1":  # which knows no such option
+    if "val_check_steps" not in inspect.signature(NHITS.__init__).parameters:
         del config["val_check_steps"]
     model = AutoNHITS(h=H, config=config, num_samples=2)
     forecaster = NeuralForecast(models=[model], freq="M" if pl.__version__ < "2" else "ME")
