@@ -141,13 +141,15 @@ class SearchAmongRanks:
 
         def tried(trial):
             with self.lock:  # Optuna may make several trials at once
-                self.is_told = self.rank > 0
+                self.is_told, self.is_made = self.rank > 0, False
                 self._share_pruning(trial)
                 loss, error = None, None
                 try:
                     loss = objective(trial)
                 except Exception as exception:
                     error = exception
+                if self.is_told and not self.is_made:
+                    self._tell_made(error)
                 if self.is_told:
                     error = self._first_of_all(error)
                 if self.broken is not None and self.rank == 0:
@@ -157,6 +159,36 @@ class SearchAmongRanks:
                 return loss
 
         return tried
+
+    def model(self, cls):
+        """A model that all processes could make; else none of them trains one."""
+        if self.size == 1:
+            return cls
+
+        def made(**kwargs):
+            model, error = None, None
+            try:
+                model = cls(**kwargs)
+            except Exception as exception:
+                error = exception
+            self._tell_made(error)
+            others = (self._hear(f"{self.trial}/made/{k}") for k in range(self.size))
+            for first in filter(None, [error, *others]):
+                raise first
+            return model
+
+        return made
+
+    def _tell_made(self, error):
+        self.is_made = True
+        self._tell(f"{self.trial}/made/{self.rank}", self._to_tell(error))
+
+    @staticmethod
+    def _to_tell(error):
+        try:
+            return pickle.loads(pickle.dumps(error))
+        except Exception:
+            return RuntimeError(f"{type(error).__name__}: {error}")
 
     def _share_pruning(self, trial):
         """Whether a trial is pruned, the first process decides."""
@@ -175,10 +207,7 @@ class SearchAmongRanks:
         order, told = None, None
         if error is not None:
             order = self.store.add(f"{self.trial}/errors", 1)
-            try:
-                told = order, pickle.loads(pickle.dumps(error))
-            except Exception:
-                told = order, RuntimeError(f"{type(error).__name__}: {error}")
+            told = order, self._to_tell(error)
         self._tell(f"{self.trial}/ended/{self.rank}", told)
         ended = [f"{self.trial}/ended/{rank}" for rank in range(self.size)]
         if error is not None:
@@ -356,6 +385,7 @@ def led(release: str) -> Rewrite:
                 new=f"""
 ranks = SearchAmongRanks(config{", distributed_config" if has_spark else ""})
 config, objective = ranks.config(config), ranks.objective(objective)
+cls_model = ranks.model(cls_model)
 if ranks.rank > 0:
     return ranks.follow(objective{storage})
 with ranks.leading():

@@ -7,11 +7,12 @@ import json
 from typing import Any, Callable
 
 from .comparing import compare_frames, seed_everything
-from .models import EARLY_STOPPING, OTHER_SHAPES
+from .models import EARLY_STOPPING
 from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
 from .script import N_SERIES, Script, cut_of, one_process
+from .searched import attempts_of
 from .stopping import stop_early
 from .world import World
 
@@ -133,37 +134,13 @@ def cross_validated(script: Script, trainer: Callable[[], dict[str, Any]], seed:
 def search(script: Script) -> None:
     """The search that the training was: all ranks have tried the same, and chosen the same."""
     searched = getattr(script.forecaster, "models_fitted", script.forecaster.models)[0]
-    results = searched.results
-    if script.case["stage"] == "ray-search":
-        found = attempts_through_ray(results)
-    else:
-        tried = [
-            f"{trial.number}: {trial.params}, loss {trial.value}, trained with {attempted_in(trial)}"
-            for trial in results.trials
-        ]
-        found = [*tried, f"the best is {results.best_trial.number}"]
+    found = attempts_of(searched.results)
     due = script.gathered(found)[0]
     if len(found) != len(due):
         raise Differs(f"has tried {len(found) - 1} configurations, and rank 0 {len(due) - 1}")
     for own, other in zip(found, due):
         if own != other:
             raise Differs(f"has tried {own}; rank 0, {other}")
-
-
-def attempted_in(trial: Any) -> dict[str, Any]:
-    """What this rank has trained the model of a trial with, of what is searched."""
-    return searched_in(trial.user_attrs["ALL_PARAMS"])
-
-
-def attempts_through_ray(results: Any) -> list[str]:
-    """What ray has tried, and what is best."""
-    tried = [f"{searched_in(result.config)}, loss {result.metrics['loss']}" for result in results]
-    return [*tried, f"the best is {searched_in(results.get_best_result().config)}"]
-
-
-def searched_in(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Of the arguments of a model, those that are searched."""
-    return {name: arguments[name] for name in ("learning_rate", *OTHER_SHAPES) if name in arguments}
 
 
 def no_batch(script: Script) -> None:

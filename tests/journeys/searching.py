@@ -70,6 +70,12 @@ def failing(trial):
     return {**rate(trial), **bad}
 
 
+def failing_alone(trial):
+    is_bad = getattr(trial, "number", 0) == 1 and os.environ.get("LOCAL_RANK") == "1"
+    bad = {"optimizer": int} if is_bad else {}  # the model refuses it
+    return {**rate(trial), **bad}
+
+
 def drawing(trial):
     return {**rate(trial), "windows_batch_size": random.SystemRandom().choice([4, 8, 16, 32])}
 
@@ -86,6 +92,7 @@ SEARCHES = {
     "unseeded": lambda: (everything, {}),
     "seeded": lambda: (everything, {"search_alg": optuna.samplers.TPESampler(seed=3)}),
     "failing": lambda: (failing, of_optuna(study_kwargs={"catch": (TypeError,)})),
+    "failing on one rank": lambda: (failing_alone, of_optuna(study_kwargs={"catch": (TypeError,)})),
     "drawing": lambda: (drawing, {}),
     "pruned": lambda: (pruned, of_optuna(create_study_kwargs={"pruner": Whim()})),
     "with layers in the loss": lambda: (rate, {"loss": losses.IQLoss()}),

@@ -17,6 +17,7 @@ ONE = {"accelerator": "cpu", "devices": 1}
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 BY_OPTIONS = (
     "failing",
+    "failing on one rank",
     "drawing",
     "pruned",
     "with layers in the loss",
@@ -55,7 +56,8 @@ def test_all_ranks_search_as_one(released: Callable[[str], Path], training_env: 
 
     assert params(first["seeded"]) == params(one["seeded"]), "the first trials of a seeded sampler hang on no loss"
     assert params(first["unseeded"]) != params(one["unseeded"])
-    assert states("failing") == ["COMPLETE", "FAIL", "COMPLETE"]
+    for name in ("failing", "failing on one rank"):
+        assert states(name) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert states("pruned")[:2] == ["COMPLETE", "PRUNED"]
     assert 0 < len(states("for a time")) < 1000
     assert first["in a database"]["trials"] == first["on"]["trials"][:3]
