@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
 from neuralforecast.losses import pytorch as losses
+from neuralforecast.models import NHITS
 from neuralforecast.utils import AirPassengersPanel
 from small import SMALL, H, trained_by
 
@@ -40,6 +41,13 @@ class Pruning(pl.Callback):
             self.trial.report(float(loss), trainer.global_step)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
+
+
+def stepping(model, *arguments, step=NHITS.training_step):
+    """A training step, the second of which one rank cannot make with the seed of `failing_in_a_step`."""
+    if (model.random_seed, model.global_step, os.environ.get("LOCAL_RANK")) == (101, 1, "1"):
+        raise ZeroDivisionError("on this rank alone")
+    return step(model, *arguments)
 
 
 class Whim(optuna.pruners.BasePruner):
@@ -76,6 +84,11 @@ def failing_alone(trial):
     return {**rate(trial), **bad}
 
 
+def failing_in_a_step(trial):
+    NHITS.training_step = stepping
+    return {**rate(trial), "random_seed": 101 if getattr(trial, "number", 0) == 1 else 1}
+
+
 def drawing(trial):
     return {**rate(trial), "windows_batch_size": random.SystemRandom().choice([4, 8, 16, 32])}
 
@@ -93,6 +106,7 @@ SEARCHES = {
     "seeded": lambda: (everything, {"search_alg": optuna.samplers.TPESampler(seed=3)}),
     "failing": lambda: (failing, of_optuna(study_kwargs={"catch": (TypeError,)})),
     "failing on one rank": lambda: (failing_alone, of_optuna(study_kwargs={"catch": (TypeError,)})),
+    "failing in a step": lambda: (failing_in_a_step, of_optuna(study_kwargs={"catch": (ZeroDivisionError,)})),
     "drawing": lambda: (drawing, {}),
     "pruned": lambda: (pruned, of_optuna(create_study_kwargs={"pruner": Whim()})),
     "with layers in the loss": lambda: (rate, {"loss": losses.IQLoss()}),

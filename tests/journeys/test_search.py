@@ -18,6 +18,7 @@ TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 BY_OPTIONS = (
     "failing",
     "failing on one rank",
+    "failing in a step",
     "drawing",
     "pruned",
     "with layers in the loss",
@@ -56,7 +57,7 @@ def test_all_ranks_search_as_one(released: Callable[[str], Path], training_env: 
 
     assert params(first["seeded"]) == params(one["seeded"]), "the first trials of a seeded sampler hang on no loss"
     assert params(first["unseeded"]) != params(one["unseeded"])
-    for name in ("failing", "failing on one rank"):
+    for name in ("failing", "failing on one rank", "failing in a step"):
         assert states(name) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert states("pruned")[:2] == ["COMPLETE", "PRUNED"]
     assert 0 < len(states("for a time")) < 1000
