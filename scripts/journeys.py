@@ -3,7 +3,7 @@
 Two processes (gloo, CPU, torch's launcher), as released and after `nfpatch apply`. As released the script goes on to
 `predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. Each Auto class makes a
 search of two trials that differ in shape: through Optuna where neuralforecast does, else, healed only, through a real
-ray (as released its trials die after a minute or wait for ever, as `verify` shows). What the file holds already is not
+ray (as released its trials die or wait for ever, as `verify` shows). What the file holds already is not
 measured again.
 """
 
@@ -33,7 +33,7 @@ from nfpatch.proof.runner import CaseResult, ProofCase, Source, run_proof
 DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
-# An Auto class makes its models itself: what a search has come to is a model like any other, and goes their way.
+# A search is not taken through the stages: what it has come to is a model like any other.
 SEARCHES_THROUGH_OPTUNA = ">=1.6.4"
 THROUGH_RAY_ALONE = ("AutoHINT",)
 STEPS = 4  # the order of three series may be the same by chance

@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
 from .language_model import language_model_arguments
-from .through_ray import NOT_SAID, search_through_ray
+from .through_ray import NOT_SAID, two_trials_through_ray
 
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
@@ -62,14 +62,10 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
     """
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
     models = importlib.import_module("neuralforecast.models")
-    sizes = dict(SMALL_SIZES)
-    common: dict[str, Any] = {"h": sizes.pop("h")}
+    sizes: dict[str, Any] = dict(SMALL_SIZES)
+    common = {"h": sizes.pop("h")}
     taken = inspect.signature(search_class.__init__).parameters
-    # before 1.3 it goes with what is searched
-    of_loss = {"loss": loss_of(case)}
-    if "loss" in taken:
-        common.update(of_loss)
-        of_loss = {}
+    (common if "loss" in taken else sizes)["loss"] = loss_of(case)  # before 1.3 it goes with what is searched
     if case["model"] == "AutoHINT":
         options = dict(case["options"])
         wrapped = dict(options.pop("model"))
@@ -82,6 +78,8 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
     if "n_series" in taken:
         common["n_series"] = n_series
     is_alone, through_ray = case["strategy"] == "single-process", case["stage"] == "ray-search"
+    if through_ray and "gpus" in taken and isinstance(taken["gpus"].default, int):  # as many as at the import
+        common["gpus"] = importlib.import_module("torch").cuda.device_count()
     other_shapes = {name: size for name, size in OTHER_SHAPES.items() if name in known}
     if case["tree"].startswith("original") and not is_alone:
         other_shapes = {}
@@ -90,20 +88,19 @@ def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[s
         of_all = {"n_series": n_series, "val_check_steps": 1}  # a trial must come to be validated
         of_trainer = {name: value for name, value in trainer().items() if not through_ray or name not in NOT_SAID}
         of_model = {name: value for name, value in of_all.items() if name in known}
-        return {**of_model, **of_loss, **sizes, **of_trainer, **case_arguments(case, max_steps)}
+        return {**of_model, **sizes, **of_trainer, **case_arguments(case, max_steps)}
 
-    searched = search_through_ray if through_ray else search_through_optuna
-    return searched(search_class, common, constant, other_shapes, 1 if is_alone else None)
+    two_trials = two_trials_through_ray if through_ray else two_trials_through_optuna
+    return search_class(**common, **two_trials(constant, other_shapes, 1 if is_alone else None))
 
 
-def search_through_optuna(
-    search_class: Any,
-    common: dict[str, Any],
-    constant: Callable[[], dict[str, Any]],
-    other_shapes: dict[str, int],
-    seed: int | None,
-) -> Any:
-    """A search through Optuna; `other_shapes` are the second trial's, `seed` is that of the sampler, None for none."""
+def two_trials_through_optuna(
+    constant: Callable[[], dict[str, Any]], other_shapes: dict[str, int], seed: int | None
+) -> dict[str, Any]:
+    """Arguments of a search through Optuna.
+
+    `constant` gives what is not searched, `other_shapes` are the second trial's, `seed` is the sampler's, or None.
+    """
     import optuna
 
     def config(trial: Any) -> dict[str, Any]:
@@ -113,7 +110,7 @@ def search_through_optuna(
         return {**arguments, **other_shapes} if is_second else arguments
 
     sampler = None if seed is None else optuna.samplers.TPESampler(seed=seed)
-    return search_class(config=config, num_samples=2, backend="optuna", search_alg=sampler, **common)
+    return {"config": config, "num_samples": 2, "backend": "optuna", "search_alg": sampler}
 
 
 def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:

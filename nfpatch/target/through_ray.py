@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 import shutil
 import sys
@@ -27,14 +25,10 @@ OBJECT_STORE = 100 * 2**20
 LONGEST_FOLDER = 28
 
 
-def search_through_ray(
-    search_class: Any,
-    common: dict[str, Any],
-    constant: Callable[[], dict[str, Any]],
-    other_shapes: dict[str, int],
-    seed: int | None,
-) -> Any:
-    """A search through ray, as `models.search_through_optuna` makes one."""
+def two_trials_through_ray(
+    constant: Callable[[], dict[str, Any]], other_shapes: dict[str, int], seed: int | None
+) -> dict[str, Any]:
+    """Arguments of a search through ray, made of what `models.two_trials_through_optuna` takes."""
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
@@ -42,17 +36,11 @@ def search_through_ray(
     config["learning_rate"] = tune.loguniform(1e-4, 1e-2)
     for name, size in list(other_shapes.items())[-1:]:
         config[name] = tune.grid_search([config.get(name, size // 2), size])
-    options = {}
-    gpus = inspect.signature(search_class.__init__).parameters.get("gpus")
-    if gpus is not None and isinstance(gpus.default, int):  # as many as there were at the import
-        options["gpus"] = importlib.import_module("torch").cuda.device_count()
-    return search_class(
-        config=config,
-        num_samples=1 if other_shapes else TRIALS,
-        search_alg=BasicVariantGenerator(random_state=seed),
-        **options,
-        **common,
-    )
+    return {
+        "config": config,
+        "num_samples": 1 if other_shapes else TRIALS,
+        "search_alg": BasicVariantGenerator(random_state=seed),
+    }
 
 
 @contextmanager

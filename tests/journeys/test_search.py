@@ -79,12 +79,10 @@ def test_ranks_of_torch_search_as_one_in_the_first_release_that_searches(
 RELEASES_THROUGH_RAY = ["3.1.9", *(["1.5.0", "1.6.3", "1.7.4", "2.0.1", "3.2.0", "3.3.0"] if ALL_JOURNEYS else [])]
 
 
-def search_through_ray(
-    site: Path, python: Path, out: Path, devices: str, launcher: Sequence[str] = ()
-) -> tuple[int, list[Any], str]:
+def search_through_ray(site: Path, python: Path, out: Path, devices: str) -> tuple[int, list[Any], str]:
     """The exit code of a search on these devices, what each process found, and what was printed."""
-    command = [python, *launcher, HERE / "searching_through_ray.py", out, devices]
-    return run_ranks(command, out, {**environment(site, HERE, PRETENDED), "HOME": str(out), "RAY_AIR_NEW_OUTPUT": "0"})
+    command = [python, HERE / "searching_through_ray.py", out, devices]
+    return run_ranks(command, out, {**environment(site, HERE, PRETENDED), "HOME": str(out)})
 
 
 @pytest.mark.ddp
