@@ -71,7 +71,8 @@ class Patch(NamedTuple):
     some configuration. They are gone there once the patch is applied, unless `keeps_parameters` says that it lets the
     gradient reach them instead. `other_names` are ids that it had, which still stand for it. `symptoms` are words of
     the errors that the bug ends with. `beside` are the ids of patches without which the models of its cases crash on
-    several devices before its own bug shows.
+    several devices before its own bug shows. What is `by_name_only` makes one process do otherwise than as released, so
+    nothing applies it that does not name it.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Patch(NamedTuple):
     other_names: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    by_name_only: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -109,6 +111,11 @@ class Catalog:
     def files(self) -> tuple[str, ...]:
         """Every file that some patch rewrites in some release, sorted."""
         return tuple(sorted({file for patch in self.patches for file in patch.files}))
+
+    @property
+    def default(self) -> tuple[Patch, ...]:
+        """What is applied where no patch is named."""
+        return tuple(patch for patch in self.patches if not patch.by_name_only)
 
     @property
     def releases(self) -> tuple[str, ...]:

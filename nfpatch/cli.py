@@ -189,7 +189,7 @@ def apply(
     from nfpatch.patching import operations
 
     catalog = load_catalog(patch_folders)
-    patches = catalog.select(patch_ids) if patch_ids else catalog.patches
+    patches = catalog.select(patch_ids) if patch_ids else catalog.default
     install = find_install(python, site_packages)
     proof = None
     if prove:
@@ -365,6 +365,7 @@ def verify(
         allow_modified,
         thorough,
         launchers=launchers or ("torchrun",),
+        world_size=devices * nodes.nnodes,
     )
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)

@@ -49,6 +49,7 @@ def print_catalog(catalog: Catalog) -> None:
             ("releases", releases_in_words(catalog, patch)),
             ("upstream", patch.upstream),
             *(("symptom", words) for words in patch.symptoms),
+            *([("applied", "by name only: it changes what one process does")] if patch.by_name_only else []),
         ):
             click.echo(f"  {label:<9} {value}")
 
@@ -66,6 +67,7 @@ def catalog_to_json(catalog: Catalog) -> object:
                 "releases": affected_releases(catalog, patch),
                 "upstream": patch.upstream,
                 "symptoms": patch.symptoms,
+                "by_name_only": patch.by_name_only,
             }
             for patch in catalog.patches
         ]

@@ -175,35 +175,9 @@ class SearchAmongRanks:
             others = (self._hear(f"{self.trial}/made/{k}") for k in range(self.size))
             for first in filter(None, [error, *others]):
                 raise first
-            self._watch(model)
             return model
 
         return made
-
-    def _watch(self, model):
-        """A step that fails on one process ends the trial on all, after that step.
-
-        The others wait for the gradients of it, so that it gives some.
-        """
-        step, end = model.training_step, model.on_train_batch_end
-        failed = f"{self.trial}/failed"
-
-        def training_step(*args, **kwargs):
-            try:
-                return step(*args, **kwargs)
-            except Exception as error:
-                if self.store.add(f"{failed}/first", 1) == 1:
-                    self._tell(f"{failed}/error", self._to_tell(error))
-                self.store.add(failed, 1)
-                return sum((k * 0).sum() for k in model.parameters() if k.requires_grad)
-
-        def on_train_batch_end(*args, **kwargs):
-            end(*args, **kwargs)
-            if self.store.add(failed, 0):
-                raise self._hear(f"{failed}/error")
-
-        model.training_step = training_step
-        model.on_train_batch_end = on_train_batch_end
 
     def _tell_made(self, error):
         self.is_made = True

@@ -308,7 +308,7 @@ def wanted_by_apply(found: Survey, patches: Sequence[Patch], allow_modified: boo
     wanted: dict[str, frozenset[str]] = {}
     unclaimed = []
     for status in map(found.status_of, patches):
-        if status.state in ("applied", "not-needed"):
+        if status.state == "applied" or (status.state == "not-needed" and not status.files):
             continue
         files = dict(status.files)
         if status.state == "unknown-release":

@@ -23,7 +23,8 @@ _FILE_STATES: tuple[State, ...] = ("applied", "applicable", "modified")
 class PatchStatus(NamedTuple):
     """The state of one patch in one install, with the reason in words.
 
-    `files` are those that it rewrites here, with the state of each; empty where it is not needed or not known to be.
+    `files` are those that it rewrites here, with the state of each; empty where it is not known to be needed, but for
+    one that is applied by name only.
     """
 
     patch: Patch
@@ -110,6 +111,8 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     state, reason = told[worst]
     if any(told[file][0] != state for file in files):
         reason = f"{reason} (in {', '.join(file for file in files if told[file][0] == state)})"
+    if patch.by_name_only and state == "applicable":
+        state, reason = "not-needed", f"applied by name only, as it changes what one process does: {reason}"
     return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
 
 

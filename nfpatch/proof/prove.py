@@ -38,6 +38,9 @@ TRAVELLERS = (
     Case("TFT", "MAE", options={"hidden_size": 4, "n_head": 1}),
     Case("MLPMultivariate", "MAE", options={"hidden_size": 8}, releases=">=1.7.1"),
 )
+# What all ranks learn, it changes where the data of the fits have fewer series than there are ranks
+FOR_MORE_RANKS = "windows-of-each-rank"
+SERIES_OF_FITS = 2
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
 
 
@@ -64,13 +67,14 @@ def agenda_for(
     thorough: bool = False,
     force: bool = False,
     launchers: Sequence[Launcher] = ("torchrun",),
+    world_size: int = 2,
 ) -> Agenda:
     """The fits that prove these patches; without patches, all that the release needs or has.
 
     With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
     of the installed one. With `thorough` all cases of the patches are trained, and without patches the journeys are
-    taken as well. Each of the `launchers` trains them in turn. Raises Refused when the patched source cannot be
-    computed, or when a killed run left the install half done.
+    taken as well. Each of the `launchers` trains them in turn, on `world_size` ranks. Raises Refused when the patched
+    source cannot be computed, or when a killed run left the install half done.
     """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
@@ -78,6 +82,9 @@ def agenda_for(
     originals = {
         file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
     }
+    statuses = [
+        status for status in statuses if patches or not (status.patch.by_name_only and status.state == "not-needed")
+    ]
     wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
     healed: Source = "preview" if preview else "installed"
@@ -99,10 +106,14 @@ def agenda_for(
     carried = applied.union(*wanted.values())
     fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.beside), carried)]
     is_predicted_together = _is_prediction_healed(found, carried)
+    # What is meant to be learned otherwise is so on both sides of a comparison
+    compared = {fit.like for fit in fits if fit.like is not None}
+    on_purpose = {patch.id for patch in found.catalog.patches if patch.by_name_only}
+    on_purpose |= {FOR_MORE_RANKS} if world_size > SERIES_OF_FITS else set()
     fits = [
         replace(
             fit,
-            beside=tuple(one for one in fit.beside if one in carried),
+            beside=tuple(sorted(carried & {*fit.beside, *(on_purpose if fit.id in compared else ())})),
             forecast="together" if is_predicted_together and _asks_all_ranks(fit) else fit.forecast,
         )
         for fit in fits
@@ -209,7 +220,8 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
     if is_original_known:
         shows = not case.waits and (not case.launchers or launcher in case.launchers)
         fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
-    if is_original_known and launcher == "torchrun" and case.stage != "ray-search":
+    keeps_one_process = case.stage != "ray-search" and not patch.by_name_only
+    if is_original_known and launcher == "torchrun" and keeps_one_process:
         fit = partial(_fit, patch, case._replace(stage="fit", dead_parameters=()), strategy="single-process")
         alone = fit("original")
         fits += [alone, fit(healed, like=alone.id)]

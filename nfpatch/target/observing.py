@@ -30,6 +30,7 @@ def no_evidence() -> dict[str, Any]:
         "backend": None,  # likewise; None where there is no process group
         "steps": 0,  # optimizer steps taken
         "losses": [],  # of every step
+        "losses_of_ranks": [],  # of the last fit, by rank, where one process tells for all; else empty
         "finite_loss": True,  # likewise
         "unused": [],  # trainable parameters without a gradient after the backward pass of any step
         "unused_last": [],  # the same, of the last backward pass only

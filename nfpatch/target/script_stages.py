@@ -6,12 +6,13 @@ import inspect
 import json
 from typing import Any, Callable
 
+from . import training_stages
 from .comparing import compare_frames, seed_everything
 from .models import EARLY_STOPPING
 from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
-from .script import N_SERIES, Script, cut_of, one_process
+from .script import Script, cut_of, one_process
 from .searched import attempts_of
 from .stopping import stop_early
 from .world import World
@@ -143,18 +144,6 @@ def search(script: Script) -> None:
             raise Differs(f"has tried {own}; rank 0, {other}")
 
 
-def no_batch(script: Script) -> None:
-    """A fit in which each rank's share of the series is no whole batch, and is dropped: it must say so."""
-    forecaster = script.made(script.together, batch_size=N_SERIES, drop_last_loader=True)
-    try:
-        script.fit(forecaster, is_watched=False)
-    except Exception as error:
-        if "drop_last_loader=True" not in str(error):
-            raise
-    else:
-        raise Differs("fit has returned an untrained model, without a word")
-
-
 def fit_again(script: Script) -> None:
     """`fit` once more. The evidence is of the second fit."""
     script.fit(script.forecaster)
@@ -169,7 +158,13 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "ray-search": search,
     "save": save,
     "load": load,
-    "no-batch": no_batch,
+    "no-batch": training_stages.no_batch,
+    "strategy-object": training_stages.strategy_object,
+    "failing-rank": training_stages.failing_rank,
+    "trajectories": training_stages.trajectories,
+    "one-series": training_stages.one_series,
+    "one-order": training_stages.one_order,
+    "fewer-devices": training_stages.fewer_devices,
     "refit": fit_again,
 }
 

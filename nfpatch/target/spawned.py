@@ -60,5 +60,6 @@ def take_over(told: list[dict[str, Any]]) -> None:
     OBSERVED.update(told[0])
     OBSERVED["unused_by_torch"] = kept["unused_by_torch"]
     OBSERVED["losses"] = kept["losses"] + told[0]["losses"]
+    OBSERVED["losses_of_ranks"] = [report["losses"] for report in told]
     OBSERVED["validated"] = kept["validated"] + told[0]["validated"]
     OBSERVED["unused"] = kept["unused"] + list(dict.fromkeys(unused))

@@ -14,6 +14,7 @@ def pretend(count: int) -> Callable[[], None]:
     """Lets Lightning find so many GPUs, or as many of them as CUDA_VISIBLE_DEVICES leaves. Gives what undoes it."""
     import torch
     from pytorch_lightning import accelerators
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     def gpus() -> int:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # which ray sets for an actor
@@ -22,7 +23,10 @@ def pretend(count: int) -> Callable[[], None]:
     def parsed(devices: Any) -> list[int]:
         if isinstance(devices, (list, tuple)):
             return list(devices)
-        return list(range(gpus() if devices in (-1, "-1", "auto") else int(devices)))
+        asked = list(range(gpus() if devices in (-1, "-1", "auto") else int(devices)))
+        if len(asked) > gpus():
+            raise MisconfigurationException(f"You requested gpu: {asked}. But your machine only has: {gpus()}")
+        return asked
 
     def nothing(*arguments: Any) -> dict[str, Any]:
         return {}

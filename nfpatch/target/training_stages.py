@@ -1,0 +1,142 @@
+"""Trainings that go another way than `fit` of a script: stages of a case, as `script_stages` runs them."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .comparing import compare_frames
+from .data import levelled_data
+from .models import SMALL_SIZES, trained_model_of
+from .observing import OBSERVED
+from .outcomes import Differs, message_of
+from .pretended.pretended_gpus import pretend
+from .saving import alone_with, folder_of, loaded
+from .script import N_SERIES, Script
+from .spawned import trained
+
+# What goes into the file of a model that was trained on two GPUs
+TWO_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp"}
+
+
+def no_batch(script: Script) -> None:
+    """A fit in which each rank's share of the series is no whole batch, and is dropped: it must say so."""
+    forecaster = script.made(script.together, batch_size=N_SERIES, drop_last_loader=True)
+    try:
+        script.fit(forecaster, is_watched=False)
+    except Exception as error:
+        if "drop_last_loader=True" not in str(error):
+            raise
+    else:
+        raise Differs("fit has returned an untrained model, without a word")
+
+
+def strategy_object(script: Script) -> None:
+    """Two fits of a model with one and the same strategy object."""
+    registry = importlib.import_module("pytorch_lightning.strategies").StrategyRegistry
+    strategy = registry.get(script.together()["strategy"])
+    forecaster = script.made(lambda: dict(script.together(), strategy=strategy))
+    for _ in range(2):
+        script.fit(forecaster)
+
+
+def failing_rank(script: Script) -> None:
+    """A fit whose step fails on one rank: it ends on all of them in the same words, and they can train on.
+
+    One of as many series as there are ranks has nothing that can be trained on: no window, or where that is refused
+    beforehand, no finite value.
+    """
+    forecaster = script.made(script.together)
+    good = levelled_data(SMALL_SIZES["h"], script.spec["world_size"], 0)
+    last = good.past["unique_id"] == good.past["unique_id"].iloc[-1]
+    words: list[str | None] = []
+    for past in (good.past[~last | (last & (last.cumsum() > last.sum() - SMALL_SIZES["h"]))], good.past.copy()):
+        if not words or "requires at least" in (words[0] or ""):
+            past = past.reset_index(drop=True)
+            if len(past) == len(last):
+                past.loc[last, "y"] = float("inf")
+            words = script.gathered(words_of(forecaster, past))
+    if len(set(words)) > 1 or words[0] is None:
+        raise Differs(f"the ranks end with {words}")
+    forecaster.fit(df=good.past, val_size=SMALL_SIZES["h"])
+
+
+def words_of(forecaster: Any, past: Any) -> str | None:
+    """The words of the error with which a fit ends; None if it does not."""
+    try:
+        forecaster.fit(df=past, val_size=SMALL_SIZES["h"])
+    except Exception as error:
+        return message_of(error)
+    return None
+
+
+def trajectories(script: Script) -> None:
+    """The losses that the model keeps, after a fit in whatever processes."""
+    model, due = trained_model_of(script.forecaster), script.evidence
+    losses = [loss for _, loss in model.train_trajectories]
+    if losses != due["losses"]:
+        raise Differs(f"train_trajectories has {losses}, and the training of the first process {due['losses']}")
+    if len(model.valid_trajectories) < len(due["validated"]):
+        raise Differs(f"valid_trajectories has {model.valid_trajectories} after {len(due['validated'])} validations")
+
+
+def one_series(script: Script) -> None:
+    """A training on one series: each rank has losses of its own, as it has windows of its own."""
+    forecaster = script.made(script.together)
+    past = levelled_data(SMALL_SIZES["h"], 1, 0).past
+    with trained(forecaster, script.spec, is_watched=script.world is not None):
+        forecaster.fit(df=past)
+    of_ranks = OBSERVED["losses_of_ranks"] or script.gathered(OBSERVED["losses"])
+    for step, losses in enumerate(zip(*of_ranks), 1):
+        if len(set(losses)) < len(losses):
+            raise Differs(
+                f"ranks train on the same windows of a series, as all have the loss {losses[0]} in step {step}"
+            )
+
+
+def one_order(script: Script) -> None:
+    """The series of a multivariate model: at every step in the order of the data."""
+    for trainer in (script.together, script.alone):
+        script.fit(script.made(trainer), is_watched=trainer == script.together)
+        orders = list(dict.fromkeys(OBSERVED["batches"]))
+        OBSERVED["batches"] = []
+        if len(orders) > 1:
+            raise Differs(f"the series came in {len(orders)} orders")
+
+
+def fewer_devices(script: Script) -> None:
+    """A model that was saved where there were two GPUs, trained further where there is one; one that is pretended."""
+    forecaster = script.made(lambda: dict(script.alone(), callbacks=[]))
+    script.fit(forecaster, is_watched=False)
+    folder = folder_of(script, "saved")
+    if script.rank == 0:
+        with as_if_trained_on(trained_model_of(forecaster), TWO_GPUS):
+            forecaster.save(folder)
+    script.gathered(None)
+    undo = pretend(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            further = loaded(script, folder)
+        script.fit(further, is_watched=False)
+        found = further.predict()
+    finally:
+        undo()
+    script.fit(forecaster, is_watched=False)
+    compare_frames(found, alone_with(forecaster, script))
+
+
+@contextmanager
+def as_if_trained_on(model: Any, trainer: dict[str, Any]) -> Iterator[None]:
+    """What is saved of a model, for a while with these arguments of the trainer."""
+    kept = {name: model.hparams[name] for name in trainer if name in model.hparams}
+    model.hparams.update(trainer)
+    try:
+        yield
+    finally:
+        for name in trainer:
+            del model.hparams[name]
+        model.hparams.update(kept)
