@@ -160,6 +160,33 @@ def test_dry_run_as_json_changes_nothing_and_carries_the_diff(site: Path) -> Non
     assert "applied" not in {patch["state"] for patch in document["patches"]}
 
 
+def test_what_changes_one_process_is_applied_by_name_only(released: Callable[[str], Path]) -> None:
+    site = released("3.3.0")
+
+    def order() -> tuple[str, str]:
+        patches = answer("status", "--site-packages", site)["patches"]
+        return next((p["state"], p["reason"]) for p in patches if p["id"] == "multivariate-one-order")
+
+    invoke("apply", "--site-packages", site)
+    assert order()[0] == "not-needed"
+    assert "applied by name only, as it changes what one process does" in order()[1]
+    assert invoke("status", "--check", "--site-packages", site).exit_code == 0
+    healed = snapshot(site)
+
+    assert answer("apply", "multivariate-one-order", "--site-packages", site)["changed"] == [
+        "neuralforecast/common/_base_model.py"
+    ]
+    assert order()[0] == "applied"
+    named = snapshot(site)
+    assert answer("apply", "--site-packages", site)["changed"] == []
+    assert snapshot(site) == named, "an apply without a name leaves it there"
+    invoke("revert", "multivariate-one-order", "--site-packages", site)
+    assert snapshot(site) == healed
+    listed = {patch["id"]: patch["by_name_only"] for patch in answer("list")["patches"]}
+    assert [patch for patch, by_name_only in listed.items() if by_name_only] == ["multivariate-one-order"]
+    assert "by name only" in invoke("list").stdout
+
+
 def test_apply_where_nothing_is_needed_says_why(released: Callable[[str], Path]) -> None:
     site = released("3.3.0")
     before = snapshot(site)

@@ -221,7 +221,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
         agenda = agenda_for(found, catalog.select(patch_ids), True, thorough=thorough)
         return {(fit.case.model, fit.case.config) for fit in agenda.cases}
 
-    needed = [patch for patch in catalog.patches if catalog.files_of(patch, "1.7.4")]
+    needed = [patch for patch in catalog.default if catalog.files_of(patch, "1.7.4")]
     cases = [case for patch in needed for case in patch.cases if case.is_possible_in("1.7.4")]
     journeys = {(model, "journey") for model in ("NHITS", "GRU", "TFT", "MLPMultivariate")}
     control = {("NHITS", "MQLoss")}
@@ -247,6 +247,22 @@ def test_the_original_carries_a_patch_beside_its_own_only_where_the_healed_sourc
     assert trees_of_originals("timemixer-channel-mixing") == {"original"}
     both = ("timemixer-channel-mixing", "multivariate-all-series")
     assert trees_of_originals(*both) == {"original+multivariate-all-series"}
+
+
+def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparison(
+    released: Callable[[str], Path],
+) -> None:
+    catalog = load_catalog()
+    found = survey(find_install(None, released("3.3.0")), catalog)
+
+    def beside(world_size: int, *patch_ids: str) -> set[tuple[str, ...]]:
+        fits = agenda_for(found, catalog.select(patch_ids), True, world_size=world_size).cases
+        compared = {fit.like for fit in fits}
+        return {fit.beside for fit in fits if fit.id in compared}
+
+    assert beside(2, "stemgnn-backcast", "windows-of-each-rank") == {()}
+    assert beside(4, "stemgnn-backcast", "windows-of-each-rank") == {("windows-of-each-rank",)}
+    assert beside(2, "stemgnn-backcast", "multivariate-one-order") == {("multivariate-one-order",)}
 
 
 def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:

@@ -22,6 +22,7 @@ import torch
 from neuralforecast import NeuralForecast, models
 from neuralforecast.losses import pytorch as losses
 from neuralforecast.utils import AirPassengersPanel
+from pytorch_lightning.strategies import DDPStrategy
 
 H = 12
 SIZES = {
@@ -80,8 +81,7 @@ def journey(model_name, trainer, folder):
     forecaster = NeuralForecast(models=[model_of(model_name, trainer)], freq="M")
     forecaster.fit(df=data, val_size=H)
     validated = [float(loss) for _, loss in forecaster.models[0].valid_trajectories]
-    if validated:  # none come back from processes that end with the fit
-        told["validation"] = [f"{loss:.6g}" for loss in validated]
+    told["validation"] = [f"{loss:.6g}" for loss in validated]
     if model_name != "MLPMultivariate":  # 1.x refuses it, in one process as well
         told["predict_insample"] = digest_of(forecaster.predict_insample(step_size=1))
     told["predict"] = digest_of(forecaster.predict())
@@ -104,6 +104,8 @@ def journey(model_name, trainer, folder):
 
 if __name__ == "__main__":
     out, trainer, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
+    if trainer.get("strategy") == "an object":  # one for all trainings of all models
+        trainer["strategy"] = DDPStrategy(find_unused_parameters=False)
     rank = os.environ.get("LOCAL_RANK", "0")
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 do not load with torch 2.6 otherwise
     told = {each: journey(each, trainer, os.path.join(out, f"saved-{each}")) for each in names}

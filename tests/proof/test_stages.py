@@ -82,6 +82,16 @@ def on_before_batch_transfer(self, batch, index):
 
 MLPMultivariate.on_before_batch_transfer = on_before_batch_transfer
 """,
+    "nbeatsx": """
+def _end_with_error(self, told_before, released=NBEATSx._end_with_error):
+    try:
+        released(self, told_before)
+    except Exception as error:
+        raise RuntimeError("the other device") if self.global_rank == 1 else error
+
+
+NBEATSx._end_with_error = _end_with_error
+""",
     "mlp": """
 def training_step(self, *args):
     import os
@@ -131,12 +141,14 @@ CAUGHT = {
     ("DeepNPTS", "validate"): "the validation loss is",
     ("MLPMultivariate", "refit"): "rank 1: has the series in another order than rank 0, at 6 of 6 steps",
     ("TiDE", "save"): "IndexError",
+    ("NBEATSx", "failing-rank"): "the ranks end with ['Exception: No windows available for training', 'RuntimeError: ",
     ("AutoDLinear", "search"): "rank 1: has tried 0: {'learning_rate': ",
     ("AutoMLP", "search"): "the ranks ended with different weights",
 }
 OPTIONS = {
     "NHITS": NHITS,
-    "NBEATS": {"mlp_units": [[8, 8]] * 3},
+    "NBEATS": NHITS,
+    "NBEATSx": NHITS,
     "MLP": {"hidden_size": 8},
     "AutoMLP": {"hidden_size": 8},
     "AutoNHITS": NHITS,
