@@ -1,6 +1,6 @@
 """A model that was saved where there were more GPUs can be loaded, but not be trained further.
 
-The trainer's arguments are saved along, and Lightning refuses a training on more GPUs than there are. Whoever builds a
+The number of devices is saved along, and Lightning refuses a training on more GPUs than there are. Whoever builds a
 model so has asked for them, and should be told; but a model that is loaded has them from another machine. The patch
 lets such a model train on those that there are, and says so. What is saved again keeps what it was built with.
 """

@@ -1,8 +1,9 @@
 """A strategy that is an object serves one trainer only, and a model is trained by many.
 
 `DDPStrategy(find_unused_parameters=...)`, which Lightning's own messages advise, goes from the model into a new trainer
-for each `fit`, and Lightning refuses a strategy that another trainer had. So the second model with it, the second `fit`
-and a `cross_validation` after a `fit` end with an error. The patch gives each training a copy of the untouched one.
+for each `fit`, and Lightning refuses a strategy that another trainer had. So a second `fit` ends with an error, and a
+`cross_validation` after a `fit`; up to 1.5.0, whose `NeuralForecast` does not copy models, a second model with it as
+well. The patch gives each training a copy of the untouched one.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -60,7 +61,7 @@ def in_bases(*names: str) -> dict[str, Rewrite]:
 
 patch = Patch(
     id="strategy-object",
-    summary="with a strategy object (DDPStrategy(...)) only one model can be trained, once",
+    summary="with a strategy object (DDPStrategy(...)) a model can be trained only once",
     symptoms=("accelerator set through both strategy class and accelerator flag, choose one",),
     model="any",
     upstream="not fixed yet: docs/upstream/strategy-object.md",

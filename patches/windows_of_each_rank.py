@@ -4,6 +4,7 @@ Lightning deals the series out, and where there are fewer than devices, several 
 the same random numbers: with one series each computes the very gradient that the others compute. The patch lets all
 draw windows for all of them, of which each takes its own: N devices train on one series as one with N times the
 `windows_batch_size` does. Recurrent models up to 2.0.1 draw one place in time, which is another on each device then.
+Where all windows are asked for (`windows_batch_size=None`), each device has them all.
 """
 
 from nfpatch.catalog import Case, Patch

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from releases import RELEASES, unpack
 
+from nfpatch.catalog import load_catalog
+
 TEXTS = Path(__file__).resolve().parent.parent / "docs" / "upstream"
 NAMES = re.compile(r"no gradient: \['[^]]+\]")
 BLOCK = re.compile(r"^```(python)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -45,7 +47,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="nfpatch-upstream-") as folder:
         released, healed = (unpack(RELEASES[-1], Path(folder, name)) for name in ("released", "healed"))
         nfpatch = [sys.executable, "-m", "nfpatch"]
-        subprocess.run([*nfpatch, "apply", "--site-packages", healed], stdout=subprocess.DEVNULL, check=True)
+        by_name = [patch.id for patch in load_catalog().patches if patch.by_name_only]
+        for names in ([], by_name):
+            subprocess.run(
+                [*nfpatch, "apply", *names, "--site-packages", healed], stdout=subprocess.DEVNULL, check=True
+            )
         for text in sorted(TEXTS.glob("*.md")):
             code, error = (block for _, block in BLOCK.findall(text.read_text(encoding="utf-8"))[:2])
             script = Path(folder, text.stem.replace("-", "_") + ".py")
