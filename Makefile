@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint demo picture wheels training-env audit-env old-env audit fingerprints matrix journeys upstream saved-models bench clean
+.PHONY: test lint demo picture wheels training-env audit-env old-env spark-env audit fingerprints matrix journeys spark upstream saved-models bench clean
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
@@ -29,9 +29,11 @@ wheels: .venv/ready  ## the released wheels of neuralforecast, downloaded once
 training-env: .cache/training/ready
 audit-env: .cache/audit/ready
 old-env: .cache/old/ready
+spark-env: .cache/spark/ready
 
 .cache/audit/ready: scripts/training-env.txt
 .cache/old/ready: PYTHON = $(OLD_PYTHON)
+.cache/spark/ready: scripts/training-env.txt
 .cache/%/ready: scripts/%-env.txt
 	@sed -n 's/^#/==/p' $< && echo "== (some minutes, once)"
 	rm -rf .cache/$*
@@ -59,8 +61,11 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the pro
 journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
 	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
 
-upstream: training-env wheels  ## the reproduction of every text in docs/upstream, run on the newest release
-	PYTHONPATH=. $(BIN)/python scripts/upstream.py --python .cache/training/bin/python
+spark: spark-env wheels  ## the proof on Spark in local mode, of one release of each kind; it takes a Java
+	NFPATCH_SPARK_PYTHON=$(CURDIR)/.cache/spark/bin/python $(BIN)/python -m pytest tests/journeys/test_spark.py
+
+upstream: spark-env wheels  ## the reproduction of every text in docs/upstream, run on the newest release; two take a Java
+	PYTHONPATH=. $(BIN)/python scripts/upstream.py --python .cache/spark/bin/python
 
 audit: audit-env .venv/ready  ## every model of one release, RELEASE, also those that need more packages
 	rm -rf .cache/audited && mkdir -p .cache/audited

@@ -312,10 +312,10 @@ _nodes_options = _options(
 @click.option(
     "--launcher",
     "launchers",
-    type=click.Choice(["torchrun", "script", "spawn", "fork"]),
+    type=click.Choice(["torchrun", "script", "spawn", "fork", "spark"]),
     multiple=True,
     help="What makes the processes: torch's launcher (default), Lightning's as `python script.py` has it, ddp_spawn, "
-    "or ddp_notebook. Can be given several times.",
+    "ddp_notebook, or Spark in local mode, on the CPU. Can be given several times.",
 )
 @_nodes_options
 @_timeout_option(PROOF_TIMEOUT_SECONDS, "For the whole proof. Whatever still runs then is ended.")
@@ -353,6 +353,8 @@ def verify(
     nodes.check(devices)
     if nodes.nnodes > 1 and set(launchers) - {"torchrun"}:
         raise UsageError("Several nodes are started by torch's launcher: leave --launcher out, or --nnodes.")
+    if accelerator == "gpu" and "spark" in launchers:
+        raise UsageError("Spark is proved on the CPU only: leave --accelerator out, or --launcher spark.")
     for missing in (file.parent for file in (junit_xml, html) if file is not None and not file.parent.is_dir()):
         raise EnvironmentProblem(f"There is no folder {missing} to write into. Make it first.")
     catalog = load_catalog(patch_folders)

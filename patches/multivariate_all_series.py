@@ -277,19 +277,6 @@ def _shard_multivariate_windows(self, windows):
 
 MODEL_INIT = not_dealt_out("BaseModel.__init__", KEYWORDS, "if self.MULTIVARIATE:")
 
-# Spark's own trainer sets it as well
-NOT_GIVEN_TWICE = Change(
-    where="BaseModel._fit_distributed.train_fn",
-    old="""
-for arg in ("devices", "num_nodes"):
-    trainer_kwargs.pop(arg, None)
-""",
-    new="""
-for arg in ("devices", "num_nodes", "use_distributed_sampler"):
-    trainer_kwargs.pop(arg, None)
-""",
-)
-
 ONE_ORDER = Rewrite(
     (
         Change(
@@ -377,7 +364,6 @@ patch = Patch(
                 (
                     MODEL_INIT,
                     SHARD_WINDOWS,
-                    NOT_GIVEN_TWICE,
                     Change(
                         where="BaseModel._create_windows",
                         old=CREATE_WINDOWS_3_0_0.replace("WINDOWS", "windows = windows[final_condition]"),
@@ -396,7 +382,6 @@ patch = Patch(
                 (
                     MODEL_INIT,
                     SHARD_WINDOWS,
-                    NOT_GIVEN_TWICE,
                     windows_sharded(
                         'windows_temporal, static, static_cols = self._create_windows(batch, step="train")',
                         "windows_temporal",
@@ -410,7 +395,6 @@ patch = Patch(
                 (
                     MODEL_INIT,
                     SHARD_WINDOWS,
-                    NOT_GIVEN_TWICE,
                     windows_sharded("n_windows = len(final_condition)", "final_condition", is_before=True),
                 )
             ),

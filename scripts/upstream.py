@@ -26,6 +26,7 @@ BLOCK = re.compile(r"^```(python)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def outcome_of(script: Path, python: Path, site: Path) -> tuple[int, str]:
     """The exit code of a script that finds neuralforecast in `site`, and what it printed."""
     fixed = {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    fixed["PYSPARK_PYTHON"] = str(python)
     done = subprocess.run(
         [python, script],
         cwd=script.parent,

@@ -77,7 +77,9 @@ def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-def run_ranks(command: Sequence[object], out: Path, variables: Mapping[str, str]) -> tuple[int, list[Any], str]:
+def run_ranks(
+    command: Sequence[object], out: Path, variables: Mapping[str, str], timeout: float = RANKS_TIMEOUT_SECONDS
+) -> tuple[int, list[Any], str]:
     """Runs a script that trains on the CPU, in a new folder `out`, with these environment variables.
 
     Its exit code, what each process left in out/rank-N.json, by rank, and what was printed.
@@ -89,7 +91,7 @@ def run_ranks(command: Sequence[object], out: Path, variables: Mapping[str, str]
         cwd=out,
         capture_output=True,
         text=True,
-        timeout=RANKS_TIMEOUT_SECONDS,
+        timeout=timeout,
         check=False,
     )
     told = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]

@@ -223,6 +223,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
 
     needed = [patch for patch in catalog.default if catalog.files_of(patch, "1.7.4")]
     cases = [case for patch in needed for case in patch.cases if case.is_possible_in("1.7.4")]
+    cases = [case for case in cases if case.launchers != ("spark",)]  # which needs an environment of its own
     journeys = {(model, "journey") for model in ("NHITS", "GRU", "TFT", "MLPMultivariate")}
     control = {("NHITS", "MQLoss")}
     assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | control | journeys
@@ -360,6 +361,34 @@ def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
     refused = invoke("verify", *nodes, "--site-packages", site)
     assert refused.exit_code == 2
     assert "leave --launcher out, or --nnodes" in refused.stderr
+
+
+def test_spark_is_proved_on_the_cpu(site: Path) -> None:
+    refused = invoke("verify", "--launcher", "spark", "--accelerator", "gpu", "--site-packages", site)
+    assert refused.exit_code == 2
+    assert "leave --accelerator out, or --launcher spark" in refused.stderr
+
+
+def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callable[[str], Path]) -> None:
+    catalog = load_catalog()
+    found = survey(find_install(None, released("3.1.9")), catalog)
+    agenda = agenda_for(found, (), preview=True, launchers=("torchrun", "spark"))
+    on_spark = {fit.patch for fit in agenda.cases if fit.launcher == "spark"}
+    assert on_spark == {
+        "spark-fit-from-weights",
+        "spark-predict-scalers",
+        "spark-series-of-ranks",
+        "spark-trainer-arguments",
+        "spark-validation-loss",
+        None,
+    }
+    assert not {fit.patch for fit in agenda.cases if fit.launcher == "torchrun"} & (on_spark - {None})
+
+    asked_for = agenda_for(found, catalog.select(["tft-static-context"]), preview=True, launchers=("spark",))
+    fits = {(fit.case.model, fit.source): fit for fit in asked_for.cases}
+    assert (fits["TFT", "original"].expect, fits["TFT", "preview"].expect) == ("unused-parameters", "pass")
+    # Spark cannot predict in this release unless a patch says so, which is not asked for
+    assert fits["TFT", "preview"].forecast == "alone"
 
 
 def test_a_launcher_is_told_in_words_and_trains_once(site: Path) -> None:

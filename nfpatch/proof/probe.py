@@ -37,7 +37,9 @@ def version_of(module, distribution, origin):
 answer = {"python": list(sys.version_info[:3])}
 if sys.version_info >= (3, 7):
     from importlib.util import find_spec
-    for module, distribution in (("torch", "torch"), ("pytorch_lightning", "pytorch-lightning")):
+    for module, distribution in (
+        ("torch", "torch"), ("pytorch_lightning", "pytorch-lightning"), ("pyspark", "pyspark"), ("fugue", "fugue")
+    ):
         spec = find_spec(module)
         found = spec is not None and spec.origin is not None
         answer[module] = version_of(module, distribution, spec.origin) if found else None
@@ -50,12 +52,17 @@ print(json.dumps(answer))
 
 @dataclass(frozen=True)
 class Stack:
-    """The versions that are installed for an interpreter, and the folder in which it finds `neuralforecast/`."""
+    """The versions that are installed for an interpreter, and the folder in which it finds `neuralforecast/`.
+
+    pyspark and fugue, by which neuralforecast trains and predicts on Spark, may be missing.
+    """
 
     python: str
     torch: str
     lightning: str
     neuralforecast: Path | None
+    pyspark: str | None = None
+    fugue: str | None = None
 
 
 def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
@@ -87,6 +94,8 @@ def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
         torch=answer["torch"],
         lightning=answer["pytorch_lightning"],
         neuralforecast=None if neuralforecast is None else Path(neuralforecast),
+        pyspark=answer["pyspark"],
+        fugue=answer["fugue"],
     )
 
 

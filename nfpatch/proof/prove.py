@@ -98,14 +98,15 @@ def agenda_for(
             if _has_its_files(found, status) and (patches or status.state != "not-needed")
             for case in status.patch.cases
             if (thorough or not case.thorough) and case.is_possible_in(version)
+            if _is_for(launcher, case, status.patch) and (launcher != "spark" or case.launchers or patches or thorough)
             for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted), launcher)
         ]
-        journeys = _journeys(healed, version) if thorough and not patches else []
+        journeys = _journeys(healed, version) if thorough and not patches and launcher != "spark" else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
     carried = applied.union(*wanted.values())
     fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.beside), carried)]
-    is_predicted_together = _is_prediction_healed(found, carried)
+    predicted_together = {launcher for launcher in launchers if _is_prediction_healed(found, carried, launcher)}
     # What is meant to be learned otherwise is so on both sides of a comparison
     compared = {fit.like for fit in fits if fit.like is not None}
     on_purpose = {patch.id for patch in found.catalog.patches if patch.by_name_only}
@@ -114,7 +115,7 @@ def agenda_for(
         replace(
             fit,
             beside=tuple(sorted(carried & {*fit.beside, *(on_purpose if fit.id in compared else ())})),
-            forecast="together" if is_predicted_together and _asks_all_ranks(fit) else fit.forecast,
+            forecast="together" if fit.launcher in predicted_together and _asks_all_ranks(fit) else fit.forecast,
         )
         for fit in fits
     ]
@@ -131,7 +132,8 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
     """The fit in processes that this launcher makes, under an id of its own."""
     if launcher == "torchrun":
         return fit
-    like = None if fit.like is None else f"{fit.like}/{launcher}"
+    # On Spark the losses are those of whatever series the first rank got
+    like = None if fit.like is None or launcher == "spark" else f"{fit.like}/{launcher}"
     return replace(fit, id=f"{fit.id}/{launcher}", like=like, launcher=launcher)
 
 
@@ -145,9 +147,25 @@ def _are_healed(found: Survey, patches: Sequence[Patch], carried: AbstractSet[st
     return all(patch.id in carried or found.status_of(patch).state == "not-needed" for patch in patches)
 
 
-def _is_prediction_healed(found: Survey, carried: AbstractSet[str]) -> bool:
+def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
+    """Whether the case can be trained by this launcher.
+
+    On Spark that are its own cases, and fits of one model that needs no other patch to train on several devices; these
+    many only where they are asked for, as each imports everything anew.
+    """
+    if launcher != "spark":
+        return case.launchers != ("spark",)
+    is_plain_fit = case.stage == "fit" and not case.is_search and not patch.beside + case.beside
+    return launcher in case.launchers or is_plain_fit
+
+
+def _is_prediction_healed(found: Survey, carried: AbstractSet[str], launcher: Launcher) -> bool:
     """Whether the healed source, with the patches that it has, needs none to let several processes predict."""
-    predicting = [patch for patch in found.catalog.patches if any(case.stage == "predict" for case in patch.cases)]
+    predicting = [
+        patch
+        for patch in found.catalog.patches
+        if any(case.stage == "predict" and _is_for(launcher, case, patch) for case in patch.cases)
+    ]
     return _are_healed(found, predicting, carried)
 
 

@@ -47,6 +47,9 @@ __all__ = [
     "run_proof",
 ]
 
+# TorchDistributor came with Spark 3.4
+FIRST_PYSPARK = "pyspark>=3.4,<4"
+
 # Two would do for DDP to refuse unused parameters; the third shows that training goes on.
 MAX_STEPS = 3
 
@@ -145,6 +148,8 @@ def run_proof(
     stack = probe(python, extra_path)
     if any(case.launcher == "fork" for case in cases):
         check_that_it_forks(stack)
+    if any(case.launcher == "spark" for case in cases):
+        check_that_spark_starts(stack, python)
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
     reporting: Rank | None = None
@@ -164,7 +169,7 @@ def run_proof(
             finished.update(proof.results)
             reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
     results = tuple(finished[case.id] for case in cases)
-    distributed = (result for result in results if result.strategy != "single-process")
+    distributed = (result for result in results if result.strategy != "single-process" and result.expect != "wrong")
     trained = next((result for result in distributed if result.world_size is not None), None)
     return ProofReport(
         ok=all(result.ok for result in results),
@@ -439,6 +444,23 @@ def check_that_it_forks(stack: Stack) -> None:
         raise EnvironmentProblem(
             f"Lightning {stack.lightning} cannot train in forked processes: `ddp_notebook` came with 1.7. Prove by "
             "another --launcher."
+        )
+
+
+def check_that_spark_starts(stack: Stack, python: Path) -> None:
+    """Raises EnvironmentProblem where something is missing that neuralforecast needs on Spark."""
+    missing = [name for name, version in (("pyspark", stack.pyspark), ("fugue", stack.fugue)) if version is None]
+    if missing:
+        needed = " ".join(f"'{FIRST_PYSPARK}'" if name == "pyspark" else name for name in missing)
+        raise EnvironmentProblem(
+            f"{python} has no {' and no '.join(missing)}, without which neuralforecast cannot train on Spark: "
+            f"`{python} -m pip install {needed}`."
+        )
+    java = Path(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else "java"
+    if shutil.which(java) is None:
+        raise EnvironmentProblem(
+            f"There is no Java to start Spark with, {java}: install one that pyspark {stack.pyspark} runs on (17 does "
+            "for 3.5), and let JAVA_HOME name its folder or PATH have its bin."
         )
 
 

@@ -17,6 +17,8 @@ SMALL_SIZES = {"h": 12, "input_size": 24}
 OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
 # Options that are a class of torch, and where it is
 TORCH_CLASSES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
+# An option by which a case leaves to Lightning what it trains on
+NOT_NAMED = ("accelerator", None)
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
@@ -27,12 +29,12 @@ def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[st
         return search_of(case, max_steps, trainer, n_series)
     if case["model"] == "HINT":
         return reconciled_model_of(case, max_steps, trainer, n_series)
-    arguments = dict(SMALL_SIZES, loss=loss_of(case), **case_arguments(case, max_steps), **trainer())
+    arguments = dict(SMALL_SIZES, loss=loss_of(case), **{**trainer(), **case_arguments(case, max_steps)})
     if "n_series" in inspect.signature(model_class.__init__).parameters:
         arguments["n_series"] = n_series
     if case["model"] == "TimeLLM":
         arguments.update(language_model_arguments())
-    return model_class(**arguments)
+    return model_class(**{name: value for name, value in arguments.items() if (name, value) != NOT_NAMED})
 
 
 def reconciled_model_of(

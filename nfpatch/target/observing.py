@@ -43,6 +43,8 @@ def no_evidence() -> dict[str, Any]:
         "finite_forecasts": None,  # whether every forecast is a finite number
         "refused": False,  # whether it was neuralforecast itself that raised an exception, in its own words
         "validated": [],  # the validation losses, or what early stopping monitors instead, one a validation
+        "points": None,  # how many points in time, of all its series, a process trains on; on Spark, each has its own
+        "in_one_order": None,  # whether the processes of a fit that end with it saw the same of the next
         "batches": [],  # of a multivariate model, which must see the same series on each rank: SHA-256 of every batch
         "answers": [],  # SHA-256 of every frame of forecasts that was asked of all ranks
         "refused_alone": False,  # whether one process ends as badly, in the same words
@@ -50,14 +52,18 @@ def no_evidence() -> dict[str, Any]:
     }
 
 
-def recorder() -> Any:
-    """A callback that notes in `OBSERVED` what the fit really does."""
+def recorder(left_in: str | None = None) -> Any:
+    """A callback that notes in `OBSERVED` what the fit really does; `left_in` is what LEFT_IN names, where it does."""
     import pytorch_lightning
     import torch
 
+    if left_in is not None:  # in a process that has another environment
+        os.environ[LEFT_IN] = left_in
+
     class Recorder(pytorch_lightning.Callback):
         def __reduce__(self) -> Any:
-            return recorder, ()  # its class cannot be pickled, and it keeps nothing itself
+            # its class cannot be pickled, and it keeps nothing itself
+            return recorder, (os.environ.get(LEFT_IN),)
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
             if LEFT_IN in os.environ:
@@ -72,6 +78,7 @@ def recorder() -> Any:
             distributed = parallel and torch.distributed.is_available() and torch.distributed.is_initialized()
             OBSERVED["world_size"] = torch.distributed.get_world_size() if distributed else 1
             OBSERVED["backend"] = str(torch.distributed.get_backend()) if distributed else None
+            OBSERVED["points"] = len(getattr(trainer.datamodule.dataset, "temporal", ()))
             OBSERVED["parameters"] = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *index: Any) -> None:

@@ -26,6 +26,10 @@ class Differs(Exception):
     """What went through, but did not end as it does in one process; the text says in what."""
 
 
+class FailedElsewhere(Exception):
+    """What another process ended with; the text is the type and the words of its error."""
+
+
 def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
     """(outcome, detail) of what a case does.
 
@@ -40,9 +44,8 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         message = message_of(error)
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
             return "unused-parameters", message
-        frames = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OWN_FOLDER)
-        ]
+        trace = None if isinstance(error, FailedElsewhere) else error.__traceback__
+        frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(OWN_FOLDER)]
         OBSERVED["refused"] = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
         places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
         return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
@@ -53,7 +56,8 @@ def message_of(error: Exception) -> str:
     """An exception in one line: its type and words, of one that another process has sent, the type and words there."""
     if type(error).__name__ == "ProcessRaisedException":
         return " ".join(last_error_in(str(error)).split())
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    words = " ".join(str(error).split())
+    return words if isinstance(error, FailedElsewhere) else f"{type(error).__name__}: {words}"
 
 
 def last_error_in(text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
 
+from . import on_spark
 from .comparing import seed_everything, start_from, weights_of
 from .data import Data, levelled_data
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
@@ -35,7 +36,7 @@ class Script:
         self.spec = spec
         self.package = package
         self.world = world
-        self.data: Data = levelled_data(SMALL_SIZES["h"], N_SERIES, cut_of(case))
+        self.data: Data = levelled_data(SMALL_SIZES["h"], n_series_of(case), cut_of(case))
         with surroundings(case, spec):
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
@@ -71,11 +72,17 @@ class Script:
         model = model_of(case, self.spec["max_steps"], trainer, n_series=N_SERIES)
         return self.package.NeuralForecast(models=[model], freq=self.data.freq)
 
+    @property
+    def is_on_spark(self) -> bool:
+        """Whether all ranks are those of Spark."""
+        return self.world is not None and on_spark.is_on_spark(self.spec)
+
     def still(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
         forecaster = self.made(trainer, learning_rate=0.0, **options)
         model = trained_model_of(forecaster)
-        start_from(model, self.weights)
+        if not self.is_on_spark:  # which makes each model anew, as its options and seed say
+            start_from(model, self.weights)
         for module in model.modules():
             if hasattr(module, "running_mean"):
                 module.momentum = 0.0  # else batch normalization learns from whatever windows a rank has drawn
@@ -89,7 +96,17 @@ class Script:
         """Trains, with validation. Not `is_watched` is one by this process alone, or without the callback."""
         seed_everything()
         with trained(forecaster, self.spec, is_watched and self.world is not None):
-            forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
+            if is_watched and self.is_on_spark:
+                on_spark.fit(forecaster, self.case, self.spec, self.data.past, None, val_size=SMALL_SIZES["h"])
+            else:
+                forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
+        if is_watched and self.is_on_spark:
+            on_spark.check_all_is_read(self.data.past)
+
+
+def n_series_of(case: dict[str, Any]) -> int:
+    """How many series there are for a case."""
+    return 1 if case["stage"] == "single-series" else N_SERIES
 
 
 def cut_of(case: dict[str, Any]) -> int:

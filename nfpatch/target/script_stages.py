@@ -13,12 +13,15 @@ from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
 from .script import Script, cut_of, one_process
+from .script_on_spark import fit_from_weights, predict_on_spark
 from .searched import attempts_of
 from .stopping import stop_early
 from .world import World
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
+# Stages whose training is another than that of the others
+TRAINED_OTHERWISE = ("ray-search", "single-series", "cut-files")
 # The scripts that have come through all their stages so far, on all ranks, and can go on to the next.
 KEPT: dict[str, Script] = {}
 
@@ -43,7 +46,8 @@ def run(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) 
 
 def script_of(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> Script:
     """The script of a case; one that an earlier case has trained alike goes on."""
-    said = [case["tree"], case["model"], case["loss"], case["options"], cut_of(case), case["stage"] == "ray-search"]
+    stage = case["stage"] if case["stage"] in TRAINED_OTHERWISE else None
+    said = [case["tree"], case["model"], case["loss"], case["options"], cut_of(case), stage]
     key = json.dumps(said, sort_keys=True)
     if key not in KEPT:
         KEPT[key] = Script(case, spec, package, world)
@@ -100,7 +104,10 @@ def compare_losses(script: Script) -> None:
 
 def predict(script: Script) -> None:
     """`predict`, for the end of the data."""
-    compare_with_one_process(script, lambda forecaster: forecaster.predict())
+    if script.is_on_spark:
+        predict_on_spark(script)
+    else:
+        compare_with_one_process(script, lambda forecaster: forecaster.predict())
 
 
 def insample(script: Script) -> None:
@@ -146,12 +153,17 @@ def search(script: Script) -> None:
 
 def fit_again(script: Script) -> None:
     """`fit` once more. The evidence is of the second fit."""
-    script.fit(script.forecaster)
+    if script.is_on_spark:
+        fit_from_weights(script)
+    else:
+        script.fit(script.forecaster)
 
 
 STAGES: dict[str, Callable[[Script], None]] = {
     "validate": validate,
     "predict": predict,
+    "single-series": predict,
+    "cut-files": predict,
     "insample": insample,
     "cross-validation": cross_validation,
     "search": search,

@@ -37,6 +37,8 @@ def trained(forecaster: Any, spec: dict[str, Any], is_watched: bool) -> Iterator
         shutil.rmtree(folder)
         if told:
             take_over(told)
+    if told and len(told) != spec["world_size"]:
+        raise Differs("{} of {} processes have trained".format(len(told), spec["world_size"]))
     digests = [report["digest"] for report in told]
     OBSERVED["digest"] = digest_of(trained_model_of(forecaster))
     if digests != [OBSERVED["digest"]] * spec["world_size"]:
@@ -63,3 +65,5 @@ def take_over(told: list[dict[str, Any]]) -> None:
     OBSERVED["losses_of_ranks"] = [report["losses"] for report in told]
     OBSERVED["validated"] = kept["validated"] + told[0]["validated"]
     OBSERVED["unused"] = kept["unused"] + list(dict.fromkeys(unused))
+    OBSERVED["points"] = [report["points"] for report in told]
+    OBSERVED["in_one_order"] = all(report["batches"] == told[0]["batches"] for report in told)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from . import on_spark
 from .comparing import compared, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
 from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
@@ -63,7 +64,16 @@ def fit(journey: Journey) -> None:
         arguments["val_size"] = SMALL_SIZES["h"]
     seed_everything()
     with trained(journey.forecaster, journey.spec, is_watched=journey.case["strategy"] != "single-process"):
-        journey.forecaster.fit(df=journey.data.past, **arguments)
+        if is_spark_asked(journey):
+            static = arguments.pop("static_df", None)
+            on_spark.fit(journey.forecaster, journey.case, journey.spec, journey.data.past, static, **arguments)
+        else:
+            journey.forecaster.fit(df=journey.data.past, **arguments)
+
+
+def is_spark_asked(journey: Journey) -> bool:
+    """Whether it is trained on Spark."""
+    return on_spark.is_on_spark(journey.spec) and journey.case["strategy"] != "single-process"
 
 
 def predict(journey: Journey) -> Any:
@@ -74,8 +84,14 @@ def predict(journey: Journey) -> Any:
     model = trained_model_of(journey.forecaster)
     if journey.case["forecast"] == "alone":
         model.trainer_kwargs = arguments_less_processes(model.trainer_kwargs, journey.spec)
-    future = {"futr_df": journey.data.future} if "future" in journey.case["exogenous"] else {}
-    frame = journey.forecaster.predict(**future)
+    data = journey.data
+    future = {"futr_df": data.future} if "future" in journey.case["exogenous"] else {}
+    if is_spark_asked(journey) and journey.case["forecast"] == "together":
+        frame, _ = on_spark.predict(journey.forecaster, journey.case, journey.spec, **future)
+    elif is_spark_asked(journey):
+        frame = journey.forecaster.predict(df=data.past, static_df=data.static, **future)
+    else:
+        frame = journey.forecaster.predict(**future)
     columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
     forecasts = frame[columns].to_numpy(dtype="float64")
     OBSERVED["forecast_shape"] = list(forecasts.shape)

@@ -39,6 +39,8 @@ def arguments_together(spec: dict[str, Any], find_unused_parameters: bool = Fals
     """What a user tells Lightning so that it trains by DDP, in the processes that this launcher makes."""
     import pytorch_lightning
 
+    if spec["launcher"] == "spark":  # which is told by neuralforecast how many there are, and tells Lightning
+        return {"accelerator": spec["accelerator"]}
     strategy = STRATEGIES[spec["launcher"]]
     # Lightning 1 looks for unused parameters by default, and so hides the bug; Lightning 2 does not
     if (numbers_of(pytorch_lightning.__version__) >= (2, 0)) == find_unused_parameters:

@@ -11,6 +11,7 @@ from nfpatch.proof.launch import interpreter_environment, termination_as_exit, t
 
 def test_a_surrounding_training_job_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     foreign = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "PET_NNODES", "PL_TRAINER_DEVICES", "TORCHELASTIC_X"]
+    foreign += ["SPARK_HOME", "PYSPARK_GATEWAY_PORT"]
     for name in foreign:
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("SOMETHING_ELSE", "7")

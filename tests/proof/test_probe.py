@@ -77,3 +77,19 @@ def test_a_lightning_that_cannot_fork_is_told_before_anything_is_started(bare_py
 
     with pytest.raises(EnvironmentProblem, match=r"Lightning 1\.6\.5 cannot train in forked processes"):
         run_proof(bare_python, [case], {"installed": site}, extra_path=[site])
+
+
+def test_what_spark_needs_is_told_before_anything_is_started(
+    bare_python: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = ProofCase("fit", None, Case("NHITS", "MAE"), "installed", "pass", launcher="spark")
+    with pytest.raises(EnvironmentProblem, match=r"no pyspark and no fugue.*pip install 'pyspark>=3\.4,<4' fugue"):
+        run_proof(bare_python, [case], {"installed": site}, extra_path=[site])
+
+    for module in ("pyspark", "fugue"):
+        (site / module).mkdir()
+        (site / module / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "no-java"))
+    with pytest.raises(EnvironmentProblem, match=r"no Java to start Spark with, .*no-java/bin/java: install one"):
+        run_proof(bare_python, [case], {"installed": site}, extra_path=[site])

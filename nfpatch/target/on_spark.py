@@ -1,0 +1,148 @@
+"""Training and forecasting on Spark: a real one in local mode, whose driver is this process.
+
+Spark starts the processes of a fit by torch's launcher, and those that predict by itself. They find this package, and
+the source tree that is meant, by PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .observing import OBSERVED
+from .outcomes import Differs, FailedElsewhere
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# How many rows a file has where a case cuts them: more than the shortest of the series, less than the others
+ROWS_OF_FILE = 100
+# The session of the running source tree; there is one at a time
+RUNNING: dict[str, Any] = {}
+# What torch's launcher puts in front of what a rank prints last, and the last line of a traceback
+RANK_PREFIX = re.compile(r"^\[rank\d+\]:\s?", re.MULTILINE)
+LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re.MULTILINE)
+# What a rank ends with because another has ended, what the launcher says of that, and what Java puts around it
+CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection reset by peer", "Traceback", "Py4J")
+
+
+def is_on_spark(spec: dict[str, Any]) -> bool:
+    """Whether Spark makes the processes."""
+    return bool(spec["launcher"] == "spark")
+
+
+def session(case: dict[str, Any], spec: dict[str, Any]) -> Any:
+    """The Spark session in which the source tree of the case is found, started unless it runs.
+
+    What Java and Spark write goes into the folder for temporary files, which goes with the proof.
+    """
+    tree = spec["trees"][case["tree"]]
+    if RUNNING:
+        if RUNNING["tree"] == tree:
+            return RUNNING["session"]
+        RUNNING["session"].stop()
+    from pyspark.sql import SparkSession
+
+    temporary = tempfile.gettempdir()
+    own = os.path.join(spec["out"], "path")
+    if not os.path.isdir(own):
+        os.mkdir(own)
+        os.symlink(HERE, os.path.join(own, __name__.split(".", 1)[0]))
+    before = RUNNING.get("path", os.environ.get("PYTHONPATH"))
+    path = os.pathsep.join(filter(None, [own, tree, before]))
+    os.environ.update(
+        PYTHONPATH=path,
+        PYSPARK_PYTHON=sys.executable,
+        PYSPARK_DRIVER_PYTHON=sys.executable,
+        SPARK_LOCAL_IP="127.0.0.1",
+        SPARK_LOCAL_DIRS=temporary,
+        JAVA_TOOL_OPTIONS=f"-XX:-UsePerfData -Djava.io.tmpdir={temporary}",
+    )
+    builder = SparkSession.builder.master("local[{}]".format(spec["world_size"]))
+    settings = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "1g",
+        "spark.executorEnv.PYTHONPATH": path,
+        "spark.sql.shuffle.partitions": str(spec["world_size"]),
+        "spark.sql.warehouse.dir": os.path.join(temporary, "warehouse"),
+        "spark.ui.enabled": "false",
+    }
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    RUNNING.update(tree=tree, path=before, session=builder.getOrCreate())
+    return RUNNING["session"]
+
+
+def fit(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], past: Any, static: Any, **options: Any) -> None:
+    """Trains on Spark: on one machine, or where the case tells a number of nodes, on as many of one device each.
+
+    Raises FailedElsewhere with what a process of the fit ended with.
+    """
+    from neuralforecast import DistributedConfig
+
+    spark, n_devices = session(case, spec), spec["world_size"]
+    n_nodes = n_devices if case["options"].get("num_nodes", 1) > 1 else 1
+    folder = tempfile.mkdtemp(prefix="partitions-")
+    config = DistributedConfig(os.path.join(folder, "files"), num_nodes=n_nodes, devices=n_devices // n_nodes)
+    if static is not None:
+        options["static_df"] = spark.createDataFrame(static)
+    if case["stage"] == "cut-files":
+        spark.conf.set("spark.sql.files.maxRecordsPerFile", ROWS_OF_FILE)
+    try:
+        with told_by_processes(spec):
+            forecaster.fit(df=spark.createDataFrame(past), distributed_config=config, **options)
+    finally:
+        spark.conf.unset("spark.sql.files.maxRecordsPerFile")
+
+
+def check_all_is_read(past: Any) -> None:
+    """Raises Differs unless the ranks have trained on all of the data, each on a part of it or each on all.
+
+    And on the series of a multivariate model in the same order.
+    """
+    found = OBSERVED["points"]
+    if sum(found) != len(past) and set(found) != {len(past)}:
+        raise Differs(f"the processes have trained on {found} of {len(past)} points in time")
+    if not OBSERVED["in_one_order"]:
+        raise Differs("the processes have trained on the series in different orders")
+
+
+def predict(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], futr_df: Any = None) -> tuple[Any, list[Any]]:
+    """What it predicts on Spark, by series and time, and the series of each partition, which were asked together."""
+    from pyspark.sql.functions import spark_partition_id
+
+    spark = session(case, spec)
+    known = {} if futr_df is None else {"futr_df": spark.createDataFrame(futr_df.drop(columns="y"))}
+    with told_by_processes(spec):
+        frame = forecaster.predict(engine=spark, **known).withColumn("partition", spark_partition_id()).toPandas()
+    together = [part["unique_id"].unique().tolist() for _, part in frame.groupby("partition")]
+    frame = frame.drop(columns="partition").sort_values(["unique_id", "ds"], kind="stable")
+    return frame.reset_index(drop=True), together
+
+
+@contextmanager
+def told_by_processes(spec: dict[str, Any]) -> Iterator[None]:
+    """Gives an error of Spark's the words of the process that failed first, which of a fit are printed only."""
+    log = os.path.join(spec["out"], "rank-0.log")
+    begin = os.path.getsize(log)
+    try:
+        yield
+    except Exception as error:
+        sys.stdout.flush()
+        with open(log, encoding="utf-8", errors="replace") as file:
+            file.seek(begin)
+            words = first_error_in(file.read() + str(error))
+        if words is None:
+            raise
+        raise FailedElsewhere(words) from error
+
+
+def first_error_in(text: str) -> str | None:
+    """The last line of the first traceback in a text that is no consequence of another; None if there is none."""
+    found = [match.group(1) for match in LAST_OF_TRACEBACK.finditer(RANK_PREFIX.sub("", text))]
+    told = [words for words in found if not any(consequence in words for consequence in CONSEQUENCES)]
+    return told[0] if told else None

@@ -1,0 +1,33 @@
+"""The files of a fit on Spark that lie on DBFS, through fsspec's own file system of Databricks."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import ALL_JOURNEYS, environment, invoke
+
+SCRIPT = Path(__file__).parent / "dbfs.py"
+RELEASES = ("1.7.4", "2.0.1", "3.0.2", "3.1.9", "3.2.0", "3.2.1", "3.3.0") if ALL_JOURNEYS else ("3.2.0", "3.3.0")
+NOT_LISTED = "AttributeError: 'dict' object has no attribute 'endswith'"
+NOT_READ = "FileNotFoundError: [Errno 2] No such file or directory: 'dbfs:/partitions/part-"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_files_are_found_on_dbfs(
+    release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    site = released(release)
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [training_env, SCRIPT, folder]
+        return subprocess.run(command, env=environment(site), cwd=folder, capture_output=True, text=True, check=False)
+
+    assert (NOT_READ if release >= "3.2.1" else NOT_LISTED) in run("released").stderr
+    assert invoke("apply", "spark-dbfs-paths", "--site-packages", site).exit_code == 0
+    healed = run("healed")
+    assert healed.stdout.splitlines()[-1:] == ["100 rows"], healed.stderr
