@@ -27,11 +27,11 @@ TIMEOUT_SECONDS = 1200
 HEADING = """# The proof, release by release
 
 Written by `make matrix`. Each row is `nfpatch verify --preview{options}` on that release as its wheel has it, of all
-patches that it needs and those that are applied by name only: two processes, gloo, CPU, by torch's launcher, and for one of each line of releases by every other as well. *Red*: the
-original source is refused by strict DDP, with exactly the parameters that the patch claims, or a stage of a script does
-not end as in one process. *Green*: the patched source trains, and each rank gets what one process gets. *Like the
-original*: weights and forecasts are bit for bit those of the original, trained by one process and with
-`find_unused_parameters=True`. *Control*: NHITS trains on both.
+patches that it needs and of those that are applied by name only: two processes, gloo, CPU, by torch's launcher, and for
+one of each line of releases by every other as well. *Red*: the original source is refused by strict DDP, with exactly
+the parameters that the patch claims, or a stage of a script does not end as in one process. *Green*: the patched source
+trains, and each rank gets what one process gets. *Like the original*: weights and forecasts are bit for bit those of
+the original, trained by one process and with `find_unused_parameters=True`. *Control*: NHITS trains on both.
 
 """
 

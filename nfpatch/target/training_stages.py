@@ -46,15 +46,15 @@ def strategy_object(script: Script) -> None:
 def failing_rank(script: Script) -> None:
     """A fit whose step fails on one rank: it ends on all of them in the same words, and they can train on.
 
-    One of as many series as there are ranks has nothing that can be trained on: no window, or where that is refused
-    beforehand, no finite value.
+    One of as many series as there are ranks has nothing that can be trained on: no window, or where that is trained on
+    or refused beforehand all the same, no finite value.
     """
     forecaster = script.made(script.together)
     good = levelled_data(SMALL_SIZES["h"], script.spec["world_size"], 0)
     last = good.past["unique_id"] == good.past["unique_id"].iloc[-1]
     words: list[str | None] = []
     for past in (good.past[~last | (last & (last.cumsum() > last.sum() - SMALL_SIZES["h"]))], good.past.copy()):
-        if not words or "requires at least" in (words[0] or ""):
+        if not words or words[0] is None or "requires at least" in words[0]:
             past = past.reset_index(drop=True)
             if len(past) == len(last):
                 past.loc[last, "y"] = float("inf")
