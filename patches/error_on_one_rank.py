@@ -36,10 +36,12 @@ def on_train_batch_start(self, *args):
     failures = self._failures_of_fit()
     if failures is None:
         return
-    step = self.training_step
+    step, given = self.training_step, vars(self).get("training_step")
 
     def step_or_tell(*args, **kwargs):
         del self.training_step
+        if given is not None:
+            self.training_step = given
         try:
             return step(*args, **kwargs)
         except Exception as error:

@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .comparing import compare_frames
@@ -18,6 +19,7 @@ from .saving import alone_with, folder_of, loaded
 from .script import N_SERIES, Script
 from .spawned import trained
 
+FAILURE = "what is planted in a step"
 # What goes into the file of a model that was trained on two GPUs
 TWO_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp"}
 
@@ -44,33 +46,26 @@ def strategy_object(script: Script) -> None:
 
 
 def failing_rank(script: Script) -> None:
-    """A fit whose step fails on one rank: it ends on all of them in the same words, and they can train on.
-
-    One of as many series as there are ranks has nothing that can be trained on: no window, or where that is trained on
-    or refused beforehand all the same, no finite value.
-    """
+    """A fit whose first step fails on the last rank: it ends on all in the same words, and they can train on."""
     forecaster = script.made(script.together)
-    good = levelled_data(SMALL_SIZES["h"], script.spec["world_size"], 0)
-    last = good.past["unique_id"] == good.past["unique_id"].iloc[-1]
-    words: list[str | None] = []
-    for past in (good.past[~last | (last & (last.cumsum() > last.sum() - SMALL_SIZES["h"]))], good.past.copy()):
-        if not words or words[0] is None or "requires at least" in words[0]:
-            past = past.reset_index(drop=True)
-            if len(past) == len(last):
-                past.loc[last, "y"] = float("inf")
-            words = script.gathered(words_of(forecaster, past))
-    if len(set(words)) > 1 or words[0] is None:
-        raise Differs(f"the ranks end with {words}")
-    forecaster.fit(df=good.past, val_size=SMALL_SIZES["h"])
-
-
-def words_of(forecaster: Any, past: Any) -> str | None:
-    """The words of the error with which a fit ends; None if it does not."""
+    model = trained_model_of(forecaster)
+    model.training_step = partial(fail_on_last_rank, model)
+    words = None
     try:
-        forecaster.fit(df=past, val_size=SMALL_SIZES["h"])
+        script.fit(forecaster, is_watched=False)
     except Exception as error:
-        return message_of(error)
-    return None
+        words = message_of(error)
+    for rank, other in enumerate(script.gathered(words)):
+        if other is None or FAILURE not in other:
+            raise Differs(f"fit ends on rank {rank} with {other!r}, after a step that failed on one rank")
+    script.fit(script.made(script.together))
+
+
+def fail_on_last_rank(model: Any, *batch: Any) -> Any:
+    """A training step that fails, if it is that of the last rank."""
+    if model.global_rank == model.trainer.world_size - 1:
+        raise RuntimeError(FAILURE)
+    return type(model).training_step(model, *batch)
 
 
 def trajectories(script: Script) -> None:

@@ -1,0 +1,25 @@
+"""A script that goes on after an error, which one of two ranks has: the other does not wait for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import environment, invoke, run_ranks
+
+SCRIPT = Path(__file__).parent / "unlucky.py"
+TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+
+
+@pytest.mark.ddp
+def test_all_ranks_end_with_the_error_of_one_and_go_on(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    site = released("1.7.4")
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    command = [training_env, SCRIPT, tmp_path / "two", json.dumps(TWO)]
+    code, told, words = run_ranks(command, tmp_path / "two", environment(site))
+    assert code == 0, words[-3000:]
+    assert told == [["No windows available for training", 3]] * 2
