@@ -367,7 +367,6 @@ def verify(
         allow_modified,
         thorough,
         launchers=launchers or ("torchrun",),
-        world_size=devices * nodes.nnodes,
     )
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)

@@ -256,14 +256,13 @@ def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparis
     catalog = load_catalog()
     found = survey(find_install(None, released("3.3.0")), catalog)
 
-    def beside(world_size: int, *patch_ids: str) -> set[tuple[str, ...]]:
-        fits = agenda_for(found, catalog.select(patch_ids), True, world_size=world_size).cases
+    def beside(*patch_ids: str) -> set[tuple[str, ...]]:
+        fits = agenda_for(found, catalog.select(patch_ids), True).cases
         compared = {fit.like for fit in fits}
         return {fit.beside for fit in fits if fit.id in compared}
 
-    assert beside(2, "stemgnn-backcast", "windows-of-each-rank") == {()}
-    assert beside(4, "stemgnn-backcast", "windows-of-each-rank") == {("windows-of-each-rank",)}
-    assert beside(2, "stemgnn-backcast", "multivariate-one-order") == {("multivariate-one-order",)}
+    assert beside("stemgnn-backcast", "windows-of-each-rank") == {()}
+    assert beside("stemgnn-backcast", "multivariate-one-order") == {("multivariate-one-order",)}
 
 
 def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:

@@ -38,9 +38,6 @@ TRAVELLERS = (
     Case("TFT", "MAE", options={"hidden_size": 4, "n_head": 1}),
     Case("MLPMultivariate", "MAE", options={"hidden_size": 8}, releases=">=1.7.1"),
 )
-# What all ranks learn, it changes where the data of the fits have fewer series than there are ranks
-FOR_MORE_RANKS = "windows-of-each-rank"
-SERIES_OF_FITS = 2
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
 
 
@@ -67,14 +64,13 @@ def agenda_for(
     thorough: bool = False,
     force: bool = False,
     launchers: Sequence[Launcher] = ("torchrun",),
-    world_size: int = 2,
 ) -> Agenda:
     """The fits that prove these patches; without patches, all that the release needs or has.
 
     With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
     of the installed one. With `thorough` all cases of the patches are trained, and without patches the journeys are
-    taken as well. Each of the `launchers` trains them in turn, on `world_size` ranks. Raises Refused when the patched
-    source cannot be computed, or when a killed run left the install half done.
+    taken as well. Each of the `launchers` trains them in turn. Raises Refused when the patched source cannot be
+    computed, or when a killed run left the install half done.
     """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
@@ -110,7 +106,6 @@ def agenda_for(
     # What is meant to be learned otherwise is so on both sides of a comparison
     compared = {fit.like for fit in fits if fit.like is not None}
     on_purpose = {patch.id for patch in found.catalog.patches if patch.by_name_only}
-    on_purpose |= {FOR_MORE_RANKS} if world_size > SERIES_OF_FITS else set()
     fits = [
         replace(
             fit,
