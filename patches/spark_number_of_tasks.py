@@ -113,9 +113,8 @@ patch = Patch(
         Case(
             "NHITS",
             "one device on each of two machines",
-            options={"mlp_units": [[8, 8]] * 3, "num_nodes": 2},
-            stage="predict",
-            thorough=True,
+            options={"mlp_units": [[8, 8]] * 3},
+            stage="several-tasks",
             launchers=("spark",),
         ),
     ),

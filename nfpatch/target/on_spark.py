@@ -78,14 +78,14 @@ def session(case: dict[str, Any], spec: dict[str, Any]) -> Any:
 
 
 def fit(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], past: Any, static: Any, **options: Any) -> None:
-    """Trains on Spark: on one machine, or where the case tells a number of nodes, on as many of one device each.
+    """Trains on Spark: in processes of one task, or for "several-tasks", of as many with one device each.
 
     Raises FailedElsewhere with what a process of the fit ended with.
     """
     from neuralforecast import DistributedConfig
 
     spark, n_devices = session(case, spec), spec["world_size"]
-    n_nodes = n_devices if case["options"].get("num_nodes", 1) > 1 else 1
+    n_nodes = n_devices if case["stage"] == "several-tasks" else 1
     folder = tempfile.mkdtemp(prefix="partitions-")
     config = DistributedConfig(os.path.join(folder, "files"), num_nodes=n_nodes, devices=n_devices // n_nodes)
     if static is not None:

@@ -62,7 +62,6 @@ def test_what_goes_wrong_on_spark_is_healed(
     assert {case["patch"] for case in proved["cases"]} == {None, *patches} - {
         "multivariate-all-series",
         "spark-dbfs-paths",
-        "spark-number-of-tasks",  # two Spark tasks side by side, which may take minutes: --thorough
     }
     assert (proved["world_size"], proved["backend"]) == (2, "gloo")
     assert processes_with(str(tmp_path)) == set()
