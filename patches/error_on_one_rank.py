@@ -63,7 +63,8 @@ def on_train_batch_start(self, *args):
                     batch_size=1,
                     prog_bar=True,
                     on_epoch=True,
-                    sync_dist=monitor == "train_loss",
+                    sync_dist=monitor == "train_loss"
+                    and not hasattr(self.trainer.datamodule, "files_ds"),
                 )
             return sum((k * 0).sum() for k in self.parameters() if k.requires_grad)
 

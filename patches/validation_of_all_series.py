@@ -46,7 +46,8 @@ def of_outputs(name: str, hook: str, outputs: str) -> Rewrite:
 
 EPOCH_END = "BaseModel.on_validation_epoch_end"
 
-# The loss may be drawn from samples, and the training loss is that of a device's own windows
+# The loss may be drawn from samples, and the training loss is that of a device's own windows. On Spark the devices'
+# epochs end at different steps, with as many batches as each has series for: none can wait there for the others.
 MONITORS = (
     Change(
         where="BaseModel.training_step",
@@ -66,7 +67,8 @@ MONITORS = (
                 batch_size=outsample_y.size(0),
                 prog_bar=True,
                 on_epoch=True,
-                sync_dist=self.val_monitor == "train_loss",
+                sync_dist=self.val_monitor == "train_loss"
+                and not hasattr(self.trainer.datamodule, "files_ds"),
             )
         """,
     ),

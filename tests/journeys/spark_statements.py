@@ -178,6 +178,15 @@ def validation_losses():
     assert abs(found - due) > 0.01 * due, "this of RMSE does not stand there any more"
 
 
+def epochs_of_different_lengths():
+    """A fit ends where one device has more batches than another, by whatever loss it may be stopped."""
+    options = {"batch_size": 1, "max_steps": 4, "val_check_steps": 2, "early_stop_patience_steps": 2}
+    for monitor in ("ptl/val_loss", "train_loss") if RELEASE >= (3, 1, 6) else ("",):
+        said = {"val_monitor": monitor} if monitor else {}
+        with partitions() as config:
+            fitted(forecaster_of(**NHITS, **options, **said), panel(3), config, val_size=H)
+
+
 def a_search():
     """A search through Optuna trains its trials on Spark, one after another; one through ray is refused."""
     from neuralforecast.auto import AutoNHITS
