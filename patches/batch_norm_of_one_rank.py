@@ -24,6 +24,7 @@ def on_fit_start(self): ...
 
 def on_train_end(self):
     """Every device takes the running statistics of the first one, as before each step."""
+    super().on_train_end()
     if self.trainer.world_size == 1 or not torch.distributed.is_initialized():
         return
     for module in self.modules():

@@ -11,6 +11,7 @@ from nfpatch.codemod import Change, Rewrite
 OPTIMIZERS = "def configure_optimizers(self): ..."
 END = """
 def on_fit_end(self):
+    super().on_fit_end()
     trainer = self.trainer
     is_skipped = trainer.num_training_batches == 0 and trainer.limit_train_batches
     if self.drop_last_loader and is_skipped and trainer.world_size > 1:

@@ -33,9 +33,10 @@ def on_train_batch_start(self, *args):
     import contextlib
     import pickle
 
+    result = super().on_train_batch_start(*args)
     failures = self._failures_of_fit()
     if failures is None:
-        return
+        return result
     step, given = self.training_step, vars(self).get("training_step")
 
     def step_or_tell(*args, **kwargs):
@@ -69,13 +70,16 @@ def on_train_batch_start(self, *args):
             return sum((k * 0).sum() for k in self.parameters() if k.requires_grad)
 
     self.training_step = step_or_tell
+    return result
 
 def on_train_batch_end(self, *args):
+    super().on_train_batch_end(*args)
     # What is told before the gradients of a step all know at the end of the next one,
     # also where the gradients are still on their way when a step ends, as on GPUs
     self._end_with_error(told_before=self.trainer.global_step - 1)
 
 def on_train_epoch_end(self):
+    super().on_train_epoch_end()
     failures = self._failures_of_fit()
     if failures is not None and self.trainer.fit_loop.done:
         if failures.add("ended", 1) == self.trainer.world_size:

@@ -38,6 +38,7 @@ def teardown(self, stage):
     import json
     import os
 
+    super().teardown(stage)
     parent, file = getattr(self, "_leaves_trajectories", (os.getpid(), None))
     if parent != os.getpid() and self.trainer.local_rank == 0:
         names = ("train_trajectories", "valid_trajectories")
