@@ -20,29 +20,32 @@ def _fit_and_keep_trajectories(self, fit):
     import json
     import os
     import tempfile
+    import uuid
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "trajectories.json")
-        self._leaves_trajectories = (os.getpid(), file)
-        try:
-            result = fit()
-        finally:
-            del self._leaves_trajectories
-        if os.path.exists(file):
-            with open(file) as f:
-                for name, trajectory in json.load(f).items():
-                    setattr(self, name, [tuple(step) for step in trajectory])
+    n_steps, file = len(self.train_trajectories), f"neuralforecast-{uuid.uuid4().hex}.json"
+    self._leaves_trajectories = (os.getpid(), file)
+    try:
+        result = fit()
+    finally:
+        del self._leaves_trajectories
+    file = os.path.join(tempfile.gettempdir(), file) if len(self.train_trajectories) == n_steps else ""
+    if os.path.exists(file):
+        with open(file) as f:
+            for name, trajectory in json.load(f).items():
+                setattr(self, name, [tuple(step) for step in trajectory])
+        os.remove(file)
     return result
 
 def teardown(self, stage):
     import json
     import os
+    import tempfile
 
     super().teardown(stage)
     parent, file = getattr(self, "_leaves_trajectories", (os.getpid(), None))
     if parent != os.getpid() and self.trainer.local_rank == 0:
         names = ("train_trajectories", "valid_trajectories")
-        with open(file, "w") as f:
+        with open(os.path.join(tempfile.gettempdir(), file), "w") as f:
             json.dump({name: getattr(self, name) for name in names}, f)
 '''
 WRAPPED = """
