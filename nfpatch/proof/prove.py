@@ -75,12 +75,11 @@ def agenda_for(
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
     statuses = [found.status_of(patch) for patch in patches or found.catalog.patches]
+    if not patches:
+        statuses = [status for status in statuses if status.state != "not-needed" or not status.patch.by_name_only]
     originals = {
         file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
     }
-    statuses = [
-        status for status in statuses if patches or not (status.patch.by_name_only and status.state == "not-needed")
-    ]
     wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
     healed: Source = "preview" if preview else "installed"

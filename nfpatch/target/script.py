@@ -92,16 +92,20 @@ class Script:
         """Whether the model's constructor takes it in this release."""
         return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
 
-    def fit(self, forecaster: Any, is_watched: bool = True) -> None:
-        """Trains, with validation. Not `is_watched` is one by this process alone, or without the callback."""
+    def fit(self, forecaster: Any, is_watched: bool = True, past: Any = None) -> None:
+        """Trains, with validation, on the script's data unless others are given.
+
+        Not `is_watched` is one by this process alone, or without the callback.
+        """
+        past = self.data.past if past is None else past
         seed_everything()
         with trained(forecaster, self.spec, is_watched and self.world is not None):
             if is_watched and self.is_on_spark:
-                on_spark.fit(forecaster, self.case, self.spec, self.data.past, None, val_size=SMALL_SIZES["h"])
+                on_spark.fit(forecaster, self.case, self.spec, past, None, val_size=SMALL_SIZES["h"])
             else:
-                forecaster.fit(df=self.data.past, val_size=SMALL_SIZES["h"])
+                forecaster.fit(df=past, val_size=SMALL_SIZES["h"])
         if is_watched and self.is_on_spark:
-            on_spark.check_all_is_read(self.data.past)
+            on_spark.check_all_is_read(past)
 
 
 def n_series_of(case: dict[str, Any]) -> int:

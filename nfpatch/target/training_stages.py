@@ -17,7 +17,6 @@ from .outcomes import Differs, message_of
 from .pretended.pretended_gpus import pretend
 from .saving import alone_with, folder_of, loaded
 from .script import N_SERIES, Script
-from .spawned import trained
 
 FAILURE = "what is planted in a step"
 # What goes into the file of a model that was trained on two GPUs
@@ -80,10 +79,7 @@ def trajectories(script: Script) -> None:
 
 def one_series(script: Script) -> None:
     """A training on one series: each rank has losses of its own, as it has windows of its own."""
-    forecaster = script.made(script.together)
-    past = levelled_data(SMALL_SIZES["h"], 1, 0).past
-    with trained(forecaster, script.spec, is_watched=script.world is not None):
-        forecaster.fit(df=past)
+    script.fit(script.made(script.together), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)
     of_ranks = OBSERVED["losses_of_ranks"] or script.gathered(OBSERVED["losses"])
     for step, losses in enumerate(zip(*of_ranks), 1):
         if len(set(losses)) < len(losses):
