@@ -296,6 +296,17 @@ def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(sit
         assert invoke("revert", "--site-packages", site).exit_code == 0
 
 
+@pytest.mark.ddp
+def test_what_only_spark_shows_is_told_as_not_proved_here(site: Path, training_env: Path) -> None:
+    named = ("spark-fit-from-weights", "spark-dbfs-paths", "nbeatsx-unused-out")
+    result = invoke("verify", "--preview", *named, "--python", training_env, "--site-packages", site)
+
+    assert result.exit_code == 0, result.output
+    told = {line.split(":")[0].strip(): line for line in result.stdout.splitlines() if line.startswith("  spark-")}
+    assert told["spark-fit-from-weights"].endswith("(not proved here; --launcher spark does)")
+    assert told["spark-dbfs-paths"].endswith("(not proved here)")
+
+
 def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[str], Path]) -> None:
     site = released("1.7.6")
     (site / NBEATSX).unlink()

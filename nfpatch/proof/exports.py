@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from nfpatch.console import count, unified_diff
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
-from nfpatch.proof.report import STRATEGIES, finding_of, groups, verdict_of
+from nfpatch.proof.report import STRATEGIES, finding_of, groups, unproved_in_words, verdict_of
 from nfpatch.proof.runner import CaseResult, ProofReport
 
 # What XML 1.0 cannot hold, escaped or not; a process that crashed may have printed it.
@@ -119,7 +119,7 @@ def html_page(install: Install, agenda: Agenda, report: ProofReport) -> str:
             "facts",
             (f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in _facts(install, report)),
         ),
-        *(f"<p>{html.escape(f'{s.patch.id}: {s.state}, {s.reason}')}</p>" for s in agenda.unproved),
+        *(f"<p>{html.escape(unproved_in_words(status))}</p>" for status in agenda.unproved),
     ]
     for heading, results in groups(report):
         parts += [f"<h2>{html.escape(heading)}</h2>", _table("fits", map(_row, results)), _parameters(results)]

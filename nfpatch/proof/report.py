@@ -15,6 +15,7 @@ import click
 
 from nfpatch.console import count, print_install
 from nfpatch.installs.find import Install
+from nfpatch.patching.survey import PatchStatus
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
 from nfpatch.proof.verdict import Launcher
@@ -95,11 +96,20 @@ def _by(launcher: Launcher) -> str:
     return "" if launcher == "torchrun" else f", by {launcher}"
 
 
+def unproved_in_words(status: PatchStatus) -> str:
+    """What is to be said of a patch that the proof leaves out: why it is not needed, or by what it is proved."""
+    words = f"{status.patch.id}: {status.state}, {status.reason}"
+    if status.state == "not-needed":
+        return words
+    is_of_spark = any(case.launchers == ("spark",) for case in status.patch.cases)
+    return f"{words} (not proved here{'; --launcher spark does' if is_of_spark else ''})"
+
+
 def print_report(install: Install, agenda: Agenda, report: ProofReport) -> None:
     """The answer of `verify`: the fits of each configuration, and the verdict."""
     print_install(install)
     for status in agenda.unproved:
-        click.echo(f"  {status.patch.id}: {status.state}, {status.reason}")
+        click.echo(f"  {unproved_in_words(status)}")
     told: set[str] = set()
     for title, results in groups(report):
         click.secho(f"\n{title}", bold=True)
