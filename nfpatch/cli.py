@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PROOF_TIMEOUT_SECONDS = 300.0
 AUDIT_TIMEOUT_SECONDS = 900.0
+REHEARSAL_TIMEOUT_SECONDS = 600.0
+REHEARSED_STEPS = 4
 
 Command = Callable[..., Any]
 
@@ -285,6 +287,18 @@ _nodes_options = _options(
 )
 
 
+_report_files = _options(
+    click.option("--junit-xml", type=_new_file, metavar="FILE", help="Also write the answer as JUnit XML."),
+    click.option("--html", type=_new_file, metavar="FILE", help="Also write the answer as a self-contained page."),
+)
+
+
+def _check_report_files(*files: Optional[Path]) -> None:
+    """Raises EnvironmentProblem where one of these files cannot be written, before anything long is begun."""
+    for missing in (file.parent for file in files if file is not None and not file.parent.is_dir()):
+        raise EnvironmentProblem(f"There is no folder {missing} to write into. Make it first.")
+
+
 @main.command()
 @_patch_argument
 @click.option("--preview", is_flag=True, help="Prove the patched source without writing it.")
@@ -319,8 +333,7 @@ _nodes_options = _options(
 )
 @_nodes_options
 @_timeout_option(PROOF_TIMEOUT_SECONDS, "For the whole proof. Whatever still runs then is ended.")
-@click.option("--junit-xml", type=_new_file, metavar="FILE", help="Also write the proof as JUnit XML.")
-@click.option("--html", type=_new_file, metavar="FILE", help="Also write the proof as a self-contained page.")
+@_report_files
 @_install_options
 def verify(
     patch_ids: tuple[str, ...],
@@ -355,8 +368,7 @@ def verify(
         raise UsageError("Several nodes are started by torch's launcher: leave --launcher out, or --nnodes.")
     if accelerator == "gpu" and "spark" in launchers:
         raise UsageError("Spark is proved on the CPU only: leave --accelerator out, or --launcher spark.")
-    for missing in (file.parent for file in (junit_xml, html) if file is not None and not file.parent.is_dir()):
-        raise EnvironmentProblem(f"There is no folder {missing} to write into. Make it first.")
+    _check_report_files(junit_xml, html)
     catalog = load_catalog(patch_folders)
     patches = catalog.select(patch_ids)
     install = find_install(python, site_packages)
@@ -413,6 +425,94 @@ def audit(
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
         audit_report.print_report(install, report)
+    if not report.ok:
+        raise SystemExit(1)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("script")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARG]...")
+@click.option("-m", "is_module", is_flag=True, help="SCRIPT is the name of a module, as of `python -m`.")
+@click.option(
+    "--devices", type=click.IntRange(min=2), default=2, show_default=True, metavar="N", help="How many processes."
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["script", "torchrun"]),
+    default="script",
+    show_default=True,
+    help="What makes the processes: Lightning, as `python SCRIPT` has it, or torch's launcher.",
+)
+@click.option(
+    "--source",
+    type=click.Choice(["released", "installed", "healed"]),
+    default="installed",
+    show_default=True,
+    help="Which neuralforecast: as released, as installed, or as `apply` would make it. Nothing is written into it.",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(min=2),
+    default=REHEARSED_STEPS,
+    show_default=True,
+    metavar="N",
+    help="Steps of each training; DDP complains at the second.",
+)
+@click.option("--as-is", is_flag=True, help="Shorten nothing: only accelerator and devices are other ones.")
+@click.option("--show-output", is_flag=True, help="Show on standard error what the script prints.")
+@_timeout_option(REHEARSAL_TIMEOUT_SECONDS, "For the whole script. Whatever still runs then is ended.")
+@_report_files
+@_install_options
+def rehearse(
+    script: str,
+    arguments: tuple[str, ...],
+    is_module: bool,
+    devices: int,
+    launcher: Any,
+    source: Any,
+    max_steps: int,
+    as_is: bool,
+    show_output: bool,
+    timeout: float,
+    junit_xml: Optional[Path],
+    html: Optional[Path],
+    python: Optional[Path],
+    site_packages: Optional[Path],
+    patch_folders: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Run your own training script on several CPU processes. It is run for real, and writes what it writes.
+
+    Its trainings are cut to a few steps, and its searches to two trials; strategy, loss, features, data and callbacks
+    stay. Each call of neuralforecast is watched on every rank and held against what one process gives. Options of
+    nfpatch stand before SCRIPT; what follows it is the script's.
+    """
+    from nfpatch.rehearsal import exports, run
+    from nfpatch.rehearsal import report as rehearsal_report
+
+    _check_report_files(junit_xml, html)
+    found = survey(find_install(python, site_packages), load_catalog(patch_folders))
+    what = run.Script(script, arguments, is_module)
+    with rehearsal_report.progress(what, devices) as on_event:
+        report = run.rehearse(
+            found,
+            what,
+            source,
+            devices,
+            launcher,
+            None if as_is else max_steps,
+            timeout,
+            on_event,
+            (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None,
+        )
+    if junit_xml is not None:
+        exports.write_junit_xml(junit_xml, found.install, what, report)
+    if html is not None:
+        exports.write_html(html, found.install, what, report)
+    if as_json:
+        console.print_json({**report.to_json(), "neuralforecast": found.install.to_json()})
+    else:
+        rehearsal_report.print_report(found.install, what, report)
     if not report.ok:
         raise SystemExit(1)
 

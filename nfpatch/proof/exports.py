@@ -1,11 +1,15 @@
-"""The proof as a file: JUnit XML for CI systems, and a single self-contained HTML page for people."""
+"""The proof as a file: JUnit XML for CI systems, and a single self-contained HTML page for people.
+
+What any such file is made of, `rehearsal/exports.py` takes from here.
+"""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from nfpatch.console import count, unified_diff
@@ -50,39 +54,70 @@ def write_junit_xml(path: Path, install: Install, report: ProofReport) -> None:
 
 def junit_xml(install: Install, report: ProofReport) -> bytes:
     """The proof as JUnit XML. A fit that went through and proves nothing is a failure, one that did not an error."""
-    ended_badly = [result for result in report.cases if not result.ok]
-    errors = [result for result in ended_badly if result.outcome in ("error", "timeout")]
+    cases = [
+        TestCase(
+            title,
+            f"{result.source} source, {STRATEGIES[result.strategy]}",
+            result.seconds,
+            result.ok,
+            result.outcome,
+            finding_of(result),
+            result.detail,
+        )
+        for title, results in groups(report)
+        for result in results
+    ]
+    return junit_document("nfpatch verify", _facts(install, report), cases, report.seconds)
+
+
+class TestCase(NamedTuple):
+    """A test case of JUnit's, which takes `seconds`; `finding` is what it showed, `detail` why it is not `ok`."""
+
+    title: str
+    name: str
+    seconds: float
+    ok: bool
+    outcome: str
+    finding: str
+    detail: str
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it did not come to its end, and is no failure then."""
+        return not self.ok and self.outcome in ("error", "timeout")
+
+
+def junit_document(
+    suite_name: str, facts: Iterable[tuple[str, str]], cases: Sequence[TestCase], seconds: float
+) -> bytes:
+    """JUnit XML of one test suite."""
     counts = {
-        "tests": str(len(report.cases)),
-        "failures": str(len(ended_badly) - len(errors)),
-        "errors": str(len(errors)),
+        "tests": str(len(cases)),
+        "failures": str(sum(not case.ok and not case.is_error for case in cases)),
+        "errors": str(sum(case.is_error for case in cases)),
         "skipped": "0",
-        "time": f"{report.seconds:.3f}",
+        "time": f"{seconds:.3f}",
     }
     root = ElementTree.Element("testsuites", counts)
-    suite = ElementTree.SubElement(root, "testsuite", {"name": "nfpatch verify", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": suite_name, **counts})
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in _facts(install, report):
+    for name, value in facts:
         ElementTree.SubElement(properties, "property", {"name": name, "value": _printable(value)})
-    for title, results in groups(report):
-        for result in results:
-            _add_test_case(suite, title, result)
+    for case in cases:
+        _add_test_case(suite, case)
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
 
 
-def _add_test_case(suite: ElementTree.Element, title: str, result: CaseResult) -> None:
-    """The test case of one fit."""
-    name = f"{result.source} source, {STRATEGIES[result.strategy]}"
-    attributes = {"classname": title, "name": name, "time": f"{result.seconds:.3f}"}
-    case = ElementTree.SubElement(suite, "testcase", attributes)
-    finding = _printable(finding_of(result))
-    if not result.ok:
-        kind = "error" if result.outcome in ("error", "timeout") else "failure"
-        first_line = finding.splitlines()[0]
-        told = ElementTree.SubElement(case, kind, {"message": first_line, "type": result.outcome})
-        told.text = _printable(result.detail)
-    ElementTree.SubElement(case, "system-out").text = finding
+def _add_test_case(suite: ElementTree.Element, case: TestCase) -> None:
+    attributes = {"classname": case.title, "name": case.name, "time": f"{case.seconds:.3f}"}
+    element = ElementTree.SubElement(suite, "testcase", attributes)
+    finding = _printable(case.finding)
+    if not case.ok:
+        message = (finding.splitlines() or [case.outcome])[0]
+        kind = "error" if case.is_error else "failure"
+        ElementTree.SubElement(element, kind, {"message": message, "type": case.outcome}).text = _printable(case.detail)
+    ElementTree.SubElement(element, "system-out").text = finding
 
 
 def _facts(install: Install, report: ProofReport) -> list[tuple[str, str]]:
@@ -111,37 +146,46 @@ def write_html(path: Path, install: Install, agenda: Agenda, report: ProofReport
 def html_page(install: Install, agenda: Agenda, report: ProofReport) -> str:
     """The proof as a page: the verdict, the fits, the parameters without a gradient, the diff."""
     title = f"neuralforecast {install.version}: {'proved' if report.ok else 'NOT proved'}"
-    verdict = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict_of(report))
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<div class="verdict {_class_of(report.ok)}">{verdict}</div>',
-        _table(
-            "facts",
-            (f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in _facts(install, report)),
-        ),
-        *(f"<p>{html.escape(unproved_in_words(status))}</p>" for status in agenda.unproved),
-    ]
+    parts = [f"<p>{html.escape(unproved_in_words(status))}</p>" for status in agenda.unproved]
     for heading, results in groups(report):
-        parts += [f"<h2>{html.escape(heading)}</h2>", _table("fits", map(_row, results)), _parameters(results)]
+        parts += [f"<h2>{html.escape(heading)}</h2>", table("fits", map(_row, results)), _parameters(results)]
     if agenda.rewritten:
         parts += ["<h2>The diff</h2>", f"<pre>{_diff(agenda)}</pre>"]
+    return page(title, report.ok, verdict_of(report), _facts(install, report), parts)
+
+
+def page(title: str, ok: bool, verdict: Iterable[str], facts: Iterable[tuple[str, str]], parts: Iterable[str]) -> str:
+    """A page that needs no other file: the verdict and the facts, and what else there is, as HTML."""
+    heading = [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<div class="verdict {class_of(ok)}">'
+        + "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict)
+        + "</div>",
+        table("facts", (f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in facts)),
+    ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
+        + "\n".join([*heading, *parts])
         + "\n</body></html>\n"
     )
 
 
-def _table(kind: str, rows: Iterable[str]) -> str:
+def table(kind: str, rows: Iterable[str]) -> str:
+    """A table of these rows, which are HTML."""
     return f'<table class="{kind}">\n' + "\n".join(f"<tr>{row}</tr>" for row in rows) + "\n</table>"
 
 
 def _row(result: CaseResult) -> str:
     """The cells of one fit."""
     cells = (result.source, STRATEGIES[result.strategy], finding_of(result), f"{result.seconds:.1f} s")
-    mark = f'<td class="{_class_of(result.ok)}">{"ok" if result.ok else "NO"}</td>'
+    return row(result.ok, cells)
+
+
+def row(ok: bool, cells: Iterable[str]) -> str:
+    """The cells of a row, which are text, behind its mark."""
+    mark = f'<td class="{class_of(ok)}">{"ok" if ok else "NO"}</td>'
     return mark + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
 
 
@@ -165,5 +209,6 @@ def _diff(agenda: Agenda) -> str:
     )
 
 
-def _class_of(ok: bool) -> str:
+def class_of(ok: bool) -> str:
+    """The class of what is as it must be, or is not."""
     return "ok" if ok else "no"

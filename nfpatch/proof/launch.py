@@ -161,22 +161,22 @@ class Launch:
         python: Path,
         devices: int | None,
         nodes: Nodes,
-        script: Path,
-        arguments: Sequence[str],
+        program: Sequence[str],
         environment: Mapping[str, str],
         folder: Path,
         log: Path,
     ) -> Launch:
-        """Starts `devices` processes of a script in `folder` by torch's launcher, whose output goes to the file `log`.
+        """Starts `devices` processes of a program in `folder` by torch's launcher; their output goes to the file `log`.
 
-        Without `devices`, one process is started as a user does, which makes others itself.
+        `program` is a script and its arguments. Without `devices`, one process is started as a user does, which makes
+        others itself.
         """
         token = str(uuid.uuid4())
         launcher = [] if devices is None else [
             "-m", "torch.distributed.run", *nodes.launcher_options(token), f"--nproc_per_node={devices}",
             "--max_restarts=0", "--monitor_interval=0.1",  # seconds; older releases take five
         ]  # fmt: skip
-        command = [str(python), *launcher, str(script), *arguments]
+        command = [str(python), *launcher, *program]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,

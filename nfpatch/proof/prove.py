@@ -77,9 +77,7 @@ def agenda_for(
     statuses = [found.status_of(patch) for patch in patches or found.catalog.patches]
     if not patches:
         statuses = [status for status in statuses if status.state != "not-needed" or not status.patch.by_name_only]
-    originals = {
-        file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
-    }
+    originals = originals_of(found)
     wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
     healed: Source = "preview" if preview else "installed"
@@ -120,6 +118,13 @@ def agenda_for(
         if fit.tree not in (*trees, "installed"):
             trees[fit.tree] = {**originals, **original_with(found, frozenset(fit.beside), allow_modified)}
     return Agenda(tuple(fits), trees, unproved, _rewritten(found.contents, originals, changes))
+
+
+def originals_of(found: Survey) -> dict[str, bytes]:
+    """The original bytes, by path, of each file that nfpatch has patched. Raises Refused where one is not kept."""
+    return {
+        file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
+    }
 
 
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:

@@ -16,3 +16,5 @@ from __future__ import annotations
 from pathlib import Path
 
 ENTRY = Path(__file__).with_name("__main__.py")
+# First on PYTHONPATH, it makes the processes of a user's script those of a rehearsal
+REHEARSAL = Path(__file__).with_name("rehearsal")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from typing import Any
 
+from .frames import difference_of, digest_of_frame
 from .observing import OBSERVED
 from .outcomes import Differs
 
@@ -72,23 +72,7 @@ def compare_frames(found: Any, due: Any) -> None:
 
     What was `found` is noted, as it must be the same on all ranks.
     """
-    import numpy
-
-    OBSERVED["answers"] = [
-        *OBSERVED["answers"],
-        hashlib.sha256(found.to_csv(float_format="%.17g").encode()).hexdigest(),
-    ]
-    found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
-    if found.shape != due.shape or list(found.columns) != list(due.columns):
-        raise Differs(f"{found.shape[0]} rows and {list(found.columns)} where one process gives {due.shape[0]} rows")
-    for key in (name for name in ("unique_id", "ds", "cutoff") if name in due.columns):
-        other = int((found[key].to_numpy() != due[key].to_numpy()).sum())
-        if other:
-            raise Differs(f"{other} of {len(due)} rows have another {key} than in one process")
-    numbers = [name for name in due.columns if due[name].dtype.kind == "f"]
-    one, other = (frame[numbers].to_numpy() for frame in (found, due))
-    missing = int((numpy.isnan(one) & ~numpy.isnan(other)).sum())
-    unequal = int((~((one == other) | (numpy.isnan(one) & numpy.isnan(other)))).sum())
-    if unequal:
-        words = f", {missing} of them NaN" if missing else ""
-        raise Differs(f"{unequal} of {one.size} forecasts are not those of one process{words}")
+    OBSERVED["answers"] = [*OBSERVED["answers"], digest_of_frame(found)]
+    difference = difference_of(found, due)
+    if difference is not None:
+        raise Differs(difference)

@@ -44,12 +44,21 @@ def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
         message = message_of(error)
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
             return "unused-parameters", message
-        trace = None if isinstance(error, FailedElsewhere) else error.__traceback__
-        frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(OWN_FOLDER)]
+        frames = frames_of(error)
         OBSERVED["refused"] = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
-        places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-LAST_FRAMES:]]
-        return "error", "\n".join([message[:LONGEST_MESSAGE], *places])
+        return "error", "\n".join([message[:LONGEST_MESSAGE], *places_of(error)])
     return "pass", ""
+
+
+def frames_of(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of an exception, the innermost last, without this package's; none of what another process has sent."""
+    trace = None if isinstance(error, FailedElsewhere) else error.__traceback__
+    return [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(OWN_FOLDER)]
+
+
+def places_of(error: BaseException, number: int = LAST_FRAMES) -> list[str]:
+    """Its last frames in words."""
+    return [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames_of(error)[-number:]]
 
 
 def message_of(error: Exception) -> str:

@@ -1,0 +1,341 @@
+"""The run of a rehearsal: the user's script on several CPU processes, watched until all of them have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+from nfpatch.catalog import Patch
+from nfpatch.errors import EnvironmentProblem, Refused, UsageError
+from nfpatch.installs.find import Install
+from nfpatch.patching.plan import changes_to, wanted_by_apply
+from nfpatch.patching.survey import Survey
+from nfpatch.proof.launch import ONE_NODE, Launch, bearers_of, interpreter_environment, is_alive, termination_as_exit
+from nfpatch.proof.overlay import build_overlay
+from nfpatch.proof.probe import probe, runnable
+from nfpatch.proof.prove import originals_of
+from nfpatch.proof.ranks import tail_of
+from nfpatch.rehearsal.heard import Heard
+from nfpatch.rehearsal.verdict import Stage, listed, shared_files, stages_of
+from nfpatch.target import REHEARSAL
+
+Source = Literal["released", "installed", "healed"]
+LauncherName = Literal["script", "torchrun"]
+
+TRIALS = 2
+# Seconds between two looks at what the ranks have noted.
+_POLL_INTERVAL = 0.05
+# Seconds for which all processes are idle, while one is in a call, until they are said to wait for each other; and the
+# share of a processor below which they are called idle.
+_PATIENCE = 30.0
+_IDLE = 0.02
+# Seconds that a process gets to say where it is.
+_ANSWER_TIME = 0.5
+_LOG_LINES = 12
+
+
+@dataclass(frozen=True)
+class Script:
+    """What is rehearsed: a script, or with `is_module` the name of a module, and its arguments."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    is_module: bool = False
+
+    def program(self, launcher: LauncherName) -> list[str]:
+        """What follows the interpreter, or torch's launcher, on the command line."""
+        if not self.is_module:
+            return [self.name, *self.arguments]
+        return ["--module" if launcher == "torchrun" else "-m", self.name, *self.arguments]
+
+
+@dataclass(frozen=True)
+class RehearsalReport:
+    """What a rehearsal came to.
+
+    `exit_code` is that of the script, None where nfpatch ended it, `ended` says why then. `tail` are the last lines
+    that it printed. `notes` are what is worth knowing and no fault.
+    """
+
+    stages: tuple[Stage, ...]
+    changed: tuple[str, ...]
+    notes: tuple[str, ...]
+    source: Source
+    torch: str
+    lightning: str
+    python: str
+    launcher: LauncherName
+    world_size: int
+    exit_code: Optional[int]
+    ended: Optional[str]
+    tail: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the script has come to its end, and each of its calls gave on all ranks what it gives on one."""
+        return bool(self.stages) and all(stage.ok for stage in self.stages) and self.exit_code == 0
+
+    @property
+    def patches(self) -> tuple[str, ...]:
+        """The ids of the patches that heal what was found."""
+        return tuple(dict.fromkeys(patch for stage in self.stages for patch in stage.patches))
+
+    def to_json(self) -> dict[str, object]:
+        """The report as the JSON of `nfpatch rehearse`, but for the key "neuralforecast", which is the caller's."""
+        return {
+            "ok": self.ok,
+            "torch": self.torch,
+            "lightning": self.lightning,
+            "python": self.python,
+            "source": self.source,
+            "launcher": self.launcher,
+            "world_size": self.world_size,
+            "exit_code": self.exit_code,
+            "ended": self.ended,
+            "seconds": round(self.seconds, 3),
+            "changed": list(self.changed),
+            "notes": list(self.notes),
+            "stages": [stage.to_json() for stage in self.stages],
+        }
+
+
+def rehearse(
+    found: Survey,
+    script: Script,
+    source: Source = "installed",
+    devices: int = 2,
+    launcher: LauncherName = "script",
+    max_steps: Optional[int] = 4,
+    timeout: float = 600.0,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    output: Optional[Callable[[bytes], None]] = None,
+) -> RehearsalReport:
+    """Runs a script with `devices` processes in the current folder, and judges what they have noted.
+
+    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` is told what is noted,
+    `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.
+
+    Raises UsageError where there is no such script, Refused where the source cannot be computed, and
+    EnvironmentProblem where the interpreter cannot run it or does not find that source.
+    """
+    begin = time.monotonic()
+    install = found.install
+    if not script.is_module and not Path(script.name).is_file():
+        raise UsageError(
+            f"There is no script {script.name}. Name the one that you start with `python`, or a module: -m."
+        )
+    tree = tree_of(found, source)
+    stack = probe(install.python, install.extra_path)
+    with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-rehearsal-") as name:
+        folder = Path(os.path.realpath(name))
+        path = [REHEARSAL]
+        if tree:
+            path.append(build_overlay(install.package, folder / "source", tree))
+        elif install.tree is not None:
+            path.append(install.tree)
+        heard = Heard(folder / "notes")
+        heard.folder.mkdir()
+        specification = {
+            "out": str(heard.folder),
+            "devices": devices,
+            "max_steps": max_steps,
+            "trials": None if max_steps is None else TRIALS,
+            "launcher": launcher,
+        }
+        (folder / "spec.json").write_text(json.dumps(specification), encoding="utf-8")
+        launch = Launch.start(
+            python=runnable(install.python),
+            devices=devices if launcher == "torchrun" else None,
+            nodes=ONE_NODE,
+            program=script.program(launcher),
+            environment=environment_of([*path, *install.extra_path], folder / "spec.json"),
+            folder=Path.cwd(),
+            log=folder / "output.log",
+        )
+        try:
+            with _followed(launch.log, output) as follow:
+                ended, left = _watch(launch, heard, begin + timeout, timeout, on_event, follow)
+        finally:
+            launch.end(rank.pid for rank in heard.ranks.values())
+        heard.read()
+        _check_source(heard, tree, path, install)
+        stages = stages_of(heard, devices, lacking(found, source), ended)
+        tail = tail_of(launch.log, _LOG_LINES)
+    return RehearsalReport(
+        stages=tuple(stages),
+        changed=tuple(heard.changed),
+        notes=tuple(_notes_of(heard, left, tail)),
+        source=source,
+        torch=stack.torch,
+        lightning=stack.lightning,
+        python=stack.python,
+        launcher=launcher,
+        world_size=devices,
+        exit_code=None if ended else _exit_code_of(launch, heard),
+        ended=ended,
+        tail=tail,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def tree_of(found: Survey, source: Source) -> Mapping[str, bytes]:
+    """The files, by path, in which this source differs from the installed one. Raises Refused where it is not known."""
+    if found.interrupted:
+        raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
+    if source == "installed":
+        return {}
+    if source == "healed":
+        wanted = wanted_by_apply(found, found.catalog.default)
+        return {change.file: change.then for change in changes_to(found, wanted)}
+    for status in found.statuses:
+        if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
+            raise Refused(
+                f"{status.patch.id} was applied elsewhere, and its original is not kept here, so that the released "
+                "source cannot be rehearsed. Leave --source out, or install the release anew."
+            )
+    return originals_of(found)
+
+
+def lacking(found: Survey, source: Source) -> list[Patch]:
+    """The patches that the release has a use for, and this source of it lacks."""
+    if source == "healed":
+        return []
+    useful = [status for status in found.statuses if status.files and not status.patch.by_name_only]
+    return [status.patch for status in useful if source == "released" or status.state != "applied"]
+
+
+def environment_of(path: Sequence[Path], specification: Path) -> dict[str, str]:
+    """The environment of a rehearsed script: the user's, without GPUs, and with what watches first on the path."""
+    environment = interpreter_environment(path)
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.update(
+        NFPATCH_REHEARSAL=str(specification),
+        # Makes torch name the parameters that got no gradient.
+        TORCH_DISTRIBUTED_DEBUG="INFO",
+        CUDA_VISIBLE_DEVICES="",
+        PYTHONUNBUFFERED="1",
+    )
+    return environment
+
+
+@contextlib.contextmanager
+def _followed(log: Path, output: Optional[Callable[[bytes], None]]) -> Iterator[Callable[[], None]]:
+    """Hands on what the script prints, each time that it is called and at the end."""
+    if output is None:
+        yield lambda: None
+        return
+    with log.open("rb") as file:
+
+        def follow() -> None:
+            printed = file.read()
+            if printed and output is not None:
+                output(printed)
+
+        yield follow
+        follow()
+
+
+def _watch(
+    launch: Launch,
+    heard: Heard,
+    deadline: float,
+    timeout: float,
+    on_event: Callable[[dict[str, Any]], None],
+    follow: Callable[[], None],
+) -> tuple[Optional[str], int]:
+    """Follows the processes to their end: why they had to be ended, if so, and how many the script left running."""
+    idleness = _Idleness(launch)
+    while True:
+        ended = launch.process.poll() is not None
+        living = [rank for rank in heard.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
+        events = heard.read()
+        for event in events:
+            on_event(event)
+        follow()
+        if ended and not living and not events:
+            others = bearers_of(launch.token) if sys.platform == "linux" else set()
+            return None, len(others - {rank.pid for rank in heard.ranks.values()})
+        in_call = any(not call.is_over for rank in living for call in rank.calls.values())
+        if time.monotonic() > deadline:
+            reason = f"ended by the time-out of {timeout:g} s"
+        elif idleness.seconds() > _PATIENCE and in_call:
+            reason = f"no process did anything for {_PATIENCE:g} s"
+        else:
+            time.sleep(_POLL_INTERVAL)
+            continue
+        for rank in living:
+            with contextlib.suppress(OSError):
+                os.kill(rank.pid, signal.SIGUSR1)
+        time.sleep(_ANSWER_TIME)
+        return reason, 0
+
+
+class _Idleness:
+    """For how long the processes of a launch have done next to nothing. Linux only; elsewhere they are always busy."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._token = launch.token
+        self._since = self._looked = time.monotonic()
+        self._used = 0.0
+
+    def seconds(self) -> float:
+        """Seconds since one of them has last done something. It looks once a second."""
+        now = time.monotonic()
+        if sys.platform != "linux" or now - self._looked < 1.0:
+            return self._looked - self._since if sys.platform == "linux" else 0.0
+        used = sum(map(_processor_time, bearers_of(self._token)))
+        if abs(used - self._used) > _IDLE * (now - self._looked):
+            self._since = now
+        self._used, self._looked = used, now
+        return now - self._since
+
+
+def _processor_time(pid: int) -> float:
+    """Seconds of processor time that a process has used; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _exit_code_of(launch: Launch, heard: Heard) -> int:
+    """The exit code of the first process; 1 where that is 0 and another rank has died."""
+    code = launch.process.wait()
+    died = [rank for rank in heard.ranks.values() if not rank.has_ended]
+    return 1 if code == 0 and died else code
+
+
+def _check_source(heard: Heard, tree: Mapping[str, bytes], path: Sequence[Path], install: Install) -> None:
+    """Raises EnvironmentProblem where the script found another neuralforecast than the one that is meant."""
+    due = path[1] if len(path) > 1 else install.root
+    file = None if heard.source is None else heard.source["file"]
+    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(due)):
+        raise EnvironmentProblem(
+            f"The script imports neuralforecast from {Path(file).parent}, and not from {due}. Name that install with "
+            "--python or --site-packages, or rename the folder that hides it."
+        )
+
+
+def _notes_of(heard: Heard, left: int, tail: str) -> Iterator[str]:
+    """What is worth knowing beside the calls."""
+    shared = shared_files(rank.written for rank in heard.ranks.values())
+    if shared:
+        yield (
+            f"More than one rank writes {listed(shared)}: the script does, not neuralforecast. "
+            '`if os.environ.get("LOCAL_RANK", "0") == "0":` lets one do it.'
+        )
+    if "EOFError: EOF when reading a line" in tail:
+        yield "The script reads standard input, of which a rehearsal has none to give."
+    if left:
+        yield f"The script left {left} process{'es' * (left != 1)} running, which nfpatch has ended."

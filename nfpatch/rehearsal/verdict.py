@@ -1,0 +1,370 @@
+"""What the notes of all ranks amount to: call by call, what is not as in one process, and what heals it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Optional
+
+from nfpatch.catalog import Patch
+from nfpatch.rehearsal.heard import Call, Heard, Training
+
+Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
+
+# A validation loss is a sum over series, and the ranks may add in another order.
+LOSS_TOLERANCE = 1e-5
+# torch's refusal of parameters without a gradient, and what Lightning 2 replaces it with
+_REFUSALS = (
+    "Expected to have finished reduction in the prior iteration",
+    "parameters that were not used in producing the loss",
+)
+# How other ranks see that one has ended
+_CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
+# By call, the stages of the catalog's cases in which its faults show
+_STAGES: dict[str, tuple[str, ...]] = {
+    "predict": ("predict", "load", "fewer-devices"),
+    "predict_insample": ("insample", "predict"),
+    "cross_validation": ("cross-validation", "predict", "refit", "validate", "search", "ray-search", "failing-rank"),
+    "save": ("save",),
+    "load": ("save", "load"),
+    "fit": (
+        *("validate", "refit", "predict", "search", "ray-search", "no-batch", "strategy-object", "failing-rank"),
+        *("fewer-devices", "cross-validation"),
+    ),
+}
+# By what differs, the stages of the cases that show it
+_WRONG: dict[str, tuple[str, ...]] = {
+    "validation": ("validate",),
+    "chosen": ("search", "ray-search"),
+    "files": ("save",),
+    "weights": ("refit", "search", "ray-search"),
+}
+_FRAME = re.compile(r'File "(.+)", line (\d+) in (\S+)')
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of the script and what came of it on all ranks.
+
+    `ranks` tells what became of it on each, in a word or two; `patches` are the ids of those that heal it and that
+    the rehearsed source lacks, `notes` what is worth knowing and no fault; `is_refused_alone` says that one process
+    ends with the same error.
+    """
+
+    call: str
+    file: str
+    line: int
+    model: str
+    outcome: Outcome
+    detail: str
+    ranks: tuple[str, ...]
+    patches: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    is_refused_alone: bool = False
+    evidence: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all ranks have what one process has."""
+        return self.outcome == "pass"
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the script."""
+        return f"{self.file.replace(chr(92), '/').rpartition('/')[2]}:{self.line}"
+
+    def to_json(self) -> dict[str, object]:
+        """An element of `stages` in the JSON of `nfpatch rehearse`."""
+        return {
+            "call": self.call,
+            "file": self.file,
+            "line": self.line,
+            "model": self.model,
+            "outcome": self.outcome,
+            "ok": self.ok,
+            "ranks": list(self.evidence),
+            "detail": self.detail,
+            "patches": list(self.patches),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a call: how it ended, in words, and by what a patch is found that heals it."""
+
+    outcome: Outcome
+    detail: str
+    words: str = ""
+    unused: tuple[str, ...] = ()
+    kind: str = ""
+
+
+def stages_of(heard: Heard, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> list[Stage]:
+    """The calls of a script in its order. `ended` says why its processes were ended by nfpatch, if they were."""
+    return [_stage_of(heard, number, devices, lacking, ended) for number in heard.numbers]
+
+
+def _stage_of(heard: Heard, number: int, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> Stage:
+    by_rank = {rank.number: rank.calls.get(number) for rank in sorted(heard.ranks.values(), key=lambda r: r.number)}
+    call = next(call for call in by_rank.values() if call is not None)
+    trainings = heard.trainings_of(number)
+    fault = (
+        _ended_badly(by_rank, trainings)
+        or _hangs(heard, by_rank, call, ended)
+        or _ways_part(by_rank, call)
+        or _trained_otherwise(call, trainings, devices)
+        or _answers_differ(by_rank)
+        or _writes_together(by_rank)
+    )
+    models = tuple(dict.fromkeys(call.models)) or tuple(
+        dict.fromkeys(training.model for ranks in trainings.values() for training in ranks.values() if training.model)
+    )
+    is_refused_alone = fault is not None and _is_refused_alone(by_rank, fault)
+    return Stage(
+        call=call.name,
+        file=call.file,
+        line=call.line,
+        model=", ".join(models),
+        outcome="pass" if fault is None else fault.outcome,
+        detail="" if fault is None else fault.detail + ("; one process is refused as well" if is_refused_alone else ""),
+        ranks=tuple(_word_for(each) for each in by_rank.values()),
+        patches=() if fault is None or is_refused_alone else healing(fault, call.name, models, lacking),
+        notes=tuple(_notes_of(trainings, models, lacking)),
+        is_refused_alone=is_refused_alone,
+        evidence=tuple(_evidence_of(number, each, trainings) for number, each in by_rank.items()),
+    )
+
+
+def _ended_badly(by_rank: dict[int, Optional[Call]], trainings: dict[int, dict[int, Training]]) -> Optional[Fault]:
+    """The exception of the rank that failed first, and not because another had ended."""
+    raised = [(rank, call.raised) for rank, call in by_rank.items() if call is not None and call.raised is not None]
+    if not raised:
+        return None
+    raised.sort(key=lambda each: (any(word in each[1]["error"] for word in _CONSEQUENCES), each[1]["time"]))
+    rank, event = raised[0]
+    error = event["error"]
+    tells = [place for place in event["places"] if "/neuralforecast/" in place] or event["places"] or [""]
+    if any(words in error for words in _REFUSALS):
+        left = [name for ranks in trainings.values() for each in ranks.values() for name in each.unused]
+        unused = tuple(dict.fromkeys(event["unused"] or left))
+        names = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
+        number = f"{len(unused)} parameter{'s' * (len(unused) != 1)} without a gradient ({names})"
+        return Fault("unused-parameters", f"refused by strict DDP: {number}", error, unused)
+    same = len(raised) == len(by_rank) and len({each["error"] for _, each in raised}) == 1
+    who = "every rank" if same else f"rank {rank}"
+    return Fault(
+        "error",
+        f"{who}: {_shortened(error)}" + (f", at {tells[-1].rpartition('site-packages/')[2]}" if tells[-1] else ""),
+        error,
+    )
+
+
+def _hangs(heard: Heard, by_rank: dict[int, Optional[Call]], call: Call, ended: Optional[str]) -> Optional[Fault]:
+    """Ranks that are still in the call, or have never come to it, when the others had done with it."""
+    waiting = [rank for rank, each in by_rank.items() if each is None or not each.is_over]
+    if not waiting:
+        return None
+    words = []
+    for rank in waiting:
+        place = place_of(heard.stack_of(heard.ranks[rank]))
+        own = by_rank[rank]
+        how = "never comes to it" if own is None else "does not come back"
+        words.append(f"rank {rank} {how}" + (f": it waits in {place}" if place else ""))
+    return Fault("timeout", "; ".join(words) + (f" ({ended})" if ended else ""), kind="hang")
+
+
+def place_of(stack: str) -> str:
+    """Where a process is by its stack, innermost frame first: the collective that it waits in, and what called it."""
+    frames: list[tuple[str, str, str]] = _FRAME.findall(stack.rpartition("(most recent call first):")[2])
+    if not frames:
+        return ""
+    collective = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
+    outer = next(
+        (f"{file.rpartition('site-packages/')[2]}:{line} in {name}" for file, line, name in frames if _tells(file)), ""
+    )
+    if collective:
+        return collective[0] + (f", called at {outer}" if outer else "")
+    file, line, name = frames[0]
+    inner = f"{file.rpartition('site-packages/')[2]}:{line} in {name}"
+    return inner if not outer or outer == inner else f"{inner}, called at {outer}"
+
+
+def _tells(file: str) -> bool:
+    """Whether a frame of this file tells a user where a process is: neuralforecast's, or the script's own."""
+    others = ("/torch/", "/pytorch_lightning/", "/lightning_fabric/", "/lightning_utilities/", "/lib/python")
+    return "/neuralforecast/" in file or not any(part in file for part in (*others, "nfpatch"))
+
+
+def _ways_part(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
+    """Ranks whose script goes another way."""
+    for rank, each in by_rank.items():
+        if each is not None and (each.name, each.line) != (call.name, call.line):
+            return Fault("wrong", f"rank {rank} makes another call meanwhile: {each.name} in line {each.line}")
+    return None
+
+
+def _trained_otherwise(call: Call, trainings: dict[int, dict[int, Training]], devices: int) -> Optional[Fault]:
+    """Trainings in too few processes, or that do not end alike."""
+    if not trainings:
+        return None
+    size = max(each.world_size for ranks in trainings.values() for each in ranks.values())
+    if size and size != devices:
+        return Fault("wrong", f"trained on {size} process{'es' * (size != 1)}, and not on {devices}")
+    for index, ranks in trainings.items():
+        which = "" if len(trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
+        weights = {each.weights for each in ranks.values() if each.weights is not None}
+        if len(weights) > 1 and len(ranks) == devices and _is_together(ranks):
+            return Fault("wrong", f"the weights{which} are not the same on all ranks", kind="weights")
+        losses = {rank: each.validated for rank, each in ranks.items() if each.validated and _is_together(ranks)}
+        first = next(iter(losses.values()), [])
+        for rank, found in losses.items():
+            if not _are_close(found, first):
+                words = (
+                    f"the validation loss{which} is {first[-1]:.6g} on rank {min(losses)}, {found[-1]:.6g} on {rank}"
+                )
+                return Fault("wrong", words, kind="validation")
+        for due in (each["validation"] for each in call.alone if each.get("index") == index):
+            if due is not None and first and not _are_close(first[-1:], [due]):
+                words = f"the validation loss{which} is {first[-1]:.6g}, and {due:.6g} in one process"
+                return Fault("wrong", words, kind="validation")
+    return None
+
+
+def _is_together(ranks: dict[int, Training]) -> bool:
+    return all(each.world_size > 1 for each in ranks.values())
+
+
+def _are_close(found: Sequence[float], due: Sequence[float]) -> bool:
+    return len(found) == len(due) and all(
+        one == other or (one != one and other != other) or abs(one - other) <= LOSS_TOLERANCE * abs(other)
+        for one, other in zip(found, due)
+    )
+
+
+def _answers_differ(by_rank: dict[int, Optional[Call]]) -> Optional[Fault]:
+    """Forecasts, weights or a choice that are not those of one process, or not the same on all ranks."""
+    calls = {rank: call for rank, call in by_rank.items() if call is not None and call.returned is not None}
+    first = next(iter(calls.values()), None)
+    if first is None or first.returned is None:
+        return None
+    for told in first.alone:
+        if told.get("differ"):
+            return Fault("wrong", told["differ"], kind="forecasts")
+    answers = {rank: call.returned for rank, call in calls.items() if call.returned is not None}
+    for rank, answer in answers.items():
+        due = first.returned
+        for own, theirs in zip(answer["chosen"], due["chosen"]):
+            if own != theirs:
+                return Fault("wrong", f"rank {min(answers)} has chosen {theirs}; rank {rank} {own}", kind="chosen")
+        if answer["weights"] != due["weights"]:
+            return Fault("wrong", f"rank {rank} goes on with other weights than rank {min(answers)}", kind="weights")
+        one, other = answer["forecasts"], due["forecasts"]
+        if one is not None and other is not None and one["digest"] != other["digest"]:
+            shape = (
+                f"{one['rows']} rows, {one['nan']} numbers missing, and {other['rows']} rows, {other['nan']} missing"
+            )
+            return Fault(
+                "wrong", f"rank {rank} and rank {min(answers)} have other forecasts: {shape}", kind="forecasts"
+            )
+    return None
+
+
+def _writes_together(by_rank: dict[int, Optional[Call]]) -> Optional[Fault]:
+    """Files that more than one rank writes in the call."""
+    shared = shared_files([call.written for call in by_rank.values() if call is not None])
+    if not shared:
+        return None
+    return Fault("wrong", f"more than one rank writes {listed(shared)}", kind="files")
+
+
+def shared_files(written: Iterable[set[str]]) -> list[str]:
+    """The paths that more than one of these have written."""
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for paths in written:
+        twice |= seen & paths
+        seen |= paths
+    return sorted(twice)
+
+
+def listed(paths: Sequence[str]) -> str:
+    """Up to three of them, and how many more."""
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _is_refused_alone(by_rank: dict[int, Optional[Call]], fault: Fault) -> bool:
+    """Whether one process ends with the same error."""
+    alone = [told.get("error", "") for call in by_rank.values() if call is not None for told in call.alone]
+    return fault.outcome == "error" and any(words and words[:300] == fault.words[:300] for words in alone)
+
+
+def healing(fault: Fault, call: str, models: Sequence[str], lacking: Sequence[Patch]) -> tuple[str, ...]:
+    """The ids of the patches that heal a fault: by the parameters, else by words of the error, else by the stage."""
+    name = call.partition(".")[2]
+    stages = _WRONG.get(fault.kind) or _STAGES.get(name, ())
+    if fault.unused:
+        return tuple(patch.id for patch in lacking if _has_dead(patch, fault.unused, models))
+    at_stage = [patch for patch in lacking if set(stages) & set(_stages_of(patch))]
+    if fault.outcome == "error":
+        return tuple(patch.id for patch in at_stage if any(words in fault.words for words in patch.symptoms))
+    return tuple(patch.id for patch in at_stage)
+
+
+def _stages_of(patch: Patch) -> list[str]:
+    """The stages at which the cases of a patch show it, but for those on Spark."""
+    return [case.stage for case in patch.cases if case.launchers != ("spark",)]
+
+
+def _has_dead(patch: Patch, unused: Sequence[str], models: Sequence[str]) -> bool:
+    is_its_model = patch.model == "any" or any(patch.model == model.replace("Auto", "", 1) for model in models)
+    return (
+        bool(patch.dead_parameters)
+        and (is_its_model or patch.model in models)
+        and any(fnmatchcase(name, pattern) for name in unused for pattern in patch.dead_parameters)
+    )
+
+
+def _notes_of(
+    trainings: dict[int, dict[int, Training]], models: Sequence[str], lacking: Sequence[Patch]
+) -> Iterable[str]:
+    """What `find_unused_parameters=True` is good for in a call."""
+    asked = [each for ranks in trainings.values() for each in ranks.values() if each.find_unused]
+    if not asked:
+        return
+    unused = tuple(dict.fromkeys(name for each in asked for name in each.unused))
+    if not unused:
+        yield "find_unused_parameters=True is kept, and needless: every parameter gets a gradient"
+        return
+    healed_by = [patch.id for patch in lacking if _has_dead(patch, unused, models)]
+    remedy = f"needless with {', '.join(healed_by)}" if healed_by else "no patch of the catalog is known for them"
+    yield f"find_unused_parameters=True is kept, because of {listed(unused)}: {remedy}"
+
+
+def _word_for(call: Optional[Call]) -> str:
+    if call is None:
+        return "-"
+    if call.raised is not None:
+        return str(call.raised["error"]).partition(":")[0]
+    if call.returned is None:
+        return "waits"
+    frame = call.returned["forecasts"]
+    return "returned" if frame is None else f"{frame['rows']} rows"
+
+
+def _evidence_of(rank: int, call: Optional[Call], trainings: dict[int, dict[int, Training]]) -> dict[str, Any]:
+    """What a rank tells of a call, for the JSON document."""
+    own = [vars(ranks[rank]) for ranks in trainings.values() if rank in ranks]
+    told: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
+    if call is not None:
+        told["error"] = None if call.raised is None else call.raised["error"]
+        told["written"] = sorted(call.written)
+        for name in ("forecasts", "chosen", "weights"):
+            told[name] = None if call.returned is None else call.returned[name]
+    return told
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 300 else text[:300] + " ..."

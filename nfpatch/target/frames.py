@@ -1,0 +1,58 @@
+"""Frames of forecasts: what is told of them, and how two of them differ."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+KEYS = ("unique_id", "ds", "cutoff")
+
+
+def described(frame: Any) -> dict[str, Any] | None:
+    """Rows, series, missing numbers and a digest of the bits of a frame; None for what is no frame."""
+    found = as_pandas(frame)
+    if found is None:
+        return None
+    numbers = [name for name in found.columns if found[name].dtype.kind == "f"]
+    return {
+        "rows": len(found),
+        "columns": [str(name) for name in found.columns],
+        "ids": int(found["unique_id"].nunique()) if "unique_id" in found.columns else None,
+        "nan": int(found[numbers].isna().to_numpy().sum()),
+        "digest": digest_of_frame(found),
+    }
+
+
+def digest_of_frame(frame: Any) -> str:
+    """SHA-256 (hex) over all that is in it, each number to its last bit."""
+    return hashlib.sha256(frame.to_csv(float_format="%.17g").encode()).hexdigest()
+
+
+def as_pandas(frame: Any) -> Any:
+    """The frame as pandas has it, with the ids in a column; None for what is none."""
+    if hasattr(frame, "to_pandas") and not hasattr(frame, "to_csv"):
+        frame = frame.to_pandas()
+    if not hasattr(frame, "to_csv") or not hasattr(frame, "columns"):
+        return None
+    return frame if "unique_id" in frame.columns or frame.index.name != "unique_id" else frame.reset_index()
+
+
+def difference_of(found: Any, due: Any) -> str | None:
+    """In what two frames of forecasts differ: in rows, their order, or any bit of a number; None if in nothing."""
+    import numpy
+
+    found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
+    if found.shape != due.shape or list(found.columns) != list(due.columns):
+        return f"{found.shape[0]} rows and {list(found.columns)} where one process gives {due.shape[0]} rows"
+    for key in (name for name in KEYS if name in due.columns):
+        other = int((found[key].to_numpy() != due[key].to_numpy()).sum())
+        if other:
+            return f"{other} of {len(due)} rows have another {key} than in one process"
+    numbers = [name for name in due.columns if due[name].dtype.kind == "f"]
+    one, other = (frame[numbers].to_numpy() for frame in (found, due))
+    missing = int((numpy.isnan(one) & ~numpy.isnan(other)).sum())
+    unequal = int((~((one == other) | (numpy.isnan(one) & numpy.isnan(other)))).sum())
+    if not unequal:
+        return None
+    words = f", {missing} of them NaN" if missing else ""
+    return f"{unequal} of {one.size} forecasts are not those of one process{words}"

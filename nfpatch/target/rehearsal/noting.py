@@ -1,0 +1,118 @@
+"""What a process of a rehearsal notes: an event a line, and the call of the script that is under way.
+
+The events, each with "pid", "rank", "time" (seconds since the epoch), and of what happens in a call its "number":
+
+    begin       the process is a rank, and what it runs
+    source      the file of its neuralforecast
+    changed     what of the script's options was changed: "what"
+    call        a call of neuralforecast, with its "name", the "file" and "line" of the script, the "models"
+    training    the "index"-th training of the call begins: "strategy", "find_unused", "world_size", "model"
+    trained     it has ended, or a step has: "unused" and "unused_last", "losses", "validated", "steps", "weights"
+    alone       what one process gives: a "validation" loss, or how the forecasts "differ"; "error" if it is refused
+    returned    the call has: "forecasts" as `frames.py` describes them, "chosen" hyper-parameters, "weights"
+    raised      or an exception: "error", "unused" as torch names them, "places"
+    wrote       a file: "path", and whether it is in a call
+    reads       the script reads standard input, which is empty
+    end         the process ends by itself
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from ..process import print_stack_when_asked
+from ..talk import Events
+from . import VARIABLE
+
+# The rank that a process of the rehearsal is, for those that it starts: they are no ranks unless they have another.
+RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
+# The call under way and the number of its trainings, for processes that train for a rank and end with the training
+CALL_VARIABLE = "NFPATCH_REHEARSED_CALL"
+
+
+class Notes:
+    """The notes of this process, and of those that it forks."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.rank = rank_of(spec)
+        self.is_rank = self.rank is not None and os.environ.get(RANK_VARIABLE) != str(self.rank)
+        self.is_alone = False  # while one process is asked for what it gives
+        self.calls: list[str] = []  # under way, the outermost first
+        self._next = 0
+        self._pid = os.getpid()
+        self._file: tuple[int, Events] | None = None
+        if self.is_rank:
+            os.environ[RANK_VARIABLE] = str(self.rank)
+            os.environ.pop(CALL_VARIABLE, None)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process of a rank, and none that it has forked."""
+        return self.is_rank and os.getpid() == self._pid
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Writes an event, and renews what tells where the process is."""
+        pid = os.getpid()
+        if self._file is None or self._file[0] != pid:
+            self._file = (pid, Events(os.path.join(self.spec["out"], f"events-{pid}.jsonl")))
+        fields.setdefault("rank", self.rank)
+        self._file[1].write(event, pid=pid, time=time.time(), **fields)
+
+    def watch_place(self) -> None:
+        """Makes the process tell where it is when it is asked. Lightning takes that away whenever it has run."""
+        print_stack_when_asked(os.path.join(self.spec["out"], f"stack-{os.getpid()}.txt"))
+
+    def enter(self, name: str) -> int | None:
+        """Begins a call; its number if it is the script's own, None for one that neuralforecast makes."""
+        self.calls.append(name)
+        if len(self.calls) > 1 or not self.is_main or self.is_alone:
+            return None
+        number, self._next = self._next, self._next + 1
+        os.environ[CALL_VARIABLE] = f"{number}.-1"
+        return number
+
+    def leave(self) -> None:
+        """Ends the innermost call."""
+        self.calls.pop()
+        if not self.calls and self.is_main and not self.is_alone:
+            os.environ.pop(CALL_VARIABLE, None)
+
+    def begin_training(self) -> None:
+        """Counts a training of the call under way."""
+        number, index = self.place()
+        os.environ[CALL_VARIABLE] = f"{number}.{index + 1}"
+
+    def place(self) -> tuple[int, int]:
+        """The number of the call under way, and of its last training; -1 where there is none."""
+        number, _, index = os.environ.get(CALL_VARIABLE, "-1.-1").partition(".")
+        return int(number), int(index)
+
+
+def rank_of(spec: dict[str, Any]) -> int | None:
+    """The rank that this process is by its environment; None for torch's launcher itself."""
+    told = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
+    if told is None:
+        return None if spec["launcher"] == "torchrun" else 0
+    return int(told)
+
+
+def notes_of_environment() -> Notes:
+    """The notes of this process, by the specification that its environment names."""
+    with open(os.environ[VARIABLE], encoding="utf-8") as file:
+        return Notes(json.load(file))
+
+
+def place_in_script() -> tuple[str, int]:
+    """The file and line of the script, or of what it imports, that neuralforecast was called from."""
+    package = sys.modules.get("neuralforecast")
+    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    inner = [own] if package is None else [own, os.path.dirname(os.path.abspath(str(package.__file__))) + os.sep]
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(tuple(inner)):
+        frame = frame.f_back
+    return os.path.abspath(frame.f_code.co_filename), frame.f_lineno

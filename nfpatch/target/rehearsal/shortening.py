@@ -1,0 +1,183 @@
+"""What is changed of a script: it trains on N CPU processes, in fewer steps and trials, and takes the way of N GPUs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from types import ModuleType
+from typing import Any, Callable
+
+from ..pretended.pretended_gpus import pretend
+from .noting import Notes
+
+# What Lightning has no CPU for
+NEEDS_GPUS = ("fsdp", "deepspeed", "bagua", "colossalai", "xla", "hpu", "model_parallel")
+# The trainer's own defaults
+EVERY_DEVICE = (-1, "-1", "auto")
+ON_GPUS = (None, "auto", "gpu", "cuda")
+
+
+def pretend_gpus(notes: Notes) -> None:
+    """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
+
+    torch itself, and whatever other library asks, is told the truth.
+    """
+    import torch
+
+    pretend(notes.spec["devices"])
+    package = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
+
+    def is_available() -> bool:
+        asker = sys._getframe(1)
+        of_neuralforecast = str(asker.f_globals.get("__name__")).partition(".")[0] == "neuralforecast"
+        return of_neuralforecast or not os.path.abspath(asker.f_code.co_filename).startswith(package + os.sep)
+
+    torch.cuda.is_available = is_available
+
+
+def give_ray_gpus(notes: Notes, ray: ModuleType) -> None:
+    """Lets ray have as many GPUs when it starts here."""
+    begin = ray.init
+
+    @functools.wraps(begin)
+    def init(*arguments: Any, **options: Any) -> Any:
+        if not arguments and options.get("address") in (None, "local"):
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
+            options.setdefault("num_gpus", notes.spec["devices"])
+        return begin(*arguments, **options)
+
+    ray.init = init  # type: ignore[attr-defined]
+
+
+def widen(notes: Notes, model: Any) -> None:
+    """Makes a model train on all processes, however many the script has asked for; also one that a search makes.
+
+    HINT has another in it.
+    """
+    if is_search(model):
+        shorten_search(notes, model)
+    for one in (model, getattr(model, "model", None)):
+        arguments = getattr(one, "trainer_kwargs", None)
+        if isinstance(arguments, dict):
+            notes_of(notes, widened(notes, arguments))
+
+
+def is_search(model: Any) -> bool:
+    """Whether a model is one of the `Auto...`, which search for the best of several."""
+    return hasattr(model, "num_samples") and hasattr(model, "config")
+
+
+def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
+    """Sets what the trainer is told of devices, in place; what was changed, in words."""
+    count, changes = notes.spec["devices"], []
+    if arguments.get("accelerator") not in (*ON_GPUS, "cpu"):
+        changes.append("accelerator={!r} is taken for a GPU".format(arguments["accelerator"]))
+        arguments["accelerator"] = "gpu"
+    for name in [name for name in ("devices", "gpus", "num_processes") if arguments.get(name) is not None]:
+        asked = arguments[name]
+        is_all = asked in EVERY_DEVICE if not isinstance(asked, (list, tuple)) else False
+        if not (is_all and arguments.get("accelerator") in ON_GPUS) and asked != count:
+            changes.append(f"{name}={asked!r} is {count}")
+            arguments[name] = count
+    if "devices" not in arguments and "gpus" not in arguments:
+        arguments["devices"] = count
+    if arguments.get("num_nodes", 1) != 1:
+        changes.append("num_nodes={} is 1".format(arguments["num_nodes"]))
+        arguments["num_nodes"] = 1
+    return changes
+
+
+def shorten_search(notes: Notes, model: Any) -> None:
+    """Caps the trials of a search, and widens what its configuration says of devices."""
+    trials, config = notes.spec["trials"], model.config
+    if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
+        notes_of(notes, [f"num_samples={model.num_samples} is {trials}"])
+        model.num_samples = trials
+    if isinstance(config, dict):
+        if "devices" in config:
+            notes_of(notes, widened(notes, config))
+    elif callable(config) and not hasattr(config, "is_rehearsed"):
+
+        def configured(trial: Any) -> Any:
+            told = config(trial)
+            if "devices" in told:
+                notes_of(notes, widened(notes, told))
+            return told
+
+        configured.is_rehearsed = True  # type: ignore[attr-defined]
+        model.config = configured
+
+
+def notes_of(notes: Notes, changes: list[str]) -> None:
+    """Notes what was changed."""
+    for what in changes:
+        notes.write("changed", what=what)
+
+
+def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer for a rehearsal.
+
+    Raises ValueError for a strategy that no CPU process can follow.
+    """
+    told, changes = dict(arguments), []
+    refuse_without_gpus(told.get("strategy"))
+    steps = notes.spec["max_steps"]
+    if steps is not None:
+        asked = told.get("max_steps")
+        if asked is None or not 0 <= asked <= steps:
+            changes.append(f"max_steps={asked} is {steps}")
+            told["max_steps"] = steps
+        if isinstance(told.get("min_steps"), int) and told["min_steps"] > steps:
+            told["min_steps"] = steps
+        every = told.get("val_check_interval")
+        if isinstance(every, int) and not isinstance(every, bool) and every > steps:
+            changes.append(f"val_check_interval={every} is {steps}")
+            told["val_check_interval"] = steps
+    if str(told.get("precision", 32)).startswith("16"):
+        changes.append("precision={!r} is 32, as the CPU has no such".format(told["precision"]))
+        told["precision"] = 32
+    if told.get("sync_batchnorm"):
+        changes.append("sync_batchnorm is off, as the CPU has none")
+        told["sync_batchnorm"] = False
+    strategy: Any = told.get("strategy")
+    if getattr(strategy, "_process_group_backend", None) not in (None, "gloo"):
+        changes.append(f"process_group_backend={strategy._process_group_backend!r} is 'gloo'")
+        strategy._process_group_backend = "gloo"
+    notes_of(notes, changes)
+    return told
+
+
+def refuse_without_gpus(strategy: Any) -> None:
+    """Raises ValueError for a strategy that needs GPUs."""
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if any(word in name.lower() for word in NEEDS_GPUS):
+        raise ValueError(f"strategy {name} needs GPUs, so that it cannot be rehearsed on the CPU")
+
+
+def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    less = ("strategy", "num_nodes", "callbacks", "gpus", "num_processes", "plugins", "enable_progress_bar")
+    own = {"accelerator": "cpu", "devices": 1, "plugins": [LightningEnvironment()], "logger": False}
+    quiet = {"enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    return {**{name: value for name, value in arguments.items() if name not in less}, **own, **quiet}
+
+
+def wrap_trainer(notes: Notes, trainer: Any, watcher: Callable[[], Any]) -> None:
+    """Makes each trainer of neuralforecast's a shortened and watched one, or one of this process alone."""
+    begin = trainer.__init__
+
+    @functools.wraps(begin)
+    def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
+        if notes.calls and notes.is_alone:
+            arguments = for_one_process(arguments)
+        elif notes.calls:
+            arguments = shortened(notes, arguments)
+            callbacks = arguments.get("callbacks")
+            own = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] * (callbacks is not None)
+            arguments["callbacks"] = [*own, watcher()]
+        begin(self, *positional, **arguments)
+
+    trainer.__init__ = __init__

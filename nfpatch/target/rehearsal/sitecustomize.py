@@ -1,0 +1,42 @@
+"""Python imports this when it starts. It makes a process one of a rehearsal, and hands on to the user's own.
+
+Where anything of it fails, the script goes on unwatched: that is told, as no process has been heard of.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def join_rehearsal() -> None:
+    """Makes the package importable by its own name, and starts to watch."""
+    entry = os.path.join(os.path.dirname(HERE), "__main__.py")
+    spec = importlib.util.spec_from_file_location("nfpatch_target_entry", entry)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    importlib.import_module("nfpatch_target.rehearsal.watching").begin()
+
+
+def hand_on() -> None:
+    """Imports the `sitecustomize` that the process would have imported without this one, if there is one."""
+    own = sys.modules.pop(__name__)
+    try:
+        importlib.import_module(__name__)
+    except ImportError as error:
+        if error.name != __name__:
+            raise
+    finally:
+        sys.modules.setdefault(__name__, own)
+
+
+sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != HERE]
+if "NFPATCH_REHEARSAL" in os.environ:
+    join_rehearsal()
+if __name__ == "sitecustomize":
+    hand_on()

@@ -1,0 +1,184 @@
+"""The calls of neuralforecast in a script, each noted with where it is made, what it trains and how it ends."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import sys
+from types import ModuleType
+from typing import Any, Callable
+
+from ..frames import described
+from ..observing import digest_of, parameters_named_by_torch
+from ..outcomes import message_of, places_of
+from . import alone
+from .files import watch_files
+from .importing import AfterImport
+from .noting import Notes, notes_of_environment, place_in_script
+from .shortening import give_ray_gpus, is_search, pretend_gpus, widen, wrap_trainer
+from .training import watcher, wrap_fit
+
+# Of the forecaster, of what searches, and of a model that is used without a forecaster
+CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
+MODEL_CALLS = ("fit", "predict")
+# How many frames of an exception are noted
+LAST_FRAMES = 30
+# Calls that give forecasts, which one process can be asked for as well
+ASKED_ALONE = ("predict", "predict_insample", "cross_validation")
+BASES = {
+    "_base_auto": ("BaseAuto",),
+    "_base_model": ("BaseModel",),
+    "_base_windows": ("BaseWindows",),
+    "_base_recurrent": ("BaseRecurrent",),
+    "_base_multivariate": ("BaseMultivariate",),
+}
+
+
+def begin() -> None:
+    """Watches this process, which has just started."""
+    notes = notes_of_environment()
+    if notes.rank is None:
+        return
+    if notes.is_rank:
+        notes.write("begin", command=sys.argv, python=list(sys.version_info[:3]))
+        notes.watch_place()
+        watch_files(notes)
+        atexit.register(end, notes)
+    actions: dict[str, Callable[[ModuleType], None]] = {
+        "pytorch_lightning": functools.partial(watch_lightning, notes),
+        "ray": functools.partial(give_ray_gpus, notes),
+        "neuralforecast": functools.partial(tell_source, notes),
+        "neuralforecast.core": lambda module: watch_class(notes, module.NeuralForecast, CALLS),
+    }
+    for name, classes in BASES.items():
+        actions[f"neuralforecast.common.{name}"] = functools.partial(watch_models, notes, classes)
+    sys.meta_path.insert(0, AfterImport(actions))
+
+
+def end(notes: Notes) -> None:
+    """Notes that the process ends by itself."""
+    if notes.is_main:
+        notes.write("end")
+
+
+def watch_lightning(notes: Notes, module: ModuleType) -> None:
+    """Shortens and watches each trainer."""
+    pretend_gpus(notes)
+    wrap_trainer(notes, module.Trainer, functools.partial(watcher, notes))
+    wrap_fit(notes, module.Trainer)
+
+
+def tell_source(notes: Notes, module: ModuleType) -> None:
+    """Notes which neuralforecast it is."""
+    import pytorch_lightning
+    import torch
+
+    stack = {"torch": torch.__version__, "lightning": pytorch_lightning.__version__}
+    notes.write("source", file=module.__file__, release=getattr(module, "__version__", None), **stack)
+
+
+def watch_models(notes: Notes, classes: tuple[str, ...], module: ModuleType) -> None:
+    """Watches models that a script uses without a forecaster."""
+    for name in classes:
+        if hasattr(module, name):
+            watch_class(notes, getattr(module, name), MODEL_CALLS)
+
+
+def watch_class(notes: Notes, owner: Any, names: tuple[str, ...]) -> None:
+    """Watches those methods of a class that it has itself."""
+    for name in names:
+        method = owner.__dict__.get(name)
+        if isinstance(method, staticmethod):
+            setattr(owner, name, staticmethod(watched(notes, owner.__name__, name, method.__func__)))
+        elif callable(method):
+            setattr(owner, name, watched(notes, owner.__name__, name, method))
+
+
+def watched(notes: Notes, owner: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which notes each call that the script makes of it."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        number = notes.enter(f"{owner}.{name}")
+        try:
+            if number is None:
+                return method(*arguments, **options)
+            return noted(notes, number, f"{owner}.{name}", method, arguments, options)
+        finally:
+            notes.leave()
+
+    return call
+
+
+def noted(
+    notes: Notes,
+    number: int,
+    name: str,
+    method: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
+    """What a call of the script's gives; how it goes is noted."""
+    file, line = place_in_script()
+    subject = arguments[0] if arguments else None
+    models = models_of(subject)
+    for model in models:
+        widen(notes, model)
+    notes.write("call", number=number, name=name, file=file, line=line, models=[label_of(model) for model in models])
+    alone.WEIGHTS.clear()
+    try:
+        answer = method(*arguments, **options)
+    except BaseException as error:
+        told = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+        unused = parameters_named_by_torch(str(error))
+        notes.write("raised", number=number, error=told[:4000], unused=unused, places=places_of(error, LAST_FRAMES))
+        if isinstance(error, Exception) and is_asked_alone(notes, name, models) and not alone.WEIGHTS:
+            alone.ask_again(notes, number, method, arguments, options, None)
+        raise
+    trained = [trained_model_of(model) for model in models_of(subject)]
+    notes.write(
+        "returned",
+        number=number,
+        forecasts=described(answer),
+        weights=[digest_of(model) for model in trained if hasattr(model, "named_parameters")],
+        chosen=[chosen_by(model) for model in models_of(subject) if hasattr(model, "results")],
+    )
+    if is_asked_alone(notes, name, models):
+        alone.ask_again(notes, number, method, arguments, options, answer)
+    return answer
+
+
+def is_asked_alone(notes: Notes, name: str, models: list[Any]) -> bool:
+    """Whether one process can be asked for what this call gives: forecasts, and no search on the way to them."""
+    call = name.partition(".")[2]
+    has_search = any(map(is_search, models))
+    return notes.rank == 0 and call in ASKED_ALONE and not (has_search and call == "cross_validation")
+
+
+def models_of(subject: Any) -> list[Any]:
+    """The models of a forecaster; a model itself."""
+    models = getattr(subject, "models", None)
+    if isinstance(models, list):
+        return list(models)
+    return [subject] if hasattr(subject, "named_parameters") else []
+
+
+def trained_model_of(model: Any) -> Any:
+    """The model that has been trained: of a search, the best."""
+    return getattr(model, "model", model)
+
+
+def label_of(model: Any) -> str:
+    """The class of a model, by which patches name it."""
+    return type(model).__name__
+
+
+def chosen_by(model: Any) -> str:
+    """The trial that a search has found best, with the number of trials."""
+    results = model.results
+    if hasattr(results, "best_trial"):
+        best = results.best_trial
+        return f"trial {best.number} of {len(results.trials)}: {best.params}, loss {best.value}"
+    best = results.get_best_result()
+    numbers = {name: value for name, value in best.config.items() if isinstance(value, (bool, int, float, str))}
+    return "of {} trials: {}, loss {}".format(len(results), numbers, best.metrics.get("loss"))
