@@ -201,6 +201,8 @@ patch = Patch(
     summary="save, or a load right after it, fails on several devices",
     symptoms=(
         "Directory is not empty. Set `overwrite=True` to overwrite files.",
+        "Directory not empty",
+        "No model found in directory",
         "FileExistsError",
         "EOFError: Ran out of input",
         "PytorchStreamReader failed reading zip archive",

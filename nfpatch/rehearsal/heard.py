@@ -37,12 +37,13 @@ class Call:
     file: str
     line: int
     models: list[str]
+    search: str
     begun: float
     trainings: dict[int, Training] = field(default_factory=dict)
     returned: Optional[dict[str, Any]] = None
     raised: Optional[dict[str, Any]] = None
     alone: list[dict[str, Any]] = field(default_factory=list)
-    written: set[str] = field(default_factory=set)
+    written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
 
     @property
     def is_over(self) -> bool:
@@ -57,7 +58,7 @@ class Rank:
     number: int
     pid: int
     calls: dict[int, Call] = field(default_factory=dict)
-    written: set[str] = field(default_factory=set)  # by the script itself
+    written: dict[str, set[str]] = field(default_factory=dict)  # likewise, by the script itself
     has_ended: bool = False  # by itself
 
 
@@ -100,11 +101,11 @@ class Heard:
         elif rank is None or rank.pid != event["pid"]:
             return
         elif kind == "call":
-            told = (event[name] for name in ("number", "name", "file", "line", "models", "time"))
+            told = (event[name] for name in ("number", "name", "file", "line", "models", "search", "time"))
             rank.calls[event["number"]] = Call(*told)
         elif kind == "wrote":
             call = rank.calls.get(event["number"])
-            (rank.written if call is None else call.written).add(event["path"])
+            (rank.written if call is None else call.written).setdefault(event["path"], set()).add(event["how"])
         elif kind == "end":
             rank.has_ended = True
         elif event.get("number") in rank.calls:
@@ -115,6 +116,11 @@ class Heard:
                 call.returned = event
             elif kind == "raised":
                 call.raised = event
+
+    def failure_of(self, rank: int) -> str:
+        """The call that has ended with an error on this rank; empty if none has."""
+        calls = self.ranks[rank].calls.values()
+        return next((f"{call.name}, line {call.line}" for call in calls if call.raised is not None), "")
 
     def _take_training(self, rank: Optional[Rank], event: dict[str, Any]) -> None:
         """A training of the rank's own process, or of one that trains for a rank of the fit under way."""

@@ -56,7 +56,7 @@ def print_report(install: Install, script: Script, report: RehearsalReport) -> N
     _print_table(report)
     for note in report.notes:
         _say(f"Note: {note}")
-    if report.tail and not report.ok and all(stage.ok for stage in report.stages):
+    if report.tail and not report.ok and all(stage.outcome in ("pass", "timeout") for stage in report.stages):
         click.echo("The last lines of the script:")
         click.echo(textwrap.indent(report.tail, "  | "))
     for sentence in verdict_of(report):
@@ -89,7 +89,7 @@ def lines_of(stage: Stage) -> list[str]:
     lines = [] if stage.ok else [f"{stage.outcome}: {stage.detail}"]
     if stage.patches:
         lines.append(f"healed by: nfpatch apply {' '.join(stage.patches)}")
-    elif not stage.ok and not stage.is_refused_alone:
+    elif stage.is_sought:
         lines.append(f"No patch of the catalog is known for it; {_PAGE} tells how to go on.")
     return [*lines, *stage.notes]
 

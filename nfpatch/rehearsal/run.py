@@ -25,7 +25,7 @@ from nfpatch.proof.probe import probe, runnable
 from nfpatch.proof.prove import originals_of
 from nfpatch.proof.ranks import tail_of
 from nfpatch.rehearsal.heard import Heard
-from nfpatch.rehearsal.verdict import Stage, listed, shared_files, stages_of
+from nfpatch.rehearsal.verdict import Stage, listed, place_of, shared_files, stages_of
 from nfpatch.target import REHEARSAL
 
 Source = Literal["released", "installed", "healed"]
@@ -38,9 +38,11 @@ _POLL_INTERVAL = 0.05
 # share of a processor below which they are called idle.
 _PATIENCE = 30.0
 _IDLE = 0.02
+# Seconds that what the script has started gets to end by itself after it.
+_GRACE = 3.0
 # Seconds that a process gets to say where it is.
 _ANSWER_TIME = 0.5
-_LOG_LINES = 12
+_LOG_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,12 @@ def rehearse(
         heard.read()
         _check_source(heard, tree, path, install)
         stages = stages_of(heard, devices, lacking(found, source), ended)
-        tail = tail_of(launch.log, _LOG_LINES)
+        places = _places_in_script(heard) if ended else []
+        tail = last_words_of(tail_of(launch.log, _LOG_LINES))
     return RehearsalReport(
         stages=tuple(stages),
         changed=tuple(heard.changed),
-        notes=tuple(_notes_of(heard, left, tail)),
+        notes=(*places, *_notes_of(heard, left, tail)),
         source=source,
         torch=stack.torch,
         lightning=stack.lightning,
@@ -186,6 +189,12 @@ def rehearse(
         tail=tail,
         seconds=time.monotonic() - begin,
     )
+
+
+def last_words_of(printed: str) -> str:
+    """The last traceback in what was printed, and what follows; all of it if there is none."""
+    before, heading, after = printed.rpartition("Traceback (most recent call last):")
+    return before.rpartition("\n")[2] + heading + after if heading else printed
 
 
 def tree_of(found: Survey, source: Source) -> Mapping[str, bytes]:
@@ -254,7 +263,7 @@ def _watch(
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Follows the processes to their end: why they had to be ended, if so, and how many the script left running."""
-    idleness = _Idleness(launch)
+    idleness, over = _Idleness(launch), None
     while True:
         ended = launch.process.poll() is not None
         living = [rank for rank in heard.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
@@ -264,7 +273,10 @@ def _watch(
         follow()
         if ended and not living and not events:
             others = bearers_of(launch.token) if sys.platform == "linux" else set()
-            return None, len(others - {rank.pid for rank in heard.ranks.values()})
+            left = len(others - {rank.pid for rank in heard.ranks.values()})
+            over = over or time.monotonic()
+            if not left or time.monotonic() - over > _GRACE:
+                return None, left
         in_call = any(not call.is_over for rank in living for call in rank.calls.values())
         if time.monotonic() > deadline:
             reason = f"ended by the time-out of {timeout:g} s"
@@ -325,6 +337,13 @@ def _check_source(heard: Heard, tree: Mapping[str, bytes], path: Sequence[Path],
             f"The script imports neuralforecast from {Path(file).parent}, and not from {due}. Name that install with "
             "--python or --site-packages, or rename the folder that hides it."
         )
+
+
+def _places_in_script(heard: Heard) -> list[str]:
+    """Where the ranks are that have been ended between two calls."""
+    between = [rank for rank in heard.ranks.values() if all(call.is_over for call in rank.calls.values())]
+    places = {rank.number: place_of(heard.stack_of(rank)) for rank in between if not rank.has_ended}
+    return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
 
 
 def _notes_of(heard: Heard, left: int, tail: str) -> Iterator[str]:

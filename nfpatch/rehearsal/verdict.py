@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -22,7 +23,7 @@ _REFUSALS = (
 )
 # How other ranks see that one has ended
 _CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
-# By call, the stages of the catalog's cases in which its faults show
+# By call, the stages of the catalog's cases whose errors it may end with
 _STAGES: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "load", "fewer-devices"),
     "predict_insample": ("insample", "predict"),
@@ -34,12 +35,18 @@ _STAGES: dict[str, tuple[str, ...]] = {
         *("fewer-devices", "cross-validation"),
     ),
 }
-# By what differs, the stages of the cases that show it
-_WRONG: dict[str, tuple[str, ...]] = {
+# By what differs, or by the call that does not come back, the stages of the cases that show just this
+_SHOWN: dict[str, tuple[str, ...]] = {
     "validation": ("validate",),
-    "chosen": ("search", "ray-search"),
+    "search": ("search",),
+    "ray-search": ("ray-search",),
     "files": ("save",),
-    "weights": ("refit", "search", "ray-search"),
+    "weights": ("refit",),
+    "predict": ("load",),  # and predict, which alone also shows how multivariate models have been trained
+    "predict_insample": ("insample",),
+    "cross_validation": ("cross-validation",),
+    "save": ("save",),
+    "load": ("save",),
 }
 _FRAME = re.compile(r'File "(.+)", line (\d+) in (\S+)')
 
@@ -49,8 +56,8 @@ class Stage:
     """One call of the script and what came of it on all ranks.
 
     `ranks` tells what became of it on each, in a word or two; `patches` are the ids of those that heal it and that
-    the rehearsed source lacks, `notes` what is worth knowing and no fault; `is_refused_alone` says that one process
-    ends with the same error.
+    the rehearsed source lacks, `notes` what is worth knowing and no fault. A remedy `is_sought` where it is a fault of
+    several processes, and not the consequence of another.
     """
 
     call: str
@@ -62,7 +69,7 @@ class Stage:
     ranks: tuple[str, ...]
     patches: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    is_refused_alone: bool = False
+    is_sought: bool = False
     evidence: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
     @property
@@ -93,13 +100,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a call: how it ended, in words, and by what a patch is found that heals it."""
+    """What is wrong with a call: how it ended, in words, and by what a patch is found that heals it.
+
+    It `is_consequence` of what is wrong with an earlier one.
+    """
 
     outcome: Outcome
     detail: str
     words: str = ""
     unused: tuple[str, ...] = ()
     kind: str = ""
+    is_consequence: bool = False
 
 
 def stages_of(heard: Heard, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> list[Stage]:
@@ -113,16 +124,18 @@ def _stage_of(heard: Heard, number: int, devices: int, lacking: Sequence[Patch],
     trainings = heard.trainings_of(number)
     fault = (
         _ended_badly(by_rank, trainings)
+        or _searched_otherwise(by_rank, call)
         or _hangs(heard, by_rank, call, ended)
         or _ways_part(by_rank, call)
         or _trained_otherwise(call, trainings, devices)
-        or _answers_differ(by_rank)
+        or _answers_differ(by_rank, call)
         or _writes_together(by_rank)
     )
     models = tuple(dict.fromkeys(call.models)) or tuple(
         dict.fromkeys(training.model for ranks in trainings.values() for training in ranks.values() if training.model)
     )
     is_refused_alone = fault is not None and _is_refused_alone(by_rank, fault)
+    is_sought = fault is not None and not is_refused_alone and not fault.is_consequence
     return Stage(
         call=call.name,
         file=call.file,
@@ -131,9 +144,9 @@ def _stage_of(heard: Heard, number: int, devices: int, lacking: Sequence[Patch],
         outcome="pass" if fault is None else fault.outcome,
         detail="" if fault is None else fault.detail + ("; one process is refused as well" if is_refused_alone else ""),
         ranks=tuple(_word_for(each) for each in by_rank.values()),
-        patches=() if fault is None or is_refused_alone else healing(fault, call.name, models, lacking),
+        patches=healing(fault, call.name, models, lacking) if fault is not None and is_sought else (),
         notes=tuple(_notes_of(trainings, models, lacking)),
-        is_refused_alone=is_refused_alone,
+        is_sought=is_sought,
         evidence=tuple(_evidence_of(number, each, trainings) for number, each in by_rank.items()),
     )
 
@@ -167,13 +180,18 @@ def _hangs(heard: Heard, by_rank: dict[int, Optional[Call]], call: Call, ended: 
     waiting = [rank for rank, each in by_rank.items() if each is None or not each.is_over]
     if not waiting:
         return None
+    failed = {rank: heard.failure_of(rank) for rank in waiting if by_rank[rank] is None}
+    if failed and all(failed.values()):
+        told = "; ".join(f"rank {rank} has ended in {name}" for rank, name in failed.items())
+        return Fault("timeout", f"not made on all ranks: {told}", is_consequence=True)
     words = []
     for rank in waiting:
         place = place_of(heard.stack_of(heard.ranks[rank]))
         own = by_rank[rank]
         how = "never comes to it" if own is None else "does not come back"
         words.append(f"rank {rank} {how}" + (f": it waits in {place}" if place else ""))
-    return Fault("timeout", "; ".join(words) + (f" ({ended})" if ended else ""), kind="hang")
+    kind = call.search or call.name.partition(".")[2]
+    return Fault("timeout", "; ".join(words) + (f" ({ended})" if ended else ""), kind=kind)
 
 
 def place_of(stack: str) -> str:
@@ -198,6 +216,16 @@ def _tells(file: str) -> bool:
     return "/neuralforecast/" in file or not any(part in file for part in (*others, "nfpatch"))
 
 
+def _searched_otherwise(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
+    """A search of which the ranks have other results."""
+    chosen = {rank: each.returned["chosen"] for rank, each in by_rank.items() if each is not None and each.returned}
+    for rank, found in chosen.items():
+        for own, due in zip(found, chosen[min(chosen)]):
+            if own != due:
+                return Fault("wrong", f"rank {min(chosen)} has chosen {due}; rank {rank} {own}", kind=call.search)
+    return None
+
+
 def _ways_part(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
     """Ranks whose script goes another way."""
     for rank, each in by_rank.items():
@@ -217,7 +245,7 @@ def _trained_otherwise(call: Call, trainings: dict[int, dict[int, Training]], de
         which = "" if len(trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
         weights = {each.weights for each in ranks.values() if each.weights is not None}
         if len(weights) > 1 and len(ranks) == devices and _is_together(ranks):
-            return Fault("wrong", f"the weights{which} are not the same on all ranks", kind="weights")
+            return Fault("wrong", f"the weights{which} are not the same on all ranks", kind=call.search or "weights")
         losses = {rank: each.validated for rank, each in ranks.items() if each.validated and _is_together(ranks)}
         first = next(iter(losses.values()), [])
         for rank, found in losses.items():
@@ -244,31 +272,27 @@ def _are_close(found: Sequence[float], due: Sequence[float]) -> bool:
     )
 
 
-def _answers_differ(by_rank: dict[int, Optional[Call]]) -> Optional[Fault]:
-    """Forecasts, weights or a choice that are not those of one process, or not the same on all ranks."""
+def _answers_differ(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
+    """Forecasts or weights that are not those of one process, or not the same on all ranks."""
+    name, kind = call.name.partition(".")[2], call.search or "weights"
     calls = {rank: call for rank, call in by_rank.items() if call is not None and call.returned is not None}
     first = next(iter(calls.values()), None)
     if first is None or first.returned is None:
         return None
     for told in first.alone:
         if told.get("differ"):
-            return Fault("wrong", told["differ"], kind="forecasts")
+            return Fault("wrong", told["differ"], kind=name)
     answers = {rank: call.returned for rank, call in calls.items() if call.returned is not None}
     for rank, answer in answers.items():
         due = first.returned
-        for own, theirs in zip(answer["chosen"], due["chosen"]):
-            if own != theirs:
-                return Fault("wrong", f"rank {min(answers)} has chosen {theirs}; rank {rank} {own}", kind="chosen")
         if answer["weights"] != due["weights"]:
-            return Fault("wrong", f"rank {rank} goes on with other weights than rank {min(answers)}", kind="weights")
+            return Fault("wrong", f"rank {rank} goes on with other weights than rank {min(answers)}", kind=kind)
         one, other = answer["forecasts"], due["forecasts"]
         if one is not None and other is not None and one["digest"] != other["digest"]:
             shape = (
                 f"{one['rows']} rows, {one['nan']} numbers missing, and {other['rows']} rows, {other['nan']} missing"
             )
-            return Fault(
-                "wrong", f"rank {rank} and rank {min(answers)} have other forecasts: {shape}", kind="forecasts"
-            )
+            return Fault("wrong", f"rank {rank} and rank {min(answers)} have other forecasts: {shape}", kind=name)
     return None
 
 
@@ -280,14 +304,18 @@ def _writes_together(by_rank: dict[int, Optional[Call]]) -> Optional[Fault]:
     return Fault("wrong", f"more than one rank writes {listed(shared)}", kind="files")
 
 
-def shared_files(written: Iterable[set[str]]) -> list[str]:
-    """The paths that more than one of these have written."""
-    seen: set[str] = set()
-    twice: set[str] = set()
+def shared_files(written: Iterable[dict[str, set[str]]]) -> list[str]:
+    """The paths at which ranks may do each other harm: more than one of them, and not all put a whole file there.
+
+    Nor does it matter that more than one removes the same.
+    """
+    ranks: Counter[str] = Counter()
+    how: dict[str, set[str]] = {}
     for paths in written:
-        twice |= seen & paths
-        seen |= paths
-    return sorted(twice)
+        for path, ways in paths.items():
+            ranks[path] += 1
+            how.setdefault(path, set()).update(ways)
+    return sorted(path for path in ranks if ranks[path] > 1 and how[path] not in ({"replaced"}, {"removed"}))
 
 
 def listed(paths: Sequence[str]) -> str:
@@ -302,9 +330,9 @@ def _is_refused_alone(by_rank: dict[int, Optional[Call]], fault: Fault) -> bool:
 
 
 def healing(fault: Fault, call: str, models: Sequence[str], lacking: Sequence[Patch]) -> tuple[str, ...]:
-    """The ids of the patches that heal a fault: by the parameters, else by words of the error, else by the stage."""
+    """The ids of the patches that heal a fault: by the parameters, by words of the error, or by what shows."""
     name = call.partition(".")[2]
-    stages = _WRONG.get(fault.kind) or _STAGES.get(name, ())
+    stages = _STAGES.get(name, ()) if fault.outcome == "error" else _SHOWN.get(fault.kind, ())
     if fault.unused:
         return tuple(patch.id for patch in lacking if _has_dead(patch, fault.unused, models))
     at_stage = [patch for patch in lacking if set(stages) & set(_stages_of(patch))]

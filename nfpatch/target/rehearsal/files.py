@@ -9,34 +9,36 @@ from typing import Any
 from .noting import Notes
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-# By event: where the path that is written stands among its arguments
-CHANGING = {"os.rename": 1, "os.remove": 0, "shutil.rmtree": 0, "os.truncate": 0}
+# By event: where the path stands among its arguments, and what becomes of it
+CHANGING = {"os.rename": (1, "replaced"), "os.remove": (0, "removed"), "shutil.rmtree": (0, "removed")}
 # Where processes talk with the system and not with each other, and what Python compiles
 NO_FILES = ("/dev/", "/proc/", "/sys/")
 
 
 def watch_files(notes: Notes) -> None:
     """Notes each file that this process, and what it forks, writes or removes. Python 3.7 has no such events."""
-    seen: set[tuple[int, str]] = set()
+    seen: set[tuple[int, str, str]] = set()
     own = os.path.abspath(notes.spec["out"]) + os.sep
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
+        how = "opened"
         if event == "open":
             path, mode, flags = arguments
             if not (set("wxa+").intersection(mode) if isinstance(mode, str) else (flags or 0) & WRITING):
                 return
         elif event in CHANGING:
-            path = arguments[CHANGING[event]]
+            place, how = CHANGING[event]
+            path = arguments[place]
         else:
             return
         if notes.is_alone or not isinstance(path, (str, bytes)):
             return
         told = os.path.abspath(os.fsdecode(path))
         number, _ = notes.place()
-        if told.startswith((own, *NO_FILES)) or "__pycache__" in told or (number, told) in seen:
+        if told.startswith((own, *NO_FILES)) or "__pycache__" in told or (number, told, how) in seen:
             return
-        seen.add((number, told))
-        notes.write("wrote", number=number, path=told)
+        seen.add((number, told, how))
+        notes.write("wrote", number=number, path=told, how=how)
 
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(look)

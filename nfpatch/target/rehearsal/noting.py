@@ -6,12 +6,13 @@ The events, each with "pid", "rank", "time" (seconds since the epoch), and of wh
     source      the file of its neuralforecast
     changed     what of the script's options was changed: "what"
     call        a call of neuralforecast, with its "name", the "file" and "line" of the script, the "models"
+                and which "search" there is among them
     training    the "index"-th training of the call begins: "strategy", "find_unused", "world_size", "model"
     trained     it has ended, or a step has: "unused" and "unused_last", "losses", "validated", "steps", "weights"
     alone       what one process gives: a "validation" loss, or how the forecasts "differ"; "error" if it is refused
     returned    the call has: "forecasts" as `frames.py` describes them, "chosen" hyper-parameters, "weights"
     raised      or an exception: "error", "unused" as torch names them, "places"
-    wrote       a file: "path", and whether it is in a call
+    wrote       a file: its "path", and "how": "opened", "replaced" by a whole one, or "removed"
     reads       the script reads standard input, which is empty
     end         the process ends by itself
 """

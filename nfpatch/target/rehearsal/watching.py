@@ -124,7 +124,8 @@ def noted(
     models = models_of(subject)
     for model in models:
         widen(notes, model)
-    notes.write("call", number=number, name=name, file=file, line=line, models=[label_of(model) for model in models])
+    labels, search = [type(model).__name__ for model in models], search_of(models)
+    notes.write("call", number=number, name=name, file=file, line=line, models=labels, search=search)
     alone.WEIGHTS.clear()
     try:
         answer = method(*arguments, **options)
@@ -132,7 +133,8 @@ def noted(
         told = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
         unused = parameters_named_by_torch(str(error))
         notes.write("raised", number=number, error=told[:4000], unused=unused, places=places_of(error, LAST_FRAMES))
-        if isinstance(error, Exception) and is_asked_alone(notes, name, models) and not alone.WEIGHTS:
+        is_load = name.endswith(".load") and notes.rank == 0
+        if isinstance(error, Exception) and (is_load or is_asked_alone(notes, name, models)) and not alone.WEIGHTS:
             alone.ask_again(notes, number, method, arguments, options, None)
         raise
     trained = [trained_model_of(model) for model in models_of(subject)]
@@ -168,9 +170,10 @@ def trained_model_of(model: Any) -> Any:
     return getattr(model, "model", model)
 
 
-def label_of(model: Any) -> str:
-    """The class of a model, by which patches name it."""
-    return type(model).__name__
+def search_of(models: list[Any]) -> str:
+    """By which stage of a proof a search shows, if a model is one; empty else."""
+    backends = [getattr(model, "backend", "ray") for model in models if is_search(model)]
+    return "" if not backends else "search" if "optuna" in backends else "ray-search"
 
 
 def chosen_by(model: Any) -> str:
