@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint demo picture wheels training-env audit-env old-env spark-env audit fingerprints matrix journeys spark upstream saved-models bench clean
+.PHONY: test lint demo picture wheels training-env audit-env old-env spark-env audit fingerprints matrix journeys rehearsals spark upstream saved-models bench clean
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
@@ -19,7 +19,7 @@ lint: .venv/ready
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh
 
-picture:  ## docs/demo.svg: the main job as it looks on a terminal
+picture:  ## docs/demo.svg, rehearse.svg: the main job and a rehearsal as they look on a terminal
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh picture
 
 wheels: .venv/ready  ## the released wheels of neuralforecast, downloaded once
@@ -60,6 +60,9 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the pro
 
 journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
 	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
+
+rehearsals: training-env wheels  ## docs/rehearsals.md: scripts as users write them, rehearsed as released and healed
+	PYTHONPATH=. $(BIN)/python scripts/rehearsals.py
 
 spark: spark-env wheels  ## the proof on Spark in local mode, of one release of each kind; it takes a Java
 	NFPATCH_SPARK_PYTHON=$(CURDIR)/.cache/spark/bin/python $(BIN)/python -m pytest tests/journeys/test_spark.py

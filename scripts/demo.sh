@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on real input: a fresh neuralforecast 1.7.4 is looked at, patched, proved and put back. With the argument
-# "picture" it is not shown but drawn, as docs/demo.svg.
+# "picture" it is not shown but drawn, as docs/demo.svg, and a rehearsal as docs/rehearse.svg.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=.demo

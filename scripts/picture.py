@@ -1,4 +1,4 @@
-"""Draws docs/demo.svg: what nfpatch prints on a terminal, on the real neuralforecast 1.7.4 of `make demo`.
+"""Draws docs/demo.svg and rehearse.svg: what nfpatch prints on a terminal, on the neuralforecast 1.7.4 of `make demo`.
 
 Run by `make picture`, in the environment that it shows.
 """
@@ -15,10 +15,14 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURE = ROOT / "docs" / "demo.svg"
+SCRIPT = ROOT / "tests" / "rehearsals" / "scripts" / "train.py"
 # The proof of all patches would fill several screens.
 MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
-COMMANDS = (("status",), ("apply", *MISSION), ("verify", *MISSION), ("revert", *MISSION))
+# By picture: the commands that it shows, each with the exit code that it ends with
+PICTURES = {
+    "demo.svg": ((0, "status"), (0, "apply", *MISSION), (0, "verify", *MISSION), (0, "revert", *MISSION)),
+    "rehearse.svg": ((1, "rehearse", SCRIPT.name), (0, "rehearse", "--source", "healed", SCRIPT.name)),
+}
 WIDTH = 112  # columns; what `status` prints fits without a break
 
 # Rich's own frame, but for the fonts that it would load from elsewhere.
@@ -47,12 +51,14 @@ FRAME = """\
 """
 
 
-def printed_by(command: list[str]) -> str:
+def printed_by(command: list[str], exit_code: int) -> str:
     """What a command prints on a terminal, colours included; its progress, which comes and goes, is left out."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
-    with subprocess.Popen(command, env=environment, stdout=theirs, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=environment, cwd=SCRIPT.parent, stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
         os.close(theirs)
         printed = b""
         try:
@@ -61,22 +67,24 @@ def printed_by(command: list[str]) -> str:
         except OSError:  # how Linux tells that the other end is closed
             pass
         _, complaints = process.communicate()
-    if process.returncode != 0:
+    if process.returncode != exit_code:
         sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}\n{complaints.decode()}")
     return printed.decode().replace("\r\n", "\n")
 
 
-def main() -> None:
-    """Runs the commands and draws what they print, with paths relative to the repository."""
+def draw(name: str) -> None:
+    """Runs the commands of a picture and draws what they print, with paths relative to the repository."""
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
-        for command in COMMANDS:
+        for exit_code, *command in PICTURES[name]:
             console.print(Text("$ nfpatch " + " ".join(command), style="bold"))
-            printed = printed_by([str(Path(sys.prefix, "bin", "nfpatch")), *command])
+            printed = printed_by([str(Path(sys.prefix, "bin", "nfpatch")), *command], exit_code)
             console.print(Text.from_ansi(printed.replace(f"{ROOT}{os.sep}", "")))
-    PICTURE.write_text(console.export_svg(title="nfpatch", code_format=FRAME, unique_id="nfpatch"), encoding="utf-8")
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size} bytes")
+    picture = ROOT / "docs" / name
+    picture.write_text(console.export_svg(title="nfpatch", code_format=FRAME, unique_id="nfpatch"), encoding="utf-8")
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    for picture in PICTURES:
+        draw(picture)

@@ -23,7 +23,8 @@ WINGS: dict[str, set[str]] = {
     "proof": {"catalog", "console", "errors", "installs", "patching", "target"},
     "audit": {"catalog", "console", "errors", "installs", "proof"},
     "checkpoint": {"catalog", "console", "errors", "installs", "patching", "proof", "target"},
-    "cli": {"audit", "catalog", "checkpoint", "console", "errors", "installs", "patching", "proof"},
+    "rehearsal": {"catalog", "console", "errors", "installs", "patching", "proof", "target"},
+    "cli": {"audit", "catalog", "checkpoint", "console", "errors", "installs", "patching", "proof", "rehearsal"},
     "__main__": {"cli"},
 }
 

@@ -1,0 +1,112 @@
+"""Rehearses scripts as users write them, as released and healed, and writes the table of docs/rehearsals.md.
+
+The scripts lie in tests/rehearsals/scripts; they are written after the README and the tutorials of neuralforecast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from releases import CACHE, unpack
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "tests" / "rehearsals" / "scripts"
+PAGE = ROOT / "docs" / "rehearsals.md"
+RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.3.0")
+# By script: its arguments, and the releases that cannot run it, with the reason
+SUBJECTS: dict[tuple[str, ...], dict[str, str]] = {
+    ("nhits_nbeats.py",): {},
+    ("tft_static.py",): {},
+    ("cross_validation.py",): {},
+    ("auto_nhits_optuna.py",): {"1.5.0": "knows no Optuna"},
+    ("hint.py",): {},
+    ("argparse_script.py", "--model", "NBEATS", "--horizon", "6"): {},
+    ("yaml_project/yaml_config.py",): {},
+    ("loggers.py",): {},
+    ("checkpoint_resume.py",): {},
+    ("-m", "pipeline", "--horizon", "6"): {},
+}
+HEADING = """# Scripts of users, rehearsed
+
+Written by `make rehearsals`: scripts after the README and the tutorials of neuralforecast
+([tests/rehearsals/scripts](../tests/rehearsals/scripts)), none of which knows of nfpatch or says anything of devices,
+by `nfpatch rehearse` on two processes, with the source as released and as `nfpatch apply` makes it. *Released* tells
+the calls that are not as in one process, each with the patches that the rehearsal names. torch {torch}, Lightning
+{lightning}, Python {python}; releases before 2.0 load their saved models with such a torch only with
+`TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`, which was set.
+
+| script | release | released | healed |
+|---|---|---|---|
+"""
+
+
+def rehearsed(subject: tuple[str, ...], site: Path, python: Path, source: str) -> dict[str, Any]:
+    """The JSON document of one rehearsal, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="nfpatch-scripts-") as folder:
+        place = Path(folder) / "scripts"
+        shutil.copytree(SCRIPTS, place)
+        where = ("--python", str(python), "--site-packages", str(site), "--source", source, "--timeout", "900")
+        command = [sys.executable, "-m", "nfpatch", "rehearse", *where, "--json", *subject]
+        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+        environment.setdefault("PYTHONPATH", str(ROOT))
+        done = subprocess.run(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def in_words(document: dict[str, Any]) -> str:
+    """What a rehearsal came to, for a cell of the table."""
+    if "error" in document:
+        return f"not run: {document['error'].splitlines()[0]}"
+    if document["ok"]:
+        return f"as in one process ({len(document['stages'])} calls)"
+    told = []
+    for stage in document["stages"]:
+        if not stage["ok"]:
+            patches = ", ".join(stage["patches"]) or "no patch named"
+            name = stage["call"].rpartition(".")[2]
+            told.append(f"`{name}`, line {stage['line']}: {stage['outcome']} ({patches})")
+    return "; ".join(told) or f"ended with exit code {document['exit_code']}: {document['ended'] or 'by itself'}"
+
+
+def main() -> int:
+    """Rehearse all, write the page; exit code 1 if a healed script is not as in one process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("releases", nargs="*", default=RELEASES)
+    parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
+    parser.add_argument("--script", help="only those with this in their name")
+    parser.add_argument("--output", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    rows, failed, stack = [], 0, {}
+    with tempfile.TemporaryDirectory(prefix="nfpatch-sites-") as folder:
+        for release in arguments.releases:
+            site = unpack(release, Path(folder, release))
+            for subject, missing in SUBJECTS.items():
+                name = " ".join(subject)
+                if arguments.script is not None and arguments.script not in name:
+                    continue
+                if release in missing:
+                    rows.append(f"| `{name}` | {release} | {missing[release]} | |")
+                    continue
+                print(f"== {release} {name}", file=sys.stderr, flush=True)
+                released, healed = (
+                    rehearsed(subject, site, arguments.python.absolute(), source) for source in ("released", "healed")
+                )
+                failed += not healed.get("ok", False)
+                stack = healed if "torch" in healed else stack
+                rows.append(f"| `{name}` | {release} | {in_words(released)} | {in_words(healed)} |")
+                versions = {part: stack.get(part, "not known") for part in ("torch", "lightning", "python")}
+                arguments.output.write_text(HEADING.format(**versions) + "\n".join(rows) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Forecasts of the air passengers: python -m pipeline [--help]"""

@@ -1,0 +1,228 @@
+"""Scripts on several processes, rehearsed for real: started as they are, told of, and nothing is left of nfpatch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from support import MARK, environment, processes_with, snapshot
+
+HERE = Path(__file__).parent
+HABITS = HERE / "habits.py"
+COMMAND = (sys.executable, "-m", "nfpatch", "rehearse")
+
+Rehearse = Callable[..., "tuple[int, Any, str]"]
+
+
+@pytest.fixture
+def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> Rehearse:
+    """Rehearses what the arguments say on a release, in a folder of its own: exit code, document, complaints."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+
+    def run(release: str, *arguments: object, source: str = "healed", options: Sequence[object] = ()) -> Any:
+        site = tmp_path / "site" if (tmp_path / "site").exists() else released(release)
+        place = ("--python", training_env, "--site-packages", site, "--source", source, "--json")
+        command = [*map(str, (*COMMAND, *place, *options, *arguments))]
+        marked = {**os.environ, MARK: str(tmp_path)}
+        done = subprocess.run(command, cwd=folder, env=marked, capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+    return run
+
+
+def outcomes(document: Any) -> list[tuple[str, str]]:
+    """The calls, without the class they are of, and their outcomes."""
+    return [(stage["call"].rpartition(".")[2], stage["outcome"]) for stage in document["stages"]]
+
+
+def test_the_script_is_started_as_it_would_be(rehearse: Rehearse, tmp_path: Path) -> None:
+    package = tmp_path / "work" / "pipeline"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "data.py").write_text("from neuralforecast.utils import AirPassengersPanel as FRAME\n")
+    (package / "__main__.py").write_text("""
+import json, os, sys
+from neuralforecast import NeuralForecast
+from neuralforecast.models import NHITS
+from .data import FRAME
+
+model = NHITS(h=12, input_size=24, max_steps=50, mlp_units=[[8, 8]] * 3)
+nf = NeuralForecast(models=[model], freq="M")
+nf.fit(FRAME[["unique_id", "ds", "y"]])
+told = [__name__, __file__, __package__, sys.argv, os.getcwd(), any(path.endswith("rehearsal") for path in sys.path)]
+with open(f"told-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
+    json.dump(told, file)
+""")
+    code, document, words = rehearse("3.3.0", "-m", "pipeline", "--epochs", "3", "-x")
+    assert (code, outcomes(document)) == (0, [("fit", "pass")]), words
+    (stage,) = document["stages"]
+    assert (stage["file"], stage["line"]) == (str(package / "__main__.py"), 9)
+    for rank in ("0", "1"):
+        name, file, own_package, arguments, folder, is_seen = json.loads(
+            (tmp_path / "work" / f"told-{rank}.json").read_text()
+        )
+        assert (name, file, own_package) == ("__main__", str(package / "__main__.py"), "pipeline")
+        assert arguments[1:] == ["--epochs", "3", "-x"]
+        assert (folder, is_seen) == (str(tmp_path / "work"), False)
+
+
+@pytest.mark.parametrize("habit", ["chdir", "logs", "forks", "leaves"])
+def test_habits_of_scripts_do_no_harm(rehearse: Rehearse, tmp_path: Path, habit: str) -> None:
+    code, document, words = rehearse("3.3.0", HABITS, habit)
+    assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
+    assert document["changed"] == ["max_steps=50 is 4", "val_check_interval=50 is 4"]
+    assert any("left 2 processes running" in note for note in document["notes"]) == (habit == "leaves")
+    for rank in document["stages"][0]["ranks"]:
+        (training,) = rank["trainings"]
+        assert (training["steps"], training["world_size"], len(training["losses"])) == (4, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("habit", "exit_code", "words"), [("exits", 3, ""), ("excepthook", 7, ""), ("reads", 1, "reads standard input")]
+)
+def test_a_script_that_does_not_come_to_its_end_is_told_as_such(
+    rehearse: Rehearse, habit: str, exit_code: int, words: str
+) -> None:
+    code, document, _ = rehearse("3.3.0", HABITS, habit)
+    assert (code, document["ok"], document["exit_code"]) == (1, False, exit_code)
+    assert outcomes(document) == [("fit", "pass")]
+    assert words in " ".join(document["notes"])
+
+
+def test_a_script_that_makes_no_call_is_not_rehearsed(rehearse: Rehearse) -> None:
+    code, document, _ = rehearse("3.3.0", HABITS, "nothing")
+    assert (code, document["ok"], document["stages"], document["exit_code"]) == (1, False, [], 0)
+
+
+@pytest.mark.parametrize("habit", ["spawned", "forked"])
+def test_processes_that_end_with_the_training_are_watched(rehearse: Rehearse, habit: str) -> None:
+    code, document, words = rehearse("3.3.0", HABITS, habit)
+    assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
+    assert len(document["stages"][0]["ranks"]) == 1
+
+
+def test_by_torch_s_launcher(rehearse: Rehearse) -> None:
+    code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun"])
+    assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
+
+
+def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: Rehearse, tmp_path: Path) -> None:
+    report, page = tmp_path / "report.xml", tmp_path / "report.html"
+    exports = ["--junit-xml", report, "--html", page]
+    code, document, words = rehearse("1.7.4", HABITS, "logs", source="released", options=exports)
+    site_before = snapshot(tmp_path / "site")
+    assert code == 1, words
+    fit, predict = document["stages"]
+    assert (fit["outcome"], predict["outcome"]) == ("pass", "error")
+    assert predict["patches"] == ["predict-on-one-device"]
+    assert "list index out of range" in predict["detail"]
+    (suite,) = ElementTree.parse(report).getroot()
+    errors = [case for case in suite if case.find("error") is not None]
+    assert [case.get("name") for case in errors] == ["habits.py:71 NeuralForecast.predict", "the script"]
+    assert "predict-on-one-device" in page.read_text()
+    code, document, words = rehearse("1.7.4", HABITS, "logs", source="installed")
+    assert (code, document["source"]) == (1, "installed")
+    assert snapshot(tmp_path / "site") == site_before
+
+
+def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: Rehearse, tmp_path: Path) -> None:
+    code, document, _ = rehearse("3.3.0", HABITS, "waits")
+    assert (code, outcomes(document)) == (1, [("fit", "timeout")])
+    detail = document["stages"][0]["detail"]
+    assert "rank 0 does not come back: it waits in barrier, called at" in detail
+    assert "habits.py:31 in on_train_end" in detail
+    assert processes_with(str(tmp_path)) == set()
+
+
+def test_an_endless_script_is_ended_by_the_time_out(rehearse: Rehearse, tmp_path: Path) -> None:
+    code, document, _ = rehearse("3.3.0", HABITS, "endless", options=["--timeout", "60"])
+    assert (code, document["exit_code"], document["ended"]) == (1, None, "ended by the time-out of 60 s")
+    assert any("habits.py" in note for note in document["notes"])
+    assert processes_with(str(tmp_path)) == set()
+
+
+def test_an_interrupt_leaves_no_process_and_no_file(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    site = released("3.3.0")
+    arguments = ["--python", training_env, "--site-packages", site, "--source", "healed", HABITS, "interrupted"]
+    starter = "import os, sys; os.execv(sys.argv[1], [*sys.argv[1:], str(os.getpid())])"
+    command = [sys.executable, "-c", starter, *map(str, (*COMMAND, *arguments))]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, MARK: str(tmp_path), "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 130, -signal.SIGINT), done.stderr
+    assert processes_with(str(tmp_path)) == set()
+    assert [path for path in temporary.iterdir() if path.name.startswith("nfpatch")] == []
+
+
+def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehearse, tmp_path: Path) -> None:
+    code, document, words = rehearse("3.3.0", "missing.py")
+    assert (code, document["exit_code"]) == (2, 2)
+    assert "There is no script missing.py" in words
+    code, document, words = rehearse("3.3.0", HABITS, "logs", options=["--html", tmp_path / "none" / "page.html"])
+    assert code == 4
+    assert "Make it first" in words
+
+
+def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(rehearse: Rehearse, tmp_path: Path) -> None:
+    shutil.copy(HABITS, tmp_path / "work" / "train.py")
+    rehearse("3.3.0", "missing.py")
+    shutil.copytree(tmp_path / "site" / "neuralforecast", tmp_path / "work" / "neuralforecast")
+    code, _, words = rehearse("3.3.0", "train.py", "nothing", source="installed")
+    assert code == 4
+    assert "rename the folder that hides it" in words
+
+
+def test_what_it_is_told_to_leave_as_it_is_stays(rehearse: Rehearse, tmp_path: Path) -> None:
+    script = tmp_path / "work" / "train.py"
+    script.write_text("""
+import sys, torch
+from neuralforecast import NeuralForecast
+from neuralforecast.models import NHITS
+from neuralforecast.utils import AirPassengersPanel
+
+device = "gpu" if torch.cuda.is_available() else "cpu"
+options = dict(accelerator=device, devices=8, strategy="ddp_find_unused_parameters_true", precision="16-mixed")
+nf = NeuralForecast(models=[NHITS(h=12, input_size=24, max_steps=7, **options)], freq="M")
+nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
+""")
+    code, document, words = rehearse("3.3.0", "train.py", options=["--as-is"])
+    assert code == 0, words
+    assert document["changed"] == ["devices=8 is 2", "precision='16-mixed' is 32, as the CPU has no such"]
+    (stage,) = document["stages"]
+    assert stage["notes"] == ["find_unused_parameters=True is kept, and needless: every parameter gets a gradient"]
+    assert [rank["trainings"][0]["steps"] for rank in stage["ranks"]] == [7, 7]
+
+
+def test_the_environment_says_nothing_to_other_processes(tmp_path: Path) -> None:
+    """What watches a rehearsal does nothing in a Python process without one, and hands on to the user's own."""
+    from nfpatch.target import REHEARSAL
+
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.customized = True\n")
+    program = "import sys; print(customized, any('rehearsal' in path for path in sys.path))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(REHEARSAL, tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "True False\n"
