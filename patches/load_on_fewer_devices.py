@@ -11,6 +11,8 @@ from nfpatch.codemod import Change, Rewrite
 CORE = "neuralforecast/core.py"
 CLASS = "class NeuralForecast: ..."
 LOADED = "return neuralforecast"
+# 1.6.0 trains copies of the models, which it makes here
+STATE = 'neuralforecast._fitted = config_dict["_fitted"]'
 
 HELPER = '''
 def _on_the_gpus_that_there_are(model):
@@ -50,20 +52,19 @@ OF_LIGHTNING_2 = HELPER.replace("DEVICES", 'kwargs.get("devices")').replace("SET
 OF_LIGHTNING_1 = HELPER.replace("DEVICES", 'kwargs.get("gpus") or kwargs.get("devices")').replace(
     "SET", 'kwargs.pop("gpus", None)\n    kwargs["devices"] = here'
 )
-EACH = f"""
+EACH = """
 for model in neuralforecast.models:
     _on_the_gpus_that_there_are(model)
-{LOADED}
 """
 
 
-def helped(helper: str) -> dict[str, Rewrite]:
-    """Let `load` ask for no more GPUs than there are."""
+def helped(helper: str, before: str = LOADED) -> dict[str, Rewrite]:
+    """Let `load` ask for no more GPUs than there are, before this statement of it."""
     return {
         CORE: Rewrite(
             (
                 Change("", old=CLASS, new=f"{helper}\n{CLASS}"),
-                Change("NeuralForecast.load", old=LOADED, new=EACH),
+                Change("NeuralForecast.load", old=before, new=f"{EACH}{before}"),
             )
         )
     }
@@ -77,7 +78,9 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/load-on-fewer-devices.md",
     variants={
         ">=1.1,<1.5": helped(OF_LIGHTNING_1),
-        ">=1.5": helped(OF_LIGHTNING_2),
+        ">=1.5,<1.6": helped(OF_LIGHTNING_2),
+        "==1.6.0": helped(OF_LIGHTNING_2, before=STATE),
+        ">1.6.0": helped(OF_LIGHTNING_2),
     },
     unaffected={"==1.0.0": "this release cannot save"},
     dead_parameters=(),

@@ -85,7 +85,8 @@ def main() -> int:
     parser.add_argument("--script", help="only those with this in their name")
     parser.add_argument("--output", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    rows, failed, stack = [], 0, {}
+    rows: list[str] = []
+    failed, stack = 0, dict[str, Any]()
     with tempfile.TemporaryDirectory(prefix="nfpatch-sites-") as folder:
         for release in arguments.releases:
             site = unpack(release, Path(folder, release))

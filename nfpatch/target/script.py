@@ -92,18 +92,21 @@ class Script:
         """Whether the model's constructor takes it in this release."""
         return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
 
-    def fit(self, forecaster: Any, is_watched: bool = True, past: Any = None) -> None:
+    def fit(self, forecaster: Any, is_watched: bool = True, past: Any = None, further: bool = False) -> None:
         """Trains, with validation, on the script's data unless others are given.
 
-        Not `is_watched` is one by this process alone, or without the callback.
+        Not `is_watched` is one by this process alone, or without the callback. A `further` one goes on from what has
+        been trained, which 1.6.0 does not do unless it is told.
         """
         past = self.data.past if past is None else past
+        go_on = further and "use_init_models" in inspect.signature(forecaster.fit).parameters
+        options = {"use_init_models": False} if go_on else {}
         seed_everything()
         with trained(forecaster, self.spec, is_watched and self.world is not None):
             if is_watched and self.is_on_spark:
                 on_spark.fit(forecaster, self.case, self.spec, past, None, val_size=SMALL_SIZES["h"])
             else:
-                forecaster.fit(df=past, val_size=SMALL_SIZES["h"])
+                forecaster.fit(df=past, val_size=SMALL_SIZES["h"], **options)
         if is_watched and self.is_on_spark:
             on_spark.check_all_is_read(past)
 

@@ -41,7 +41,7 @@ def strategy_object(script: Script) -> None:
     strategy = registry.get(script.together()["strategy"])
     forecaster = script.made(lambda: dict(script.together(), strategy=strategy))
     for _ in range(2):
-        script.fit(forecaster)
+        script.fit(forecaster, further=True)
 
 
 def failing_rank(script: Script) -> None:
@@ -112,11 +112,11 @@ def fewer_devices(script: Script) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             further = loaded(script, folder)
-        script.fit(further, is_watched=False)
+        script.fit(further, is_watched=False, further=True)
         found = further.predict()
     finally:
         undo()
-    script.fit(forecaster, is_watched=False)
+    script.fit(forecaster, is_watched=False, further=True)
     compare_frames(found, alone_with(forecaster, script))
 
 
