@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import email
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -106,27 +108,49 @@ def requirements_in(metadata: Message) -> list[Requirement]:
 # --- what they carry
 
 
-def test_the_wheel_holds_the_package_with_its_patches_and_nothing_beside_it(wheel: Path, clone: Path) -> None:
+def files_in(folder: Path, *names: str) -> set[str]:
+    """The files of these folders of a checkout, as paths below it, without what Python and the tools leave there."""
+    return {
+        path.relative_to(folder).as_posix()
+        for name in names
+        for path in (folder / name).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+def test_the_wheel_holds_the_package_its_patches_and_the_licence_and_nothing_else(wheel: Path, clone: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name.split("/")[0] for name in names} == {"nfpatch", f"nfpatch-{__version__}.dist-info"}
-    assert {name for name in names if name.startswith("nfpatch/patches/")} == {
-        f"nfpatch/patches/{name}" for name in PATCHES
-    }
-    sources = {path.relative_to(clone).as_posix() for path in (clone / "nfpatch").rglob("*.py")}
-    assert sources | {"nfpatch/py.typed"} <= names
+    info = f"nfpatch-{__version__}.dist-info"
+    patches = {f"nfpatch/{file}" for file in files_in(clone, "patches")}
+    about = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
+    assert names == files_in(clone, "nfpatch") | patches | about
+    assert {f"nfpatch/patches/{name}" for name in PATCHES} == patches
     assert {"nbeatsx_unused_out.py", "tft_static_encoder.py", "fingerprints.json"} <= PATCHES
 
 
-def test_the_sdist_holds_what_it_takes_to_test_it(sdist: Path, clone: Path) -> None:
+def test_the_sdist_holds_what_it_takes_to_read_build_and_test_it_and_nothing_else(sdist: Path, clone: Path) -> None:
     with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {
-        path.relative_to(clone).as_posix()
-        for folder in ("nfpatch", "patches", "tests", "scripts")
-        for path in (clone / folder).rglob("*.py")
-    }
-    assert sources | {"pyproject.toml", "README.md", "patches/fingerprints.json"} <= names
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    folders = ("nfpatch", "patches", "tests", "scripts", "benchmarks", "docs")
+    texts = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"}
+    made_of = {"pyproject.toml", "Makefile", ".gitignore", "PKG-INFO"}
+    assert names == files_in(clone, *folders) | texts | made_of
+
+
+def test_the_package_index_would_take_both(distributions: Path, sdist: Path) -> None:
+    checked = output_of(sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir(), cwd=distributions)
+    assert checked.count("PASSED") == len([*distributions.iterdir()]) == 2, checked
+
+
+def test_they_say_their_licence_and_the_pythons_they_are_tested_on(metadata: Message, wheel: Path) -> None:
+    assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
+    with zipfile.ZipFile(wheel) as archive:
+        licence = archive.read(f"nfpatch-{__version__}.dist-info/licenses/LICENSE")
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    assert hashlib.sha256(licence).hexdigest().startswith("cfc7749b96f63bd3"), "the words of the Apache foundation"
+    told = [name for name in metadata.get_all("Classifier", []) if re.search(r"Python :: 3\.\d+$", name)]
+    assert told == [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
 
 
 def test_nfpatch_depends_on_four_packages_and_on_neither_neuralforecast_nor_torch(metadata: Message) -> None:
