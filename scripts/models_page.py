@@ -1,4 +1,4 @@
-"""Writes docs/models.md and its picture from what was measured: docs/matrix.json and docs/journeys.json."""
+"""Writes docs/models.md and its picture from what was measured: docs/matrix.json.gz and docs/journeys.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 PAGE = """# Every model of every release, before and after
 
-Written by `make matrix` from what it measured ([matrix.json](matrix.json), [journeys.json](journeys.json)).
+Written by `make matrix` from what it measured ([matrix.json.gz](matrix.json.gz), [journeys.json](journeys.json)).
 
 ![models by releases, before and after](matrix.svg)
 
