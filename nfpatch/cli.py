@@ -116,7 +116,28 @@ _install_options = _options(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+SECTIONS = {
+    "Look": ("list", "status"),
+    "Heal": ("apply", "revert"),
+    "Prove": ("verify", "audit"),
+    "Saved models": ("migrate",),
+}
+
+
+class _Sections(click.Group):
+    """The commands, listed by what one wants of them."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands))
+        others = tuple(name for name in self.commands if name not in sum(SECTIONS.values(), ()))
+        for heading, names in {**SECTIONS, "Others": others}.items():
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str(limit=200)) for name in names]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+@click.group(cls=_Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nfpatch")
 @click.pass_context
 def main(context: click.Context) -> None:

@@ -1,0 +1,58 @@
+"""Completion in a shell, which click brings along: commands, options and their values."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NFPATCH = Path(sys.executable).with_name("nfpatch")
+
+
+def answer_to(instruction: str, **variables: str) -> str:
+    """What nfpatch says to a shell that asks for completion."""
+    wanted = {**os.environ, "_NFPATCH_COMPLETE": instruction, **variables}
+    return subprocess.run([NFPATCH], env=wanted, capture_output=True, text=True, check=False).stdout
+
+
+def completed(*words: str) -> set[str]:
+    """What the last of these words may become."""
+    line = " ".join(["nfpatch", *words])
+    lines = answer_to("bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(words))).splitlines()
+    return {line.partition(",")[2] for line in lines}
+
+
+def test_commands_options_and_their_values_are_completed() -> None:
+    assert completed("st") == {"status"}
+    assert {"apply", "audit"} <= completed("a")
+    assert completed("apply", "--dry") == {"--dry-run"}
+    assert completed("verify", "--launcher", "sp") == {"spawn", "spark"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_a_shell_is_to_read_asks_nfpatch(shell: str) -> None:
+    if shell == "bash" and shutil.which("bash") is None:
+        pytest.skip("there is no bash, of which click asks its version")
+    script = answer_to(f"{shell}_source")
+    assert f"_NFPATCH_COMPLETE={shell}_complete" in script
+    if shutil.which(shell) is not None:
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_a_bash_that_has_read_it_completes() -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    script = (
+        'eval "$(_NFPATCH_COMPLETE=bash_source nfpatch)"\n'
+        "COMP_WORDS=(nfpatch rev) COMP_CWORD=1\n"
+        "_nfpatch_completion nfpatch; echo ${COMPREPLY[@]}\n"
+    )
+    path = os.pathsep.join([str(NFPATCH.parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["revert"], done.stderr
