@@ -14,7 +14,7 @@ from nfpatch import __version__, console
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 from nfpatch.installs.find import Install, find_install
-from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS
+from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, refuse_windows
 from nfpatch.patching.survey import survey
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def _reporting_errors(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(*args: Any, traceback: bool, **options: Any) -> Any:
         try:
+            refuse_windows()
             return command(*args, **options)
         except BrokenPipeError:
             raise  # somebody has read enough; click ends without a word

@@ -8,6 +8,7 @@ unlinks it, and a waiter must notice that its file is no longer the one in the f
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,15 @@ def locked(install: Install, timeout: float) -> Iterator[None]:
         _unlink_own(path, descriptor)
         with suppress(OSError):
             os.close(descriptor)
+
+
+def refuse_windows() -> None:
+    """Raise EnvironmentProblem on Windows, which has no `flock`, and refuses to rename over a file that is open."""
+    if sys.platform == "win32":
+        raise EnvironmentProblem(
+            "nfpatch does not work on Windows, where nobody can vouch for its locks and renames; run it on Linux, "
+            "as in WSL or a container. Nothing was changed."
+        )
 
 
 def lock_path(install: Install) -> Path:

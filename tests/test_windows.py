@@ -1,0 +1,63 @@
+"""Windows, where nfpatch refuses at its start: a real process that takes itself for one there.
+
+No Windows was at hand. The process has none of the modules that Windows lacks, and its platform changes once nfpatch is
+imported, as much of Python itself would look for Windows before.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import environment, snapshot
+
+from nfpatch.cli import main
+
+LIKE_WINDOWS = """
+import sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+import nfpatch.cli
+sys.platform = "win32"
+"""
+
+
+@pytest.fixture
+def windows(tmp_path: Path) -> dict[str, str]:
+    """The variables of a Python that takes itself for one on Windows."""
+    folder = tmp_path / "windows"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(LIKE_WINDOWS)
+    return environment(folder)
+
+
+def run(variables: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nfpatch", *map(str, arguments)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, windows: dict[str, str], site: Path) -> None:
+    needed = [__file__ for parameter in main.commands[command].params if parameter.required]
+    where = [] if command == "list" else ["--site-packages", site]
+    before = snapshot(site)
+    refused = run(windows, command, *needed, *where)
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert refused.stderr.startswith("nfpatch: nfpatch does not work on Windows")
+    assert len(refused.stderr.splitlines()) == 1
+    assert snapshot(site) == before
+    document = json.loads(run(windows, command, *needed, *where, "--json").stdout)
+    assert (document["exit_code"], document["error"]) == (4, refused.stderr.strip().partition(": ")[2])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["apply", "--help"]])
+def test_help_is_had_there(words: list[str], windows: dict[str, str]) -> None:
+    assert run(windows, *words).returncode == 0
+
+
+def test_elsewhere_the_same_process_does_its_work(windows: dict[str, str], site: Path) -> None:
+    Path(windows["PYTHONPATH"], "sitecustomize.py").write_text(LIKE_WINDOWS.replace("win32", "linux"))
+    assert run(windows, "status", "--site-packages", site).returncode == 0
