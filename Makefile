@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint demo picture wheels training-env audit-env old-env spark-env audit fingerprints matrix journeys rehearsals spark upstream saved-models bench clean
+.PHONY: test lint demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
 
 test: lint wheels training-env  ## everything that CI runs
 	@echo "== tests"
@@ -49,6 +49,9 @@ spark-env: .cache/spark/ready
 
 fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 	$(BIN)/python scripts/fingerprints.py
+
+catalog: .venv/ready  ## docs/catalog.md from the patches
+	PYTHONPATH=. $(BIN)/python scripts/catalog_page.py
 
 # OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
 OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)

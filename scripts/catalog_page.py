@@ -1,0 +1,115 @@
+"""Writes docs/catalog.md from the patches: what each heals, where, and by which words of an error it is known."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from nfpatch.catalog import Catalog, Patch, load_catalog, patches_folder
+from nfpatch.console import releases_in_words
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalog.md"
+HEADING = """\
+# What nfpatch heals
+
+Written by `make catalog` from the modules in [`patches/`](../patches); `nfpatch list` prints the same. {patches}
+patches for the {releases} releases from {first} to {last}. In a release that is not named here a patch is `not-needed`,
+and `nfpatch status` says why. The code of a patch depends on the release.
+
+What all of them keep to: *one process: nothing changes, to the bit; several processes: what one process gives.* That
+is, from the same weights: a layer that is no longer built draws no random numbers, so that at the same `random_seed` a
+model like TFT of 1.7.4 starts from other weights than before.
+
+## By the error
+
+Where an error ends with one of these, look at these patches. Many of the others end with no error at all: wrong rows,
+another loss on each device, or waiting for ever.
+
+| the error has the words | patch |
+|---|---|
+| `parameters that were not used in producing the loss` | [no gradient](#parameters-that-no-gradient-reaches) |
+| `Expected to have finished reduction in the prior iteration` | the same, on older stacks |
+{symptoms}
+"""
+# Heading, what is said below it, and which patches stand there.
+GROUPS: tuple[tuple[str, str, Callable[[Patch], bool]], ...] = (
+    ("Several devices", "", lambda patch: not (patch.dead_parameters or patch.by_name_only or on_spark(patch))),
+    (
+        "Spark",
+        "`fit` and `predict` with a frame of Spark's and a `DistributedConfig`.",
+        lambda patch: on_spark(patch),
+    ),
+    (
+        "Parameters that no gradient reaches",
+        "Strict DDP refuses a model that has one. `nfpatch audit` finds no others ([audit.md](audit.md)).",
+        lambda patch: bool(patch.dead_parameters),
+    ),
+    (
+        "By name only",
+        "It changes what *one* process does. So nothing applies it that does not name it.",
+        lambda patch: patch.by_name_only,
+    ),
+)
+
+
+def page_of(catalog: Catalog) -> str:
+    """The text of docs/catalog.md."""
+    by_words: dict[str, list[str]] = {}
+    for patch in catalog.patches:
+        for words in patch.symptoms:
+            by_words.setdefault(words, []).append(linked(patch))
+    parts = [
+        HEADING.format(
+            patches=len(catalog.patches),
+            releases=len(catalog.releases),
+            first=catalog.releases[0],
+            last=catalog.releases[-1],
+            symptoms="\n".join(f"| {code(words)} | {', '.join(ids)} |" for words, ids in sorted(by_words.items())),
+        )
+    ]
+    for heading, words, belongs in GROUPS:
+        patches = [patch for patch in catalog.patches if belongs(patch)]
+        rows = [f"| {linked(patch)} | {patch.summary} | {releases_in_words(catalog, patch)} |" for patch in patches]
+        table = ["| patch | what is wrong | releases |", "|---|---|---|", *rows]
+        parts.append("\n".join([f"## {heading}", "", *([words, ""] if words else []), *table, ""]))
+        parts += [section_of(patch) for patch in patches]
+    return "\n".join(parts)
+
+
+def on_spark(patch: Patch) -> bool:
+    """Whether it heals what goes wrong on Spark only."""
+    return patch.id.startswith("spark-")
+
+
+def section_of(patch: Patch) -> str:
+    """The story of a patch, as its module tells it, and the facts."""
+    module = patches_folder() / f"{patch.id.replace('-', '_')}.py"
+    story = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or patch.summary
+    facts = [f"- upstream: {upstream_of(patch)}", f"- files: {', '.join(map(code, patch.files))}"]
+    if patch.dead_parameters:
+        facts.append(f"- parameters: {', '.join(map(code, patch.dead_parameters))}")
+    if patch.other_names:
+        facts.append(f"- other names: {', '.join(map(code, patch.other_names))}")
+    return f"### {patch.id}\n\n{story}\n\n" + "\n".join(facts) + "\n"
+
+
+def upstream_of(patch: Patch) -> str:
+    """What upstream has done about it, with links that lead there from docs/."""
+    text = re.sub(r"docs/(upstream/\S+\.md)", r"[\1](\1)", patch.upstream)
+    return re.sub(r"^https://\S*?/(pull|issues)/(\d+)$", r"fixed there: [\1 \2](\g<0>)", text)
+
+
+def linked(patch: Patch) -> str:
+    """Its id, which leads to its story."""
+    return f"[`{patch.id}`](#{patch.id})"
+
+
+def code(words: str) -> str:
+    """These words as code, which may hold backticks themselves."""
+    return f"`` {words} ``" if "`" in words else f"`{words}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_of(load_catalog()), encoding="utf-8")

@@ -1,0 +1,179 @@
+"""What README and docs/ say: pages that are written by a command are as it writes them, and the others name what is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+from urllib.parse import unquote
+
+import catalog_page
+import click
+import models_page
+import pytest
+from releases import RELEASES
+from support import ROOT, invoke
+
+from nfpatch.catalog import load_catalog
+from nfpatch.cli import main
+from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
+from nfpatch.patching.survey import State
+
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "benchmarks" / "README.md"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def prose_of(page: Path) -> str:
+    """The text of a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --- pages that commands write
+
+
+def test_the_catalog_page_is_what_make_catalog_writes() -> None:
+    assert (DOCS / "catalog.md").read_text(encoding="utf-8") == catalog_page.page_of(load_catalog())
+
+
+def test_the_page_and_the_picture_of_models_are_what_was_measured() -> None:
+    runs, journeys = models_page.read_runs(), models_page.read_journeys()
+    assert (DOCS / "models.md").read_text(encoding="utf-8") == models_page.page_of(runs, journeys)
+    assert (DOCS / "matrix.svg").read_text(encoding="utf-8") == models_page.picture(runs, journeys)
+
+
+# --- README
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) < 150
+
+
+def test_readme_has_the_words_of_every_error_that_a_patch_heals() -> None:
+    lacking = {words for patch in load_catalog().patches for words in patch.symptoms if words not in README}
+    assert not lacking
+
+
+def test_readme_and_help_tell_every_command() -> None:
+    told = set(re.findall(r"^\| `nfpatch (\w+)", README, re.MULTILINE))
+    assert told == set(main.commands)
+
+
+def test_every_option_that_a_page_names_in_a_command_is_one() -> None:
+    named = {
+        (command, option)
+        for page in PAGES
+        for command, rest in re.findall(r"nfpatch (\w+)((?: [^\s`|)]+)+)", page.read_text(encoding="utf-8"))
+        if command in main.commands
+        for option in re.findall(r" (--[a-z][a-z-]*)", rest)
+    }
+    known = {
+        (name, option)
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+    }
+    assert len(named) > 15
+    assert named <= known
+
+
+def test_readme_tells_the_exit_codes_and_the_states_that_there_are() -> None:
+    codes = {error.exit_code for error in (AnswerIsNo, UsageError, Refused, EnvironmentProblem)}
+    assert {int(code) for code in re.findall(r"^\| (\d) \|", README, re.MULTILINE)} == codes | {0}
+    (sentence,) = re.findall(r"^`status` tells one of these.*?\n\n", README, re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`([a-z-]+)`", sentence)) - {"status", "apply", "revert"} == set(get_args(State))
+
+
+def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None:
+    words = " ".join(README.split())
+    assert f"All {len(RELEASES)} releases from {RELEASES[0]} to {RELEASES[-1]} are known" in words
+    scripts, searches, through_ray = (
+        [ends for models in part.values() for ends in models.values()]
+        for part in models_page.parted(models_page.read_journeys())
+    )
+
+    def well(endings: list[dict[str, dict[str, str]]], source: str = "healed") -> int:
+        return models_page.ending(endings, source, "well")
+
+    assert well(scripts, "released") == well(searches, "released") == 0
+    assert f"None of {len(scripts)} ends as in one process as released; healed, {well(scripts)} do" in words
+    assert models_page.ending(scripts, "healed", "alone") == 5
+    assert f"Of {len(searches)} searches through Optuna" in words
+    assert f"healed, {well(searches)} do" in words
+    assert f"so do {well(through_ray)} of {len(through_ray)} through ray" in words
+
+
+def test_what_is_applied_by_name_only_is_named_in_readme() -> None:
+    named = re.findall(r"applied by name only: `nfpatch apply ([\w-]+)`", README)
+    assert named == [patch.id for patch in load_catalog().patches if patch.by_name_only]
+
+
+# --- all pages
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        yield from ((page, link) for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)) if ":" not in link)
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page, link in links():
+        path, _, anchor = link.partition("#")
+        target = (page.parent / unquote(path)) if path else page
+        assert target.exists(), f"{name_of(page)} links to {link}"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors_of(target), f"{name_of(page)} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_file_and_make_target_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"\b(?:tests|scripts|benchmarks)/[\w/-]+\.(?:py|txt)\b", text):
+        assert (ROOT / path).exists(), f"{name_of(page)} names {path}"
+    for targets in re.findall(r"`make ([a-z -]+)", text):
+        for target in re.findall(r"[a-z][a-z-]*", targets):
+            assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{name_of(page)} names `make {target}`"
+
+
+def test_the_page_of_pages_leads_to_every_one() -> None:
+    led = {link.partition("#")[0] for page, link in links() if page == DOCS / "README.md"}
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= led
+
+
+def test_no_two_pages_say_the_same_at_length() -> None:
+    said: dict[tuple[str, ...], Path] = {}
+    for page in [page for page in PAGES if page.parent.name != "upstream"]:
+        words = re.findall(r"[\w']+", page.read_text(encoding="utf-8").lower())
+        for phrase in zip(*(words[start:] for start in range(20))):
+            assert said.setdefault(phrase, page) == page, f"{name_of(page)}: {' '.join(phrase)}"
+
+
+def test_the_changelog_names_every_patch() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    names = {name for patch in load_catalog().patches for name in (patch.id, *patch.other_names)}
+    assert not {name for name in names if f"`{name}`" not in text}
+
+
+# --- the help
+
+
+def test_help_groups_every_command_by_what_one_wants() -> None:
+    text = invoke("--help").stdout
+    groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
+    told = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
+    assert list(told)[:4] == ["Look", "Heal", "Prove", "Saved models"]
+    assert (told["Look"], told["Heal"], told["Saved models"]) == (["list", "status"], ["apply", "revert"], ["migrate"])
+    assert sorted(command for commands in told.values() for command in commands) == sorted(main.commands)
