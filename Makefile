@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
+.PHONY: test lint lowest versions demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
 
-test: lint wheels training-env  ## everything that CI runs
+test: lint wheels lowest training-env  ## everything that CI runs
 	@echo "== tests"
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -15,6 +15,12 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lowest: wheels  ## the quick tests with the lowest dependencies that are admitted
+	PYTHONPATH=. $(BIN)/python scripts/versions.py --lowest
+
+versions: wheels  ## docs/versions.md: the quick tests on every Python that is found, with the lowest and the newest
+	PYTHONPATH=. $(BIN)/python scripts/versions.py
 
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh

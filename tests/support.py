@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -14,11 +13,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
+from versions import interpreters
 
 import nfpatch.target
 from nfpatch.cli import main
@@ -47,7 +48,8 @@ def dist_info(site: Path) -> Path:
 
 def invoke(*arguments: object) -> Result:
     """The nfpatch command in this process; standard output and standard error apart."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="nfpatch")
+    apart = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}  # before click 8.2
+    return CliRunner(**apart).invoke(main, [str(argument) for argument in arguments], prog_name="nfpatch")
 
 
 def answer(*arguments: object) -> Any:
@@ -161,24 +163,6 @@ def environment(*path: Path) -> dict[str, str]:
     """The variables of a process whose Python finds these folders, and no others of ours, before its own."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**inherited, "PYTHONPATH": os.pathsep.join(map(str, path))}
-
-
-@functools.cache
-def interpreters() -> dict[tuple[int, int], Path]:
-    """The Pythons from 3.7 on that this machine has, one a minor version; the running one stands for its own."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = {sys.version_info[:2]: Path(sys.executable)}
-    for version, names in {
-        (3, minor): [*pyenv.glob(f"versions/3.{minor}.*/bin/python"), shutil.which(f"python3.{minor}")]
-        for minor in range(7, 20)
-    }.items():
-        for name in names:
-            if name is not None and version not in found:
-                question = "import sys; print(sys.executable)"
-                answer = subprocess.run([name, "-c", question], capture_output=True, text=True, check=False)
-                if answer.returncode == 0:  # a pyenv shim of a version that is not switched on ends otherwise
-                    found[version] = Path(answer.stdout.strip())
-    return {version: found[version] for version in sorted(found)}
 
 
 def old_interpreters() -> dict[tuple[int, int], Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import ge
 from pathlib import Path
 from typing import get_args
 from urllib.parse import unquote
@@ -12,8 +13,10 @@ import catalog_page
 import click
 import models_page
 import pytest
+import versions
+from packaging.version import Version
 from releases import RELEASES
-from support import ROOT, invoke
+from support import ROOT
 
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
@@ -167,13 +170,14 @@ def test_the_changelog_names_every_patch() -> None:
     assert not {name for name in names if f"`{name}`" not in text}
 
 
-# --- the help
-
-
-def test_help_groups_every_command_by_what_one_wants() -> None:
-    text = invoke("--help").stdout
-    groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
-    told = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
-    assert list(told)[:4] == ["Look", "Heal", "Prove", "Saved models"]
-    assert (told["Look"], told["Heal"], told["Saved models"]) == (["list", "status"], ["apply", "revert"], ["migrate"])
-    assert sorted(command for commands in told.values() for command in commands) == sorted(main.commands)
+def test_the_page_of_versions_has_every_python_with_the_lowest_dependencies_and_the_newest() -> None:
+    text = (DOCS / "versions.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| 3\..*\|$", text, re.MULTILINE)]
+    pythons = ["{}.{}".format(*version) for version in versions.SUPPORTED]
+    assert [row[:2] for row in rows] == [[python, kind] for python in pythons for kind in ("newest", "lowest")]
+    for python, kind, *found, outcome in rows:
+        assert re.fullmatch(r"\d+ passed(, \d+ (skipped|deselected|warnings?))*", outcome), outcome
+        needed = versions.dependencies((3, int(python[2:])))
+        lowest = [Version(str(each.specifier).lstrip(">=")) for each in needed]
+        assert all(map(ge, map(Version, found), lowest))
+        assert (kind == "newest") or [*map(Version, found)] == lowest

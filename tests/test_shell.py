@@ -1,14 +1,18 @@
-"""Completion in a shell, which click brings along: commands, options and their values."""
+"""What a shell shows: the commands by what one wants of them, and completion, which click brings along."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import invoke
+
+from nfpatch.cli import main
 
 NFPATCH = Path(sys.executable).with_name("nfpatch")
 
@@ -56,3 +60,12 @@ def test_a_bash_that_has_read_it_completes() -> None:
         ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["revert"], done.stderr
+
+
+def test_help_groups_every_command_by_what_one_wants() -> None:
+    text = invoke("--help").stdout
+    groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
+    told = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
+    assert list(told)[:4] == ["Look", "Heal", "Prove", "Saved models"]
+    assert (told["Look"], told["Heal"], told["Saved models"]) == (["list", "status"], ["apply", "revert"], ["migrate"])
+    assert sorted(command for commands in told.values() for command in commands) == sorted(main.commands)

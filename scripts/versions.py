@@ -1,0 +1,111 @@
+"""Runs the quick tests on every supported Python that is found, with the newest and the lowest dependencies.
+
+The table goes into docs/versions.md. With --lowest only the Python that runs this is taken, with the lowest
+dependencies, and nothing is written: so CI does. Environments lie in .cache/versions and are made anew each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from releases import CACHE
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "versions.md"
+SUPPORTED = tuple((3, minor) for minor in range(9, 14))
+# What the answer of every command rests on; neither torch nor another environment is needed for it.
+QUICK = (
+    *("test_commands", "test_codemods", "test_edits", "test_patch_sets", "test_drift", "test_releases"),
+    *("test_own_patches", "test_older_nfpatch", "test_shell", "test_windows"),
+    *("checkpoint/test_files", "proof/test_exports", "proof/test_verdict"),
+)
+TOOLS = ("pytest", "pytest-xdist", "hypothesis")
+HEADING = """# On which Python, and with which dependencies
+
+Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every supported
+Python, with the newest dependencies that pip finds for it and with the lowest that `pyproject.toml` admits, all four at
+once. `make test` runs them with the lowest on its own Python.
+
+| Python | dependencies | {names} | outcome |
+|---|---|{dashes}---|
+"""
+
+
+@functools.cache
+def interpreters() -> dict[tuple[int, int], Path]:
+    """The Pythons from 3.7 on that this machine has, one a minor version; the running one stands for its own."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = {sys.version_info[:2]: Path(sys.executable)}
+    for version, names in {
+        (3, minor): [*pyenv.glob(f"versions/3.{minor}.*/bin/python"), shutil.which(f"python3.{minor}")]
+        for minor in range(7, 20)
+    }.items():
+        for name in names:
+            if name is not None and version not in found:
+                question = "import sys; print(sys.executable)"
+                answer = subprocess.run([name, "-c", question], capture_output=True, text=True, check=False)
+                if answer.returncode == 0:  # a pyenv shim of a version that is not switched on ends otherwise
+                    found[version] = Path(answer.stdout.strip())
+    return {version: found[version] for version in sorted(found)}
+
+
+def dependencies(version: tuple[int, int]) -> list[Requirement]:
+    """What nfpatch requires on this Python, its optional extras aside."""
+    on = {"python_version": "{}.{}".format(*version), "extra": ""}
+    return [each for each in map(Requirement, requires("nfpatch") or ()) if not each.marker or each.marker.evaluate(on)]
+
+
+def row_of(version: tuple[int, int], interpreter: Path, lowest: bool) -> tuple[str, bool]:
+    """The row of the table for one environment, and whether all is well."""
+    kind = "lowest" if lowest else "newest"
+    name = "{}.{}".format(*version)
+    folder = CACHE / "versions" / f"{name}-{kind}"
+    python = folder / "bin" / "python"
+    needed = dependencies(version)
+    pins = [f"{each.name}{str(each.specifier).replace('>=', '==')}" for each in needed] if lowest else []
+    print(f"== Python {name}, {kind} dependencies", file=sys.stderr, flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([interpreter, "-m", "venv", folder], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
+    subprocess.run([*install, *pins, *TOOLS, "-e", str(ROOT)], check=True)
+    listed = subprocess.run([python, "-m", "pip", "list", "--format", "json"], stdout=subprocess.PIPE, check=True)
+    versions = {each["name"].lower(): each["version"] for each in json.loads(listed.stdout)}
+    tests = ["-m", "pytest", "-q", "-n", "2", "-m", "not ddp", "-p", "no:cacheprovider"]
+    command = [str(python), *tests, *(f"tests/{name}.py" for name in QUICK)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    outcome = done.stdout.strip().splitlines()[-1].strip("= ").partition(" in ")[0]
+    print(done.stdout if done.returncode else f"   {outcome}", file=sys.stderr, flush=True)
+    found = " | ".join(versions[each.name] for each in needed)
+    return f"| {name} | {kind} | {found} | {outcome} |", done.returncode == 0
+
+
+def main() -> int:
+    """Run them all and write the page; exit code 1 if a test failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--lowest", action="store_true", help="only this Python, with the lowest; write nothing")
+    if parser.parse_args().lowest:
+        return 0 if row_of(sys.version_info[:2], Path(sys.executable), lowest=True)[1] else 1
+    found = {version: path for version, path in interpreters().items() if version in SUPPORTED}
+    names = [each.name for each in dependencies(sys.version_info[:2])]
+    text = HEADING.format(count=len(QUICK), names=" | ".join(names), dashes="---|" * len(names))
+    failed = 0
+    for version, path in found.items():
+        for lowest in (False, True):
+            row, is_well = row_of(version, path, lowest)
+            text += row + "\n"
+            failed += not is_well
+            PAGE.write_text(text, encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
