@@ -412,7 +412,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the static network gets a context after all": (
         "tft-static-context",
         replaced("self.vsn(x)", "self.vsn(x, x[:, 0])"),
-        "`variable_ctx, sparse_weights = self.vsn(x)` is not a statement of StaticCovariateEncoder.forward",
+        " = self.vsn(x)` is not a statement of StaticCovariateEncoder.forward",  # Python 3.9 puts names in parentheses
     ),
     "the network has another parameter": (
         "tft-static-context",
