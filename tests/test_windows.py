@@ -44,12 +44,12 @@ def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, window
     needed = [__file__ for parameter in main.commands[command].params if parameter.required]
     where = [] if command == "list" else ["--site-packages", site]
     before = snapshot(site)
-    refused = run(windows, command, *needed, *where)
+    refused = run(windows, command, *where, *needed)
     assert (refused.returncode, refused.stdout) == (4, "")
     assert refused.stderr.startswith("nfpatch: nfpatch does not work on Windows")
     assert len(refused.stderr.splitlines()) == 1
     assert snapshot(site) == before
-    document = json.loads(run(windows, command, *needed, *where, "--json").stdout)
+    document = json.loads(run(windows, command, *where, "--json", *needed).stdout)
     assert (document["exit_code"], document["error"]) == (4, refused.stderr.strip().partition(": ")[2])
 
 
