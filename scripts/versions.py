@@ -32,7 +32,7 @@ HEADING = """# On which Python, and with which dependencies
 
 Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every supported
 Python, with the newest dependencies that pip finds for it and with the lowest that `pyproject.toml` admits, all four at
-once. `make test` runs them with the lowest on its own Python.
+once. `make test` runs them with the lowest on its own Python. *Not run*: there was no such Python, or no time.
 
 | Python | dependencies | {names} | outcome |
 |---|---|{dashes}---|
@@ -88,6 +88,19 @@ def row_of(version: tuple[int, int], interpreter: Path, lowest: bool) -> tuple[s
     return f"| {name} | {kind} | {found} | {outcome} |", done.returncode == 0
 
 
+def not_run(version: tuple[int, int], lowest: bool) -> str:
+    """The row of an environment that was not made, as where there is no such Python."""
+    empty = "| " * len(dependencies(version))
+    return f"| {version[0]}.{version[1]} | {'lowest' if lowest else 'newest'} {empty}| not run |"
+
+
+def page_of(rows: list[str]) -> str:
+    """The text of docs/versions.md."""
+    names = [each.name for each in dependencies(sys.version_info[:2])]
+    heading = HEADING.format(count=len(QUICK), names=" | ".join(names), dashes="---|" * len(names))
+    return heading + "\n".join(rows) + "\n"
+
+
 def main() -> int:
     """Run them all and write the page; exit code 1 if a test failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -95,15 +108,12 @@ def main() -> int:
     if parser.parse_args().lowest:
         return 0 if row_of(sys.version_info[:2], Path(sys.executable), lowest=True)[1] else 1
     found = {version: path for version, path in interpreters().items() if version in SUPPORTED}
-    names = [each.name for each in dependencies(sys.version_info[:2])]
-    text = HEADING.format(count=len(QUICK), names=" | ".join(names), dashes="---|" * len(names))
+    rows = {(version, lowest): not_run(version, lowest) for version in SUPPORTED for lowest in (False, True)}
     failed = 0
-    for version, path in found.items():
-        for lowest in (False, True):
-            row, is_well = row_of(version, path, lowest)
-            text += row + "\n"
-            failed += not is_well
-            PAGE.write_text(text, encoding="utf-8")
+    for version, lowest in [key for key in rows if key[0] in found]:
+        rows[version, lowest], is_well = row_of(version, found[version], lowest)
+        failed += not is_well
+        PAGE.write_text(page_of([*rows.values()]), encoding="utf-8")
     return 1 if failed else 0
 
 

@@ -170,12 +170,12 @@ def test_the_changelog_names_every_patch() -> None:
     assert not {name for name in names if f"`{name}`" not in text}
 
 
-def test_the_page_of_versions_has_every_python_with_the_lowest_dependencies_and_the_newest() -> None:
+def test_the_page_of_versions_has_every_python_and_says_of_each_what_was_run() -> None:
     text = (DOCS / "versions.md").read_text(encoding="utf-8")
-    rows = [row.strip("| ").split(" | ") for row in re.findall(r"^\| 3\..*\|$", text, re.MULTILINE)]
+    rows = [[cell.strip() for cell in row[1:-1].split("|")] for row in re.findall(r"^\| 3\..*\|$", text, re.MULTILINE)]
     pythons = ["{}.{}".format(*version) for version in versions.SUPPORTED]
     assert [row[:2] for row in rows] == [[python, kind] for python in pythons for kind in ("newest", "lowest")]
-    for python, kind, *found, outcome in rows:
+    for python, kind, *found, outcome in [row for row in rows if row[-1] != "not run"]:
         assert re.fullmatch(r"\d+ passed(, \d+ (skipped|deselected|warnings?))*", outcome), outcome
         needed = versions.dependencies((3, int(python[2:])))
         lowest = [Version(str(each.specifier).lstrip(">=")) for each in needed]
