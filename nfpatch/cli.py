@@ -120,7 +120,7 @@ _install_options = _options(
 SECTIONS = {
     "Look": ("list", "status"),
     "Heal": ("apply", "revert"),
-    "Prove": ("verify", "audit"),
+    "Prove": ("verify", "rehearse", "audit"),
     "Saved models": ("migrate",),
 }
 
