@@ -334,7 +334,7 @@ def healing(fault: Fault, call: str, models: Sequence[str], lacking: Sequence[Pa
     name = call.partition(".")[2]
     stages = _STAGES.get(name, ()) if fault.outcome == "error" else _SHOWN.get(fault.kind, ())
     if fault.unused:
-        return tuple(patch.id for patch in lacking if _has_dead(patch, fault.unused, models))
+        return _healing_dead(fault.unused, models, lacking)
     at_stage = [patch for patch in lacking if set(stages) & set(_stages_of(patch))]
     if fault.outcome == "error":
         return tuple(patch.id for patch in at_stage if any(words in fault.words for words in patch.symptoms))
@@ -346,13 +346,21 @@ def _stages_of(patch: Patch) -> list[str]:
     return [case.stage for case in patch.cases if case.launchers != ("spark",)]
 
 
-def _has_dead(patch: Patch, unused: Sequence[str], models: Sequence[str]) -> bool:
-    is_its_model = patch.model == "any" or any(patch.model == model.replace("Auto", "", 1) for model in models)
-    return (
-        bool(patch.dead_parameters)
-        and (is_its_model or patch.model in models)
-        and any(fnmatchcase(name, pattern) for name in unused for pattern in patch.dead_parameters)
-    )
+def _healing_dead(unused: Sequence[str], models: Sequence[str], lacking: Sequence[Patch]) -> tuple[str, ...]:
+    """The ids of the patches of these models that account for parameters without a gradient; no more than it takes."""
+    found: dict[str, set[str]] = {}
+    for patch in lacking:
+        if patch.model == "any" or any(patch.model in (model, model.replace("Auto", "", 1)) for model in models):
+            found[patch.id] = {
+                name for name in unused if any(fnmatchcase(name, pattern) for pattern in patch.dead_parameters)
+            }
+    taken: list[str] = []
+    left = set(unused)
+    for patch_id in sorted(found, key=lambda each: -len(found[each])):
+        if found[patch_id] & left:
+            taken.append(patch_id)
+            left -= found[patch_id]
+    return tuple(sorted(taken))
 
 
 def _notes_of(
@@ -366,7 +374,7 @@ def _notes_of(
     if not unused:
         yield "find_unused_parameters=True is kept, and needless: every parameter gets a gradient"
         return
-    healed_by = [patch.id for patch in lacking if _has_dead(patch, unused, models)]
+    healed_by = _healing_dead(unused, models, lacking)
     remedy = f"needless with {', '.join(healed_by)}" if healed_by else "no patch of the catalog is known for them"
     yield f"find_unused_parameters=True is kept, because of {listed(unused)}: {remedy}"
 
