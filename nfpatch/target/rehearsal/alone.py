@@ -83,6 +83,24 @@ def ask_again(
         notes.write("alone", number=number, differ=None if found is None else difference_of(found, due))
 
 
+def train_alone(
+    notes: Notes, number: int, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Makes a call again that has failed where it trains, with a copy of the models, and notes how that ends."""
+    twin = copy.copy(arguments[0])
+    try:
+        for model in getattr(twin, "models", [twin]):
+            vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
+        twin = copy.deepcopy(twin)
+        notes.trains_alone = True
+        with one_process(notes):
+            method(twin, *arguments[1:], **options)
+    except Exception as error:
+        notes.write("alone", number=number, error=message_of(error)[:1000])
+    finally:
+        notes.trains_alone = False
+
+
 def validation_loss_of(trainer: Any) -> float | None:
     """The loss of the last validation; None if there was none."""
     for name in VALIDATION_LOSSES:

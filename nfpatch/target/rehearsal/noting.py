@@ -43,6 +43,7 @@ class Notes:
         self.rank = rank_of(spec)
         self.is_rank = self.rank is not None and os.environ.get(RANK_VARIABLE) != str(self.rank)
         self.is_alone = False  # while one process is asked for what it gives
+        self.trains_alone = False  # and while it is to train for that
         self.calls: list[str] = []  # under way, the outermost first
         self._next = 0
         self._pid = os.getpid()

@@ -110,8 +110,8 @@ def shorten_search(notes: Notes, model: Any) -> None:
 
 
 def notes_of(notes: Notes, changes: list[str]) -> None:
-    """Notes what was changed."""
-    for what in changes:
+    """Notes what was changed; not of a trainer of this process alone, which is none of the script's."""
+    for what in changes if not notes.is_alone else ():
         notes.write("changed", what=what)
 
 
@@ -172,7 +172,7 @@ def wrap_trainer(notes: Notes, trainer: Any, watcher: Callable[[], Any]) -> None
     @functools.wraps(begin)
     def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
         if notes.calls and notes.is_alone:
-            arguments = for_one_process(arguments)
+            arguments = for_one_process(shortened(notes, arguments))
         elif notes.calls:
             arguments = shortened(notes, arguments)
             callbacks = arguments.get("callbacks")

@@ -18,6 +18,8 @@ def wrap_fit(notes: Notes, trainer_class: Any) -> None:
     def fitted(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
         if not notes.calls:
             return fit(self, model, *arguments, **options)
+        if notes.trains_alone:
+            return fit(self, model, *arguments, **options)
         if notes.is_alone:
             alone.train_again(self, model)
             return None

@@ -133,9 +133,8 @@ def noted(
         told = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
         unused = parameters_named_by_torch(str(error))
         notes.write("raised", number=number, error=told[:4000], unused=unused, places=places_of(error, LAST_FRAMES))
-        is_load = name.endswith(".load") and notes.rank == 0
-        if isinstance(error, Exception) and (is_load or is_asked_alone(notes, name, models)) and not alone.WEIGHTS:
-            alone.ask_again(notes, number, method, arguments, options, None)
+        if isinstance(error, Exception) and unused is None and notes.rank == 0:
+            ask_whether_one_is_refused(notes, number, name, method, arguments, options)
         raise
     trained = [trained_model_of(model) for model in models_of(subject)]
     notes.write(
@@ -148,6 +147,22 @@ def noted(
     if is_asked_alone(notes, name, models):
         alone.ask_again(notes, number, method, arguments, options, answer)
     return answer
+
+
+def ask_whether_one_is_refused(
+    notes: Notes,
+    number: int,
+    name: str,
+    method: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    """Notes whether a call that has failed is refused to one process as well; of a search it is not known."""
+    models = models_of(arguments[0] if arguments else None)
+    if name.endswith(".load") or (is_asked_alone(notes, name, models) and not alone.WEIGHTS):
+        alone.ask_again(notes, number, method, arguments, options, None)
+    elif name.endswith(".fit") and models and not any(map(is_search, models)):
+        alone.train_alone(notes, number, method, arguments, options)
 
 
 def is_asked_alone(notes: Notes, name: str, models: list[Any]) -> bool:
