@@ -10,7 +10,7 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from ..comparing import start_from, weights_of
 from ..frames import as_pandas, difference_of
@@ -19,84 +19,105 @@ from .noting import Notes
 
 # By release, the name of the loss that neuralforecast reports of a validation
 VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
-# The trainings of the call under way: the weights with which each has ended, and its metrics
-WEIGHTS: list[tuple[dict[str, Any], dict[str, Any]]] = []
+# The trainings of the call under way: the weights with which each has ended, its metrics, and the random numbers then
+WEIGHTS: list[tuple[dict[str, Any], dict[str, Any], Any]] = []
+
+
+def random_state() -> Any:
+    """Where the streams of random numbers are."""
+    import numpy
+    import torch
+
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+
+
+def go_on_from(state: Any) -> None:
+    """Puts the streams of random numbers where they were."""
+    import numpy
+    import torch
+
+    random.setstate(state[0])
+    numpy.random.set_state(state[1])
+    torch.set_rng_state(state[2])
 
 
 def keep(trainer: Any, model: Any) -> None:
     """Keeps what a training has come to until the call has ended."""
-    WEIGHTS.append((weights_of(model), dict(trainer.callback_metrics)))
+    WEIGHTS.append((weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
 def train_again(trainer: Any, model: Any) -> None:
     """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
     if not WEIGHTS:
         raise LookupError("one process trains more often")
-    weights, metrics = WEIGHTS.pop(0)
+    weights, metrics, state = WEIGHTS.pop(0)
     start_from(model, weights)
+    go_on_from(state)
     trainer._logger_connector._callback_metrics.update(metrics)
 
 
 @contextmanager
 def one_process(notes: Notes) -> Iterator[None]:
     """What neuralforecast is asked for meanwhile, this process does alone; its random numbers come as they would."""
-    import numpy
-    import torch
-
-    kept = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    kept = random_state()
     notes.is_alone = True
     try:
         yield
     finally:
         notes.is_alone = False
-        random.setstate(kept[0])
-        numpy.random.set_state(kept[1])
-        torch.set_rng_state(kept[2])
+        go_on_from(kept)
         notes.watch_place()
 
 
-def ask_again(
-    notes: Notes,
-    number: int,
-    method: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-    answer: Any,
-) -> None:
+class Call(NamedTuple):
+    """A call of the script's, as it can be made again; `state` is where the random numbers were when it began."""
+
+    number: int
+    name: str
+    method: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    state: Any
+
+    def made_of(self, subject: Any) -> Any:
+        """What it gives, of another forecaster, or for `load` the same path, in this process alone."""
+        go_on_from(self.state)
+        return self.method(subject, *self.arguments[1:], **self.options)
+
+
+def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
     """Makes a call again, of a shallow copy of the forecaster, and notes in what its answer differs.
 
     Where all ranks together got no answer, it is noted whether one process is refused as well.
     """
-    kept = [(model, dict(vars(model))) for model in getattr(arguments[0], "models", [])]
+    kept = [(model, dict(vars(model))) for model in getattr(call.arguments[0], "models", [])]
     try:
         with one_process(notes):
-            due = method(copy.copy(arguments[0]), *arguments[1:], **options)
+            due = as_pandas(call.made_of(copy.copy(call.arguments[0])))
     except Exception as error:
-        notes.write("alone", number=number, error=message_of(error)[:1000])
+        notes.write("alone", number=call.number, error=message_of(error)[:1000])
         return
     finally:
         for model, attributes in kept:
             vars(model).update(attributes)
         WEIGHTS.clear()
-    found, due = as_pandas(answer), as_pandas(due)
     if due is not None:
-        notes.write("alone", number=number, differ=None if found is None else difference_of(found, due))
+        differ = None if answer is None else difference_of(as_pandas(answer), due)
+        notes.write("alone", number=call.number, differ=differ)
 
 
-def train_alone(
-    notes: Notes, number: int, method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
-) -> None:
+def train_alone(notes: Notes, call: Call) -> None:
     """Makes a call again that has failed where it trains, with a copy of the models, and notes how that ends."""
-    twin = copy.copy(arguments[0])
+    twin = copy.copy(call.arguments[0])
     try:
         for model in getattr(twin, "models", [twin]):
             vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
         twin = copy.deepcopy(twin)
         notes.trains_alone = True
         with one_process(notes):
-            method(twin, *arguments[1:], **options)
+            call.made_of(twin)
     except Exception as error:
-        notes.write("alone", number=number, error=message_of(error)[:1000])
+        notes.write("alone", number=call.number, error=message_of(error)[:1000])
     finally:
         notes.trains_alone = False
 
@@ -109,10 +130,16 @@ def validation_loss_of(trainer: Any) -> float | None:
     return None
 
 
+def is_sampled(model: Any) -> bool:
+    """Whether a validation draws forecasts of a distribution, to hold them against a loss of another kind."""
+    losses = [getattr(model, name, None) for name in ("loss", "valid_loss")]
+    is_distribution, is_judged_as_one = (getattr(loss, "is_distribution_output", False) for loss in losses)
+    return bool(is_distribution) and not is_judged_as_one
+
+
 def validate(notes: Notes, trainer: Any, model: Any, datamodule: Any) -> None:
     """Notes the validation loss of the trained weights, of all series, if that is no matter of chance."""
-    is_sampled = getattr(getattr(model, "valid_loss", None), "is_distribution_output", False)
-    if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled or datamodule is None:
+    if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
         return
     import pytorch_lightning
 

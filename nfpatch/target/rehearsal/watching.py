@@ -103,38 +103,32 @@ def watched(notes: Notes, owner: str, name: str, method: Callable[..., Any]) -> 
         try:
             if number is None:
                 return method(*arguments, **options)
-            return noted(notes, number, f"{owner}.{name}", method, arguments, options)
+            state = alone.random_state()
+            return noted(notes, alone.Call(number, f"{owner}.{name}", method, arguments, options, state))
         finally:
             notes.leave()
 
     return call
 
 
-def noted(
-    notes: Notes,
-    number: int,
-    name: str,
-    method: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-) -> Any:
+def noted(notes: Notes, call: alone.Call) -> Any:
     """What a call of the script's gives; how it goes is noted."""
     file, line = place_in_script()
-    subject = arguments[0] if arguments else None
+    number, subject = call.number, call.arguments[0] if call.arguments else None
     models = models_of(subject)
     for model in models:
         widen(notes, model)
     labels, search = [type(model).__name__ for model in models], search_of(models)
-    notes.write("call", number=number, name=name, file=file, line=line, models=labels, search=search)
+    notes.write("call", number=number, name=call.name, file=file, line=line, models=labels, search=search)
     alone.WEIGHTS.clear()
     try:
-        answer = method(*arguments, **options)
+        answer = call.method(*call.arguments, **call.options)
     except BaseException as error:
         told = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
         unused = parameters_named_by_torch(str(error))
         notes.write("raised", number=number, error=told[:4000], unused=unused, places=places_of(error, LAST_FRAMES))
         if isinstance(error, Exception) and unused is None and notes.rank == 0:
-            ask_whether_one_is_refused(notes, number, name, method, arguments, options)
+            ask_whether_one_is_refused(notes, call, models)
         raise
     trained = [trained_model_of(model) for model in models_of(subject)]
     notes.write(
@@ -144,32 +138,23 @@ def noted(
         weights=[digest_of(model) for model in trained if hasattr(model, "named_parameters")],
         chosen=[chosen_by(model) for model in models_of(subject) if hasattr(model, "results")],
     )
-    if is_asked_alone(notes, name, models):
-        alone.ask_again(notes, number, method, arguments, options, answer)
+    if is_asked_alone(notes, call, models):
+        alone.ask_again(notes, call, answer)
     return answer
 
 
-def ask_whether_one_is_refused(
-    notes: Notes,
-    number: int,
-    name: str,
-    method: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-) -> None:
+def ask_whether_one_is_refused(notes: Notes, call: alone.Call, models: list[Any]) -> None:
     """Notes whether a call that has failed is refused to one process as well; of a search it is not known."""
-    models = models_of(arguments[0] if arguments else None)
-    if name.endswith(".load") or (is_asked_alone(notes, name, models) and not alone.WEIGHTS):
-        alone.ask_again(notes, number, method, arguments, options, None)
-    elif name.endswith(".fit") and models and not any(map(is_search, models)):
-        alone.train_alone(notes, number, method, arguments, options)
+    if call.name.endswith(".load") or (is_asked_alone(notes, call, models) and not alone.WEIGHTS):
+        alone.ask_again(notes, call)
+    elif call.name.endswith(".fit") and models and not any(map(is_search, models)):
+        alone.train_alone(notes, call)
 
 
-def is_asked_alone(notes: Notes, name: str, models: list[Any]) -> bool:
+def is_asked_alone(notes: Notes, call: alone.Call, models: list[Any]) -> bool:
     """Whether one process can be asked for what this call gives: forecasts, and no search on the way to them."""
-    call = name.partition(".")[2]
-    has_search = any(map(is_search, models))
-    return notes.rank == 0 and call in ASKED_ALONE and not (has_search and call == "cross_validation")
+    name = call.name.partition(".")[2]
+    return notes.rank == 0 and name in ASKED_ALONE and not (name == "cross_validation" and any(map(is_search, models)))
 
 
 def models_of(subject: Any) -> list[Any]:
