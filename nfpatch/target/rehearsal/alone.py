@@ -109,11 +109,14 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
 def train_alone(notes: Notes, call: Call) -> None:
     """Makes a call again that has failed where it trains, with a copy of the models, and notes how that ends."""
     twin = copy.copy(call.arguments[0])
+    for model in getattr(twin, "models", [twin]):
+        vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
     try:
-        for model in getattr(twin, "models", [twin]):
-            vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
         twin = copy.deepcopy(twin)
-        notes.trains_alone = True
+    except Exception:
+        return  # it is not known: the copy is ours
+    notes.trains_alone = True
+    try:
         with one_process(notes):
             call.made_of(twin)
     except Exception as error:

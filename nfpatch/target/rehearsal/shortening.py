@@ -175,9 +175,9 @@ def wrap_trainer(notes: Notes, trainer: Any, watcher: Callable[[], Any]) -> None
             arguments = for_one_process(shortened(notes, arguments))
         elif notes.calls:
             arguments = shortened(notes, arguments)
-            callbacks = arguments.get("callbacks")
-            own = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] * (callbacks is not None)
-            arguments["callbacks"] = [*own, watcher()]
         begin(self, *positional, **arguments)
+        if notes.calls and not notes.is_alone:
+            # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
+            self.callbacks = [watcher(), *self.callbacks]
 
     trainer.__init__ = __init__
