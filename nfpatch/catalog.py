@@ -32,12 +32,12 @@ class Case(NamedTuple):
 
     `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
-    (`fit` again); a training of another kind ("no-batch", "strategy-object", "failing-rank", "trajectories",
-    "one-series", "one-order", "fewer-devices": docs/proof.md tells of each); what the training was, a "search" through
-    Optuna or a "ray-search" through a real ray; or on Spark, "predict" after a fit on a "single-series", on
-    "cut-files", of which each has a part of a series, or in "several-tasks". On the original it ends otherwise, or with
-    one of the patch's `symptoms`; where the ranks would wait for each other for ever (`waits`), the original is not
-    run. `launchers` are those that it shows by; empty for all but Spark.
+    (`fit` again); a training of another kind ("no-batch", "strategy-object", "own-callbacks", "failing-rank",
+    "trajectories", "one-series", "one-order", "fewer-devices": docs/proof.md tells of each); what the training was, a
+    "search" through Optuna or a "ray-search" through a real ray; or on Spark, "predict" after a fit on a
+    "single-series", on "cut-files", of which each has a part of a series, or in "several-tasks". On the original it
+    ends otherwise, or with one of the patch's `symptoms`; where the ranks would wait for each other for ever (`waits`),
+    the original is not run. `launchers` are those that it shows by; empty for all but Spark.
     """
 
     model: str

@@ -32,6 +32,7 @@ HISTORY = {
     "error-on-one-rank": ("1.0.0", "3.3.0"),
     "fedformer-projections": ("1.6.0", "3.3.0"),
     "load-on-fewer-devices": ("1.1.0", "3.3.0"),
+    "saved-callbacks": ("1.1.0", "3.3.0"),
     "strategy-object": ("1.0.0", "3.3.0"),
     "trajectories-after-spawn": ("1.4.0", "3.3.0"),
     "windows-of-each-rank": ("1.0.0", "3.3.0"),

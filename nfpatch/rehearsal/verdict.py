@@ -28,9 +28,10 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "load", "fewer-devices"),
     "predict_insample": ("insample", "predict"),
     "cross_validation": ("cross-validation", "predict", "refit", "validate", "search", "ray-search", "failing-rank"),
-    "save": ("save",),
+    "save": ("save", "own-callbacks"),
     "load": ("save", "load"),
     "fit": (
+        "own-callbacks",
         *("validate", "refit", "predict", "search", "ray-search", "no-batch", "strategy-object", "failing-rank"),
         *("fewer-devices", "cross-validation"),
     ),

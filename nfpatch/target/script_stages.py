@@ -173,6 +173,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "load": load,
     "no-batch": training_stages.no_batch,
     "strategy-object": training_stages.strategy_object,
+    "own-callbacks": training_stages.own_callbacks,
     "failing-rank": training_stages.failing_rank,
     "trajectories": training_stages.trajectories,
     "one-series": training_stages.one_series,

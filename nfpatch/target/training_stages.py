@@ -44,6 +44,24 @@ def strategy_object(script: Script) -> None:
         script.fit(forecaster, further=True)
 
 
+def own_callbacks(script: Script) -> None:
+    """A training with a callback of the user's and Lightning's own: no trainer is saved along with the weights.
+
+    Lightning's own launcher has put the processes into the first one, which cannot be saved.
+    """
+
+    def told() -> dict[str, Any]:
+        return {name: value for name, value in script.together().items() if name != "enable_progress_bar"}
+
+    forecaster = script.made(told)
+    for _ in range(2):
+        script.fit(forecaster, further=True)
+        callbacks = trained_model_of(forecaster).hparams["callbacks"]
+        holding = [type(each).__name__ for each in callbacks if getattr(each, "_trainer", None) is not None]
+        if holding:
+            raise Differs(f"the trainer, and all processes, would be saved with {', '.join(holding)}")
+
+
 def failing_rank(script: Script) -> None:
     """A fit whose first step fails on the last rank: it ends on all in the same words, and they can train on."""
     forecaster = script.made(script.together)
