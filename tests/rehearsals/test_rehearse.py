@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support import MARK, environment, processes_with, snapshot
+from support import MARK, ROOT, environment, processes_with, snapshot
 
 HERE = Path(__file__).parent
 HABITS = HERE / "habits.py"
@@ -133,6 +134,22 @@ def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: 
     code, document, words = rehearse("1.7.4", HABITS, "logs", source="installed")
     assert (code, document["source"]) == (1, "installed")
     assert snapshot(tmp_path / "site") == site_before
+
+
+def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "rehearse.md").read_text(encoding="utf-8")
+    script = HERE / "scripts" / "train.py"
+    assert f"```python\n{script.read_text()}```\n" in page
+    place = ("--python", training_env, "--site-packages", released("1.7.4"))
+    shutil.copy(script, tmp_path)
+    for shown, arguments in (("train.py", ()), ("--source healed train.py", ("--source", "healed"))):
+        command = [*map(str, (*COMMAND, *place, *arguments, "train.py"))]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        (told,) = re.findall(rf"^\$ nfpatch rehearse {shown}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        # but for the folder of the install, and the versions and seconds in the paragraph below it
+        assert done.stdout.partition("\nChanged")[2] == told.partition("\nChanged")[2], done.stderr
 
 
 def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: Rehearse, tmp_path: Path) -> None:
