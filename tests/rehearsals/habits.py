@@ -11,6 +11,7 @@ import torch
 from neuralforecast import NeuralForecast
 from neuralforecast.models import NHITS
 from neuralforecast.utils import AirPassengersPanel
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
 HABIT = sys.argv[1]
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
@@ -44,6 +45,8 @@ elif HABIT == "spawned":
     nf = forecaster(strategy="ddp_spawn")
 elif HABIT == "forked":
     nf = forecaster(strategy="ddp_notebook")
+elif HABIT == "saves":
+    nf = forecaster(strategy="ddp", callbacks=[GradientAccumulationScheduler({0: 1})])
 elif HABIT == "waits":
     nf = NeuralForecast(models=[Waiting(h=12, input_size=24, max_steps=50, mlp_units=[[8, 8]] * 3)], freq="M")
 
@@ -55,6 +58,8 @@ if __name__ == "__main__":
         sys.exit(3)
     elif HABIT in ("raises", "excepthook"):
         raise RuntimeError("a fault of the script's own")
+    elif HABIT == "saves":
+        nf.save(f"model-of-{RANK}", overwrite=True)
     elif HABIT == "reads":
         input("Go on? ")
     elif HABIT == "forks":

@@ -129,11 +129,21 @@ def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: 
     assert "list index out of range" in predict["detail"]
     (suite,) = ElementTree.parse(report).getroot()
     errors = [case for case in suite if case.find("error") is not None]
-    assert [case.get("name") for case in errors] == ["habits.py:71 NeuralForecast.predict", "the script"]
+    assert [case.get("name") for case in errors] == ["habits.py:76 NeuralForecast.predict", "the script"]
     assert "predict-on-one-device" in page.read_text()
     code, document, words = rehearse("1.7.4", HABITS, "logs", source="installed")
     assert (code, document["source"]) == (1, "installed")
     assert snapshot(tmp_path / "site") == site_before
+
+
+def test_the_list_of_callbacks_is_the_user_s_own_with_what_lightning_makes_of_it(rehearse: Rehearse) -> None:
+    """Lightning puts its progress bar into that list, and the list is saved along: watching must not hide it."""
+    code, document, words = rehearse("3.3.0", HABITS, "saves", source="released")
+    save = next(stage for stage in document["stages"] if stage["call"] == "NeuralForecast.save")
+    assert (code, save["outcome"], save["patches"]) == (1, "error", ["saved-callbacks"]), words
+    assert "rank 0: TypeError: cannot pickle '_thread.lock' object" in save["detail"]
+    code, document, words = rehearse("3.3.0", HABITS, "saves")
+    assert (code, outcomes(document)) == (0, [("fit", "pass"), ("save", "pass"), ("predict", "pass")]), words
 
 
 def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
@@ -157,7 +167,7 @@ def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: 
     assert (code, outcomes(document)) == (1, [("fit", "timeout")])
     detail = document["stages"][0]["detail"]
     assert "rank 0 does not come back: it waits in barrier, called at" in detail
-    assert "habits.py:31 in on_train_end" in detail
+    assert "habits.py:32 in on_train_end" in detail
     assert processes_with(str(tmp_path)) == set()
 
 

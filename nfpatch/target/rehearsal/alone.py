@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, NamedTuple
 
 from ..comparing import start_from, weights_of
@@ -69,6 +69,22 @@ def one_process(notes: Notes) -> Iterator[None]:
         notes.watch_place()
 
 
+@contextmanager
+def as_it_was(model: Any) -> Iterator[None]:
+    """Puts the attributes of a model back, its lists and hyper-parameters too, which a trainer changes in place."""
+    attributes = dict(vars(model))
+    lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
+    own: dict[str, Any] = attributes.get("_hparams", {})
+    told = dict(own)
+    try:
+        yield
+    finally:
+        vars(model).clear()
+        vars(model).update({**attributes, **lists})
+        own.clear()
+        own.update(told)
+
+
 class Call(NamedTuple):
     """A call of the script's, as it can be made again; `state` is where the random numbers were when it began."""
 
@@ -90,16 +106,16 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
 
     Where all ranks together got no answer, it is noted whether one process is refused as well.
     """
-    kept = [(model, dict(vars(model))) for model in getattr(call.arguments[0], "models", [])]
     try:
-        with one_process(notes):
+        with ExitStack() as kept:
+            for model in getattr(call.arguments[0], "models", []):
+                kept.enter_context(as_it_was(model))
+            kept.enter_context(one_process(notes))
             due = as_pandas(call.made_of(copy.copy(call.arguments[0])))
     except Exception as error:
         notes.write("alone", number=call.number, error=message_of(error)[:1000])
         return
     finally:
-        for model, attributes in kept:
-            vars(model).update(attributes)
         WEIGHTS.clear()
     if due is not None:
         differ = None if answer is None else difference_of(as_pandas(answer), due)
@@ -147,17 +163,13 @@ def validate(notes: Notes, trainer: Any, model: Any, datamodule: Any) -> None:
     import pytorch_lightning
 
     number, index = notes.place()
-    before = dict(vars(model))
-    lists = {name: list(value) for name, value in before.items() if isinstance(value, list)}
     trains = model.training
     try:
-        with one_process(notes):
+        with as_it_was(model), one_process(notes):
             judge = pytorch_lightning.Trainer()
             judge.validate(model, datamodule=datamodule, verbose=False)
         notes.write("alone", number=number, index=index, validation=validation_loss_of(judge))
     except Exception as error:
         notes.write("alone", number=number, index=index, validation=None, error=message_of(error)[:1000])
     finally:
-        vars(model).clear()
-        vars(model).update({**before, **lists})
         model.train(trains)
