@@ -43,7 +43,8 @@ Written by `make rehearsals`: scripts after the README and the tutorials of neur
 by `nfpatch rehearse` on two processes, with the source as released and as `nfpatch apply` makes it. *Released* tells
 the calls that are not as in one process, each with the patches that the rehearsal names. torch {torch}, Lightning
 {lightning}, Python {python}; releases before 2.0 load their saved models with such a torch only with
-`TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`, which was set.
+`TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`, which was set. TFT of 2.0.1 with static features ends with an error in one process
+as well.
 
 | script | release | released | healed |
 |---|---|---|---|
