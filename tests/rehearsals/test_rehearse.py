@@ -31,7 +31,8 @@ def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path
     folder.mkdir()
 
     def run(release: str, *arguments: object, source: str = "healed", options: Sequence[object] = ()) -> Any:
-        site = tmp_path / "site" if (tmp_path / "site").exists() else released(release)
+        site = tmp_path / f"site-{release}"
+        site = site if site.exists() else released(release)
         place = ("--python", training_env, "--site-packages", site, "--source", source, "--json")
         command = [*map(str, (*COMMAND, *place, *options, *arguments))]
         marked = {**os.environ, MARK: str(tmp_path)}
@@ -121,7 +122,7 @@ def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: 
     report, page = tmp_path / "report.xml", tmp_path / "report.html"
     exports = ["--junit-xml", report, "--html", page]
     code, document, words = rehearse("1.7.4", HABITS, "logs", source="released", options=exports)
-    site_before = snapshot(tmp_path / "site")
+    site_before = snapshot(tmp_path / "site-1.7.4")
     assert code == 1, words
     fit, predict = document["stages"]
     assert (fit["outcome"], predict["outcome"]) == ("pass", "error")
@@ -133,7 +134,7 @@ def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: 
     assert "predict-on-one-device" in page.read_text()
     code, document, words = rehearse("1.7.4", HABITS, "logs", source="installed")
     assert (code, document["source"]) == (1, "installed")
-    assert snapshot(tmp_path / "site") == site_before
+    assert snapshot(tmp_path / "site-1.7.4") == site_before
 
 
 def test_the_list_of_callbacks_is_the_user_s_own_with_what_lightning_makes_of_it(rehearse: Rehearse) -> None:
@@ -185,7 +186,11 @@ def test_an_interrupt_leaves_no_process_and_no_file(
     temporary.mkdir()
     site = released("3.3.0")
     arguments = ["--python", training_env, "--site-packages", site, "--source", "healed", HABITS, "interrupted"]
-    starter = "import os, sys; os.execv(sys.argv[1], [*sys.argv[1:], str(os.getpid())])"
+    # a shell that runs this test in the background has told its processes to ignore the interrupt
+    starter = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], [*sys.argv[1:], str(os.getpid())])
+"""
     command = [sys.executable, "-c", starter, *map(str, (*COMMAND, *arguments))]
     done = subprocess.run(
         command,
@@ -209,10 +214,12 @@ def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehears
     assert "Make it first" in words
 
 
-def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(
+    released: Callable[[str], Path], rehearse: Rehearse, tmp_path: Path
+) -> None:
     shutil.copy(HABITS, tmp_path / "work" / "train.py")
-    rehearse("3.3.0", "missing.py")
-    shutil.copytree(tmp_path / "site" / "neuralforecast", tmp_path / "work" / "neuralforecast")
+    released("3.3.0")
+    shutil.copytree(tmp_path / "site-3.3.0" / "neuralforecast", tmp_path / "work" / "neuralforecast")
     code, _, words = rehearse("3.3.0", "train.py", "nothing", source="installed")
     assert code == 4
     assert "rename the folder that hides it" in words
