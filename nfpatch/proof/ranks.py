@@ -40,14 +40,9 @@ class Rank:
     def read(self) -> None:
         """Takes in the events that were written since the last call."""
         path = self.folder / f"rank-{self.number}.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            file.seek(self._read)
-            complete, newline, _ = file.read().rpartition(b"\n")
-        self._read += len(complete) + len(newline)
-        for line in complete.splitlines():
-            self._take(json.loads(line))
+        events, self._read = events_in(path, self._read) if path.exists() else ([], self._read)
+        for event in events:
+            self._take(event)
 
     def _take(self, event: dict[str, Any]) -> None:
         """Takes in one event."""
@@ -73,9 +68,25 @@ class Rank:
 
     def place(self) -> str | None:
         """Where the process was when faulthandler last dumped its stack, innermost frame first; None if it did not."""
-        _, heading, dump = _text_of(self.folder / f"rank-{self.number}.log").rpartition(_DUMP_HEADING)
-        frames = [f"{file}:{line} in {name}" for file, line, name in _FRAME.findall(dump)]
-        return ", ".join(frames[:3]) if heading and frames else None
+        frames = frames_of_dump(text_of(self.folder / f"rank-{self.number}.log"))
+        return ", ".join(f"{file}:{line} in {name}" for file, line, name in frames[:3]) or None
+
+
+def events_in(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """The events that a file has from byte `start` on, as far as their lines are whole, and where the next one begins.
+
+    `target/talk.py` writes such files.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        complete, newline, _ = file.read().rpartition(b"\n")
+    return [json.loads(line) for line in complete.splitlines()], start + len(complete) + len(newline)
+
+
+def frames_of_dump(text: str) -> list[tuple[str, str, str]]:
+    """File, line and function of each frame in faulthandler's last dump, the innermost first; none without a dump."""
+    _, heading, dump = text.rpartition(_DUMP_HEADING)
+    return _FRAME.findall(dump) if heading else []
 
 
 def ranks_of_fit(reports: Path) -> list[Rank]:
@@ -89,10 +100,10 @@ def ranks_of_fit(reports: Path) -> list[Rank]:
 
 def tail_of(log: Path, lines: int) -> str:
     """The last lines of a log file that are not blank; empty where there is no such file."""
-    shown = (line.rstrip().rpartition("\r")[2] for line in _text_of(log).split("\n"))
+    shown = (line.rstrip().rpartition("\r")[2] for line in text_of(log).split("\n"))
     return "\n".join([line for line in shown if line.strip()][-lines:])
 
 
-def _text_of(log: Path) -> str:
+def text_of(log: Path) -> str:
     """The text of a file that another process may be writing; empty where there is none."""
     return log.read_bytes().decode("utf-8", errors="replace") if log.exists() else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
+
+from nfpatch.proof.ranks import events_in, text_of
 
 
 @dataclass
@@ -38,7 +39,6 @@ class Call:
     line: int
     models: list[str]
     search: str
-    begun: float
     trainings: dict[int, Training] = field(default_factory=dict)
     returned: Optional[dict[str, Any]] = None
     raised: Optional[dict[str, Any]] = None
@@ -77,11 +77,8 @@ class Heard:
         """Takes in what was noted since the last call, and returns it."""
         events: list[dict[str, Any]] = []
         for path in sorted(self.folder.glob("events-*.jsonl")):
-            with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                complete, newline, _ = file.read().rpartition(b"\n")
-            self._read[path] = self._read.get(path, 0) + len(complete) + len(newline)
-            events += map(json.loads, complete.splitlines())
+            more, self._read[path] = events_in(path, self._read.get(path, 0))
+            events += more
         events.sort(key=lambda event: float(event["time"]))
         for event in events:
             self._take(event)
@@ -101,7 +98,7 @@ class Heard:
         elif rank is None or rank.pid != event["pid"]:
             return
         elif kind == "call":
-            told = (event[name] for name in ("number", "name", "file", "line", "models", "search", "time"))
+            told = (event[name] for name in ("number", "name", "file", "line", "models", "search"))
             rank.calls[event["number"]] = Call(*told)
         elif kind == "wrote":
             call = rank.calls.get(event["number"])
@@ -149,5 +146,4 @@ class Heard:
 
     def stack_of(self, rank: Rank) -> str:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
-        path = self.folder / f"stack-{rank.pid}.txt"
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return text_of(self.folder / f"stack-{rank.pid}.txt")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional
 
 from nfpatch.catalog import Patch
+from nfpatch.console import count
 from nfpatch.errors import EnvironmentProblem, Refused, UsageError
 from nfpatch.installs.find import Install
 from nfpatch.patching.plan import changes_to, wanted_by_apply
@@ -303,13 +304,12 @@ class _Idleness:
     def seconds(self) -> float:
         """Seconds since one of them has last done something. It looks once a second."""
         now = time.monotonic()
-        if sys.platform != "linux" or now - self._looked < 1.0:
-            return self._looked - self._since if sys.platform == "linux" else 0.0
-        used = sum(map(_processor_time, bearers_of(self._token)))
-        if abs(used - self._used) > _IDLE * (now - self._looked):
-            self._since = now
-        self._used, self._looked = used, now
-        return now - self._since
+        if sys.platform == "linux" and now - self._looked >= 1.0:
+            used = sum(map(_processor_time, bearers_of(self._token)))
+            if abs(used - self._used) > _IDLE * (now - self._looked):
+                self._since = now
+            self._used, self._looked = used, now
+        return self._looked - self._since
 
 
 def _processor_time(pid: int) -> float:
@@ -357,4 +357,4 @@ def _notes_of(heard: Heard, left: int, tail: str) -> Iterator[str]:
     if "EOFError: EOF when reading a line" in tail:
         yield "The script reads standard input, of which a rehearsal has none to give."
     if left:
-        yield f"The script left {left} process{'es' * (left != 1)} running, which nfpatch has ended."
+        yield f"The script left {count(left, 'process', 'processes')} running, which nfpatch has ended."

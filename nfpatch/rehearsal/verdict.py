@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +9,15 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, Optional
 
 from nfpatch.catalog import Patch
+from nfpatch.console import count
+from nfpatch.proof.ranks import frames_of_dump
 from nfpatch.rehearsal.heard import Call, Heard, Training
+from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-5
-# torch's refusal of parameters without a gradient, and what Lightning 2 replaces it with
-_REFUSALS = (
-    "Expected to have finished reduction in the prior iteration",
-    "parameters that were not used in producing the loss",
-)
 # How other ranks see that one has ended
 _CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
 # By call, the stages of the catalog's cases whose errors it may end with
@@ -49,7 +46,6 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     "save": ("save",),
     "load": ("save",),
 }
-_FRAME = re.compile(r'File "(.+)", line (\d+) in (\S+)')
 
 
 @dataclass(frozen=True)
@@ -161,12 +157,12 @@ def _ended_badly(by_rank: dict[int, Optional[Call]], trainings: dict[int, dict[i
     rank, event = raised[0]
     error = event["error"]
     tells = [place for place in event["places"] if "/neuralforecast/" in place] or event["places"] or [""]
-    if any(words in error for words in _REFUSALS):
+    if any(words in error for words in UNUSED_PARAMETERS_MESSAGES):
         left = [name for ranks in trainings.values() for each in ranks.values() for name in each.unused]
         unused = tuple(dict.fromkeys(event["unused"] or left))
-        names = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
-        number = f"{len(unused)} parameter{'s' * (len(unused) != 1)} without a gradient ({names})"
-        return Fault("unused-parameters", f"refused by strict DDP: {number}", error, unused)
+        number = count(len(unused), "parameter", "parameters")
+        words = f"refused by strict DDP: {number} without a gradient ({listed(unused)})"
+        return Fault("unused-parameters", words, error, unused)
     same = len(raised) == len(by_rank) and len({each["error"] for _, each in raised}) == 1
     who = "every rank" if same else f"rank {rank}"
     return Fault(
@@ -197,7 +193,7 @@ def _hangs(heard: Heard, by_rank: dict[int, Optional[Call]], call: Call, ended: 
 
 def place_of(stack: str) -> str:
     """Where a process is by its stack, innermost frame first: the collective that it waits in, and what called it."""
-    frames: list[tuple[str, str, str]] = _FRAME.findall(stack.rpartition("(most recent call first):")[2])
+    frames = frames_of_dump(stack)
     if not frames:
         return ""
     collective = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
@@ -241,7 +237,7 @@ def _trained_otherwise(call: Call, trainings: dict[int, dict[int, Training]], de
         return None
     size = max(each.world_size for ranks in trainings.values() for each in ranks.values())
     if size and size != devices:
-        return Fault("wrong", f"trained on {size} process{'es' * (size != 1)}, and not on {devices}")
+        return Fault("wrong", f"trained on {count(size, 'process', 'processes')}, and not on {devices}")
     for index, ranks in trainings.items():
         which = "" if len(trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
         weights = {each.weights for each in ranks.values() if each.weights is not None}

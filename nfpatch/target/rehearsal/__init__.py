@@ -6,8 +6,7 @@ off `sys.path` again and waits for the imports of Lightning, neuralforecast and 
 JSON file:
 
     {"out": folder for events and stacks, "devices": processes, "max_steps": of a training, null for as many as the
-    script says, "trials": of a search, likewise, "launcher": "script" | "torchrun", "tree": the folder that
-    neuralforecast is to come from, null for the one that the script finds}
+    script says, "trials": of a search, likewise, "launcher": "script" | "torchrun"}
 
 Each process writes JSON lines into `events-PID.jsonl`, as `noting.py` tells.
 """

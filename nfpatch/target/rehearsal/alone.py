@@ -85,6 +85,14 @@ def as_it_was(model: Any) -> Iterator[None]:
         own.update(told)
 
 
+def models_of(subject: Any) -> list[Any]:
+    """The models of a forecaster; a model itself. 1.6.0 keeps those that it has trained apart."""
+    models = getattr(subject, "models_fitted", getattr(subject, "models", None))
+    if isinstance(models, list):
+        return list(models)
+    return [subject] if hasattr(subject, "named_parameters") else []
+
+
 class Call(NamedTuple):
     """A call of the script's, as it can be made again; `state` is where the random numbers were when it began."""
 
@@ -108,7 +116,7 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
     """
     try:
         with ExitStack() as kept:
-            for model in getattr(call.arguments[0], "models", []):
+            for model in models_of(call.arguments[0]):
                 kept.enter_context(as_it_was(model))
             kept.enter_context(one_process(notes))
             due = as_pandas(call.made_of(copy.copy(call.arguments[0])))
@@ -125,7 +133,7 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
 def train_alone(notes: Notes, call: Call) -> None:
     """Makes a call again that has failed where it trains, with a copy of the models, and notes how that ends."""
     twin = copy.copy(call.arguments[0])
-    for model in getattr(twin, "models", [twin]):
+    for model in models_of(twin):
         vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
     try:
         twin = copy.deepcopy(twin)

@@ -2,18 +2,17 @@
 
 The events, each with "pid", "rank", "time" (seconds since the epoch), and of what happens in a call its "number":
 
-    begin       the process is a rank, and what it runs
+    begin       the process is a rank
     source      the file of its neuralforecast
     changed     what of the script's options was changed: "what"
     call        a call of neuralforecast, with its "name", the "file" and "line" of the script, the "models"
                 and which "search" there is among them
-    training    the "index"-th training of the call begins: "strategy", "find_unused", "world_size", "model"
-    trained     it has ended, or a step has: "unused" and "unused_last", "losses", "validated", "steps", "weights"
+    training    the "index"-th training of the call begins: "find_unused", "world_size", "model"
+    trained     it has ended, or a step has: "unused", "losses", "validated", "steps", "weights"
     alone       what one process gives: a "validation" loss, or how the forecasts "differ"; "error" if it is refused
     returned    the call has: "forecasts" as `frames.py` describes them, "chosen" hyper-parameters, "weights"
     raised      or an exception: "error", "unused" as torch names them, "places"
     wrote       a file: its "path", and "how": "opened", "replaced" by a whole one, or "removed"
-    reads       the script reads standard input, which is empty
     end         the process ends by itself
 """
 
@@ -58,7 +57,7 @@ class Notes:
         return self.is_rank and os.getpid() == self._pid
 
     def write(self, event: str, **fields: Any) -> None:
-        """Writes an event, and renews what tells where the process is."""
+        """Writes an event."""
         pid = os.getpid()
         if self._file is None or self._file[0] != pid:
             self._file = (pid, Events(os.path.join(self.spec["out"], f"events-{pid}.jsonl")))

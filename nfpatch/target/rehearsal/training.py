@@ -16,9 +16,7 @@ def wrap_fit(notes: Notes, trainer_class: Any) -> None:
 
     @functools.wraps(fit)
     def fitted(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
-        if not notes.calls:
-            return fit(self, model, *arguments, **options)
-        if notes.trains_alone:
+        if not notes.calls or notes.trains_alone:
             return fit(self, model, *arguments, **options)
         if notes.is_alone:
             alone.train_again(self, model)
@@ -65,7 +63,6 @@ def watcher(notes: Notes | None = None) -> Any:
                 "training",
                 model=type(module).__name__,
                 world_size=trainer.world_size,
-                strategy=type(trainer.strategy).__name__,
                 find_unused=getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters"),
             )
 

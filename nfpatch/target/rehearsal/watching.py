@@ -40,7 +40,7 @@ def begin() -> None:
     if notes.rank is None:
         return
     if notes.is_rank:
-        notes.write("begin", command=sys.argv, python=list(sys.version_info[:3]))
+        notes.write("begin")
         notes.watch_place()
         watch_files(notes)
         atexit.register(end, notes)
@@ -70,11 +70,7 @@ def watch_lightning(notes: Notes, module: ModuleType) -> None:
 
 def tell_source(notes: Notes, module: ModuleType) -> None:
     """Notes which neuralforecast it is."""
-    import pytorch_lightning
-    import torch
-
-    stack = {"torch": torch.__version__, "lightning": pytorch_lightning.__version__}
-    notes.write("source", file=module.__file__, release=getattr(module, "__version__", None), **stack)
+    notes.write("source", file=module.__file__)
 
 
 def watch_models(notes: Notes, classes: tuple[str, ...], module: ModuleType) -> None:
@@ -115,7 +111,7 @@ def noted(notes: Notes, call: alone.Call) -> Any:
     """What a call of the script's gives; how it goes is noted."""
     file, line = place_in_script()
     number, subject = call.number, call.arguments[0] if call.arguments else None
-    models = models_of(subject)
+    models = alone.models_of(subject)
     for model in models:
         widen(notes, model)
     labels, search = [type(model).__name__ for model in models], search_of(models)
@@ -130,13 +126,14 @@ def noted(notes: Notes, call: alone.Call) -> Any:
         if isinstance(error, Exception) and unused is None and notes.rank == 0:
             ask_whether_one_is_refused(notes, call, models)
         raise
-    trained = [trained_model_of(model) for model in models_of(subject)]
+    trained = alone.models_of(subject)
+    best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
     notes.write(
         "returned",
         number=number,
         forecasts=described(answer),
-        weights=[digest_of(model) for model in trained if hasattr(model, "named_parameters")],
-        chosen=[chosen_by(model) for model in models_of(subject) if hasattr(model, "results")],
+        weights=[digest_of(model) for model in best if hasattr(model, "named_parameters")],
+        chosen=[chosen_by(model) for model in trained if hasattr(model, "results")],
     )
     if is_asked_alone(notes, call, models):
         alone.ask_again(notes, call, answer)
@@ -155,19 +152,6 @@ def is_asked_alone(notes: Notes, call: alone.Call, models: list[Any]) -> bool:
     """Whether one process can be asked for what this call gives: forecasts, and no search on the way to them."""
     name = call.name.partition(".")[2]
     return notes.rank == 0 and name in ASKED_ALONE and not (name == "cross_validation" and any(map(is_search, models)))
-
-
-def models_of(subject: Any) -> list[Any]:
-    """The models of a forecaster; a model itself."""
-    models = getattr(subject, "models", None)
-    if isinstance(models, list):
-        return list(models)
-    return [subject] if hasattr(subject, "named_parameters") else []
-
-
-def trained_model_of(model: Any) -> Any:
-    """The model that has been trained: of a search, the best."""
-    return getattr(model, "model", model)
 
 
 def search_of(models: list[Any]) -> str:
