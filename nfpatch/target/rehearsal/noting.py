@@ -56,6 +56,11 @@ class Notes:
         """Whether this is the process of a rank, and none that it has forked."""
         return self.is_rank and os.getpid() == self._pid
 
+    @property
+    def trains_for_a_rank(self) -> bool:
+        """Whether this process is there for a training only, and ends with it."""
+        return self.rank is not None and not self.is_main
+
     def write(self, event: str, **fields: Any) -> None:
         """Writes an event."""
         pid = os.getpid()

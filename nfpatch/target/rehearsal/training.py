@@ -50,6 +50,13 @@ def watcher(notes: Notes | None = None) -> Any:
         def __deepcopy__(self, memory: Any) -> Any:
             return self
 
+        def setup(self, trainer: Any, module: Any, stage: Any = None) -> None:
+            if told.trains_for_a_rank:
+                # Processes that are spawned share the model's memory until it is on their GPUs, and these are the CPU.
+                # Lightning itself does this where it is told of a CPU
+                for tensor in (*module.parameters(), *module.buffers()):
+                    tensor.data = tensor.data.clone()
+
         def on_fit_start(self, trainer: Any, module: Any) -> None:
             told.watch_place()
             self.seen = {"losses": [], "validated": [], "unused": []}
