@@ -142,7 +142,7 @@ def _stage_of(heard: Heard, number: int, devices: int, lacking: Sequence[Patch],
         detail="" if fault is None else fault.detail + ("; one process is refused as well" if is_refused_alone else ""),
         ranks=tuple(_word_for(each) for each in by_rank.values()),
         patches=healing(fault, call.name, models, lacking) if fault is not None and is_sought else (),
-        notes=tuple(_notes_of(trainings, models, lacking)),
+        notes=(*_unasked(by_rank), *_notes_of(trainings, models, lacking)),
         is_sought=is_sought,
         evidence=tuple(_evidence_of(number, each, trainings) for number, each in by_rank.items()),
     )
@@ -324,6 +324,14 @@ def _is_refused_alone(by_rank: dict[int, Optional[Call]], fault: Fault) -> bool:
     """Whether one process ends with the same error."""
     alone = [told.get("error", "") for call in by_rank.values() if call is not None for told in call.alone]
     return fault.outcome == "error" and any(words and words[:300] == fault.words[:300] for words in alone)
+
+
+def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
+    """Why a call that came back is not held against one process, if that could not be asked."""
+    for call in by_rank.values():
+        if call is not None and call.raised is None:
+            for words in dict.fromkeys(told["error"] for told in call.alone if told.get("error")):
+                yield f"not held against one process, which ended with {_shortened(words)}"
 
 
 def healing(fault: Fault, call: str, models: Sequence[str], lacking: Sequence[Patch]) -> tuple[str, ...]:

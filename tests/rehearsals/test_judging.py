@@ -123,6 +123,17 @@ def test_what_one_process_is_refused_as_well_is_no_fault_of_several(ranks: Ranks
     assert (stage.ok, stage.patches, stage.is_sought) == (False, (), False)
 
 
+def test_what_could_not_be_asked_of_one_process_is_told(ranks: Ranks) -> None:
+    ranks.call("fit")
+    for rank in (0, 1):
+        ranks.train(rank)
+    ranks.note(0, "alone", number=0, index=0, validation=None, error="RuntimeError: out of memory")
+    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    stage = ranks.stage()
+    assert stage.notes == ("not held against one process, which ended with RuntimeError: out of memory",)
+    assert (stage.ok, stage.patches) == (True, ())
+
+
 @pytest.mark.parametrize(
     ("on_rank_1", "alone", "words"),
     [

@@ -90,7 +90,8 @@ def test_habits_of_scripts_do_no_harm(rehearse: Rehearse, tmp_path: Path, habit:
 
 
 @pytest.mark.parametrize(
-    ("habit", "exit_code", "words"), [("exits", 3, ""), ("excepthook", 7, ""), ("reads", 1, "reads standard input")]
+    ("habit", "exit_code", "words"),
+    [("exits", 3, ""), ("raises", 1, ""), ("excepthook", 7, ""), ("reads", 1, "reads standard input")],
 )
 def test_a_script_that_does_not_come_to_its_end_is_told_as_such(
     rehearse: Rehearse, habit: str, exit_code: int, words: str
