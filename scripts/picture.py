@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -51,14 +53,12 @@ FRAME = """\
 """
 
 
-def printed_by(command: list[str], exit_code: int) -> str:
-    """What a command prints on a terminal, colours included; its progress, which comes and goes, is left out."""
+def printed_by(command: list[str], exit_code: int, folder: str) -> str:
+    """What a command prints on a terminal in this folder, colours included; its progress, which goes, is left out."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
-    with subprocess.Popen(
-        command, env=environment, cwd=SCRIPT.parent, stdout=theirs, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
         printed = b""
         try:
@@ -74,11 +74,12 @@ def printed_by(command: list[str], exit_code: int) -> str:
 
 def draw(name: str) -> None:
     """Runs the commands of a picture and draws what they print, with paths relative to the repository."""
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as nowhere, tempfile.TemporaryDirectory(prefix="nfpatch-picture-") as folder:
+        shutil.copy(SCRIPT, folder)  # a training leaves its logs beside it
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
         for exit_code, *command in PICTURES[name]:
             console.print(Text("$ nfpatch " + " ".join(command), style="bold"))
-            printed = printed_by([str(Path(sys.prefix, "bin", "nfpatch")), *command], exit_code)
+            printed = printed_by([str(Path(sys.prefix, "bin", "nfpatch")), *command], exit_code, folder)
             console.print(Text.from_ansi(printed.replace(f"{ROOT}{os.sep}", "")))
     picture = ROOT / "docs" / name
     picture.write_text(console.export_svg(title="nfpatch", code_format=FRAME, unique_id="nfpatch"), encoding="utf-8")

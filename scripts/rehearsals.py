@@ -58,8 +58,9 @@ def rehearsed(subject: tuple[str, ...], site: Path, python: Path, source: str) -
         shutil.copytree(SCRIPTS, place)
         where = ("--python", str(python), "--site-packages", str(site), "--source", source, "--timeout", "900")
         command = [sys.executable, "-m", "nfpatch", "rehearse", *where, "--json", *subject]
-        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-        environment.setdefault("PYTHONPATH", str(ROOT))
+        # without the PYTHONPATH of `make`: a script has none
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         done = subprocess.run(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     document: dict[str, Any] = json.loads(done.stdout)
     return document
