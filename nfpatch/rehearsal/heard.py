@@ -46,6 +46,11 @@ class Call:
     written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
 
     @property
+    def method(self) -> str:
+        """The name without the class that it is of."""
+        return self.name.rpartition(".")[2]
+
+    @property
     def is_over(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.returned is not None or self.raised is not None

@@ -141,7 +141,7 @@ def _stage_of(heard: Heard, number: int, devices: int, lacking: Sequence[Patch],
         outcome="pass" if fault is None else fault.outcome,
         detail="" if fault is None else fault.detail + ("; one process is refused as well" if is_refused_alone else ""),
         ranks=tuple(_word_for(each) for each in by_rank.values()),
-        patches=healing(fault, call.name, models, lacking) if fault is not None and is_sought else (),
+        patches=healing(fault, call.method, models, lacking) if fault is not None and is_sought else (),
         notes=(*_unasked(by_rank), *_notes_of(trainings, models, lacking)),
         is_sought=is_sought,
         evidence=tuple(_evidence_of(number, each, trainings) for number, each in by_rank.items()),
@@ -167,7 +167,7 @@ def _ended_badly(by_rank: dict[int, Optional[Call]], trainings: dict[int, dict[i
     who = "every rank" if same else f"rank {rank}"
     return Fault(
         "error",
-        f"{who}: {_shortened(error)}" + (f", at {tells[-1].rpartition('site-packages/')[2]}" if tells[-1] else ""),
+        f"{who}: {_shortened(error)}" + (f", at {_within(tells[-1])}" if tells[-1] else ""),
         error,
     )
 
@@ -187,7 +187,7 @@ def _hangs(heard: Heard, by_rank: dict[int, Optional[Call]], call: Call, ended: 
         own = by_rank[rank]
         how = "never comes to it" if own is None else "does not come back"
         words.append(f"rank {rank} {how}" + (f": it waits in {place}" if place else ""))
-    kind = call.search or call.name.partition(".")[2]
+    kind = call.search or call.method
     return Fault("timeout", "; ".join(words) + (f" ({ended})" if ended else ""), kind=kind)
 
 
@@ -197,14 +197,17 @@ def place_of(stack: str) -> str:
     if not frames:
         return ""
     collective = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
-    outer = next(
-        (f"{file.rpartition('site-packages/')[2]}:{line} in {name}" for file, line, name in frames if _tells(file)), ""
-    )
+    outer = next((f"{_within(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), "")
     if collective:
         return collective[0] + (f", called at {outer}" if outer else "")
     file, line, name = frames[0]
-    inner = f"{file.rpartition('site-packages/')[2]}:{line} in {name}"
+    inner = f"{_within(file)}:{line} in {name}"
     return inner if not outer or outer == inner else f"{inner}, called at {outer}"
+
+
+def _within(place: str) -> str:
+    """A place without the site-packages folder that it is in."""
+    return place.rpartition("site-packages/")[2]
 
 
 def _tells(file: str) -> bool:
@@ -271,25 +274,22 @@ def _are_close(found: Sequence[float], due: Sequence[float]) -> bool:
 
 def _answers_differ(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
     """Forecasts or weights that are not those of one process, or not the same on all ranks."""
-    name, kind = call.name.partition(".")[2], call.search or "weights"
-    calls = {rank: call for rank, call in by_rank.items() if call is not None and call.returned is not None}
-    first = next(iter(calls.values()), None)
-    if first is None or first.returned is None:
-        return None
-    for told in first.alone:
+    for told in call.alone:
         if told.get("differ"):
-            return Fault("wrong", told["differ"], kind=name)
-    answers = {rank: call.returned for rank, call in calls.items() if call.returned is not None}
+            return Fault("wrong", told["differ"], kind=call.method)
+    answers = {rank: each.returned for rank, each in by_rank.items() if each is not None and each.returned is not None}
     for rank, answer in answers.items():
-        due = first.returned
+        due = answers[min(answers)]
         if answer["weights"] != due["weights"]:
-            return Fault("wrong", f"rank {rank} goes on with other weights than rank {min(answers)}", kind=kind)
+            words = f"rank {rank} goes on with other weights than rank {min(answers)}"
+            return Fault("wrong", words, kind=call.search or "weights")
         one, other = answer["forecasts"], due["forecasts"]
         if one is not None and other is not None and one["digest"] != other["digest"]:
-            shape = (
+            words = (
+                f"rank {rank} and rank {min(answers)} have other forecasts: "
                 f"{one['rows']} rows, {one['nan']} numbers missing, and {other['rows']} rows, {other['nan']} missing"
             )
-            return Fault("wrong", f"rank {rank} and rank {min(answers)} have other forecasts: {shape}", kind=name)
+            return Fault("wrong", words, kind=call.method)
     return None
 
 
@@ -322,8 +322,8 @@ def listed(paths: Sequence[str]) -> str:
 
 def _is_refused_alone(by_rank: dict[int, Optional[Call]], fault: Fault) -> bool:
     """Whether one process ends with the same error."""
-    alone = [told.get("error", "") for call in by_rank.values() if call is not None for told in call.alone]
-    return fault.outcome == "error" and any(words and words[:300] == fault.words[:300] for words in alone)
+    alone = [told["error"] for call in by_rank.values() if call is not None for told in call.alone if "error" in told]
+    return fault.outcome == "error" and any(words[:300] == fault.words[:300] for words in alone)
 
 
 def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
@@ -336,8 +336,7 @@ def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
 
 def healing(fault: Fault, call: str, models: Sequence[str], lacking: Sequence[Patch]) -> tuple[str, ...]:
     """The ids of the patches that heal a fault: by the parameters, by words of the error, or by what shows."""
-    name = call.partition(".")[2]
-    stages = _STAGES.get(name, ()) if fault.outcome == "error" else _SHOWN.get(fault.kind, ())
+    stages = _STAGES.get(call, ()) if fault.outcome == "error" else _SHOWN.get(fault.kind, ())
     if fault.unused:
         return _healing_dead(fault.unused, models, lacking)
     at_stage = [patch for patch in lacking if set(stages) & set(_stages_of(patch))]
@@ -355,7 +354,7 @@ def _healing_dead(unused: Sequence[str], models: Sequence[str], lacking: Sequenc
     """The ids of the patches of these models that account for parameters without a gradient; no more than it takes."""
     found: dict[str, set[str]] = {}
     for patch in lacking:
-        if patch.model == "any" or any(patch.model in (model, model.replace("Auto", "", 1)) for model in models):
+        if patch.model == "any" or any(patch.model in (model, model.removeprefix("Auto")) for model in models):
             found[patch.id] = {
                 name for name in unused if any(fnmatchcase(name, pattern) for pattern in patch.dead_parameters)
             }

@@ -17,6 +17,8 @@ PATCHES = [patch for patch in CATALOG.default if CATALOG.files_of(patch, "1.7.4"
 REFUSAL = "RuntimeError: It looks like your LightningModule has parameters that were not used in producing the loss"
 FORECASTS = {"rows": 24, "columns": ["unique_id", "ds", "NHITS"], "ids": 2, "nan": 0, "digest": "a"}
 COMING_TO_AN_END = {"forecasts": None, "weights": ["w"], "chosen": []}
+HEADING_OF_A_STACK = "Current thread 0x1 (most recent call first):"
+NAN, INFINITE = float("nan"), float("inf")
 
 
 class Ranks:
@@ -44,9 +46,10 @@ class Ranks:
 
     def train(self, rank: int, number: int = 0, index: int = 0, **fields: Any) -> None:
         place = {"number": number, "index": index, "model": "NHITS"}
-        self.note(rank, "training", **place, world_size=2, find_unused=fields.pop("find_unused", None))
+        told = {"world_size": 2, "find_unused": None, **fields}
+        self.note(rank, "training", **place, **{name: told[name] for name in ("world_size", "find_unused")})
         usual = {"losses": [1.0], "validated": [2.0], "unused": [], "weights": "w", "steps": 4}
-        self.note(rank, "trained", **place, **{**usual, **fields})
+        self.note(rank, "trained", **place, **{name: fields.get(name, value) for name, value in usual.items()})
 
     def stages(self, lacking: Any = PATCHES, ended: str | None = None) -> list[Stage]:
         heard = Heard(self.folder)
@@ -56,6 +59,15 @@ class Ranks:
     def stage(self) -> Stage:
         (found,) = self.stages()
         return found
+
+
+def stack_of(*frames: str) -> str:
+    """A stack as `faulthandler` prints it, of frames such as "FILE:LINE in NAME", innermost first."""
+    lines = [HEADING_OF_A_STACK]
+    for frame in frames:
+        file, _, rest = frame.partition(":")
+        lines.append(f'  File "{file}", line {rest}')
+    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture
@@ -78,13 +90,104 @@ def test_a_call_that_gives_on_all_ranks_what_one_process_gives_is_no_fault(ranks
     )
 
 
+def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> None:
+    ranks.call("fit", models=("NHITS", "NBEATSx"))
+    ranks.train(0)
+    ranks.note(0, "wrote", number=0, path="/home/me/b", how="opened")
+    ranks.note(0, "wrote", number=0, path="/home/me/a", how="opened")
+    ranks.note(0, "returned", number=0, **{**COMING_TO_AN_END, "forecasts": FORECASTS})
+    ranks.note(1, "raised", number=0, error="KeyError: 'y': none", unused=None, places=[])
+    training = {
+        **{"model": "NHITS", "world_size": 2, "find_unused": None, "steps": 4},
+        **{"losses": [1.0], "validated": [2.0], "unused": [], "weights": "w"},
+    }
+    assert ranks.stage().to_json() == {
+        "call": "NeuralForecast.fit",
+        "file": "/home/me/train.py",
+        "line": 10,
+        "model": "NHITS, NBEATSx",
+        "outcome": "error",
+        "ok": False,
+        "ranks": [
+            {
+                **{"rank": 0, "state": "24 rows", "trainings": [training], "error": None},
+                **{"written": ["/home/me/a", "/home/me/b"], "forecasts": FORECASTS, "chosen": [], "weights": ["w"]},
+            },
+            {
+                **{"rank": 1, "state": "KeyError", "trainings": [], "error": "KeyError: 'y': none"},
+                **{"written": [], "forecasts": None, "chosen": None, "weights": None},
+            },
+        ],
+        "detail": "rank 1: KeyError: 'y': none",
+        "patches": [],
+        "notes": [],
+    }
+
+
+def test_what_was_changed_for_the_rehearsal_is_told_once_and_the_source_by_the_first(ranks: Ranks) -> None:
+    for rank, what in ((0, "devices=1 is 2"), (1, "devices=1 is 2"), (1, "max_steps=50 is 4")):
+        ranks.note(rank, "changed", what=what)
+        ranks.note(rank, "source", torch=f"of {rank}")
+    ranks.note(1, "end")
+    heard = Heard(ranks.folder)
+    heard.read()
+    assert heard.changed == ["devices=1 is 2", "max_steps=50 is 4"]
+    assert heard.source is not None
+    assert heard.source["torch"] == "of 0"
+    assert [rank.has_ended for rank in heard.ranks.values()] == [False, True]
+
+
+def test_a_rank_tells_of_its_training_itself_whatever_another_process_has_noted_for_it(ranks: Ranks) -> None:
+    ranks.call("fit")
+    for rank in (0, 1):
+        ranks.train(rank)
+    place = {"number": 0, "index": 0, "model": "NHITS", "pid": 300}
+    ranks.note(0, "training", **place, world_size=2, find_unused=None)
+    ranks.note(0, "trained", **place, losses=[9.0], validated=[9.0], unused=[], weights="others", steps=1)
+    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    assert ranks.stage().ok
+
+
 def test_parameters_without_a_gradient_are_named_with_the_patch_of_the_model(ranks: Ranks) -> None:
     ranks.call("fit", models=("NBEATSx",))
     ranks.both("raised", number=0, error=REFUSAL, unused=["blocks.0.out.weight", "out.weight"], places=[])
     stage = ranks.stage()
     assert stage.outcome == "unused-parameters"
-    assert "2 parameters without a gradient (blocks.0.out.weight, out.weight)" in stage.detail
+    assert stage.detail == ("refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)")
     assert stage.patches == ("nbeatsx-unused-out",)
+
+
+@pytest.mark.parametrize(
+    ("model", "unused", "words", "patches"),
+    [
+        ("NBEATSx", ["out.bias"], "1 parameter without a gradient (out.bias)", ["nbeatsx-unused-out"]),
+        ("AutoNBEATSx", ["out.bias"], "1 parameter without a gradient (out.bias)", ["nbeatsx-unused-out"]),
+        ("RNN", ["out.bias"], "1 parameter without a gradient (out.bias)", []),
+        ("RNN", ["scaler.revin_bias"], "1 parameter without a gradient (scaler.revin_bias)", ["scaler-revin"]),
+        # two patches know the last of them; one of them knows all
+        (
+            "TFT",
+            [f"static_encoder.{name}" for name in ("a", "b", "vsn.joint_grn.lin_c.weight")],
+            "3 parameters without a gradient "
+            "(static_encoder.a, static_encoder.b, static_encoder.vsn.joint_grn.lin_c.weight)",
+            ["tft-static-encoder"],
+        ),
+        (
+            "TFT",
+            ["static_encoder.a", "static_encoder.b", "static_encoder.c", "scaler.revin_bias"],
+            "4 parameters without a gradient (static_encoder.a, static_encoder.b, static_encoder.c and 1 more)",
+            ["scaler-revin", "tft-static-encoder"],
+        ),
+    ],
+)
+def test_no_more_patches_are_named_than_account_for_the_parameters(
+    ranks: Ranks, model: str, unused: list[str], words: str, patches: list[str]
+) -> None:
+    ranks.call("fit", models=(model,))
+    ranks.both("raised", number=0, error=REFUSAL, unused=unused, places=[])
+    stage = ranks.stage()
+    assert stage.detail == f"refused by strict DDP: {words}"
+    assert [*stage.patches] == patches
 
 
 def test_a_patch_that_the_source_has_is_not_named(ranks: Ranks) -> None:
@@ -97,7 +200,7 @@ def test_a_patch_that_the_source_has_is_not_named(ranks: Ranks) -> None:
 def test_the_rank_that_failed_first_is_the_one_that_is_told_of(ranks: Ranks) -> None:
     ranks.call("predict")
     ranks.note(0, "raised", number=0, error="RuntimeError: Connection closed by peer", unused=None, places=[])
-    place = "/env/lib/site-packages/neuralforecast/common/_base_windows.py:710 in predict"
+    place = "/site-packages/of/mine/lib/site-packages/neuralforecast/common/_base_windows.py:710 in predict"
     error = "IndexError: list index out of range"
     ranks.note(1, "raised", number=0, error=error, unused=None, places=[place, "ddp.py:1 in root_device"])
     stage = ranks.stage()
@@ -111,6 +214,33 @@ def test_an_error_of_other_words_names_no_patch(ranks: Ranks) -> None:
     stage = ranks.stage()
     assert stage.detail == "every rank: KeyError: 'a column of mine'"
     assert (stage.patches, stage.is_sought) == ((), True)
+
+
+@pytest.mark.parametrize(("length", "ending"), [(300, ""), (301, " ...")])
+def test_a_long_error_is_shortened(ranks: Ranks, length: int, ending: str) -> None:
+    error = "KeyError: ".ljust(length, "x")
+    ranks.call("fit")
+    ranks.both("raised", number=0, error=error, unused=None, places=[])
+    assert ranks.stage().detail == f"every rank: {error[:300]}{ending}"
+
+
+@pytest.mark.parametrize(("length", "is_the_same"), [(299, False), (300, True)])
+def test_long_errors_are_the_same_if_they_begin_alike(ranks: Ranks, length: int, is_the_same: bool) -> None:
+    begins = "IndexError: ".ljust(length, "x")
+    ranks.call("predict")
+    ranks.both("raised", number=0, error=f"{begins}, at 0x1", unused=None, places=[])
+    ranks.note(0, "alone", number=0, error=f"{begins}; at 0x2")
+    assert ranks.stage().detail.endswith("one process is refused as well") == is_the_same
+
+
+def test_another_error_of_one_process_does_not_excuse_that_of_several(ranks: Ranks) -> None:
+    ranks.call("predict")
+    ranks.both("raised", number=0, error="IndexError: list index out of range", unused=None, places=[])
+    ranks.note(0, "alone", number=0, differ=None)
+    ranks.note(0, "alone", number=0, error="KeyError: 'y'")
+    stage = ranks.stage()
+    assert (stage.is_sought, stage.patches) == (True, ("predict-on-one-device",))
+    assert stage.notes == ()
 
 
 def test_what_one_process_is_refused_as_well_is_no_fault_of_several(ranks: Ranks) -> None:
@@ -140,14 +270,16 @@ def test_what_could_not_be_asked_of_one_process_is_told(ranks: Ranks) -> None:
         (2.5, None, "the validation loss is 2 on rank 0, 2.5 on 1"),
         (2.0, 3.0, "the validation loss is 2, and 3 in one process"),
         (2.0, 2.0000001, ""),
+        (NAN, None, "the validation loss is 2 on rank 0, nan on 1"),
+        (2.0, NAN, "the validation loss is 2, and nan in one process"),
     ],
 )
 def test_validation_losses_are_those_of_one_process(
     ranks: Ranks, on_rank_1: float, alone: float | None, words: str
 ) -> None:
     ranks.call("fit")
-    ranks.train(0)
-    ranks.train(1, validated=[on_rank_1])
+    ranks.train(0, validated=[4.0, 3.0, 2.0])
+    ranks.train(1, validated=[4.0, 3.0, on_rank_1])
     ranks.note(0, "alone", number=0, index=0, validation=alone)
     ranks.both("returned", number=0, **COMING_TO_AN_END)
     stage = ranks.stage()
@@ -155,20 +287,84 @@ def test_validation_losses_are_those_of_one_process(
     assert stage.patches == (("validation-of-all-series",) if words else ())
 
 
+@pytest.mark.parametrize(
+    ("on_rank_0", "on_rank_1", "is_ok"),
+    [
+        ([], [], True),
+        ([], [2.0], True),  # a rank that has not validated
+        ([2.0], [2.0, 2.0], False),
+        ([NAN], [NAN], True),
+        ([INFINITE], [INFINITE], True),
+        ([NAN], [2.0], False),
+        ([1e5], [1e5 + 1], True),
+        ([1e5], [1e5 + 1.1], False),
+    ],
+)
+def test_validation_losses_of_the_ranks_are_alike_to_rounding(
+    ranks: Ranks, on_rank_0: list[float], on_rank_1: list[float], is_ok: bool
+) -> None:
+    ranks.call("fit")
+    ranks.train(0, validated=on_rank_0)
+    ranks.train(1, validated=on_rank_1)
+    ranks.note(0, "alone", number=0, index=0, validation=on_rank_0[-1] if on_rank_0 else 2.0)
+    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    assert ranks.stage().ok == is_ok
+
+
 def test_other_weights_on_another_rank_are_a_fault(ranks: Ranks) -> None:
     ranks.call("fit")
+    for index, weights in enumerate(("w", "others")):
+        ranks.train(0, index=index)
+        ranks.train(1, index=index, weights=weights)
+    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    stage = ranks.stage()
+    assert stage.detail == "the weights of training 2, NHITS, are not the same on all ranks"
+    assert stage.patches == ("batch-norm-of-one-rank",)
+
+
+def test_trainings_of_each_rank_for_itself_may_end_with_other_weights(ranks: Ranks) -> None:
+    ranks.call("fit", models=("AutoNHITS",), search="search")
+    ranks.train(0, index=1)
+    ranks.train(1, index=1)
+    for rank in (0, 1):  # a trial
+        ranks.train(rank, world_size=1, weights=f"of {rank}", validated=[float(rank)])
+    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    assert ranks.stage().ok
+
+
+def test_a_search_that_goes_on_with_other_weights_is_a_fault_of_the_search(ranks: Ranks) -> None:
+    for number in (0, 1):
+        ranks.call("fit", number=number, models=("AutoNHITS",), search="search")
     ranks.train(0)
     ranks.train(1, weights="others")
     ranks.both("returned", number=0, **COMING_TO_AN_END)
-    assert "weights" in ranks.stage().detail
+    for rank in (0, 1):
+        ranks.note(rank, "returned", number=1, **{**COMING_TO_AN_END, "weights": [f"of {rank}"]})
+    trained, kept = ranks.stages()
+    assert trained.detail == "the weights are not the same on all ranks"
+    assert kept.detail == "rank 1 goes on with other weights than rank 0"
+    assert trained.patches == kept.patches == ("search-by-one-rank",)
 
 
-def test_a_training_of_fewer_processes_is_a_fault(ranks: Ranks) -> None:
+def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -> None:
+    ranks.call("fit")
+    for rank in (0, 1):
+        ranks.note(rank, "returned", number=0, **{**COMING_TO_AN_END, "weights": [f"of {rank}"]})
+    stage = ranks.stage()
+    assert stage.detail == "rank 1 goes on with other weights than rank 0"
+    assert stage.patches == ("batch-norm-of-one-rank",)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(1, "trained on 1 process, and not on 2"), (3, "trained on 3 processes, and not on 2"), (0, "")],
+)
+def test_a_training_of_another_number_of_processes_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
     ranks.call("fit")
     place = {"number": 0, "index": 0, "model": "NHITS"}
-    ranks.both("training", **place, world_size=1, find_unused=None)
+    ranks.both("training", **place, world_size=size, find_unused=None)
     ranks.both("returned", number=0, **COMING_TO_AN_END)
-    assert ranks.stage().detail == "trained on 1 process, and not on 2"
+    assert ranks.stage().detail == words
 
 
 def test_processes_that_end_with_the_training_tell_for_their_ranks(tmp_path: Path) -> None:
@@ -211,7 +407,7 @@ def test_ranks_that_choose_otherwise_are_a_fault_of_the_search(ranks: Ranks) -> 
 def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks) -> None:
     ranks.call("cross_validation")
     ranks.note(1, "returned", number=0, **COMING_TO_AN_END)
-    stack = """Current thread 0x1 (most recent call first):
+    stack = f"""{HEADING_OF_A_STACK}
   File "/env/site-packages/torch/distributed/distributed_c10d.py", line 4000 in barrier
   File "/env/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
   File "/env/site-packages/neuralforecast/core.py", line 1300 in cross_validation
@@ -221,19 +417,42 @@ def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks
     (stage,) = ranks.stages(ended="no process did anything for 30 s")
     assert stage.outcome == "timeout"
     assert stage.ranks == ("waits", "returned")
-    assert "rank 0 does not come back: it waits in barrier, called at neuralforecast/core.py:1300" in stage.detail
+    assert stage.detail == (
+        "rank 0 does not come back: it waits in barrier, called at neuralforecast/core.py:1300 in cross_validation"
+        " (no process did anything for 30 s)"
+    )
     assert stage.patches == ("predict-on-one-device",)
 
 
-def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ranks: Ranks) -> None:
-    ranks.call("load", number=0)
+def test_every_rank_that_the_others_wait_for_is_told(ranks: Ranks) -> None:
+    ranks.note(2, "begin", command=["train.py"])
+    ranks.call("predict")
+    stage = ranks.stage()
+    assert stage.ranks == ("waits", "waits", "-")
+    assert stage.detail == "rank 0 does not come back; rank 1 does not come back; rank 2 never comes to it"
+
+
+def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks) -> None:
+    ranks.call("fit", models=("AutoNHITS",), search="search")
     ranks.note(0, "returned", number=0, **COMING_TO_AN_END)
-    ranks.note(1, "raised", number=0, error="FileNotFoundError: [Errno 2] model", unused=None, places=[])
+    assert ranks.stage().patches == ("search-by-one-rank",)
+
+
+def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ranks: Ranks) -> None:
+    ranks.note(2, "begin", command=["train.py"])
+    ranks.call("load", number=0)
+    ranks.note(2, "call", number=0, name="NeuralForecast.load", file="train.py", line=10, models=[], search="")
+    ranks.note(0, "returned", number=0, **COMING_TO_AN_END)
+    for rank in (1, 2):
+        ranks.note(rank, "raised", number=0, error="FileNotFoundError: [Errno 2] model", unused=None, places=[])
     ranks.note(0, "call", number=1, name="NeuralForecast.predict", file="train.py", line=12, models=[], search="")
     ranks.note(0, "returned", number=1, **{**COMING_TO_AN_END, "forecasts": FORECASTS})
     load, predict = ranks.stages()
     assert load.patches == ("save-by-one-rank",)
-    assert predict.detail == "not made on all ranks: rank 1 has ended in NeuralForecast.load, line 10"
+    assert predict.detail == (
+        "not made on all ranks: rank 1 has ended in NeuralForecast.load, line 10; "
+        "rank 2 has ended in NeuralForecast.load, line 10"
+    )
     assert (predict.ok, predict.patches, predict.is_sought) == (False, (), False)
 
 
@@ -257,6 +476,7 @@ def test_files_that_ranks_write_at_once_are_a_fault_unless_they_are_put_there_wh
     stage = ranks.stage()
     assert stage.ok != is_fault
     assert stage.detail == ("more than one rank writes /home/me/model/NHITS_0.ckpt" if is_fault else "")
+    assert stage.patches == (("save-by-one-rank",) if is_fault else ())
 
 
 def test_find_unused_parameters_is_told_with_what_makes_it_needless(ranks: Ranks) -> None:
@@ -276,10 +496,63 @@ def test_find_unused_parameters_is_told_with_what_makes_it_needless(ranks: Ranks
     assert second.ok
 
 
-def test_a_place_without_a_collective_is_the_innermost_frame() -> None:
-    stack = """Current thread 0x1 (most recent call first):
-  File "/usr/lib/python3.11/threading.py", line 327 in wait
-  File "/home/me/train.py", line 31 in <module>
-"""
-    assert place_of(stack) == "/usr/lib/python3.11/threading.py:327 in wait, called at /home/me/train.py:31 in <module>"
-    assert place_of("") == ""
+def test_what_no_patch_makes_needless_is_told_of_find_unused_parameters(ranks: Ranks) -> None:
+    ranks.call("fit", models=("TFT",))
+    ranks.train(0, find_unused=True, unused=["static_encoder.a", "scaler.revin_bias"])
+    ranks.call("fit", number=1, models=("TFT",))
+    ranks.train(0, number=1, find_unused=True, unused=["a.layer.of.mine"])
+    for number in (0, 1):
+        ranks.both("returned", number=number, **COMING_TO_AN_END)
+    healed, unknown = ranks.stages()
+    assert healed.notes == (
+        "find_unused_parameters=True is kept, because of static_encoder.a, scaler.revin_bias: "
+        "needless with scaler-revin, tft-static-encoder",
+    )
+    assert unknown.notes == (
+        "find_unused_parameters=True is kept, because of a.layer.of.mine: no patch of the catalog is known for them",
+    )
+
+
+@pytest.mark.parametrize(
+    ("frames", "place"),
+    [
+        ([], ""),
+        (["/home/me/train.py:31 in <module>"], "/home/me/train.py:31 in <module>"),
+        (["/env/site-packages/torch/autograd/graph.py:7 in run"], "torch/autograd/graph.py:7 in run"),
+        (["/env/site-packages/torch/distributed/c10d.py:7 in barrier"], "barrier"),
+        (
+            ["/usr/lib/python3.11/threading.py:327 in wait", "/home/me/train.py:31 in <module>"],
+            "/usr/lib/python3.11/threading.py:327 in wait, called at /home/me/train.py:31 in <module>",
+        ),
+        (
+            [
+                "/env/site-packages/torch/distributed/c10d.py:7 in _wait",
+                "/env/site-packages/torch/distributed/c10d.py:8 in all_reduce",
+                "/home/me/train.py:31 in <module>",
+            ],
+            "all_reduce, called at /home/me/train.py:31 in <module>",
+        ),
+    ],
+)
+def test_a_place_is_the_collective_or_the_innermost_frame(frames: list[str], place: str) -> None:
+    assert place_of(stack_of(*frames)) == place
+
+
+@pytest.mark.parametrize(
+    ("file", "tells"),
+    [
+        ("/env/lib/python3.11/site-packages/neuralforecast/core.py", True),
+        ("/env/site-packages/torch/nn/modules/module.py", False),
+        ("/env/site-packages/pytorch_lightning/trainer/trainer.py", False),
+        ("/env/site-packages/lightning_fabric/fabric.py", False),
+        ("/env/site-packages/lightning_utilities/core/rank_zero.py", False),
+        ("/env/site-packages/nfpatch/target/frames.py", False),
+        ("/usr/lib/python3.11/runpy.py", False),
+    ],
+)
+def test_what_a_user_is_told_as_the_caller_is_neuralforecasts_or_the_scripts(file: str, tells: bool) -> None:
+    shown = file.rpartition("site-packages/")[2] if tells else "/home/me/train.py"
+    frames = ("/env/site-packages/torch/distributed/c10d.py:7 in barrier", f"{file}:31 in <module>")
+    assert place_of(stack_of(*frames, "/home/me/train.py:31 in <module>")) == (
+        f"barrier, called at {shown}:31 in <module>"
+    )
