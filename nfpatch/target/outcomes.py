@@ -77,7 +77,8 @@ def last_error_in(text: str) -> str:
 
 def is_refusal(frame: traceback.FrameSummary) -> bool:
     """Whether an exception was raised here by a statement of neuralforecast that is there to raise it."""
-    package = sys.modules.get("neuralforecast")
-    folder = os.path.dirname(getattr(package, "__file__", None) or "?")
-    statement = (frame.line or "").split(" ", 1)[0]
-    return frame.filename.startswith(folder + os.sep) and statement in ("raise", "assert")
+    file = getattr(sys.modules.get("neuralforecast"), "__file__", None)
+    if file is None:  # it could not be imported
+        return False
+    statement = (frame.line or "").partition(" ")[0]
+    return frame.filename.startswith(os.path.dirname(file) + os.sep) and statement in ("raise", "assert")

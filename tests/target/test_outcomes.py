@@ -2,13 +2,81 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from functools import partial
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
 
 from nfpatch.target.models import trained_model_of
 from nfpatch.target.observing import OBSERVED
-from nfpatch.target.outcomes import outcome_of
+from nfpatch.target.outcomes import Differs, FailedElsewhere, message_of, outcome_of
 from nfpatch.target.saved.optimizers import optimizers_for
+
+NEURALFORECAST = """
+def demand(freq):
+    if not freq:
+        raise ValueError("no freq was given")
+
+def trust(freq):
+    assert freq, "no freq was given"
+
+def stumble(freq):
+    return freq.upper()
+
+def need(freq):
+    raise ImportError("ray is not installed")
+"""
+# What torch puts into the words of its own exception
+SENT = """
+
+-- Process 1 terminated with the following error:
+Traceback (most recent call last):
+  File "loop.py", line 3, in run
+KeyError: 'series'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "loop.py", line 5, in run
+    raise DataException("no such series")
+data.DataException: no such series
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "fit.py", line 7, in fit
+pandas.errors.ParserError: the file ends
+  in the middle of an Error
+"""
+
+
+class ProcessRaisedException(Exception):
+    """An error of the name that torch.multiprocessing gives what a process has sent."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(OBSERVED, "refused", raising=False)
+
+
+@pytest.fixture
+def neuralforecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A package of this name, which is imported."""
+    package = imported(tmp_path / "neuralforecast")
+    monkeypatch.setitem(sys.modules, "neuralforecast", package)
+    return package
+
+
+def imported(folder: Path) -> ModuleType:
+    folder.mkdir()
+    (folder / "__init__.py").write_text(NEURALFORECAST, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(folder.name, folder / "__init__.py")
+    package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return package
 
 
 class Breaking:
@@ -53,3 +121,71 @@ def test_torchs_refusal_is_told_apart() -> None:
 
     assert outcome_of(refuse)[0] == "unused-parameters"
     assert outcome_of(lambda: None) == ("pass", "")
+
+
+def test_what_ends_otherwise_than_in_one_process_is_wrong_in_what_it_says() -> None:
+    def differ() -> None:
+        raise Differs("2 of 24 forecasts are not those of one process")
+
+    assert outcome_of(differ) == ("wrong", "2 of 24 forecasts are not those of one process")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refusal"), [("demand", True), ("trust", True), ("stumble", False), ("need", False)]
+)
+def test_a_refusal_is_a_statement_of_neuralforecast_that_is_there_to_raise(
+    neuralforecast: ModuleType, name: str, is_refusal: bool
+) -> None:
+    outcome, _ = outcome_of(partial(getattr(neuralforecast, name), None))
+
+    assert (outcome, OBSERVED["refused"]) == ("error", is_refusal)
+
+
+@pytest.mark.usefixtures("neuralforecast")
+def test_what_another_package_demands_is_no_refusal_of_neuralforecasts(tmp_path: Path) -> None:
+    beside = imported(tmp_path / "neuralforecast_beside")
+
+    outcome_of(partial(beside.demand, None))
+
+    assert OBSERVED["refused"] is False
+
+
+def test_where_neuralforecast_could_not_be_imported_nothing_is_a_refusal_of_it(tmp_path: Path) -> None:
+    package = imported(tmp_path / "another")
+
+    outcome_of(partial(package.demand, None))
+
+    assert OBSERVED["refused"] is False
+
+
+def test_what_another_process_has_sent_is_told_in_its_words_alone() -> None:
+    def fail() -> None:
+        raise FailedElsewhere("ValueError: no  freq\nwas given")
+
+    assert outcome_of(fail) == ("error", "ValueError: no freq was given")
+    assert OBSERVED["refused"] is False
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("no freq\n  was given"), "ValueError: no freq was given"),
+        (ProcessRaisedException(SENT), "pandas.errors.ParserError: the file ends in the middle of an Error"),
+        (ProcessRaisedException("process 1\nwas killed"), "process 1 was killed"),
+    ],
+    ids=["an error here", "the last one of several there", "no error there"],
+)
+def test_an_exception_is_told_in_one_line(error: Exception, message: str) -> None:
+    assert message_of(error) == message
+
+
+def test_of_a_long_story_the_beginning_of_the_words_and_the_last_places_are_told() -> None:
+    def call(depth: int) -> None:
+        if depth == 0:
+            raise ValueError("no " * 1000)
+        call(depth - 1)
+
+    message, *places = outcome_of(partial(call, 9))[1].splitlines()
+
+    assert message == ("ValueError: " + "no " * 1000)[:1000]
+    assert [place.rpartition(" in ")[2] for place in places] == ["call"] * 3
