@@ -43,7 +43,8 @@ def difference_of(found: Any, due: Any) -> str | None:
 
     found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
     if found.shape != due.shape or list(found.columns) != list(due.columns):
-        return f"{found.shape[0]} rows and {list(found.columns)} where one process gives {due.shape[0]} rows"
+        told, instead = (f"{len(frame)} rows of {', '.join(map(str, frame.columns))}" for frame in (found, due))
+        return f"{told}, where one process gives {instead}"
     for key in (name for name in KEYS if name in due.columns):
         other = int((found[key].to_numpy() != due[key].to_numpy()).sum())
         if other:

@@ -135,7 +135,7 @@ BaseAuto._fit_model = planted_fit
 
 CAUGHT = {
     ("MLP", "predict"): "rank 1: has other forecasts than rank 0",
-    ("NBEATS", "predict"): "rank 1: 24 rows and ['unique_id', 'ds', 'NBEATS'] where one process gives 36 rows",
+    ("NBEATS", "predict"): "rank 1: 24 rows of unique_id, ds, NBEATS, where one process gives 36 rows of",
     ("NLinear", "predict"): "rows have another unique_id than in one process",
     ("DLinear", "predict"): "rank 0: 1 of 36 forecasts are not those of one process, 1 of them NaN",
     ("DeepNPTS", "validate"): "the validation loss is",
