@@ -206,7 +206,8 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
     refused = any(fit.outcome == "unused-parameters" for fit in fits)
     if refused or (unused and not (case.leaves_dead and case.expect == "pass")):
         if case.expect == "pass":
-            detail = f"without a gradient: {', '.join(unused) or fits[0].detail}"
+            told = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
+            detail = f"without a gradient: {', '.join(unused or told[:1])}"
         else:
             detail = _why_not_refused(fits) or difference(unused, case.dead_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)

@@ -1,12 +1,22 @@
 """What the ranks report is a proof only if all of it fits together."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Optional
 
 import pytest
 
 from nfpatch.catalog import Case
-from nfpatch.proof.verdict import CaseResult, Comparison, Fit, ProofCase, Strategy, difference, result_of_fits
+from nfpatch.proof.verdict import (
+    CaseResult,
+    Comparison,
+    Fit,
+    ProofCase,
+    Strategy,
+    difference,
+    result_of_fits,
+    result_without_fits,
+)
 
 GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "preview", "pass", ("out.*",))
 RED = replace(GREEN, id="red", source="original", expect="unused-parameters")
@@ -44,22 +54,74 @@ REFUSED = replace(
 )
 ALONE = replace(TRAINED, world_size=1, backend=None)
 SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD)
+# What GREEN comes to where both ranks are TRAINED
+PROVED = CaseResult(
+    id="green",
+    patch="nbeatsx-unused-out",
+    model="NBEATSx",
+    config="MQLoss",
+    source="preview",
+    expect="pass",
+    outcome="pass",
+    ok=True,
+    unused_parameters=(),
+    seconds=1.0,
+    detail="",
+    world_size=2,
+    backend="gloo",
+    steps=3,
+    finite_loss=True,
+    equal_weights=True,
+    parameters=100,
+    forecast_shape=(24, 5),
+    finite_forecasts=True,
+)
+NO_EVIDENCE = {
+    "world_size": None,
+    "backend": None,
+    "steps": None,
+    "finite_loss": None,
+    "equal_weights": None,
+    "parameters": None,
+    "forecast_shape": None,
+    "finite_forecasts": None,
+}
 
 
 def result(case: ProofCase, *fits: Fit) -> CaseResult:
     return result_of_fits(case, fits, world_size=2, backend="gloo")
 
 
+@pytest.mark.parametrize(
+    "fit",
+    [
+        TRAINED,
+        replace(REFUSED, refused=True, refused_alone=True, buffers="def", batches=("a", "b"), answers=("c",)),
+        replace(TRAINED, comparison=replace(SAME, different=("gate.weight",), largest=0.5)),
+        replace(TRAINED, comparison=replace(SAME, forecasts_equal=False)),
+    ],
+    ids=["trained", "refused", "other weights than its like", "other forecasts than its like"],
+)
+def test_a_fit_is_what_the_rank_has_written_of_it(fit: Fit) -> None:
+    event = json.loads(json.dumps({"event": "finished", "case": "green", **asdict(fit)}))
+
+    assert Fit.from_event(event) == fit
+
+
+def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
+    assert GREEN.tree == "preview"
+    assert replace(RED, beside=("a", "b")).tree == "original+a+b"
+
+
 def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> None:
     assert difference(["out.weight", "out.bias"], ["out.weight", "out.b*"]) == ""
 
 
-def test_a_name_that_no_pattern_claims_is_told() -> None:
-    assert difference(["out.weight", "gate.0.weight"], ["out.*"]).endswith("not claimed by the patch: gate.0.weight")
-
-
-def test_a_pattern_that_matches_no_name_is_told() -> None:
-    assert difference(["out.weight"], ["out.*", "gate.*"]).endswith("not without a gradient: gate.*")
+def test_all_names_and_patterns_without_a_match_are_told() -> None:
+    assert difference(["out.weight", "gate.0.weight", "gate.0.bias"], ["out.*", "in.*", "mid.*"]) == (
+        "without a gradient, but not claimed by the patch: gate.0.weight, gate.0.bias; "
+        "claimed by the patch, but not without a gradient: in.*, mid.*"
+    )
 
 
 def test_a_pattern_has_to_match_the_whole_name() -> None:
@@ -67,42 +129,136 @@ def test_a_pattern_has_to_match_the_whole_name() -> None:
 
 
 def test_green_is_a_fit_that_every_rank_passed() -> None:
-    green = result(GREEN, TRAINED, replace(TRAINED, seconds=2.0))
+    assert result(GREEN, TRAINED, TRAINED) == PROVED
 
-    assert (green.outcome, green.ok, green.detail) == ("pass", True, "")
-    assert (green.world_size, green.backend, green.steps, green.seconds) == (2, "gloo", 3, 2.0)
-    assert green.finite_loss is True
-    assert green.equal_weights is True
+
+def test_two_steps_are_enough_as_ddp_refuses_at_the_second() -> None:
+    short = replace(TRAINED, steps=2)
+
+    assert result(GREEN, short, short) == replace(PROVED, steps=2)
 
 
 def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
-    red = result(RED, REFUSED, REFUSED)
+    assert result(RED, REFUSED, REFUSED) == replace(
+        PROVED,
+        id="red",
+        source="original",
+        expect="unused-parameters",
+        outcome="unused-parameters",
+        unused_parameters=DEAD,
+        steps=1,
+        equal_weights=None,
+        forecast_shape=None,
+        finite_forecasts=None,
+    )
 
-    assert (red.outcome, red.ok, red.detail) == ("unused-parameters", True, "")
-    assert red.unused_parameters == DEAD
-    assert red.equal_weights is None
+
+def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -> None:
+    case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", beside=("another",), like="other")
+    fit = replace(TRAINED, comparison=SAME)
+
+    assert result(case, fit, replace(fit, seconds=2.0, steps=4)) == replace(
+        PROVED,
+        strategy="find-unused-ddp",
+        launcher="spawn",
+        beside=("another",),
+        like="other",
+        equal_to_like=True,
+        seconds=2.0,
+    )
+
+
+def test_of_a_fit_that_failed_the_evidence_is_kept_of_the_ranks_that_began_to_train() -> None:
+    failed = replace(TRAINED, outcome="error", detail="ValueError: no", steps=2, finite_loss=False, refused=True)
+    never = replace(failed, world_size=None, backend=None, steps=0, parameters=None, forecast_shape=None, refused=False)
+    other = replace(TRAINED, world_size=3, backend="nccl", parameters=1)
+
+    due = replace(
+        PROVED,
+        outcome="error",
+        ok=False,
+        detail="rank 0: ValueError: no",
+        finite_loss=False,
+        refused=True,
+        steps=2,
+        equal_weights=None,
+        finite_forecasts=None,
+    )
+    assert result(GREEN, failed, other) == due
+    assert result(GREEN, never, failed) == replace(due, forecast_shape=None)
+    assert result(GREEN, never, never) == replace(due, refused=False, **NO_EVIDENCE)
+
+
+def test_of_a_case_that_was_not_finished_there_is_no_evidence() -> None:
+    assert result_without_fits(GREEN, "timeout", "not reached") == replace(
+        PROVED,
+        outcome="timeout",
+        ok=False,
+        detail="not reached",
+        seconds=0.0,
+        is_finished=False,
+        **NO_EVIDENCE,
+    )
+
+
+def test_in_json_a_result_has_all_that_it_holds() -> None:
+    held = replace(PROVED, unused_parameters=DEAD, beside=("another",), seconds=1.23456, stage="predict", like="other")
+
+    assert held.to_json() == {
+        "id": "green",
+        "patch": "nbeatsx-unused-out",
+        "model": "NBEATSx",
+        "config": "MQLoss",
+        "source": "preview",
+        "expect": "pass",
+        "outcome": "pass",
+        "ok": True,
+        "unused_parameters": ["out.weight", "out.bias"],
+        "seconds": 1.235,
+        "detail": "",
+        "world_size": 2,
+        "backend": "gloo",
+        "steps": 3,
+        "finite_loss": True,
+        "equal_weights": True,
+        "parameters": 100,
+        "strategy": "strict-ddp",
+        "forecast_shape": [24, 5],
+        "finite_forecasts": True,
+        "like": "other",
+        "equal_to_like": None,
+        "refused": False,
+        "refused_alone": False,
+        "is_finished": True,
+        "stage": "predict",
+        "launcher": "torchrun",
+        "beside": ["another"],
+    }
+    assert replace(held, forecast_shape=None).to_json() == {**held.to_json(), "forecast_shape": None}
 
 
 @pytest.mark.parametrize(
     ("flaw", "words"),
     [
-        ({"world_size": 1, "backend": None}, "world size 1 and backend None"),
-        ({"backend": "nccl"}, "backend nccl"),
-        ({"steps": 1}, "1 training steps, which proves nothing"),
-        ({"finite_loss": False}, "loss is not finite"),
-        ({"digest": "other"}, "different weights"),
-        ({"digest": None}, "different weights"),
-        ({"forecast_shape": None, "due_shape": None}, "forecasts have the shape None"),
-        ({"forecast_shape": (24, 1)}, "shape (24, 1), and not (24, 5)"),
-        ({"finite_forecasts": False}, "not all forecasts are finite"),
+        (
+            {"world_size": 1, "backend": None},
+            "rank 1: torch reports world size 1 and backend None where 2 and gloo were asked for",
+        ),
+        ({"backend": "nccl"}, "rank 1: torch reports world size 2 and backend nccl where 2 and gloo were asked for"),
+        ({"steps": 1}, "rank 1: 1 training steps, which proves nothing; at least 2 are needed"),
+        ({"finite_loss": False}, "rank 1: the loss is not finite"),
+        ({"digest": "other"}, "the ranks ended with different weights"),
+        ({"digest": None}, "the ranks ended with different weights"),
+        ({"forecast_shape": None, "due_shape": None}, "rank 1: the forecasts have the shape None, and not None"),
+        ({"forecast_shape": (24, 1)}, "rank 1: the forecasts have the shape (24, 1), and not (24, 5)"),
+        ({"finite_forecasts": False}, "rank 1: not all forecasts are finite numbers"),
         ({"outcome": "error", "detail": "ValueError: no"}, "rank 1: ValueError: no"),
     ],
 )
 def test_a_fit_that_went_through_proves_nothing_if(flaw: dict, words: str) -> None:
     flawed = result(GREEN, TRAINED, replace(TRAINED, **flaw))
 
-    assert (flawed.outcome, flawed.ok) == ("error", False)
-    assert words in flawed.detail
+    assert (flawed.outcome, flawed.ok, flawed.detail) == ("error", False, words)
 
 
 def test_of_several_errors_the_first_is_told_first_and_none_is_told_twice() -> None:
@@ -115,26 +271,47 @@ def test_of_several_errors_the_first_is_told_first_and_none_is_told_twice() -> N
 
 
 def test_a_missing_gradient_spoils_green_even_where_ddp_kept_quiet() -> None:
-    spoilt = result(GREEN, TRAINED, replace(TRAINED, unused=("gate.weight",)))
+    spoilt = result(GREEN, TRAINED, replace(TRAINED, unused=("gate.weight", "gate.bias")))
 
-    assert (spoilt.outcome, spoilt.ok, spoilt.unused_parameters) == ("unused-parameters", False, ("gate.weight",))
-    assert "gate.weight" in spoilt.detail
+    assert spoilt == replace(
+        PROVED,
+        outcome="unused-parameters",
+        ok=False,
+        unused_parameters=("gate.weight", "gate.bias"),
+        detail="without a gradient: gate.weight, gate.bias",
+        equal_weights=None,
+        finite_forecasts=None,
+    )
+
+
+def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() -> None:
+    refused = replace(REFUSED, detail="RuntimeError: not used", unused=(), unused_last=(), unused_by_torch=None)
+
+    for fits in ((refused, replace(refused, detail="RuntimeError: of rank 1")), (TRAINED, refused)):
+        spoilt = result(GREEN, *fits)
+        assert (spoilt.outcome, spoilt.ok) == ("unused-parameters", False)
+        assert spoilt.detail == "without a gradient: RuntimeError: not used"
 
 
 @pytest.mark.parametrize(
     ("fits", "words"),
     [
-        ([replace(REFUSED, unused=(*DEAD, "gate.weight"))] * 2, "not claimed by the patch: gate.weight"),
-        ([replace(REFUSED, outcome="pass")] * 2, "DDP did not refuse"),
-        ([REFUSED, TRAINED], "DDP did not refuse"),
-        ([replace(REFUSED, unused_by_torch=("gate.weight",))] * 2, "torch names other parameters"),
+        (
+            [replace(REFUSED, unused=(*DEAD, "gate.weight"))] * 2,
+            "without a gradient, but not claimed by the patch: gate.weight",
+        ),
+        ([replace(REFUSED, outcome="pass")] * 2, "rank 0: parameters got no gradient, but DDP did not refuse them"),
+        ([REFUSED, TRAINED], "rank 1: parameters got no gradient, but DDP did not refuse them"),
+        (
+            [replace(REFUSED, unused_by_torch=("gate.weight", "gate.bias"))] * 2,
+            "rank 0: torch names other parameters than were observed: gate.weight, gate.bias",
+        ),
     ],
 )
 def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[Fit], words: str) -> None:
     other = result(RED, *fits)
 
-    assert (other.outcome, other.ok) == ("unused-parameters", False)
-    assert words in other.detail
+    assert (other.outcome, other.ok, other.detail) == ("unused-parameters", False, words)
 
 
 def test_a_refusal_must_have_been_a_distributed_one() -> None:
@@ -147,7 +324,7 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
     healthy = result(RED, TRAINED, TRAINED)
 
     assert (healthy.outcome, healthy.ok) == ("pass", False)
-    assert healthy.detail
+    assert healthy.detail == "every parameter got a gradient, and DDP had no complaint"
 
 
 def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
@@ -177,14 +354,25 @@ def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy) -
     assert (alike.outcome, alike.ok, alike.equal_to_like) == ("pass", True, True)
 
 
+NO_WEIGHTS = (
+    "rank 0: does not end as other does, by up to 0; different are none of the weights, but the forecasts or losses"
+)
+
+
 @pytest.mark.parametrize(
     ("flaw", "words"),
     [
-        (None, "was not compared with other"),
-        ({"different": ("gate.weight",), "largest": 0.5}, "by up to 0.5; different are gate.weight"),
-        ({"forecasts_equal": False}, "none of the weights, but the forecasts"),
-        ({"losses_equal": False}, "none of the weights, but the forecasts or losses"),
-        ({"removed": (*DEAD, "gate.weight")}, "removed, but not claimed by the patch: gate.weight"),
+        (None, "rank 0: was not compared with other"),
+        (
+            {"different": ("gate.weight", "gate.bias"), "largest": 0.5},
+            "rank 0: does not end as other does, by up to 0.5; different are gate.weight, gate.bias",
+        ),
+        ({"forecasts_equal": False}, NO_WEIGHTS),
+        ({"losses_equal": False}, NO_WEIGHTS),
+        (
+            {"removed": (*DEAD, "gate.weight", "gate.bias")},
+            "rank 0: removed, but not claimed by the patch: gate.weight, gate.bias",
+        ),
     ],
 )
 def test_a_fit_is_not_alike_if(flaw: Optional[dict], words: str) -> None:
@@ -192,8 +380,7 @@ def test_a_fit_is_not_alike_if(flaw: Optional[dict], words: str) -> None:
 
     other = result(replace(GREEN, like="other"), *[replace(TRAINED, comparison=comparison)] * 2)
 
-    assert (other.outcome, other.ok) == ("error", False)
-    assert words in other.detail
+    assert (other.outcome, other.ok, other.detail) == ("error", False, words)
 
 
 def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
@@ -209,35 +396,53 @@ STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "preview", "pas
 STAGE_RED = replace(STAGE_GREEN, source="original", expect="wrong", symptoms=("could not broadcast",))
 DIFFERS = replace(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
 CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", digest=None)
+ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None where 2 and gloo were asked for"
 
 
 def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
-    green = result(STAGE_GREEN, TRAINED, TRAINED)
-    assert (green.outcome, green.ok, green.stage) == ("pass", True, "predict")
-    assert green.to_json()["launcher"] == "torchrun"
+    assert result(STAGE_GREEN, TRAINED, TRAINED) == replace(
+        PROVED, id="stage", patch="predict-on-one-device", model="NHITS", config="predict", stage="predict"
+    )
 
 
 @pytest.mark.parametrize(
     ("fits", "outcome", "words"),
     [
-        ((TRAINED, DIFFERS), "wrong", "rank 1: 12 of 24"),
-        ((DIFFERS, replace(DIFFERS, detail="another")), "wrong", "rank 1: another"),
-        ((TRAINED, CRASHED), "error", "rank 1: ValueError"),
+        ((TRAINED, DIFFERS), "wrong", f"rank 1: {DIFFERS.detail}"),
+        ((DIFFERS, replace(DIFFERS, detail="another")), "wrong", f"rank 0: {DIFFERS.detail}\nrank 1: another"),
+        ((DIFFERS, DIFFERS), "wrong", f"rank 0: {DIFFERS.detail}"),
+        ((TRAINED, CRASHED), "error", f"rank 1: {CRASHED.detail}"),
         ((TRAINED, replace(TRAINED, answers=("a",))), "wrong", "rank 1: has other forecasts than rank 0"),
-        ((TRAINED, replace(TRAINED, buffers="other")), "wrong", "rank 1: has other running statistics"),
+        (
+            (TRAINED, replace(TRAINED, buffers="other")),
+            "wrong",
+            "rank 1: has other running statistics (buffers of the model) than rank 0",
+        ),
         (
             (replace(TRAINED, batches=("a", "b")), replace(TRAINED, batches=("a", "c"))),
             "wrong",
             "rank 1: has the series in another order than rank 0, at 1 of 2 steps",
         ),
-        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "different weights"),
-        ((TRAINED, ALONE), "error", "world size 1"),
-        ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "not finite"),
-        ((TRAINED, replace(TRAINED, steps=1)), "error", "proves nothing"),
-        ((REFUSED, REFUSED), "unused-parameters", "not used in producing the loss"),
+        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the ranks ended with different weights"),
+        ((TRAINED, ALONE), "error", ANOTHER_SIZE),
+        ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "rank 1: the loss is not finite"),
+        (
+            (TRAINED, replace(TRAINED, steps=1)),
+            "error",
+            "rank 1: 1 training steps, which proves nothing; at least 2 are needed",
+        ),
+        ((REFUSED, REFUSED), "unused-parameters", f"rank 0: {REFUSED.detail}"),
     ],
     ids=[
-        *("one rank differs", "both differ", "one crashes", "forecasts", "buffers", "order of series"),
+        *(
+            "one rank differs",
+            "both differ",
+            "both differ alike",
+            "one crashes",
+            "forecasts",
+            "buffers",
+            "order of series",
+        ),
         *("weights", "world size", "loss", "steps", "DDP refuses"),
     ],
 )
@@ -245,8 +450,7 @@ def test_a_stage_is_not_green_where_any_rank_got_something_else(
     fits: tuple[Fit, ...], outcome: str, words: str
 ) -> None:
     red = result(STAGE_GREEN, *fits)
-    assert (red.outcome, red.ok) == (outcome, False)
-    assert words in red.detail
+    assert (red.outcome, red.ok, red.detail) == (outcome, False, words)
 
 
 def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bug() -> None:
@@ -265,6 +469,19 @@ def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_a
     assert (told.outcome, told.ok, told.refused_alone) == ("error", True, True)
     assert "could not broadcast" in told.detail
     assert result(journey, alone, CRASHED).ok  # a consequence
+    assert result(journey, alone, DIFFERS).ok
     assert not result(journey, CRASHED, CRASHED).ok
     assert not result(journey, alone, TRAINED).ok
     assert not result(STAGE_GREEN, alone, alone).ok
+
+
+def test_on_spark_the_original_may_show_its_bug_in_a_number_of_processes_that_was_not_asked_for() -> None:
+    spark = replace(STAGE_RED, launcher="spark")
+    fewer = replace(DIFFERS, world_size=1, backend=None)
+
+    red = result(spark, TRAINED, fewer)
+
+    assert (red.outcome, red.ok, red.detail) == ("wrong", True, f"rank 1: {DIFFERS.detail}")
+    for case, fit in ((STAGE_RED, fewer), (replace(STAGE_GREEN, launcher="spark"), fewer), (spark, ALONE)):
+        other = result(case, TRAINED, fit)
+        assert (other.outcome, other.ok, other.detail) == ("error", False, ANOTHER_SIZE)
