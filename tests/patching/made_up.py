@@ -1,0 +1,159 @@
+"""A neuralforecast that is made up: two files that have patches, and an installer's record of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from nfpatch.catalog import Patch
+from nfpatch.codemod import Change, Rewrite
+from nfpatch.installs.find import Install, find_install
+from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of
+from nfpatch.installs.transaction import Step, commit
+from nfpatch.patching.plan import changes_to, steps_for
+from nfpatch.patching.survey import Survey, survey
+
+RELEASE, UNKNOWN_RELEASE = "1.0", "2.0"
+INIT, CORE, NET = (f"neuralforecast/{name}.py" for name in ("__init__", "core", "models/net"))
+OPTIMIZED, COMPILED = (f"neuralforecast/models/__pycache__/net.cpython-311{end}.pyc" for end in (".opt-1", ""))
+INFO = f"neuralforecast-{RELEASE}.dist-info"
+METADATA, RECORD, LEDGER = (f"{INFO}/{name}" for name in ("METADATA", "RECORD", "nfpatch/ledger.json"))
+
+RELEASED = {
+    INIT: b'__version__ = "1.0"\n',
+    CORE: b"class Core:\n    def fit(self):\n        self.gate = 1\n        self.size = 2\n        self.step = 1\n",
+    NET: b"""class Net:
+    def __init__(self):
+        self.bias = 1
+        self.size = 2
+        self.gate = 1
+
+    def forward(self, x):
+        return x
+""",
+    METADATA: b"Name: neuralforecast\nVersion: 1.0\n",
+    OPTIMIZED: b"compiled with -O",
+    COMPILED: b"compiled",
+}
+# What each patch writes, and in whose place.
+WORDS = {
+    "bias": ("self.bias = 1", "self.bias = 0"),
+    "gate": ("self.gate = 1", "self.gate = 0"),
+    "own": ("return x", "return x + 1"),
+    "step": ("self.step = 1", "self.step = 0"),
+}
+
+
+def patch_of(
+    patch_id: str, variants: Mapping[str, Mapping[str, Rewrite]], unaffected: str = "", by_name_only: bool = False
+) -> Patch:
+    return Patch(
+        id=patch_id,
+        summary=f"the bug of {patch_id}",
+        model="Net",
+        upstream="made up",
+        variants=variants,
+        unaffected={unaffected: "fixed upstream"} if unaffected else {},
+        dead_parameters=(),
+        cases=(),
+        by_name_only=by_name_only,
+    )
+
+
+def rewrite(patch_id: str, where: str) -> Rewrite:
+    return Rewrite((Change(where, *WORDS[patch_id]),))
+
+
+BIAS = patch_of("bias", {"==1.0": {NET: rewrite("bias", "Net.__init__")}}, "!=1.0")
+GATE = patch_of("gate", {">=1.0": {NET: rewrite("gate", "Net.__init__"), CORE: rewrite("gate", "Core.fit")}}, "<1.0")
+OLDER = patch_of("older", {"<1.0": {NET: rewrite("bias", "Net.__init__")}}, ">=1.0")
+OWN = patch_of("own", {">=1.0": {NET: rewrite("own", "Net.forward")}})
+STEP = patch_of("step", {"==1.0": {CORE: rewrite("step", "Core.fit")}}, "!=1.0", by_name_only=True)
+# All but a user's own.
+ON_RECORD = (BIAS, GATE, OLDER, STEP)
+
+
+def patched(file: str, *patches: str) -> bytes:
+    """The bytes of a file that carries these patches."""
+    content = RELEASED[file]
+    for patch_id in patches:
+        old, new = (words.encode() for words in WORDS[patch_id])
+        assert content.count(old) == 1
+        content = content.replace(old, new)
+    return content
+
+
+def kept(name: str) -> str:
+    """Where the original of a file is kept."""
+    return f"{INFO}/nfpatch/originals/{name}.orig"
+
+
+def record_of(contents: Mapping[str, Optional[bytes]]) -> bytes:
+    """A RECORD that lists these files in this order; None for a row without a hash."""
+    rows = []
+    for path, content in contents.items():
+        if content is None:
+            rows.append(f"{path},,\n")
+        else:
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            rows.append(f"{path},sha256={digest},{len(content)}\n")
+    return "".join(rows).encode()
+
+
+# An installer lists what it compiled without a hash; what was compiled later it does not know.
+LISTED = {INIT: RELEASED[INIT], CORE: RELEASED[CORE], NET: RELEASED[NET], COMPILED: None}
+RELEASED_ROWS = {**LISTED, METADATA: RELEASED[METADATA], RECORD: None}
+RELEASED_RECORD = record_of(RELEASED_ROWS)
+BYTECODE = {CORE: (), NET: (OPTIMIZED, COMPILED)}
+
+
+def ledger_with(carried: Mapping[str, Sequence[str]], **rest: Any) -> bytes:
+    """The ledger once these files carry these patches; `rest` are facts about each."""
+    entries = {
+        file: PatchedFile(
+            hash_of(RELEASED[file]), hash_of(patched(file, *patches)), tuple(patches), bytecode=BYTECODE[file], **rest
+        )
+        for file, patches in carried.items()
+    }
+    return Ledger(RELEASE, entries, hash_of(RELEASED_RECORD)).to_bytes()
+
+
+def rows_with(carried: Mapping[str, Sequence[str]], ledger: bytes) -> dict[str, Optional[bytes]]:
+    """What RECORD lists once these files carry these patches, and this is the ledger."""
+    listed = {path: content for path, content in RELEASED_ROWS.items() if path != COMPILED or NET not in carried}
+    now = {file: patched(file, *patches) for file, patches in carried.items()}
+    own = [name for file in carried for name in (file, *BYTECODE[file])]
+    return {**listed, **now, LEDGER: ledger, kept(RECORD): RELEASED_RECORD, **{kept(n): RELEASED[n] for n in own}}
+
+
+def make_install(site: Path, version: str = RELEASE) -> Install:
+    """Installs it in this folder; another version has the same files."""
+    contents = {path: data.replace(b"Version: 1.0", b"Version: " + version.encode()) for path, data in RELEASED.items()}
+    for path, content in {**contents, RECORD: RELEASED_RECORD}.items():
+        target = site / path.replace(INFO, f"neuralforecast-{version}.dist-info")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return find_install(site_packages=site)
+
+
+def moved(found: Survey, wanted: Mapping[str, frozenset[str]], **options: bool) -> Survey:
+    """The install once these files carry exactly these patches."""
+    changes = changes_to(found, wanted, **options)
+    if changes:
+        commit(found.install, steps_for(found, changes))
+    return survey(found.install, found.catalog)
+
+
+def told(found: Survey, steps: Sequence[Step]) -> list[tuple[object, ...]]:
+    """The kind and the fields of each step, paths relative to the install."""
+    root = found.install.root
+    return [
+        (
+            type(step).__name__,
+            *(field.relative_to(root).as_posix() if isinstance(field, Path) else field for field in step),
+        )
+        for step in steps
+    ]
