@@ -105,6 +105,17 @@ def test_a_forced_reinstall_brings_the_released_files_back(python: Path, install
     assert false_record_rows(installed) == []
 
 
+def test_record_is_as_pip_wrote_it_after_a_forced_revert_of_an_edited_file(installed: Path) -> None:
+    released = snapshot(installed)
+    apply(installed)
+    with (installed / TFT).open("a") as file:
+        file.write("# mine\n")
+    assert TFT in answer("revert", "--force", "--site-packages", installed)["changed"]
+    left = snapshot(installed)
+    assert left.pop(f"{TFT}.nfpatch-saved").content.endswith(b"# mine\n")
+    assert left == released
+
+
 def test_an_upgrade_to_a_fixed_release_starts_clean(python: Path, installed: Path, tmp_path: Path) -> None:
     apply(installed)
     compile_patched_modules(installed)

@@ -248,15 +248,16 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[FileChange]) ->
     install, before = found.install, found.ledger
     if install.record is None:
         return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
-    patched = {file: content or b"" for file, content in found.contents.items()}
-    patched_after = {**patched, **{change.file: change.then for change in changes}}
     record_name, origin = _relative_record(install), str(install.record)
     present = original = read_file(install.record)
+    # somebody's edit of a patched file is none of RECORD: the row that stands there is still what nfpatch wrote
+    standing = {row[0]: row for row in record.parse(present, origin)}
+    written = {**standing, **{change.file: record.row_for(change.file, change.then) for change in changes}}
     rows_before: dict[str, Optional[record.Row]] = {}
     if before.files:
         original = read_original(install, record_name, before.record_sha256 or "")
-        rows_before = _rows(install, before, read_file(ledger_path(install)), original, patched)
-    rows_after = _rows(install, after, after.to_bytes(), original, patched_after) if after.files else {}
+        rows_before = _rows(install, before, read_file(ledger_path(install)), original, standing)
+    rows_after = _rows(install, after, after.to_bytes(), original, written) if after.files else {}
     if present == record.edit(original, origin, rows_before):
         desired = record.edit(original, origin, rows_after)
     else:  # somebody else wrote RECORD meanwhile: their rows stay, ours are brought up to date one by one
@@ -272,15 +273,18 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[FileChange]) ->
 
 
 def _rows(
-    install: Install, ledger: Ledger, ledger_bytes: bytes, original_record: bytes, patched: Mapping[str, bytes]
+    install: Install, ledger: Ledger, ledger_bytes: bytes, original_record: bytes, patched: Mapping[str, record.Row]
 ) -> dict[str, Optional[record.Row]]:
-    """What RECORD says in this state and did not say before the first patch: a row, or None for one that goes."""
+    """What RECORD says in this state and did not say before the first patch: a row, or None for one that goes.
+
+    `patched` are the rows of the patched files.
+    """
     listed = {row[0] for row in record.parse(original_record, str(install.record))}
     rows: dict[str, Optional[record.Row]] = {}
     kept = {_relative_record(install): original_record}
     for file, entry in ledger.files.items():
         if file in listed:
-            rows[file] = record.row_for(file, patched[file])
+            rows[file] = patched.get(file)
         rows.update({name: None for name in entry.bytecode if name in listed})
         for name in (file, *entry.bytecode):
             original = original_path(install, name)

@@ -208,6 +208,25 @@ def test_rows_that_somebody_else_wrote_into_record_stay_when_nfpatchs_own_go(wit
     ]
 
 
+@pytest.mark.parametrize("content", [b"edited", RELEASED[NET]], ids=["edited", "the original"])
+def test_record_comes_back_whatever_somebody_put_in_the_place_of_a_patched_file(
+    content: bytes, with_both: Survey
+) -> None:
+    with_both.install.file(NET).write_bytes(content)
+    assert steps_to(survey(with_both.install, with_both.catalog), {NET: NONE}, force=True)[-4:] == [
+        ("Place", RECORD, kept(RECORD)),
+        ("Remove", kept(RECORD)),
+        ("Remove", LEDGER),
+        ("Prune", CACHE),
+    ]
+
+
+def test_the_row_of_a_patched_file_that_somebody_removed_stays_as_it_is(with_both: Survey) -> None:
+    with_both.install.file(NET).unlink()
+    steps = steps_to(survey(with_both.install, with_both.catalog), {CORE: GATE})
+    assert steps[-2:] == bookkeeping({CORE: ("gate",), NET: ("bias", "gate")})
+
+
 def test_a_file_that_record_does_not_list_gets_no_row(found: Survey) -> None:
     listed = {path: content for path, content in RELEASED_ROWS.items() if path != CORE}
     found.install.file(RECORD).write_bytes(record_of(listed))
