@@ -62,7 +62,7 @@ class Ledger(NamedTuple):
             "record_sha256": self.record_sha256,
             "files": {path: entry._asdict() for path, entry in sorted(self.files.items())},
         }
-        return (json.dumps(document, indent=1) + "\n").encode("utf-8")
+        return (json.dumps(document, indent=1) + "\n").encode()
 
 
 def read_ledger(install: Install) -> Ledger:

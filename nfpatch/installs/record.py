@@ -20,7 +20,7 @@ Row = tuple[str, str, str]
 
 def row_for(path: str, content: bytes) -> Row:
     """The row that describes a file with this content at this POSIX path, relative to site-packages."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode("ascii")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     return (path, f"sha256={digest}", str(len(content)))
 
 
@@ -33,10 +33,10 @@ def parse(record: bytes, origin: str) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            fields = next(csv.reader([line], strict=True), None)
+            fields = next(csv.reader([line], strict=True))
         except csv.Error as error:
             raise _malformed(origin, f"has a malformed line {number}: {error}") from error
-        if fields is None or len(fields) != 3 or not fields[0]:
+        if len(fields) != 3 or not fields[0]:
             raise _malformed(origin, f"has a malformed line {number}: {line.strip()!r}")
         rows.append((fields[0], fields[1], fields[2]))
     if not rows:
@@ -62,12 +62,12 @@ def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> by
     added = [_render(row, ending) for path, row in changes.items() if row is not None and path not in present]
     if added and edited and not edited[-1].endswith(("\n", "\r")):
         edited[-1] += ending
-    return "".join([*edited, *added]).encode("utf-8")
+    return "".join([*edited, *added]).encode()
 
 
 def _lines(record: bytes) -> list[str]:
     """The lines with their endings; a file name may hold what `str.splitlines` would take for one."""
-    return io.StringIO(record.decode("utf-8"), newline="\n").readlines()
+    return io.StringIO(record.decode(), newline="\n").readlines()
 
 
 def _render(row: Row, ending: str) -> str:

@@ -251,8 +251,8 @@ def _is_the_same(old: Path, path: Path) -> bool:
         was, now = old.lstat(), path.lstat()
         if os.path.samestat(was, now):
             return True
-        if stat.S_ISLNK(was.st_mode) or stat.S_ISLNK(now.st_mode):
-            return stat.S_IFMT(was.st_mode) == stat.S_IFMT(now.st_mode) and os.readlink(old) == os.readlink(path)
+        if stat.S_ISLNK(was.st_mode):  # where no link is now, `readlink` fails, as `lstat` does where nothing is
+            return os.readlink(old) == os.readlink(path)
         facts = [(each.st_mode, each.st_uid, each.st_gid, each.st_size, each.st_mtime_ns) for each in (was, now)]
         return facts[0] == facts[1] and old.read_bytes() == path.read_bytes()
     except OSError:
@@ -262,7 +262,7 @@ def _is_the_same(old: Path, path: Path) -> bool:
 def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:
     draft = staging / "journal.draft"
     content = json.dumps([[entry.path, entry.kind, entry.existed] for entry in entries])
-    write_new(draft, content.encode("utf-8"), like=draft)
+    write_new(draft, content.encode(), like=draft)
     os.replace(draft, staging / JOURNAL_NAME)
     flush_folder(staging)
 

@@ -1,0 +1,111 @@
+"""RECORD: which rows are understood, and what an edit leaves as it was."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+
+from nfpatch.errors import EnvironmentProblem
+from nfpatch.installs.record import Row, edit, parse, row_for
+
+ORIGIN = "site/neuralforecast-1.7.4.dist-info/RECORD"
+# One that the csv module would write otherwise.
+ODD = b'"a.py","sha256=abc",3\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "hash_", "size"),
+    [
+        (b"", "sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU", "0"),
+        (b"import torch\n", "sha256=uRo7xeIGTQJaiuEiVVyWlI7FtIldU9gJxLZrcaSRUTM", "13"),
+    ],
+)
+def test_a_row_holds_the_path_the_unpadded_urlsafe_digest_and_the_size(content: bytes, hash_: str, size: str) -> None:
+    assert row_for("neuralforecast/a.py", content) == ("neuralforecast/a.py", hash_, size)
+
+
+@pytest.mark.parametrize(
+    ("record", "paths"),
+    [
+        (b"a.py,sha256=abc,3\nb.py,,\n", ["a.py", "b.py"]),
+        (b"a.py,sha256=abc,3\r\nb.py,,\r\n", ["a.py", "b.py"]),
+        (b"a.py,sha256=abc,3\nb.py,,", ["a.py", "b.py"]),
+        (b'"a,""1"".py",sha256=abc,3\n', ['a,"1".py']),
+        ('"a\rb.py",,\nc\u2028d\x0be.py,,\n'.encode(), ["a\rb.py", "c\u2028d\x0be.py"]),
+    ],
+    ids=["plain", "Windows line endings", "no line ending at the end", "quoted", "line separators in names"],
+)
+def test_every_path_is_read_as_the_installer_meant_it(record: bytes, paths: list[str]) -> None:
+    assert [path for path, _, _ in parse(record, ORIGIN)] == paths
+
+
+def test_the_hash_and_the_size_are_read_as_they_stand() -> None:
+    assert parse(b"a.py,sha256=abc,3\nb.py,,\n", ORIGIN) == [("a.py", "sha256=abc", "3"), ("b.py", "", "")]
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        (b"", "is empty"),
+        (b"a.py,,\n\xff.py,,\n", "is not UTF-8 (invalid start byte at byte 7)"),
+        (b"a.py,,\nb.py,sha256=x\n", "has a malformed line 2: 'b.py,sha256=x'"),
+        (b"a.py,,,\n", "has a malformed line 1: 'a.py,,,'"),
+        (b",sha256=abc,3\n", "has a malformed line 1: ',sha256=abc,3'"),
+        (b"a.py,,\n\nb.py,,\n", "has a malformed line 2: ''"),
+        (b'a.py,,\n"b.py,,\n', "has a malformed line 2: unexpected end of data"),
+        (b'"a"b.py,,\n', "has a malformed line 1: ',' expected after '\"'"),
+    ],
+    ids=[
+        "empty",
+        "not UTF-8",
+        "too few fields",
+        "too many fields",
+        "no path",
+        "blank line",
+        "open quote",
+        "closed quote within a field",
+    ],
+)
+def test_what_is_no_record_is_a_problem_that_names_the_fault(record: bytes, fault: str) -> None:
+    message = (
+        f"{ORIGIN} {fault}. An installer wrote it otherwise; reinstall neuralforecast to get a true one "
+        "(`pip install --force-reinstall --no-deps neuralforecast==VERSION`)."
+    )
+    for read in (lambda: parse(record, ORIGIN), lambda: edit(record, ORIGIN, {})):
+        with pytest.raises(EnvironmentProblem) as problem:
+            read()
+        assert str(problem.value) == message
+
+
+@pytest.mark.parametrize(
+    ("record", "changes", "edited"),
+    [
+        (ODD + b"b.py,,", {}, ODD + b"b.py,,"),
+        (ODD + b"b.py,,\n" + ODD, {"b.py": ("b.py", "sha256=x", "1")}, ODD + b"b.py,sha256=x,1\n" + ODD),
+        (b"b.py,,\n" + ODD + b"b.py,,\n", {"b.py": None}, ODD),
+        (ODD, {"b.py": None}, ODD),
+        (ODD, {"b.py": ("b.py", "", ""), "c,1.py": ("c,1.py", "", "")}, ODD + b'b.py,,\n"c,1.py",,\n'),
+        (ODD + ODD + b"b.py,,", {"c.py": ("c.py", "", "")}, ODD + ODD + b"b.py,,\nc.py,,\n"),
+        (b"a.py,,\r\nb.py,,", {"c.py": ("c.py", "", "")}, b"a.py,,\r\nb.py,,\r\nc.py,,\r\n"),
+        (b"a.py,,\r\nb.py,,\n", {"a.py": ("a.py", "", "1")}, b"a.py,,1\r\nb.py,,\n"),
+        (b"a.py,,\n", {"a.py": None, "b.py": ("b.py", "", "")}, b"b.py,,\n"),
+        (b"a.py,,\n", {"a.py": None}, b""),
+    ],
+    ids=[
+        "nothing",
+        "a row replaced",
+        "a row removed",
+        "an absent row removed",
+        "rows added",
+        "a row added after an open line",
+        "a row added with Windows line endings",
+        "a row replaced with Windows line endings",
+        "the only row removed and one added",
+        "the only row removed",
+    ],
+)
+def test_an_edit_changes_the_rows_it_is_about_and_no_other_byte(
+    record: bytes, changes: dict[str, Optional[Row]], edited: bytes
+) -> None:
+    assert edit(record, ORIGIN, changes) == edited

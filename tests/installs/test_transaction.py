@@ -1,0 +1,647 @@
+"""Transactions: all of the steps or none of them, whatever fails, and whenever the run is killed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import Ended, Strike, call_forked, fail_at, kill_at
+from support import Entry, snapshot
+
+from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.installs.find import Install
+from nfpatch.installs.lock import lock_path
+from nfpatch.installs.transaction import (
+    Link,
+    Place,
+    Prune,
+    Remove,
+    Step,
+    Write,
+    commit,
+    has_litter,
+    is_interrupted,
+    recover,
+)
+
+PACKAGE = "neuralforecast"
+HOME = "neuralforecast-1.7.4.dist-info/nfpatch"
+OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+@pytest.fixture(autouse=True)
+def populated(install: Install) -> None:
+    """Puts into the package what there is to change, one path for each way to change it."""
+    package = install.package
+    for name, content in {"replaced": "old", "removed": "old", "kept": "kept", "linked": "old"}.items():
+        (package / f"{name}.py").write_text(f"{content}\n")
+    (package / "replaced.py").chmod(0o640)
+    (package / "kept.py").chmod(0o604)
+    (package / "restored.py").symlink_to("kept.py")
+    for name in ("emptied", "full"):
+        (package / name).mkdir()
+        (package / name / "compiled.pyc").write_text("compiled\n")
+
+
+def steps(install: Install) -> list[Step]:
+    """Every kind of step, on paths where something stands and on others."""
+    package, home = install.package, install.home
+    return [
+        Place(home / "originals" / PACKAGE / "models" / "replaced.py.orig", package / "replaced.py"),
+        Place(home / "originals" / "restored.py.orig", package / "restored.py"),
+        Write(package / "replaced.py", b"new\n"),
+        Write(package / "made.py", b"made\n", like=package / "kept.py"),
+        Write(home / "ledger.json", b"{}\n", like=package / "replaced.py"),
+        Place(package / "restored.py", package / "kept.py"),
+        Remove(package / "removed.py"),
+        Remove(package / "absent.py"),
+        Remove(package / "emptied" / "compiled.pyc"),
+        Prune(package / "emptied"),
+        Prune(package / "full"),
+        Prune(package / "absent"),
+        Link(package / "linked.py", "kept.py"),
+    ]
+
+
+def after(before: dict[str, Entry]) -> dict[str, Entry]:
+    """What the tree looks like when the steps are done."""
+    gone = {f"{PACKAGE}/removed.py", f"{PACKAGE}/emptied", f"{PACKAGE}/emptied/compiled.pyc"}
+    folder = Entry("folder", before[PACKAGE].mode, b"")
+    return {
+        **{path: entry for path, entry in before.items() if path not in gone},
+        HOME: folder,
+        f"{HOME}/originals": folder,
+        f"{HOME}/originals/{PACKAGE}": folder,
+        f"{HOME}/originals/{PACKAGE}/models": folder,
+        f"{HOME}/originals/{PACKAGE}/models/replaced.py.orig": Entry("file", 0o640, b"old\n"),
+        f"{HOME}/originals/restored.py.orig": Entry("link", 0, b"kept.py"),
+        f"{HOME}/ledger.json": Entry("file", 0o640, b"{}\n"),
+        f"{PACKAGE}/replaced.py": Entry("file", 0o640, b"new\n"),
+        f"{PACKAGE}/made.py": Entry("file", 0o604, b"made\n"),
+        f"{PACKAGE}/restored.py": Entry("file", 0o604, b"kept\n"),
+        f"{PACKAGE}/linked.py": Entry("link", 0, b"kept.py"),
+    }
+
+
+def steps_back(install: Install) -> list[Step]:
+    """What undoes the steps, and so leaves nothing of nfpatch's own."""
+    package, originals = install.package, install.home / "originals"
+    return [
+        Place(package / "replaced.py", originals / PACKAGE / "models" / "replaced.py.orig"),
+        Remove(originals / PACKAGE / "models" / "replaced.py.orig"),
+        Link(package / "restored.py", "kept.py"),
+        Remove(originals / "restored.py.orig"),
+        Write(package / "removed.py", b"old\n", like=package / "__init__.py"),
+        Write(package / "linked.py", b"old\n", like=package / "__init__.py"),
+        Write(package / "emptied" / "compiled.pyc", b"compiled\n", like=package / "__init__.py"),
+        Remove(package / "made.py"),
+        Remove(install.home / "ledger.json"),
+    ]
+
+
+# --- all of it ---
+
+
+def test_every_step_is_carried_out_and_nothing_else_is_left(install: Install) -> None:
+    before = snapshot(install.root)
+    commit(install, steps(install))
+    assert snapshot(install.root) == after(before)
+    assert not has_litter(install)
+
+
+def test_the_way_back_leaves_no_folder_of_nfpatchs_own(install: Install) -> None:
+    before = snapshot(install.root)
+    commit(install, steps(install))
+    commit(install, steps_back(install))
+    assert snapshot(install.root) == before
+
+
+def test_a_commit_without_steps_changes_nothing(install: Install) -> None:
+    before = snapshot(install.root)
+    commit(install, [])
+    assert snapshot(install.root) == before
+
+
+def test_an_original_keeps_its_inode_and_a_twin_in_a_package_cache_its_content(
+    install: Install, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin.py"
+    os.link(install.package / "replaced.py", twin)
+    commit(install, steps(install))
+    assert twin.read_bytes() == b"old\n"
+    assert twin.samefile(install.home / "originals" / PACKAGE / "models" / "replaced.py.orig")
+    commit(install, steps_back(install))
+    assert twin.samefile(install.package / "replaced.py")
+
+
+@pytest.mark.parametrize("kind", ["checkout", "editable"])
+def test_a_source_tree_is_changed_as_an_installed_package_is(kind: str, install: Install, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    install.package.rename(tree / PACKAGE)
+    of_tree = install._replace(root=tree, dist_info=None if kind == "checkout" else install.dist_info)
+    commit(of_tree, steps(of_tree))
+    assert (tree / PACKAGE / "replaced.py").read_bytes() == b"new\n"
+    assert (of_tree.home / "ledger.json").read_bytes() == b"{}\n"
+
+
+def test_a_file_on_another_file_system_is_replaced_with_its_mode(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (install.package / ".replaced.py.nfpatch-new").write_text("left by a killed run\n")
+    before = snapshot(install.root)
+    del before[f"{PACKAGE}/.replaced.py.nfpatch-new"]
+    package_on_another_disk(install, monkeypatch)
+    commit(install, steps(install))
+    assert snapshot(install.root) == after(before)
+
+
+def package_on_another_disk(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no rename lead from nfpatch's folder into the package."""
+    rename = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if install.home in source.parents and install.package in target.parents:
+            raise OTHER_DISK
+        rename(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+
+
+# --- or none ---
+
+
+class Renaming:
+    """Lets the renames of these numbers, counted from 1, fail."""
+
+    def __init__(self, failing: Container[int], error: BaseException) -> None:
+        self.rename = os.replace
+        self.failing = failing
+        self.error = error
+        self.number = 0
+
+    def __call__(self, source: Path, target: Path) -> None:
+        self.number += 1
+        if self.number in self.failing:
+            raise self.error
+        self.rename(source, target)
+
+
+# The first rename is the journal's, and the others are those of the seven steps that put something somewhere.
+RENAMES = range(1, 9)
+
+
+@pytest.mark.parametrize("number", RENAMES)
+def test_a_rename_that_fails_takes_the_steps_before_it_back(
+    number: int, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(install.root)
+    monkeypatch.setattr("os.replace", Renaming({number}, OSError(errno.EACCES, "Permission denied", "tft.py")))
+    with pytest.raises(EnvironmentProblem) as problem:
+        commit(install, steps(install))
+    assert str(problem.value) == (
+        "tft.py cannot be written: Permission denied. Nothing was changed. "
+        "Run as the owner of the environment, or with the rights to write there."
+    )
+    assert snapshot(install.root) == before
+
+
+def test_an_interrupt_from_the_keyboard_takes_the_steps_back_and_goes_on_its_way(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(install.root)
+    monkeypatch.setattr("os.replace", Renaming({RENAMES[-1]}, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        commit(install, steps(install))
+    assert snapshot(install.root) == before
+
+
+def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(install.root)
+    package_on_another_disk(install, monkeypatch)
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if source.name.endswith(".nfpatch-new"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(EnvironmentProblem) as problem:
+        commit(install, steps(install))
+    assert str(problem.value) == (
+        f"{install.package / 'replaced.py'} cannot be written: No space left on device. Nothing was changed. "
+        "Free some space and run the command again."
+    )
+    assert snapshot(install.root) == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    ("failing", "journal"),
+    [(range(6, 99), "journal.json"), ({6, *range(8, 99)}, "undo.json")],
+    ids=["cannot be turned back", "cannot be taken back"],
+)
+def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
+    failing: Container[int], journal: str, named: bool, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(install.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "os.replace", Renaming(failing, OSError(errno.EIO, "Input/output error", *(["tft.py"] if named else [])))
+        )
+        with pytest.raises(EnvironmentProblem) as problem:
+            commit(install, steps(install))
+    assert str(problem.value) == (
+        f"{'tft.py' if named else install.home} cannot be written: Input/output error, and so the work is half done. "
+        "No file is damaged; once the disk is well again, the next `nfpatch apply` or `nfpatch revert` heals it."
+    )
+    assert (install.home / "staging" / journal).is_file()
+    assert recover(install) is True
+    assert snapshot(install.root) == (after(before) if journal == "journal.json" else before)
+
+
+@pytest.fixture
+def fresh(install: Install, tmp_path: Path) -> Callable[[], None]:
+    """Brings the install back to how it was when the test began."""
+    kept = tmp_path / "kept"
+    shutil.copytree(install.root, kept, symlinks=True)
+
+    def bring_back() -> None:
+        shutil.rmtree(install.root)
+        shutil.copytree(kept, install.root, symlinks=True)
+
+    return bring_back
+
+
+def committed_in_a_fork(install: Install, strike: Strike) -> Ended:
+    """Commits the steps in a process of its own, which this strikes."""
+
+    def action() -> tuple[int, str]:
+        commit(install, steps(install))
+        return 0, ""
+
+    return call_forked(action, install.root, strike)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)
+def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
+    number: int, install: Install, fresh: Callable[[], None]
+) -> None:
+    before = snapshot(install.root)
+    point = 1
+    while (ended := committed_in_a_fork(install, fail_at(point, number))).operations >= point:
+        left = snapshot(install.root)
+        if ended.code == 0 and f"{PACKAGE}/emptied" in left:
+            del left[f"{PACKAGE}/emptied"]  # a folder that the system does not let go stays, without harm
+        assert left == (before if ended.code else after(before)), f"operation {point}: {ended}"
+        fresh()
+        point += 1
+    assert (ended.code, point > 60) == (0, True)
+
+
+# --- whenever it is killed ---
+
+
+def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
+    install: Install, fresh: Callable[[], None]
+) -> None:
+    before = snapshot(install.root)
+    point = 1
+    while (ended := committed_in_a_fork(install, kill_at(point))).code != 0:
+        assert ended.code == -signal.SIGKILL, ended
+        check_healing(install, before, after(before))
+        fresh()
+        point += 1
+    assert point > 60
+
+
+def test_a_kill_while_the_work_is_taken_back_is_healed_to_nothing_of_it(
+    install: Install, fresh: Callable[[], None]
+) -> None:
+    before = snapshot(install.root)
+    later = 1
+    while (ended := committed_in_a_fork(install, fail_to_remove_and_be_killed(later))).code < 0:
+        turned_back = (install.home / "staging" / "undo.json").exists()
+        check_healing(install, before, before if turned_back else after(before))
+        fresh()
+        later += 1
+    assert (ended.code, later > 20) == (1, True)
+
+
+def fail_to_remove_and_be_killed(later: int) -> Strike:
+    """Lets the first removal of a file fail, and then kills the process before the N-th operation after it."""
+    failed: list[int] = []
+
+    def strike(number: int, kind: str) -> None:
+        if failed and number == failed[0] + later:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "os.remove" and not failed:
+            failed.append(number)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    return strike
+
+
+def check_healing(install: Install, before: dict[str, Entry], decided: dict[str, Entry]) -> None:
+    """What a killed run left is finished or taken back, by its journal, and all litter is gone."""
+    interrupted = is_interrupted(install)
+    assert recover(install) is interrupted
+    assert snapshot(install.root) in ([decided] if interrupted else [before, decided])
+    assert not has_litter(install)
+
+
+def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(install.root)
+    committed_in_a_fork(install, kill_at_removal)
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", refuse)
+        with pytest.raises(EnvironmentProblem) as problem:
+            recover(install)
+    assert str(problem.value) == (
+        "tft.py cannot be written: Read-only file system. Nothing was changed. "
+        "Mount it writable, or patch where the image is built."
+    )
+    check_healing(install, before, after(before))
+
+
+def kill_at_removal(number: int, kind: str) -> None:
+    if kind == "os.remove":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system", "tft.py")
+
+
+# --- journals ---
+
+
+def leave(install: Install, journal: str, content: str) -> Path:
+    """Leaves the journal of a killed run; the folder it lies in."""
+    staging = install.home / "staging"
+    staging.mkdir(parents=True)
+    (staging / journal).write_text(content)
+    return staging
+
+
+def line(install: Install, path: Path, kind: str, existed: bool) -> list[object]:
+    return [os.path.relpath(path, install.home), kind, existed]
+
+
+@pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", '{"a": 1}', "1", "[[1, 2]]", '[[1, "Write", true]]', '[["a", 2, true]]', '[["a", "Write", 3]]'),
+        '[["../METADATA", "Remove", true], ["a", "Write", 3]]',
+    ],
+)
+def test_a_damaged_journal_is_refused_with_what_to_do(content: str, journal: str, install: Install) -> None:
+    staging = leave(install, journal, content)
+    before = snapshot(install.root)
+    with pytest.raises(Refused) as refused:
+        recover(install)
+    assert str(refused.value) == (
+        f"{staging / journal} is damaged, so the work that a killed run left half done cannot be finished. Reinstall "
+        "neuralforecast to start clean."
+    )
+    assert snapshot(install.root) == before
+
+
+def test_a_refused_journal_tells_developers_what_is_wrong(install: Install) -> None:
+    leave(install, "undo.json", '[["a", "Write", 3]]')
+    with pytest.raises(Refused) as refused:
+        recover(install)
+    assert str(refused.value.__cause__) == "a field of another type"
+
+
+@pytest.mark.parametrize("copy", [os.link, shutil.copy2], ids=["link", "copy"])
+@pytest.mark.parametrize("name", ["replaced.py", "restored.py"])
+def test_taking_back_leaves_alone_what_is_as_it_was(
+    name: str, copy: Callable[..., object], install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = install.package / name
+    staging = leave(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
+    copy(path, staging / "old-0", follow_symlinks=False)
+    before = snapshot(install.package)
+    monkeypatch.setattr("os.replace", refuse)
+    assert recover(install) is True
+    assert snapshot(install.package) == before
+    assert not has_litter(install)
+
+
+def other_content(path: Path) -> None:
+    status = path.stat()
+    path.write_text("new\n")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def other_mode(path: Path) -> None:
+    path.chmod(0o600)
+
+
+def other_time(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def link_instead(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("kept.py")
+
+
+def file_instead(path: Path) -> None:
+    path.unlink()
+    path.write_text("old\n")
+
+
+def other_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("replaced.py")
+
+
+def nothing(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("replaced.py", other_content),
+        ("replaced.py", other_mode),
+        ("replaced.py", other_time),
+        ("replaced.py", link_instead),
+        ("replaced.py", nothing),
+        ("restored.py", other_link),
+        ("restored.py", file_instead),
+        ("restored.py", nothing),
+    ],
+)
+def test_taking_back_brings_back_what_is_no_longer_as_it_was(
+    name: str, change: Callable[[Path], None], install: Install
+) -> None:
+    path = install.package / name
+    before, time = snapshot(install.root), path.lstat().st_mtime_ns
+    staging = leave(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
+    shutil.copy2(path, staging / "old-0", follow_symlinks=False)
+    change(path)
+    assert recover(install) is True
+    assert snapshot(install.root) == before
+    assert path.lstat().st_mtime_ns == time
+
+
+# --- traces ---
+
+
+def killed_before_the_journal(install: Install) -> None:
+    (install.home / "staging").mkdir(parents=True)
+    (install.home / "staging" / "new-0").write_text("new\n")
+
+
+def killed_in_the_lock(install: Install) -> None:
+    lock_path(install).touch()
+
+
+def killed_before_the_last_folder_went(install: Install) -> None:
+    install.home.mkdir()
+
+
+def killed_at_work(install: Install) -> None:
+    leave(install, "journal.json", "[]")
+
+
+def killed_taking_back(install: Install) -> None:
+    leave(install, "undo.json", "[]")
+
+
+def patched(install: Install) -> None:
+    install.home.mkdir()
+    (install.home / "ledger.json").touch()
+
+
+def untouched(install: Install) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("left", "interrupted", "litter"),
+    [
+        (untouched, False, False),
+        (patched, False, False),
+        (killed_in_the_lock, False, True),
+        (killed_before_the_journal, False, True),
+        (killed_before_the_last_folder_went, False, True),
+        (killed_at_work, True, True),
+        (killed_taking_back, True, True),
+    ],
+)
+def test_the_traces_of_a_killed_run_are_told_and_healing_removes_all_but_the_lock(
+    left: Callable[[Install], None], interrupted: bool, litter: bool, install: Install
+) -> None:
+    left(install)
+    assert (is_interrupted(install), has_litter(install)) == (interrupted, litter)
+    assert recover(install) is interrupted
+    assert (is_interrupted(install), has_litter(install)) == (False, left is killed_in_the_lock)
+    assert install.home.exists() == (left is patched)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_the_next_command(
+    times: int, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_before_the_journal(install)
+    listdir = os.listdir
+    failures = [OSError(errno.EIO, "Input/output error")] * times
+
+    def listing(folder: Path) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return listdir(folder)
+
+    monkeypatch.setattr("os.listdir", listing)
+    assert recover(install) is False
+    assert has_litter(install) == (times > 1)
+
+
+# --- inside ---
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A folder outside of the install."""
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "precious.py").write_text("precious\n")
+    return folder
+
+
+def refusal(action: Callable[[], Any], install: Install) -> str:
+    """What the action is refused with; nothing is written."""
+    before = snapshot(install.root.parent)
+    with pytest.raises(Refused) as refused:
+        action()
+    assert snapshot(install.root.parent) == before
+    return str(refused.value)
+
+
+def leads_out(folder: Path, install: Install) -> str:
+    return (
+        f"{folder} leads out of {install.root}, by a symbolic link or because somebody tampered with what nfpatch "
+        "keeps. nfpatch writes nothing there; reinstall neuralforecast."
+    )
+
+
+@pytest.mark.parametrize("folder", ["../precious", ".", "neuralforecast_too", "neuralforecast/../.."])
+@pytest.mark.usefixtures("precious")
+def test_a_step_outside_of_the_install_is_refused_with_all_others(folder: str, install: Install) -> None:
+    step = Remove(install.root / folder / "precious.py")
+    refused = refusal(lambda: commit(install, [*steps(install), step]), install)
+    assert refused == leads_out(install.root / folder, install)
+
+
+@pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
+@pytest.mark.parametrize("kind", ["Write", "Remove", "Prune"])
+def test_a_journal_that_leads_outside_is_refused(kind: str, journal: str, precious: Path, install: Install) -> None:
+    staging = leave(install, journal, json.dumps([line(install, precious / "precious.py", kind, False)]))
+    for name in ("new-0", "old-0"):
+        (staging / name).write_text("evil\n")
+    assert refusal(lambda: recover(install), install) == leads_out(precious, install)
+
+
+@pytest.mark.parametrize("linked", [PACKAGE, f"{PACKAGE}/models", HOME])
+def test_a_folder_that_is_a_link_to_the_outside_is_refused(linked: str, install: Install, tmp_path: Path) -> None:
+    folder = install.root / linked
+    (tmp_path / "elsewhere").mkdir()
+    if folder.exists():
+        folder.rename(tmp_path / "elsewhere" / folder.name)
+    folder.symlink_to(tmp_path / "elsewhere" / folder.name)
+    step = Write(install.package / "models" / "tft.py", b"new\n")
+    assert refusal(lambda: commit(install, [step]), install) == leads_out(folder, install)
+
+
+def test_a_folder_that_is_a_link_within_the_package_is_followed(install: Install) -> None:
+    (install.package / "models").rename(install.package / "real")
+    (install.package / "models").symlink_to("real")
+    commit(install, [Write(install.package / "models" / "tft.py", b"new\n")])
+    assert (install.package / "real" / "tft.py").read_bytes() == b"new\n"
+
+
+@pytest.mark.parametrize("error", [OSError("a loop"), RuntimeError("a loop")], ids=["OSError", "RuntimeError"])
+def test_links_that_cannot_be_followed_are_refused(
+    error: Exception, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(path: Path, strict: bool = False) -> Path:
+        raise error
+
+    monkeypatch.setattr("pathlib.Path.resolve", resolve)
+    refused = refusal(lambda: commit(install, steps(install)), install)
+    assert refused == f"{install.package} cannot be followed through its symbolic links: a loop."
