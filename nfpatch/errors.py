@@ -38,8 +38,11 @@ class EnvironmentProblem(NfpatchError):
     exit_code = 4
 
 
-def as_problem(error: BaseException) -> BaseException:
-    """The error to raise instead: a system error becomes an EnvironmentProblem that names the path."""
+def as_problem(error: BaseException, state: str = "Nothing was changed.") -> BaseException:
+    """The error to raise instead: a system error becomes an EnvironmentProblem that names the path.
+
+    `state` is a sentence on what the failure has left.
+    """
     if not isinstance(error, OSError):
         return error
     rights = "Run as the owner of the environment, or with the rights to write there."
@@ -51,5 +54,5 @@ def as_problem(error: BaseException) -> BaseException:
         errno.EROFS: "Mount it writable, or patch where the image is built.",
     }.get(error.errno or 0, "Look at the disk, then run the command again.")
     return EnvironmentProblem(
-        f"{error.filename or 'The install'} cannot be written: {error.strerror}. Nothing was changed. {advice}"
+        f"{error.filename or 'The install'} cannot be written: {error.strerror}. {state} {advice}"
     )

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import catalog_page
 import click
 import models_page
+import mutants
 import pytest
 import versions
 from packaging.version import Version
@@ -55,6 +56,22 @@ def test_the_page_and_the_picture_of_models_are_what_was_measured() -> None:
     runs, journeys = models_page.read_runs(), models_page.read_journeys()
     assert (DOCS / "models.md").read_text(encoding="utf-8") == models_page.page_of(runs, journeys)
     assert (DOCS / "matrix.svg").read_text(encoding="utf-8") == models_page.picture(runs, journeys)
+
+
+def test_the_page_of_mutants_has_every_file_that_decides_and_a_reason_for_each_survivor() -> None:
+    text = (DOCS / "mutants.md").read_text(encoding="utf-8")
+    found = {
+        file: (int(ours), int(asked)) for file, ours, asked in re.findall(r"^\| (\S+) .* (\d+) of (\d+) \|", text, re.M)
+    }
+    decides = re.findall(r'^    "(nfpatch/\S+\.py)",$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert len(decides) >= 10
+    assert found.keys() == {*decides, "all"}
+    assert all(100 * ours >= mutants.FEWEST_KILLED * asked for ours, asked in found.values())
+    assert found["all"][1] - found["all"][0] >= len(mutants.SURVIVORS)
+    for survivor, reason in mutants.SURVIVORS.items():
+        assert f"{reason}:" in text
+        assert f"- {survivor.old}" in text
+    assert "no reason" not in text
 
 
 # --- README

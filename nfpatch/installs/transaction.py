@@ -22,13 +22,15 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-from nfpatch.errors import EnvironmentProblem, Refused, as_problem
+from nfpatch.errors import Refused, as_problem
 from nfpatch.installs.disk import duplicate, flush_folder, write_new
 from nfpatch.installs.find import Install, read_file
 from nfpatch.installs.lock import lock_path
 
 JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"
+# What is said where the work can be neither done nor undone.
+HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` heals it."
 
 
 class Write(NamedTuple):
@@ -99,10 +101,7 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
             os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
             _take_back(home, entries)
         except OSError as second:
-            raise EnvironmentProblem(
-                f"{second.filename or home} cannot be written: {second.strerror}, and so the work is half done. No "
-                "file is damaged; once the disk is well again, the next `nfpatch apply` or `nfpatch revert` heals it."
-            ) from error
+            raise as_problem(second, HALF_DONE) from error
         _discard(home)
         raise as_problem(error) from error
     _discard(home)
@@ -136,7 +135,7 @@ def recover(install: Install) -> bool:
         else:
             return False
     except OSError as error:
-        raise as_problem(error) from error
+        raise as_problem(error, HALF_DONE) from error
     finally:
         if not is_interrupted(install):
             _discard(home)

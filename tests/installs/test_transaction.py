@@ -32,6 +32,7 @@ from nfpatch.installs.transaction import (
 )
 
 PACKAGE = "neuralforecast"
+HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` heals it."
 HOME = "neuralforecast-1.7.4.dist-info/nfpatch"
 OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
@@ -262,8 +263,8 @@ def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
         with pytest.raises(EnvironmentProblem) as problem:
             commit(install, steps(install))
     assert str(problem.value) == (
-        f"{'tft.py' if named else install.home} cannot be written: Input/output error, and so the work is half done. "
-        "No file is damaged; once the disk is well again, the next `nfpatch apply` or `nfpatch revert` heals it."
+        f"{'tft.py' if named else 'The install'} cannot be written: Input/output error. {HALF_DONE} "
+        "Look at the disk, then run the command again."
     )
     assert (install.home / "staging" / journal).is_file()
     assert recover(install) is True
@@ -368,7 +369,7 @@ def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, mo
         with pytest.raises(EnvironmentProblem) as problem:
             recover(install)
     assert str(problem.value) == (
-        "tft.py cannot be written: Read-only file system. Nothing was changed. "
+        f"tft.py cannot be written: Read-only file system. {HALF_DONE} "
         "Mount it writable, or patch where the image is built."
     )
     check_healing(install, before, after(before))
