@@ -60,7 +60,7 @@ def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> by
             edited.append(_render(row, ending))
     present = {path for path, _, _ in rows}
     added = [_render(row, ending) for path, row in changes.items() if row is not None and path not in present]
-    if added and edited and not edited[-1].endswith(("\n", "\r")):
+    if added and edited and not edited[-1].endswith("\n"):
         edited[-1] += ending
     return "".join([*edited, *added]).encode()
 
