@@ -66,8 +66,8 @@ def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> by
 
 
 def _lines(record: bytes) -> list[str]:
-    """The lines with their endings; a file name may hold what `str.splitlines` would take for one."""
-    return io.StringIO(record.decode(), newline="\n").readlines()
+    """The lines with their endings; a file name may hold what `str.splitlines`, but not StringIO, takes for one."""
+    return io.StringIO(record.decode()).readlines()
 
 
 def _render(row: Row, ending: str) -> str:

@@ -259,7 +259,7 @@ def _is_the_same(old: Path, path: Path) -> bool:
 
 
 def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:
-    draft = staging / "journal.draft"
+    draft = staging / f"{JOURNAL_NAME}.draft"
     content = json.dumps([[entry.path, entry.kind, entry.existed] for entry in entries])
     write_new(draft, content.encode(), like=draft)
     os.replace(draft, staging / JOURNAL_NAME)

@@ -154,7 +154,7 @@ def steps_for(found: Survey, changes: Sequence[FileChange]) -> tuple[Step, ...]:
         if change.patches:
             steps += _saving(install, change) + _steps_to_patched(install, change, entry, after.files[change.file])
         else:
-            assert entry is not None, "only a patched file can go back to its original"
+            assert entry is not None  # only a patched file can go back to its original
             steps += _saving(install, change) + _steps_to_original(install, change, entry)
     # last, because a folder that is gone is the one thing that takes room on the disk to take back
     caches = [Prune(install.file(change.file).parent / "__pycache__") for change in changes if not change.patches]
@@ -197,7 +197,7 @@ def _steps_to_patched(
     if entry is None:
         kept = original_path(install, change.file)
         # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
-        assert change.now is not None, "a missing file has no original to keep"
+        assert change.now is not None  # a missing file has no original to keep
         steps.append(Write(kept, change.now, like=path) if after.link is not None else Place(kept, path))
         steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
     steps.append(Write(path, change.then, like=path))
