@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint lowest versions demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
+.PHONY: test lint lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
 
 test: lint wheels lowest training-env  ## everything that CI runs
 	@echo "== tests"
@@ -21,6 +21,9 @@ lowest: wheels  ## the quick tests with the lowest dependencies that are admitte
 
 versions: wheels  ## docs/versions.md: the quick tests on every Python that is found, with the lowest and the newest
 	PYTHONPATH=. $(BIN)/python scripts/versions.py
+
+mutants: wheels .cache/mutants/ready  ## docs/mutants.md: what the tests find of faults that are put into the code
+	.cache/mutants/bin/python scripts/mutants.py
 
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh
@@ -92,4 +95,4 @@ bench: training-env .venv/ready  ## speed, side by side with other tools
 	$(BIN)/python benchmarks/commands.py --env .cache/training
 
 clean:
-	rm -rf .venv .cache .demo
+	rm -rf .venv .cache .demo mutants
