@@ -12,6 +12,7 @@ from nfpatch.catalog import Patch
 from nfpatch.console import count
 from nfpatch.proof.ranks import frames_of_dump
 from nfpatch.rehearsal.heard import Call, Heard, Training
+from nfpatch.target import ENTRY
 from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
@@ -212,8 +213,9 @@ def _within(place: str) -> str:
 
 def _tells(file: str) -> bool:
     """Whether a frame of this file tells a user where a process is: neuralforecast's, or the script's own."""
-    others = ("/torch/", "/pytorch_lightning/", "/lightning_fabric/", "/lightning_utilities/", "/lib/python")
-    return "/neuralforecast/" in file or not any(part in file for part in (*others, "nfpatch"))
+    is_own = file.startswith(str(ENTRY.parent))
+    of_others = any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python"))
+    return "/neuralforecast/" in file or not (is_own or of_others)
 
 
 def _searched_otherwise(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:

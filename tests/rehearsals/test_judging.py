@@ -11,6 +11,7 @@ import pytest
 from nfpatch.catalog import load_catalog
 from nfpatch.rehearsal.heard import Heard
 from nfpatch.rehearsal.verdict import Stage, place_of, stages_of
+from nfpatch.target import ENTRY
 
 CATALOG = load_catalog()
 PATCHES = [patch for patch in CATALOG.default if CATALOG.files_of(patch, "1.7.4")]
@@ -542,12 +543,11 @@ def test_a_place_is_the_collective_or_the_innermost_frame(frames: list[str], pla
     ("file", "tells"),
     [
         ("/env/lib/python3.11/site-packages/neuralforecast/core.py", True),
+        ("/home/me/nfpatch/torch/train.py", True),
         ("/env/site-packages/torch/nn/modules/module.py", False),
-        ("/env/site-packages/pytorch_lightning/trainer/trainer.py", False),
-        ("/env/site-packages/lightning_fabric/fabric.py", False),
-        ("/env/site-packages/lightning_utilities/core/rank_zero.py", False),
-        ("/env/site-packages/nfpatch/target/frames.py", False),
+        ("/opt/dist-packages/torch/nn/modules/module.py", False),
         ("/usr/lib/python3.11/runpy.py", False),
+        (str(ENTRY), False),
     ],
 )
 def test_what_a_user_is_told_as_the_caller_is_neuralforecasts_or_the_scripts(file: str, tells: bool) -> None:
