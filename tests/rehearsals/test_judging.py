@@ -545,7 +545,7 @@ def test_a_place_is_the_collective_or_the_innermost_frame(frames: list[str], pla
         ("/env/lib/python3.11/site-packages/neuralforecast/core.py", True),
         ("/home/me/nfpatch/torch/train.py", True),
         ("/env/site-packages/torch/nn/modules/module.py", False),
-        ("/opt/dist-packages/torch/nn/modules/module.py", False),
+        ("/env/dist-packages/torch/nn/modules/module.py", False),
         ("/usr/lib/python3.11/runpy.py", False),
         (str(ENTRY), False),
     ],
