@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Optional, TypeVar, Union
+from typing import NamedTuple, Optional, TypeVar
 
 from nfpatch.codemod import Rewrite
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.fingerprints import Fingerprints, read_fingerprints
 
 FINGERPRINTS_FILE_NAME = "fingerprints.json"
+# What each group of patches is for. The first three are applied where nothing is named.
+GROUPS = {
+    "unused-parameters": "models that strict DDP refuses, because some parameters get no gradient",
+    "multi-process": "training, validation, prediction and saving on several processes",
+    "search": "hyperparameter search on several processes, through Optuna or ray",
+    "spark": "training and prediction on Spark",
+}
+DEFAULT_GROUPS = ("unused-parameters", "multi-process", "search")
 
 T = TypeVar("T")
 
@@ -24,20 +32,21 @@ class Case(NamedTuple):
 
     `options` go to the model's constructor, `loss` (and a `valid_loss` among them) names a class of
     `neuralforecast.losses.pytorch`, `exogenous` is a subset of `("static", "historic", "future")`; with "categorical"
-    beside them, each has an embedded column as well.
-    `dead_parameters` are those, as `fnmatch` patterns, that the original source leaves without a gradient here: None
-    for all that the patch names, and `()` where original and patched source both train. A `thorough` case is trained by
+    among them, each has an embedded column as well.
+    `unused_parameters` are those, as `fnmatch` patterns, that the released source leaves without a gradient here: None
+    for all that the patch names, and `()` where released and patched source both train. A `thorough` case is trained by
     `verify --thorough` only. `releases` (PEP 440) are those that can train it. A model named `Auto...` is searched for
-    in two trials of other shapes. `beside` are the ids of patches without which the model does not train.
+    in two trials of different shapes. `requires` are the ids of patches without which the model does not train on
+    several ranks at all, so that both sources of the proof carry them.
 
-    `stage` is what a user's script does after the training, and is held against one process: "validate", "predict",
+    `stage` is what a user's script does after the training, and is compared with one process: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
     (`fit` again); a training of another kind ("no-batch", "strategy-object", "own-callbacks", "failing-rank",
-    "trajectories", "one-series", "one-order", "fewer-devices": docs/proof.md tells of each); what the training was, a
+    "trajectories", "one-series", "one-order", "fewer-devices": docs/proof.md describes each); what the training was, a
     "search" through Optuna or a "ray-search" through a real ray; or on Spark, "predict" after a fit on a
-    "single-series", on "cut-files", of which each has a part of a series, or in "several-tasks". On the original it
-    ends otherwise, or with one of the patch's `symptoms`; where the ranks would wait for each other for ever (`waits`),
-    the original is not run. `launchers` are those that it shows by; empty for all but Spark.
+    "single-series", on "cut-files", of which each has a part of a series, or in "several-tasks". On the released source
+    it gives another result, or fails with one of the patch's `symptoms`; where its ranks would hang
+    (`original_hangs`), the released source is not run. `launchers` are those that it shows by; empty for all but Spark.
     """
 
     model: str
@@ -45,13 +54,13 @@ class Case(NamedTuple):
     loss: str = "MAE"
     exogenous: tuple[str, ...] = ()
     options: Mapping[str, object] = MappingProxyType({})
-    dead_parameters: Optional[tuple[str, ...]] = None
+    unused_parameters: Optional[tuple[str, ...]] = None
     thorough: bool = False
     releases: str = ""
     stage: str = "fit"
-    waits: bool = False
+    original_hangs: bool = False
     launchers: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     @property
     def is_search(self) -> bool:
@@ -64,42 +73,39 @@ class Case(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """One bug of neuralforecast and its remedy, as a module of `patches/` states it.
+    """One bug of neuralforecast and its fix, as a module of `patches/` states it.
 
-    `variants` maps version specifiers (PEP 440) to what heals those releases: a codemod for each file that the bug
-    stands in, by POSIX path below the folder that holds `neuralforecast/`. Where it stands in one `file`, the codemod
-    alone. `unaffected` maps the other releases to the reason why they need none; the two together name every release
-    exactly once. `dead_parameters` are the names, as `fnmatch` patterns, of the parameters that no gradient reaches in
-    some configuration. They are gone there once the patch is applied, unless `keeps_parameters` says that it lets the
-    gradient reach them instead. `other_names` are ids that it had, which still stand for it. `symptoms` are words of
-    the errors that the bug ends with. `beside` are the ids of patches without which the models of its cases crash on
-    several devices before its own bug shows. What is `by_name_only` makes one process do otherwise than as released, so
-    nothing applies it that does not name it.
+    `group` is one of GROUPS; a user's own patch may name another. `variants` maps version specifiers (PEP 440) to what
+    fixes those releases: a codemod for each file that the bug stands in, by POSIX path below the folder that holds
+    `neuralforecast/`. `unaffected` maps the other releases to the reason why they need none; the two together name
+    every release exactly once.
+
+    `unused_parameters` are the names, as `fnmatch` patterns, of the parameters that get no gradient in some
+    configuration. The patch freezes them there, or gives them a gradient; it `removes_parameters` only where upstream
+    removed the same ones, so that models which were saved before need `nfpatch migrate`. `symptoms` are words of the
+    errors that the bug raises. `requires` are the ids of patches without which this one leaves nothing that works;
+    `apply` and `revert` keep them together. A patch that is `opt_in` changes what one process does, or is a choice: it
+    is applied by its own id only.
     """
 
     id: str
     summary: str
+    group: str
     model: str
     upstream: str
-    variants: Mapping[str, Union[Rewrite, Mapping[str, Rewrite]]]
+    variants: Mapping[str, Mapping[str, Rewrite]]
     unaffected: Mapping[str, str]
-    dead_parameters: tuple[str, ...]
     cases: tuple[Case, ...]
-    file: str = ""
-    keeps_parameters: bool = False
-    other_names: tuple[str, ...] = ()
+    unused_parameters: tuple[str, ...] = ()
+    removes_parameters: bool = False
     symptoms: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    by_name_only: bool = False
+    requires: tuple[str, ...] = ()
+    opt_in: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
         """Every file that it rewrites in some release, sorted."""
-        return tuple(sorted({file for variant in self.variants.values() for file in self.by_file(variant)}))
-
-    def by_file(self, variant: Union[Rewrite, Mapping[str, Rewrite]]) -> Mapping[str, Rewrite]:
-        """The codemods of a variant by file."""
-        return {self.file: variant} if isinstance(variant, Rewrite) else variant
+        return tuple(sorted({file for variant in self.variants.values() for file in variant}))
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Catalog:
     @property
     def default(self) -> tuple[Patch, ...]:
         """What is applied where no patch is named."""
-        return tuple(patch for patch in self.patches if not patch.by_name_only)
+        return tuple(patch for patch in self.patches if not patch.opt_in)
 
     @property
     def releases(self) -> tuple[str, ...]:
@@ -140,7 +146,7 @@ class Catalog:
     def rewrites_for(self, patch: Patch, version: str) -> Mapping[str, Rewrite]:
         """The codemods of a patch for this release by file; none where no variant claims it."""
         variant = self._first_match(patch.variants, version)
-        return {} if variant is None else patch.by_file(variant)
+        return {} if variant is None else variant
 
     def reason_unaffected(self, patch: Patch, version: str) -> Optional[str]:
         """Why this release needs no such patch; None where the patch does not say so."""
@@ -176,7 +182,7 @@ class Catalog:
     @cached_property
     def _ids(self) -> Mapping[str, str]:
         """The id of each patch, by every name that it goes by."""
-        return {name: patch.id for patch in self.patches for name in (patch.id, *patch.other_names)}
+        return {patch.id: patch.id for patch in self.patches}
 
 
 def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
@@ -187,7 +193,7 @@ def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
     shipped = patches_folder()
     modules = [path for folder in (shipped, *extra_folders) for path in _patch_modules(folder)]
     patches = [_load_patch(path) for path in modules]
-    names = [name for patch in patches for name in (patch.id, *patch.other_names)]
+    names = [patch.id for patch in patches]
     for twice in sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Two patch modules call themselves {twice!r}. Give one of them another id.")
     by_id = tuple(sorted(patches, key=lambda patch: patch.id))
@@ -224,13 +230,11 @@ def _load_patch(path: Path) -> Patch:
     patch = getattr(module, "patch", None)
     if not isinstance(patch, Patch):
         raise UsageError(f"The patch module {path} defines no `patch = Patch(...)`.")
-    by_file = [{"": variant} if isinstance(variant, Rewrite) else variant for variant in patch.variants.values()]
-    if not all(isinstance(each, Mapping) and all(isinstance(r, Rewrite) for r in each.values()) for each in by_file):
-        raise UsageError(
-            f"The patch {patch.id} in {path} has a variant that is no Rewrite, nor a Rewrite for each file."
-        )
-    if "" in patch.files:
-        raise UsageError(f"The patch {patch.id} in {path} does not say in which `file` its codemods belong.")
+    if not all(
+        isinstance(each, Mapping) and all(isinstance(r, Rewrite) for r in each.values())
+        for each in patch.variants.values()
+    ):
+        raise UsageError(f"The patch {patch.id} in {path} has a variant that is not a Rewrite for each file.")
     return patch
 
 

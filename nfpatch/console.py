@@ -49,7 +49,7 @@ def print_catalog(catalog: Catalog) -> None:
             ("releases", releases_in_words(catalog, patch)),
             ("upstream", patch.upstream),
             *(("symptom", words) for words in patch.symptoms),
-            *([("applied", "by name only: it changes what one process does")] if patch.by_name_only else []),
+            *([("applied", "by name only: it changes what one process does")] if patch.opt_in else []),
         ):
             click.echo(f"  {label:<9} {value}")
 
@@ -67,7 +67,7 @@ def catalog_to_json(catalog: Catalog) -> object:
                 "releases": affected_releases(catalog, patch),
                 "upstream": patch.upstream,
                 "symptoms": patch.symptoms,
-                "by_name_only": patch.by_name_only,
+                "opt_in": patch.opt_in,
             }
             for patch in catalog.patches
         ]
@@ -133,7 +133,7 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
     else:
         say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
     # Models that were saved before have other parameters than their class has now.
-    models = sorted({patch.model for patch in outcome.moved if not patch.keeps_parameters})
+    models = sorted({patch.model for patch in outcome.moved if patch.removes_parameters})
     if models:
         say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 

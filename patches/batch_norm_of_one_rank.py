@@ -50,7 +50,7 @@ PATCHTST = {
 patch = Patch(
     id="batch-norm-of-one-rank",
     summary="models with batch normalization forecast otherwise on each device",
-    symptoms=(),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/batch-norm-of-one-rank.md",
     variants={
@@ -58,7 +58,5 @@ patch = Patch(
         ">=1.7": {f"{COMMON}_base_model.py": evened_out("BaseModel")},
     },
     unaffected={"<1.5": "no model of this release has batch normalization"},
-    keeps_parameters=True,
-    dead_parameters=(),
     cases=(Case("PatchTST", "batch norm", options=PATCHTST, stage="refit", launchers=BY_RANKS),),
 )

@@ -10,6 +10,8 @@ This patch builds the weight under the condition under which it is used. Upstrea
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/dilated_rnn.py"
+
 BUILD = "self.weight_ir = nn.Parameter(torch.randn(hidden_size, input_size))"
 TINY = {"cell_type": "ResLSTM", "encoder_hidden_size": 8, "decoder_hidden_size": 8}
 
@@ -18,17 +20,20 @@ ALL = ("static", "historic", "future")
 patch = Patch(
     id="dilatedrnn-residual-weight",
     summary="DilatedRNN's ResLSTM cells build a weight that most of them do not use",
+    group="unused-parameters",
     model="DilatedRNN",
-    file="neuralforecast/models/dilated_rnn.py",
     upstream="not fixed yet: docs/upstream/dilatedrnn-residual-weight.md",
     variants={
-        ">=1.0": Rewrite(
-            changes=(Change("ResLSTMCell.__init__", BUILD, f"if input_size != hidden_size:\n    {BUILD}"),),
-            reads={"weight_ir": "not self.input_size == self.hidden_size"},
-        ),
+        ">=1.0": {
+            FILE: Rewrite(
+                changes=(Change("ResLSTMCell.__init__", BUILD, f"if input_size != hidden_size:\n    {BUILD}"),),
+                reads={"weight_ir": "not self.input_size == self.hidden_size"},
+            )
+        },
     },
     unaffected={"<1.0": "releases before 1.0 have another layout and no DilatedRNN"},
-    dead_parameters=("rnn_stack.*.cells.*.cell.weight_ir",),
+    unused_parameters=("rnn_stack.*.cells.*.cell.weight_ir",),
+    removes_parameters=True,
     cases=(
         Case("DilatedRNN", "ResLSTM", options=TINY, releases=">=1.1"),
         Case("DilatedRNN", "ResLSTM, default sizes", options={"cell_type": "ResLSTM"}, releases="==1.0.*"),

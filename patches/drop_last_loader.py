@@ -33,7 +33,7 @@ FOLDER = "neuralforecast/common"
 patch = Patch(
     id="drop-last-loader",
     summary="with drop_last_loader=True fit may return an untrained model, as no device has a whole batch",
-    symptoms=(),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/drop-last-loader.md",
     variants={
@@ -44,8 +44,6 @@ patch = Patch(
         ">=1.7": {f"{FOLDER}/_base_model.py": refuse_in("BaseModel")},
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     # Lightning's own launcher ends the other processes where one raises.
     cases=(
         Case(

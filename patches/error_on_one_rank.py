@@ -118,6 +118,7 @@ patch = Patch(
     id="error-on-one-rank",
     summary="where a training step fails on one of several devices, the others wait for ever",
     symptoms=("Connection closed by peer",),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/error-on-one-rank.md",
     variants={
@@ -126,15 +127,13 @@ patch = Patch(
         ">=1.7": {f"{COMMON}_base_model.py": told_in("BaseModel")},
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "NHITS",
             "error on one rank",
             options={"mlp_units": [[8, 8]] * 3},
             stage="failing-rank",
-            waits=True,
+            original_hangs=True,
             launchers=("torchrun", "script"),
         ),
     ),

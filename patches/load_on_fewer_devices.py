@@ -74,6 +74,7 @@ patch = Patch(
     id="load-on-fewer-devices",
     summary="a model that was saved where there were more GPUs cannot be trained further",
     symptoms=("You requested gpu",),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/load-on-fewer-devices.md",
     variants={
@@ -83,8 +84,6 @@ patch = Patch(
         ">1.6.0": helped(OF_LIGHTNING_2),
     },
     unaffected={"==1.0.0": "this release cannot save"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case("NHITS", "fewer devices", options={"mlp_units": [[8, 8]] * 3}, stage="fewer-devices", releases=">=1.1"),
     ),

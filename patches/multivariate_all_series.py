@@ -332,6 +332,7 @@ patch = Patch(
         "The size of tensor a (2) must match the size of tensor b",
         "mat1 and mat2 shapes cannot be multiplied",
     ),
+    group="multi-process",
     model="any",
     upstream="the order is not fixed yet: docs/upstream/multivariate-all-series.md",
     variants={
@@ -404,8 +405,6 @@ patch = Patch(
         ">=3.2": {DATASET: ONE_ORDER},
     },
     unaffected={"<1.5": "this release has no multivariate models"},
-    keeps_parameters=True,
-    dead_parameters=(),
     cases=(
         # before 1.7 there is StemGNN alone, which DDP refuses for another reason: its forecasts are no proof of this
         Case("TSMixer", "predict", options={"ff_dim": 8}, stage="predict", releases="==1.7.0"),

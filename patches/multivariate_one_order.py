@@ -52,10 +52,10 @@ MLP = Case("MLPMultivariate", "order of series", options={"hidden_size": 8}, sta
 patch = Patch(
     id="multivariate-one-order",
     summary="multivariate models see the series in a new order at every epoch, also in one process",
-    symptoms=(),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/multivariate-one-order.md",
-    by_name_only=True,
+    opt_in=True,
     variants={
         "==1.5.0": unshuffled(INTERVAL.replace("int(val_check_interval)", "val_check_interval")),
         ">=1.6,<1.7": unshuffled(INTERVAL),
@@ -65,17 +65,15 @@ patch = Patch(
         "<1.5": "this release has no multivariate models",
         ">=1.7,<3": "never affected: this release trains multivariate models in the order of the data",
     },
-    keeps_parameters=True,
-    dead_parameters=(),
     cases=(
         Case(
             "StemGNN",
             "order of series",
             stage="one-order",
             releases=">=1.5,<1.7",
-            beside=("multivariate-all-series", "stemgnn-backcast"),
+            requires=("multivariate-all-series", "stemgnn-backcast"),
         ),
-        MLP._replace(releases=">=3,<3.2", beside=("multivariate-all-series",)),
+        MLP._replace(releases=">=3,<3.2", requires=("multivariate-all-series",)),
         MLP._replace(releases=">=3.2"),
     ),
 )

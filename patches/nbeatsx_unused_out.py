@@ -13,6 +13,8 @@ from typing import Optional
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/nbeatsx.py"
+
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 EXOGENOUS = ("static", "historic", "future")
 
@@ -21,52 +23,55 @@ def thorough(
     config: str,
     loss: str = "MQLoss",
     exogenous: tuple[str, ...] = (),
-    dead_parameters: Optional[tuple[str, ...]] = None,
+    unused_parameters: Optional[tuple[str, ...]] = None,
     releases: str = "",
     **options: object,
 ) -> Case:
     return Case(
-        *("NBEATSx", config, loss, exogenous, {**TINY, **options}, dead_parameters), thorough=True, releases=releases
+        *("NBEATSx", config, loss, exogenous, {**TINY, **options}, unused_parameters), thorough=True, releases=releases
     )
 
 
 patch = Patch(
     id="nbeatsx-unused-out",
     summary="NBEATSx builds an output layer that nothing reads",
+    group="unused-parameters",
     model="NBEATSx",
-    file="neuralforecast/models/nbeatsx.py",
     upstream="https://github.com/Nixtla/neuralforecast/pull/1168",
     variants={
-        ">=1.2,<1.7.6": Rewrite(
-            changes=(
-                Change(
-                    where="NBEATSx.__init__",
-                    old="""
+        ">=1.2,<1.7.6": {
+            FILE: Rewrite(
+                changes=(
+                    Change(
+                        where="NBEATSx.__init__",
+                        old="""
                         if self.loss.outputsize_multiplier > 1:
                             self.out = nn.Linear(
                                 in_features=h, out_features=h * self.loss.outputsize_multiplier
                             )
                     """,
-                    new="",
+                        new="",
+                    ),
                 ),
-            ),
-            reads={"out": ""},
-        ),
+                reads={"out": ""},
+            )
+        },
     },
     unaffected={
         "<1.1": "this release has no NBEATSx",
         "==1.1.*": "never affected: forward uses the `out` layer in this release",
         ">=1.7.6": "fixed upstream in 1.7.6",
     },
-    dead_parameters=("out.weight", "out.bias"),
+    unused_parameters=("out.weight", "out.bias"),
+    removes_parameters=True,
     cases=(
         Case(model="NBEATSx", config="MQLoss", loss="MQLoss", options=TINY),
-        Case(model="NBEATSx", config="MAE", loss="MAE", options=TINY, dead_parameters=()),
+        Case(model="NBEATSx", config="MAE", loss="MAE", options=TINY, unused_parameters=()),
         thorough("DistributionLoss", loss="DistributionLoss"),
         thorough("MQLoss, historic exogenous", exogenous=("historic",)),
         thorough("MQLoss, all exogenous", exogenous=EXOGENOUS),
         thorough("DistributionLoss, all exogenous", loss="DistributionLoss", exogenous=EXOGENOUS),
-        thorough("MAE, all exogenous", loss="MAE", exogenous=EXOGENOUS, dead_parameters=()),
+        thorough("MAE, all exogenous", loss="MAE", exogenous=EXOGENOUS, unused_parameters=()),
         thorough("MQLoss, generic stacks", stack_types=["identity", "identity", "identity"]),
         thorough("MQLoss, interpretable stacks", stack_types=["trend", "seasonality"], n_blocks=[1, 1]),
         thorough("MQLoss, shared weights", n_blocks=[2, 1, 1], shared_weights=True),
@@ -74,7 +79,7 @@ patch = Patch(
             "MAE, exogenous stack",
             loss="MAE",
             exogenous=EXOGENOUS,
-            dead_parameters=(),
+            unused_parameters=(),
             releases=">=1.7.3",
             stack_types=["identity", "exogenous"],
             n_blocks=[1, 1],

@@ -8,36 +8,41 @@ It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0.
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/nhits.py"
+
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 
 patch = Patch(
     id="nhits-unused-out",
     summary="NHITS builds an output layer that nothing reads",
+    group="unused-parameters",
     model="NHITS",
-    file="neuralforecast/models/nhits.py",
     upstream="fixed in 1.2.0",
     variants={
-        "==1.1.*": Rewrite(
-            changes=(
-                Change(
-                    where="NHITS.__init__",
-                    old="""
+        "==1.1.*": {
+            FILE: Rewrite(
+                changes=(
+                    Change(
+                        where="NHITS.__init__",
+                        old="""
                         if self.loss.outputsize_multiplier > 1:
                             self.out = nn.Linear(in_features=h, out_features=h * self.loss.outputsize_multiplier)
                     """,
-                    new="",
+                        new="",
+                    ),
                 ),
-            ),
-            reads={"out": ""},
-        ),
+                reads={"out": ""},
+            )
+        },
     },
     unaffected={
         "<1.1": "never affected: forward uses the `out` layer in this release",
         ">=1.2": "fixed upstream in 1.2.0",
     },
-    dead_parameters=("out.weight", "out.bias"),
+    unused_parameters=("out.weight", "out.bias"),
+    removes_parameters=True,
     cases=(
         Case("NHITS", "MQLoss", "MQLoss", options=TINY),
-        Case("NHITS", "MAE", options=TINY, dead_parameters=(), thorough=True),
+        Case("NHITS", "MAE", options=TINY, unused_parameters=(), thorough=True),
     ),
 )

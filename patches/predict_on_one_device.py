@@ -132,6 +132,7 @@ patch = Patch(
         "'NoneType' object is not iterable",
         "accelerator set through both strategy class and accelerator flag, choose one",
     ),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/predict-on-one-device.md",
     variants={
@@ -152,13 +153,19 @@ patch = Patch(
         ">=3.1.0": of_base_model(GUARD_WITH_STRATEGY),
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case("NHITS", "predict", options=NHITS, stage="predict"),
         Case("GRU", "predict", options=GRU, stage="predict", thorough=True, releases=">=1.1"),
         Case("NHITS", "load, predict", options=NHITS, stage="load", thorough=True, releases=">=1.7.1"),
-        Case("NHITS", "predict_insample", options=NHITS, stage="insample", thorough=True, waits=True, releases=">=1.5"),
-        Case("NHITS", "cross_validation", options=NHITS, stage="cross-validation", thorough=True, waits=True),
+        Case(
+            "NHITS",
+            "predict_insample",
+            options=NHITS,
+            stage="insample",
+            thorough=True,
+            original_hangs=True,
+            releases=">=1.5",
+        ),
+        Case("NHITS", "cross_validation", options=NHITS, stage="cross-validation", thorough=True, original_hangs=True),
     ),
 )

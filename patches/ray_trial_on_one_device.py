@@ -12,6 +12,8 @@ says. A strategy object is taken for one that can start in a trial, and is left 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/common/_base_auto.py"
+
 RESERVE = """
 if gpus > 0:
     device_dict = {"gpu": gpus}
@@ -56,7 +58,7 @@ RAY = Case(
     options={"mlp_units": [[8, 8]] * 3},
     stage="ray-search",
     launchers=("torchrun", "script"),
-    beside=("search-by-one-rank",),
+    requires=("search-by-one-rank",),
 )
 TWO = RAY._replace(config="ray, devices=2", options={**RAY.options, "devices": 2}, thorough=True)
 
@@ -64,24 +66,22 @@ patch = Patch(
     id="ray-trial-on-one-device",
     summary="a search through ray trains a trial on several devices, which dies or waits for ever",
     symptoms=("ActorDiedError", "DistStoreError", "No best trial found for the given metric"),
+    group="search",
     model="any",
-    file="neuralforecast/common/_base_auto.py",
     upstream="fixed in 3.2.1 where the configuration names no devices, else not yet: "
     "docs/upstream/ray-trial-on-one-device.md",
     variants={
-        "<1.6": Rewrite((reserve_one("tune_model"), train_on_one("train_tune"))),
-        ">=1.6,<1.7": Rewrite((reserve_one(TUNE), train_on_one(TRAIN))),
-        ">=1.7,<3.2.1": Rewrite((reserve_one(TUNE), train_on_one(TRAIN, METRICS_OF_1_7))),
-        ">=3.2.1": Rewrite((train_on_one(TRAIN, METRICS_OF_1_7),)),
+        "<1.6": {FILE: Rewrite((reserve_one("tune_model"), train_on_one("train_tune")))},
+        ">=1.6,<1.7": {FILE: Rewrite((reserve_one(TUNE), train_on_one(TRAIN)))},
+        ">=1.7,<3.2.1": {FILE: Rewrite((reserve_one(TUNE), train_on_one(TRAIN, METRICS_OF_1_7)))},
+        ">=3.2.1": {FILE: Rewrite((train_on_one(TRAIN, METRICS_OF_1_7),))},
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     # By Lightning 1 the processes of a trial wait for each other.
     cases=(
         RAY._replace(releases=">=1.5,<3.2.1"),
-        RAY._replace(releases="<1.5", waits=True),
+        RAY._replace(releases="<1.5", original_hangs=True),
         TWO._replace(releases=">=1.5"),
-        TWO._replace(releases="<1.5", waits=True),
+        TWO._replace(releases="<1.5", original_hangs=True),
     ),
 )

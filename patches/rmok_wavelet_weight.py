@@ -10,34 +10,43 @@ This patch removes the weight, its comment and its draw. Upstream has the bug up
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/rmok.py"
+
 patch = Patch(
     id="rmok-wavelet-weight",
     summary="RMoK's wavelet layer has a weight that nothing uses",
+    group="unused-parameters",
     model="RMoK",
-    file="neuralforecast/models/rmok.py",
     upstream="not fixed yet: docs/upstream/rmok-wavelet-weight.md",
     variants={
-        ">=1.7.5": Rewrite(
-            changes=(
-                Change(
-                    "WaveKANLayer.__init__",
-                    old="self.weight1 = nn.Parameter(torch.Tensor(out_features, in_features))",
-                    new="",
+        ">=1.7.5": {
+            FILE: Rewrite(
+                changes=(
+                    Change(
+                        "WaveKANLayer.__init__",
+                        old="self.weight1 = nn.Parameter(torch.Tensor(out_features, in_features))",
+                        new="",
+                    ),
+                    Change(
+                        "WaveKANLayer.__init__", old="nn.init.kaiming_uniform_(self.weight1, a=math.sqrt(5))", new=""
+                    ),
                 ),
-                Change("WaveKANLayer.__init__", old="nn.init.kaiming_uniform_(self.weight1, a=math.sqrt(5))", new=""),
-            ),
-            reads={"weight1": ""},
-        ),
+                reads={"weight1": ""},
+            )
+        },
     },
     unaffected={"<1.7.5": "this release has no RMoK"},
-    beside=("multivariate-all-series",),
-    dead_parameters=("experts.2.weight1",),
-    cases=(
-        Case("RMoK", "MAE"),
-        Case("RMoK", "MQLoss", "MQLoss", thorough=True, releases=">=3.0"),
-        *(
-            Case("RMoK", f"{wavelet} wavelet", options={"wavelet_function": wavelet}, thorough=True)
-            for wavelet in ("morlet", "dog", "meyer", "shannon")
-        ),
+    unused_parameters=("experts.2.weight1",),
+    removes_parameters=True,
+    cases=tuple(
+        case._replace(requires=("multivariate-all-series",))
+        for case in (
+            Case("RMoK", "MAE"),
+            Case("RMoK", "MQLoss", "MQLoss", thorough=True, releases=">=3.0"),
+            *(
+                Case("RMoK", f"{wavelet} wavelet", options={"wavelet_function": wavelet}, thorough=True)
+                for wavelet in ("morlet", "dog", "meyer", "shannon")
+            ),
+        )
     ),
 )

@@ -208,6 +208,7 @@ patch = Patch(
         "PytorchStreamReader failed reading zip archive",
         "FileNotFoundError",
     ),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/save-by-one-rank.md",
     variants={
@@ -220,12 +221,10 @@ patch = Patch(
         ">=3.3.0": {CORE: core(HELPER, EACH_RANK), MODEL: SERIALIZED},
     },
     unaffected={"==1.0.0": "this release cannot save"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         SAVE_AND_LOAD._replace(releases=">=1.1,<1.5"),
         # whoever writes Lightning's checkpoint first waits for the others, who may have failed
-        SAVE_AND_LOAD._replace(releases=">=1.5,<1.7.1", waits=True),
+        SAVE_AND_LOAD._replace(releases=">=1.5,<1.7.1", original_hangs=True),
         SAVE_AND_LOAD._replace(releases=">=1.7.1"),
     ),
 )

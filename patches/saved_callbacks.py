@@ -41,6 +41,7 @@ patch = Patch(
     id="saved-callbacks",
     summary="a model with callbacks of the user's cannot be saved on several devices",
     symptoms=("cannot pickle '_thread.lock' object",),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/saved-callbacks.md",
     variants={
@@ -49,8 +50,6 @@ patch = Patch(
         ">=3": in_bases("model"),
     },
     unaffected={"==1.0.0": "this release saves no options of its models"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "NHITS",

@@ -37,6 +37,7 @@ ITRANSFORMER = {"scaler_type": "revin", "hidden_size": 8, "n_heads": 2, "d_ff": 
 patch = Patch(
     id="scaler-revin",
     summary="a point loss does not reach the scaler `revin`",
+    group="unused-parameters",
     model="any",
     upstream="not fixed yet: docs/upstream/scaler-revin.md",
     variants={
@@ -50,16 +51,16 @@ patch = Patch(
         },
     },
     unaffected={"<1.6.4": "this release has no scaler `revin`"},
-    beside=("multivariate-all-series",),  # iTransformer
-    dead_parameters=("scaler.revin_bias", "scaler.revin_weight"),
-    cases=(
-        Case("MLP", "revin", options=MLP, releases=">=1.6.4"),
-        Case("GRU", "revin", options=GRU, releases=">=1.6.4,<3.0"),
-        Case("iTransformer", "revin", "MAE", (), ITRANSFORMER, releases=">=3.0"),
-        Case("MLP", "revin, MQLoss, all exogenous", "MQLoss", ALL, MLP, thorough=True, releases=">=1.6.4"),
-        Case("MLP", "revin, DistributionLoss", "DistributionLoss", (), MLP, (), thorough=True, releases=">=1.6.4"),
-        Case("GRU", "revin, MQLoss, all exogenous", "MQLoss", ALL, GRU, thorough=True, releases=">=1.6.4"),
+    unused_parameters=("scaler.revin_bias", "scaler.revin_weight"),
+    cases=tuple(
+        case._replace(requires=("multivariate-all-series",))
+        for case in (
+            Case("MLP", "revin", options=MLP, releases=">=1.6.4"),
+            Case("GRU", "revin", options=GRU, releases=">=1.6.4,<3.0"),
+            Case("iTransformer", "revin", "MAE", (), ITRANSFORMER, releases=">=3.0"),
+            Case("MLP", "revin, MQLoss, all exogenous", "MQLoss", ALL, MLP, thorough=True, releases=">=1.6.4"),
+            Case("MLP", "revin, DistributionLoss", "DistributionLoss", (), MLP, (), thorough=True, releases=">=1.6.4"),
+            Case("GRU", "revin, MQLoss, all exogenous", "MQLoss", ALL, GRU, thorough=True, releases=">=1.6.4"),
+        )
     ),
-    keeps_parameters=True,
-    other_names=("scaler-revin-windows", "scaler-revin-recurrent"),  # of 0.1.0, which had a patch a file
 )

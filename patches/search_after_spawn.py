@@ -24,6 +24,7 @@ patch = Patch(
     id="search-after-spawn",
     summary="a search through Optuna by ddp_spawn or in a notebook ends at its first trial",
     symptoms=("is not attached to a `Trainer`",),
+    group="search",
     model="any",
     upstream="https://github.com/Nixtla/neuralforecast/pull/889",
     variants={
@@ -37,8 +38,6 @@ patch = Patch(
         }
     },
     unaffected={"<1.6.4": "this release does not search through Optuna", ">=1.7.0": "fixed upstream in 1.7.0"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "AutoNHITS",

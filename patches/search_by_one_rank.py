@@ -412,7 +412,7 @@ SEARCH = Case(
 )
 
 # Through ray, whose trials must have a device each; the only way before 1.6.4.
-RAY = SEARCH._replace(model="AutoNHITS", config="ray", stage="ray-search", beside=("ray-trial-on-one-device",))
+RAY = SEARCH._replace(model="AutoNHITS", config="ray", stage="ray-search", requires=("ray-trial-on-one-device",))
 
 patch = Patch(
     id="search-by-one-rank",
@@ -421,6 +421,7 @@ patch = Patch(
         "appears not to match sizes of the same param in process 0",
         "No best trial found for the given metric",  # as ray's trials take themselves for the process that searches
     ),
+    group="search",
     model="any",
     upstream="not fixed yet: docs/upstream/search-by-one-rank.md",
     variants={
@@ -430,10 +431,8 @@ patch = Patch(
         **{release: {AUTO: led(release)} for release in OPTIMIZE},
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
-        SEARCH._replace(model="AutoTFT", options={"hidden_size": 4, "n_head": 1}, beside=("tft-static-encoder",)),
+        SEARCH._replace(model="AutoTFT", options={"hidden_size": 4, "n_head": 1}, requires=("tft-static-encoder",)),
         SEARCH._replace(model="AutoNHITS"),
         SEARCH._replace(model="AutoNBEATSx", thorough=True),
         RAY._replace(releases="<1.6.4"),

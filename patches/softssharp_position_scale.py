@@ -14,42 +14,51 @@ embeddings are always added. Upstream has the bug up to 3.3.0.
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/softssharp.py"
+
 # Four layers and a loaded coin: some layer leaves its parameter out at once, and some use theirs.
 TINY = {"hidden_size": 8, "d_core": 8, "d_ff": 8, "e_layers": 4, "pe_keep_prob": 0.3}
 
 patch = Patch(
     id="softssharp-position-scale",
     summary="SOFTSSharp leaves its position scale out of some steps at random",
+    group="unused-parameters",
     model="SOFTSSharp",
-    file="neuralforecast/models/softssharp.py",
     upstream="not fixed yet: docs/upstream/softssharp-position-scale.md",
     variants={
-        ">=3.1.9": Rewrite(
-            changes=(
-                Change(
-                    "STADSharp.add_positional_embedding",
-                    old="""
+        ">=3.1.9": {
+            FILE: Rewrite(
+                changes=(
+                    Change(
+                        "STADSharp.add_positional_embedding",
+                        old="""
                         if self.training:
                             if torch.rand(1, device=input.device).item() < self.pe_keep_prob:
                                 return self.positional_embedding(input, scale=self.pe_scale)
                             return input
                     """,
-                    new="""
+                        new="""
                         if self.training:
                             keep = torch.rand(1, device=input.device).item() < self.pe_keep_prob
                             return self.positional_embedding(input, scale=keep * self.pe_scale)
                     """,
+                    ),
                 ),
-            ),
-        ),
+            )
+        },
     },
     unaffected={"<3.1.9": "this release has no SOFTSSharp"},
-    beside=("multivariate-all-series",),
-    dead_parameters=("encoder.attn_layers.*.attention.pe_scale",),
-    cases=(
-        Case("SOFTSSharp", "MAE, learning rate 0", options={**TINY, "learning_rate": 0.0}),
-        Case("SOFTSSharp", "MAE, always with positions", options={**TINY, "pe_keep_prob": 1.0}, dead_parameters=()),
-        Case("SOFTSSharp", "MQLoss, learning rate 0", "MQLoss", options={**TINY, "learning_rate": 0.0}, thorough=True),
+    unused_parameters=("encoder.attn_layers.*.attention.pe_scale",),
+    cases=tuple(
+        case._replace(requires=("multivariate-all-series",))
+        for case in (
+            Case("SOFTSSharp", "MAE, learning rate 0", options={**TINY, "learning_rate": 0.0}),
+            Case(
+                "SOFTSSharp", "MAE, always with positions", options={**TINY, "pe_keep_prob": 1.0}, unused_parameters=()
+            ),
+            Case(
+                "SOFTSSharp", "MQLoss, learning rate 0", "MQLoss", options={**TINY, "learning_rate": 0.0}, thorough=True
+            ),
+        )
     ),
-    keeps_parameters=True,
 )

@@ -13,6 +13,8 @@ from textwrap import indent
 from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/core.py"
+
 FILES, NAMED_FILES = (
     """
 files = [
@@ -121,26 +123,28 @@ patch = Patch(
     id="spark-dbfs-paths",
     summary="fit on Spark fails where the partitions lie on DBFS",
     symptoms=("'dict' object has no attribute 'endswith'", "No such file or directory: 'dbfs:/"),
+    group="spark",
     model="any",
-    file="neuralforecast/core.py",
     upstream="not fixed yet: docs/upstream/spark-dbfs-paths.md",
     variants={
-        ">=1.7.1,<1.7.3": Rewrite(
-            (
-                Change(
-                    where="NeuralForecast.fit",
-                    old=of_one_statement(FILES),
-                    new=of_one_statement(NAMED_FILES),
-                ),
+        ">=1.7.1,<1.7.3": {
+            FILE: Rewrite(
+                (
+                    Change(
+                        where="NeuralForecast.fit",
+                        old=of_one_statement(FILES),
+                        new=of_one_statement(NAMED_FILES),
+                    ),
+                )
             )
-        ),
-        ">=1.7.3,<3.2.1": Rewrite((Change("NeuralForecast._prepare_fit_distributed", old=FILES, new=NAMED_FILES),)),
-        ">=3.2.1": Rewrite((Change("_dbfs_path_for_pandas", old=NO_MOUNT, new=URI_WITHOUT_MOUNT),)),
+        },
+        ">=1.7.3,<3.2.1": {
+            FILE: Rewrite((Change("NeuralForecast._prepare_fit_distributed", old=FILES, new=NAMED_FILES),))
+        },
+        ">=3.2.1": {FILE: Rewrite((Change("_dbfs_path_for_pandas", old=NO_MOUNT, new=URI_WITHOUT_MOUNT),))},
     },
     unaffected={
         "<1.7.1": "this release knows no Spark",
     },
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(),
 )

@@ -29,7 +29,7 @@ if hasattr(self, "weights"):
 patch = Patch(
     id="spark-fit-from-weights",
     summary="on Spark, fit starts anew with a model that has been trained or loaded",
-    symptoms=(),
+    group="spark",
     model="any",
     upstream="not fixed yet: docs/upstream/spark-fit-from-weights.md",
     variants={
@@ -41,7 +41,5 @@ patch = Patch(
         },
     },
     unaffected={"<1.7.1": "this release knows no Spark"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(Case("NHITS", "fit again", options={"mlp_units": [[8, 8]] * 3}, stage="refit", launchers=("spark",)),),
 )

@@ -8,6 +8,8 @@ on two machines, eight files are there for sixteen processes. Fixed in 1.7.3 (pu
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/common/_base_model.py"
+
 # BaseModel._fit has all of it in one statement
 IF_LOCAL = """
 if is_local:
@@ -88,27 +90,26 @@ else:
 patch = Patch(
     id="spark-number-of-tasks",
     summary="on a Spark cluster of several machines, another number of processes trains than there are devices",
-    symptoms=(),
+    group="spark",
     model="any",
-    file="neuralforecast/common/_base_model.py",
     upstream="https://github.com/Nixtla/neuralforecast/pull/1028",
     variants={
-        ">=1.7.1,<1.7.3": Rewrite(
-            (
-                Change(
-                    where="BaseModel._fit",
-                    old=IF_LOCAL.replace("MACHINES", "devices"),
-                    new=IF_LOCAL.replace("MACHINES", "num_nodes"),
-                ),
+        ">=1.7.1,<1.7.3": {
+            FILE: Rewrite(
+                (
+                    Change(
+                        where="BaseModel._fit",
+                        old=IF_LOCAL.replace("MACHINES", "devices"),
+                        new=IF_LOCAL.replace("MACHINES", "num_nodes"),
+                    ),
+                )
             )
-        ),
+        },
     },
     unaffected={
         "<1.7.1": "this release knows no Spark",
         ">=1.7.3": "fixed upstream in 1.7.3, pull request 1028",
     },
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "NHITS",

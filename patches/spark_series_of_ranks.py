@@ -100,6 +100,7 @@ patch = Patch(
     id="spark-series-of-ranks",
     summary="on Spark, devices get no series, parts of them, or not all that a multivariate model needs",
     symptoms=("IndexError: list index out of range", "mat1 and mat2 shapes cannot be multiplied"),
+    group="spark",
     model="any",
     upstream="not fixed yet: docs/upstream/spark-series-of-ranks.md",
     variants={
@@ -108,11 +109,11 @@ patch = Patch(
         ">=3.1.6": {DATASET: Rewrite((OWN_SERIES,)), CORE: Rewrite((PREDICT, SIMULATE))},
     },
     unaffected={"<1.7.1": "this release knows no Spark"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
-        Case("NHITS", "one series", options=NHITS, stage="single-series", launchers=("spark",), beside=BESIDE),
-        Case("NHITS", "more files than devices", options=NHITS, stage="cut-files", launchers=("spark",), beside=BESIDE),
+        Case("NHITS", "one series", options=NHITS, stage="single-series", launchers=("spark",), requires=BESIDE),
+        Case(
+            "NHITS", "more files than devices", options=NHITS, stage="cut-files", launchers=("spark",), requires=BESIDE
+        ),
         Case(
             "MLPMultivariate",
             "multivariate",
@@ -120,7 +121,7 @@ patch = Patch(
             stage="predict",
             releases=">=3.0",
             launchers=("spark",),
-            beside=("multivariate-all-series", "spark-trainer-arguments", *BESIDE),
+            requires=("multivariate-all-series", "spark-trainer-arguments", *BESIDE),
         ),
     ),
 )

@@ -13,6 +13,8 @@ from textwrap import indent
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/common/_base_model.py"
+
 POP, POP_ALL = (
     """
 for arg in ("devices", "num_nodes"):
@@ -125,7 +127,7 @@ LAST_BEFORE = 'self.trainer_kwargs["check_val_every_n_epoch"] = None'
 FIT = "BaseModel._fit_distributed"
 TRAIN = f"{FIT}.train_fn"
 NHITS = {"mlp_units": [[8, 8]] * 3}
-ON_SPARK = Case("NHITS", "", stage="predict", launchers=("spark",), beside=("spark-predict-scalers",))
+ON_SPARK = Case("NHITS", "", stage="predict", launchers=("spark",), requires=("spark-predict-scalers",))
 
 patch = Patch(
     id="spark-trainer-arguments",
@@ -135,45 +137,49 @@ patch = Patch(
         "got multiple values for keyword argument 'use_distributed_sampler'",
         "KeyError: 'accelerator'",
     ),
+    group="spark",
     model="any",
-    file="neuralforecast/common/_base_model.py",
     upstream="not fixed yet: docs/upstream/spark-trainer-arguments.md",
     variants={
-        ">=1.7.1,<1.7.3": Rewrite(
-            (
-                Change(
-                    where="BaseModel._fit",
-                    old=of_one_statement(POP, STRATEGY),
-                    new=of_one_statement(POP_ALL, GIVEN_STRATEGY),
-                ),
-                Change(
-                    where="BaseModel._fit",
-                    old=LAST_BEFORE,
-                    new=f"""
+        ">=1.7.1,<1.7.3": {
+            FILE: Rewrite(
+                (
+                    Change(
+                        where="BaseModel._fit",
+                        old=of_one_statement(POP, STRATEGY),
+                        new=of_one_statement(POP_ALL, GIVEN_STRATEGY),
+                    ),
+                    Change(
+                        where="BaseModel._fit",
+                        old=LAST_BEFORE,
+                        new=f"""
 {LAST_BEFORE}
 if not is_local:
     self.trainer_kwargs.setdefault("accelerator", "auto")
 """,
-                ),
+                    ),
+                )
             )
-        ),
-        ">=1.7.3": Rewrite(
-            (
-                Change(TRAIN, old=POP, new=POP_ALL),
-                Change(
-                    TRAIN, old=TRAINER.replace("STRATEGY", STRATEGY), new=TRAINER.replace("STRATEGY", GIVEN_STRATEGY)
-                ),
-                Change(
-                    FIT,
-                    old='use_gpu = is_gpu_accelerator(self.trainer_kwargs["accelerator"])',
-                    new='use_gpu = is_gpu_accelerator(self.trainer_kwargs.get("accelerator"))',
-                ),
+        },
+        ">=1.7.3": {
+            FILE: Rewrite(
+                (
+                    Change(TRAIN, old=POP, new=POP_ALL),
+                    Change(
+                        TRAIN,
+                        old=TRAINER.replace("STRATEGY", STRATEGY),
+                        new=TRAINER.replace("STRATEGY", GIVEN_STRATEGY),
+                    ),
+                    Change(
+                        FIT,
+                        old='use_gpu = is_gpu_accelerator(self.trainer_kwargs["accelerator"])',
+                        new='use_gpu = is_gpu_accelerator(self.trainer_kwargs.get("accelerator"))',
+                    ),
+                )
             )
-        ),
+        },
     },
     unaffected={"<1.7.1": "this release knows no Spark"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         ON_SPARK._replace(config="strategy", options={**NHITS, "strategy": "ddp"}),
         ON_SPARK._replace(config="no accelerator", options={**NHITS, "accelerator": None}),

@@ -9,6 +9,8 @@ validated over as many windows.
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/common/_base_model.py"
+
 NO_VALIDATION = """
 if self.val_size == 0:
     return
@@ -28,18 +30,17 @@ if hasattr(datamodule, "files_ds"):
 patch = Patch(
     id="spark-validation-loss",
     summary="on Spark, the validation loss counts the series of one device more than those of another",
-    symptoms=(),
+    group="spark",
     model="any",
-    file="neuralforecast/common/_base_model.py",
     upstream="https://github.com/Nixtla/neuralforecast/pull/1571",
     variants={
-        ">=1.7.1,<3.2.1": Rewrite((Change("BaseModel.on_validation_epoch_end", old=NO_VALIDATION, new=WEIGHTED),))
+        ">=1.7.1,<3.2.1": {
+            FILE: Rewrite((Change("BaseModel.on_validation_epoch_end", old=NO_VALIDATION, new=WEIGHTED),))
+        }
     },
     unaffected={
         "<1.7.1": "this release knows no Spark",
         ">=3.2.1": "fixed upstream in 3.2.1, pull request 1571",
     },
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(Case("NHITS", "validation", options={"mlp_units": [[8, 8]] * 3}, stage="validate", launchers=("spark",)),),
 )

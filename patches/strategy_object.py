@@ -63,6 +63,7 @@ patch = Patch(
     id="strategy-object",
     summary="with a strategy object (DDPStrategy(...)) a model can be trained only once",
     symptoms=("accelerator set through both strategy class and accelerator flag, choose one",),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/strategy-object.md",
     variants={
@@ -75,8 +76,6 @@ patch = Patch(
         },
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "NHITS",

@@ -11,6 +11,8 @@ This patch lets the network be told that it has no context. Upstream has the bug
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/tft.py"
+
 
 def tell_about_context(*more: str) -> Rewrite:
     """`more` are the parameters of the network from which it has got more than three."""
@@ -49,15 +51,16 @@ ALL = ("static", "historic", "future")
 patch = Patch(
     id="tft-static-context",
     summary="TFT with static features builds a context layer that gets no context",
+    group="unused-parameters",
     model="TFT",
-    file="neuralforecast/models/tft.py",
     upstream="not fixed yet: docs/upstream/tft-static-context.md",
     variants={
-        ">=1.0,<1.7.6": tell_about_context(),
-        ">=1.7.6": tell_about_context("grn_activation"),
+        ">=1.0,<1.7.6": {FILE: tell_about_context()},
+        ">=1.7.6": {FILE: tell_about_context("grn_activation")},
     },
     unaffected={"<1.0": "releases before 1.0 have another layout and no TFT"},
-    dead_parameters=("static_encoder.vsn.joint_grn.lin_c.weight",),
+    unused_parameters=("static_encoder.vsn.joint_grn.lin_c.weight",),
+    removes_parameters=True,
     cases=(  # 1.0.0 has no way to hand static features to TFT
         Case("TFT", "static features", exogenous=("static",), options=TINY, releases=">=1.1,!=2.0.1"),
         Case("TFT", "all exogenous", exogenous=ALL, options=TINY, thorough=True, releases=">=1.1,!=2.0.1"),

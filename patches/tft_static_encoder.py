@@ -10,6 +10,8 @@ the number of static variables otherwise, hence the variants; each guards with t
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/tft.py"
+
 
 def guard(size: str) -> Rewrite:
     build = f"""
@@ -31,19 +33,20 @@ def thorough(config: str, loss: str = "MAE", exogenous: tuple[str, ...] = ()) ->
 patch = Patch(
     id="tft-static-encoder",
     summary="TFT builds its static encoder without static features",
+    group="unused-parameters",
     model="TFT",
-    file="neuralforecast/models/tft.py",
     upstream="https://github.com/Nixtla/neuralforecast/pull/1114",
     variants={
-        "==1.0.*": guard("num_static_vars"),
-        ">=1.1,<1.7.3": guard("stat_input_size"),
-        ">=1.7.3,<1.7.5": guard("self.stat_exog_size"),
+        "==1.0.*": {FILE: guard("num_static_vars")},
+        ">=1.1,<1.7.3": {FILE: guard("stat_input_size")},
+        ">=1.7.3,<1.7.5": {FILE: guard("self.stat_exog_size")},
     },
     unaffected={
         "<1.0": "releases before 1.0 have another layout and no TFT",
         ">=1.7.5": "fixed upstream in 1.7.5",
     },
-    dead_parameters=("static_encoder.*",),
+    unused_parameters=("static_encoder.*",),
+    removes_parameters=True,
     cases=(
         Case(model="TFT", config="no static features", options=TINY),
         thorough("historic exogenous", exogenous=("historic",)),

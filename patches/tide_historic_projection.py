@@ -10,6 +10,8 @@ This patch builds it under the condition under which it is used. Upstream has th
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/tide.py"
+
 BUILD = """
     self.hist_exog_projection = MLPResidual(
         input_dim=self.hist_exog_size,
@@ -24,23 +26,26 @@ TINY = {"hidden_size": 8, "decoder_output_dim": 4, "temporal_decoder_dim": 8, "n
 patch = Patch(
     id="tide-historic-projection",
     summary="TiDE builds a projection of historic features that it does not have",
+    group="unused-parameters",
     model="TiDE",
-    file="neuralforecast/models/tide.py",
     upstream="not fixed yet: docs/upstream/tide-historic-projection.md",
     variants={
-        ">=1.7.2": Rewrite(
-            changes=(
-                Change(
-                    "TiDE.__init__",
-                    old=f"if self.hist_exog_size > 0 or self.futr_exog_size > 0:{BUILD}",
-                    new=f"if self.hist_exog_size > 0:{BUILD}",
+        ">=1.7.2": {
+            FILE: Rewrite(
+                changes=(
+                    Change(
+                        "TiDE.__init__",
+                        old=f"if self.hist_exog_size > 0 or self.futr_exog_size > 0:{BUILD}",
+                        new=f"if self.hist_exog_size > 0:{BUILD}",
+                    ),
                 ),
-            ),
-            reads={"hist_exog_projection": "self.hist_exog_size > 0"},
-        ),
+                reads={"hist_exog_projection": "self.hist_exog_size > 0"},
+            )
+        },
     },
     unaffected={"<1.7.2": "this release has no TiDE"},
-    dead_parameters=("hist_exog_projection.*",),
+    unused_parameters=("hist_exog_projection.*",),
+    removes_parameters=True,
     cases=(
         Case("TiDE", "future exogenous", exogenous=("future",), options=TINY),
         Case("TiDE", "static and future exogenous, MQLoss", "MQLoss", ("static", "future"), TINY, thorough=True),

@@ -11,6 +11,8 @@ This patch removes the norm and builds the layer under the condition under which
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/timemixer.py"
+
 TINY = {"d_model": 8, "d_ff": 8, "e_layers": 2}
 LAYER_NORM = "pdm_blocks.*.layer_norm.*"
 OUT_CROSS_LAYER = """
@@ -24,33 +26,38 @@ self.out_cross_layer = nn.Sequential(
 patch = Patch(
     id="timemixer-channel-mixing",
     summary="TimeMixer builds a norm and a channel mixing that it does not use",
+    group="unused-parameters",
     model="TimeMixer",
-    file="neuralforecast/models/timemixer.py",
     upstream="not fixed yet: docs/upstream/timemixer-channel-mixing.md",
     variants={
-        ">=1.7.4": Rewrite(
-            changes=(
-                Change("PastDecomposableMixing.__init__", old="self.layer_norm = nn.LayerNorm(d_model)", new=""),
-                Change(
-                    "PastDecomposableMixing.__init__",
-                    old=OUT_CROSS_LAYER,
-                    new="if self.channel_independence:" + OUT_CROSS_LAYER.replace("\n", "\n    "),
+        ">=1.7.4": {
+            FILE: Rewrite(
+                changes=(
+                    Change("PastDecomposableMixing.__init__", old="self.layer_norm = nn.LayerNorm(d_model)", new=""),
+                    Change(
+                        "PastDecomposableMixing.__init__",
+                        old=OUT_CROSS_LAYER,
+                        new="if self.channel_independence:" + OUT_CROSS_LAYER.replace("\n", "\n    "),
+                    ),
                 ),
-            ),
-            reads={"layer_norm": "", "out_cross_layer": "self.channel_independence"},
-        ),
+                reads={"layer_norm": "", "out_cross_layer": "self.channel_independence"},
+            )
+        },
     },
     unaffected={"<1.7.4": "this release has no TimeMixer"},
-    beside=("multivariate-all-series",),
-    dead_parameters=(LAYER_NORM, "pdm_blocks.*.out_cross_layer.*"),
-    cases=(
-        Case("TimeMixer", "MAE", options=TINY),
-        Case(  # 1.7.4 crashes with them
-            *("TimeMixer", "independent channels", "MAE", (), {**TINY, "channel_independence": 1}, (LAYER_NORM,)),
-            releases=">=1.7.5",
-        ),
-        Case("TimeMixer", "MQLoss", "MQLoss", options=TINY, thorough=True, releases=">=3.0"),
-        Case("TimeMixer", "DFT", options={**TINY, "decomp_method": "dft_decomp"}, thorough=True),
-        Case("TimeMixer", "three scales", options={**TINY, "down_sampling_layers": 2}, thorough=True),
+    unused_parameters=(LAYER_NORM, "pdm_blocks.*.out_cross_layer.*"),
+    removes_parameters=True,
+    cases=tuple(
+        case._replace(requires=("multivariate-all-series",))
+        for case in (
+            Case("TimeMixer", "MAE", options=TINY),
+            Case(  # 1.7.4 crashes with them
+                *("TimeMixer", "independent channels", "MAE", (), {**TINY, "channel_independence": 1}, (LAYER_NORM,)),
+                releases=">=1.7.5",
+            ),
+            Case("TimeMixer", "MQLoss", "MQLoss", options=TINY, thorough=True, releases=">=3.0"),
+            Case("TimeMixer", "DFT", options={**TINY, "decomp_method": "dft_decomp"}, thorough=True),
+            Case("TimeMixer", "three scales", options={**TINY, "down_sampling_layers": 2}, thorough=True),
+        )
     ),
 )

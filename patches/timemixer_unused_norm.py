@@ -11,6 +11,8 @@ This patch builds the parameters where the normalization is switched on. Upstrea
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/models/timemixer.py"
+
 
 def norms(layer: str, affine: str) -> str:
     return f"""
@@ -38,19 +40,22 @@ CHANNEL_MIXING = ("pdm_blocks.*.layer_norm.*", "pdm_blocks.*.out_cross_layer.*")
 patch = Patch(
     id="timemixer-unused-norm",
     summary="TimeMixer builds the parameters of a norm that is switched off",
+    group="unused-parameters",
     model="TimeMixer",
-    file="neuralforecast/models/timemixer.py",
     upstream="not fixed yet: docs/upstream/timemixer-unused-norm.md",
-    variants={"==1.7.4": build_where_used("Normalize"), ">=1.7.5": build_where_used("RevIN")},
+    variants={"==1.7.4": {FILE: build_where_used("Normalize")}, ">=1.7.5": {FILE: build_where_used("RevIN")}},
     unaffected={"<1.7.4": "this release has no TimeMixer"},
-    beside=("multivariate-all-series",),
-    dead_parameters=NORMS,
-    cases=(
-        Case("TimeMixer", "no norm", options=TINY, dead_parameters=(*NORMS, *CHANNEL_MIXING)),
-        Case(
-            *("TimeMixer", "no norm, MQLoss", "MQLoss", (), TINY, (*NORMS, *CHANNEL_MIXING)),
-            thorough=True,
-            releases=">=3.0",
-        ),
+    unused_parameters=NORMS,
+    removes_parameters=True,
+    cases=tuple(
+        case._replace(requires=("multivariate-all-series",))
+        for case in (
+            Case("TimeMixer", "no norm", options=TINY, unused_parameters=(*NORMS, *CHANNEL_MIXING)),
+            Case(
+                *("TimeMixer", "no norm, MQLoss", "MQLoss", (), TINY, (*NORMS, *CHANNEL_MIXING)),
+                thorough=True,
+                releases=">=3.0",
+            ),
+        )
     ),
 )

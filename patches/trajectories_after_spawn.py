@@ -73,7 +73,7 @@ def in_bases(*names: str) -> Mapping[str, Rewrite]:
 patch = Patch(
     id="trajectories-after-spawn",
     summary="after ddp_spawn, and in a notebook, the model's training and validation trajectories are empty",
-    symptoms=(),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/trajectories-after-spawn.md",
     variants={
@@ -82,8 +82,6 @@ patch = Patch(
         ">=1.7": {f"{COMMON}_base_model.py": kept_in("BaseModel", "_fit", VALIDATION_END)},
     },
     unaffected={"<1.4": "models of this release keep no trajectories"},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "NHITS",

@@ -10,6 +10,8 @@ the one that was handed over.
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
+FILE = "neuralforecast/common/_base_model.py"
+
 OLD = """
 if valid_loss is None:
     self.valid_loss = loss
@@ -27,13 +29,12 @@ if has_layers and self.valid_loss is not loss:
 patch = Patch(
     id="valid-loss-parameters",
     summary="a valid_loss of its own with layers (IQLoss) gets no gradient",
+    group="unused-parameters",
     model="any",
-    file="neuralforecast/common/_base_model.py",
     upstream="not fixed yet: docs/upstream/valid-loss-parameters.md",
-    variants={">=1.7.3": Rewrite((Change("BaseModel.__init__", old=OLD, new=NEW),))},
+    variants={">=1.7.3": {FILE: Rewrite((Change("BaseModel.__init__", old=OLD, new=NEW),))}},
     unaffected={"<1.7.3": "no loss of this release has parameters that are trained"},
-    dead_parameters=("valid_loss.quantile_layer.*", "valid_loss.output_layer.*"),
-    keeps_parameters=True,
+    unused_parameters=("valid_loss.quantile_layer.*", "valid_loss.output_layer.*"),
     cases=(
         Case("NHITS", "IQLoss, valid_loss", "IQLoss", options={"mlp_units": [[8, 8]] * 3, "valid_loss": "IQLoss"}),
         Case(

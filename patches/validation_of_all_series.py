@@ -126,7 +126,7 @@ BY_TRAIN_LOSS = {**STOPPING, "val_monitor": "train_loss"}
 patch = Patch(
     id="validation-of-all-series",
     summary="the validation loss is another on several devices than on one, and on each another",
-    symptoms=(),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/validation-of-all-series.md",
     variants={
@@ -153,8 +153,6 @@ patch = Patch(
         ">=3.2.1": {DATASET: THIRD, MODEL: Rewrite((*MONITORS, ALL_WINDOWS))},
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case("NHITS", "validation", options=NHITS, stage="validate"),
         Case("GRU", "validation", options=GRU, stage="validate", thorough=True, releases=">=1.1"),

@@ -126,7 +126,7 @@ GRU = {"encoder_hidden_size": 8, "decoder_hidden_size": 8}
 patch = Patch(
     id="windows-of-each-rank",
     summary="with fewer series than devices, devices train on the same windows, and buy nothing",
-    symptoms=(),
+    group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/windows-of-each-rank.md",
     variants={
@@ -145,8 +145,6 @@ patch = Patch(
         },
     },
     unaffected={},
-    dead_parameters=(),
-    keeps_parameters=True,
     cases=(
         Case(
             "NHITS",

@@ -35,7 +35,7 @@ another loss on each device, or waiting for ever.
 """
 # Heading, what is said below it, and which patches stand there.
 GROUPS: tuple[tuple[str, str, Callable[[Patch], bool]], ...] = (
-    ("Several devices", "", lambda patch: not (patch.dead_parameters or patch.by_name_only or on_spark(patch))),
+    ("Several devices", "", lambda patch: not (patch.unused_parameters or patch.opt_in or on_spark(patch))),
     (
         "Spark",
         "`fit` and `predict` with a frame of Spark's and a `DistributedConfig`.",
@@ -44,12 +44,12 @@ GROUPS: tuple[tuple[str, str, Callable[[Patch], bool]], ...] = (
     (
         "Parameters that no gradient reaches",
         "Strict DDP refuses a model that has one. `nfpatch audit` finds no others ([audit.md](audit.md)).",
-        lambda patch: bool(patch.dead_parameters),
+        lambda patch: bool(patch.unused_parameters),
     ),
     (
         "By name only",
         "It changes what *one* process does. So nothing applies it that does not name it.",
-        lambda patch: patch.by_name_only,
+        lambda patch: patch.opt_in,
     ),
 )
 
@@ -88,10 +88,8 @@ def section_of(patch: Patch) -> str:
     module = patches_folder() / f"{patch.id.replace('-', '_')}.py"
     story = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or patch.summary
     facts = [f"- upstream: {upstream_of(patch)}", f"- files: {', '.join(map(code, patch.files))}"]
-    if patch.dead_parameters:
-        facts.append(f"- parameters: {', '.join(map(code, patch.dead_parameters))}")
-    if patch.other_names:
-        facts.append(f"- other names: {', '.join(map(code, patch.other_names))}")
+    if patch.unused_parameters:
+        facts.append(f"- parameters: {', '.join(map(code, patch.unused_parameters))}")
     return f"### {patch.id}\n\n{story}\n\n" + "\n".join(facts) + "\n"
 
 

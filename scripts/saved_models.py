@@ -90,7 +90,7 @@ def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
         for case in patch.cases
         if CATALOG.rewrites_for(patch, release)
         and (thorough or not case.thorough)
-        and case.dead_parameters != ()
+        and case.unused_parameters != ()
         and case.is_possible_in(release)
     ]
     return tuple({repr((c.model, c.loss, c.exogenous, dict(c.options))): c for c in cases}.values())
@@ -98,7 +98,7 @@ def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
 
 def is_resized(case: Case) -> bool:
     """Whether a patch takes parameters away in this configuration."""
-    return any(case in patch.cases and not patch.keeps_parameters for patch in PATCHES)
+    return any(case in patch.cases and patch.removes_parameters for patch in PATCHES)
 
 
 def patched(original: Path, folder: Path) -> Path:

@@ -182,8 +182,8 @@ def test_what_changes_one_process_is_applied_by_name_only(released: Callable[[st
     assert snapshot(site) == named, "an apply without a name leaves it there"
     invoke("revert", "multivariate-one-order", "--site-packages", site)
     assert snapshot(site) == healed
-    listed = {patch["id"]: patch["by_name_only"] for patch in answer("list")["patches"]}
-    assert [patch for patch, by_name_only in listed.items() if by_name_only] == ["multivariate-one-order"]
+    listed = {patch["id"]: patch["opt_in"] for patch in answer("list")["patches"]}
+    assert [patch for patch, opt_in in listed.items() if opt_in] == ["multivariate-one-order"]
     assert "by name only" in invoke("list").stdout
 
 

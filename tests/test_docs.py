@@ -138,7 +138,7 @@ def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None
 
 def test_what_is_applied_by_name_only_is_named_in_readme() -> None:
     named = re.findall(r"applied by name only: `nfpatch apply ([\w-]+)`", README)
-    assert named == [patch.id for patch in load_catalog().patches if patch.by_name_only]
+    assert named == [patch.id for patch in load_catalog().patches if patch.opt_in]
 
 
 # --- all pages
@@ -183,7 +183,7 @@ def test_no_two_pages_say_the_same_at_length() -> None:
 
 def test_the_changelog_names_every_patch() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    names = {name for patch in load_catalog().patches for name in (patch.id, *patch.other_names)}
+    names = {patch.id for patch in load_catalog().patches}
     assert not {name for name in names if f"`{name}`" not in text}
 
 

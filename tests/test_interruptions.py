@@ -32,11 +32,11 @@ FIRST = Rewrite((Change("", "import torch", "import torch\\nimport math"),))
 patch = Patch(
     id="four-files",
     summary="a bug that stands in four files",
+    group="multi-process",
     model="any",
     upstream="made up",
     variants={{"==1.7.4": {{file: FIRST for file in {FILES!r}}}}},
     unaffected={{"!=1.7.4": "made up"}},
-    dead_parameters=(),
     cases=(),
 )
 """

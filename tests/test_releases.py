@@ -82,8 +82,8 @@ def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_status_is_what_the_release_history_says(release: str, released: Callable[[str], Path]) -> None:
-    by_name_only = {patch.id: "not-needed" for patch in load_catalog().patches if patch.by_name_only}
-    assert all_states(released(release)) == by_name_only | {
+    opt_in = {patch.id: "not-needed" for patch in load_catalog().patches if patch.opt_in}
+    assert all_states(released(release)) == opt_in | {
         patch: "applicable" if is_needed(patch, release) else "not-needed" for patch in HISTORY
     }
 

@@ -107,10 +107,14 @@ from nfpatch.codemod import Change, Rewrite
 HIDDEN = "for i in range(num_layers - 1): layers += [nn.Linear(in_features=hidden_size, out_features=hidden_size)]"
 
 patch = Patch(
-    id="mlp-live-layer", summary="takes a layer that is alive", model="MLP", file="neuralforecast/models/mlp.py",
-    upstream="", unaffected={}, dead_parameters=(),
-    variants={"==1.7.4": Rewrite((Change("MLP.__init__", HIDDEN, HIDDEN.replace("- 1", "- 2")),))},
-    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, dead_parameters=()),),
+    id="mlp-live-layer", summary="takes a layer that is alive", model="MLP", group="unused-parameters",
+    upstream="", unaffected={},
+    variants={
+        "==1.7.4": {
+            "neuralforecast/models/mlp.py": Rewrite((Change("MLP.__init__", HIDDEN, HIDDEN.replace("- 1", "- 2")),))
+        }
+    },
+    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, unused_parameters=()),),
 )
 """
 
@@ -143,9 +147,11 @@ NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 
 patch = Patch(
     id="empty-promise", summary="claims to heal what comes after fit", model="any", upstream="",
-    file="neuralforecast/core.py",
-    variants={"==3.3.0": Rewrite((Change("", "import pickle", "import pickle\\nimport math"),))},
-    unaffected={}, dead_parameters=(),
+    group="multi-process",
+    variants={
+        "==3.3.0": {"neuralforecast/core.py": Rewrite((Change("", "import pickle", "import pickle\\nimport math"),))}
+    },
+    unaffected={},
     cases=tuple(
         Case("NHITS", stage, options=NHITS, stage=stage) for stage in ("validate", "predict", "save", "refit")
     ),
@@ -259,7 +265,7 @@ def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparis
     def beside(*patch_ids: str) -> set[tuple[str, ...]]:
         fits = agenda_for(found, catalog.select(patch_ids), True).cases
         compared = {fit.like for fit in fits}
-        return {fit.beside for fit in fits if fit.id in compared}
+        return {fit.requires for fit in fits if fit.id in compared}
 
     assert beside("stemgnn-backcast", "windows-of-each-rank") == {()}
     assert beside("stemgnn-backcast", "multivariate-one-order") == {("multivariate-one-order",)}

@@ -154,8 +154,8 @@ def _judged(
     seen = [os.stat(file.path) for file in files]
     dead: dict[str, list[str]] = {}
     for patch in found.catalog.patches:
-        if not patch.keeps_parameters:
-            dead.setdefault(patch.model, []).extend(patch.dead_parameters)
+        if patch.removes_parameters:
+            dead.setdefault(patch.model, []).extend(patch.unused_parameters)
     talk.tell(
         {
             "files": [

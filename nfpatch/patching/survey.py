@@ -111,7 +111,7 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     state, reason = told[worst]
     if any(told[file][0] != state for file in files):
         reason = f"{reason} (in {', '.join(file for file in files if told[file][0] == state)})"
-    if patch.by_name_only and state == "applicable":
+    if patch.opt_in and state == "applicable":
         state, reason = "not-needed", f"applied by name only, as it changes what one process does: {reason}"
     return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
 

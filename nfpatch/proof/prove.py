@@ -76,7 +76,7 @@ def agenda_for(
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
     statuses = [found.status_of(patch) for patch in patches or found.catalog.patches]
     if not patches:
-        statuses = [status for status in statuses if status.state != "not-needed" or not status.patch.by_name_only]
+        statuses = [status for status in statuses if status.state != "not-needed" or not status.patch.opt_in]
     originals = originals_of(found)
     wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
@@ -98,15 +98,15 @@ def agenda_for(
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
     carried = applied.union(*wanted.values())
-    fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.beside), carried)]
+    fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.requires), carried)]
     predicted_together = {launcher for launcher in launchers if _is_prediction_healed(found, carried, launcher)}
     # What is meant to be learned otherwise is so on both sides of a comparison
     compared = {fit.like for fit in fits if fit.like is not None}
-    on_purpose = {patch.id for patch in found.catalog.patches if patch.by_name_only}
+    on_purpose = {patch.id for patch in found.catalog.patches if patch.opt_in}
     fits = [
         replace(
             fit,
-            beside=tuple(sorted(carried & {*fit.beside, *(on_purpose if fit.id in compared else ())})),
+            requires=tuple(sorted(carried & {*fit.requires, *(on_purpose if fit.id in compared else ())})),
             forecast="together" if fit.launcher in predicted_together and _asks_all_ranks(fit) else fit.forecast,
         )
         for fit in fits
@@ -116,7 +116,7 @@ def agenda_for(
     trees = {"original": originals, "preview": changes}
     for fit in fits:
         if fit.tree not in (*trees, "installed"):
-            trees[fit.tree] = {**originals, **original_with(found, frozenset(fit.beside), allow_modified)}
+            trees[fit.tree] = {**originals, **original_with(found, frozenset(fit.requires), allow_modified)}
     return Agenda(tuple(fits), trees, unproved, _rewritten(found.contents, originals, changes))
 
 
@@ -154,7 +154,7 @@ def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     """
     if launcher != "spark":
         return case.launchers != ("spark",)
-    is_plain_fit = case.stage == "fit" and not case.is_search and not patch.beside + case.beside
+    is_plain_fit = case.stage == "fit" and not case.is_search and not case.requires
     return launcher in case.launchers or is_plain_fit
 
 
@@ -230,16 +230,16 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
         symptoms = patch.symptoms if expect == "wrong" else ()
-        beside = patch.beside + case.beside if source == "original" else ()
-        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms, beside=beside)
+        beside = case.requires if source == "original" else ()
+        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms, requires=beside)
 
     fits = [stage(healed, "pass")]
     if is_original_known:
-        shows = not case.waits and (not case.launchers or launcher in case.launchers)
+        shows = not case.original_hangs and (not case.launchers or launcher in case.launchers)
         fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
-    keeps_one_process = case.stage != "ray-search" and not patch.by_name_only
+    keeps_one_process = case.stage != "ray-search" and not patch.opt_in
     if is_original_known and launcher == "torchrun" and keeps_one_process:
-        fit = partial(_fit, patch, case._replace(stage="fit", dead_parameters=()), strategy="single-process")
+        fit = partial(_fit, patch, case._replace(stage="fit", unused_parameters=()), strategy="single-process")
         alone = fit("original")
         fits += [alone, fit(healed, like=alone.id)]
     return fits
@@ -249,19 +249,19 @@ def _fit(
     patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
     """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
-    claimed = case.dead_parameters or patch.dead_parameters
-    leaves_dead = source == "original" and case.dead_parameters != ()
+    claimed = case.unused_parameters or patch.unused_parameters
+    leaves_dead = source == "original" and case.unused_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
         patch=patch.id,
         case=case,
         source=source,
         expect="unused-parameters" if leaves_dead and strategy == "strict-ddp" else "pass",
-        dead_parameters=claimed,
+        unused_parameters=claimed,
         strategy=strategy,
         leaves_dead=leaves_dead,
         like=like,
-        beside=patch.beside + case.beside if source == "original" else (),
+        requires=case.requires if source == "original" else (),
     )
 
 

@@ -23,13 +23,14 @@ FEWEST_STEPS = 2
 class ProofCase:
     """One fit of a proof and what it must come to.
 
-    `patch` is None for a control. `dead_parameters` are fnmatch patterns: where `leaves_dead` says that the source has
-    them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a model,
+    `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `leaves_dead` says that the source
+    has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a model,
     the other strategies put up with it. `like` is the id of the case, of another source, from whose first weights this
     one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a stage of a
     user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms` in its words.
 
-    `beside` are patches that the original carries, because the model would crash without them before its own bug shows.
+    `requires` are patches that the original carries, because the model would crash without them before its own bug
+    shows.
     `forecast` tells how the trained model is asked: by all ranks "together", as a user does, or by one process "alone".
     """
 
@@ -38,19 +39,19 @@ class ProofCase:
     case: Case
     source: Source
     expect: Expectation
-    dead_parameters: tuple[str, ...] = ()
+    unused_parameters: tuple[str, ...] = ()
     strategy: Strategy = "strict-ddp"
     leaves_dead: bool = False
     like: str | None = None
     forecast: Literal["together", "alone", None] = "alone"
     symptoms: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     launcher: Launcher = "torchrun"
 
     @property
     def tree(self) -> str:
         """The name of the source tree."""
-        return "+".join([self.source, *self.beside])
+        return "+".join([self.source, *self.requires])
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,14 @@ class CaseResult:
     is_finished: bool = True
     stage: str = "fit"
     launcher: Launcher = "torchrun"
-    beside: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The result as a member of `cases` in the JSON of `nfpatch verify`."""
         return {
             **asdict(self),
             "unused_parameters": list(self.unused_parameters),
-            "beside": list(self.beside),
+            "requires": list(self.requires),
             "seconds": round(self.seconds, 3),
             "forecast_shape": None if self.forecast_shape is None else list(self.forecast_shape),
         }
@@ -209,7 +210,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
             told = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
             detail = f"without a gradient: {', '.join(unused or told[:1])}"
         else:
-            detail = _why_not_refused(fits) or difference(unused, case.dead_parameters)
+            detail = _why_not_refused(fits) or difference(unused, case.unused_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
 
     why_not = _why_not_trained(case, fits) or _why_weights_differ(fits) or _why_not_alike(case, fits)
@@ -218,7 +219,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
     if case.expect != "pass":
         detail = "every parameter got a gradient, and DDP had no complaint"
     else:
-        detail = difference(unused, case.dead_parameters) if case.leaves_dead else ""
+        detail = difference(unused, case.unused_parameters) if case.leaves_dead else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 
@@ -348,7 +349,7 @@ def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     for rank, fit in enumerate(fits):
         if fit.comparison is None:
             return f"rank {rank}: was not compared with {case.like}"
-        live = [name for name in fit.comparison.removed if not _is_claimed(name, case.dead_parameters)]
+        live = [name for name in fit.comparison.removed if not _is_claimed(name, case.unused_parameters)]
         if live:
             return f"rank {rank}: removed, but not claimed by the patch: {', '.join(live)}"
         if _is_bit_equality_due(case, fits) and not _is_alike(fit):
@@ -412,5 +413,5 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         is_finished=bool(fits),
         stage=case.case.stage,
         launcher=case.launcher,
-        beside=case.beside,
+        requires=case.requires,
     )

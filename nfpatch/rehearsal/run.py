@@ -220,7 +220,7 @@ def lacking(found: Survey, source: Source) -> list[Patch]:
     """The patches that the release has a use for, and this source of it lacks."""
     if source == "healed":
         return []
-    useful = [status for status in found.statuses if status.files and not status.patch.by_name_only]
+    useful = [status for status in found.statuses if status.files and not status.patch.opt_in]
     return [status.patch for status in useful if source == "released" or status.state != "applied"]
 
 

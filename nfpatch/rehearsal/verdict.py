@@ -358,7 +358,7 @@ def _healing_dead(unused: Sequence[str], models: Sequence[str], lacking: Sequenc
     for patch in lacking:
         if patch.model == "any" or any(patch.model in (model, model.removeprefix("Auto")) for model in models):
             found[patch.id] = {
-                name for name in unused if any(fnmatchcase(name, pattern) for pattern in patch.dead_parameters)
+                name for name in unused if any(fnmatchcase(name, pattern) for pattern in patch.unused_parameters)
             }
     taken: list[str] = []
     left = set(unused)

@@ -48,18 +48,18 @@ WORDS = {
 
 
 def patch_of(
-    patch_id: str, variants: Mapping[str, Mapping[str, Rewrite]], unaffected: str = "", by_name_only: bool = False
+    patch_id: str, variants: Mapping[str, Mapping[str, Rewrite]], unaffected: str = "", opt_in: bool = False
 ) -> Patch:
     return Patch(
         id=patch_id,
         summary=f"the bug of {patch_id}",
+        group="unused-parameters",
         model="Net",
         upstream="made up",
         variants=variants,
         unaffected={unaffected: "fixed upstream"} if unaffected else {},
-        dead_parameters=(),
         cases=(),
-        by_name_only=by_name_only,
+        opt_in=opt_in,
     )
 
 
@@ -71,7 +71,7 @@ BIAS = patch_of("bias", {"==1.0": {NET: rewrite("bias", "Net.__init__")}}, "!=1.
 GATE = patch_of("gate", {">=1.0": {NET: rewrite("gate", "Net.__init__"), CORE: rewrite("gate", "Core.fit")}}, "<1.0")
 OLDER = patch_of("older", {"<1.0": {NET: rewrite("bias", "Net.__init__")}}, ">=1.0")
 OWN = patch_of("own", {">=1.0": {NET: rewrite("own", "Net.forward")}})
-STEP = patch_of("step", {"==1.0": {CORE: rewrite("step", "Core.fit")}}, "!=1.0", by_name_only=True)
+STEP = patch_of("step", {"==1.0": {CORE: rewrite("step", "Core.fit")}}, "!=1.0", opt_in=True)
 # All but a user's own.
 ON_RECORD = (BIAS, GATE, OLDER, STEP)
 

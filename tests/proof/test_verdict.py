@@ -110,7 +110,7 @@ def test_a_fit_is_what_the_rank_has_written_of_it(fit: Fit) -> None:
 
 def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
     assert GREEN.tree == "preview"
-    assert replace(RED, beside=("a", "b")).tree == "original+a+b"
+    assert replace(RED, requires=("a", "b")).tree == "original+a+b"
 
 
 def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> None:
@@ -154,14 +154,14 @@ def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
 
 
 def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -> None:
-    case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", beside=("another",), like="other")
+    case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", requires=("another",), like="other")
     fit = replace(TRAINED, comparison=SAME)
 
     assert result(case, fit, replace(fit, seconds=2.0, steps=4)) == replace(
         PROVED,
         strategy="find-unused-ddp",
         launcher="spawn",
-        beside=("another",),
+        requires=("another",),
         like="other",
         equal_to_like=True,
         seconds=2.0,
@@ -202,7 +202,9 @@ def test_of_a_case_that_was_not_finished_there_is_no_evidence() -> None:
 
 
 def test_in_json_a_result_has_all_that_it_holds() -> None:
-    held = replace(PROVED, unused_parameters=DEAD, beside=("another",), seconds=1.23456, stage="predict", like="other")
+    held = replace(
+        PROVED, unused_parameters=DEAD, requires=("another",), seconds=1.23456, stage="predict", like="other"
+    )
 
     assert held.to_json() == {
         "id": "green",
@@ -232,7 +234,7 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
         "is_finished": True,
         "stage": "predict",
         "launcher": "torchrun",
-        "beside": ["another"],
+        "requires": ["another"],
     }
     assert replace(held, forecast_shape=None).to_json() == {**held.to_json(), "forecast_shape": None}
 
