@@ -1,0 +1,86 @@
+"""The ranks of a distributed run, and the store through which they exchange values without a collective call.
+
+A collective (broadcast, gather, barrier) hangs unless every rank makes the same call. A store does not: a rank may
+publish a value whether or not another one ever reads it. So whatever a script may do on one rank only goes through the
+store of the process group.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class RankGroup:
+    """The place of this process among the ranks.
+
+    `store` is the key-value store that all ranks share; keys of different uses are kept apart by `prefixed`.
+    """
+
+    rank: int
+    world_size: int
+    store: Any  # torch.distributed.Store, which old releases of torch do not export to type checkers
+
+    def prefixed(self, prefix: str) -> RankGroup:
+        """The same ranks, with keys of their own below `prefix`."""
+        return RankGroup(self.rank, self.world_size, dist.PrefixStore(prefix, self.store))  # type: ignore[attr-defined]
+
+    def next_call(self, name: str) -> RankGroup:
+        """The ranks in this call of `name`, with keys of their own.
+
+        Each rank counts its calls under the key `name/calls/RANK`, so that the n-th call of one rank meets the n-th
+        call of another, whenever each makes it.
+        """
+        number = self.store.add(f"{name}/calls/{self.rank}", 1)
+        return self.prefixed(f"{name}/{number}")
+
+    def publish(self, key: str, value: object) -> None:
+        """Set a key to a value, which is pickled."""
+        self.store.set(key, pickle.dumps(value))
+
+    def receive(self, key: str) -> Any:
+        """The value that some rank publishes under a key.
+
+        Waits for it as long as the store's timeout; then the store raises RuntimeError.
+        """
+        return pickle.loads(self.store.get(key))
+
+
+def current_group() -> Optional[RankGroup]:
+    """The ranks of torch's default process group; None where there is only this process.
+
+    Uses the store that the process group was made with, and no collective call.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    # torch has no public access to the store of the default process group (torch/distributed/distributed_c10d.py)
+    store = dist.distributed_c10d._get_default_store()
+    return RankGroup(dist.get_rank(), dist.get_world_size(), store)
+
+
+def is_multi_process() -> bool:
+    """Whether there are several ranks."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def to_picklable(error: BaseException) -> BaseException:
+    """The error as another process can receive it: itself, or a RuntimeError with its type and text."""
+    try:
+        received = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    assert isinstance(received, BaseException)
+    return received
+
+
+def with_zero_gradient(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """The tensor; on several ranks in such a way that the parameter gets a gradient of zero.
+
+    Strict DDP refuses a step in which a parameter gets no gradient. In one process nothing is changed.
+    """
+    return tensor + 0 * parameter if is_multi_process() else tensor
