@@ -101,8 +101,10 @@ def _ledger_after(found: Survey, changes: Sequence[TreeChange]) -> Ledger:
     record_sha256 = before.record_sha256
     if not before.files and found.install.record is not None:
         record_sha256 = hash_of(read_file(found.install.record))
+    if not files:
+        return Ledger(before.version)
     # in the order of the files, so that ledger and RECORD tell nothing of the way to this set
-    return Ledger(found.install.version, dict(sorted(files.items())), dict(sorted(added.items())), record_sha256)
+    return Ledger(before.version, dict(sorted(files.items())), dict(sorted(added.items())), record_sha256)
 
 
 def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:

@@ -28,8 +28,15 @@ METADATA, RECORD, LEDGER = (f"{INFO}/{name}" for name in ("METADATA", "RECORD", 
 
 RELEASED = {
     INIT: b'__version__ = "1.0"\n',
-    CORE: b"class Core:\n    def fit(self):\n        self.gate = 1\n        self.size = 2\n        self.step = 1\n",
-    NET: b"""class Net:
+    CORE: b"""import math
+class Core:
+    def fit(self):
+        self.gate = 1
+        self.size = 2
+        self.step = 1
+""",
+    NET: b"""import math
+class Net:
     def __init__(self):
         self.bias = 1
         self.size = 2

@@ -152,7 +152,7 @@ DEEP = "self.bias = " + "-" * 100 + "1"
     [
         (
             Rewrite((Change("Net.__init__", "self.bias = 1", "self.bias = 0"),), ignores={"Net.forward": ("x",)}),
-            "for patch, `Net.forward` uses its `x` in line 8",
+            "for patch, `Net.forward` uses its `x` in line 9",
         ),
         (Rewrite((Change("Net.__init__", "self.bias = 1", DEEP),)), "it is nested too deeply to be parsed"),
     ],
