@@ -177,7 +177,7 @@ def status(
         console.print_json(console.state_to_json(found, changed=()))
     else:
         console.print_status(found)
-    if check and any(status.state not in ("applied", "not-needed") for status in found.statuses):
+    if check and any(status.state not in ("applied", "not-needed", "opt-in") for status in found.statuses):
         raise SystemExit(1)
 
 
@@ -218,8 +218,10 @@ def apply(
     proof = None
     if prove:
         may_write = allow_editable or dry_run
-        proof = _prove_preview(install, catalog, patches, allow_modified, may_write, force, as_json)
-    outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout)
+        proof = _prove_preview(install, catalog, patches, allow_modified, may_write, force, not patch_ids, as_json)
+    outcome = operations.apply(
+        install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout, renew_all=not patch_ids
+    )
     _print_outcome(outcome, patches, "apply", dry_run, as_json, proof)
 
 
@@ -230,6 +232,7 @@ def _prove_preview(
     allow_modified: bool,
     allow_editable: bool,
     force: bool,
+    renew_all: bool,
     as_json: bool,
 ) -> Optional[dict[str, object]]:
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
@@ -238,7 +241,7 @@ def _prove_preview(
     from nfpatch.proof.prove import agenda_for, run_agenda
 
     found = survey(install, catalog)
-    agenda = agenda_for(found, patches, preview=True, allow_modified=allow_modified, force=force)
+    agenda = agenda_for(found, patches, preview=True, allow_modified=allow_modified, force=force, renew_all=renew_all)
     if not agenda.trees["preview"]:
         return None
     if not allow_editable:
@@ -586,8 +589,7 @@ def _print_outcome(
     proof: Optional[dict[str, object]] = None,
 ) -> None:
     if as_json:
-        changed = [] if dry_run else [change.file for change in outcome.changes]
-        document = console.state_to_json(outcome.found, changed)
+        document = console.state_to_json(outcome.found, () if dry_run else outcome.changed)
         document["saved"] = [str(path) for path in outcome.saved]
         if dry_run:
             document["diff"] = "".join(console.diff_lines(outcome.changes))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import click
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:  # what is not imported for a quick command need not be import
     from nfpatch.catalog import Catalog, Patch
     from nfpatch.installs.find import Install
     from nfpatch.patching.operations import Outcome
-    from nfpatch.patching.plan import FileChange
+    from nfpatch.patching.plan import TreeChange
     from nfpatch.patching.survey import Survey
 
 STATE_COLOURS = {
     "applied": "green",
     "applicable": "yellow",
     "not-needed": "bright_black",
+    "opt-in": "bright_black",
     "modified": "red",
+    "outdated": "yellow",
     "unknown-release": "red",
     "interrupted": "red",
     "migrated": "green",
@@ -107,6 +109,9 @@ def print_status(found: Survey) -> None:
         say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
     elif "applicable" in states:
         say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
+    elif "outdated" in states:
+        is_or_are = count(states.count("outdated"), "patch is", "patches are")
+        say(f"{is_or_are} outdated: another version of nfpatch applied them. Run `nfpatch apply`.")
     elif "modified" in states or "unknown-release" in states:
         say("nfpatch cannot tell by itself whether this install is healthy. Try `nfpatch apply --dry-run`.")
     else:
@@ -123,39 +128,41 @@ def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None
     if not outcome.changes:
         say(f"Nothing to {verb}.")
         return
-    for change in outcome.changes:
-        click.echo(f"  changed  {outcome.found.install.file(change.file)}")
+    for file in outcome.changed:
+        click.echo(f"  changed  {outcome.found.install.file(file)}")
     for saved in outcome.saved:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
-        patched = count(len(outcome.changes), "file", "files")
+        patched = count(len(outcome.changed), "file", "files")
         say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
     else:
-        say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
+        say(f"{count(len(outcome.changed), 'file', 'files')} restored.")
     # Models that were saved before have other parameters than their class has now.
     models = sorted({patch.model for patch in outcome.moved if patch.removes_parameters})
     if models:
         say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 
 
-def print_diff(changes: Iterable[FileChange]) -> None:
-    """The changes as a unified diff that `patch -p1` takes."""
+def print_diff(changes: Iterable[TreeChange]) -> None:
+    """The changes as a unified diff that `patch -p1` takes, which adds and removes files as well."""
     for line in diff_lines(changes):
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         click.secho(line, fg=colour, nl=False)
 
 
-def diff_lines(changes: Iterable[FileChange]) -> list[str]:
+def diff_lines(changes: Iterable[TreeChange]) -> list[str]:
     """The lines of the unified diff, each with its ending."""
-    return [line for change in changes for line in unified_diff(change.file, change.now or b"", change.then)]
+    return [line for change in changes for line in unified_diff(change.file, change.now, change.then)]
 
 
-def unified_diff(file: str, before: bytes, after: bytes) -> list[str]:
-    """The lines of the unified diff of one file, each with its ending."""
+def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> list[str]:
+    """The lines of the unified diff of one file, each with its ending; None where there is no such file."""
     import difflib
 
-    old, new = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
-    lines = difflib.unified_diff(old, new, f"a/{file}", f"b/{file}")
+    old, new = ((text or b"").decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
+    old_name = "/dev/null" if before is None else f"a/{file}"
+    new_name = "/dev/null" if after is None else f"b/{file}"
+    lines = difflib.unified_diff(old, new, old_name, new_name)
     return [line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n" for line in lines]
 
 

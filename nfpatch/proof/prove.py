@@ -15,8 +15,7 @@ from typing import Optional, get_args
 from nfpatch.catalog import Case, Patch
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.installs.ledger import read_original
-from nfpatch.patching.plan import changes_to, original_with, wanted_by_apply
+from nfpatch.patching.plan import changes_to, original_with, originals_of, wanted_by_apply
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.launch import ONE_NODE, Nodes
 from nfpatch.proof.overlay import build_overlay
@@ -45,15 +44,15 @@ JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load"
 class Agenda:
     """What there is to prove.
 
-    `trees` are the files, by path, in which the source trees of these names differ from the installed one. `unproved`
-    are the patches that leave nothing to prove here, with the reason. `rewritten` are original and healed bytes, each
-    by path, of the files in which they differ.
+    `trees` are the files, by path, in which the source trees of these names differ from the installed one; None for a
+    file that a tree does not have. `unproved` are the patches that leave nothing to prove here, with the reason.
+    `rewritten` are original and patched bytes, each by path, of the files in which they differ.
     """
 
     cases: tuple[ProofCase, ...]
-    trees: Mapping[str, Mapping[str, bytes]]
+    trees: Mapping[str, Mapping[str, Optional[bytes]]]
     unproved: tuple[PatchStatus, ...] = ()
-    rewritten: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    rewritten: Mapping[str, tuple[Optional[bytes], Optional[bytes]]] = field(default_factory=dict)
 
 
 def agenda_for(
@@ -64,21 +63,23 @@ def agenda_for(
     thorough: bool = False,
     force: bool = False,
     launchers: Sequence[Launcher] = ("torchrun",),
+    renew_all: bool = False,
 ) -> Agenda:
     """The fits that prove these patches; without patches, all that the release needs or has.
 
-    With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
-    of the installed one. With `thorough` all cases of the patches are trained, and without patches the journeys are
-    taken as well. Each of the `launchers` trains them in turn. Raises Refused when the patched source cannot be
-    computed, or when a killed run left the install half done.
+    With `preview` the patched source is computed, as `apply` does with `allow_modified`, `force` and `renew_all`, and
+    proved instead of the installed one. With `thorough` all cases of the patches are trained, and without patches the
+    journeys are taken as well. Each of the `launchers` trains them in turn. Raises Refused when the patched source
+    cannot be computed, or when a killed run left the install half done.
     """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
     statuses = [found.status_of(patch) for patch in patches or found.catalog.patches]
     if not patches:
-        statuses = [status for status in statuses if status.state != "not-needed" or not status.patch.opt_in]
+        statuses = [status for status in statuses if status.state != "opt-in"]
     originals = originals_of(found)
-    wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
+    applying = [status.patch for status in statuses]
+    wanted = wanted_by_apply(found, applying, allow_modified, renew_all or not patches) if preview else {}
     changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
     healed: Source = "preview" if preview else "installed"
     version = found.install.version
@@ -96,7 +97,7 @@ def agenda_for(
         ]
         journeys = _journeys(healed, version) if thorough and not patches and launcher != "spark" else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
-    applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
+    applied = {status.patch.id for status in found.statuses if status.state in ("applied", "outdated")}
     carried = applied.union(*wanted.values())
     fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.requires), carried)]
     predicted_together = {launcher for launcher in launchers if _is_prediction_healed(found, carried, launcher)}
@@ -120,13 +121,6 @@ def agenda_for(
     return Agenda(tuple(fits), trees, unproved, _rewritten(found.contents, originals, changes))
 
 
-def originals_of(found: Survey) -> dict[str, bytes]:
-    """The original bytes, by path, of each file that nfpatch has patched. Raises Refused where one is not kept."""
-    return {
-        file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
-    }
-
-
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
     """The fit in processes that this launcher makes, under an id of its own."""
     if launcher == "torchrun":
@@ -143,7 +137,7 @@ def _asks_all_ranks(fit: ProofCase) -> bool:
 
 def _are_healed(found: Survey, patches: Sequence[Patch], carried: AbstractSet[str]) -> bool:
     """Whether the healed source has each of these patches, or needs none."""
-    return all(patch.id in carried or found.status_of(patch).state == "not-needed" for patch in patches)
+    return all(patch.id in carried or found.status_of(patch).state in ("not-needed", "opt-in") for patch in patches)
 
 
 def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
@@ -169,15 +163,13 @@ def _is_prediction_healed(found: Survey, carried: AbstractSet[str], launcher: La
 
 
 def _rewritten(
-    installed: Mapping[str, Optional[bytes]], originals: Mapping[str, bytes], changes: Mapping[str, bytes]
-) -> dict[str, tuple[bytes, bytes]]:
-    """The original and the healed bytes of each file in which they differ."""
-    pairs = {
-        file: (originals.get(file, content), changes.get(file, content))
-        for file, content in installed.items()
-        if content is not None
-    }
-    return {file: (original, healed) for file, (original, healed) in pairs.items() if original != healed}
+    installed: Mapping[str, Optional[bytes]],
+    originals: Mapping[str, Optional[bytes]],
+    changes: Mapping[str, Optional[bytes]],
+) -> dict[str, tuple[Optional[bytes], Optional[bytes]]]:
+    """The original and the patched bytes of each file in which they differ; None for a file that one does not have."""
+    pairs = {file: (originals.get(file, content), changes.get(file, content)) for file, content in installed.items()}
+    return {file: (original, patched) for file, (original, patched) in pairs.items() if original != patched}
 
 
 def _has_its_files(found: Survey, status: PatchStatus) -> bool:
@@ -332,6 +324,6 @@ def _full_disk_reported() -> Iterator[None]:
         raise
 
 
-def _tree(install: Install, folder: Path, replacements: Mapping[str, bytes]) -> Optional[Path]:
+def _tree(install: Install, folder: Path, replacements: Mapping[str, Optional[bytes]]) -> Optional[Path]:
     """A source tree with these files; None, which stands for the installed one, where nothing differs."""
     return build_overlay(install.package, folder, replacements) if replacements else None
