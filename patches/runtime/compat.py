@@ -30,7 +30,7 @@ def default_callback_classes() -> tuple[type, ...]:
     return (progress_bar, callbacks.ModelCheckpoint, callbacks.ModelSummary)
 
 
-def averages_train_loss(model: Any) -> bool:
+def is_train_loss_reduced(model: Any) -> bool:
     """Whether the logged training loss of a model is the mean over the ranks.
 
     It is where early stopping monitors it (`val_monitor`, since neuralforecast 3.1.6), so that all ranks stop at the

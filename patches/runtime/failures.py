@@ -128,5 +128,5 @@ def _log_no_loss(model: Any) -> None:
         batch_size=1,
         prog_bar=True,
         on_epoch=True,
-        sync_dist=compat.averages_train_loss(model),
+        sync_dist=compat.is_train_loss_reduced(model),
     )
