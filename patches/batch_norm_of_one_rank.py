@@ -10,7 +10,7 @@ from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-FIT_START = "def on_fit_start(self): ..."
+SET_TEST_SIZE = "def set_test_size(self, test_size): ..."
 HOOK = """
 def on_train_end(self):
     super().on_train_end()
@@ -21,7 +21,7 @@ def on_train_end(self):
 def broadcast_in(class_: str) -> Rewrite:
     """All ranks take the statistics of rank 0, as they do before each step."""
     return Rewrite(
-        (Change(class_, old=FIT_START, new=f"{FIT_START}\n{HOOK}"),),
+        (Change(class_, old=SET_TEST_SIZE, new=f"{SET_TEST_SIZE}\n{HOOK}"),),
         imports=("batch_norm",),
         absent={class_: ("def on_train_end(self): ...",)},
     )

@@ -19,7 +19,7 @@ def on_fit_end(self):
 def refuse_in(class_: str) -> Rewrite:
     """Refuse an empty training at its end, in this base class."""
     return Rewrite(
-        (Change(class_, old=OPTIMIZERS, new=f"{HOOK}\n{OPTIMIZERS}"),),
+        (Change(class_, old=OPTIMIZERS, new=f"{OPTIMIZERS}\n{HOOK}"),),
         imports=("drop_last",),
         absent={class_: ("def on_fit_end(self): ...",)},
     )

@@ -30,7 +30,7 @@ def guarded(class_: str, last_hook: str = "on_train_epoch_end") -> Rewrite:
     """Raise an error on all ranks, in the models of this base class; `last_hook` follows the last step."""
     end = f"def {last_hook}(self):\n    super().{last_hook}()\n    failures.finish_training(self)\n"
     return Rewrite(
-        (Change(class_, old=FIT_START, new=f"{STEP_HOOKS}\n{end}\n{FIT_START}"),),
+        (Change(class_, old=FIT_START, new=f"{FIT_START}\n{STEP_HOOKS}\n{end}"),),
         imports=("failures",),
         absent={class_: (*ABSENT, f"def {last_hook}(self): ...")},
     )

@@ -11,7 +11,8 @@ from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-PREDICT_STEP = "def predict_step(self, batch, batch_idx): ..."
+VALIDATION_STEP = "def validation_step(self, batch, batch_idx): ..."
+VALIDATION_END = "def on_validation_epoch_end(self): ..."
 # Lightning calls it in each process before a training or a prediction
 HOOK = """
 def configure_callbacks(self):
@@ -20,10 +21,10 @@ def configure_callbacks(self):
 """
 
 
-def hooked(class_: str) -> Rewrite:
-    """The hook in this base class."""
+def hooked(class_: str, after: str = VALIDATION_STEP) -> Rewrite:
+    """The hook in this base class, after one of its methods."""
     return Rewrite(
-        (Change(class_, old=PREDICT_STEP, new=f"{HOOK}\n{PREDICT_STEP}"),),
+        (Change(class_, old=after, new=f"{after}\n{HOOK}"),),
         imports=("user_callbacks",),
         absent={class_: ("def configure_callbacks(self): ...",)},
     )
@@ -42,8 +43,8 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/saved-callbacks.md",
     variants={
         ">=1.1,<1.5": {**WINDOWS, **RECURRENT},
-        ">=1.5,<3": {**WINDOWS, **RECURRENT, **MULTIVARIATE},
-        ">=3": {f"{COMMON}_base_model.py": hooked("BaseModel")},
+        ">=1.5,<1.7": {**WINDOWS, **RECURRENT, **MULTIVARIATE},
+        ">=1.7": {f"{COMMON}_base_model.py": hooked("BaseModel", after=VALIDATION_END)},
     },
     unaffected={"==1.0.0": "this release saves no options of its models"},
     cases=(

@@ -1,9 +1,9 @@
 """A strategy that is an object serves one trainer only, and a model is trained by many.
 
 `DDPStrategy(find_unused_parameters=...)`, which Lightning's own messages advise, goes from the model into a new trainer
-for each `fit`, and Lightning refuses a strategy that another trainer had. So a second `fit` raises an error, and so does
-a `cross_validation` after a `fit`; up to 1.5.0, whose `NeuralForecast` does not copy models, so does a second model with
-it. The patch gives each training a copy of the untouched one.
+for each `fit`, and Lightning refuses a strategy that another trainer had. So a second `fit` raises an error, and a
+`cross_validation` after a `fit` as well; up to 1.5.0, whose `NeuralForecast` does not copy models, so does a second
+model with it. The patch gives each training a copy of the untouched one.
 """
 
 from nfpatch.catalog import Case, Patch

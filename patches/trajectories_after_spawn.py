@@ -9,8 +9,8 @@ from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-SAVE = "def save(self, path): ..."
-VALIDATION_END = "def on_validation_epoch_end(self): ..."
+SET_TEST_SIZE = "def set_test_size(self, test_size): ..."
+GET_TEST_SIZE = "def get_test_size(self): ..."
 TEARDOWN = """
 def teardown(self, stage):
     super().teardown(stage)
@@ -18,23 +18,24 @@ def teardown(self, stage):
 """
 
 
-def kept_in(class_: str, function: str, model: str, before: str, inside: tuple[str, ...] = ()) -> Rewrite:
-    """Keep the trajectories where this function trains the model; the other hook stands before a method."""
+def kept_in(function: str, model: str = "self", after: str = GET_TEST_SIZE, inside: tuple[str, ...] = ()) -> Rewrite:
+    """Keep the trajectories where this function trains the model; the other hook stands after a method."""
+    class_ = function.partition(".")[0]
     fit = f"trainer.fit({model}, datamodule=datamodule)"
     new = f"with trajectories.kept_after_spawn({model}):\n    {fit}"
     return Rewrite(
         (
-            Change(f"{class_}.{function}", old=fit, new=new, inside=inside),
-            Change(class_, old=before, new=f"{TEARDOWN}\n{before}"),
+            Change(function, old=fit, new=new, inside=inside),
+            Change(class_, old=after, new=f"{after}\n{TEARDOWN}"),
         ),
         imports=("trajectories",),
         absent={class_: ("def teardown(self, stage): ...", "def teardown(self, stage=None): ...")},
     )
 
 
-WINDOWS = {f"{COMMON}_base_windows.py": kept_in("BaseWindows", "fit", "self", before=SAVE)}
-RECURRENT = {f"{COMMON}_base_recurrent.py": kept_in("BaseRecurrent", "fit", "self", before=SAVE)}
-MULTIVARIATE = {f"{COMMON}_base_multivariate.py": kept_in("BaseMultivariate", "fit", "self", before=SAVE)}
+WINDOWS = f"{COMMON}_base_windows.py"
+RECURRENT = f"{COMMON}_base_recurrent.py"
+MULTIVARIATE = f"{COMMON}_base_multivariate.py"
 MODEL = f"{COMMON}_base_model.py"
 
 patch = Patch(
@@ -44,10 +45,17 @@ patch = Patch(
     model="any",
     upstream="not fixed yet: docs/upstream/trajectories-after-spawn.md",
     variants={
-        "==1.4.0": {**WINDOWS, **RECURRENT},
-        ">=1.5,<1.7": {**WINDOWS, **RECURRENT, **MULTIVARIATE},
-        "==1.7.0": {MODEL: kept_in("BaseModel", "_fit", "self", before=VALIDATION_END)},
-        ">=1.7.1": {MODEL: kept_in("BaseModel", "_fit", "model", before=VALIDATION_END, inside=("if is_local:",))},
+        "==1.4.0": {
+            WINDOWS: kept_in("BaseWindows.fit", after=SET_TEST_SIZE),
+            RECURRENT: kept_in("BaseRecurrent.fit", after=SET_TEST_SIZE),
+        },
+        ">=1.5,<1.7": {
+            WINDOWS: kept_in("BaseWindows.fit"),
+            RECURRENT: kept_in("BaseRecurrent.fit"),
+            MULTIVARIATE: kept_in("BaseMultivariate.fit"),
+        },
+        "==1.7.0": {MODEL: kept_in("BaseModel._fit")},
+        ">=1.7.1": {MODEL: kept_in("BaseModel._fit", model="model", inside=("if is_local:",))},
     },
     unaffected={"<1.4": "models of this release keep no trajectories"},
     cases=(
