@@ -5,7 +5,7 @@ Lightning cannot start further processes from within an actor of ray.
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 
@@ -13,12 +13,12 @@ import torch
 EPHEMERAL_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
-def reserve_one_gpu(config: Dict[str, Any], gpus: float) -> float:
+def reserve_one_gpu(config: dict[str, Any], gpus: float) -> float:
     """How many GPUs ray reserves for a trial: at most one, unless the configuration has a strategy object."""
     return min(1, gpus) if _has_strategy_name(config) else gpus
 
 
-def single_device_config(config: Dict[str, Any]) -> Dict[str, Any]:
+def single_device_config(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration with which a trial trains on one device.
 
     A strategy object may be one that can start processes in an actor; then the configuration is returned as it is.
@@ -33,6 +33,6 @@ def single_device_config(config: Dict[str, Any]) -> Dict[str, Any]:
     return single
 
 
-def _has_strategy_name(config: Dict[str, Any]) -> bool:
+def _has_strategy_name(config: dict[str, Any]) -> bool:
     """Whether the strategy is a name, or Lightning chooses it."""
     return isinstance(config.get("strategy"), (str, type(None)))

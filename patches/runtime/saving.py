@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import contextmanager
-from typing import IO, Any, Dict, Iterator, List, Optional
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Optional
 
 import pytorch_lightning as pl
 
@@ -23,7 +24,7 @@ TMP_PREFIX = ".saving-"
 def save_from_all_ranks(
     forecaster: Any,
     path: str,
-    model_index: Optional[List[int]],
+    model_index: Optional[list[int]],
     save_dataset: bool,
     overwrite: bool,
     clears_folder: bool = True,
@@ -37,8 +38,8 @@ def save_from_all_ranks(
     what the first of them found. Raises Exception, as upstream does, if the folder has files that are not to be
     overwritten.
     """
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
+    import fsspec  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
     group = current_group() if group is None else group
     if group is None or os.path.basename(path).startswith(TMP_PREFIX):
@@ -73,7 +74,7 @@ def save_from_all_ranks(
 def save_local_files(
     forecaster: Any,
     path: str,
-    model_index: Optional[List[int]],
+    model_index: Optional[list[int]],
     save_dataset: bool,
     overwrite: bool,
     group: Optional[RankGroup] = None,
@@ -106,7 +107,8 @@ def open_atomic(path: Any, group: Optional[RankGroup] = None) -> Iterator[IO[byt
             yield file
         os.replace(tmp_path, path)
     except BaseException:
-        _remove_file(tmp_path)
+        with suppress(FileNotFoundError):
+            os.remove(tmp_path)
         raise
 
 
@@ -132,7 +134,7 @@ def save_checkpoint(model: Any, path: str, group: Optional[RankGroup] = None) ->
     os.replace(tmp_path, path)
 
 
-def _list_folder(fs: Any, folder: str) -> Dict[str, str]:
+def _list_folder(fs: Any, folder: str) -> dict[str, str]:
     """The paths of what is in a folder by name, without the temporary folders of other ranks."""
     paths = fs.ls(folder, detail=False) if fs.exists(folder) else []
     by_name = {path.rstrip("/").split("/")[-1]: path for path in paths}
@@ -150,17 +152,8 @@ def _was_empty(group: RankGroup, folder: str, is_empty: bool) -> bool:
     return bool(call.receive("was_empty"))
 
 
-def _remove(fs: Any, paths: List[str]) -> None:
+def _remove(fs: Any, paths: list[str]) -> None:
     """Remove what an older save has left; another rank may have been faster."""
     for path in paths:
-        try:
+        with suppress(FileNotFoundError):
             fs.rm(path, recursive=True)
-        except FileNotFoundError:
-            pass
-
-
-def _remove_file(path: str) -> None:
-    try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass

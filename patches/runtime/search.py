@@ -4,7 +4,7 @@ Through Optuna only the study of rank 0 samples, prunes and keeps the time; the 
 it too. Through ray rank 0 searches alone, in trials of one device, and the other ranks receive the results.
 
 All messages go through the store of the process group, not through collective calls: a rank that fails must not leave
-the others in a call that never returns. The keys are below `neuralforecast/search/N/`, N being the number of the search:
+the others in a call that never returns. The keys of the N-th search are below `neuralforecast/search/N/`:
 
     announced           how many messages rank 0 has published
     M                   the M-th message of rank 0: a pair of a kind ("trial", "end", "error") and a value
@@ -23,10 +23,11 @@ import pickle
 import random
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 import pytorch_lightning as pl
@@ -44,15 +45,13 @@ LAUNCHER_ENV_VARS = (
     *("MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS"),
 )
 
-Config = Dict[str, Any]
-
 
 class Trial(NamedTuple):
     """A trial as rank 0 publishes it; `config` holds what the other ranks must not draw for themselves."""
 
     number: int
-    params: Dict[str, Any]
-    config: Config
+    params: dict[str, Any]
+    config: dict[str, Any]
     study_name: str
     trial_id: int
 
@@ -62,7 +61,7 @@ class SingleProcessSearch:
 
     rank = 0
 
-    def broadcast_config(self, config: Callable[[Any], Config]) -> Callable[[Any], Config]:
+    def broadcast_config(self, config: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         """The configuration function itself."""
         return config
 
@@ -107,18 +106,18 @@ class DistributedSearch:
         self._lock = threading.Lock()
         self._message = 0  # the number of the last message, and so of the trial under way
         self._storage: Any = None
-        self._received_config: Config = {}
+        self._received_config: dict[str, Any] = {}
         self._is_announced = False  # whether the other ranks know of the trial under way
         self._is_constructed = False  # whether this rank has published how the construction of its model went
         self._unrecoverable: Optional[Exception] = None  # with which this rank left the others inside a trial
 
-    def broadcast_config(self, config: Callable[[Any], Config]) -> Callable[[Any], Config]:
+    def broadcast_config(self, config: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
         """A configuration function that gives the same on every rank, whatever `config` draws.
 
         On rank 0 it publishes the trial; the other ranks take over all values but the objects and PLACEMENT_KEYS.
         """
 
-        def synced_config(trial: Any) -> Config:
+        def synced_config(trial: Any) -> dict[str, Any]:
             own = config(trial)
             if self.rank > 0:
                 return {**own, **self._received_config}
@@ -181,7 +180,7 @@ class DistributedSearch:
 
         with self.report_errors():
             results = tuner.fit()
-            self._publish_next("end", cloudpickle.dumps(results))
+            self._publish_next("end", cloudpickle.dumps(results))  # type: ignore[no-untyped-call]
         return results
 
     def receive_results(self) -> Any:
@@ -207,7 +206,7 @@ class DistributedSearch:
         self._group.publish(f"{self._message}", (kind, value))
         self._group.store.add("announced", 1)
 
-    def _receive_next(self) -> Tuple[str, Any]:
+    def _receive_next(self) -> tuple[str, Any]:
         self._message += 1
         kind, value = self._group.receive(f"{self._message}")
         if kind == "error":
@@ -293,7 +292,7 @@ class DistributedSearch:
         """Run every trial that rank 0 publishes; a study of them all."""
         import optuna
 
-        own_attrs: Dict[int, Dict[str, Any]] = {}
+        own_attrs: dict[int, dict[str, Any]] = {}
         while True:
             kind, value = self._receive_next()
             if kind == "end":
@@ -327,7 +326,7 @@ class DistributedSearch:
 
 
 def start_search(
-    config: Union[Config, Callable[[Any], Config]],
+    config: Union[dict[str, Any], Callable[[Any], dict[str, Any]]],
     mock_trial: Any = None,
     distributed_config: Any = None,
     group: Optional[RankGroup] = None,
@@ -342,7 +341,7 @@ def start_search(
     return SingleProcessSearch() if group is None else DistributedSearch(group)
 
 
-def launch_ranks(config: Config) -> Optional[RankGroup]:
+def launch_ranks(config: dict[str, Any]) -> Optional[RankGroup]:
     """The ranks that train with this configuration; Lightning starts them, and their process group, unless they run.
 
     None where one process trains, or where the ranks exist during a fit only. Collective: `Trainer.validate`, of a
@@ -387,7 +386,7 @@ class _NoOpModule(pl.LightningModule):
         pass
 
 
-def _is_one_device(kwargs: Dict[str, Any]) -> bool:
+def _is_one_device(kwargs: dict[str, Any]) -> bool:
     """Whether a trainer with these arguments trains in one process, for all that is known before it is made."""
     devices = kwargs.get("devices", "auto")
     if devices in ("auto", -1, "-1"):
@@ -397,7 +396,7 @@ def _is_one_device(kwargs: Dict[str, Any]) -> bool:
     return devices in (0, 1, "1") and kwargs.get("num_nodes", 1) == 1
 
 
-def _sample_config(config: Union[Config, Callable[[Any], Config]], mock_trial: Any) -> Config:
+def _sample_config(config: Union[dict[str, Any], Callable[[Any], dict[str, Any]]], mock_trial: Any) -> dict[str, Any]:
     """One configuration; the random streams from which a configuration function draws stay where they are."""
     if not callable(config):
         return config

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Optional
 
 import torch
 
 from .ranks import RankGroup, current_group
 
-# How the names of strategies end whose processes Lightning would start; on Spark they run already
-PROCESS_SUFFIXES = ("_spawn", "_fork", "_notebook")
+# What the names of strategies contain whose processes Lightning would start; on Spark they run already
+PROCESS_WORDS = ("_spawn", "_fork", "_notebook")
 
 
-def list_parquet_files(fs: Any, protocol: str, folder: str) -> List[str]:
+def list_parquet_files(fs: Any, protocol: str, folder: str) -> list[str]:
     """The parquet files in a folder of a file system of fsspec, as pandas can read them.
 
     Files on DBFS are those of its mount where there is one, which needs no token.
     """
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     prefix = f"{protocol}://"
     if protocol == "dbfs" and fsspec.filesystem("file").isdir("/dbfs"):
@@ -31,7 +32,7 @@ def read_own_series(datamodule: Any, group: Optional[RankGroup] = None) -> Any:
 
     Uses rank and world size, but neither store nor collective call.
     """
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     group = current_group() if group is None else group
     rank, world_size = (0, 1) if group is None else (group.rank, group.world_size)
@@ -51,9 +52,9 @@ def read_own_series(datamodule: Any, group: Optional[RankGroup] = None) -> Any:
     return frame[frame[dataset.id_col].isin(own_ids)].reset_index(drop=True)
 
 
-def files_by_task(files: Sequence[str]) -> List[List[str]]:
+def files_by_task(files: Sequence[str]) -> list[list[str]]:
     """The files that each Spark task has written: none, one or several, but with all rows of its series."""
-    by_task: Dict[str, List[str]] = {}
+    by_task: dict[str, list[str]] = {}
     for file in files:
         name = file.rsplit("/", 1)[-1]
         task = name.split("-")[1] if name.startswith("part-") else name
@@ -83,8 +84,8 @@ def read_whole_series(forecaster: Any, frame: Any, engine: Any) -> Any:
     These repartition only a frame that is passed, so the files of a fit are read here. Raises ValueError for models
     that need all series, as these releases forecast each partition by itself.
     """
-    files = getattr(getattr(forecaster, "dataset", None), "files", None)
-    is_stored_on_spark = frame is None and files is not None
+    files = getattr(getattr(forecaster, "dataset", None), "files", [])
+    is_stored_on_spark = frame is None and bool(files)
     if not is_stored_on_spark and not type(frame).__module__.startswith("pyspark."):
         return frame
     if any(map(needs_all_series, forecaster.models)):
@@ -95,18 +96,19 @@ def read_whole_series(forecaster: Any, frame: Any, engine: Any) -> Any:
     return frame if engine is None or not is_stored_on_spark else engine.read.parquet(*files)
 
 
-def pop_strategy(trainer_kwargs: Dict[str, Any]) -> Any:
+def pop_strategy(trainer_kwargs: dict[str, Any]) -> Any:
     """The strategy of a trainer on Spark, "ddp" unless another is named.
 
     It is removed from the arguments, like `use_distributed_sampler`: neuralforecast passes both itself.
     """
     trainer_kwargs.pop("use_distributed_sampler", None)
     strategy = trainer_kwargs.pop("strategy", None)
-    if not isinstance(strategy, (str, type(None))):
-        return strategy
-    for suffix in PROCESS_SUFFIXES:
-        strategy = (strategy or "ddp").replace(suffix, "")
-    return "ddp" if strategy == "auto" else strategy
+    if strategy is None or strategy == "auto":
+        return "ddp"
+    if isinstance(strategy, str):
+        for word in PROCESS_WORDS:
+            strategy = strategy.replace(word, "")
+    return strategy
 
 
 def attach_weights(model: Any, datamodule: Any) -> None:
