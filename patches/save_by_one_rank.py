@@ -47,7 +47,7 @@ def core(condition: str, *more: Change) -> Mapping[str, Rewrite]:
     changes = (
         Change("NeuralForecast", old=SIGNATURE),
         *more,
-        Change(SAVE, old=NORMALIZE, new=f"{NORMALIZE}\nif {condition}:\n    return"),
+        Change(SAVE, old=NORMALIZE, new=f"{NORMALIZE}if {condition}:\n    return"),
     )
     return {CORE: Rewrite(changes, imports=MODULES)}
 
@@ -74,10 +74,15 @@ OF_AUTO: Mapping[str, Rewrite] = {f"{COMMON}_base_auto.py": Rewrite((INNER._repl
 OF_AUTO_AND_HINT: Mapping[str, Rewrite] = {**OF_AUTO, "neuralforecast/models/hint.py": Rewrite((INNER,))}
 
 
-# From 1.7.1 on a model writes its own file
-OPEN = 'with fsspec.open(path, "wb") as f: ...'
-OPEN_ATOMIC = "with saving.open_atomic(path) as f: ..."
-ATOMIC: Mapping[str, Rewrite] = {MODEL: Rewrite((Change("BaseModel.save", OPEN, OPEN_ATOMIC),), imports=MODULES)}
+def model_file(body: str) -> Mapping[str, Rewrite]:
+    """Let each rank write a whole file of a model; from 1.7.1 on a model writes it itself, by this statement."""
+    old, new = (f"with {head} as f:\n    {body}" for head in ('fsspec.open(path, "wb")', "saving.open_atomic(path)"))
+    return {MODEL: Rewrite((Change("BaseModel.save", old, new),), imports=MODULES)}
+
+
+STATE = model_file('torch.save({"hyper_parameters": self.hparams, "state_dict": self.state_dict()}, f)')
+STATE_COPIED = model_file('torch.save({"hyper_parameters": hparams, "state_dict": self.state_dict()}, f)')
+SERIALIZED = model_file("f.write(self.serialize())")
 
 OF_1_1: Mapping[str, Rewrite] = {
     **LOCAL_FILES,
@@ -113,8 +118,10 @@ patch = Patch(
         ">=1.1.0,<1.5.0": OF_1_1,
         ">=1.5.0,<1.7.0": {**OF_1_1, MULTIVARIATE: checkpoint("BaseMultivariate"), **OF_AUTO_AND_HINT},
         "==1.7.0": {**OTHERS_STAY, MODEL: checkpoint("BaseModel"), **OF_AUTO_AND_HINT},
-        ">=1.7.1,<3.1.5": {**core(CLEARED), **ATOMIC},
-        ">=3.1.5": {**core(CLEARED, EACH_RANK), **ATOMIC},
+        ">=1.7.1,<3.1.5": {**core(CLEARED), **STATE},
+        "==3.1.5": {**core(CLEARED, EACH_RANK), **STATE},
+        ">=3.1.6,<3.3.0": {**core(CLEARED, EACH_RANK), **STATE_COPIED},
+        ">=3.3.0": {**core(CLEARED, EACH_RANK), **SERIALIZED},
     },
     unaffected={"==1.0.0": "this release cannot save"},
     cases=(
