@@ -29,8 +29,7 @@ class Change(NamedTuple):
 
     `where` is the function or class whose own statements they are: `TFT.__init__`, or `TFT` for a method itself; the
     module for the empty text. Where they stand in compound statements of it, `inside` quotes the heads of these,
-    outermost first: `('if step == "train":', "else:")` for the `else` of the one `if` that asks so. A head that stands
-    there more than once is quoted with the statements that its body begins with.
+    outermost first: `('if step == "train":', "else:")` for the `else` of the one `if` that asks so.
 
     `old` is their source as it stands there exactly once, whatever its spaces, line breaks, parentheses and comments;
     `...` as the body of a compound statement stands for any body. `new` is the source that shall stand there: what it

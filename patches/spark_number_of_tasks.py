@@ -10,8 +10,7 @@ from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/common/_base_model.py"
 
-# The second `if is_local:` of the function
-MODES = ("if is_local:\n    model = self", "else:", "if local_mode:", "else:")
+MODES = ("if is_local:", "else:", "if local_mode:", "else:")
 
 patch = Patch(
     id="spark-number-of-tasks",

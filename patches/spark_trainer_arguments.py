@@ -66,7 +66,7 @@ patch = Patch(
     model="any",
     upstream="not fixed yet: docs/upstream/spark-trainer-arguments.md",
     variants={
-        ">=1.7.1,<1.7.3": rewrite("BaseModel._fit", "if is_local:\n    model = self", "else:"),
+        ">=1.7.1,<1.7.3": rewrite("BaseModel._fit", "if is_local:", "else:"),
         ">=1.7.3": rewrite("BaseModel._fit_distributed"),
     },
     unaffected={"<1.7.1": "this release does not train on Spark"},

@@ -112,7 +112,8 @@ def _block_of(place: Place, change: Change) -> Place:
         if keyword == "else":
             found = [statement] if statement is not None and body else []
         else:
-            found = [each for each in body if _begins_like(each, head[2:] if keyword == "elif" else head)]
+            (expected,) = _statements(f"{head[2:] if keyword == 'elif' else head}\n    ...")
+            found = [each for each in body if is_same(each, expected, ("body", "orelse", "handlers", "finalbody"))]
         if len(found) != 1:
             raise CodemodRefused(f"`{head}` stands {len(found)} times in {change.where}, not once")
         (statement,) = found
@@ -121,17 +122,6 @@ def _block_of(place: Place, change: Change) -> Place:
             body = getattr(statement, "body", [])
     assert statement is not None
     return replace(place, body=body, indent=indentation_of(place.line(statement.lineno)))
-
-
-def _begins_like(statement: ast.stmt, head: str) -> bool:
-    """Whether the compound statement has this head and, if the text goes on, begins with the statements below it."""
-    is_bare = head.endswith(":")
-    (expected,) = _statements(f"{head}\n    ..." if is_bare else head)
-    if not is_same(statement, expected, ("body", "orelse", "handlers", "finalbody")):
-        return False
-    first: Sequence[ast.stmt] = () if is_bare else getattr(expected, "body", ())
-    body: Sequence[ast.stmt] = getattr(statement, "body", ())
-    return len(body) >= len(first) and all(map(_is_like, body, first))
 
 
 def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[Edit]:

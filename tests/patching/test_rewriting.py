@@ -101,14 +101,6 @@ def test_a_head_that_stands_there_twice_is_refused() -> None:
         rewritten(twice.encode(), {"patch": rewrite("with open(step) as file:")})
 
 
-def test_the_first_statements_of_a_body_tell_two_heads_apart() -> None:
-    twice = MODEL.replace(b"        return n\n\n", b"        with open(step) as file:\n            n = draw(2)\n\n", 1)
-    head = "with open(step) as file:\n    n = draw(2)"
-    assert changed_lines(twice, rewrite(head, old="n = draw(2)", new=OWN)) == [(23, OWN)]
-    with pytest.raises(CodemodRefused, match="0 times"):
-        rewritten(twice, {"patch": rewrite(f"{head}\n    n = 3", old="n = draw(2)", new=OWN)})
-
-
 def test_runtime_modules_are_imported_once_before_the_first_import() -> None:
     change = Change("Model.fit", "return self", "return saving.saved(self)")
     one = Rewrite((change,), imports=("windows", "saving"))
