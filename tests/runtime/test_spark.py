@@ -44,7 +44,7 @@ def files_of(folder: Path, *tasks: tuple[str, ...]) -> list[str]:
             path = folder / f"part-{number:05}-{part}.parquet"
             pd.DataFrame({"unique_id": np.repeat(some, ROWS), "y": 1.0}).to_parquet(path)
             by_task[-1].append(str(path))
-    return sum(reversed(by_task), [])
+    return [path for paths in reversed(by_task) for path in paths]
 
 
 def datamodule(files: list[str], is_multivariate: bool = False) -> Any:
