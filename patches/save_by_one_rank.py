@@ -60,8 +60,6 @@ CLEARED = f"saving.save_from_all_ranks({ARGUMENTS})"
 
 # A model by itself. Lightning's checkpoint: only rank 0 writes it, and waits for the others. After a fit in processes
 # that have ended with it (ddp_spawn, ddp_notebook) there is no trainer that could write it.
-# A model by itself. Lightning's checkpoint: only the first process writes it, and waits for the others. After a fit in
-# processes that have ended with it (ddp_spawn, ddp_notebook) there is no trainer here that could write it.
 def checkpoint(class_: str) -> Rewrite:
     """Let each rank write the checkpoint of a model of this class."""
     old = "self.trainer.save_checkpoint(path)"
