@@ -39,3 +39,12 @@ def is_train_loss_reduced(model: Any) -> bool:
     """
     is_monitored = getattr(model, "val_monitor", None) == "train_loss"
     return is_monitored and not hasattr(model.trainer.datamodule, "files_ds")
+
+
+def has_ephemeral_launcher(trainer: Any) -> bool:
+    """Whether the processes of a trainer exist during a fit only: those of ddp_spawn, ddp_fork and ddp_notebook.
+
+    The class of their launcher has "Spawn" in its name in Lightning 1.6, "MultiProcessing" in 2.
+    """
+    launcher = type(getattr(trainer.strategy, "launcher", None)).__name__
+    return "MultiProcessing" in launcher or "Spawn" in launcher
