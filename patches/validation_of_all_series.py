@@ -33,14 +33,18 @@ loader = TimeSeriesLoader(
     return Rewrite((Change("TimeSeriesDataModule.val_dataloader", old, new),), imports=("validation",))
 
 
-def mean(where: str, loss: str, end: str = "") -> Change:
-    """The same loss on every device, also where validation draws samples from the forecast distribution."""
-    return Change(where, f"avg_loss = {loss}{end}", f"avg_loss = validation.mean_over_ranks(self, {loss}){end}")
-
-
+# The mean of all devices is the same on each of them also where validation draws samples from the distribution
 def mean_of_outputs(name: str, hook: str, outputs: str) -> Rewrite:
-    """The mean of a base class up to 1.7.1."""
-    return Rewrite((mean(f"{name}.{hook}", f"torch.stack({outputs}).mean()"),), imports=("validation",))
+    """The mean of the losses in a base class up to 1.7.1."""
+    mean = f"avg_loss = torch.stack({outputs}).mean()"
+    change = Change(f"{name}.{hook}", mean, f"{mean}\navg_loss = validation.mean_over_ranks(self, avg_loss)")
+    return Rewrite((change,), imports=("validation",))
+
+
+def mean_of_losses(mean: str) -> Change:
+    """The mean of the losses as a number, from 1.7.2 to 3.2.0."""
+    where = "BaseModel.on_validation_epoch_end"
+    return Change(where, f"avg_loss = {mean}.item()", f"avg_loss = validation.mean_over_ranks(self, {mean}).item()")
 
 
 def log(name: str, value: str, batch_size: str, sync_dist: str = "") -> str:
@@ -55,8 +59,6 @@ self.log(
 )
 """
 
-
-EPOCH_END = "BaseModel.on_validation_epoch_end"
 
 # The loss may be drawn from samples, and the training loss is that of a device's own windows
 TRAIN_LOG = ("train_loss", "train_loss_log", "outsample_y.size(0)")
@@ -85,7 +87,7 @@ OUTPUTS = {
     RECURRENT: mean_of_outputs("BaseRecurrent", "validation_epoch_end", "outputs"),
 }
 STEP_OUTPUTS = ("on_validation_epoch_end", "self.validation_step_outputs")
-LOSSES = mean(EPOCH_END, "losses.mean().detach()", ".item()")
+LOSSES = mean_of_losses("losses.mean().detach()")
 
 
 def base_model(*changes: Change) -> Rewrite:
@@ -113,7 +115,7 @@ patch = Patch(
             MULTIVARIATE: mean_of_outputs("BaseMultivariate", *STEP_OUTPUTS),
         },
         ">=1.7,<1.7.2": {DATASET: SECOND, MODEL: mean_of_outputs("BaseModel", *STEP_OUTPUTS)},
-        ">=1.7.2,<1.7.6": {DATASET: SECOND, MODEL: base_model(mean(EPOCH_END, "losses.mean()", ".item()"))},
+        ">=1.7.2,<1.7.6": {DATASET: SECOND, MODEL: base_model(mean_of_losses("losses.mean()"))},
         ">=1.7.6,<3.1.6": {DATASET: THIRD, MODEL: base_model(LOSSES)},
         ">=3.1.6,<3.2.1": {DATASET: THIRD, MODEL: base_model(LOSSES, *LOGS)},
         ">=3.2.1": {DATASET: THIRD, MODEL: base_model(*LOGS, ALL_WINDOWS)},

@@ -63,7 +63,7 @@ if n_windows < self.windows_batch_size:
 else:
     w_idxs = torch.randperm(n_windows, device=windows_temporal.device)[: self.windows_batch_size]
 """,
-            new="w_idxs = sampling.draw_windows_by_torch(self, n_windows, windows_temporal.device)",
+            new="w_idxs = sampling.draw_on_device(self, n_windows, windows_temporal.device)",
             inside=(SAMPLE,),
         ),
     ),

@@ -1,4 +1,7 @@
-"""Differences between the releases of Lightning, decided by what is there."""
+"""What differs between releases of Lightning, torch and neuralforecast, decided by what is there.
+
+The other runtime modules call these functions instead of comparing versions.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,35 @@ from typing import Any, Optional
 import pytorch_lightning as pl
 
 
-def attached_trainer(model: Any) -> Any:
-    """The trainer that a model is attached to; None if there is none.
+def attached_trainer(model: Any) -> Optional[Any]:
+    """The trainer that a model is attached to; None where it is attached to none.
 
-    Lightning 2 raises where a model without a trainer is asked for it; Lightning 1.6 has the trainer itself there.
+    Lightning 1.6 keeps it as `trainer`; Lightning 2 keeps it as `_trainer`, and raises where `trainer` is read without
+    one. neuralforecast removes the attribute after a training.
     """
-    return model._trainer if hasattr(model, "_trainer") else model.trainer
+    attributes = vars(model)
+    return attributes.get("_trainer") or attributes.get("trainer")
+
+
+def default_callback_classes() -> tuple[type, ...]:
+    """The base classes of the callbacks that a trainer adds to those it is given.
+
+    Lightning 1.6 names the base class of all progress bars `ProgressBarBase`, Lightning 2 `ProgressBar`.
+    """
+    callbacks: Any = pl.callbacks
+    progress_bar = getattr(callbacks, "ProgressBarBase", None) or callbacks.ProgressBar
+    return (progress_bar, callbacks.ModelCheckpoint, callbacks.ModelSummary)
+
+
+def is_train_loss_reduced(model: Any) -> bool:
+    """Whether the logged training loss of a model is the mean over the ranks.
+
+    It is where early stopping monitors it (`val_monitor`, since neuralforecast 3.1.6), so that all ranks stop at the
+    same step. It is not on Spark, whose data module has files: there the ranks have different numbers of batches, so
+    that none can wait for another within an epoch.
+    """
+    is_monitored = getattr(model, "val_monitor", None) == "train_loss"
+    return is_monitored and not hasattr(model.trainer.datamodule, "files_ds")
 
 
 def former_device_arguments() -> tuple[str, ...]:

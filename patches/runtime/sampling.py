@@ -26,7 +26,7 @@ def draw_windows(model: Any, n_windows: int) -> np.ndarray[Any, Any]:
     return _draw_share(n_windows, model.windows_batch_size, *_ranks_with_same_series(model))
 
 
-def draw_windows_by_torch(model: Any, n_windows: int, device: torch.device) -> torch.Tensor:
+def draw_on_device(model: Any, n_windows: int, device: torch.device) -> torch.Tensor:
     """The indices of `windows_batch_size` out of `n_windows` windows of a model, drawn by torch.
 
     As `draw_windows`, for the releases from 3.1.4 on, which draw on the device of the windows. The windows of a

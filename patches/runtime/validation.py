@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from . import sampling
+from .compat import is_train_loss_reduced as is_train_loss_reduced
 
 
 def whole_dataset_sampler(datamodule: Any) -> Optional[DistributedSampler[Any]]:
@@ -33,16 +34,6 @@ def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
     """
     mean: torch.Tensor = model.trainer.strategy.reduce(loss)
     return mean
-
-
-def is_train_loss_reduced(model: Any) -> bool:
-    """Whether the logged training loss has to be the mean of all ranks, as the model is chosen by it.
-
-    Then Lightning reduces it at the end of an epoch, in a collective. On Spark the epochs of the ranks end at
-    different steps, with as many batches as each has series for, so that none can wait there for the others.
-    """
-    is_on_spark = hasattr(model.trainer.datamodule, "files_ds")
-    return bool(model.val_monitor == "train_loss" and not is_on_spark)
 
 
 def freeze_layers(valid_loss: Any, loss: Any) -> Any:

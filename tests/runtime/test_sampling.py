@@ -79,7 +79,7 @@ def test_one_process_draws_what_the_unpatched_source_draws(draw, of, n_windows):
 def test_one_process_draws_by_torch_what_the_unpatched_source_draws(n_windows):
     for model in (Model(), model_on(0, 1), model_on(0, 1, of=Multivariate)):
         torch.manual_seed(1)
-        assert torch.equal(sampling.draw_windows_by_torch(model, n_windows, CPU), released_draw_by_torch(n_windows, 4))
+        assert torch.equal(sampling.draw_on_device(model, n_windows, CPU), released_draw_by_torch(n_windows, 4))
         assert torch.equal(torch.rand(2), (released_draw_by_torch(n_windows, 4), torch.rand(2))[1]), "random state"
 
 
@@ -103,7 +103,7 @@ def test_ranks_with_the_same_series_take_shares_of_one_draw(draw, of, world_size
 
 @pytest.mark.parametrize("n_windows", [5, 100])
 def test_ranks_with_the_same_series_take_shares_of_one_draw_by_torch(n_windows):
-    drawn = draw_on_each_rank(lambda model: sampling.draw_windows_by_torch(model, n_windows, CPU), ranks(2))
+    drawn = draw_on_each_rank(lambda model: sampling.draw_on_device(model, n_windows, CPU), ranks(2))
     assert torch.equal(torch.stack(drawn, dim=1).flatten(), released_draw_by_torch(n_windows, 8))
 
 
@@ -131,7 +131,7 @@ def test_ranks_with_series_or_windows_of_their_own_draw_for_themselves(models):
         np.random.seed(1)
         np.testing.assert_array_equal(sampling.draw_windows(model, 20), released_draw(20, 4))
         torch.manual_seed(1)
-        assert torch.equal(sampling.draw_windows_by_torch(model, 20, CPU), released_draw_by_torch(20, 4))
+        assert torch.equal(sampling.draw_on_device(model, 20, CPU), released_draw_by_torch(20, 4))
 
 
 def test_multivariate_windows_are_sharded():
