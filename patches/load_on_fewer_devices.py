@@ -11,7 +11,7 @@ from nfpatch.codemod import Change, Rewrite
 
 # 1.6.0 trains copies of the models, which it makes after this statement
 FITTED = 'neuralforecast._fitted = config_dict["_fitted"]'
-CLAMP = "devices.clamp_devices(neuralforecast.models)"
+CLAMP = "placement.clamp_devices(neuralforecast.models)"
 
 patch = Patch(
     id="load-on-fewer-devices",
@@ -23,7 +23,7 @@ patch = Patch(
     variants={
         ">=1.1": {
             "neuralforecast/core.py": Rewrite(
-                (Change("NeuralForecast.load", FITTED, f"{FITTED}\n{CLAMP}"),), imports=("devices",)
+                (Change("NeuralForecast.load", FITTED, f"{FITTED}\n{CLAMP}"),), imports=("placement",)
             )
         }
     },

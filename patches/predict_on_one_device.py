@@ -24,7 +24,7 @@ if (pred_trainer_kwargs.get("accelerator", None) == "gpu") and (torch.cuda.devic
     pred_trainer_kwargs["devices"] = [0]
 """
 GUARD_WITH_STRATEGY = f'{GUARD}    pred_trainer_kwargs["strategy"] = "auto"\n'
-CHANGES = "pred_trainer_kwargs.update(devices.single_process_changes(self.trainer_kwargs))"
+CHANGES = "pred_trainer_kwargs.update(placement.single_device_changes(self.trainer_kwargs))"
 
 
 def guarded(class_: str, guard: str = GUARD) -> Change:
@@ -37,12 +37,12 @@ def unguarded(function: str) -> Change:
     return Change(
         function,
         old="trainer = pl.Trainer(**self.trainer_kwargs)",
-        new="trainer = pl.Trainer(**devices.single_process_kwargs(self.trainer_kwargs))",
+        new="trainer = pl.Trainer(**placement.single_device_kwargs(self.trainer_kwargs))",
     )
 
 
 def predicted(*changes: Change) -> Rewrite:
-    return Rewrite(changes, imports=("devices",))
+    return Rewrite(changes, imports=("placement",))
 
 
 DECOMPOSE = unguarded("BaseWindows.decompose")

@@ -67,7 +67,7 @@ LOGS = (
     Change(
         "BaseModel.training_step",
         old=log(*TRAIN_LOG),
-        new=log(*TRAIN_LOG, sync_dist="\n    sync_dist=validation.is_train_loss_reduced(self),"),
+        new=log(*TRAIN_LOG, sync_dist="\n    sync_dist=compat.is_train_loss_reduced(self),"),
     ),
     Change("BaseModel.validation_step", old=log(*VALID_LOG), new=log(*VALID_LOG, sync_dist="\n    sync_dist=True,")),
 )
@@ -88,10 +88,6 @@ OUTPUTS = {
 }
 STEP_OUTPUTS = ("on_validation_epoch_end", "self.validation_step_outputs")
 LOSSES = mean_of_losses("losses.mean().detach()")
-
-
-def base_model(*changes: Change) -> Rewrite:
-    return Rewrite(changes, imports=("validation",))
 
 
 NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
@@ -115,10 +111,13 @@ patch = Patch(
             MULTIVARIATE: mean_of_outputs("BaseMultivariate", *STEP_OUTPUTS),
         },
         ">=1.7,<1.7.2": {DATASET: SECOND, MODEL: mean_of_outputs("BaseModel", *STEP_OUTPUTS)},
-        ">=1.7.2,<1.7.6": {DATASET: SECOND, MODEL: base_model(mean_of_losses("losses.mean()"))},
-        ">=1.7.6,<3.1.6": {DATASET: THIRD, MODEL: base_model(LOSSES)},
-        ">=3.1.6,<3.2.1": {DATASET: THIRD, MODEL: base_model(LOSSES, *LOGS)},
-        ">=3.2.1": {DATASET: THIRD, MODEL: base_model(*LOGS, ALL_WINDOWS)},
+        ">=1.7.2,<1.7.6": {
+            DATASET: SECOND,
+            MODEL: Rewrite((mean_of_losses("losses.mean()"),), imports=("validation",)),
+        },
+        ">=1.7.6,<3.1.6": {DATASET: THIRD, MODEL: Rewrite((LOSSES,), imports=("validation",))},
+        ">=3.1.6,<3.2.1": {DATASET: THIRD, MODEL: Rewrite((LOSSES, *LOGS), imports=("compat", "validation"))},
+        ">=3.2.1": {DATASET: THIRD, MODEL: Rewrite((*LOGS, ALL_WINDOWS), imports=("compat",))},
     },
     unaffected={},
     cases=(

@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import DistributedSampler
 
 from . import sampling
-from .compat import is_train_loss_reduced as is_train_loss_reduced
 
 
 def whole_dataset_sampler(datamodule: Any) -> Optional[DistributedSampler[Any]]:

@@ -33,20 +33,6 @@ def test_the_loss_is_reduced_by_the_strategy():
     assert validation.mean_over_ranks(model, torch.tensor(3.0)) == 1.5
 
 
-@pytest.mark.parametrize(
-    ("monitor", "datamodule", "is_reduced"),
-    [
-        ("train_loss", SimpleNamespace(), True),
-        ("train_loss", None, True),
-        ("train_loss", SimpleNamespace(files_ds=object()), False),
-        ("ptl/val_loss", SimpleNamespace(), False),
-    ],
-)
-def test_the_train_loss_is_reduced_where_the_model_is_chosen_by_it(monitor, datamodule, is_reduced):
-    model = SimpleNamespace(val_monitor=monitor, trainer=SimpleNamespace(datamodule=datamodule))
-    assert validation.is_train_loss_reduced(model) is is_reduced
-
-
 def test_a_validation_loss_with_layers_is_a_frozen_copy():
     valid_loss = torch.nn.Linear(2, 2)
     frozen = validation.freeze_layers(valid_loss, torch.nn.Linear(2, 2))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from patches.runtime import compat, devices
+from patches.runtime import compat, placement
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +13,7 @@ def machine(monkeypatch):
 
     def set_up(n_gpus=0, **variables):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
-        for name in devices.LOCAL_RANK_VARIABLES:
+        for name in placement.LOCAL_RANK_VARIABLES:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -55,19 +55,19 @@ ONE_NODE = {"strategy": "auto", "num_nodes": 1}
 )
 def test_arguments_for_one_process_do_not_change(machine, lightning_2, n_gpus, trainer_kwargs):
     machine(n_gpus)
-    assert devices.single_process_changes(trainer_kwargs) == {}
-    assert devices.single_process_kwargs(trainer_kwargs) == trainer_kwargs
+    assert placement.single_device_changes(trainer_kwargs) == {}
+    assert placement.single_device_kwargs(trainer_kwargs) == trainer_kwargs
 
 
 @pytest.mark.parametrize("trainer_kwargs", [{"devices": 2}, {"devices": "2"}, {"devices": 1, "num_nodes": 2}])
 def test_each_process_predicts_on_one_cpu(lightning_2, trainer_kwargs):
-    assert devices.single_process_changes(trainer_kwargs) == {"devices": 1, **ONE_NODE}
+    assert placement.single_device_changes(trainer_kwargs) == {"devices": 1, **ONE_NODE}
 
 
 def test_the_other_arguments_stay(lightning_2):
     trainer_kwargs = {"devices": 2, "strategy": "ddp", "max_steps": 3}
     before = dict(trainer_kwargs)
-    assert devices.single_process_kwargs(trainer_kwargs) == {"devices": 1, "max_steps": 3, **ONE_NODE}
+    assert placement.single_device_kwargs(trainer_kwargs) == {"devices": 1, "max_steps": 3, **ONE_NODE}
     assert trainer_kwargs == before
 
 
@@ -89,23 +89,23 @@ def test_the_other_arguments_stay(lightning_2):
 )
 def test_each_process_predicts_on_its_own_gpu(machine, lightning_2, n_gpus, requested, variables, own):
     machine(n_gpus, **variables)
-    changes = devices.single_process_changes({"devices": requested, "accelerator": "gpu"})
+    changes = placement.single_device_changes({"devices": requested, "accelerator": "gpu"})
     assert changes == {"devices": [own], **ONE_NODE}
 
 
 def test_no_device_on_each_of_several_machines(machine, lightning_2):
     machine(2, LOCAL_RANK="1")
-    changes = devices.single_process_changes({"devices": 0, "num_nodes": 2})
+    changes = placement.single_device_changes({"devices": 0, "num_nodes": 2})
     assert changes == {"devices": [1], **ONE_NODE}
 
 
 @pytest.mark.parametrize("name", ["devices", "num_processes", "gpus"])
 def test_the_old_names_win_over_devices(machine, lightning_1, name):
     expected = {"num_processes": None, "gpus": None, "devices": 1, "strategy": None, "num_nodes": 1}
-    assert devices.single_process_changes({name: 2}) == expected
-    assert devices.single_process_changes({name: 1}) == {}
+    assert placement.single_device_changes({name: 2}) == expected
+    assert placement.single_device_changes({name: 1}) == {}
     machine(2, LOCAL_RANK="1")
-    assert devices.single_process_changes({name: 2}) == {**expected, "devices": [1]}
+    assert placement.single_device_changes({name: 2}) == {**expected, "devices": [1]}
 
 
 def loaded_model(**trainer_kwargs):
@@ -120,7 +120,7 @@ def test_a_loaded_model_trains_on_the_gpus_that_there_are(machine, requested, cl
     machine(2)
     model = loaded_model(devices=requested, accelerator="gpu", max_steps=3)
     with pytest.warns(UserWarning, match="devices="):
-        devices.clamp_devices([model])
+        placement.clamp_devices([model])
     assert model.trainer_kwargs == {"devices": clamped, "accelerator": "gpu", "max_steps": 3}
 
 
@@ -141,7 +141,7 @@ def test_a_loaded_model_trains_on_the_gpus_that_there_are(machine, requested, cl
 def test_a_loaded_model_keeps_devices_that_there_are(machine, recwarn, n_gpus, trainer_kwargs):
     machine(n_gpus)
     model = loaded_model(**trainer_kwargs)
-    devices.clamp_devices([model])
+    placement.clamp_devices([model])
     assert model.trainer_kwargs == trainer_kwargs
     assert not recwarn.list
 
@@ -155,7 +155,7 @@ def test_one_device_needs_no_strategy(machine, n_gpus, num_nodes, keeps_strategy
     machine(n_gpus)
     model = loaded_model(devices=requested, strategy="ddp", num_nodes=num_nodes)
     with pytest.warns(UserWarning, match="devices="):
-        devices.clamp_devices([model])
+        placement.clamp_devices([model])
     assert ("strategy" in model.trainer_kwargs) is keeps_strategy
 
 
@@ -163,7 +163,7 @@ def test_the_old_name_of_the_number_of_gpus(machine, lightning_1):
     machine(1)
     model = loaded_model(gpus=4, devices=None)
     with pytest.warns(UserWarning, match="devices=4"):
-        devices.clamp_devices([model])
+        placement.clamp_devices([model])
     assert model.trainer_kwargs == {"devices": 1}
 
 
@@ -171,5 +171,5 @@ def test_the_model_of_hint(machine):
     machine(1)
     model = loaded_model(devices=4)
     with pytest.warns(UserWarning, match="devices="):
-        devices.clamp_devices([SimpleNamespace(model=model)])
+        placement.clamp_devices([SimpleNamespace(model=model)])
     assert copy.copy(model.trainer_kwargs) == {"devices": 1}

@@ -16,12 +16,12 @@ LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RA
 GPU_ACCELERATORS = (None, "auto", "gpu", "cuda")
 
 
-def single_process_kwargs(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a trainer with which this process works by itself, see `single_process_changes`."""
-    return {**trainer_kwargs, **single_process_changes(trainer_kwargs)}
+def single_device_kwargs(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer with which this process works by itself, see `single_device_changes`."""
+    return {**trainer_kwargs, **single_device_changes(trainer_kwargs)}
 
 
-def single_process_changes(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def single_device_changes(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The changes to the arguments of a trainer with which this process works by itself.
 
     Of several processes Lightning gives each the predictions of its own share of the series. So each predicts all of
