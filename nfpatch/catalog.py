@@ -186,18 +186,21 @@ class Catalog:
 
 
 def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
-    """Load the patches that nfpatch ships and those in `extra_folders`.
+    """Load the patches that nfpatch ships and those in `extra_folders`, with the record of the releases.
 
     Raises EnvironmentProblem when the shipped folder is missing and UsageError when a user's folder does not load.
     """
-    shipped = patches_folder()
-    modules = [path for folder in (shipped, *extra_folders) for path in _patch_modules(folder)]
+    return Catalog(load_patches(extra_folders), read_fingerprints(patches_folder() / FINGERPRINTS_FILE_NAME))
+
+
+def load_patches(extra_folders: Sequence[Path] = ()) -> tuple[Patch, ...]:
+    """The patches themselves, in the order of their ids. Raises as `load_catalog`."""
+    modules = [path for folder in (patches_folder(), *extra_folders) for path in _patch_modules(folder)]
     patches = [_load_patch(path) for path in modules]
     names = [patch.id for patch in patches]
     for twice in sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Two patch modules call themselves {twice!r}. Give one of them another id.")
-    by_id = tuple(sorted(patches, key=lambda patch: patch.id))
-    return Catalog(by_id, read_fingerprints(shipped / FINGERPRINTS_FILE_NAME))
+    return tuple(sorted(patches, key=lambda patch: patch.id))
 
 
 def patches_folder() -> Path:
