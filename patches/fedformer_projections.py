@@ -18,7 +18,7 @@ BUILD = """
 self.key_projection = nn.Linear(hidden_size, d_keys * n_head)
 self.value_projection = nn.Linear(hidden_size, d_values * n_head)
 """
-FREEZE = """
+FREEZE = """\
 self.value_projection.requires_grad_(False)
 if not isinstance(correlation, FourierCrossAttention):
     self.key_projection.requires_grad_(False)

@@ -21,7 +21,7 @@ BUILD = """
         layernorm=layernorm,
     )
 """
-FREEZE = """
+FREEZE = """\
     if self.hist_exog_size == 0:
         self.hist_exog_projection.requires_grad_(False)
 """

@@ -22,7 +22,7 @@ self.out_cross_layer = nn.Sequential(
     nn.Linear(in_features=d_ff, out_features=d_model),
 )
 """
-FREEZE_CROSS_LAYER = """
+FREEZE_CROSS_LAYER = """\
 if not self.channel_independence:
     self.out_cross_layer.requires_grad_(False)
 """

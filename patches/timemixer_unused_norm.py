@@ -21,11 +21,11 @@ def freeze_norms(layer: str) -> Change:
                 for i in range(self.down_sampling_layers + 1)
             ]
         )
-    """
-    freeze = """
+"""
+    freeze = """\
         if not self.use_norm:
             self.normalize_layers.requires_grad_(False)
-    """
+"""
     return Change("TimeMixer.__init__", old=build, new=build + freeze)
 
 
