@@ -53,8 +53,8 @@ class _UseCollector(ast.NodeVisitor):
                 self.visit(target)
         self.visit(node.value)
 
-    def visit_Call(self, node: ast.Call) -> None:
-        frozen = _frozen_attribute(node)
+    def visit_Expr(self, node: ast.Expr) -> None:
+        frozen = _frozen_attribute(node.value)
         if frozen is None:
             self.generic_visit(node)
         else:
@@ -78,17 +78,13 @@ class _UseCollector(ast.NodeVisitor):
         self.found.setdefault(name, []).append(Use(line, is_assignment, self._under))
 
 
-def _frozen_attribute(call: ast.Call) -> ast.Attribute | None:
-    """The attribute that a call freezes, `X.attribute.requires_grad_(False)`: that is no use of what it computes."""
-    function = call.func
-    if (
-        isinstance(function, ast.Attribute)
-        and function.attr == "requires_grad_"
-        and isinstance(function.value, ast.Attribute)
-        and [ast.dump(argument) for argument in call.args] == [_dumped("False")]
-        and not call.keywords
-    ):
-        return function.value
+def _frozen_attribute(statement: ast.expr) -> ast.Attribute | None:
+    """The attribute that a statement freezes, `X.attribute.requires_grad_(False)`: no use of what it computes."""
+    function = statement.func if isinstance(statement, ast.Call) else None
+    attribute = function.value if isinstance(function, ast.Attribute) else None
+    if isinstance(attribute, ast.Attribute):
+        freezing = ast.unparse(attribute) + ".requires_grad_(False)"
+        return attribute if ast.unparse(statement) == freezing else None
     return None
 
 
