@@ -147,4 +147,5 @@ patch = Patch(
         "<1.7.1": "this release knows no Spark",
     },
     cases=(),
+    why_no_cases="it shows on Databricks only; tests/journeys/test_dbfs.py shows it by fsspec's file system",
 )

@@ -13,7 +13,9 @@ from nfpatch.installs.find import Install, read_file
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, read_ledger
 from nfpatch.installs.transaction import is_interrupted
 
-State = Literal["applied", "applicable", "not-needed", "modified", "unknown-release", "interrupted"]
+State = Literal[
+    "applied", "applicable", "not-needed", "opt-in", "modified", "outdated", "unknown-release", "interrupted"
+]
 
 
 # From the best to the worst: a patch is in the state of its worst file.
@@ -24,7 +26,7 @@ class PatchStatus(NamedTuple):
     """The state of one patch in one install, with the reason in words.
 
     `files` are those that it rewrites here, with the state of each; empty where it is not known to be needed, but for
-    one that is applied by name only.
+    one that is opt-in.
     """
 
     patch: Patch
@@ -34,8 +36,14 @@ class PatchStatus(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """An element of `patches` in the JSON documents. Where it rewrites nothing, its files in other releases."""
-        files = list(self.files) or list(self.patch.files)
-        return {"id": self.patch.id, "state": self.state, "file": files[0], "files": files, "reason": self.reason}
+        return {
+            "id": self.patch.id,
+            "group": self.patch.group,
+            "state": self.state,
+            "files": list(self.files) or list(self.patch.files),
+            "reason": self.reason,
+            "requires": list(self.patch.requires),
+        }
 
 
 class Survey(NamedTuple):
@@ -111,8 +119,8 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     state, reason = told[worst]
     if any(told[file][0] != state for file in files):
         reason = f"{reason} (in {', '.join(file for file in files if told[file][0] == state)})"
-    if patch.opt_in and state == "applicable":
-        state, reason = "not-needed", f"applied by name only, as it changes what one process does: {reason}"
+    if patch.opt_in and not patched and state in ("applicable", "modified"):
+        state, reason = "opt-in", f"{reason} (applied by its own id only)"
     return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
 
 
