@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what is not imported for a quick command need not be import
     from nfpatch.patching.survey import PatchStatus, Survey
 
 SCHEMA_VERSION = 1
+# Characters that a line must have left for a reason to stand in it.
+LEAST_ROOM = 16
 
 STATE_COLOURS = {
     "applied": "green",
@@ -277,16 +279,19 @@ def _print_group(group: str) -> None:
 
 def _print_state(status: PatchStatus, id_width: int, state_width: int) -> None:
     """One patch: what is as it should be in one line, cut at the end of the terminal; a reason to act in full."""
-    head = f"  {status.patch.id.ljust(id_width)}  "
-    margin = " " * (len(head) + state_width + 2)
-    room = max(_width() - len(margin), 20)
+    margin = " " * (2 + id_width + 2 + state_width + 2)
+    is_narrow = _width() - len(margin) < LEAST_ROOM
+    if is_narrow:
+        margin = " " * 4
+    room = max(_width() - len(margin), LEAST_ROOM)
     if status.state in ("applied", "applicable", "opt-in"):
         lines = [textwrap.shorten(status.reason, room, placeholder=" ...")]
     else:
         lines = textwrap.wrap(status.reason, room, break_on_hyphens=False)
     state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])
-    click.echo(f"{head}{state}  {lines[0]}")
-    for line in lines[1:]:
+    beside = "" if is_narrow else f"  {lines.pop(0)}"
+    click.echo(f"  {status.patch.id.ljust(id_width)}  {state}{beside}")
+    for line in lines:
         click.echo(margin + line)
 
 
