@@ -4,17 +4,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
+.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
 
-test: lint wheels lowest training-env  ## everything that CI runs
+test: lint wheels lowest training-env runtime  ## everything that CI runs
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/runtime
 
 lint: .venv/ready
 	@echo "== ruff, mypy"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+runtime: .venv/ready training-env  ## the runtime modules: types, and tests in the interpreter that runs them
+	@echo "== runtime modules"
+	$(BIN)/mypy --strict --python-executable .cache/training/bin/python -p patches.runtime
+	.cache/training/bin/python -m pytest tests/runtime --cov=patches.runtime --cov-report=term-missing --cov-fail-under=90
 
 lowest: wheels  ## the quick tests with the lowest dependencies that are admitted
 	PYTHONPATH=. $(BIN)/python scripts/versions.py --lowest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +27,9 @@ GROUPS = {
 DEFAULT_GROUPS = ("unused-parameters", "multi-process", "search")
 # Stands for all of these groups on the command line.
 ALL_GROUPS = "all"
+RUNTIME_FOLDER_NAME = "runtime"
+# How a runtime module imports its siblings, as ruff lays it out. Read as text, because every command does it.
+_IMPORT_OF_SIBLINGS = re.compile(r"^[ \t]*from \.(\w*)[\w.]* import (\([^)]*\)|.*)", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -127,10 +132,14 @@ class Selection(NamedTuple):
 
 @dataclass(frozen=True)
 class Catalog:
-    """All patches in catalog order, which is the order of their ids, and the record of the releases."""
+    """All patches in catalog order, which is the order of their ids, and the record of the releases.
+
+    `modules` are the runtime modules by name, as they are copied into an install.
+    """
 
     patches: tuple[Patch, ...]
     fingerprints: Fingerprints
+    modules: Mapping[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -172,6 +181,47 @@ class Catalog:
         """The codemods of a patch for this release by file; none where no variant claims it."""
         variant = self._first_match(patch.variants, version)
         return {} if variant is None else variant
+
+    def modules_for(self, patch: Patch, version: str) -> tuple[str, ...]:
+        """The runtime modules that a patch needs in this release, sorted: what its hooks import, and what that needs.
+
+        Raises UsageError where one does not exist.
+        """
+        rewrites = self.rewrites_for(patch, version).values()
+        return tuple(sorted({name for rewrite in rewrites for name in self.modules_of(rewrite)}))
+
+    def modules_of(self, rewrite: Rewrite) -> tuple[str, ...]:
+        """The runtime modules that the hooks of one file need, sorted. Raises UsageError where one does not exist."""
+        found: set[str] = set()
+        waiting = ["__init__", *rewrite.imports] if rewrite.imports else []
+        while waiting:
+            name = waiting.pop()
+            if name not in self.modules:
+                raise UsageError(f"There is no runtime module {name!r}: no folder of patches has a runtime/{name}.py.")
+            if name not in found:
+                found.add(name)
+                waiting += self._siblings[name]
+        return tuple(sorted(found))
+
+    @cached_property
+    def _siblings(self) -> Mapping[str, tuple[str, ...]]:
+        """The modules that each runtime module imports from its own package, by name."""
+        return {name: _siblings_in(content.decode("utf-8", "replace")) for name, content in self.modules.items()}
+
+    @cached_property
+    def module_hashes(self) -> Mapping[str, str]:
+        """SHA-256 (hex) of each runtime module, by name."""
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self.modules.items()}
+
+    def check_modules(self) -> None:
+        """Raise UsageError unless every runtime module that some patch needs is there."""
+        for patch in self.patches:
+            for variant in patch.variants.values():
+                for rewrite in variant.values():
+                    try:
+                        self.modules_of(rewrite)
+                    except UsageError as error:
+                        raise UsageError(f"The patch {patch.id} cannot be loaded. {error}") from error
 
     def reason_unaffected(self, patch: Patch, version: str) -> Optional[str]:
         """Why this release needs no such patch; None where the patch does not say so."""
@@ -286,19 +336,52 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
-    """Load the patches that nfpatch ships and those in `extra_folders`.
+    """Load the patches that nfpatch ships and those in `extra_folders`, with the record of the releases.
 
     Raises EnvironmentProblem when the shipped folder is missing and UsageError when a user's folder does not load.
     """
-    shipped = patches_folder()
-    modules = [path for folder in (shipped, *extra_folders) for path in _patch_modules(folder)]
+    record = read_fingerprints(patches_folder() / FINGERPRINTS_FILE_NAME)
+    catalog = Catalog(load_patches(extra_folders), record, load_modules(extra_folders))
+    catalog.check_modules()
+    return catalog
+
+
+def load_patches(extra_folders: Sequence[Path] = ()) -> tuple[Patch, ...]:
+    """The patches themselves, in the order of their ids. Raises as `load_catalog`."""
+    modules = [path for folder in (patches_folder(), *extra_folders) for path in _patch_modules(folder)]
     patches = [_load_patch(path) for path in modules]
     names = [patch.id for patch in patches]
     for twice in sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Two patch modules call themselves {twice!r}. Give one of them another id.")
     _check_names(patches)
-    by_id = tuple(sorted(patches, key=lambda patch: patch.id))
-    return Catalog(by_id, read_fingerprints(shipped / FINGERPRINTS_FILE_NAME))
+    return tuple(sorted(patches, key=lambda patch: patch.id))
+
+
+def load_modules(extra_folders: Sequence[Path] = ()) -> Mapping[str, bytes]:
+    """The runtime modules that stand beside the patches, by name.
+
+    Raises UsageError where two folders have different modules of one name.
+    """
+    modules: dict[str, bytes] = {}
+    origin: dict[str, Path] = {}
+    for folder in (patches_folder(), *extra_folders):
+        for path in sorted((folder / RUNTIME_FOLDER_NAME).glob("*.py")):
+            content = path.read_bytes()
+            if modules.setdefault(path.stem, content) != content:
+                raise UsageError(
+                    f"{origin[path.stem]} and {path} are different runtime modules of one name. Rename one."
+                )
+            origin.setdefault(path.stem, path)
+    return modules
+
+
+def _siblings_in(text: str) -> tuple[str, ...]:
+    """The modules that the text of a runtime module imports from its own package."""
+    found: set[str] = set()
+    for module, imported in _IMPORT_OF_SIBLINGS.findall(text):
+        lines = [line.partition("#")[0] for line in imported.strip("()").splitlines()]
+        found.update([module] if module else (name.split()[0] for name in ",".join(lines).split(",") if name.strip()))
+    return tuple(sorted(found))
 
 
 def _check_names(patches: Sequence[Patch]) -> None:

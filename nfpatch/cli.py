@@ -663,6 +663,6 @@ def _print_outcome(
         console.print_json(console.outcome_to_json(outcome, selection, choice, dry_run, proof))
     elif dry_run:
         console.print_diff(outcome.changes)
-        console.print_choice(selection, choice, err=True)
+        console.print_choice(outcome, selection, choice, err=True)
     else:
         console.print_outcome(outcome, selection, choice, verb)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what is not imported for a quick command need not be import
     from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
     from nfpatch.patching.operations import Outcome
-    from nfpatch.patching.plan import FileChange
+    from nfpatch.patching.plan import TreeChange
     from nfpatch.patching.selection import Choice
     from nfpatch.patching.survey import PatchStatus, Survey
 
@@ -123,12 +123,12 @@ def outcome_to_json(
     outcome: Outcome, selection: Selection, choice: Choice, dry_run: bool, proof: Optional[dict[str, object]]
 ) -> dict[str, object]:
     """The JSON document of `apply` and `revert`: the state of every patch, and what changed."""
-    changed = [] if dry_run else [change.file for change in outcome.changes]
+    changed = () if dry_run else outcome.changed
     everything = outcome.found.catalog.selection()._replace(skipped=selection.skipped)
     document = {
         **state_to_json(outcome.found, everything, changed),
         "brought_along": _reasons_to_json(choice.brought_along),
-        "renewed": list(choice.renewed),
+        "renewed": list(_renewed(outcome, choice)),
         "saved": [str(path) for path in outcome.saved],
     }
     if dry_run:
@@ -172,37 +172,47 @@ def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: 
     print_install(outcome.found.install)
     patches = choice.patches or outcome.moved
     _print_states(outcome.found.catalog, [outcome.found.status_of(patch) for patch in patches], selection.ids)
-    print_choice(selection, choice)
+    print_choice(outcome, selection, choice)
     if outcome.recovered:
         say("What a killed run had left half done was completed first.")
     if not outcome.changes:
         say(f"Nothing to {verb}.")
         return
     for change in outcome.changes:
-        click.echo(f"  changed  {outcome.found.install.file(change.file)}")
+        if change.now != change.then:
+            what = "added" if change.now is None else "removed" if change.then is None else "changed"
+            click.echo(f"  {what:<7}  {outcome.found.install.file(change.file)}")
     for saved in outcome.saved:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
         say(f"{_changed_in_words(outcome)}. `nfpatch verify` proves it, `nfpatch revert` restores the originals.")
     else:
-        say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
+        say(f"{_changed_in_words(outcome, 'restored')}.")
     # Models that were saved before have other parameters than their class has now.
     models = sorted({patch.model for patch in outcome.moved if patch.removes_parameters})
     if models:
         say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 
 
-def _changed_in_words(outcome: Outcome) -> str:
-    """How many files were changed, and how many added."""
-    added = sum(change.now is None for change in outcome.changes)
-    words = f"{count(len(outcome.changes) - added, 'file', 'files')} changed"
-    return f"{words}, {count(added, 'file', 'files')} added" if added else words
+def _changed_in_words(outcome: Outcome, verb: str = "changed") -> str:
+    """How many files were changed, added and removed."""
+    changes = [change for change in outcome.changes if change.now != change.then]
+    added, removed = sum(change.now is None for change in changes), sum(change.then is None for change in changes)
+    parts = {verb: len(changes) - added - removed, "added": added, "removed": removed}
+    words = [f"{count(number, 'file', 'files')} {how}" for how, number in parts.items() if number or how == verb]
+    return ", ".join(words)
 
 
-def print_choice(selection: Selection, choice: Choice, err: bool = False) -> None:
+def _renewed(outcome: Outcome, choice: Choice) -> tuple[str, ...]:
+    """The patches that were applied by another version of nfpatch and are written again, or would be."""
+    return outcome.found.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
+
+
+def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bool = False) -> None:
     """A line for each patch that is in question though it was not named, that is renewed, or that is left out."""
+    renewed = dict.fromkeys(_renewed(outcome, choice), "another version of nfpatch had applied it")
     _print_reasons("brought along", choice.brought_along, err)
-    _print_reasons("renewed", dict.fromkeys(choice.renewed, "it was applied by another version of nfpatch"), err)
+    _print_reasons("renewed", renewed, err)
     _print_reasons("skipped", selection.skipped, err)
 
 
@@ -211,24 +221,26 @@ def _print_reasons(what: str, reasons: Mapping[str, str], err: bool = False) -> 
         _print_wrapped(f"{what}: {patch_id} ({reason})", "  ", err)
 
 
-def print_diff(changes: Iterable[FileChange]) -> None:
-    """The changes as a unified diff that `patch -p1` takes."""
+def print_diff(changes: Iterable[TreeChange]) -> None:
+    """The changes as a unified diff that `patch -p1` takes, which adds and removes files as well."""
     for line in diff_lines(changes):
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         click.secho(line, fg=colour, nl=False)
 
 
-def diff_lines(changes: Iterable[FileChange]) -> list[str]:
+def diff_lines(changes: Iterable[TreeChange]) -> list[str]:
     """The lines of the unified diff, each with its ending."""
-    return [line for change in changes for line in unified_diff(change.file, change.now or b"", change.then)]
+    return [line for change in changes for line in unified_diff(change.file, change.now, change.then)]
 
 
-def unified_diff(file: str, before: bytes, after: bytes) -> list[str]:
-    """The lines of the unified diff of one file, each with its ending."""
+def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> list[str]:
+    """The lines of the unified diff of one file, each with its ending; None where there is no such file."""
     import difflib
 
-    old, new = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
-    lines = difflib.unified_diff(old, new, f"a/{file}", f"b/{file}")
+    old, new = ((text or b"").decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
+    old_name = "/dev/null" if before is None else f"a/{file}"
+    new_name = "/dev/null" if after is None else f"b/{file}"
+    lines = difflib.unified_diff(old, new, old_name, new_name)
     return [line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n" for line in lines]
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
+_IMPORT = re.compile(rb"from neuralforecast\._nfpatch import (\w+)[\r\n]+")
 # Hexadecimal digits by which a part of a file is told from what else may stand there. They say what a file carries;
 # what is written is held against whole hashes.
 DIGEST_LENGTH = 12
@@ -31,39 +33,59 @@ class RecordedEdit(NamedTuple):
 
 
 class RecordedPatch(NamedTuple):
-    """A patch in a file: SHA-256 (hex) over its edits, as `edits.digest_of` makes it, and what each is known by."""
+    """A patch in a file: SHA-256 (hex) over its edits, as `edits.digest_of` makes it, and what each is known by.
+
+    `imports` are the runtime modules that it imports there.
+    """
 
     sha256: str
+    imports: tuple[str, ...]
     edits: tuple[RecordedEdit, ...]
 
 
 class RecordedFile(NamedTuple):
-    """A file of some releases: its SHA-256 (hex), the digest of all that no patch changes in it, and the patches."""
+    """A file of some releases: its SHA-256 (hex), the digest of all that no patch changes in it, and the patches.
+
+    `imports_at` is where runtime modules are imported, in bytes; 0 where none is.
+    """
 
     releases: tuple[str, ...]
     sha256: str
     rest: str
+    imports_at: int
     patches: Mapping[str, RecordedPatch]
 
     def carried_by(self, content: bytes) -> Optional[frozenset[str]]:
         """The patches that this content carries, the empty set for the file as released; None for unknown content."""
         if hashlib.sha256(content).hexdigest() == self.sha256:
             return frozenset()
+        content, imported = self._without_imports(content)
         rest, at, place = hashlib.sha256(), 0, 0
         is_there: dict[str, set[bool]] = {}
         for edit, patch_id in sorted((edit, name) for name, patch in self.patches.items() for edit in patch.edits):
-            rest.update(content[place : (place := place + edit.start - at)])
+            kept = place + edit.start - at
+            rest.update(content[place:kept])
             # the longer first, because where nothing should be, nothing always is
             sides = sorted([(edit.size, edit.new, True), (edit.stop - edit.start, edit.old, False)], reverse=True)
-            found = next((side for side in sides if digest_of(content[place : place + side[0]]) == side[1]), None)
+            found = next((side for side in sides if digest_of(content[kept : kept + side[0]]) == side[1]), None)
             if found is None:
                 return None
             is_there.setdefault(patch_id, set()).add(found[2])
-            place, at = place + found[0], edit.stop
+            place, at = kept + found[0], edit.stop
         rest.update(content[place:])
         if rest.hexdigest()[:DIGEST_LENGTH] != self.rest or any(len(sides) > 1 for sides in is_there.values()):
             return None
-        return frozenset(patch_id for patch_id, sides in is_there.items() if True in sides)
+        carried = frozenset(patch_id for patch_id, sides in is_there.items() if True in sides)
+        needed = {module for patch_id in carried for module in self.patches[patch_id].imports}
+        return carried if imported == sorted(needed) else None
+
+    def _without_imports(self, content: bytes) -> tuple[bytes, list[str]]:
+        """The content without the lines that import runtime modules where patches put them, and these modules."""
+        modules, end = [], self.imports_at
+        while (line := _IMPORT.match(content, end)) is not None:
+            modules.append(line[1].decode())
+            end = line.end()
+        return content[: self.imports_at] + content[end:], modules
 
 
 class Fingerprints(NamedTuple):
@@ -117,12 +139,17 @@ def read_fingerprints(path: Path) -> Fingerprints:
                     releases=_listed(spans, releases),
                     sha256=_as_hex(sha256),
                     rest=rest,
+                    imports_at=imports_at,
                     patches={
-                        name: RecordedPatch(_as_hex(edits_sha256), tuple(RecordedEdit(*edit) for edit in edits))
-                        for name, (edits_sha256, *edits) in patches.items()
+                        name: RecordedPatch(
+                            _as_hex(edits_sha256),
+                            tuple(imports.split()),
+                            tuple(RecordedEdit(*edit) for edit in edits),
+                        )
+                        for name, (edits_sha256, imports, *edits) in patches.items()
                     },
                 )
-                for spans, sha256, rest, patches in versions
+                for spans, sha256, rest, imports_at, patches in versions
             )
             for file, versions in document["files"].items()
         },
@@ -140,7 +167,11 @@ def rendered(fingerprints: Fingerprints) -> str:
                     spans_of(known.releases, fingerprints.releases),
                     _as_base64(known.sha256),
                     known.rest,
-                    {name: [_as_base64(patch.sha256), *patch.edits] for name, patch in known.patches.items()},
+                    known.imports_at,
+                    {
+                        name: [_as_base64(patch.sha256), " ".join(patch.imports), *patch.edits]
+                        for name, patch in known.patches.items()
+                    },
                 ],
                 separators=(",", ":"),
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from releases import RELEASES, download_all, read_member, unlisted_on_the_index
 
-from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, names, patches_folder
+from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_patches, names, patches_folder
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.fingerprints import (
     DIGEST_LENGTH,
@@ -63,28 +63,31 @@ def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, 
             raise CodemodRefused(f"{patch_id} on {releases[0]}: {error}") from error
     check_parses(editing.spliced(source, edits))
     rest, at = hashlib.sha256(), 0
-    for edit in sorted(edit for own in edits.values() for edit in own):
+    changed = {patch_id: [edit for edit in own if not edit.is_import] for patch_id, own in edits.items()}
+    for edit in sorted(edit for own in changed.values() for edit in own):
         rest.update(source[at : edit.start])
         at = edit.stop
     rest.update(source[at:])
     recorded = {
         patch_id: RecordedPatch(
             editing.digest_of(own),
+            rewrites[patch_id].imports,
             tuple(
                 RecordedEdit(e.start, e.stop, len(e.new), digest_of(source[e.start : e.stop]), digest_of(e.new))
-                for e in own
+                for e in changed[patch_id]
             ),
         )
         for patch_id, own in edits.items()
     }
-    return RecordedFile(releases, hash_of(source), rest.hexdigest()[:DIGEST_LENGTH], recorded)
+    imports_at = next((edit.start for own in edits.values() for edit in own if edit.is_import), 0)
+    return RecordedFile(releases, hash_of(source), rest.hexdigest()[:DIGEST_LENGTH], imports_at, recorded)
 
 
 def main() -> int:
     """Regenerate or check the file; the exit code."""
     target: Path = patches_folder() / FINGERPRINTS_FILE_NAME
     download_all()
-    text = rendered(fingerprints_of(load_catalog()))
+    text = rendered(fingerprints_of(Catalog(load_patches(), Fingerprints((), {}, {}))))
     if "--check" in sys.argv[1:]:
         same = target.read_text(encoding="utf-8") == text
         print(f"{target.name} is {'up to date' if same else 'NOT what the wheels and the codemods give'}")

@@ -277,10 +277,11 @@ REQUIRING = """
 from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 
+REWRITE = Rewrite((Change("", "import torch", "import torch\\nimport math"),))
+
 patch = Patch(
     id="mine", summary="requires another", model="MLP", group="ours", upstream="", unaffected={}, cases=(),
-    variants={"==1.7.4": {"neuralforecast/models/mlp.py": Rewrite((Change("", "import torch", "import torch\\nimport math"),))}},
-    requires=("nbeatsx-unused-out",),
+    variants={"==1.7.4": {"neuralforecast/models/mlp.py": REWRITE}}, requires=("nbeatsx-unused-out",),
 )
 """
 

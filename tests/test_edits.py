@@ -23,14 +23,29 @@ def test_all_edits_together_are_the_set_in_any_order() -> None:
     assert spliced(TEXT, {}) == TEXT
 
 
-def test_edits_of_one_patch_may_touch() -> None:
-    assert spliced(TEXT, {"a": [Edit(5, 9, b"1\n"), Edit(0, 5, b"0\n")]}) == b"0\n1\ntwo\nthree\n"
+def test_edits_may_touch() -> None:
+    one, two = Edit(0, 5, b"0\n"), Edit(5, 9, b"1\n")
+    for edits in ({"a": [two, one]}, {"a": [one], "b": [two]}, {"a": [two], "b": [one]}):
+        assert spliced(TEXT, edits) == b"0\n1\ntwo\nthree\n"
+    between = {"b": [one], "c": [two], "a": [Edit(5, 5, b"half\n")]}
+    assert spliced(TEXT, between) == b"0\nhalf\n1\ntwo\nthree\n"
+
+
+def test_patches_share_the_lines_that_import_runtime_modules() -> None:
+    def imports(*names: str) -> Edit:
+        return Edit(5, 5, "".join(f"import {name}\n" for name in names).encode(), is_import=True)
+
+    edits = {"b": [imports("saving", "search"), Edit(9, 13, b"")], "a": [imports("ranks", "saving")]}
+    assert spliced(TEXT, edits) == b"zero\nimport ranks\nimport saving\nimport search\none\nthree\n"
+    assert spliced(TEXT, {"b": edits["b"]}) == b"zero\nimport saving\nimport search\none\nthree\n"
+    with pytest.raises(CodemodRefused, match="changes what"):
+        spliced(TEXT, {**edits, "c": [Edit(5, 5, b"x\n")]})
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(Edit(0, 5, b""), Edit(4, 6, b"")), (Edit(0, 5, b""), Edit(5, 9, b"")), (Edit(5, 5, b"x"), Edit(5, 5, b"y"))],
-    ids=["overlap", "touch", "the same place"],
+    [(Edit(0, 5, b""), Edit(4, 6, b"")), (Edit(5, 5, b"x"), Edit(5, 5, b"y"))],
+    ids=["overlap", "the same place"],
 )
 def test_two_patches_that_meet_are_refused_by_name(one: Edit, other: Edit) -> None:
     with pytest.raises(CodemodRefused, match=r"^second changes what first changes$"):

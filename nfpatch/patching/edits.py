@@ -1,7 +1,8 @@
 """Edits: what a patch comes to in a file, as changes of the original's bytes.
 
-The edits of two patches never touch, so a set of patches is just all of their edits, in any order, and what is on
-record is one hash a patch and file.
+A set of patches is just all of their edits, in any order, and what is on record is one hash a patch and file. That
+holds because the edits of two patches never overlap, and never insert at the same place: all but the imports of runtime
+modules, which patches share.
 """
 
 from __future__ import annotations
@@ -15,38 +16,67 @@ from nfpatch.codemod import CodemodRefused
 
 @dataclass(frozen=True, order=True)
 class Edit:
-    """One change of a file: the bytes from `start` up to `stop` go, and `new` comes in their place."""
+    """One change of a file: the bytes from `start` up to `stop` go, and `new` comes in their place.
+
+    The lines of an edit that `is_import` are inserted once, however many patches insert them, in alphabetical order.
+    """
 
     start: int
     stop: int
     new: bytes
+    is_import: bool = False
+
+    @property
+    def is_insertion(self) -> bool:
+        """Whether no byte of the original goes."""
+        return self.start == self.stop
 
 
 def joined(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """The edits of one patch in their order; those that touch are one. Raises CodemodRefused where two overlap."""
     result: list[Edit] = []
     for edit in sorted(edits):
-        if result and edit.start < result[-1].stop:
+        last = result[-1] if result else None
+        if last is not None and edit.start < last.stop:
             raise CodemodRefused("two of its changes are about the same statements")
-        if result and edit.start == result[-1].stop:
-            last = result.pop()
-            edit = Edit(last.start, edit.stop, last.new + edit.new)
-        result.append(edit)
+        if last is not None and edit.start == last.stop and not (edit.is_import or last.is_import):
+            result[-1] = Edit(last.start, edit.stop, last.new + edit.new)
+        else:
+            result.append(edit)
     return tuple(result)
 
 
 def spliced(original: bytes, edits: Mapping[str, Sequence[Edit]]) -> bytes:
     """The original with the edits of these patches, which are keyed by their ids.
 
-    Raises CodemodRefused where edits of two patches overlap or touch, so that one may be about what the other makes.
+    Raises CodemodRefused where edits of two patches overlap, or insert at the same place.
     """
-    parts, at, last = [], 0, ""
-    for edit, patch_id in sorted((edit, patch_id) for patch_id, own in edits.items() for edit in own):
-        if last and (edit.start < at or (edit.start == at and patch_id != last)):
-            raise CodemodRefused(f"{patch_id} changes what {last} changes")
+    parts, at, last_edit, last_patch = [], 0, None, ""
+    for edit, patch_id in sorted([*_imports_of(edits), *_other_edits_of(edits)]):
+        is_at_the_same_place = (
+            last_edit is not None and last_edit.is_insertion and edit.is_insertion and at == edit.start
+        )
+        if last_edit is not None and (edit.start < at or (is_at_the_same_place and patch_id != last_patch)):
+            raise CodemodRefused(f"{patch_id} changes what {last_patch} changes")
         parts += [original[at : edit.start], edit.new]
-        at, last = edit.stop, patch_id
+        at, last_edit, last_patch = edit.stop, edit, patch_id
     return b"".join([*parts, original[at:]])
+
+
+def _imports_of(edits: Mapping[str, Sequence[Edit]]) -> list[tuple[Edit, str]]:
+    """The imports of all patches as one insertion at each place, in the name of the first patch that makes it."""
+    lines: dict[int, set[bytes]] = {}
+    first: dict[int, str] = {}
+    for patch_id, own in sorted(edits.items()):
+        for edit in own:
+            if edit.is_import:
+                lines.setdefault(edit.start, set()).update(edit.new.splitlines(keepends=True))
+                first.setdefault(edit.start, patch_id)
+    return [(Edit(at, at, b"".join(sorted(some)), is_import=True), first[at]) for at, some in lines.items()]
+
+
+def _other_edits_of(edits: Mapping[str, Sequence[Edit]]) -> list[tuple[Edit, str]]:
+    return [(edit, patch_id) for patch_id, own in edits.items() for edit in own if not edit.is_import]
 
 
 def digest_of(edits: Sequence[Edit]) -> str:

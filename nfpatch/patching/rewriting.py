@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from textwrap import dedent
 
-from nfpatch.codemod import Change, CodemodRefused, Rewrite
+from nfpatch.codemod import RUNTIME_PACKAGE, Change, CodemodRefused, Rewrite
 from nfpatch.patching.edits import Edit, joined, spliced
 from nfpatch.patching.source import Place, Source, indentation_of, is_same, parsed_statements
 
@@ -25,8 +26,16 @@ def edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[E
     """
     if not vouched:
         _check_before(rewrite, source)
-    places = ((change, _place_for(change, source, vouched)) for change in rewrite.changes)
-    edits = joined(edit for change, place in places for edit in _edits_of_change(change, place, source))
+    edits = joined(
+        (
+            *_import_edits(rewrite.imports, source, vouched),
+            *(
+                edit
+                for change in rewrite.changes
+                for edit in _edits_of_change(change, _place_for(change, source, vouched), source)
+            ),
+        )
+    )
     if not vouched:
         _check_after(rewrite, source, edits)
     return edits
@@ -59,6 +68,11 @@ def _check_before(rewrite: Rewrite, source: Source) -> None:
             readers.check_ignored(source.definition(where).node, where, parameter)
     for attribute in rewrite.reads:
         readers.check_assigned_once(source, attribute)
+    for where, statements in rewrite.absent.items():
+        body = source.definition(where).body
+        for statement in (statement for text in statements for statement in _statements(text)):
+            if any(_is_like(found, statement) for found in body):
+                raise CodemodRefused(f"`{_first_words(statement)}` stands in {where} already")
 
 
 def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> None:
@@ -69,18 +83,50 @@ def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> Non
         readers.check_unread(result, attribute, condition, source)
 
 
+def _import_edits(modules: Sequence[str], source: Source, vouched: bool) -> Iterator[Edit]:
+    """The lines that import runtime modules, before the first import of the file."""
+    if modules:
+        at, ending = source.first_import_by_text() if vouched else source.first_import()
+        lines = (b"from %s import %s%s" % (RUNTIME_PACKAGE.encode(), name.encode(), ending) for name in sorted(modules))
+        yield Edit(at, at, b"".join(lines), is_import=True)
+
+
 def _place_for(change: Change, source: Source, vouched: bool) -> Place:
     """Where to look for the statements of a change."""
     if not vouched:
-        return source.definition(change.where)
-    first, *others = _statements(change.old)
-    method = first.name if isinstance(first, ast.FunctionDef) and not others else ""
-    return source.definition_by_text(change.where, method)
+        place = source.definition(change.where)
+    else:
+        first, *others = _statements(change.old)
+        only = first.name if isinstance(first, ast.FunctionDef) and not others and not change.inside else ""
+        place = source.definition_by_text(change.where, only)
+    return place if not change.inside else _block_of(place, change)
+
+
+def _block_of(place: Place, change: Change) -> Place:
+    """The block that the heads of the change lead to. Raises CodemodRefused unless each stands there exactly once."""
+    body, statement = place.body, None
+    for head in change.inside:
+        keyword = head.partition(" ")[0].rstrip(":")
+        if keyword in ("else", "elif"):  # of the statement that was found last
+            body = getattr(statement, "orelse", [])
+        if keyword == "else":
+            found = [statement] if statement is not None and body else []
+        else:
+            (expected,) = _statements(f"{head[2:] if keyword == 'elif' else head}\n    ...")
+            found = [each for each in body if is_same(each, expected, ("body", "orelse", "handlers", "finalbody"))]
+        if len(found) != 1:
+            raise CodemodRefused(f"`{head}` stands {len(found)} times in {change.where}, not once")
+        (statement,) = found
+        assert statement is not None
+        if keyword != "else":
+            body = getattr(statement, "body", [])
+    assert statement is not None
+    return replace(place, body=body, indent=indentation_of(place.line(statement.lineno)))
 
 
 def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[Edit]:
     """The edit that a change comes to, if any. Raises CodemodRefused unless its statements stand there once."""
-    expected, body = _statements(change.old), place.node.body
+    expected, body = _statements(change.old), place.body
     start = _place_of(expected, place, change.where)
     if change.new is None:
         return
@@ -136,7 +182,7 @@ def _statements(text: str) -> tuple[ast.stmt, ...]:
 
 def _place_of(expected: Sequence[ast.stmt], place: Place, where: str) -> int:
     """Where in the body these statements begin. Raises CodemodRefused unless they stand there exactly once."""
-    body = place.node.body
+    body = place.body
     if not isinstance(place.node, ast.Module) and not _begins_its_line(place, body[0]):
         raise CodemodRefused(f"`{where.rpartition('.')[2]}` is defined on one line")
     places = [
@@ -147,13 +193,18 @@ def _place_of(expected: Sequence[ast.stmt], place: Place, where: str) -> int:
     ]
     if len(places) == 1:
         return places[0]
-    first, *more = ast.unparse(expected[0]).splitlines()
-    words = f"{first} ..." if more or len(expected) > 1 else first
+    words = _first_words(expected[0]) if len(expected) == 1 else f"{_first_words(expected[0]).rstrip('. ')} ..."
     raise CodemodRefused(
         f"`{words}` stands {len(places)} times in {where}, not once"
         if places
         else f"`{words}` is not a statement of {where} as it stands there"
     )
+
+
+def _first_words(statement: ast.stmt) -> str:
+    """The first line of a statement, and dots where there are more."""
+    first, *more = ast.unparse(statement).splitlines()
+    return f"{first} ..." if more else first
 
 
 def _begins_its_line(place: Place, statement: ast.stmt) -> bool:
@@ -189,7 +240,7 @@ def _first_line_to_remove(place: Place, start: int, end: int) -> int:
 
     A blank line stays where the next statement would otherwise touch the one before.
     """
-    body = place.node.body
+    body = place.body
     number = _first_line(body[start])
     above = _last_line(body[start - 1]) if start else _last_line_of_head(place)
     indent = indentation_of(place.line(body[start].lineno)).encode("ascii")
@@ -206,7 +257,7 @@ def _first_line_to_remove(place: Place, start: int, end: int) -> int:
 
 def _last_line_of_head(place: Place) -> int:
     """The number of the last line before the body that is neither blank nor a comment; one too few in a module."""
-    number = _first_line(place.node.body[0]) - 1
+    number = _first_line(place.body[0]) - 1
     while number >= place.first_number and place.line(number).strip()[:1] in (b"", b"#"):
         number -= 1
     return number

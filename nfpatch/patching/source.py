@@ -11,6 +11,7 @@ import ast
 import codecs
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Optional, Union
@@ -23,18 +24,21 @@ Definition = Union[ast.Module, ast.ClassDef, ast.FunctionDef]
 
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")  # PEP 263
+_IMPORT = re.compile(rb"^(?:import|from)[ \t]+(?!__future__)[^\r\n]*(?:\r\n|\r|\n)?", re.MULTILINE)
 _BLANK_OR_COMMENT = re.compile(rb"[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A definition, and the lines around it.
+    """A definition, or a block of statements in it, and the lines around it.
 
-    `indent` is the indentation of its head, "" for a module. `lines` are lines of the file with their ends, the first
-    of them at the byte `start`; the tree numbers them from `first_number` on.
+    `node` is the definition, `body` the statements in question. `indent` is the indentation of the line that begins the
+    block, "" for a module. `lines` are lines of the file with their ends, the first of them at the byte `start`; the
+    tree numbers them from `first_number` on.
     """
 
     node: Definition
+    body: Sequence[ast.stmt]
     indent: str
     lines: tuple[bytes, ...]
     start: int
@@ -99,7 +103,7 @@ class Source:
             node = found[0]
         lines = tuple(_LINE.findall(self.content))
         indent = "" if isinstance(node, ast.Module) else indentation_of(lines[node.lineno - 1])
-        return Place(node, indent, lines, 0)
+        return Place(node, node.body, indent, lines, 0)
 
     def definition_by_text(self, where: str, only: str = "") -> Place:
         """The same where one line of the text begins it, and it parses by itself; else as `definition` finds it.
@@ -128,7 +132,25 @@ class Source:
         if only:
             node = ast.ClassDef(name=where, bases=[], keywords=[], body=[node], decorator_list=[])
         depth = indents[-2] if only else indents[-1]
-        return Place(node, indentation_of(lines[0])[:depth], lines, start, first_number=2)
+        return Place(node, node.body, indentation_of(lines[0])[:depth], lines, start, first_number=2)
+
+    def first_import(self) -> tuple[int, bytes]:
+        """Where the first import begins that is not from `__future__`, in bytes, and the end of its line.
+
+        Raises CodemodRefused where the module imports nothing else.
+        """
+        for statement in self.tree.body:
+            is_import = isinstance(statement, (ast.Import, ast.ImportFrom))
+            if is_import and getattr(statement, "module", None) != "__future__":
+                lines = _LINE.findall(self.content)
+                line = lines[statement.lineno - 1]
+                return sum(map(len, lines[: statement.lineno - 1])), _ending_of(line)
+        raise CodemodRefused("it imports nothing, so that there is no place for another import")
+
+    def first_import_by_text(self) -> tuple[int, bytes]:
+        """The same by the first line that looks like it, without parsing the module."""
+        found = _IMPORT.search(self.content)
+        return self.first_import() if found is None else (found.start(), _ending_of(found.group()))
 
     def _begun_once(self, name: str, start: int, stop: int, indent: int) -> Optional[tuple[int, int]]:
         """Where the one line begins that defines the name, and how far it is indented, which must be deeper.
@@ -155,6 +177,11 @@ class Source:
         statement = re.compile(rb"^[ \t]{0,%d}[^\s#)\]}]" % indent, re.MULTILINE)
         found = statement.search(self.content, self.content.find(b"\n", start) + 1, stop)
         return stop if found is None else found.start()
+
+
+def _ending_of(line: bytes) -> bytes:
+    """The end of this line; that of a Unix line where the file ends with it."""
+    return line[len(line.rstrip(b"\r\n")) :] or b"\n"
 
 
 def indentation_of(line: bytes) -> str:

@@ -15,8 +15,7 @@ from typing import Optional, get_args
 from nfpatch.catalog import Case, Patch, Selection
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.installs.ledger import read_original
-from nfpatch.patching.plan import changes_to, original_with, wanted_by_apply
+from nfpatch.patching.plan import changes_to, original_with, originals_of, wanted_by_apply
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
@@ -41,6 +40,10 @@ TRAVELLERS = (
     Case("MLPMultivariate", "MAE", options={"hidden_size": 8}, releases=">=1.7.1"),
 )
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
+
+
+# The files, by path, in which a source differs from the installed one; None for a file that it does not have.
+Tree = Mapping[str, Optional[bytes]]
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,15 @@ class ProofRequest:
 class Agenda:
     """What there is to prove.
 
-    `trees` are the files, by path, in which the source trees of these names differ from the installed one. `coverage`
-    says which patches in question no fit shows. `rewritten` are original and patched bytes, each by path, of the files
-    in which they differ.
+    `trees` are the files, by path, in which the source trees of these names differ from the installed one; None for a
+    file that a tree does not have. `coverage` says which patches in question no fit shows. `rewritten` are original and
+    patched bytes, each by path, of the files in which they differ.
     """
 
     cases: tuple[ProofCase, ...]
-    trees: Mapping[str, Mapping[str, bytes]]
+    trees: Mapping[str, Tree]
     coverage: Coverage = field(default_factory=Coverage)
-    rewritten: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    rewritten: Mapping[str, tuple[Optional[bytes], Optional[bytes]]] = field(default_factory=dict)
 
 
 def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
@@ -111,12 +114,12 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
         journeys = _journeys(patched, version) if takes_journeys else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     fits = [_with_required(found, fit, fits, carried) for fit in fits]
-    trees: dict[str, Mapping[str, bytes]] = {"original": originals, "preview": changes}
+    trees: dict[str, Tree] = {"original": originals, "preview": changes}
     problems: dict[str, str] = {}
     for fit in fits:
         if fit.requires and fit.tree not in (*trees, *problems):
             try:
-                trees[fit.tree] = _tree_of(found, request, fit, wanted, originals, changes)
+                trees[fit.tree] = _tree_of(found, request, fit, wanted, originals)
             except Refused as error:
                 problems[fit.tree] = f"{', '.join(fit.requires)} cannot be put beside it: {error}"
     untrainable = {(fit.patch, fit.case.model, fit.case.config): fit.tree for fit in fits if fit.tree in problems}
@@ -225,36 +228,23 @@ def _is_of_use(found: Survey, patch_id: str) -> bool:
     return found.status_of(patch).state != "not-needed"
 
 
-def _computed(found: Survey, request: ProofRequest, wanted: Mapping[str, frozenset[str]]) -> dict[str, bytes]:
-    """The files, by path, that change where each of those in `wanted` is to carry exactly these patches."""
+def _computed(found: Survey, request: ProofRequest, wanted: Mapping[str, frozenset[str]]) -> Tree:
+    """The files that change where each of those in `wanted` is to carry exactly these patches."""
     changes = changes_to(found, wanted, request.allow_modified, request.force)
     return {change.file: change.then for change in changes}
 
 
 def _tree_of(
-    found: Survey,
-    request: ProofRequest,
-    fit: ProofCase,
-    wanted: Mapping[str, frozenset[str]],
-    originals: Mapping[str, bytes],
-    changes: Mapping[str, bytes],
-) -> dict[str, bytes]:
-    """The files in which the source of a fit, with what its case requires, differs from the installed source."""
-    required = frozenset(fit.requires)
+    found: Survey, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
+) -> Tree:
+    """The source of a fit with the patches that its case requires."""
     if fit.source == "original":
-        return {**originals, **original_with(found, required, request.allow_modified)}
-    sets: dict[str, frozenset[str]] = {}
+        return {**originals, **original_with(found, frozenset(fit.requires), request.allow_modified)}
+    sets = dict(wanted)
     for patch in found.catalog.select(fit.requires):
         for file in found.catalog.files_of(patch, found.install.version):
-            sets[file] = sets.get(file, wanted.get(file, found.ledger.patches_of(file))) | {patch.id}
-    return {**changes, **_computed(found, request, sets)}
-
-
-def originals_of(found: Survey) -> dict[str, bytes]:
-    """The original bytes, by path, of each file that nfpatch has patched. Raises Refused where one is not kept."""
-    return {
-        file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
-    }
+            sets[file] = sets.get(file, found.ledger.patches_of(file)) | {patch.id}
+    return _computed(found, request, sets)
 
 
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
@@ -292,15 +282,9 @@ def _lets_all_ranks_predict(found: Survey, carried: AbstractSet[str], launcher: 
     )
 
 
-def _rewritten(
-    installed: Mapping[str, Optional[bytes]], originals: Mapping[str, bytes], changes: Mapping[str, bytes]
-) -> dict[str, tuple[bytes, bytes]]:
-    """The original and the patched bytes of each file in which they differ."""
-    pairs = {
-        file: (originals.get(file, content), changes.get(file, content))
-        for file, content in installed.items()
-        if content is not None
-    }
+def _rewritten(installed: Tree, originals: Tree, changes: Tree) -> dict[str, tuple[Optional[bytes], Optional[bytes]]]:
+    """The original and the patched bytes of each file in which they differ; None for a file that one does not have."""
+    pairs = {file: (originals.get(file, content), changes.get(file, content)) for file, content in installed.items()}
     return {file: (original, patched) for file, (original, patched) in pairs.items() if original != patched}
 
 
@@ -463,6 +447,6 @@ def _full_disk_reported() -> Iterator[None]:
         raise
 
 
-def _tree(install: Install, folder: Path, replacements: Mapping[str, bytes]) -> Optional[Path]:
+def _tree(install: Install, folder: Path, replacements: Tree) -> Optional[Path]:
     """A source tree with these files; None, which stands for the installed one, where nothing differs."""
     return build_overlay(install.package, folder, replacements) if replacements else None

@@ -121,7 +121,7 @@ def test_a_result_that_is_not_on_record_is_written_with_consent_only_and_that_is
 def with_record(found: Survey, rewrite: Rewrite, sha256: str = "") -> tuple[Survey, Survey]:
     """The install where one patch is known: as one of the user's own, and as one that is on record."""
     edits = edits_of(rewrite, Source(RELEASED[NET]), vouched=True)
-    recorded = RecordedFile((RELEASE,), NET_SHA256, "", {"patch": RecordedPatch(sha256 or digest_of(edits), ())})
+    recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": RecordedPatch(sha256 or digest_of(edits), (), ())})
     files = ({}, {NET: (recorded,)})
     catalogs = (Catalog((patch_of("patch", {"": {NET: rewrite}}),), Fingerprints((RELEASE,), f, {})) for f in files)
     own, on_record = (found._replace(catalog=catalog) for catalog in catalogs)

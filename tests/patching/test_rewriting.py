@@ -1,0 +1,128 @@
+"""How a change is addressed: nested statements, imports of runtime modules, statements that must not stand there."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+from nfpatch.codemod import Change, CodemodRefused, Rewrite
+from nfpatch.patching.rewriting import edits_of, rewritten
+from nfpatch.patching.source import Source
+
+MODEL = b"""\
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+
+class Model:
+    def windows(self, step, size):
+        if step == "train":
+            n = 1
+            if size is not None:
+                n = draw(size)
+                return n
+            else:
+                n = draw(0)
+        elif step == "val":
+            n = draw(size)
+        else:
+            n = 0
+        with open(step) as file:
+            n = draw(size)
+        return n
+
+    def fit(self):
+        return self
+"""
+DRAW = "n = draw(size)"
+OWN = "n = windows.draw(size)"
+
+
+def rewrite(*inside: str, old: str = DRAW, new: str = OWN, **more: object) -> Rewrite:
+    return Rewrite((Change("Model.windows", old, new, inside=inside),), **more)  # type: ignore[arg-type]
+
+
+def changed_lines(source: bytes, codemod: Rewrite) -> list[tuple[int, str]]:
+    """The lines, with their numbers from 1, that the codemod gives another text; both ways to find them agree."""
+    result = rewritten(source, {"patch": codemod})
+    assert edits_of(codemod, Source(source), vouched=True) == edits_of(codemod, Source(source))
+    before, after = source.decode().splitlines(), result.decode().splitlines()
+    assert len(before) == len(after)
+    return [(number, new.strip()) for number, (old, new) in enumerate(zip(before, after), 1) if old != new]
+
+
+@pytest.mark.parametrize(
+    ("inside", "line"),
+    [
+        (('if step == "train":', "if size is not None:"), 12),
+        (('if step == "train":', 'elif step == "val":'), 17),
+        (("with open(step) as file:",), 21),
+    ],
+    ids=["if in if", "elif", "with"],
+)
+def test_a_change_is_made_in_the_one_block_that_it_names(inside: tuple[str, ...], line: int) -> None:
+    assert changed_lines(MODEL, rewrite(*inside)) == [(line, OWN)]
+
+
+def test_else_is_the_other_branch_of_the_statement_before_it() -> None:
+    inside = ('if step == "train":', "if size is not None:", "else:")
+    assert changed_lines(MODEL, rewrite(*inside, old="n = draw(0)", new="n = 0")) == [(15, "n = 0")]
+    inside = ('if step == "train":', 'elif step == "val":', "else:")
+    assert changed_lines(MODEL, rewrite(*inside, old="n = 0", new="n = 2")) == [(19, "n = 2")]
+
+
+def test_new_statements_have_the_indentation_of_their_block() -> None:
+    result = rewritten(MODEL, {"patch": rewrite("with open(step) as file:", new=f"{DRAW}\nif n:\n    n = 3")})
+    assert b"            n = draw(size)\n            if n:\n                n = 3\n        return n\n" in result
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        (),
+        ('if step == "test":',),
+        ('if step == "train":',),
+        ('if step == "train":', "if size is not None:", "if size is not None:"),
+        ("with open(step) as file:", "else:"),
+        ("else:",),
+    ],
+)
+def test_a_block_that_is_not_there_is_refused(inside: tuple[str, ...]) -> None:
+    with pytest.raises(CodemodRefused, match=r"Model\.windows"):
+        rewritten(MODEL, {"patch": rewrite(*inside)})
+
+
+def test_a_head_that_stands_there_twice_is_refused() -> None:
+    twice = dedent(MODEL.decode()).replace("return n\n\n", "with open(step) as file:\n            n = 4\n\n")
+    with pytest.raises(CodemodRefused, match="2 times"):
+        rewritten(twice.encode(), {"patch": rewrite("with open(step) as file:")})
+
+
+def test_runtime_modules_are_imported_once_before_the_first_import() -> None:
+    change = Change("Model.fit", "return self", "return saving.saved(self)")
+    one = Rewrite((change,), imports=("windows", "saving"))
+    other = rewrite("with open(step) as file:", imports=("windows",))
+    head = b"from __future__ import annotations\n\n%simport math\n"
+    line = b"from neuralforecast._nfpatch import %s\n"
+    assert rewritten(MODEL, {"b": one, "a": other}).startswith(head % (line % b"saving" + line % b"windows"))
+    assert rewritten(MODEL, {"a": other}).startswith(head % (line % b"windows"))
+    windows_lines = MODEL.replace(b"\n", b"\r\n")
+    assert rewritten(windows_lines, {"a": other}) == rewritten(MODEL, {"a": other}).replace(b"\n", b"\r\n")
+
+
+def test_a_module_without_imports_has_no_place_for_one() -> None:
+    source = b"class Model:\n    def fit(self):\n        return self\n"
+    with pytest.raises(CodemodRefused, match="imports nothing"):
+        rewritten(source, {"a": Rewrite((Change("Model.fit", "return self", "return 1"),), imports=("saving",))})
+
+
+def test_what_must_not_stand_there_is_refused() -> None:
+    hook = Change("Model", "def windows(self, step, size): ...")
+    absent = Rewrite((hook,), absent={"Model": ("def teardown(self, stage): ...",), "Model.fit": ("self.a = 1",)})
+    rewritten(MODEL, {"patch": absent})
+    for where, text in (("Model", "def fit(self): ..."), ("Model.fit", "return self"), ("", "import math")):
+        with pytest.raises(CodemodRefused, match="already"):
+            rewritten(MODEL, {"patch": absent._replace(absent={where: (text,)})})

@@ -1,0 +1,123 @@
+"""The form of the catalog: small hooks over runtime modules, which a reviewer reads in one sitting."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from releases import RELEASES, read_member
+from support import ROOT, invoke
+
+from nfpatch.catalog import DEFAULT_GROUPS, Patch, load_catalog
+from nfpatch.codemod import RUNTIME_PACKAGE, Rewrite
+from nfpatch.patching.rewriting import rewritten
+
+SOURCES = sorted((ROOT / "patches").glob("*.py"))
+RUNTIME = {path.stem: path for path in (ROOT / "patches" / "runtime").glob("*.py")}
+LONGEST_TEXT = 25
+# How many lines the default groups may add to neuralforecast's own files.
+ADDED_LINES = {"1.5.0": 260, "1.7.4": 200, "3.3.0": 200}
+
+
+def name_of(path: Path) -> str:
+    return path.name
+
+
+def texts_in(tree: ast.Module) -> Iterator[str]:
+    """The strings of a module, pieces of f-strings included, docstrings left out."""
+    owners = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+    docstrings = {id(node.body[0].value) for node in owners if node.body and isinstance(node.body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_a_patch_quotes_little_and_edits_no_text_by_hand(source: Path) -> None:
+    tree = ast.parse(source.read_text())
+    assert max((len(text.strip().splitlines()) for text in texts_in(tree)), default=0) <= LONGEST_TEXT
+    methods = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
+    assert "replace" not in methods
+
+
+@pytest.mark.parametrize("release", ADDED_LINES)
+def test_the_default_groups_add_few_lines_to_upstream_files(release: str, released: Callable[[str], Path]) -> None:
+    site = released(release)
+    before = site.with_name("before")
+    subprocess.run(["cp", "-r", site, before], check=True)
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    command = ["diff", "-r", "-x", "_nfpatch", before / "neuralforecast", site / "neuralforecast"]
+    difference = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert 0 < sum(line.startswith(">") for line in difference.splitlines()) <= ADDED_LINES[release]
+    assert not any(len(line) > 2 + 120 for line in difference.splitlines() if line.startswith(">"))
+
+
+def rewrites_by_release() -> Iterator[tuple[str, str, dict[str, Rewrite]]]:
+    """Every file of every release with the codemods of all patches that change it."""
+    catalog = load_catalog()
+    for release in RELEASES:
+        by_file: dict[str, dict[str, Rewrite]] = {}
+        for patch in catalog.patches:
+            for file, rewrite in catalog.rewrites_for(patch, release).items():
+                by_file.setdefault(file, {})[patch.id] = rewrite
+        for file, rewrites in by_file.items():
+            yield release, file, rewrites
+
+
+def calls_of_modules(tree: ast.Module, modules: frozenset[str]) -> set[tuple[str, str]]:
+    """The functions and classes of these modules that the source names, as (module, name)."""
+    return {
+        (node.value.id, node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+    }
+
+
+def test_hooks_import_what_they_call_and_call_what_there_is() -> None:
+    public = {
+        name: {node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")}
+        for name, path in RUNTIME.items()
+    }
+    for release, file, rewrites in rewrites_by_release():
+        source = read_member(release, file)
+        assert source is not None
+        for patch_id, rewrite in rewrites.items():
+            result = ast.parse(rewritten(source, {patch_id: rewrite}))
+            imported = {
+                alias.name
+                for node in result.body
+                if isinstance(node, ast.ImportFrom) and node.module == RUNTIME_PACKAGE
+                for alias in node.names
+            }
+            assert imported == set(rewrite.imports) <= public.keys(), (patch_id, release, file)
+            called = calls_of_modules(result, frozenset(imported))
+            assert {module for module, _ in called} == imported, (patch_id, release, file)
+            unknown = {(module, name) for module, name in called if name not in public[module]}
+            assert not unknown, (patch_id, release, file)
+
+
+def test_the_names_of_runtime_modules_hide_nothing_of_upstream_files() -> None:
+    for release, file, rewrites in rewrites_by_release():
+        imported = {name for rewrite in rewrites.values() for name in rewrite.imports}
+        source = read_member(release, file)
+        assert source is not None
+        tree = ast.parse(source)
+        bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+        bound |= {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        assert not imported & bound, (release, file)
+
+
+def test_every_patch_belongs_to_a_group_and_states_it() -> None:
+    def groups(patches: tuple[Patch, ...]) -> set[str]:
+        return {patch.group for patch in patches}
+
+    assert groups(load_catalog().patches) == {*DEFAULT_GROUPS, "spark"}
