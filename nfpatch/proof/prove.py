@@ -195,7 +195,7 @@ def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> 
 
 def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequest) -> list[Case]:
     """The cases of a patch that are trained by this launcher."""
-    is_asked_for = request.thorough or not request.selection.is_default
+    is_asked_for = request.thorough or patch.id in request.selection.ids
     return [
         case
         for case in patch.cases
