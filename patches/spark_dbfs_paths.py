@@ -62,4 +62,5 @@ patch = Patch(
     },
     unaffected={"<1.7.1": "this release does not train on Spark"},
     cases=(),
+    why_no_cases="it shows on Databricks only; tests/journeys/test_dbfs.py shows it by fsspec's file system",
 )
