@@ -218,8 +218,8 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     state, reason = told[worst]
     if any(told[file][0] != state for file in files):
         reason = f"{reason} (in {', '.join(file for file in told if told[file][0] == state)})"
-    if patch.opt_in and state == "applicable":
-        state, reason = "opt-in", f"applied by its own id only: {reason}"
+    if patch.opt_in and not patched and state in ("applicable", "modified"):
+        state, reason = "opt-in", f"{reason} (applied by its own id only)"
     return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
 
 
