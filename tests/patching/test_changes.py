@@ -10,9 +10,9 @@ from made_up import BIAS, CORE, NET, RELEASE, RELEASED, moved, patch_of, patched
 from nfpatch.catalog import Catalog
 from nfpatch.codemod import Change, Rewrite
 from nfpatch.errors import Refused
-from nfpatch.fingerprints import Fingerprints, RecordedFile, RecordedPatch
+from nfpatch.fingerprints import Fingerprints, RecordedEdit, RecordedFile, RecordedPatch
 from nfpatch.installs.ledger import hash_of
-from nfpatch.patching.edits import digest_of
+from nfpatch.patching.edits import text_digest_of
 from nfpatch.patching.plan import FileChange, changes_to, original_with, survey_after
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
@@ -121,7 +121,9 @@ def test_a_result_that_is_not_on_record_is_written_with_consent_only_and_that_is
 def with_record(found: Survey, rewrite: Rewrite, sha256: str = "") -> tuple[Survey, Survey]:
     """The install where one patch is known: as one of the user's own, and as one that is on record."""
     edits = edits_of(rewrite, Source(RELEASED[NET]), vouched=True)
-    recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": RecordedPatch(sha256 or digest_of(edits), (), ())})
+    places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
+    patch = RecordedPatch(sha256 or text_digest_of(edits), (), places)
+    recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": patch})
     files = ({}, {NET: (recorded,)})
     catalogs = (Catalog((patch_of("patch", {"": {NET: rewrite}}),), Fingerprints((RELEASE,), f, {})) for f in files)
     own, on_record = (found._replace(catalog=catalog) for catalog in catalogs)
