@@ -26,12 +26,12 @@ class ProofCase:
     `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `leaves_dead` says that the source
     has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a
     model, the other strategies put up with it. `like` is the id of the case, of another source, from whose first
-    weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to
-    a stage of a user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms`
-    in its words.
+    weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a
+    stage of a user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms` in
+    its words.
 
-    `requires` are patches that the original carries, because the model would crash without them before its own bug
-    shows.
+    `requires` are patches that this source is given in a tree of its own, because the model does not train without
+    them.
     `forecast` tells how the trained model is asked: by all ranks "together", as a user does, or by one process "alone".
     """
 
