@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 _IMPORT = re.compile(rb"from neuralforecast\._nfpatch import (\w+)[\r\n]+")
 # Hexadecimal digits by which a part of a file is told from what else may stand there. They say what a file carries;
@@ -33,14 +33,19 @@ class RecordedEdit(NamedTuple):
 
 
 class RecordedPatch(NamedTuple):
-    """A patch in a file: SHA-256 (hex) over its edits, as `edits.digest_of` makes it, and what each is known by.
+    """A patch in a file: SHA-256 (hex) over what its edits insert, and what each is known by.
 
     `imports` are the runtime modules that it imports there.
     """
 
-    sha256: str
+    text_sha256: str
     imports: tuple[str, ...]
     edits: tuple[RecordedEdit, ...]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) over its edits, places and bytes, as `edits.digest_of` makes it."""
+        return digest_at_places(self.text_sha256, [(edit.start, edit.stop) for edit in self.edits])
 
 
 class RecordedFile(NamedTuple):
@@ -127,10 +132,17 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:EDIT_DIGEST_LENGTH]
 
 
+def digest_at_places(text_sha256: str, places: Sequence[tuple[int, int]]) -> str:
+    """SHA-256 (hex) over a digest of inserted texts and the bytes of the original that they replace."""
+    text = " ".join([text_sha256, *(f"{start}:{stop}" for start, stop in places)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_fingerprints(path: Path) -> Fingerprints:
     """The record in a file that `rendered` wrote."""
     document = json.loads(path.read_text(encoding="utf-8"))
     releases = tuple(document["releases"])
+    texts = document["texts"]
     return Fingerprints(
         releases=releases,
         files={
@@ -140,16 +152,9 @@ def read_fingerprints(path: Path) -> Fingerprints:
                     sha256=_as_hex(sha256),
                     rest=rest,
                     imports_at=imports_at,
-                    patches={
-                        name: RecordedPatch(
-                            _as_hex(edits_sha256),
-                            tuple(imports.split()),
-                            tuple(RecordedEdit(*edit) for edit in edits),
-                        )
-                        for name, (edits_sha256, imports, *edits) in patches.items()
-                    },
+                    patches=dict(_patch_at(texts[number], starts) for number, *starts in patches),
                 )
-                for spans, sha256, rest, imports_at, patches in versions
+                for spans, sha256, rest, imports_at, *patches in versions
             )
             for file, versions in document["files"].items()
         },
@@ -157,26 +162,32 @@ def read_fingerprints(path: Path) -> Fingerprints:
     )
 
 
+def _patch_at(text: Any, starts: Sequence[int]) -> tuple[str, RecordedPatch]:
+    """A patch of `texts`, by its id, whose edits begin at these places."""
+    patch_id, imports, sha256, edits = text
+    recorded = (
+        RecordedEdit(start, start + length, size, old, new) for start, (length, size, old, new) in zip(starts, edits)
+    )
+    return patch_id, RecordedPatch(_as_hex(sha256), tuple(imports.split()), tuple(recorded))
+
+
 def rendered(fingerprints: Fingerprints) -> str:
-    """The record as text: JSON with a line for each content of a file, in the order of the fields of RecordedFile."""
+    """The record as text: JSON with a line for each content of a file, in the order of the fields of RecordedFile.
+
+    What a patch inserts is often the same in many files, only elsewhere. So `texts` has each such patch once, and a
+    file the number of its line there with the starts of its edits.
+    """
+    numbers: dict[str, int] = {}
     files = []
     for file, versions in sorted(fingerprints.files.items()):
-        lines = [
-            json.dumps(
-                [
-                    spans_of(known.releases, fingerprints.releases),
-                    _as_base64(known.sha256),
-                    known.rest,
-                    known.imports_at,
-                    {
-                        name: [_as_base64(patch.sha256), " ".join(patch.imports), *patch.edits]
-                        for name, patch in known.patches.items()
-                    },
-                ],
-                separators=(",", ":"),
-            )
-            for known in versions
-        ]
+        lines = []
+        for known in versions:
+            patches = [
+                [numbers.setdefault(_text_line(patch_id, patch), len(numbers)), *(edit.start for edit in patch.edits)]
+                for patch_id, patch in known.patches.items()
+            ]
+            spans = spans_of(known.releases, fingerprints.releases)
+            lines.append(_line([spans, _as_base64(known.sha256), known.rest, known.imports_at, *patches]))
         files.append(f"  {json.dumps(file)}: [\n   " + ",\n   ".join(lines) + "\n  ]")
     named = {
         specifier: spans_of(releases, fingerprints.releases)
@@ -184,9 +195,19 @@ def rendered(fingerprints: Fingerprints) -> str:
     }
     return (
         f'{{\n "releases": {json.dumps(fingerprints.releases)},\n'
-        f' "specifiers": {json.dumps(named)},\n'
+        f' "specifiers": {_line(named)},\n'
+        ' "texts": [\n  ' + ",\n  ".join(numbers) + "\n ],\n"
         ' "files": {\n' + ",\n".join(files) + "\n }\n}\n"
     )
+
+
+def _text_line(patch_id: str, patch: RecordedPatch) -> str:
+    edits = [(edit.stop - edit.start, edit.size, edit.old, edit.new) for edit in patch.edits]
+    return _line([patch_id, " ".join(patch.imports), _as_base64(patch.text_sha256), edits])
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _as_base64(sha256: str) -> str:

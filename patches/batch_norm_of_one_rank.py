@@ -1,43 +1,33 @@
-"""After training on several devices, each has batch norms of its own.
+"""After a training on several ranks, each has its own statistics of batch normalization.
 
-DDP gives all devices the running statistics of the first one before each training step, in which each then adds its own
-batch. What the last step has added nobody evens out, unless a validation follows it. So a model with batch
-normalization (Informer, PatchTST, TSMixer, RMoK, DeepNPTS) forecasts otherwise on each device, and which of them is
-saved hangs on who saves last.
+DDP broadcasts the running statistics of rank 0 before each training step, in which each rank then adds its own batch.
+What the last step adds is not broadcast, unless a validation follows it. So a model with batch normalization (Informer,
+PatchTST, TSMixer, RMoK, DeepNPTS) forecasts differently on each rank, and the saved one is that of the rank which saves
+last.
 """
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-
-
-def evened_out(class_: str) -> Rewrite:
-    """All devices take the statistics of the first one, as they do before each step."""
-    return Rewrite(
-        (
-            Change(
-                where=class_,
-                old="def on_fit_start(self): ...",
-                new='''
-def on_fit_start(self): ...
-
+SET_TEST_SIZE = "def set_test_size(self, test_size): ..."
+HOOK = """
 def on_train_end(self):
-    """Every device takes the running statistics of the first one, as before each step."""
     super().on_train_end()
-    if self.trainer.world_size == 1 or not torch.distributed.is_initialized():
-        return
-    for module in self.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            for statistics in module.buffers(recurse=False):
-                torch.distributed.broadcast(statistics, 0)
-''',
-            ),
-        )
+    batch_norm.broadcast_statistics(self)
+"""
+
+
+def broadcast_in(class_: str) -> Rewrite:
+    """All ranks take the statistics of rank 0, as they do before each step."""
+    return Rewrite(
+        (Change(class_, old=SET_TEST_SIZE, new=f"{SET_TEST_SIZE}\n{HOOK}"),),
+        imports=("batch_norm",),
+        absent={class_: ("def on_train_end(self): ...",)},
     )
 
 
-BY_RANKS = ("torchrun", "script")  # of the others one process is left after a fit
+BY_RANKS = ("torchrun", "script")  # the other launchers leave one process after a fit
 # Three training steps, of which the second is followed by a validation
 PATCHTST = {
     "hidden_size": 8,
@@ -49,13 +39,13 @@ PATCHTST = {
 
 patch = Patch(
     id="batch-norm-of-one-rank",
-    summary="models with batch normalization forecast otherwise on each device",
+    summary="models with batch normalization forecast differently on each rank",
     group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/batch-norm-of-one-rank.md",
     variants={
-        ">=1.5,<1.7": {f"{COMMON}_base_windows.py": evened_out("BaseWindows")},
-        ">=1.7": {f"{COMMON}_base_model.py": evened_out("BaseModel")},
+        ">=1.5,<1.7": {f"{COMMON}_base_windows.py": broadcast_in("BaseWindows")},
+        ">=1.7": {f"{COMMON}_base_model.py": broadcast_in("BaseModel")},
     },
     unaffected={"<1.5": "no model of this release has batch normalization"},
     cases=(Case("PatchTST", "batch norm", options=PATCHTST, stage="refit", launchers=BY_RANKS),),

@@ -1,53 +1,50 @@
-"""A model with callbacks of the user's cannot be saved on several devices.
+"""A model with the user's callbacks cannot be saved by several ranks.
 
-Lightning puts its own callbacks, the progress bar among them, into the very list that the user gave the model, and that
-list is saved along with the hyper-parameters. The bar knows its trainer, and on the first process that knows the other
-processes, which Lightning's own launcher has started: `save`, and each checkpoint during a training, end with
-`cannot pickle '_thread.lock' object`. The patch takes what Lightning has added out of the list again, once the trainer
-has one of its own, where there are several processes. With one process everything, the trainer and all, is saved along
-as before.
+Lightning adds its own callbacks, the progress bar among them, to the very list that the user gave the model, and that
+list is saved along with the hyperparameters. The bar refers to its trainer, and on rank 0 that refers to the other
+processes, which Lightning's own launcher has started: `save`, and each checkpoint during a training, fail with `cannot
+pickle '_thread.lock' object`. The patch removes what Lightning has added from the list, once the trainer has one of its
+own, where there are several ranks. With one process everything, the trainer included, is saved along as before.
 """
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-PREDICT_STEP = "def predict_step(self, batch, batch_idx): ..."
-HOOK = '''
+VALIDATION_STEP = "def validation_step(self, batch, batch_idx): ..."
+VALIDATION_END = "def on_validation_epoch_end(self): ..."
+# Lightning calls it in each process before a training or a prediction
+HOOK = """
 def configure_callbacks(self):
-    """Keep what Lightning adds to the user's callbacks out of the list, which is saved along."""
-    given = self.trainer_kwargs.get("callbacks")
-    if self.trainer.world_size > 1 and isinstance(given, list):
-        # Lightning 1 calls the class of all progress bars by another name
-        bar = getattr(pl.callbacks, "ProgressBarBase", None) or pl.callbacks.ProgressBar
-        added = (bar, pl.callbacks.ModelCheckpoint, pl.callbacks.ModelSummary)
-        own = {type(callback) for callback in self.hparams_initial.get("callbacks") or ()}
-        given[:] = [c for c in given if type(c) in own or not isinstance(c, added)]
+    user_callbacks.remove_added_callbacks(self)
     return super().configure_callbacks()
-'''
+"""
 
 
-def hooked(base: str) -> Rewrite:
-    """The hook in this base class, which Lightning calls in each process before a training or a prediction."""
-    return Rewrite((Change(base, old=PREDICT_STEP, new=f"{HOOK}\n{PREDICT_STEP}"),))
+def hooked(class_: str, after: str = VALIDATION_STEP) -> Rewrite:
+    """The hook in this base class, after one of its methods."""
+    return Rewrite(
+        (Change(class_, old=after, new=f"{after}\n{HOOK}"),),
+        imports=("user_callbacks",),
+        absent={class_: ("def configure_callbacks(self): ...",)},
+    )
 
 
-def in_bases(*names: str) -> dict[str, Rewrite]:
-    """The same in each base class that models have in this release."""
-    return {f"{COMMON}_base_{name}.py": hooked(f"Base{name.capitalize()}") for name in names}
-
+WINDOWS = {f"{COMMON}_base_windows.py": hooked("BaseWindows")}
+RECURRENT = {f"{COMMON}_base_recurrent.py": hooked("BaseRecurrent")}
+MULTIVARIATE = {f"{COMMON}_base_multivariate.py": hooked("BaseMultivariate")}
 
 patch = Patch(
     id="saved-callbacks",
-    summary="a model with callbacks of the user's cannot be saved on several devices",
+    summary="a model with the user's callbacks cannot be saved by several ranks",
     symptoms=("cannot pickle '_thread.lock' object",),
     group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/saved-callbacks.md",
     variants={
-        ">=1.1,<1.5": in_bases("windows", "recurrent"),
-        ">=1.5,<3": in_bases("windows", "recurrent", "multivariate"),
-        ">=3": in_bases("model"),
+        ">=1.1,<1.5": {**WINDOWS, **RECURRENT},
+        ">=1.5,<1.7": {**WINDOWS, **RECURRENT, **MULTIVARIATE},
+        ">=1.7": {f"{COMMON}_base_model.py": hooked("BaseModel", after=VALIDATION_END)},
     },
     unaffected={"==1.0.0": "this release saves no options of its models"},
     cases=(

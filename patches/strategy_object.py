@@ -1,63 +1,28 @@
 """A strategy that is an object serves one trainer only, and a model is trained by many.
 
 `DDPStrategy(find_unused_parameters=...)`, which Lightning's own messages advise, goes from the model into a new trainer
-for each `fit`, and Lightning refuses a strategy that another trainer had. So a second `fit` ends with an error, and a
-`cross_validation` after a `fit`; up to 1.5.0, whose `NeuralForecast` does not copy models, a second model with it as
-well. The patch gives each training a copy of the untouched one.
+for each `fit`, and Lightning refuses a strategy that another trainer had. So a second `fit` raises an error, and a
+`cross_validation` after a `fit` as well; up to 1.5.0, whose `NeuralForecast` does not copy models, so does a second
+model with it. The patch gives each training a copy of the untouched one.
 """
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-BASES = ("windows", "recurrent", "multivariate")
-SET_TEST_SIZE = "def set_test_size(self, test_size): ..."
-
-WRAPPED = '''
-def _with_a_strategy_of_its_own(fit):
-    """Let each training have a copy of a strategy object, which serves one trainer only."""
-
-    def fit_with_a_copy(self, *args, **kwargs):
-        from copy import deepcopy
-
-        given = self.trainer_kwargs.get("strategy")
-        if given is None or isinstance(given, str):
-            return fit(self, *args, **kwargs)
-        self.trainer_kwargs["strategy"] = deepcopy(given)
-        try:
-            return fit(self, *args, **kwargs)
-        finally:
-            self.trainer_kwargs["strategy"] = given
-
-    return fit_with_a_copy
-
-_fit = _with_a_strategy_of_its_own(_fit)
-'''
 
 
-def copied_in(base: str) -> Rewrite:
-    """A trainer with a strategy of its own, in the `fit` of this base class."""
-    return Rewrite(
-        (
-            Change(
-                f"{base}.fit",
-                old="trainer = pl.Trainer(**self.trainer_kwargs)",
-                new="""
-from copy import deepcopy
-
-# A strategy object serves one trainer only
-own = {k: deepcopy(v) for k, v in self.trainer_kwargs.items() if k == "strategy"}
-trainer = pl.Trainer(**{**self.trainer_kwargs, **own})
-""",
-            ),
-        )
-    )
+def copied_in(function: str, model: str = "self", inside: tuple[str, ...] = ()) -> Rewrite:
+    """A trainer with a strategy of its own, where this function trains the model."""
+    trainer = f"trainer = pl.Trainer(**{model}.trainer_kwargs)"
+    fresh = f"trainer = pl.Trainer(**strategies.with_fresh_strategy({model}.trainer_kwargs))"
+    return Rewrite((Change(function, old=trainer, new=fresh, inside=inside),), imports=("strategies",))
 
 
-def in_bases(*names: str) -> dict[str, Rewrite]:
-    """The same in each base class that models have in this release."""
-    return {f"{COMMON}_base_{name}.py": copied_in(f"Base{name.capitalize()}") for name in names}
-
+WINDOWS = {f"{COMMON}_base_windows.py": copied_in("BaseWindows.fit")}
+RECURRENT = {f"{COMMON}_base_recurrent.py": copied_in("BaseRecurrent.fit")}
+MULTIVARIATE = {f"{COMMON}_base_multivariate.py": copied_in("BaseMultivariate.fit")}
+MODEL = f"{COMMON}_base_model.py"
 
 patch = Patch(
     id="strategy-object",
@@ -67,13 +32,10 @@ patch = Patch(
     model="any",
     upstream="not fixed yet: docs/upstream/strategy-object.md",
     variants={
-        "<1.5": in_bases(*BASES[:2]),
-        ">=1.5,<1.7": in_bases(*BASES),
-        ">=1.7": {
-            f"{COMMON}_base_model.py": Rewrite(
-                (Change("BaseModel", old=SET_TEST_SIZE, new=f"{SET_TEST_SIZE}\n{WRAPPED}"),)
-            )
-        },
+        "<1.5": {**WINDOWS, **RECURRENT},
+        ">=1.5,<1.7": {**WINDOWS, **RECURRENT, **MULTIVARIATE},
+        "==1.7.0": {MODEL: copied_in("BaseModel._fit")},
+        ">=1.7.1": {MODEL: copied_in("BaseModel._fit", "model", inside=("if is_local:",))},
     },
     unaffected={},
     cases=(

@@ -70,7 +70,7 @@ def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, 
     rest.update(source[at:])
     recorded = {
         patch_id: RecordedPatch(
-            editing.digest_of(own),
+            editing.text_digest_of(own),
             rewrites[patch_id].imports,
             tuple(
                 RecordedEdit(e.start, e.stop, len(e.new), digest_of(source[e.start : e.stop]), digest_of(e.new))

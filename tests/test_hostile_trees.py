@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import MISSION, TFT, dist_info, invoke, mission, run_nfpatch, snapshot
+from support import MISSION, TFT, all_states, dist_info, invoke, mission, run_nfpatch, snapshot
 
 COMMANDS = ("status", "apply", "revert")
 
@@ -78,8 +78,8 @@ def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enc
     refuse_all(site, 3, "is damaged", ("apply", "revert"))
 
 
-@pytest.mark.parametrize("patches", ["tft-static-encoder", [1], [["tft-static-encoder"]], None, {"a": "b"}], ids=repr)
-def test_a_ledger_whose_patches_are_no_list_of_ids_is_refused(patches: object, site: Path) -> None:
+@pytest.mark.parametrize("patches", ["tft-static-encoder", ["tft-static-encoder"], None, {"a": "b"}, {}], ids=repr)
+def test_a_ledger_whose_patches_are_of_another_kind_is_refused(patches: object, site: Path) -> None:
     tampered(site, lambda files: files[TFT].update(patches=patches))
     refuse_all(site, 3, "is damaged", ("apply", "revert"))
 
@@ -87,14 +87,18 @@ def test_a_ledger_whose_patches_are_no_list_of_ids_is_refused(patches: object, s
 def test_a_ledger_of_a_newer_nfpatch_is_refused_with_what_to_do(site: Path) -> None:
     invoke("apply", *MISSION, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
-    ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 3, "nfpatch": "9.0"}))
+    ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 4, "nfpatch": "9.0"}))
     refuse_all(site, 3, "was written by nfpatch 9.0, which is newer than this one", ("apply", "revert"))
 
 
-def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_never_written(site: Path) -> None:
+def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_never_written_there(site: Path) -> None:
     released = snapshot(site)
-    tampered(site, lambda files: files[TFT].update(patches=["scaler-revin", "tft-static-encoder"]))
-    refuse_all(site, 3, "has no variant of scaler-revin", ("apply tft-static-context",))
+    alien = {"scaler-revin": {"edits_sha256": "0" * 64, "modules": []}}
+    tampered(site, lambda files: files[TFT]["patches"].update(alien))
+    assert all_states(site)["scaler-revin"] == "outdated"
+    patched = (site / TFT).read_bytes()
+    assert invoke("apply", "tft-static-encoder", "scaler-revin", "--site-packages", site).exit_code == 0
+    assert (site / TFT).read_bytes() == patched
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert snapshot(site) == released
 

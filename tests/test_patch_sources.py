@@ -67,7 +67,7 @@ def rewrites_by_release() -> Iterator[tuple[str, str, dict[str, Rewrite]]]:
             yield release, file, rewrites
 
 
-def calls_of_modules(tree: ast.Module, modules: frozenset[str]) -> set[tuple[str, str]]:
+def calls_of_modules(tree: ast.AST, modules: frozenset[str]) -> set[tuple[str, str]]:
     """The functions and classes of these modules that the source names, as (module, name)."""
     return {
         (node.value.id, node.attr)
@@ -76,11 +76,15 @@ def calls_of_modules(tree: ast.Module, modules: frozenset[str]) -> set[tuple[str
     }
 
 
+def names_of(module: ast.Module) -> set[str]:
+    """The functions and classes of a module, and what it hands on under the name that it imports it by."""
+    defined = {node.name for node in module.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    imports = [node for node in module.body if isinstance(node, ast.ImportFrom)]
+    return defined | {alias.asname for node in imports for alias in node.names if alias.asname == alias.name}
+
+
 def test_hooks_import_what_they_call_and_call_what_there_is() -> None:
-    public = {
-        name: {node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")}
-        for name, path in RUNTIME.items()
-    }
+    public = {name: names_of(ast.parse(path.read_text())) for name, path in RUNTIME.items()}
     for release, file, rewrites in rewrites_by_release():
         source = read_member(release, file)
         assert source is not None
@@ -99,21 +103,35 @@ def test_hooks_import_what_they_call_and_call_what_there_is() -> None:
             assert not unknown, (patch_id, release, file)
 
 
-def test_the_names_of_runtime_modules_hide_nothing_of_upstream_files() -> None:
+def test_no_name_of_an_upstream_function_hides_a_runtime_module_that_it_calls() -> None:
     for release, file, rewrites in rewrites_by_release():
-        imported = {name for rewrite in rewrites.values() for name in rewrite.imports}
+        imported = frozenset(name for rewrite in rewrites.values() for name in rewrite.imports)
         source = read_member(release, file)
         assert source is not None
-        tree = ast.parse(source)
-        bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        bound |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-        bound |= {
+        tree = ast.parse(rewritten(source, rewrites))
+        functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda))]
+        for function in functions:
+            called = {module for module, _ in calls_of_modules(function, imported)}
+            stored = {node.id for node in ast.walk(function) if isinstance(node, ast.Name) and is_stored(node)}
+            stored |= {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+            assert not called & stored, (release, file, getattr(function, "name", "lambda"))
+        top = {
+            node.id
+            for each in tree.body
+            for node in ast.walk(each)
+            if isinstance(node, ast.Name) and is_stored(node) and not isinstance(each, (ast.ClassDef, ast.FunctionDef))
+        }
+        others = {
             alias.asname or alias.name
             for node in ast.walk(tree)
-            if isinstance(node, (ast.Import, ast.ImportFrom))
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", None) != RUNTIME_PACKAGE
             for alias in node.names
         }
-        assert not imported & bound, (release, file)
+        assert not imported & (top | others), (release, file)
+
+
+def is_stored(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def test_every_patch_belongs_to_a_group_and_states_it() -> None:

@@ -106,7 +106,7 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
     assert snapshot(site) == before
 
 
-LIVE_LAYER_PATCH = """
+LIVE_LAYERS_REMOVED = """
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
@@ -123,14 +123,46 @@ patch = Patch(
     cases=(Case("MLP", "MAE", options={"hidden_size": 8}, unused_parameters=()),),
 )
 """
+# It even names them, but no released case leaves them without a gradient
+LIVE_LAYERS_FROZEN = """
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+BUILD = "self.mlp = nn.ModuleList(layers)"
+
+patch = Patch(
+    id="mlp-live-layer", summary="freezes layers that are used", model="MLP", group="unused-parameters",
+    upstream="", unaffected={},
+    variants={
+        "==1.7.4": {
+            "neuralforecast/models/mlp.py": Rewrite(
+                (Change("MLP.__init__", BUILD, BUILD + "\\nself.mlp.requires_grad_(False)"),)
+            )
+        }
+    },
+    unused_parameters=("mlp.*",),
+    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, unused_parameters=()),),
+)
+"""
 
 
 @pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (LIVE_LAYERS_REMOVED, "removed, but not claimed by the patch: mlp.1.weight, mlp.1.bias"),
+        (
+            LIVE_LAYERS_FROZEN,
+            "frozen, but not claimed by the patch: mlp.0.weight, mlp.0.bias, mlp.1.weight, mlp.1.bias",
+        ),
+    ],
+    ids=["removed", "frozen"],
+)
 def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
-    site: Path, training_env: Path, tmp_path: Path
+    site: Path, training_env: Path, tmp_path: Path, patch: str, words: str
 ) -> None:
     (tmp_path / "patches").mkdir()
-    (tmp_path / "patches" / "mlp.py").write_text(LIVE_LAYER_PATCH)
+    (tmp_path / "patches" / "mlp.py").write_text(patch)
     before = snapshot(site)
 
     where = ("--patches", tmp_path / "patches", "--python", training_env, "--site-packages", site)
@@ -140,7 +172,7 @@ def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
     document = json.loads(result.stdout)
     assert document["changed"] == []
     green = by_source(document["proof"], "preview")["MLP", "MAE"]
-    assert "removed, but not claimed by the patch: mlp.1.weight, mlp.1.bias" in green["detail"]
+    assert words in green["detail"]
     assert "nothing was written" in result.stderr
     assert snapshot(site) == before
 

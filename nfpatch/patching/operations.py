@@ -12,15 +12,8 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
-from nfpatch.patching.plan import (
-    TreeChange,
-    changes_to,
-    saved_path,
-    steps_for,
-    survey_after,
-    wanted_by_apply,
-    wanted_by_revert,
-)
+from nfpatch.patching.plan import TreeChange, changes_to, wanted_by_apply, wanted_by_revert
+from nfpatch.patching.steps import saved_path, steps_for, survey_after
 from nfpatch.patching.survey import Survey, survey
 
 

@@ -1,40 +1,21 @@
-"""What it takes to bring an install to another set of patches.
+"""What must change for an install to have another set of patches.
 
-Pure: it reads the install and computes; `transaction` does the writing. One rule carries all of it:
+Pure: it reads the install and computes. One rule carries all of it:
 
     desired tree = the originals with the edits of the applied patches + the runtime modules that these need
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from nfpatch.catalog import Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.errors import Refused
-from nfpatch.installs import record
-from nfpatch.installs.find import (
-    RUNTIME_FOLDER,
-    Install,
-    module_file,
-    read_file,
-    reinstall_command,
-)
-from nfpatch.installs.ledger import (
-    AppliedPatch,
-    Ledger,
-    PatchedFile,
-    hash_of,
-    ledger_path,
-    original_path,
-    read_original,
-)
-from nfpatch.installs.transaction import Folder, Link, Place, Prune, Remove, Step, Write
+from nfpatch.installs.find import Install, module_file, reinstall_command
+from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
 from nfpatch.patching.survey import PatchStatus, Survey
 
 # The set of patches that each of these files is to carry; files that are not named keep theirs.
@@ -73,13 +54,11 @@ def changes_to(
 ) -> tuple[TreeChange, ...]:
     """What must change for each file in `wanted` to carry exactly that set of patches, and for the modules to fit.
 
-    Patches that are outdated in what is written for that are renewed as a whole, so that no patch is ever half of one
-    version and half of another. A file that is neither the released one nor nfpatch's own serves as the original only
+    A file that is neither the released one nor nfpatch's own serves as the original only
     with `allow_modified`; what was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`.
     Raises Refused, before anything is written, where a file is not what it should be or a result misses its
     fingerprint.
     """
-    wanted = _with_renewed(found, wanted)
     files = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
     before = {file: entry.patches for file, entry in found.ledger.files.items()}
     changed = [change for change in files if change.now != change.then or change.patches != before.get(change.file, {})]
@@ -113,53 +92,6 @@ def originals_of(found: Survey) -> dict[str, Optional[bytes]]:
     files = found.ledger.files.items()
     originals = {file: read_original(found.install, file, entry.original_sha256) for file, entry in files}
     return {**originals, **dict.fromkeys(found.ledger.added)}
-
-
-# --- what belongs together ---
-
-
-def _with_renewed(found: Survey, wanted: PatchSets) -> PatchSets:
-    """These patch sets, and those of every patch that is outdated in what is written for them.
-
-    A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
-    outdated one of these is renewed in all of its files, which may concern further patches.
-    """
-    leaving = {patch_id for file, ids in wanted.items() for patch_id in found.ledger.patches_of(file) - ids}
-    outdated = {patch.id: patch for patch in found.outdated if patch.id not in leaving}
-    while outdated:
-        concerned = {patch_id for ids in wanted.values() for patch_id in ids}
-        modules = {module for patch in _known(found, concerned) for module in _renewed_modules(found, patch)}
-        concerned |= {patch_id for patch_id in found.ledger.patch_ids if modules & found.ledger.added_by(patch_id)}
-        more = [outdated.pop(patch_id) for patch_id in sorted(concerned & outdated.keys())]
-        if not more:
-            break
-        for patch in more:
-            wanted = _with_patch(found, wanted, patch)
-    return wanted
-
-
-def _known(found: Survey, ids: Iterable[str]) -> list[Patch]:
-    """Those of these patches that the catalog has, in its order."""
-    return [patch for patch in found.catalog.patches if patch.id in ids]
-
-
-def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
-    """The modules that this patch needs and that the catalog has otherwise than they were added."""
-    hashes = found.catalog.module_hashes
-    names = found.catalog.modules_for(patch, found.install.version)
-    return {
-        module_file(name) for name in names if found.ledger.added.get(module_file(name), "") not in ("", hashes[name])
-    }
-
-
-def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
-    """These patch sets with this patch in exactly those files that the catalog names for it."""
-    files = found.catalog.files_of(patch, found.install.version)
-    sets = dict(wanted)
-    for file in {*files, *found.ledger.files_of(patch.id)}:
-        others = sets.get(file, found.ledger.patches_of(file)) - {patch.id}
-        sets[file] = others | {patch.id} if file in files else others
-    return sets
 
 
 # --- files ---
@@ -263,10 +195,18 @@ def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> 
         for applied in change.patches.values()
         for name in applied.modules
     }
-    entries = _entries_after(found, files)
+    patches: dict[str, Mapping[str, AppliedPatch]] = {file: entry.patches for file, entry in found.ledger.files.items()}
+    patches.update({change.file: change.patches for change in files})
+    users = {
+        (module_file(name), patch_id)
+        for carried in patches.values()
+        for patch_id, applied in carried.items()
+        for name in applied.modules
+    }
+    staying = {file for file, _ in users} - needed.keys()
     changes = []
     for file in sorted({*needed, *found.ledger.added}):
-        if file not in needed and file in _modules_of(entries):
+        if file in staying:
             continue
         now, then, standing = found.contents.get(file), needed.get(file), found.ledger.added.get(file)
         path = found.install.file(file)
@@ -276,12 +216,12 @@ def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> 
             raise _in_the_way(f"{path} stands where nfpatch adds a file", found.install)
         is_new = then is not None and hash_of(then) != standing
         if is_new:
-            _check_users(found, entries, file)
+            _check_users(found, file, {patch_id for module, patch_id in users if module == file})
         is_known = now in (None, then) or (now is not None and hash_of(now) == standing)
         is_missing = now is None and then is not None and standing is not None
         if (is_missing or not is_known) and not force:
             raise _edited(path, now)
-        if now != then or is_new:
+        if now != then or is_new or then is None:
             changes.append(ModuleChange(file, now, then, saves=not is_known))
     return changes
 
@@ -293,260 +233,13 @@ def _in_the_way(what: str, install: Install) -> Refused:
     )
 
 
-def _check_users(found: Survey, entries: Mapping[str, PatchedFile], file: str) -> None:
+def _check_users(found: Survey, file: str, ids: set[str]) -> None:
     """Raise Refused where another content of this module would come under the hooks of a patch that is not at hand."""
-    known = {patch.id for patch in found.catalog.patches}
-    for entry in entries.values():
-        for patch_id, applied in entry.patches.items():
-            if patch_id not in known and file in map(module_file, applied.modules):
-                raise Refused(
-                    f"{found.install.file(file)} is to be renewed, and the applied patch {patch_id}, which the catalog "
-                    "does not have, needs it too. A patch of your own is found with --patches DIR."
-                )
-
-
-def _modules_of(entries: Mapping[str, PatchedFile]) -> set[str]:
-    """The runtime modules, by path, that the patches in these files need."""
-    return {
-        module_file(name)
-        for entry in entries.values()
-        for applied in entry.patches.values()
-        for name in applied.modules
-    }
-
-
-# --- steps ---
-
-
-def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
-    """The survey of the install once these changes are carried out."""
-    after = _ledger_after(found, changes)
-    contents = {**found.contents, **{change.file: change.then for change in changes}}
-    current = {file: found.current[file] for file in found.current.keys() & after.files.keys()}
-    for change in _files_in(changes):
-        if change.patches:
-            current[change.file] = dict(change.patches)
-    return found._replace(ledger=after, contents=contents, current=current)
-
-
-def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
-    """The steps that carry out these changes: modules, files, kept originals, compiled files, RECORD and ledger.
-
-    Modules come before the files that import them, and go after them.
-    """
-    install, after = found.install, _ledger_after(found, changes)
-    steps: list[Step] = _steps_to_modules(
-        install, [change for change in _modules_in(changes) if change.then is not None]
-    )
-    for change in _files_in(changes):
-        entry = found.ledger.files.get(change.file)
-        steps += _saving(install, change)
-        if change.patches:
-            steps += _steps_to_patched(install, change, entry, after.files[change.file])
-        else:
-            assert entry is not None  # only a patched file can go back to its original
-            steps += _steps_to_original(install, change, entry)
-    removed = [change for change in _modules_in(changes) if change.then is None]
-    steps += _steps_without_modules(install, removed)
-    # last, because a folder that is gone is the one thing that takes room on the disk to take back
-    caches = [
-        Prune(install.file(change.file).parent / "__pycache__") for change in _files_in(changes) if not change.patches
-    ]
-    folders = [install.file(RUNTIME_FOLDER) / "__pycache__", install.file(RUNTIME_FOLDER)] if removed else []
-    return (*steps, *_bookkeeping(found, after, changes), *caches, *map(Prune, folders))
-
-
-def _files_in(changes: Sequence[TreeChange]) -> list[FileChange]:
-    return [change for change in changes if isinstance(change, FileChange)]
-
-
-def _modules_in(changes: Sequence[TreeChange]) -> list[ModuleChange]:
-    return [change for change in changes if isinstance(change, ModuleChange)]
-
-
-def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list[Step]:
-    """The steps that write these runtime modules, in a folder and with an owner like those of their neighbours."""
-    steps: list[Step] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
-    for change in changes:
-        assert change.then is not None
-        path = install.file(change.file)
-        steps += [*_saving(install, change), Write(path, change.then, like=install.package / "__init__.py")]
-        steps += [Remove(compiled) for compiled in _bytecode_of(path)]
-    return steps
-
-
-def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) -> list[Step]:
-    steps: list[Step] = []
-    for change in changes:
-        path = install.file(change.file)
-        steps += [*_saving(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
-    return steps
-
-
-def _entries_after(found: Survey, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
-    """The patched files, by path, once these changes are carried out."""
-    files = dict(found.ledger.files)
-    for change in changes:
-        entry = files.pop(change.file, None)
-        if change.patches:
-            files[change.file] = _entry_after(found.install, change, entry)
-    return files
-
-
-def _ledger_after(found: Survey, changes: Sequence[TreeChange]) -> Ledger:
-    before, files, added = found.ledger, _entries_after(found, _files_in(changes)), dict(found.ledger.added)
-    for change in _modules_in(changes):
-        added.pop(change.file, None)
-        if change.then is not None:
-            added[change.file] = hash_of(change.then)
-    record_sha256 = before.record_sha256
-    if not before.files and found.install.record is not None:
-        record_sha256 = hash_of(read_file(found.install.record))
-    # in the order of the files, so that ledger and RECORD tell nothing of the way to this set
-    return Ledger(found.install.version, dict(sorted(files.items())), dict(sorted(added.items())), record_sha256)
-
-
-def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
-    patched = hash_of(change.then)
-    if entry is not None:
-        return entry._replace(patched_sha256=patched, patches=change.patches)
-    path = install.file(change.file)
-    return PatchedFile(
-        original_sha256=change.original_sha256,
-        patched_sha256=patched,
-        patches=change.patches,
-        link=str(path.readlink()) if path.is_symlink() else None,
-        bytecode=tuple(_relative(install, compiled) for compiled in _bytecode_of(path)),
-    )
-
-
-def _steps_to_patched(
-    install: Install, change: FileChange, entry: Optional[PatchedFile], after: PatchedFile
-) -> list[Step]:
-    path = install.file(change.file)
-    steps: list[Step] = []
-    if entry is None:
-        kept = original_path(install, change.file)
-        # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
-        assert change.now is not None  # a missing file has no original to keep
-        steps.append(Write(kept, change.now, like=path) if after.link is not None else Place(kept, path))
-        steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
-    steps.append(Write(path, change.then, like=path))
-    steps += [Remove(compiled) for compiled in _bytecode_of(path)]
-    return steps
-
-
-def saved_path(install: Install, change: TreeChange) -> Path:
-    """Where the copy of somebody's edits goes: beside the file, under the first name that is free."""
-    path = install.file(change.file)
-    names = (f"{path.name}.nfpatch-saved{'' if number == 1 else f'-{number}'}" for number in count(1))
-    return next(saved for name in names if not os.path.lexists(saved := path.with_name(name)))
-
-
-def _saving(install: Install, change: TreeChange) -> list[Step]:
-    return [Place(saved_path(install, change), install.file(change.file))] if change.saves else []
-
-
-def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
-    path, kept = install.file(change.file), original_path(install, change.file)
-    back: Step = Place(path, kept) if entry.link is None else Link(path, entry.link)
-    stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
-    # where somebody put the original back already, that file stays
-    steps: list[Step] = [Remove(kept)] if change.now == change.then else [back, Remove(kept)]
-    steps += [Remove(compiled) for compiled in stale]
-    for name in entry.bytecode:
-        steps += [Place(install.file(name), original_path(install, name)), Remove(original_path(install, name))]
-    return steps
-
-
-def _bytecode_of(source: Path) -> list[Path]:
-    """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder = source.parent / "__pycache__"
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    of_this_module = re.compile(rf"{re.escape(source.stem)}\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
-    return sorted(folder / name for name in names if of_this_module.fullmatch(name))
-
-
-def _relative(install: Install, path: Path) -> str:
-    return path.relative_to(install.root).as_posix()
-
-
-def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
-    """The steps for RECORD and ledger."""
-    install, before = found.install, found.ledger
-    if install.record is None:
-        return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
-    record_name, origin = _relative_record(install), str(install.record)
-    present = original = read_file(install.record)
-    # somebody's edit of a patched file is none of RECORD: the row that stands there is still what nfpatch wrote
-    standing = {row[0]: row for row in record.parse(present, origin)}
-    written = {**standing, **_rows_of_modules(found, standing), **_rows_of_changes(changes)}
-    rows_before: dict[str, Optional[record.Row]] = {}
-    if before.files:
-        original = read_original(install, record_name, before.record_sha256 or "")
-        rows_before = _rows(install, before, read_file(ledger_path(install)), original, standing)
-    rows_after = _rows(install, after, after.to_bytes(), original, written) if after.files else {}
-    if present == record.edit(original, origin, rows_before):
-        desired = record.edit(original, origin, rows_after)
-    else:  # somebody else wrote RECORD meanwhile: their rows stay, ours are brought up to date one by one
-        released = {row[0]: row for row in record.parse(original, origin)}
-        taken_back = {path: released.get(path) for path in rows_before}
-        desired = record.edit(present, origin, {**taken_back, **rows_after})
-    kept_record = original_path(install, record_name)
-    if after.files:
-        keep = [] if before.files else [Place(kept_record, install.record)]
-        return [*keep, Write(install.record, desired), Write(ledger_path(install), after.to_bytes())]
-    back = Place(install.record, kept_record) if desired == original else Write(install.record, desired)
-    return [back, Remove(kept_record), Remove(ledger_path(install))]
-
-
-def _rows_of_changes(changes: Sequence[TreeChange]) -> dict[str, record.Row]:
-    return {change.file: record.row_for(change.file, change.then) for change in changes if change.then is not None}
-
-
-def _rows_of_modules(found: Survey, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
-    """The rows of the runtime modules that RECORD lacks, where they are as nfpatch wrote them."""
-    rows = {}
-    for file, sha256 in found.ledger.added.items():
-        content = found.contents[file]
-        if file not in standing and content is not None and hash_of(content) == sha256:
-            rows[file] = record.row_for(file, content)
-    return rows
-
-
-def _rows(
-    install: Install, ledger: Ledger, ledger_bytes: bytes, original_record: bytes, patched: Mapping[str, record.Row]
-) -> dict[str, Optional[record.Row]]:
-    """What RECORD says in this state and did not say before the first patch: a row, or None for one that goes.
-
-    `patched` are the rows of the patched and the added files. What is added to a checkout is in no RECORD, as nothing
-    else there is: uninstalling leaves the checkout as it is.
-    """
-    listed = {row[0] for row in record.parse(original_record, str(install.record))}
-    rows: dict[str, Optional[record.Row]] = {}
-    kept = {_relative_record(install): original_record}
-    for file, entry in ledger.files.items():
-        if file in listed:
-            rows[file] = patched.get(file)
-        rows.update({name: None for name in entry.bytecode if name in listed})
-        for name in (file, *entry.bytecode):
-            original = original_path(install, name)
-            kept[name] = read_file(original if original.exists() else install.file(name))
-    if install.kind == "regular":
-        rows.update({file: patched.get(file) for file in ledger.added})
-    own = {ledger_path(install): ledger_bytes, **{original_path(install, name): data for name, data in kept.items()}}
-    for path, content in own.items():
-        name = path.relative_to(install.site_packages).as_posix()
-        rows[name] = record.row_for(name, content)
-    return rows
-
-
-def _relative_record(install: Install) -> str:
-    assert install.record is not None
-    return install.record.relative_to(install.site_packages).as_posix()
+    for unknown in sorted(ids - {patch.id for patch in found.catalog.patches}):
+        raise Refused(
+            f"{found.install.file(file)} is to be renewed, and the applied patch {unknown}, which the catalog does not "
+            "have, needs it too. A patch of your own is found with --patches DIR."
+        )
 
 
 # --- which patches a command puts in or takes out ---
@@ -557,7 +250,8 @@ def wanted_by_apply(
 ) -> dict[str, frozenset[str]]:
     """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
 
-    With `renew_all` every applied patch that is outdated is written again, whichever it is. In a release that is not
+    Outdated patches in these files, or of which a runtime module is renewed, are renewed as a whole, so that no patch
+    is ever half of one version and half of another; with `renew_all` all that are outdated. In a release that is not
     known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for the first patch that is
     needed and cannot be applied, so that apply does all or nothing.
     """
@@ -583,13 +277,14 @@ def wanted_by_apply(
         raise Refused(_why_not(found, unclaimed[0], unclaimed[0].patch.files[0]))
     for patch in found.outdated if renew_all else ():
         wanted = _with_patch(found, wanted, patch)
-    return wanted
+    return _with_renewed(found, wanted)
 
 
 def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
     """The patch set of each file that is left when these patches are taken out; without patches, when all are.
 
-    Raises Refused when the file carries a patch whose original is not kept here.
+    Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
+    original is not kept here.
     """
     if found.ledger_problem is not None:
         raise Refused(found.ledger_problem)
@@ -607,7 +302,51 @@ def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, froze
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
                 f"file: {reinstall_command(found.install)}."
             )
-    return wanted
+    return _with_renewed(found, wanted)
+
+
+def _with_renewed(found: Survey, wanted: PatchSets) -> dict[str, frozenset[str]]:
+    """These patch sets, and those of every patch that is outdated in what is written for them.
+
+    A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
+    outdated one of these is renewed in all of its files, which may concern further patches.
+    """
+    leaving = {patch_id for file, ids in wanted.items() for patch_id in found.ledger.patches_of(file) - ids}
+    outdated = {patch.id: patch for patch in found.outdated if patch.id not in leaving}
+    while outdated:
+        concerned = {patch_id for ids in wanted.values() for patch_id in ids}
+        modules = {module for patch in _known(found, concerned) for module in _renewed_modules(found, patch)}
+        concerned |= {patch_id for patch_id in found.ledger.patch_ids if modules & found.ledger.added_by(patch_id)}
+        more = [outdated.pop(patch_id) for patch_id in sorted(concerned & outdated.keys())]
+        if not more:
+            break
+        for patch in more:
+            wanted = _with_patch(found, wanted, patch)
+    return dict(wanted)
+
+
+def _known(found: Survey, ids: Iterable[str]) -> list[Patch]:
+    """Those of these patches that the catalog has, in its order."""
+    return [patch for patch in found.catalog.patches if patch.id in ids]
+
+
+def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
+    """The modules that this patch needs and that the catalog has otherwise than they were added."""
+    hashes = found.catalog.module_hashes
+    names = found.catalog.modules_for(patch, found.install.version)
+    return {
+        module_file(name) for name in names if found.ledger.added.get(module_file(name), "") not in ("", hashes[name])
+    }
+
+
+def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
+    """These patch sets with this patch in exactly those files that the catalog names for it."""
+    files = found.catalog.files_of(patch, found.install.version)
+    sets = dict(wanted)
+    for file in {*files, *found.ledger.files_of(patch.id)}:
+        others = sets.get(file, found.ledger.patches_of(file)) - {patch.id}
+        sets[file] = others | {patch.id} if file in files else others
+    return sets
 
 
 def _why_not(found: Survey, status: PatchStatus, file: str) -> str:

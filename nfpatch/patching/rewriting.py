@@ -78,9 +78,20 @@ def _check_before(rewrite: Rewrite, source: Source) -> None:
 def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> None:
     from nfpatch.patching import readers
 
-    result = Source(spliced(source.content, {"": edits}))
-    for attribute, condition in rewrite.reads.items():
-        readers.check_unread(result, attribute, condition, source)
+    if rewrite.reads:
+        result = Source(spliced(source.content, {"": edits}))
+        quoted = {line for change in rewrite.changes if change.new is None for line in _lines_of(change, source)}
+        for attribute, condition in rewrite.reads.items():
+            readers.check_unread(result, attribute, condition, source, quoted)
+
+
+def _lines_of(change: Change, source: Source) -> range:
+    """The numbers of the lines that a change quotes; none where it leaves the body of a statement open."""
+    expected, place = _statements(change.old), _place_for(change, source, vouched=False)
+    start = _place_of(expected, place, change.where)
+    if any(map(_has_any_body, expected)):
+        return range(0)
+    return range(_first_line(place.body[start]), _last_line(place.body[start + len(expected) - 1]) + 1)
 
 
 def _import_edits(modules: Sequence[str], source: Source, vouched: bool) -> Iterator[Edit]:
@@ -103,24 +114,33 @@ def _place_for(change: Change, source: Source, vouched: bool) -> Place:
 
 
 def _block_of(place: Place, change: Change) -> Place:
-    """The block that the heads of the change lead to. Raises CodemodRefused unless each stands there exactly once."""
-    body, statement = place.body, None
+    """The block that the heads of the change lead to.
+
+    Of several statements with the same head, it is that of the one whose block has the statements of the change. Raises
+    CodemodRefused unless there is exactly one.
+    """
+    found: list[ast.stmt] = []
+    blocks = [place.body]
     for head in change.inside:
         keyword = head.partition(" ")[0].rstrip(":")
-        if keyword in ("else", "elif"):  # of the statement that was found last
-            body = getattr(statement, "orelse", [])
-        if keyword == "else":
-            found = [statement] if statement is not None and body else []
-        else:
-            (expected,) = _statements(f"{head[2:] if keyword == 'elif' else head}\n    ...")
-            found = [each for each in body if is_same(each, expected, ("body", "orelse", "handlers", "finalbody"))]
-        if len(found) != 1:
-            raise CodemodRefused(f"`{head}` stands {len(found)} times in {change.where}, not once")
-        (statement,) = found
-        assert statement is not None
+        if keyword in ("else", "elif"):  # of the statements that were found last
+            found = [each for each in found if getattr(each, "orelse", [])]
+            blocks = [getattr(each, "orelse", []) for each in found]
         if keyword != "else":
-            body = getattr(statement, "body", [])
-    assert statement is not None
+            (expected,) = _statements(f"{head[2:] if keyword == 'elif' else head}\n    ...")
+            but = ("body", "orelse", "handlers", "finalbody")
+            found = [each for block in blocks for each in block if is_same(each, expected, but)]
+            blocks = [getattr(each, "body", []) for each in found]
+        if not found:
+            raise CodemodRefused(f"`{head}` stands 0 times in {change.where}, not once")
+    candidates = list(zip(found, blocks))
+    if len(candidates) > 1:
+        expected_here = _statements(change.old)
+        candidates = [(each, block) for each, block in candidates if _starts_of(expected_here, block)]
+    if len(candidates) != 1:
+        words = f"`{change.inside[-1]}` with `{_first_words(_statements(change.old)[0])}`"
+        raise CodemodRefused(f"{words} stands {len(candidates)} times in {change.where}, not once")
+    ((statement, body),) = candidates
     return replace(place, body=body, indent=indentation_of(place.line(statement.lineno)))
 
 
@@ -187,9 +207,8 @@ def _place_of(expected: Sequence[ast.stmt], place: Place, where: str) -> int:
         raise CodemodRefused(f"`{where.rpartition('.')[2]}` is defined on one line")
     places = [
         start
-        for start in range(len(body) - len(expected) + 1)
-        if all(map(_is_like, body[start : start + len(expected)], expected))
-        and all(_begins_its_line(place, each) for each in body[start : start + len(expected) + 1])
+        for start in _starts_of(expected, body)
+        if all(_begins_its_line(place, each) for each in body[start : start + len(expected) + 1])
     ]
     if len(places) == 1:
         return places[0]
@@ -199,6 +218,12 @@ def _place_of(expected: Sequence[ast.stmt], place: Place, where: str) -> int:
         if places
         else f"`{words}` is not a statement of {where} as it stands there"
     )
+
+
+def _starts_of(expected: Sequence[ast.stmt], body: Sequence[ast.stmt]) -> list[int]:
+    """Where in the body statements begin that are like these."""
+    starts = range(len(body) - len(expected) + 1)
+    return [start for start in starts if all(map(_is_like, body[start : start + len(expected)], expected))]
 
 
 def _first_words(statement: ast.stmt) -> str:

@@ -358,7 +358,7 @@ def _fit(
     patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
     """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
-    claimed = case.unused_parameters or patch.unused_parameters
+    claimed = patch.unused_parameters if case.unused_parameters is None else case.unused_parameters
     leaves_dead = source == "original" and case.unused_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",

@@ -30,14 +30,17 @@ class RankGroup:
         """The same ranks, with keys of their own below `prefix`."""
         return RankGroup(self.rank, self.world_size, dist.PrefixStore(prefix, self.store))  # type: ignore[attr-defined]
 
-    def next_call(self, name: str) -> RankGroup:
-        """The ranks in this call of `name`, with keys of their own.
+    def count_call(self, name: str) -> int:
+        """Count a call of `name` by this rank, under the key `name/calls/RANK`, and return its number from 1 on."""
+        return int(self.store.add(f"{name}/calls/{self.rank}", 1))
 
-        Each rank counts its calls under the key `name/calls/RANK`, so that the n-th call of one rank meets the n-th
-        call of another, whenever each makes it.
+    def next_call(self, name: str) -> RankGroup:
+        """The ranks in this call of `name`, with keys of their own below `name/NUMBER`.
+
+        Each rank counts its calls (`count_call`), so that the n-th call of one rank meets the n-th call of another,
+        whenever each makes it.
         """
-        number = self.store.add(f"{name}/calls/{self.rank}", 1)
-        return self.prefixed(f"{name}/{number}")
+        return self.prefixed(f"{name}/{self.count_call(name)}")
 
     def publish(self, key: str, value: object) -> None:
         """Set a key to a value, which is pickled."""
@@ -61,6 +64,17 @@ def current_group() -> Optional[RankGroup]:
     # torch has no public access to the store of the default process group (torch/distributed/distributed_c10d.py)
     store = dist.distributed_c10d._get_default_store()
     return RankGroup(dist.get_rank(), dist.get_world_size(), store)
+
+
+def group_of_trainer(trainer: Any, group: Optional[RankGroup] = None) -> Optional[RankGroup]:
+    """The ranks that train one model together: `group`, or else torch's default process group.
+
+    None where the trainer has one process. It may be one of several: a script can start a process group, and train
+    another model in each of its processes.
+    """
+    if trainer.world_size == 1:
+        return None
+    return current_group() if group is None else group
 
 
 def is_multi_process() -> bool:

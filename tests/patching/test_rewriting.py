@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import dedent
-
 import pytest
 
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
@@ -95,10 +93,21 @@ def test_a_block_that_is_not_there_is_refused(inside: tuple[str, ...]) -> None:
         rewritten(MODEL, {"patch": rewrite(*inside)})
 
 
-def test_a_head_that_stands_there_twice_is_refused() -> None:
-    twice = dedent(MODEL.decode()).replace("return n\n\n", "with open(step) as file:\n            n = 4\n\n")
-    with pytest.raises(CodemodRefused, match="2 times"):
-        rewritten(twice.encode(), {"patch": rewrite("with open(step) as file:")})
+def with_another(block: str) -> bytes:
+    return MODEL.replace(b"return n\n\n", f"with open(step) as file:\n            {block}\n\n".encode())
+
+
+def test_of_two_heads_that_are_the_same_the_one_with_the_statements_is_meant() -> None:
+    assert changed_lines(with_another("n = 4"), rewrite("with open(step) as file:")) == [(21, OWN)]
+    assert changed_lines(with_another("n = 4"), rewrite("with open(step) as file:", old="n = 4", new="n = 5")) == [
+        (23, "n = 5")
+    ]
+
+
+@pytest.mark.parametrize(("block", "old"), [(DRAW, DRAW), ("n = 4", "n = 5")], ids=["both", "neither"])
+def test_a_head_that_stands_there_twice_is_refused(block: str, old: str) -> None:
+    with pytest.raises(CodemodRefused, match=r"[02] times"):
+        rewritten(with_another(block), {"patch": rewrite("with open(step) as file:", old=old)})
 
 
 def test_runtime_modules_are_imported_once_before_the_first_import() -> None:

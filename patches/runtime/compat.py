@@ -1,0 +1,63 @@
+"""What differs between releases of Lightning, torch and neuralforecast, decided by what is there.
+
+The other runtime modules call these functions instead of comparing versions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Optional
+
+import pytorch_lightning as pl
+
+
+def attached_trainer(model: Any) -> Optional[Any]:
+    """The trainer that a model is attached to; None where it is attached to none.
+
+    Lightning 1.6 keeps it as `trainer`; Lightning 2 keeps it as `_trainer`, and raises where `trainer` is read without
+    one. neuralforecast removes the attribute after a training.
+    """
+    attributes = vars(model)
+    return attributes.get("_trainer") or attributes.get("trainer")
+
+
+def default_callback_classes() -> tuple[type, ...]:
+    """The base classes of the callbacks that a trainer adds to those it is given.
+
+    Lightning 1.6 names the base class of all progress bars `ProgressBarBase`, Lightning 2 `ProgressBar`.
+    """
+    callbacks: Any = pl.callbacks
+    progress_bar = getattr(callbacks, "ProgressBarBase", None) or callbacks.ProgressBar
+    return (progress_bar, callbacks.ModelCheckpoint, callbacks.ModelSummary)
+
+
+def is_train_loss_reduced(model: Any) -> bool:
+    """Whether the logged training loss of a model is the mean over the ranks.
+
+    It is where early stopping monitors it (`val_monitor`, since neuralforecast 3.1.6), so that all ranks stop at the
+    same step. It is not on Spark, whose data module has files: there the ranks have different numbers of batches, so
+    that none can wait for another within an epoch.
+    """
+    is_monitored = getattr(model, "val_monitor", None) == "train_loss"
+    return is_monitored and not hasattr(model.trainer.datamodule, "files_ds")
+
+
+def has_ephemeral_launcher(trainer: Any) -> bool:
+    """Whether the processes of a trainer exist during a fit only: those of ddp_spawn, ddp_fork and ddp_notebook.
+
+    The class of their launcher has "Spawn" in its name in Lightning 1.6, "MultiProcessing" in 2.
+    """
+    launcher = type(getattr(trainer.strategy, "launcher", None)).__name__
+    return "MultiProcessing" in launcher or "Spawn" in launcher
+
+
+def former_device_arguments() -> tuple[str, ...]:
+    """The arguments of `Trainer` that win over `devices`: `num_processes` and `gpus` in Lightning 1.6, none in 2."""
+    parameters = inspect.signature(pl.Trainer.__init__).parameters
+    return tuple(name for name in ("num_processes", "gpus") if name in parameters)
+
+
+def default_strategy() -> Optional[str]:
+    """What `Trainer` takes as its strategy if none is given: None in Lightning 1.6, "auto" in 2."""
+    default: Optional[str] = inspect.signature(pl.Trainer.__init__).parameters["strategy"].default
+    return default

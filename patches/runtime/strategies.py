@@ -1,0 +1,17 @@
+"""A strategy that is an object serves one trainer only, and a model is trained by many."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+
+def with_fresh_strategy(trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer with a copy of the strategy, where that is an object; the others are the same.
+
+    Lightning refuses a strategy that another trainer had, so the given one must never reach a trainer.
+    """
+    strategy = trainer_kwargs.get("strategy")
+    if strategy is None or isinstance(strategy, str):
+        return trainer_kwargs
+    return {**trainer_kwargs, "strategy": deepcopy(strategy)}

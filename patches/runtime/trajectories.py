@@ -1,0 +1,53 @@
+"""The losses that a model keeps come back from the processes that train it.
+
+`ddp_spawn` and `ddp_notebook` train in processes that end with the training. Lightning brings back weights and metrics,
+but not `train_trajectories` and `valid_trajectories`, which are lists of the model. Rank 0 writes both to a temporary
+file, which the process that launched it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+NAMES = ("train_trajectories", "valid_trajectories")
+
+
+@contextmanager
+def kept_after_spawn(model: Any) -> Iterator[None]:
+    """Read the trajectories of a training in the body of the `with` statement that other processes have done.
+
+    Where this process trains, nothing is read or written. Makes no collective call.
+    """
+    n_steps = len(model.train_trajectories)
+    # The name only: a process that trains by itself may have no folder for temporary files
+    file_name = f"neuralforecast-{uuid.uuid4().hex}.json"
+    model._trajectories_file = (os.getpid(), file_name)
+    try:
+        yield
+    finally:
+        del model._trajectories_file
+    if len(model.train_trajectories) > n_steps:
+        return
+    path = os.path.join(tempfile.gettempdir(), file_name)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            for name, trajectory in json.load(file).items():
+                setattr(model, name, [tuple(step) for step in trajectory])
+        os.remove(path)
+
+
+def write_from_launched_process(model: Any) -> None:
+    """Write the trajectories where another process has launched this one for the training, and this is its first.
+
+    Makes no collective call.
+    """
+    parent, file_name = getattr(model, "_trajectories_file", (os.getpid(), ""))
+    if parent != os.getpid() and model.trainer.local_rank == 0:
+        with open(os.path.join(tempfile.gettempdir(), file_name), "w", encoding="utf-8") as file:
+            json.dump({name: getattr(model, name) for name in NAMES}, file)
