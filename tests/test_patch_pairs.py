@@ -115,9 +115,16 @@ def pairs_in(release: str) -> list[Pair]:
 
 def by_hand(content: bytes, *some: tuple[Edit, ...]) -> bytes:
     """The content with these edits, made one by one from the end; the imports that patches share are made once."""
-    edits = {edit for edits in some for edit in edits}
-    for edit in sorted(edits, key=lambda edit: (edit.start, edit.stop, not edit.is_import, edit.new), reverse=True):
-        content = content[: edit.start] + edit.new + content[edit.stop :]
+    own = {(edit.start, edit.stop, 1, edit.new) for edits in some for edit in edits if not edit.is_import}
+    imports = {
+        (edit.start, edit.stop, 0, line)
+        for edits in some
+        for edit in edits
+        if edit.is_import
+        for line in edit.new.splitlines(keepends=True)
+    }
+    for start, stop, _, new in sorted(own | imports, reverse=True):
+        content = content[:start] + new + content[stop:]
     return content
 
 
