@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +25,11 @@ GROUPS = {
     "spark": "training and prediction on Spark",
 }
 DEFAULT_GROUPS = ("unused-parameters", "multi-process", "search")
+# Stands for all of these groups on the command line.
+ALL_GROUPS = "all"
+RUNTIME_FOLDER_NAME = "runtime"
+# How a runtime module imports its siblings, as ruff lays it out. Read as text, because every command does it.
+_IMPORT_OF_SIBLINGS = re.compile(r"^[ \t]*from \.(\w*)[\w.]* import (\([^)]*\)|.*)", re.MULTILINE)
 
 T = TypeVar("T")
 
@@ -44,8 +51,8 @@ class Case(NamedTuple):
     (`fit` again); a training of another kind ("no-batch", "strategy-object", "own-callbacks", "failing-rank",
     "trajectories", "one-series", "one-order", "fewer-devices": docs/proof.md describes each); what the training was, a
     "search" through Optuna or a "ray-search" through a real ray; or on Spark, "predict" after a fit on a
-    "single-series", on "cut-files", of which each has a part of a series, or in "several-tasks". On the released source
-    it gives another result, or fails with one of the patch's `symptoms`; where its ranks would hang
+    "single-series", on "cut-files", of which each has a part of a series, on files "on-dbfs", or in "several-tasks". On
+    the released source it gives another result, or fails with one of the patch's `symptoms`; where its ranks would hang
     (`original_hangs`), the released source is not run. `launchers` are those that it shows by; empty for all but Spark.
     """
 
@@ -85,7 +92,7 @@ class Patch(NamedTuple):
     removed the same ones, so that models which were saved before need `nfpatch migrate`. `symptoms` are words of the
     errors that the bug raises. `requires` are the ids of patches without which this one leaves nothing that works;
     `apply` and `revert` keep them together. A patch that is `opt_in` changes what one process does, or is a choice: it
-    is applied by its own id only.
+    is applied by its own id only. `why_no_cases` says why there are no `cases`, where there are none.
     """
 
     id: str
@@ -101,6 +108,7 @@ class Patch(NamedTuple):
     symptoms: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     opt_in: bool = False
+    why_no_cases: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -108,12 +116,30 @@ class Patch(NamedTuple):
         return tuple(sorted({file for variant in self.variants.values() for file in variant}))
 
 
+class Selection(NamedTuple):
+    """What the names on a command line select, less what `--skip` leaves out.
+
+    `patches` are in catalog order, opt-in ones included; which of them a command is about also depends on the install
+    (`nfpatch.patching.selection`). `ids` are those that were named by their own id. `is_default` tells that nothing was
+    named, so that `patches` are all of the catalog. `skipped` are the ids that are left out, with the reason.
+    """
+
+    patches: tuple[Patch, ...]
+    ids: frozenset[str] = frozenset()
+    is_default: bool = False
+    skipped: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Catalog:
-    """All patches in catalog order, which is the order of their ids, and the record of the releases."""
+    """All patches in catalog order, which is the order of their ids, and the record of the releases.
+
+    `modules` are the runtime modules by name, as they are copied into an install.
+    """
 
     patches: tuple[Patch, ...]
     fingerprints: Fingerprints
+    modules: Mapping[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -122,8 +148,16 @@ class Catalog:
 
     @property
     def default(self) -> tuple[Patch, ...]:
-        """What is applied where no patch is named."""
-        return tuple(patch for patch in self.patches if not patch.opt_in)
+        """What is applied where no patch is named: the default groups without what is opt-in."""
+        return tuple(patch for patch in self.patches if patch.group in DEFAULT_GROUPS and not patch.opt_in)
+
+    @property
+    def groups(self) -> Mapping[str, tuple[Patch, ...]]:
+        """The patches of each group that has any, opt-in ones included: nfpatch's own groups first."""
+        groups: dict[str, list[Patch]] = {name: [] for name in GROUPS}
+        for patch in self.patches:
+            groups.setdefault(patch.group, []).append(patch)
+        return {name: tuple(patches) for name, patches in groups.items() if patches}
 
     @property
     def releases(self) -> tuple[str, ...]:
@@ -148,6 +182,47 @@ class Catalog:
         variant = self._first_match(patch.variants, version)
         return {} if variant is None else variant
 
+    def modules_for(self, patch: Patch, version: str) -> tuple[str, ...]:
+        """The runtime modules that a patch needs in this release, sorted: what its hooks import, and what that needs.
+
+        Raises UsageError where one does not exist.
+        """
+        rewrites = self.rewrites_for(patch, version).values()
+        return tuple(sorted({name for rewrite in rewrites for name in self.modules_of(rewrite)}))
+
+    def modules_of(self, rewrite: Rewrite) -> tuple[str, ...]:
+        """The runtime modules that the hooks of one file need, sorted. Raises UsageError where one does not exist."""
+        found: set[str] = set()
+        waiting = ["__init__", *rewrite.imports] if rewrite.imports else []
+        while waiting:
+            name = waiting.pop()
+            if name not in self.modules:
+                raise UsageError(f"There is no runtime module {name!r}: no folder of patches has a runtime/{name}.py.")
+            if name not in found:
+                found.add(name)
+                waiting += self._siblings[name]
+        return tuple(sorted(found))
+
+    @cached_property
+    def _siblings(self) -> Mapping[str, tuple[str, ...]]:
+        """The modules that each runtime module imports from its own package, by name."""
+        return {name: _siblings_in(content.decode("utf-8", "replace")) for name, content in self.modules.items()}
+
+    @cached_property
+    def module_hashes(self) -> Mapping[str, str]:
+        """SHA-256 (hex) of each runtime module, by name."""
+        return {name: hashlib.sha256(content).hexdigest() for name, content in self.modules.items()}
+
+    def check_modules(self) -> None:
+        """Raise UsageError unless every runtime module that some patch needs is there."""
+        for patch in self.patches:
+            for variant in patch.variants.values():
+                for rewrite in variant.values():
+                    try:
+                        self.modules_of(rewrite)
+                    except UsageError as error:
+                        raise UsageError(f"The patch {patch.id} cannot be loaded. {error}") from error
+
     def reason_unaffected(self, patch: Patch, version: str) -> Optional[str]:
         """Why this release needs no such patch; None where the patch does not say so."""
         return self._first_match(patch.unaffected, version)
@@ -161,28 +236,103 @@ class Catalog:
         return None
 
     def select(self, names: Sequence[str]) -> tuple[Patch, ...]:
-        """The patches with these ids or other names, in catalog order.
+        """The patches with these ids, or in these groups, in catalog order.
 
-        Raises UsageError for a name that does not exist.
+        Raises UsageError for a name that is neither.
         """
-        for unknown in (name for name in names if name not in self._ids):
-            import difflib
+        ids = {patch.id for name in names for patch in self._named(name)}
+        return tuple(patch for patch in self.patches if patch.id in ids)
 
-            near = difflib.get_close_matches(unknown, self._ids, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "`nfpatch list` shows the catalog."
-            raise UsageError(f"There is no patch named {unknown!r}. {hint}")
-        return tuple(patch for patch in self.patches if patch.id in map(self._ids.get, names))
+    def selection(self, names: Sequence[str] = (), skip: Sequence[str] = ()) -> Selection:
+        """What these names select, without what `skip` names and what requires that.
+
+        Raises UsageError for a name that is neither a patch nor a group, where a patch is both named by its id and
+        skipped, and where something is skipped that was not selected.
+        """
+        selected = {patch.id for patch in self.select(names)} if names else {patch.id for patch in self.patches}
+        ids = frozenset(selected.intersection(names))
+        skipped: dict[str, str] = {}
+        for name in skip:
+            left_out = self._left_out_by(name)
+            for patch_id in (patch.id for patch in self.patches if patch.id in ids and patch.id in left_out):
+                raise UsageError(
+                    f"{patch_id} was named, but --skip {name} leaves it out ({left_out[patch_id]}). Drop one of them."
+                )
+            if names and not left_out.keys() & self.with_required(selected):
+                raise UsageError(f"--skip {name} leaves out nothing that was named. Drop it.")
+            skipped = {**left_out, **skipped}
+        patches = tuple(patch for patch in self.patches if patch.id in selected and patch.id not in skipped)
+        return Selection(patches, ids, not names, {name: skipped[name] for name in self.ordered(skipped)})
+
+    def _left_out_by(self, name: str) -> dict[str, str]:
+        """The ids that `--skip NAME` leaves out, with the reason."""
+        named = {patch.id for patch in self._named(name)}
+        reasons = dict.fromkeys(named, f"--skip {name}")
+        for patch in self.patches:
+            required = sorted(self.with_required([patch.id]) & named)
+            if required and patch.id not in named:
+                reasons[patch.id] = f"it requires {', '.join(required)}"
+        return reasons
+
+    def with_required(self, ids: Iterable[str]) -> frozenset[str]:
+        """These ids and those of all patches that they require."""
+        return _closure(ids, {patch.id: patch.requires for patch in self.patches})
+
+    def with_requiring(self, ids: Iterable[str]) -> frozenset[str]:
+        """These ids and those of all patches that require them."""
+        requiring: dict[str, list[str]] = {}
+        for patch in self.patches:
+            for required in patch.requires:
+                requiring.setdefault(required, []).append(patch.id)
+        return _closure(ids, requiring)
+
+    def group(self, name: str) -> tuple[Patch, ...]:
+        """The patches of this group, opt-in ones included, in catalog order. Raises UsageError if there is none."""
+        if name == ALL_GROUPS:
+            return tuple(patch for patch in self.patches if patch.group in GROUPS)
+        groups = self.groups
+        if name not in groups:
+            raise UsageError(f"There is no group named {name!r}. {_hint(name, (*groups, ALL_GROUPS))}")
+        return groups[name]
+
+    def _named(self, name: str) -> tuple[Patch, ...]:
+        """The patch with this id, or those of the group of this name. Raises UsageError for another name."""
+        if name in self._by_id:
+            return (self._by_id[name],)
+        groups = (*self.groups, ALL_GROUPS)
+        if name not in groups:
+            raise UsageError(f"There is no patch or group named {name!r}. {_hint(name, (*self._by_id, *groups))}")
+        return self.group(name)
 
     def ordered(self, names: Iterable[str]) -> tuple[str, ...]:
-        """These names as ids, each once, in catalog order; those that the catalog does not have come last."""
-        ids = {self._ids.get(name, name) for name in names}
+        """These ids, each once, in catalog order; those that the catalog does not have come last."""
+        ids = set(names)
         known = [patch.id for patch in self.patches if patch.id in ids]
         return (*known, *sorted(ids.difference(known)))
 
     @cached_property
-    def _ids(self) -> Mapping[str, str]:
-        """The id of each patch, by every name that it goes by."""
-        return {patch.id: patch.id for patch in self.patches}
+    def _by_id(self) -> Mapping[str, Patch]:
+        return {patch.id: patch for patch in self.patches}
+
+
+def _closure(start: Iterable[str], links: Mapping[str, Iterable[str]]) -> frozenset[str]:
+    """What can be reached from these names, themselves included."""
+    reached: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting.extend(links.get(name, ()))
+    return frozenset(reached)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """What to say to somebody who has written a name that does not exist."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]}?" if near else "`nfpatch list` shows the catalog."
 
 
 def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
@@ -190,7 +340,10 @@ def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
 
     Raises EnvironmentProblem when the shipped folder is missing and UsageError when a user's folder does not load.
     """
-    return Catalog(load_patches(extra_folders), read_fingerprints(patches_folder() / FINGERPRINTS_FILE_NAME))
+    record = read_fingerprints(patches_folder() / FINGERPRINTS_FILE_NAME)
+    catalog = Catalog(load_patches(extra_folders), record, load_modules(extra_folders))
+    catalog.check_modules()
+    return catalog
 
 
 def load_patches(extra_folders: Sequence[Path] = ()) -> tuple[Patch, ...]:
@@ -200,7 +353,46 @@ def load_patches(extra_folders: Sequence[Path] = ()) -> tuple[Patch, ...]:
     names = [patch.id for patch in patches]
     for twice in sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Two patch modules call themselves {twice!r}. Give one of them another id.")
+    _check_names(patches)
     return tuple(sorted(patches, key=lambda patch: patch.id))
+
+
+def load_modules(extra_folders: Sequence[Path] = ()) -> Mapping[str, bytes]:
+    """The runtime modules that stand beside the patches, by name.
+
+    Raises UsageError where two folders have different modules of one name.
+    """
+    modules: dict[str, bytes] = {}
+    origin: dict[str, Path] = {}
+    for folder in (patches_folder(), *extra_folders):
+        for path in sorted((folder / RUNTIME_FOLDER_NAME).glob("*.py")):
+            content = path.read_bytes()
+            if modules.setdefault(path.stem, content) != content:
+                raise UsageError(
+                    f"{origin[path.stem]} and {path} are different runtime modules of one name. Rename one."
+                )
+            origin.setdefault(path.stem, path)
+    return modules
+
+
+def _siblings_in(text: str) -> tuple[str, ...]:
+    """The modules that the text of a runtime module imports from its own package."""
+    found: set[str] = set()
+    for module, imported in _IMPORT_OF_SIBLINGS.findall(text):
+        lines = [line.partition("#")[0] for line in imported.strip("()").splitlines()]
+        found.update([module] if module else (name.split()[0] for name in ",".join(lines).split(",") if name.strip()))
+    return tuple(sorted(found))
+
+
+def _check_names(patches: Sequence[Patch]) -> None:
+    """Raises UsageError where an id is the name of a group as well, or where a patch requires one that is not there."""
+    ids = {patch.id for patch in patches}
+    groups = {*GROUPS, ALL_GROUPS, *(patch.group for patch in patches)}
+    for both in sorted(ids & groups):
+        raise UsageError(f"{both!r} is the id of a patch and the name of a group. Give the patch another id.")
+    for patch in patches:
+        for missing in sorted({*patch.requires} - ids):
+            raise UsageError(f"The patch {patch.id} requires {missing!r}, which does not exist.")
 
 
 def patches_folder() -> Path:

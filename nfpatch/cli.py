@@ -6,20 +6,22 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional
 
 import click
 
 from nfpatch import __version__, console
-from nfpatch.catalog import Catalog, Patch, load_catalog
+from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, refuse_windows
-from nfpatch.patching.survey import survey
+from nfpatch.patching.survey import Survey, survey
 
 if TYPE_CHECKING:
+    from nfpatch.catalog import Selection
     from nfpatch.patching.operations import Outcome
-    from nfpatch.proof.verdict import Launcher
+    from nfpatch.patching.selection import Choice
+    from nfpatch.proof.prove import ProofRequest
 
 PROOF_TIMEOUT_SECONDS = 300.0
 AUDIT_TIMEOUT_SECONDS = 900.0
@@ -76,8 +78,15 @@ _catalog_option = click.option(
     metavar="DIR",
     help="A folder with patch modules of your own; may be given several times.",
 )
+_seconds = click.FloatRange(min=0, min_open=True)
 _new_file = click.Path(dir_okay=False, path_type=Path)
-_patch_argument = click.argument("patch_ids", nargs=-1, metavar="[PATCH]...")
+_names_argument = click.argument("names", nargs=-1, metavar="[GROUP|PATCH]...")
+_skip_option = click.option(
+    "--skip",
+    multiple=True,
+    metavar="GROUP|PATCH",
+    help="Leave this group or patch out, and what requires it; may be given several times.",
+)
 _force_option = click.option(
     "--force",
     is_flag=True,
@@ -94,8 +103,39 @@ _lock_option = click.option(
 
 
 def _timeout_option(default: float, words: str) -> Callable[[Command], Command]:
-    seconds = click.FloatRange(min=0, min_open=True)
-    return click.option("--timeout", type=seconds, default=default, show_default=True, metavar="SECONDS", help=words)
+    return click.option("--timeout", type=_seconds, default=default, show_default=True, metavar="SECONDS", help=words)
+
+
+class Target(NamedTuple):
+    """Which install and which catalog a command works on, and how it answers: the options of nearly every command."""
+
+    python: Optional[Path]
+    site_packages: Optional[Path]
+    patch_folders: tuple[Path, ...]
+    as_json: bool
+
+    def install(self) -> Install:
+        """The install that is meant. Raises what `find_install` raises."""
+        return find_install(self.python, self.site_packages)
+
+    def catalog(self) -> Catalog:
+        """The shipped patches and the user's own. Raises what `load_catalog` raises."""
+        return load_catalog(self.patch_folders)
+
+    def survey(self) -> Survey:
+        """The install as it is."""
+        return survey(self.install(), self.catalog())
+
+
+def _with_target(command: Command) -> Command:
+    """Hand the options of `Target` to the command as one argument."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        target = Target(**{name: options.pop(name) for name in Target._fields})
+        return command(*args, target=target, **options)
+
+    return wrapped
 
 
 _install_options = _options(
@@ -114,6 +154,7 @@ _install_options = _options(
     _catalog_option,
     _json_option,
     _reporting_errors,
+    _with_target,
 )
 
 
@@ -125,8 +166,39 @@ SECTIONS = {
 }
 
 
+def _print_usage_error(error: click.UsageError, arguments: Sequence[str]) -> None:
+    """Answer a command line that click does not understand with a JSON document, if it asks for one."""
+    if "--json" in arguments:
+        console.print_json({"error": error.format_message(), "exit_code": error.exit_code})
+
+
+class _Command(click.Command):
+    """A command whose usage errors are JSON documents, too."""
+
+    def make_context(
+        self, info_name: Optional[str], args: list[str], parent: Optional[click.Context] = None, **extra: Any
+    ) -> click.Context:
+        arguments = tuple(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            _print_usage_error(error, arguments)
+            raise
+
+
 class _Sections(click.Group):
     """The commands, listed by what one wants of them."""
+
+    command_class = _Command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            _print_usage_error(error, args)
+            raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
@@ -151,38 +223,47 @@ def main(context: click.Context) -> None:
 
 
 @main.command("list")
+@click.option("--group", metavar="GROUP", help="Only the patches of this group.")
 @_options(_catalog_option, _json_option, _reporting_errors)
-def list_(patch_folders: tuple[Path, ...], as_json: bool) -> None:
-    """Show the catalog: which patches there are, for which releases."""
+def list_(group: Optional[str], patch_folders: tuple[Path, ...], as_json: bool) -> None:
+    """Show the catalog by group: which patches there are, for which releases."""
     catalog = load_catalog(patch_folders)
+    patches = catalog.patches if group is None else catalog.group(group)
     if as_json:
-        console.print_json(console.catalog_to_json(catalog))
+        console.print_json(console.catalog_to_json(catalog, patches))
     else:
-        console.print_catalog(catalog)
+        console.print_catalog(catalog, patches)
 
 
 @main.command()
+@_names_argument
+@_skip_option
 @click.option("--check", is_flag=True, help="Exit with code 1 unless every patch that is needed is applied.")
+@click.option("--all", "show_all", is_flag=True, help="List the patches that are not needed, too.")
 @_install_options
-def status(
-    check: bool,
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
-) -> None:
-    """Show what this install needs and has. Changes nothing."""
-    found = survey(find_install(python, site_packages), load_catalog(patch_folders))
-    if as_json:
-        console.print_json(console.state_to_json(found, changed=()))
+def status(names: tuple[str, ...], skip: tuple[str, ...], check: bool, show_all: bool, target: Target) -> None:
+    """Show what this install needs and has. Changes nothing.
+
+    --check looks at the default groups (or those named) and at what is applied.
+    """
+    from nfpatch.patching.selection import unmet
+
+    if show_all and target.as_json:
+        raise UsageError("--json lists every patch anyway: leave out --all.")
+    catalog = target.catalog()
+    selection = catalog.selection(names, skip)
+    found = survey(target.install(), catalog)
+    if target.as_json:
+        console.print_json(console.state_to_json(found, selection, changed=()))
     else:
-        console.print_status(found)
-    if check and any(status.state not in ("applied", "not-needed") for status in found.statuses):
+        console.print_status(found, selection, show_all)
+    if check and unmet(found, selection):
         raise SystemExit(1)
 
 
 @main.command()
-@_patch_argument
+@_names_argument
+@_skip_option
 @click.option("--dry-run", is_flag=True, help="Print the unified diff and write nothing.")
 @click.option(
     "--allow-modified", is_flag=True, help="Patch a file that is not the released one, if the codemod matches exactly."
@@ -193,44 +274,55 @@ def status(
     is_flag=True,
     help="Prove the patched source first, as `verify --preview` does, and write only if it holds.",
 )
+@click.option(
+    "--timeout",
+    type=_seconds,
+    metavar="SECONDS",
+    help=f"With --prove: for the whole proof, {PROOF_TIMEOUT_SECONDS:g} by default. Whatever still runs then is ended.",
+)
 @_force_option
 @_lock_option
 @_install_options
 def apply(
-    patch_ids: tuple[str, ...],
+    names: tuple[str, ...],
+    skip: tuple[str, ...],
     dry_run: bool,
     allow_modified: bool,
     allow_editable: bool,
     prove: bool,
+    timeout: Optional[float],
     force: bool,
     lock_timeout: float,
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
+    target: Target,
 ) -> None:
-    """Patch the install: with every patch that this release needs, or with those named."""
-    from nfpatch.patching import operations
+    """Patch the install: with all that the release needs, or with the groups and patches named.
 
-    catalog = load_catalog(patch_folders)
-    patches = catalog.select(patch_ids) if patch_ids else catalog.default
-    install = find_install(python, site_packages)
+    Without names: the default groups, and everything that is outdated. An opt-in patch is applied by its own id only.
+    """
+    from nfpatch.patching import operations
+    from nfpatch.patching.selection import choice_for_apply
+
+    if timeout is not None and not prove:
+        raise UsageError("--timeout is for the proof: add --prove, or leave it out.")
+    catalog = target.catalog()
+    selection = catalog.selection(names, skip)
+    install = target.install()
     proof = None
     if prove:
+        from nfpatch.proof.prove import ProofRequest
+
+        request = ProofRequest(selection, preview=True, allow_modified=allow_modified, force=force)
         may_write = allow_editable or dry_run
-        proof = _prove_preview(install, catalog, patches, allow_modified, may_write, force, as_json)
-    outcome = operations.apply(install, catalog, patches, allow_modified, allow_editable, force, dry_run, lock_timeout)
-    _print_outcome(outcome, patches, "apply", dry_run, as_json, proof)
+        proof = _prove_preview(request, install, catalog, may_write, timeout or PROOF_TIMEOUT_SECONDS, target.as_json)
+    choice = choice_for_apply(survey(install, catalog), selection)
+    outcome = operations.apply(
+        install, catalog, choice.patches, allow_modified, allow_editable, force, dry_run, lock_timeout
+    )
+    _print_outcome(outcome, selection, choice, "apply", dry_run, target.as_json, proof)
 
 
 def _prove_preview(
-    install: Install,
-    catalog: Catalog,
-    patches: Sequence[Patch],
-    allow_modified: bool,
-    allow_editable: bool,
-    force: bool,
-    as_json: bool,
+    request: ProofRequest, install: Install, catalog: Catalog, may_write: bool, timeout: float, as_json: bool
 ) -> Optional[dict[str, object]]:
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
     from nfpatch.patching.operations import refuse_checkout
@@ -238,49 +330,43 @@ def _prove_preview(
     from nfpatch.proof.prove import agenda_for, run_agenda
 
     found = survey(install, catalog)
-    agenda = agenda_for(found, patches, preview=True, allow_modified=allow_modified, force=force)
+    agenda = agenda_for(found, request)
     if not agenda.trees["preview"]:
         return None
-    if not allow_editable:
+    if not may_write:
         refuse_checkout(install)  # before a proof that would be in vain
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, timeout=PROOF_TIMEOUT_SECONDS, on_event=on_event)
+        report = run_agenda(agenda, install, timeout=timeout, on_event=on_event)
     if not as_json:
         proof_report.print_report(install, agenda, report)
     if survey(install, catalog).contents != found.contents:
         raise Refused(f"{install.package} was changed while its patched source was being proved. Run it again.")
     if not report.ok:
         if as_json:
-            console.print_json({**console.state_to_json(found, changed=()), "proof": report.to_json()})
+            document = console.state_to_json(found, catalog.selection(), changed=())
+            console.print_json({**document, "proof": report.to_json()})
         console.complain("The proof failed, so nothing was written.")
         raise SystemExit(1)
     return report.to_json()
 
 
 @main.command()
-@_patch_argument
+@_names_argument
 @click.option("--dry-run", is_flag=True, help="Print the unified diff and write nothing.")
 @_force_option
 @_lock_option
 @_install_options
-def revert(
-    patch_ids: tuple[str, ...],
-    dry_run: bool,
-    force: bool,
-    lock_timeout: float,
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
-) -> None:
-    """Put the originals back, byte for byte: of every patch that is applied, or of those named."""
+def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: float, target: Target) -> None:
+    """Restore the originals, byte for byte: of every patch that is applied, or of the groups and patches named."""
     from nfpatch.patching import operations
+    from nfpatch.patching.selection import choice_for_revert
 
-    catalog = load_catalog(patch_folders)
-    patches = catalog.select(patch_ids)
-    install = find_install(python, site_packages)
-    outcome = operations.revert(install, catalog, patches, force, dry_run, lock_timeout)
-    _print_outcome(outcome, patches or outcome.moved, "revert", dry_run, as_json)
+    catalog = target.catalog()
+    selection = catalog.selection(names)
+    install = target.install()
+    choice = choice_for_revert(survey(install, catalog), selection)
+    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout)
+    _print_outcome(outcome, selection, choice, "revert", dry_run, target.as_json)
 
 
 _nodes_options = _options(
@@ -322,7 +408,8 @@ def _check_report_files(*files: Optional[Path]) -> None:
 
 
 @main.command()
-@_patch_argument
+@_names_argument
+@_skip_option
 @click.option("--preview", is_flag=True, help="Prove the patched source without writing it.")
 @click.option(
     "--allow-modified", is_flag=True, help="With --preview: patch a file that is not the released one, as apply does."
@@ -358,31 +445,30 @@ def _check_report_files(*files: Optional[Path]) -> None:
 @_report_files
 @_install_options
 def verify(
-    patch_ids: tuple[str, ...],
+    names: tuple[str, ...],
+    skip: tuple[str, ...],
     preview: bool,
     allow_modified: bool,
     thorough: bool,
     devices: int,
     accelerator: str,
-    launchers: tuple[Launcher, ...],
+    launchers: tuple[Any, ...],
     timeout: float,
     junit_xml: Optional[Path],
     html: Optional[Path],
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
+    target: Target,
     **nodes_options: Any,
 ) -> None:
-    """Prove it by real fits: the original source fails under strict DDP, the installed source trains.
+    """Prove by real fits: the original source fails under strict DDP, the installed source trains.
 
-    Two processes train each model for a few steps with the interpreter that --python names (default: this one), on the
-    CPU with the gloo backend. NHITS, which never needed a patch, trains as the control.
+    Proved is what is applied (or with --preview would be), of the groups and patches named. Two processes train each
+    model for a few steps with the interpreter that --python names (default: this one), on the CPU with the gloo
+    backend. NHITS, which never needed a patch, trains as the control.
     """
     from nfpatch.proof import exports
     from nfpatch.proof import report as proof_report
     from nfpatch.proof.launch import Nodes
-    from nfpatch.proof.prove import agenda_for, run_agenda
+    from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda
 
     nodes = Nodes(**nodes_options)
     nodes.check(devices)
@@ -390,25 +476,21 @@ def verify(
         raise UsageError("Several nodes are started by torch's launcher: leave --launcher out, or --nnodes.")
     if accelerator == "gpu" and "spark" in launchers:
         raise UsageError("Spark is proved on the CPU only: leave --accelerator out, or --launcher spark.")
+    if allow_modified and not preview:
+        raise UsageError("--allow-modified is for a source that is computed: add --preview, or leave it out.")
     _check_report_files(junit_xml, html)
-    catalog = load_catalog(patch_folders)
-    patches = catalog.select(patch_ids)
-    install = find_install(python, site_packages)
-    agenda = agenda_for(
-        survey(install, catalog),
-        patches,
-        preview,
-        allow_modified,
-        thorough,
-        launchers=launchers or ("torchrun",),
-    )
+    catalog = target.catalog()
+    selection = catalog.selection(names, skip)
+    install = target.install()
+    request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
+    agenda = agenda_for(survey(install, catalog), request)
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)
     if junit_xml is not None:
         exports.write_junit_xml(junit_xml, install, report)
     if html is not None:
         exports.write_html(html, install, agenda, report)
-    if as_json:
+    if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
         proof_report.print_report(install, agenda, report)
@@ -425,10 +507,7 @@ def audit(
     models: tuple[str, ...],
     ddp: bool,
     timeout: float,
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
+    target: Target,
 ) -> None:
     """Find parameters that no gradient reaches: in every model of the install, or in those named.
 
@@ -439,11 +518,11 @@ def audit(
     from nfpatch.audit import report as audit_report
     from nfpatch.audit.run import agenda_for, run_audit
 
-    install = find_install(python, site_packages)
+    install = target.install()
     agenda = agenda_for(install, models)
     with audit_report.progress(agenda) as on_event:
         report = run_audit(agenda, install, ddp, timeout, on_event)
-    if as_json:
+    if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
         audit_report.print_report(install, report)
@@ -498,10 +577,7 @@ def rehearse(
     timeout: float,
     junit_xml: Optional[Path],
     html: Optional[Path],
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
+    target: Target,
 ) -> None:
     """Run your own training script on several CPU processes. It is run for real, and writes what it writes.
 
@@ -513,7 +589,7 @@ def rehearse(
     from nfpatch.rehearsal import report as rehearsal_report
 
     _check_report_files(junit_xml, html)
-    found = survey(find_install(python, site_packages), load_catalog(patch_folders))
+    found = target.survey()
     what = run.Script(script, arguments, is_module)
     with rehearsal_report.progress(what, devices) as on_event:
         report = run.rehearse(
@@ -531,7 +607,7 @@ def rehearse(
         exports.write_junit_xml(junit_xml, found.install, what, report)
     if html is not None:
         exports.write_html(html, found.install, what, report)
-    if as_json:
+    if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": found.install.to_json()})
     else:
         rehearsal_report.print_report(found.install, what, report)
@@ -552,10 +628,7 @@ def migrate(
     no_backup: bool,
     model: Optional[str],
     trust: bool,
-    python: Optional[Path],
-    site_packages: Optional[Path],
-    patch_folders: tuple[Path, ...],
-    as_json: bool,
+    target: Target,
 ) -> None:
     """Make saved models fit the installed source: after apply or revert, and after an upgrade.
 
@@ -565,10 +638,10 @@ def migrate(
     from nfpatch.checkpoint import migration
     from nfpatch.checkpoint.report import print_migrations
 
-    catalog = load_catalog(patch_folders)
-    install = find_install(python, site_packages)
+    catalog = target.catalog()
+    install = target.install()
     outcomes = migration.migrate(paths, install, catalog, model, trust, keep=not no_backup, dry_run=dry_run)
-    if as_json:
+    if target.as_json:
         console.print_json({"files": [outcome.to_json() for outcome in outcomes]})
     else:
         print_migrations(install, outcomes, dry_run)
@@ -579,22 +652,17 @@ def migrate(
 
 def _print_outcome(
     outcome: Outcome,
-    patches: Any,
+    selection: Selection,
+    choice: Choice,
     verb: str,
     dry_run: bool,
     as_json: bool,
     proof: Optional[dict[str, object]] = None,
 ) -> None:
     if as_json:
-        changed = [] if dry_run else [change.file for change in outcome.changes]
-        document = console.state_to_json(outcome.found, changed)
-        document["saved"] = [str(path) for path in outcome.saved]
-        if dry_run:
-            document["diff"] = "".join(console.diff_lines(outcome.changes))
-        if proof is not None:
-            document["proof"] = proof
-        console.print_json(document)
+        console.print_json(console.outcome_to_json(outcome, selection, choice, dry_run, proof))
     elif dry_run:
         console.print_diff(outcome.changes)
+        console.print_choice(outcome, selection, choice, err=True)
     else:
-        console.print_outcome(outcome, patches, verb)
+        console.print_outcome(outcome, selection, choice, verb)

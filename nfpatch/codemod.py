@@ -50,11 +50,13 @@ class Rewrite(NamedTuple):
     the changes call: each is imported from `RUNTIME_PACKAGE` by a line before the file's first import, which several
     patches share.
 
-    `reads` names the attributes that are gone afterwards, or not always there, with the condition under which they may
-    still be read: `{"static_encoder": "s_inp is not None"}`, or the empty text for never. Each must be assigned once. A
-    read counts anywhere in the module, be it a `getattr` with the name: NBEATSx of neuralforecast 1.1.0 has the same
-    lines as later releases, and its `forward` uses the layer. `ignores` names the parameters that a function must not
-    use. `absent` names statements that must not stand in a function or class, such as a method that a change adds.
+    `reads` names the attributes that are frozen afterwards, gone, or not always there, with the condition under which
+    they may still be read: `{"static_encoder": "s_inp is not None"}`, or the empty text for never. Each must be
+    assigned once. A read counts anywhere in the module, be it a `getattr` with the name: NBEATSx of neuralforecast
+    1.1.0 has the same lines as later releases, and its `forward` uses the layer. `X.requires_grad_(False)` is no read
+    of X; nor is one in a statement that a change quotes as an expectation, as the patch knows what becomes of its
+    result. `ignores` names the parameters that a function must not use. `absent` names statements that must not stand
+    in a function or class, such as a method that a change adds.
     """
 
     changes: tuple[Change, ...]

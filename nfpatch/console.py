@@ -1,4 +1,4 @@
-"""What nfpatch prints, but for the reports of `verify`, `audit` and `migrate`, which lie in their wings.
+"""What nfpatch prints, but for the reports of `verify`, `audit` and `migrate`, which are in their own packages.
 
 The answer goes to standard output, progress and complaints to standard error.
 """
@@ -6,22 +6,33 @@ The answer goes to standard output, progress and complaints to standard error.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Optional
 
 import click
 
+from nfpatch.catalog import DEFAULT_GROUPS, GROUPS
+
 if TYPE_CHECKING:  # what is not imported for a quick command need not be imported to print its answer
-    from nfpatch.catalog import Catalog, Patch
+    from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
     from nfpatch.patching.operations import Outcome
-    from nfpatch.patching.plan import FileChange
-    from nfpatch.patching.survey import Survey
+    from nfpatch.patching.plan import TreeChange
+    from nfpatch.patching.selection import Choice
+    from nfpatch.patching.survey import PatchStatus, Survey
+
+SCHEMA_VERSION = 1
+# Characters that a line must have left for a reason to stand in it.
+LEAST_ROOM = 16
 
 STATE_COLOURS = {
     "applied": "green",
     "applicable": "yellow",
     "not-needed": "bright_black",
+    "opt-in": "bright_black",
+    "outdated": "yellow",
     "modified": "red",
     "unknown-release": "red",
     "interrupted": "red",
@@ -31,46 +42,57 @@ STATE_COLOURS = {
 }
 
 
-def print_json(document: object) -> None:
-    """The one JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2))
+def print_json(document: Mapping[str, object]) -> None:
+    """The one JSON document on standard output, with the version of its form."""
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2))
 
 
-def print_catalog(catalog: Catalog) -> None:
-    """The answer of `list`."""
-    for number, patch in enumerate(catalog.patches):
-        if number:
+def print_catalog(catalog: Catalog, patches: Sequence[Patch]) -> None:
+    """The answer of `list`: these patches, by group."""
+    shown = {patch.id for patch in patches}
+    for group, members in catalog.groups.items():
+        own = [patch for patch in members if patch.id in shown]
+        if own:
+            _print_group(group)
+        for patch in own:
+            click.secho(f"\n  {patch.id}", bold=True)
+            _print_wrapped(patch.summary, "    ")
+            for label, value in (
+                ("model", patch.model),
+                ("file" if len(patch.files) == 1 else "files", ", ".join(patch.files)),
+                ("releases", releases_in_words(catalog, patch)),
+                ("upstream", patch.upstream),
+                *([("requires", ", ".join(patch.requires))] if patch.requires else []),
+                *(("symptom", words) for words in patch.symptoms),
+                *([("opt-in", "applied by this id only")] if patch.opt_in else []),
+            ):
+                click.echo(f"    {label:<9} {value}")
+        if own:
             click.echo()
-        click.secho(patch.id, bold=True)
-        click.echo(f"  {patch.summary}")
-        for label, value in (
-            ("model", patch.model),
-            ("file" if len(patch.files) == 1 else "files", ", ".join(patch.files)),
-            ("releases", releases_in_words(catalog, patch)),
-            ("upstream", patch.upstream),
-            *(("symptom", words) for words in patch.symptoms),
-            *([("applied", "by name only: it changes what one process does")] if patch.opt_in else []),
-        ):
-            click.echo(f"  {label:<9} {value}")
 
 
-def catalog_to_json(catalog: Catalog) -> object:
+def catalog_to_json(catalog: Catalog, patches: Sequence[Patch]) -> dict[str, object]:
     """The JSON document of `list`."""
     return {
+        "groups": [
+            {"name": group, "purpose": GROUPS.get(group, ""), "default": group in DEFAULT_GROUPS}
+            for group in catalog.groups
+        ],
         "patches": [
             {
                 "id": patch.id,
+                "group": patch.group,
                 "summary": patch.summary,
                 "model": patch.model,
-                "file": patch.files[0],
                 "files": patch.files,
                 "releases": affected_releases(catalog, patch),
                 "upstream": patch.upstream,
                 "symptoms": patch.symptoms,
+                "requires": patch.requires,
                 "opt_in": patch.opt_in,
             }
-            for patch in catalog.patches
-        ]
+            for patch in patches
+        ],
     }
 
 
@@ -87,75 +109,138 @@ def releases_in_words(catalog: Catalog, patch: Patch) -> str:
     return ", ".join(first if first == last else f"{first} - {last}" for first, last in spans) or "none known"
 
 
-def state_to_json(found: Survey, changed: Sequence[str]) -> dict[str, object]:
-    """The JSON document of `status`, `apply` and `revert`."""
+def state_to_json(found: Survey, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
+    """The JSON document of `status`, and what those of `apply` and `revert` begin with."""
     return {
         "neuralforecast": found.install.to_json(),
-        "patches": [status.to_json() for status in found.statuses],
+        "patches": [found.status_of(patch).to_json() for patch in selection.patches],
+        "skipped": _reasons_to_json(selection.skipped),
         "changed": list(changed),
     }
 
 
-def print_status(found: Survey) -> None:
-    """The answer of `status`."""
+def outcome_to_json(
+    outcome: Outcome, selection: Selection, choice: Choice, dry_run: bool, proof: Optional[dict[str, object]]
+) -> dict[str, object]:
+    """The JSON document of `apply` and `revert`: the state of every patch, and what changed."""
+    changed = () if dry_run else outcome.changed
+    everything = outcome.found.catalog.selection()._replace(skipped=selection.skipped)
+    document = {
+        **state_to_json(outcome.found, everything, changed),
+        "brought_along": _reasons_to_json(choice.brought_along),
+        "renewed": list(_renewed(outcome, choice)),
+        "saved": [str(path) for path in outcome.saved],
+    }
+    if dry_run:
+        document["diff"] = "".join(diff_lines(outcome.changes))
+    if proof is not None:
+        document["proof"] = proof
+    return document
+
+
+def _reasons_to_json(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"id": patch_id, "reason": reason} for patch_id, reason in reasons.items()]
+
+
+def print_status(found: Survey, selection: Selection, show_all: bool) -> None:
+    """The answer of `status`: by group what it is for and the state of its patches, and what to do."""
+    from nfpatch.patching.selection import unmet
+
     print_install(found.install)
-    _print_states(found, found.catalog.patches)
-    states = [status.state for status in found.statuses]
+    statuses = [found.status_of(patch) for patch in selection.patches]
+    _print_states(found.catalog, statuses, selection.ids, show_all)
+    _print_reasons("skipped", selection.skipped)
     if found.ledger_problem is not None:
         complain(found.ledger_problem)
+    states = [status.state for status in unmet(found, selection)]
     if "interrupted" in states:
-        say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` heals it.")
-    elif "applicable" in states:
+        say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` completes it.")
+    if "outdated" in states:
+        renewable = count(states.count("outdated"), "patch was", "patches were")
+        say(f"{renewable} applied by another version of nfpatch. `nfpatch apply` renews them.")
+    if "applicable" in states:
         say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
-    elif "modified" in states or "unknown-release" in states:
-        say("nfpatch cannot tell by itself whether this install is healthy. Try `nfpatch apply --dry-run`.")
-    else:
-        applied = states.count("applied")
-        say("Healed: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
+    if "modified" in states or "unknown-release" in states:
+        say("nfpatch cannot tell by itself whether this install is sound. Try `nfpatch apply --dry-run`.")
+    if not states:
+        applied = any(status.state == "applied" for status in statuses)
+        say("Patched: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
 
 
-def print_outcome(outcome: Outcome, patches: Sequence[Patch], verb: str) -> None:
+def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: str) -> None:
     """The answer of `apply` and `revert`: the state of the patches in question, and what changed."""
     print_install(outcome.found.install)
-    _print_states(outcome.found, patches)
+    patches = choice.patches or outcome.moved
+    _print_states(outcome.found.catalog, [outcome.found.status_of(patch) for patch in patches], selection.ids)
+    print_choice(outcome, selection, choice)
     if outcome.recovered:
-        say("The work that a killed run left half done was brought to its end first.")
+        say("What a killed run had left half done was completed first.")
     if not outcome.changes:
         say(f"Nothing to {verb}.")
         return
     for change in outcome.changes:
-        click.echo(f"  changed  {outcome.found.install.file(change.file)}")
+        if change.now != change.then:
+            what = "added" if change.now is None else "removed" if change.then is None else "changed"
+            click.echo(f"  {what:<7}  {outcome.found.install.file(change.file)}")
     for saved in outcome.saved:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
-        patched = count(len(outcome.changes), "file", "files")
-        say(f"{patched} patched. `nfpatch verify` proves it, `nfpatch revert` takes it back.")
+        say(f"{_changed_in_words(outcome)}. `nfpatch verify` proves it, `nfpatch revert` restores the originals.")
     else:
-        say(f"{count(len(outcome.changes), 'file', 'files')} restored.")
+        say(f"{_changed_in_words(outcome, 'restored')}.")
     # Models that were saved before have other parameters than their class has now.
     models = sorted({patch.model for patch in outcome.moved if patch.removes_parameters})
     if models:
         say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 
 
-def print_diff(changes: Iterable[FileChange]) -> None:
-    """The changes as a unified diff that `patch -p1` takes."""
+def _changed_in_words(outcome: Outcome, verb: str = "changed") -> str:
+    """How many files were changed, added and removed."""
+    changes = [change for change in outcome.changes if change.now != change.then]
+    added, removed = sum(change.now is None for change in changes), sum(change.then is None for change in changes)
+    parts = {verb: len(changes) - added - removed, "added": added, "removed": removed}
+    words = [f"{count(number, 'file', 'files')} {how}" for how, number in parts.items() if number or how == verb]
+    return ", ".join(words)
+
+
+def _renewed(outcome: Outcome, choice: Choice) -> tuple[str, ...]:
+    """The patches that were applied by another version of nfpatch and are written again, or would be."""
+    return outcome.found.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
+
+
+def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bool = False) -> None:
+    """A line for each patch that is in question though it was not named, that is renewed, or that is left out."""
+    renewed = dict.fromkeys(_renewed(outcome, choice), "another version of nfpatch had applied it")
+    _print_reasons("brought along", choice.brought_along, err)
+    _print_reasons("renewed", renewed, err)
+    _print_reasons("skipped", selection.skipped, err)
+
+
+def _print_reasons(what: str, reasons: Mapping[str, str], err: bool = False) -> None:
+    for patch_id, reason in reasons.items():
+        _print_wrapped(f"{what}: {patch_id} ({reason})", "  ", err)
+
+
+def print_diff(changes: Iterable[TreeChange]) -> None:
+    """The changes as a unified diff that `patch -p1` takes, which adds and removes files as well."""
     for line in diff_lines(changes):
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         click.secho(line, fg=colour, nl=False)
 
 
-def diff_lines(changes: Iterable[FileChange]) -> list[str]:
+def diff_lines(changes: Iterable[TreeChange]) -> list[str]:
     """The lines of the unified diff, each with its ending."""
-    return [line for change in changes for line in unified_diff(change.file, change.now or b"", change.then)]
+    return [line for change in changes for line in unified_diff(change.file, change.now, change.then)]
 
 
-def unified_diff(file: str, before: bytes, after: bytes) -> list[str]:
-    """The lines of the unified diff of one file, each with its ending."""
+def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> list[str]:
+    """The lines of the unified diff of one file, each with its ending; None where there is no such file."""
     import difflib
 
-    old, new = (text.decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
-    lines = difflib.unified_diff(old, new, f"a/{file}", f"b/{file}")
+    old, new = ((text or b"").decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
+    old_name = "/dev/null" if before is None else f"a/{file}"
+    new_name = "/dev/null" if after is None else f"b/{file}"
+    lines = difflib.unified_diff(old, new, old_name, new_name)
     return [line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n" for line in lines]
 
 
@@ -177,13 +262,68 @@ def print_install(install: Install) -> None:
     click.echo(f"neuralforecast {install.version} in {install.site_packages}{kind}")
 
 
-def _print_states(found: Survey, patches: Sequence[Patch]) -> None:
-    statuses = [found.status_of(patch) for patch in patches]
+def _print_states(
+    catalog: Catalog, statuses: Sequence[PatchStatus], named: Iterable[str] = (), show_all: bool = False
+) -> None:
+    """The states by group. What is not needed is counted, unless it was `named` or all is to be shown."""
     id_width = max((len(status.patch.id) for status in statuses), default=0)
     state_width = max((len(status.state) for status in statuses), default=0)
-    for status in statuses:
-        state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])
-        click.echo(f"  {status.patch.id.ljust(id_width)}  {state}  {status.reason}")
+    for group in catalog.groups:
+        own = [status for status in statuses if status.patch.group == group]
+        shown = [s for s in own if show_all or s.state != "not-needed" or s.patch.id in named]
+        if own:
+            _print_group(group)
+        for status in shown:
+            _print_state(status, id_width, state_width)
+        if len(shown) < len(own):
+            say(f"  {len(own) - len(shown)} not needed")
+
+
+def _print_group(group: str) -> None:
+    """The heading of a group, with what it is for."""
+    how = "" if group in DEFAULT_GROUPS else f" (applied by name: `nfpatch apply {group}`)"
+    purpose = f": {GROUPS[group]}" if group in GROUPS else ""
+    first, *rest = textwrap.wrap(f"{group}{purpose}{how}", _width(), subsequent_indent="  ")
+    click.echo(click.style(group, bold=True) + first[len(group) :])
+    for line in rest:
+        click.echo(line)
+
+
+def _print_state(status: PatchStatus, id_width: int, state_width: int) -> None:
+    """One patch: what is as it should be in one line, cut at the end of the terminal; a reason to act in full."""
+    margin = " " * (2 + id_width + 2 + state_width + 2)
+    is_narrow = _width() - len(margin) < LEAST_ROOM
+    if is_narrow:
+        margin = " " * 4
+    room = max(_width() - len(margin), LEAST_ROOM)
+    if status.state in ("applied", "applicable", "opt-in"):
+        lines = [textwrap.shorten(status.reason, room, placeholder=" ...")]
+    else:
+        lines = textwrap.wrap(status.reason, room, break_on_hyphens=False)
+    state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])
+    beside = "" if is_narrow else f"  {lines.pop(0)}"
+    click.echo(f"  {status.patch.id.ljust(id_width)}  {state}{beside}")
+    for line in lines:
+        click.echo(margin + line)
+
+
+def _print_wrapped(text: str, indent: str, err: bool = False) -> None:
+    """A text in as many lines as it takes, the first after `indent`, the others somewhat further in."""
+    lines = textwrap.wrap(
+        text,
+        _width(),
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        click.echo(line, err=err)
+
+
+def _width() -> int:
+    """How many characters a line has room for: those of the terminal, 80 where there is none."""
+    return shutil.get_terminal_size().columns
 
 
 def say(sentence: str) -> None:

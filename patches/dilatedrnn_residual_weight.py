@@ -4,7 +4,7 @@
 any case. With `cell_type="ResLSTM"` the input of every cell but the first is the hidden state of another, so that their
 `weight_ir` never gets a gradient, and strict DDP refuses the model.
 
-This patch builds the weight under the condition under which it is used. Upstream has the bug up to 3.3.0.
+This patch freezes the weight where it is not used. Upstream has the bug up to 3.3.0.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -13,6 +13,10 @@ from nfpatch.codemod import Change, Rewrite
 FILE = "neuralforecast/models/dilated_rnn.py"
 
 BUILD = "self.weight_ir = nn.Parameter(torch.randn(hidden_size, input_size))"
+FREEZE = """
+if input_size == hidden_size:
+    self.weight_ir.requires_grad_(False)
+"""
 TINY = {"cell_type": "ResLSTM", "encoder_hidden_size": 8, "decoder_hidden_size": 8}
 
 ALL = ("static", "historic", "future")
@@ -26,14 +30,13 @@ patch = Patch(
     variants={
         ">=1.0": {
             FILE: Rewrite(
-                changes=(Change("ResLSTMCell.__init__", BUILD, f"if input_size != hidden_size:\n    {BUILD}"),),
+                changes=(Change("ResLSTMCell.__init__", old=BUILD, new=BUILD + FREEZE),),
                 reads={"weight_ir": "not self.input_size == self.hidden_size"},
             )
         },
     },
     unaffected={"<1.0": "releases before 1.0 have another layout and no DilatedRNN"},
     unused_parameters=("rnn_stack.*.cells.*.cell.weight_ir",),
-    removes_parameters=True,
     cases=(
         Case("DilatedRNN", "ResLSTM", options=TINY, releases=">=1.1"),
         Case("DilatedRNN", "ResLSTM, default sizes", options={"cell_type": "ResLSTM"}, releases="==1.0.*"),

@@ -1,9 +1,9 @@
-"""Multivariate models are given a share of the series.
+"""On several devices, multivariate models are given only some of the series.
 
-Lightning deals the series out to the devices, but a multivariate model wants all of them in every batch: "The size of
-tensor a (2) must match the size of tensor b (4)". SOFTS, whose layers do not know how many series there are, trains
-with half of them and says nothing. So every device gets all series, in one order, and a share of the windows, as
-upstream does since 3.2.0 (pull request 1557), but for the order: there each device shuffles the series for itself.
+Lightning shards the series, but a multivariate model needs all of them in every batch: "The size of tensor a (2) must
+match the size of tensor b (4)". SOFTS, whose layers do not depend on the number of series, trains with half of them
+without an error. With the patch every device has all series, in one order, and its own windows. Upstream does the same
+since 3.2.0 (pull request 1557), but for the order: there each device shuffles the series for itself.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -13,269 +13,48 @@ DATASET = "neuralforecast/tsdataset.py"
 MODEL = "neuralforecast/common/_base_model.py"
 MULTIVARIATE = "neuralforecast/common/_base_multivariate.py"
 
-# BaseMultivariate._create_windows, from 1.5.0 to 2.0.1
-CREATE_WINDOWS = """
-if step == "train":
-    if self.val_size + self.test_size > 0:
-        cutoff = -self.val_size - self.test_size
-        temporal = temporal[:, :, :cutoff]
-    temporal = self.padder(temporal)
-    windows = temporal.unfold(
-        dimension=-1, size=window_size, step=self.step_size
-    )
-    available_idx = temporal_cols.get_loc("available_mask")
-    sample_condition = windows[:, available_idx, :, -self.h :]
-    sample_condition = torch.sum(sample_condition, axis=2)
-    sample_condition = torch.sum(
-        sample_condition, axis=0
-    )
-    available_condition = windows[:, available_idx, :, : -self.h]
-    available_condition = torch.sum(
-        available_condition, axis=2
-    )
-    available_condition = torch.sum(
-        available_condition, axis=0
-    )
-    final_condition = (sample_condition > 0) & (
-        available_condition > 0
-    )
-    windows = windows[:, :, final_condition, :]
-    static = batch.get("static", None)
-    static_cols = batch.get("static_cols", None)
-    if final_condition.sum() == 0:
-        raise Exception("No windows available for training")
-    n_windows = N_WINDOWS
-    if self.batch_size is not None:
-        DRAW
-        windows = windows[:, :, w_idxs, :]
-    windows = windows.permute(2, 1, 3, 0)
-    windows_batch = dict(
-        temporal=windows,
-        temporal_cols=temporal_cols,
-        static=static,
-        static_cols=static_cols,
-    )
-    return windows_batch
-elif step in ["predict", "val"]:
-    if step == "predict":
-        predict_step_size = self.predict_step_size
-        cutoff = -self.input_size - self.test_size
-        temporal = batch["temporal"][:, :, cutoff:]
-    elif step == "val":
-        predict_step_size = self.step_size
-        cutoff = -self.input_size - self.val_size - self.test_size
-        if self.test_size > 0:
-            temporal = batch["temporal"][:, :, cutoff : -self.test_size]
-        else:
-            temporal = batch["temporal"][:, :, cutoff:]
-    if (
-        (step == "predict")
-        and (self.test_size == 0)
-        and (len(self.futr_exog_list) == 0)
-    ):
-        temporal = self.padder(temporal)
-    windows = temporal.unfold(
-        dimension=-1, size=window_size, step=predict_step_size
-    )
-    windows = windows.permute(2, 1, 3, 0)
-    static = batch.get("static", None)
-    static_cols = batch.get("static_cols", None)
-    windows_batch = dict(
-        temporal=windows,
-        temporal_cols=temporal_cols,
-        static=static,
-        static_cols=static_cols,
-    )
-    return windows_batch
-else:
-    raise ValueError(f"Unknown step {step}")
-"""
-
-DRAW_ALONE = """
-        w_idxs = np.random.choice(
-            n_windows,
-            size=self.batch_size,
-            replace=(n_windows < self.batch_size),
-        )
-"""
-
-# The devices' random states are alike, so that they draw the same windows
-DRAW_TOGETHER = """
-        # The devices draw the same windows: a batch for each of them, of which each takes its own
-        n_devices = 1 if self._trainer is None else self._trainer.world_size
-        n_drawn = self.batch_size * n_devices
-        w_idxs = np.random.choice(n_windows, size=n_drawn, replace=(n_windows < n_drawn))
-        w_idxs = w_idxs[self.global_rank :: n_devices]
-"""
-
-# BaseModel._create_windows of 3.0.0
-CREATE_WINDOWS_3_0_0 = """
-if step == "train":
-    if self.val_size + self.test_size > 0:
-        cutoff = -self.val_size - self.test_size
-        temporal = temporal[:, :, :cutoff]
-    temporal = self.padder_train(temporal)
-    if temporal.shape[-1] < window_size:
-        raise Exception(
-            "Time series is too short for training, consider setting a smaller input size "
-            "or set start_padding_enabled=True"
-        )
-    windows = temporal.unfold(
-        dimension=-1, size=window_size, step=self.step_size
-    )
-    if self.MULTIVARIATE:
-        windows = windows.permute(2, 3, 1, 0)
-    else:
-        windows_per_serie = windows.shape[2]
-        windows = windows.permute(0, 2, 3, 1)
-        windows = windows.flatten(0, 1)
-        windows = windows.unsqueeze(-1)
-    available_idx = temporal_cols.get_loc("available_mask")
-    available_condition = windows[:, : self.input_size, available_idx]
-    available_condition = torch.sum(
-        available_condition, axis=(1, -1)
-    )
-    final_condition = available_condition > 0
-    if self.h > 0:
-        sample_condition = windows[:, self.input_size :, available_idx]
-        sample_condition = torch.sum(
-            sample_condition, axis=(1, -1)
-        )
-        final_condition = (sample_condition > 0) & (available_condition > 0)
-    WINDOWS
-    static = batch.get("static", None)
-    static_cols = batch.get("static_cols", None)
-    if static is not None and not self.MULTIVARIATE:
-        static = torch.repeat_interleave(
-            static, repeats=windows_per_serie, dim=0
-        )
-        static = static[final_condition]
-    if final_condition.sum() == 0:
-        raise Exception("No windows available for training")
-    if self.windows_batch_size is not None:
-        n_windows = windows.shape[0]
-        w_idxs = np.random.choice(
-            n_windows,
-            size=self.windows_batch_size,
-            replace=(n_windows < self.windows_batch_size),
-        )
-        windows = windows[w_idxs]
-        if static is not None and not self.MULTIVARIATE:
-            static = static[w_idxs]
-    windows_batch = dict(
-        temporal=windows,
-        temporal_cols=temporal_cols,
-        static=static,
-        static_cols=static_cols,
-    )
-    return windows_batch
-elif step in ["predict", "val"]:
-    if step == "predict":
-        initial_input = temporal.shape[-1] - self.test_size
-        if (
-            initial_input <= self.input_size
-        ):
-            temporal = F.pad(
-                temporal,
-                pad=(self.input_size - initial_input, 0),
-                mode="constant",
-                value=0.0,
-            )
-        predict_step_size = self.predict_step_size
-        cutoff = -self.input_size - self.test_size
-        temporal = temporal[:, :, cutoff:]
-    elif step == "val":
-        predict_step_size = self.step_size
-        cutoff = -self.input_size - self.val_size - self.test_size
-        if self.test_size > 0:
-            temporal = batch["temporal"][:, :, cutoff : -self.test_size]
-        else:
-            temporal = batch["temporal"][:, :, cutoff:]
-        if temporal.shape[-1] < window_size:
-            initial_input = temporal.shape[-1] - self.val_size
-            temporal = F.pad(
-                temporal,
-                pad=(self.input_size - initial_input, 0),
-                mode="constant",
-                value=0.0,
-            )
-    if (
-        (step == "predict")
-        and (self.test_size == 0)
-        and (len(self.futr_exog_list) == 0)
-    ):
-        temporal = F.pad(temporal, pad=(0, self.h), mode="constant", value=0.0)
-    windows = temporal.unfold(
-        dimension=-1, size=window_size, step=predict_step_size
-    )
-    static = batch.get("static", None)
-    static_cols = batch.get("static_cols", None)
-    if self.MULTIVARIATE:
-        windows = windows.permute(2, 3, 1, 0)
-    else:
-        windows_per_serie = windows.shape[2]
-        windows = windows.permute(0, 2, 3, 1)
-        windows = windows.flatten(0, 1)
-        windows = windows.unsqueeze(-1)
-        if static is not None:
-            static = torch.repeat_interleave(
-                static, repeats=windows_per_serie, dim=0
-            )
-    if w_idxs is not None:
-        windows = windows[w_idxs]
-        if static is not None and not self.MULTIVARIATE:
-            static = static[w_idxs]
-    windows_batch = dict(
-        temporal=windows,
-        temporal_cols=temporal_cols,
-        static=static,
-        static_cols=static_cols,
-    )
-    return windows_batch
-else:
-    raise ValueError(f"Unknown step {step}")
-"""
-
-
-def windows_drawn_together(n_windows: str) -> Change:
-    """Each device its own windows, in the base class of its own that multivariate models had up to 2.0.1."""
-    text = CREATE_WINDOWS.replace("N_WINDOWS", n_windows)
-    return Change(
-        where="BaseMultivariate._create_windows",
-        old=text.replace("        DRAW\n", DRAW_ALONE.lstrip("\n")),
-        new=text.replace("        DRAW\n", DRAW_TOGETHER.lstrip("\n")),
-    )
-
-
-def not_dealt_out(where: str, beside: str, condition: str = "") -> Change:
-    """Lightning leaves the series alone, unless the user says otherwise."""
-    setting = 'self.trainer_kwargs.setdefault("use_distributed_sampler", False)'
-    comment = "# Every device needs all series: the windows are dealt out instead"
-    lines = [beside, comment, *([condition, "    " + setting] if condition else [setting])]
-    return Change(where=where, old=beside, new="\n".join(lines))
-
-
 KEYWORDS = "self.trainer_kwargs = trainer_kwargs"
+UNSHARDED = 'self.trainer_kwargs.setdefault("use_distributed_sampler", False)'
+COMMENT = "# Every device needs all series; the windows are sharded instead"
 
-SHARD_WINDOWS = Change(
-    where="BaseModel",
-    old="def _inv_normalization(self, y_hat, y_idx): ...",
-    new='''
-def _inv_normalization(self, y_hat, y_idx): ...
 
-def _shard_multivariate_windows(self, windows):
-    """Every device has all series of a multivariate model, and its own share of the windows."""
-    if not self.MULTIVARIATE or self._trainer is None:
-        return windows
-    n_devices = self._trainer.world_size
-    # Fewer windows than devices are not dealt out: no device may be left without any
-    if len(windows) < n_devices:
-        return windows
-    return windows[self.global_rank :: n_devices]
-''',
+def base_multivariate(n_windows: str, anchor: str = KEYWORDS) -> Rewrite:
+    """All series on each device, and windows of its own, in the base class that multivariate models had up to 2.0.1."""
+    create_windows, is_train = "BaseMultivariate._create_windows", 'if step == "train":'
+    old = """
+w_idxs = np.random.choice(
+    n_windows,
+    size=self.batch_size,
+    replace=(n_windows < self.batch_size),
 )
+windows = windows[:, :, w_idxs, :]
+"""
+    new = """
+w_idxs = sampling.draw_windows_of_all_series(self, n_windows)
+windows = windows[:, :, w_idxs, :]
+"""
+    return Rewrite(
+        (
+            Change("BaseMultivariate.__init__", anchor, f"{anchor}\n{COMMENT}\n{UNSHARDED}"),
+            Change(create_windows, f"n_windows = {n_windows}", inside=(is_train,)),
+            Change(create_windows, old, new, inside=(is_train, "if self.batch_size is not None:")),
+        ),
+        imports=("sampling",),
+    )
 
-MODEL_INIT = not_dealt_out("BaseModel.__init__", KEYWORDS, "if self.MULTIVARIATE:")
+
+def base_model(*sharded: Change) -> Rewrite:
+    """All series on each device, and a share of the windows, in the one base class from 3.0.0 to 3.1.9."""
+    unsharded = f"{KEYWORDS}\n{COMMENT}\nif self.MULTIVARIATE:\n    {UNSHARDED}"
+    return Rewrite(
+        (Change("BaseModel.__init__", KEYWORDS, unsharded), *sharded),
+        imports=("sampling",),
+        absent={"BaseModel": ("def _shard_multivariate_windows(self, final_condition): ...",)},
+    )
+
+
+CREATED = 'windows_temporal, static, static_cols = self._create_windows(batch, step="train")'
+SELECTED, COUNTED = "windows = windows[final_condition]", "n_windows = len(final_condition)"
 
 ONE_ORDER = Rewrite(
     (
@@ -291,18 +70,7 @@ loader = TimeSeriesLoader(
 )
 """,
             new="""
-sampler = None
-if self.trainer is not None and self.trainer.world_size > 1:
-    model = self.trainer.lightning_module
-    if model.MULTIVARIATE:
-        # Every device has all series, in an order that does not hang on its random state
-        sampler = torch.utils.data.DistributedSampler(
-            self.dataset,
-            num_replicas=1,
-            rank=0,
-            shuffle=self.shuffle_train,
-            seed=model.random_seed,
-        )
+sampler = sampling.train_sampler(self)
 loader = TimeSeriesLoader(
     self.dataset,
     batch_size=self.batch_size,
@@ -313,21 +81,13 @@ loader = TimeSeriesLoader(
 )
 """,
         ),
-    )
+    ),
+    imports=("sampling",),
 )
-
-
-def windows_sharded(beside: str, name: str, is_before: bool = False) -> Change:
-    """Each device its own windows, in the training step."""
-    own = f"{name} = self._shard_multivariate_windows({name})"
-    return Change(
-        where="BaseModel.training_step", old=beside, new=f"{own}\n{beside}" if is_before else f"{beside}\n{own}"
-    )
-
 
 patch = Patch(
     id="multivariate-all-series",
-    summary="multivariate models are given a share of the series on several devices, or each in another order",
+    summary="on several devices, multivariate models are given only some of the series, or each in another order",
     symptoms=(
         "The size of tensor a (2) must match the size of tensor b",
         "mat1 and mat2 shapes cannot be multiplied",
@@ -336,72 +96,42 @@ patch = Patch(
     model="any",
     upstream="the order is not fixed yet: docs/upstream/multivariate-all-series.md",
     variants={
-        ">=1.5,<1.7": {
-            MULTIVARIATE: Rewrite(
-                (
-                    not_dealt_out("BaseMultivariate.__init__", KEYWORDS),
-                    windows_drawn_together("len(windows)"),
-                )
-            )
-        },
-        "==1.7.0": {
-            MULTIVARIATE: Rewrite(
-                (
-                    not_dealt_out("BaseMultivariate.__init__", KEYWORDS),
-                    windows_drawn_together("windows.shape[2]"),
-                )
-            )
-        },
-        ">=1.7.1,<3": {
-            MULTIVARIATE: Rewrite(
-                (
-                    not_dealt_out("BaseMultivariate.__init__", "self.n_series = n_series"),
-                    windows_drawn_together("windows.shape[2]"),
-                )
-            )
-        },
+        ">=1.5,<1.7": {MULTIVARIATE: base_multivariate("len(windows)")},
+        "==1.7.0": {MULTIVARIATE: base_multivariate("windows.shape[2]")},
+        # from here on the base class of all models sets `trainer_kwargs`
+        ">=1.7.1,<3": {MULTIVARIATE: base_multivariate("windows.shape[2]", anchor="self.n_series = n_series")},
         "==3.0.0": {
-            MODEL: Rewrite(
-                (
-                    MODEL_INIT,
-                    SHARD_WINDOWS,
-                    Change(
-                        where="BaseModel._create_windows",
-                        old=CREATE_WINDOWS_3_0_0.replace("WINDOWS", "windows = windows[final_condition]"),
-                        new=CREATE_WINDOWS_3_0_0.replace(
-                            "    WINDOWS",
-                            "    windows = windows[final_condition]\n"
-                            "    windows = self._shard_multivariate_windows(windows)",
-                        ),
-                    ),
-                )
+            MODEL: base_model(
+                Change(
+                    "BaseModel._create_windows",
+                    old=SELECTED,
+                    new=f"{SELECTED}\nwindows = sampling.shard_windows(self, windows)",
+                    inside=('if step == "train":',),
+                ),
             ),
             DATASET: ONE_ORDER,
         },
         ">=3.0.1,<3.1.4": {
-            MODEL: Rewrite(
-                (
-                    MODEL_INIT,
-                    SHARD_WINDOWS,
-                    windows_sharded(
-                        'windows_temporal, static, static_cols = self._create_windows(batch, step="train")',
-                        "windows_temporal",
-                    ),
-                )
+            MODEL: base_model(
+                Change(
+                    "BaseModel.training_step",
+                    old=CREATED,
+                    new=f"{CREATED}\nwindows_temporal = sampling.shard_windows(self, windows_temporal)",
+                ),
             ),
             DATASET: ONE_ORDER,
         },
         ">=3.1.4,<3.2": {
-            MODEL: Rewrite(
-                (
-                    MODEL_INIT,
-                    SHARD_WINDOWS,
-                    windows_sharded("n_windows = len(final_condition)", "final_condition", is_before=True),
-                )
+            MODEL: base_model(
+                Change(
+                    "BaseModel.training_step",
+                    old=COUNTED,
+                    new=f"final_condition = sampling.shard_windows(self, final_condition)\n{COUNTED}",
+                ),
             ),
             DATASET: ONE_ORDER,
         },
-        # 3.2.0 deals the windows out, and still shuffles the series on each device for itself
+        # 3.2.0 shards the windows, and still shuffles the series on each device for itself
         ">=3.2": {DATASET: ONE_ORDER},
     },
     unaffected={"<1.5": "this release has no multivariate models"},
@@ -409,7 +139,7 @@ patch = Patch(
         # before 1.7 there is StemGNN alone, which DDP refuses for another reason: its forecasts are no proof of this
         Case("TSMixer", "predict", options={"ff_dim": 8}, stage="predict", releases="==1.7.0"),
         Case("MLPMultivariate", "predict", options={"hidden_size": 8}, stage="predict", releases=">=1.7.1,<3.2"),
-        # of the order tells each rank by itself, which the other launchers leave one of
+        # the orders of two ranks are compared; the other launchers leave the result of one rank
         Case(
             "MLPMultivariate",
             "order of series",

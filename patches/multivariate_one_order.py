@@ -1,26 +1,34 @@
 """In one process, too, multivariate models see the series in a new order at every epoch.
 
-Their layers have weights for each series, by its place, and at a forecast the series stand in the order of the data; so
-what has been learned for one series is used for another. Upstream put that right in 1.7.0 (pull request 907) and lost
-it in 3.0.0 (pull request 1023). The remedy makes one process learn otherwise, so it is applied by name only. What
-several devices get without it, see `multivariate-all-series`: all of them one and the same order.
+Their layers have weights for each series, by its place, and for a forecast the series stand in the order of the data;
+so what has been learned for one series is used for another. Upstream fixed that in 1.7.0 (pull request 907) and lost
+the fix in 3.0.0 (pull request 1023). With this patch one process learns something else, so it is opt-in. Without it,
+`multivariate-all-series` gives several devices one and the same order.
 """
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
-LOADER = """
+INTERVAL = 'self.trainer_kwargs["val_check_interval"] = '
+
+
+def load(shuffle: str) -> str:
+    """The loader of the training up to 1.6.4."""
+    return f"""
 loader = TimeSeriesLoader(
     self.dataset,
     batch_size=self.batch_size,
     num_workers=self.num_workers,
-    shuffle=True,
+    shuffle={shuffle},
     drop_last=self.drop_last,
 )
 """
-INTERVAL = 'self.trainer_kwargs["val_check_interval"] = int(val_check_interval)'
-FIT = """
+
+
+def fit(*more: str) -> str:
+    """The last statement of `fit` from 3.0.0 on, with further arguments."""
+    return f"""
 return self._fit(
     dataset=dataset,
     batch_size=self.batch_size,
@@ -29,24 +37,22 @@ return self._fit(
     test_size=test_size,
     random_seed=random_seed,
     distributed_config=distributed_config,
+    {" ".join(more)}
 )
 """
-TRAINS_IN_ORDER = FIT.replace(
-    "    distributed_config", "    shuffle_train=not self.MULTIVARIATE,\n    distributed_config"
-)
 
 
 def unshuffled(interval: str) -> dict[str, Rewrite]:
     """The series in the order of the data, where the loader has no option for that."""
-    shuffle = LOADER.replace("shuffle=True", 'shuffle=getattr(self, "shuffle_train", True)')
+    loader = Change("TimeSeriesDataModule.train_dataloader", load("True"), load('getattr(self, "shuffle_train", True)'))
+    training = Change("BaseMultivariate.fit", interval, f"{interval}\ndatamodule.shuffle_train = False")
     return {
-        "neuralforecast/tsdataset.py": Rewrite((Change("TimeSeriesDataModule.train_dataloader", LOADER, shuffle),)),
-        f"{COMMON}_base_multivariate.py": Rewrite(
-            (Change("BaseMultivariate.fit", old=interval, new=f"{interval}\ndatamodule.shuffle_train = False"),)
-        ),
+        "neuralforecast/tsdataset.py": Rewrite((loader,)),
+        f"{COMMON}_base_multivariate.py": Rewrite((training,)),
     }
 
 
+IN_ORDER = Change("BaseModel.fit", fit(), fit("shuffle_train=not self.MULTIVARIATE,"))
 MLP = Case("MLPMultivariate", "order of series", options={"hidden_size": 8}, stage="one-order")
 
 patch = Patch(
@@ -57,9 +63,9 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/multivariate-one-order.md",
     opt_in=True,
     variants={
-        "==1.5.0": unshuffled(INTERVAL.replace("int(val_check_interval)", "val_check_interval")),
-        ">=1.6,<1.7": unshuffled(INTERVAL),
-        ">=3": {f"{COMMON}_base_model.py": Rewrite((Change("BaseModel.fit", old=FIT, new=TRAINS_IN_ORDER),))},
+        "==1.5.0": unshuffled(f"{INTERVAL}val_check_interval"),
+        ">=1.6,<1.7": unshuffled(f"{INTERVAL}int(val_check_interval)"),
+        ">=3": {f"{COMMON}_base_model.py": Rewrite((IN_ORDER,))},
     },
     unaffected={
         "<1.5": "this release has no multivariate models",

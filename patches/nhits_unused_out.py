@@ -2,7 +2,7 @@
 
 With a loss of several outputs (`MQLoss`, ...) the constructor builds `self.out`, a linear layer through which 1.0.0
 mapped its forecast. 1.1.0 does no more, so its weight and bias never get a gradient and strict DDP refuses the model.
-It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0.
+It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0. This patch freezes it.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -10,6 +10,7 @@ from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/models/nhits.py"
 
+BUILD = "self.out = nn.Linear(in_features=h, out_features=h * self.loss.outputsize_multiplier)"
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 
 patch = Patch(
@@ -24,11 +25,9 @@ patch = Patch(
                 changes=(
                     Change(
                         where="NHITS.__init__",
-                        old="""
-                        if self.loss.outputsize_multiplier > 1:
-                            self.out = nn.Linear(in_features=h, out_features=h * self.loss.outputsize_multiplier)
-                    """,
-                        new="",
+                        old=BUILD,
+                        new=BUILD + "\nself.out.requires_grad_(False)",
+                        inside=("if self.loss.outputsize_multiplier > 1:",),
                     ),
                 ),
                 reads={"out": ""},
@@ -40,7 +39,6 @@ patch = Patch(
         ">=1.2": "fixed upstream in 1.2.0",
     },
     unused_parameters=("out.weight", "out.bias"),
-    removes_parameters=True,
     cases=(
         Case("NHITS", "MQLoss", "MQLoss", options=TINY),
         Case("NHITS", "MAE", options=TINY, unused_parameters=(), thorough=True),

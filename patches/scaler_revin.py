@@ -19,7 +19,7 @@ FEATURES_BUT_CATEGORICAL = (
 )
 FREEZE = """
 if not self.loss.is_distribution_output:
-    # a point loss is computed on normalized values, so revin's parameters get no gradient
+    # a point loss does not reach the parameters of revin
     self.scaler.requires_grad_(False)
 """
 

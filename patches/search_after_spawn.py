@@ -1,7 +1,7 @@
-"""A search through Optuna whose processes are there for the time of a fit ends at its first trial.
+"""A search through Optuna fails at its first trial if the processes exist during a fit only.
 
 The objective asks the model for its trainer, which after ddp_spawn or ddp_notebook is gone with the processes (issue
-854 of Nixtla/neuralforecast). Upstream hands the trainer on (pull request 889, in 1.7.0), and from 1.7.1 on the model
+854 of Nixtla/neuralforecast). Upstream passes the trainer on (pull request 889, in 1.7.0), and from 1.7.1 on the model
 keeps its metrics, as it does with the patch.
 """
 
@@ -12,28 +12,28 @@ COMMON = "neuralforecast/common/"
 
 FIT = "trainer.fit(self, datamodule=datamodule)"
 LOSS = 'return fitted_model.trainer.callback_metrics["valid_loss"].item()'
-LOSS_KEPT = 'return fitted_model.metrics["valid_loss"].item()'
+LOSS_OF_MODEL = 'return fitted_model.metrics["valid_loss"].item()'
 
 
-def kept(class_: str) -> Rewrite:
-    """The model keeps what its trainer has measured."""
+def keep_metrics(class_: str) -> Rewrite:
+    """Let the model keep the metrics of its trainer."""
     return Rewrite((Change(f"{class_}.fit", old=FIT, new=f"{FIT}\nself.metrics = trainer.callback_metrics"),))
 
 
 patch = Patch(
     id="search-after-spawn",
-    summary="a search through Optuna by ddp_spawn or in a notebook ends at its first trial",
+    summary="a search through Optuna by ddp_spawn or in a notebook fails at its first trial",
     symptoms=("is not attached to a `Trainer`",),
     group="search",
     model="any",
     upstream="https://github.com/Nixtla/neuralforecast/pull/889",
     variants={
         "==1.6.4": {
-            f"{COMMON}_base_windows.py": kept("BaseWindows"),
-            f"{COMMON}_base_recurrent.py": kept("BaseRecurrent"),
-            f"{COMMON}_base_multivariate.py": kept("BaseMultivariate"),
+            f"{COMMON}_base_windows.py": keep_metrics("BaseWindows"),
+            f"{COMMON}_base_recurrent.py": keep_metrics("BaseRecurrent"),
+            f"{COMMON}_base_multivariate.py": keep_metrics("BaseMultivariate"),
             f"{COMMON}_base_auto.py": Rewrite(
-                (Change("BaseAuto._optuna_tune_model.objective", old=LOSS, new=LOSS_KEPT),)
+                (Change("BaseAuto._optuna_tune_model.objective", old=LOSS, new=LOSS_OF_MODEL),)
             ),
         }
     },

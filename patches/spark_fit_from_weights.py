@@ -1,45 +1,32 @@
-"""On Spark, `fit` forgets what a model has learned or loaded.
+"""On Spark, `fit` ignores the weights that a model has been trained to or loaded with.
 
-Each process makes the model anew from its options, lest weights be sent around. So a second `fit` starts where the
-first one did, and a model that was loaded is trained from scratch, without a word; in one process both go on. The patch
-sends the weights of a model that has other ones than when it was made.
+Each process constructs the model again from its options, so that no weights are sent. So a second `fit` starts where
+the first one did, and a loaded model is trained from scratch, without any message; in one process both continue. The
+patch sends the weights of a model that has other ones than when it was constructed.
 """
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 INTERVAL = "val_check_interval = min(self.val_check_steps, self.max_steps)"
-SENT = f"""
-if not is_local:
-    # The processes make the model anew: only what it has learned since is sent to them
-    made = type(self)(**deepcopy(dict(self.hparams))).state_dict()
-    learned = {{name: each.detach().cpu() for name, each in self.state_dict().items()}}
-    if any(not torch.equal(each, made[name].cpu()) for name, each in learned.items()):
-        datamodule.weights = learned
-{INTERVAL}
-"""
 IMPORT = "import torch.distributed as dist"
-TAKEN = f"""
-{IMPORT}
 
-if hasattr(self, "weights"):
-    self.trainer.lightning_module.load_state_dict(self.weights)
-"""
+
+def before(function: str, statement: str, hook: str) -> Rewrite:
+    """Add a hook before this statement of a function."""
+    return Rewrite((Change(function, old=statement, new=f"{hook}\n{statement}"),), imports=("spark",))
+
+
+ATTACH = before("BaseModel._fit", INTERVAL, "if not is_local:\n    spark.attach_weights(self, datamodule)")
+LOAD = before("_DistributedTimeSeriesDataModule.setup", IMPORT, "spark.load_weights(self)")
 
 patch = Patch(
     id="spark-fit-from-weights",
-    summary="on Spark, fit starts anew with a model that has been trained or loaded",
+    summary="on Spark, fit of a model that has been trained or loaded starts from scratch",
     group="spark",
     model="any",
     upstream="not fixed yet: docs/upstream/spark-fit-from-weights.md",
-    variants={
-        ">=1.7.1": {
-            "neuralforecast/common/_base_model.py": Rewrite((Change("BaseModel._fit", old=INTERVAL, new=SENT),)),
-            "neuralforecast/tsdataset.py": Rewrite(
-                (Change("_DistributedTimeSeriesDataModule.setup", old=IMPORT, new=TAKEN),)
-            ),
-        },
-    },
-    unaffected={"<1.7.1": "this release knows no Spark"},
+    variants={">=1.7.1": {"neuralforecast/common/_base_model.py": ATTACH, "neuralforecast/tsdataset.py": LOAD}},
+    unaffected={"<1.7.1": "this release does not train on Spark"},
     cases=(Case("NHITS", "fit again", options={"mlp_units": [[8, 8]] * 3}, stage="refit", launchers=("spark",)),),
 )

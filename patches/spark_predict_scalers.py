@@ -1,8 +1,8 @@
-"""predict on Spark ends with `'NeuralForecast' object has no attribute 'static_scalers_'`.
+"""predict on Spark fails: `'NeuralForecast' object has no attribute 'static_scalers_'`.
 
-Each Spark task predicts with a forecaster that it puts together itself, and which got no `static_scalers_` when static
-features came to be scaled, in 3.1.4. So nothing can be predicted on Spark, with static features or without; nor, from
-3.1.6 on, simulated. Fixed in 3.2.1.
+Each Spark task predicts with a forecaster that it builds itself. Since static features are scaled, in 3.1.4, it lacks
+`static_scalers_`. So nothing can be predicted on Spark, with static features or without; nor simulated, from 3.1.6 on.
+Fixed in 3.2.1.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -12,7 +12,7 @@ FILE = "neuralforecast/core.py"
 
 
 def with_static_scalers(function: str) -> Change:
-    """The forecaster of a Spark task with all that `fit` sets."""
+    """Give the forecaster of a Spark task, in this function, all attributes that `fit` sets."""
     old = "nf.scalers_ = {}"
     return Change(f"NeuralForecast.{function}", old=old, new=f"{old}\nnf.static_scalers_ = {{}}")
 
@@ -21,7 +21,7 @@ PREDICT = with_static_scalers("_predict_distributed._predict")
 
 patch = Patch(
     id="spark-predict-scalers",
-    summary="predict and simulate on Spark end with an AttributeError",
+    summary="predict and simulate on Spark fail with an AttributeError",
     symptoms=("'NeuralForecast' object has no attribute 'static_scalers_'",),
     group="spark",
     model="any",
@@ -31,7 +31,7 @@ patch = Patch(
         ">=3.1.6,<3.2.1": {FILE: Rewrite((PREDICT, with_static_scalers("_simulate_distributed._simulate")))},
     },
     unaffected={
-        "<1.7.1": "this release knows no Spark",
+        "<1.7.1": "this release does not train on Spark",
         ">=1.7.1,<3.1.4": "this release scales no static features",
         ">=3.2.1": "fixed upstream in 3.2.1",
     },

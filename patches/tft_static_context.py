@@ -5,7 +5,7 @@ two of the temporal encoder get the static context. That of the static encoder m
 `StaticCovariateEncoder.forward` calls `self.vsn(x)`. With static features its `lin_c.weight` never gets a gradient, and
 strict DDP refuses the model.
 
-This patch lets the network be told that it has no context. Upstream has the bug up to 3.3.0.
+This patch freezes that one layer. Upstream has the bug up to 3.3.0.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -14,32 +14,23 @@ from nfpatch.codemod import Change, Rewrite
 FILE = "neuralforecast/models/tft.py"
 
 
-def tell_about_context(*more: str) -> Rewrite:
-    """`more` are the parameters of the network from which it has got more than three."""
-    sizes = "hidden_size=hidden_size, num_inputs=num_static_vars, dropout=dropout"
-    parameters = ", ".join(("hidden_size", "num_inputs", "dropout", *more))
-    passed_on = "".join(f", {name}={name}" for name in more)
-    activation = "".join(f", activation={name}" for name in more)
-    joint_grn = "self.joint_grn = GRN(input_size=hidden_size * num_inputs, hidden_size=hidden_size, "
-    joint_grn += "output_size=num_inputs, context_hidden_size={}" + activation + ")"
+def freeze_context_layer(vsn_arguments: str = "", grn_arguments: str = "") -> Rewrite:
+    """The arguments are those that a release passes on beyond the sizes."""
+    build = (
+        "self.vsn = VariableSelectionNetwork("
+        f"hidden_size=hidden_size, num_inputs=num_static_vars, dropout=dropout{vsn_arguments})"
+    )
+    build_grn = (
+        "self.joint_grn = GRN(input_size=hidden_size * num_inputs, hidden_size=hidden_size, "
+        f"output_size=num_inputs, context_hidden_size=hidden_size{grn_arguments})"
+    )
+    freeze = "\n# it gets no context\nself.vsn.joint_grn.lin_c.requires_grad_(False)"
     return Rewrite(
         changes=(
-            Change(
-                "VariableSelectionNetwork",
-                old=f"def __init__(self, {parameters}): ...",
-                new=f"def __init__(self, {parameters}, has_context=True): ...",
-            ),
-            Change(
-                "VariableSelectionNetwork.__init__",
-                old=joint_grn.format("hidden_size"),
-                new=joint_grn.format("hidden_size if has_context else None"),
-            ),
-            Change(
-                "StaticCovariateEncoder.__init__",
-                old=f"self.vsn = VariableSelectionNetwork({sizes}{passed_on})",
-                new=f"self.vsn = VariableSelectionNetwork({sizes}{passed_on}, has_context=False)",
-            ),
+            Change("StaticCovariateEncoder.__init__", old=build, new=build + freeze),
+            Change("VariableSelectionNetwork.__init__", old=build_grn),
             Change("StaticCovariateEncoder.forward", old="variable_ctx, sparse_weights = self.vsn(x)"),
+            Change("VariableSelectionNetwork.forward", old="grn_outputs = self.joint_grn(Xi, c=context)"),
         ),
         reads={"lin_c": "c is not None"},
     )
@@ -55,12 +46,11 @@ patch = Patch(
     model="TFT",
     upstream="not fixed yet: docs/upstream/tft-static-context.md",
     variants={
-        ">=1.0,<1.7.6": {FILE: tell_about_context()},
-        ">=1.7.6": {FILE: tell_about_context("grn_activation")},
+        ">=1.0,<1.7.6": {FILE: freeze_context_layer()},
+        ">=1.7.6": {FILE: freeze_context_layer(", grn_activation=grn_activation", ", activation=grn_activation")},
     },
     unaffected={"<1.0": "releases before 1.0 have another layout and no TFT"},
     unused_parameters=("static_encoder.vsn.joint_grn.lin_c.weight",),
-    removes_parameters=True,
     cases=(  # 1.0.0 has no way to hand static features to TFT
         Case("TFT", "static features", exogenous=("static",), options=TINY, releases=">=1.1,!=2.0.1"),
         Case("TFT", "all exogenous", exogenous=ALL, options=TINY, thorough=True, releases=">=1.1,!=2.0.1"),

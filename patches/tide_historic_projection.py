@@ -4,7 +4,7 @@ The constructor builds `hist_exog_projection` where there are historic *or* futu
 where there are historic ones. With future features alone its eight parameters never get a gradient, and strict DDP
 refuses the model.
 
-This patch builds it under the condition under which it is used. Upstream has the bug up to 3.3.0.
+This patch freezes it where it is not used. Upstream has the bug up to 3.3.0.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -21,6 +21,10 @@ BUILD = """
         layernorm=layernorm,
     )
 """
+FREEZE = """\
+    if self.hist_exog_size == 0:
+        self.hist_exog_projection.requires_grad_(False)
+"""
 TINY = {"hidden_size": 8, "decoder_output_dim": 4, "temporal_decoder_dim": 8, "num_encoder_layers": 1}
 
 patch = Patch(
@@ -35,8 +39,9 @@ patch = Patch(
                 changes=(
                     Change(
                         "TiDE.__init__",
-                        old=f"if self.hist_exog_size > 0 or self.futr_exog_size > 0:{BUILD}",
-                        new=f"if self.hist_exog_size > 0:{BUILD}",
+                        old=BUILD,
+                        new=BUILD + FREEZE,
+                        inside=("if self.hist_exog_size > 0 or self.futr_exog_size > 0:",),
                     ),
                 ),
                 reads={"hist_exog_projection": "self.hist_exog_size > 0"},
@@ -45,7 +50,6 @@ patch = Patch(
     },
     unaffected={"<1.7.2": "this release has no TiDE"},
     unused_parameters=("hist_exog_projection.*",),
-    removes_parameters=True,
     cases=(
         Case("TiDE", "future exogenous", exogenous=("future",), options=TINY),
         Case("TiDE", "static and future exogenous, MQLoss", "MQLoss", ("static", "future"), TINY, thorough=True),

@@ -1,10 +1,10 @@
-"""The validation loss is that of a device's own series, and padding counts twice.
+"""Validation losses differ from one process, and from rank to rank.
 
-Lightning deals the series of the validation loader out to the devices, and pads so that each has equally many: with 3
-series on 2 devices one series counts twice. Up to 1.7.0 every device logs the loss of its own share, later the mean of
-these means; early stopping, checkpoints and every search choose by it. Many a loss (RMSE, MASE, anything with a mask)
-is not a mean of its parts, so no weights (pull requests 935, 1571) put that right: every device validates all series,
-as one process does.
+Lightning shards the series of the validation loader, and pads so that each device has equally many: with 3 series on 2
+devices one series counts twice. Up to 1.7.0 every device logs the loss of its own series, later the mean of these
+means; early stopping, checkpoints and every search choose by it. Many losses (RMSE, MASE, any with a mask) are no mean
+of their parts, so no weights (pull requests 935, 1571) make that right. With the patch every device validates all
+series, as one process does.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -17,83 +17,59 @@ RECURRENT = "neuralforecast/common/_base_recurrent.py"
 MULTIVARIATE = "neuralforecast/common/_base_multivariate.py"
 
 
-def all_series(arguments: str) -> Rewrite:
-    """The validation loader with a sampler that Lightning does not replace by one that deals the series out."""
-    old = f"loader = TimeSeriesLoader(self.dataset, {arguments})"
-    new = f"""
-        sampler = torch.utils.data.DistributedSampler(
-            # Every device validates all series: Lightning replaces no sampler of this kind
-            self.dataset,
-            num_replicas=1,
-            rank=0,
-            shuffle=False,
-        )
-        loader = TimeSeriesLoader(self.dataset, sampler=sampler, {arguments})
-    """
-    return Rewrite((Change(where="TimeSeriesDataModule.val_dataloader", old=old, new=new),))
+def load(sizes: str, last: str = "") -> Rewrite:
+    """The validation loader with a sampler of all series, which Lightning leaves in place."""
+    old, new = (
+        f"""
+loader = TimeSeriesLoader(
+    self.dataset,
+    {sizes},
+    shuffle=False,{sampler}
+    drop_last=self.drop_last,{last}
+)
+"""
+        for sampler in ("", "\n    sampler=validation.whole_dataset_sampler(self),")
+    )
+    return Rewrite((Change("TimeSeriesDataModule.val_dataloader", old, new),), imports=("validation",))
 
 
-def one_loss(where: str, old: str, new: str) -> Change:
-    """The same loss on every device, also where validation draws samples from the forecast distribution."""
-    return Change(where=where, old=f"avg_loss = {old}", new=f"avg_loss = {new}")
+# The mean of all devices is the same on each of them also where validation draws samples from the distribution
+def mean_of_outputs(name: str, hook: str, outputs: str) -> Rewrite:
+    """The mean of the losses in a base class up to 1.7.1."""
+    mean = f"avg_loss = torch.stack({outputs}).mean()"
+    change = Change(f"{name}.{hook}", mean, f"{mean}\navg_loss = validation.mean_over_ranks(self, avg_loss)")
+    return Rewrite((change,), imports=("validation",))
 
 
-def of_outputs(name: str, hook: str, outputs: str) -> Rewrite:
-    """The mean of a base class up to 1.7.1."""
-    mean = f"torch.stack({outputs}).mean()"
-    return Rewrite((one_loss(f"{name}.{hook}", mean, f"self.trainer.strategy.reduce({mean})"),))
+def mean_of_losses(mean: str) -> Change:
+    """The mean of the losses as a number, from 1.7.2 to 3.2.0."""
+    where = "BaseModel.on_validation_epoch_end"
+    return Change(where, f"avg_loss = {mean}.item()", f"avg_loss = validation.mean_over_ranks(self, {mean}).item()")
 
 
-EPOCH_END = "BaseModel.on_validation_epoch_end"
+def log(name: str, value: str, batch_size: str, sync_dist: str = "") -> str:
+    """The statement that logs a loss, from 3.1.6 on."""
+    return f"""
+self.log(
+    "{name}",
+    {value},
+    batch_size={batch_size},
+    prog_bar=True,
+    on_epoch=True,{sync_dist}
+)
+"""
 
-# The loss may be drawn from samples, and the training loss is that of a device's own windows. On Spark the devices'
-# epochs end at different steps, with as many batches as each has series for: none can wait there for the others.
-MONITORS = (
+
+# The loss may be drawn from samples, and the training loss is that of a device's own windows
+TRAIN_LOG = ("train_loss", "train_loss_log", "outsample_y.size(0)")
+VALID_LOG = ("valid_loss", "valid_loss_log.item()", "batch_size")
+LOGS = (
     Change(
-        where="BaseModel.training_step",
-        old="""
-            self.log(
-                "train_loss",
-                train_loss_log,
-                batch_size=outsample_y.size(0),
-                prog_bar=True,
-                on_epoch=True,
-            )
-        """,
-        new="""
-            self.log(
-                "train_loss",
-                train_loss_log,
-                batch_size=outsample_y.size(0),
-                prog_bar=True,
-                on_epoch=True,
-                sync_dist=self.val_monitor == "train_loss"
-                and not hasattr(self.trainer.datamodule, "files_ds"),
-            )
-        """,
+        "BaseModel.training_step",
+        old=log(*TRAIN_LOG),
+        new=log(*TRAIN_LOG, sync_dist="\n    sync_dist=compat.is_train_loss_reduced(self),"),
     ),
-    Change(
-        where="BaseModel.validation_step",
-        old="""
-            self.log(
-                "valid_loss",
-                valid_loss_log.item(),
-                batch_size=batch_size,
-                prog_bar=True,
-                on_epoch=True,
-            )
-        """,
-        new="""
-            self.log(
-                "valid_loss",
-                valid_loss_log.item(),
-                batch_size=batch_size,
-                prog_bar=True,
-                on_epoch=True,
-                sync_dist=True,
-            )
-        """,
-    ),
+    Change("BaseModel.validation_step", old=log(*VALID_LOG), new=log(*VALID_LOG, sync_dist="\n    sync_dist=True,")),
 )
 
 # Every device validates all windows of a multivariate model, as one process does
@@ -103,20 +79,16 @@ ALL_WINDOWS = Change(
     new="",
 )
 
-FIRST = all_series("batch_size=self.batch_size, num_workers=self.num_workers, shuffle=False, drop_last=self.drop_last")
-SECOND = all_series(
-    "batch_size=self.valid_batch_size, num_workers=self.num_workers, shuffle=False, drop_last=self.drop_last"
-)
-THIRD = all_series(
-    "batch_size=self.valid_batch_size, shuffle=False, drop_last=self.drop_last, **self.dataloaders_kwargs"
-)
+FIRST = load("batch_size=self.batch_size,\n    num_workers=self.num_workers")
+SECOND = load("batch_size=self.valid_batch_size,\n    num_workers=self.num_workers")
+THIRD = load("batch_size=self.valid_batch_size", last="\n    **self.dataloaders_kwargs")
 OUTPUTS = {
-    WINDOWS: of_outputs("BaseWindows", "validation_epoch_end", "outputs"),
-    RECURRENT: of_outputs("BaseRecurrent", "validation_epoch_end", "outputs"),
+    WINDOWS: mean_of_outputs("BaseWindows", "validation_epoch_end", "outputs"),
+    RECURRENT: mean_of_outputs("BaseRecurrent", "validation_epoch_end", "outputs"),
 }
-LOSSES = one_loss(
-    EPOCH_END, "losses.mean().detach().item()", "self.trainer.strategy.reduce(losses.mean().detach()).item()"
-)
+STEP_OUTPUTS = ("on_validation_epoch_end", "self.validation_step_outputs")
+LOSSES = mean_of_losses("losses.mean().detach()")
+
 
 NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 GRU = {"encoder_hidden_size": 8, "decoder_hidden_size": 8}
@@ -125,7 +97,7 @@ BY_TRAIN_LOSS = {**STOPPING, "val_monitor": "train_loss"}
 
 patch = Patch(
     id="validation-of-all-series",
-    summary="the validation loss is another on several devices than on one, and on each another",
+    summary="validation losses on several devices differ from one device, and from each other",
     group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/validation-of-all-series.md",
@@ -134,23 +106,18 @@ patch = Patch(
         "==1.4.0": {DATASET: SECOND, **OUTPUTS},
         ">=1.5,<1.7": {
             DATASET: SECOND,
-            WINDOWS: of_outputs("BaseWindows", "on_validation_epoch_end", "self.validation_step_outputs"),
-            RECURRENT: of_outputs("BaseRecurrent", "on_validation_epoch_end", "self.validation_step_outputs"),
-            MULTIVARIATE: of_outputs("BaseMultivariate", "on_validation_epoch_end", "self.validation_step_outputs"),
+            WINDOWS: mean_of_outputs("BaseWindows", *STEP_OUTPUTS),
+            RECURRENT: mean_of_outputs("BaseRecurrent", *STEP_OUTPUTS),
+            MULTIVARIATE: mean_of_outputs("BaseMultivariate", *STEP_OUTPUTS),
         },
-        ">=1.7,<1.7.2": {
-            DATASET: SECOND,
-            MODEL: of_outputs("BaseModel", "on_validation_epoch_end", "self.validation_step_outputs"),
-        },
+        ">=1.7,<1.7.2": {DATASET: SECOND, MODEL: mean_of_outputs("BaseModel", *STEP_OUTPUTS)},
         ">=1.7.2,<1.7.6": {
             DATASET: SECOND,
-            MODEL: Rewrite(
-                (one_loss(EPOCH_END, "losses.mean().item()", "self.trainer.strategy.reduce(losses.mean()).item()"),)
-            ),
+            MODEL: Rewrite((mean_of_losses("losses.mean()"),), imports=("validation",)),
         },
-        ">=1.7.6,<3.1.6": {DATASET: THIRD, MODEL: Rewrite((LOSSES,))},
-        ">=3.1.6,<3.2.1": {DATASET: THIRD, MODEL: Rewrite((LOSSES, *MONITORS))},
-        ">=3.2.1": {DATASET: THIRD, MODEL: Rewrite((*MONITORS, ALL_WINDOWS))},
+        ">=1.7.6,<3.1.6": {DATASET: THIRD, MODEL: Rewrite((LOSSES,), imports=("validation",))},
+        ">=3.1.6,<3.2.1": {DATASET: THIRD, MODEL: Rewrite((LOSSES, *LOGS), imports=("compat", "validation"))},
+        ">=3.2.1": {DATASET: THIRD, MODEL: Rewrite((*LOGS, ALL_WINDOWS), imports=("compat",))},
     },
     unaffected={},
     cases=(
@@ -163,7 +130,7 @@ patch = Patch(
             options=BY_TRAIN_LOSS,
             stage="validate",
             releases=">=3.1.6",
-            launchers=("torchrun", "script"),  # of the others one process is left, which tells of its own losses
+            launchers=("torchrun", "script"),  # the others leave the losses of one process
         ),
         Case(
             "NHITS",

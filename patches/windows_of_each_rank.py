@@ -1,122 +1,75 @@
-"""Devices that have the same series train on the same windows, so that the further ones buy nothing.
+"""With fewer series than devices, several devices train on the same windows.
 
-Lightning deals the series out, and where there are fewer than devices, several get the same one. All draw windows by
-the same random numbers: with one series each computes the very gradient that the others compute. The patch lets all
-draw windows for all of them, of which each takes its own: N devices train on one series as one with N times the
-`windows_batch_size` does. Recurrent models up to 2.0.1 draw one place in time, which is another on each device then.
-Where all windows are asked for (`windows_batch_size=None`), each device has them all.
+Lightning shards the series. Where there are fewer of them than devices, several devices get the same series, and as all
+draw the same random numbers, they draw the same windows: with one series each computes the gradient that the others
+compute, and the further devices change nothing. With the patch each draws windows for all of them and takes its share:
+N devices train on one series as one device does with N times the `windows_batch_size`. Recurrent models up to 2.0.1
+draw a start in time, which then differs on each device. Where all windows are asked for (`windows_batch_size=None`),
+each device has them all.
 """
 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
-PARSE_WINDOWS = "def _parse_windows(self, batch, windows): ..."
-DEVICES = '''
-def _devices_of_a_series(self):
-    """How many devices there are, if they are more than the series; else one."""
-    trainer = TRAINER
-    if trainer is None or trainer.datamodule is None or MULTIVARIATE:
-        return 1
-    n_devices = trainer.world_size
-    return n_devices if trainer.datamodule.dataset.n_groups < n_devices else 1
-'''
-WRAPPED = '''
-def _of_each_device(create):
-    """Draw windows for all devices that have the same series: each takes its own."""
-
-    def create_for_all(self, *args, **kwargs):
-        n_devices, size = self._devices_of_a_series(), self.windows_batch_size
-        if n_devices == 1 or size is None or kwargs.get("step") != "train":
-            return create(self, *args, **kwargs)
-        self.windows_batch_size = size * n_devices
-        try:
-            windows = create(self, *args, **kwargs)
-        finally:
-            self.windows_batch_size = size
-        for name in ("temporal", "static"):
-            if windows[name] is not None:
-                windows[name] = windows[name][self.global_rank :: n_devices]
-        return windows
-
-    return create_for_all
-
-CREATE = _of_each_device(CREATE)
-'''
+SAMPLE = "if self.windows_batch_size is not None:"
 
 
-def devices_in(class_: str, trainer: str) -> str:
-    """The method that tells how many devices may have the same series, for this class."""
-    multivariate = "self.MULTIVARIATE" if class_ == "BaseModel" else "False"
-    text = DEVICES.replace("TRAINER", trainer).replace(" or MULTIVARIATE", f" or {multivariate}")
-    return text.replace(" or False", "")
-
-
-def wrapped_in(class_: str, trainer: str, create: str = "_create_windows", beside: str = PARSE_WINDOWS) -> Rewrite:
-    """Windows for all devices, of which each takes its own, in this class."""
-    text = devices_in(class_, trainer) + WRAPPED.replace("CREATE", create)
-    return Rewrite((Change(class_, old=beside, new=f"{beside}\n{text}"),))
-
-
-OLD_STARTS = """
-if (step == "train") and (self.input_size > 0) and (n_windows > self.input_size):
-    max_sampleable_time = n_windows - self.input_size + 1
-    start = np.random.choice(max_sampleable_time)
-    windows = windows[:, :, start : (start + self.input_size), :]
+def drawn(where: str, *inside: str, n_windows: str = "n_windows = len(windows)", use: str = "") -> Rewrite:
+    """The draw by numpy, up to 3.1.3, as one call."""
+    old = """
+w_idxs = np.random.choice(
+    n_windows,
+    size=self.windows_batch_size,
+    replace=(n_windows < self.windows_batch_size),
+)
 """
-STARTS = """
-if (step == "train") and (self.input_size > 0):
-    input_size = self.input_size
-    if (input_size > 0) and (n_windows > input_size):
-        max_sampleable_time = n_windows - self.input_size + 1
-        start = np.random.choice(max_sampleable_time)
-        windows = windows[:, :, start : (start + input_size), :]
-"""
+    new = "w_idxs = sampling.draw_windows(self, n_windows)\n"
+    changes = [Change(where, old + use, new + use, inside)]
+    if n_windows:
+        changes.append(Change(where, n_windows, inside=inside[:1]))
+    return Rewrite(tuple(changes), imports=("sampling",))
 
 
-def started(old: str, trainer: str) -> Rewrite:
-    """A place in time for each device, in recurrent models."""
-    start = "start = np.random.choice(max_sampleable_time)"
-    indent = next(line for line in old.splitlines() if start in line).replace(start, "")
-    new = f"""{indent}# Devices may have the same series: a place in time is drawn for each of them
-{indent}n_devices = self._devices_of_a_series()
-{indent}starts = [np.random.choice(max_sampleable_time) for _ in range(n_devices)]
-{indent}start = starts[self.global_rank % n_devices]"""
-    return Rewrite(
-        (
-            Change("BaseRecurrent", PARSE_WINDOWS, PARSE_WINDOWS + "\n" + devices_in("BaseRecurrent", trainer)),
-            Change("BaseRecurrent._create_windows", old=old, new=old.replace(f"{indent}{start}", new)),
-        )
-    )
+OF_WINDOWS = drawn("BaseWindows._create_windows", 'if step == "train":', SAMPLE, use="windows = windows[w_idxs]")
 
 
-BY_TORCH = Change(
-    "BaseModel.training_step",
-    old="""
-if self.windows_batch_size is not None:
-    if n_windows < self.windows_batch_size:
-        w_idxs = torch.randint(0, n_windows, size=(self.windows_batch_size,), device=windows_temporal.device)
-    else:
-        w_idxs = torch.randperm(n_windows, device=windows_temporal.device)[: self.windows_batch_size]
-else:
-    w_idxs = torch.arange(n_windows, device=windows_temporal.device)
-""",
-    new="""
-if self.windows_batch_size is not None:
-    # Devices may have the same series: drawn are windows for all, and each takes its own
-    n_devices = self._devices_of_a_series()
-    n_drawn = self.windows_batch_size * n_devices
-    if n_windows < n_drawn:
-        w_idxs = torch.randint(0, n_windows, size=(n_drawn,), device=windows_temporal.device)
-    else:
-        w_idxs = torch.randperm(n_windows, device=windows_temporal.device)[:n_drawn]
-    w_idxs = w_idxs[self.global_rank % n_devices :: n_devices]
-else:
-    w_idxs = torch.arange(n_windows, device=windows_temporal.device)
-""",
+def started(*inside: str, input_size: str) -> Rewrite:
+    """A start in time for each device, in recurrent models."""
+    limit = "max_sampleable_time = n_windows - self.input_size + 1\n"
+    old = "start = np.random.choice(max_sampleable_time)\n"
+    new = "start = sampling.draw_start(self, max_sampleable_time)\n"
+    use = f"windows = windows[:, :, start : (start + {input_size}), :]"
+    change = Change("BaseRecurrent._create_windows", limit + old + use, limit + new + use, inside)
+    return Rewrite((change,), imports=("sampling",))
+
+
+STARTED_FIRST = started(
+    'if (step == "train") and (self.input_size > 0) and (n_windows > self.input_size):', input_size="self.input_size"
+)
+STARTED = started(
+    'if (step == "train") and (self.input_size > 0):',
+    "if (input_size > 0) and (n_windows > input_size):",
+    input_size="input_size",
 )
 
-# Lightning 1.6 has the trainer itself there
-OLD_TRAINER, TRAINER = "self.trainer", "self._trainer"
+DRAWN_BY_TORCH = Rewrite(
+    (
+        Change("BaseModel.training_step", "n_windows = len(final_condition)"),
+        Change(
+            "BaseModel.training_step",
+            old="""
+if n_windows < self.windows_batch_size:
+    w_idxs = torch.randint(0, n_windows, size=(self.windows_batch_size,), device=windows_temporal.device)
+else:
+    w_idxs = torch.randperm(n_windows, device=windows_temporal.device)[: self.windows_batch_size]
+""",
+            new="w_idxs = sampling.draw_on_device(self, n_windows, windows_temporal.device)",
+            inside=(SAMPLE,),
+        ),
+    ),
+    imports=("sampling",),
+)
+
 COMMON = "neuralforecast/common/"
 WINDOWS, RECURRENT, MODEL = (f"{COMMON}_base_{name}.py" for name in ("windows", "recurrent", "model"))
 
@@ -125,24 +78,31 @@ GRU = {"encoder_hidden_size": 8, "decoder_hidden_size": 8}
 
 patch = Patch(
     id="windows-of-each-rank",
-    summary="with fewer series than devices, devices train on the same windows, and buy nothing",
+    summary="with fewer series than devices, several devices train on the same windows",
     group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/windows-of-each-rank.md",
     variants={
-        "==1.0.0": {WINDOWS: wrapped_in("BaseWindows", OLD_TRAINER, beside="def _normalization(self, windows): ...")},
-        ">=1.1,<1.5": {WINDOWS: wrapped_in("BaseWindows", OLD_TRAINER), RECURRENT: started(OLD_STARTS, OLD_TRAINER)},
-        ">=1.5,<3": {WINDOWS: wrapped_in("BaseWindows", TRAINER), RECURRENT: started(STARTS, TRAINER)},
-        "==3.0.0": {MODEL: wrapped_in("BaseModel", TRAINER)},
-        ">=3.0.1,<3.1.4": {MODEL: wrapped_in("BaseModel", TRAINER, "_sample_windows")},
-        ">=3.1.4": {
-            MODEL: Rewrite(
-                (
-                    Change("BaseModel", PARSE_WINDOWS, PARSE_WINDOWS + "\n" + devices_in("BaseModel", TRAINER)),
-                    BY_TORCH,
-                )
+        "==1.0.0": {WINDOWS: OF_WINDOWS},
+        ">=1.1,<1.5": {WINDOWS: OF_WINDOWS, RECURRENT: STARTED_FIRST},
+        ">=1.5,<3": {WINDOWS: OF_WINDOWS, RECURRENT: STARTED},
+        "==3.0.0": {
+            MODEL: drawn(
+                "BaseModel._create_windows",
+                'if step == "train":',
+                SAMPLE,
+                n_windows="",
+                use="windows = windows[w_idxs]",
             )
         },
+        ">=3.0.1,<3.1.4": {
+            MODEL: drawn(
+                "BaseModel._sample_windows",
+                'if step == "train" and self.windows_batch_size is not None:',
+                n_windows="n_windows = windows_temporal.shape[0]",
+            )
+        },
+        ">=3.1.4": {MODEL: DRAWN_BY_TORCH},
     },
     unaffected={},
     cases=(

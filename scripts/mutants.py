@@ -64,12 +64,12 @@ SURVIVORS: dict[Mutant, str] = {
         'digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"XX=XX").decode()',
     ): "The last character of a SHA-256 in base64 is of four bits, and never an X",
     Mutant(
-        "patching.plan._bookkeeping",
+        "patching.steps._bookkeeping",
         'original = read_original(install, record_name, before.record_sha256 or "")',
         'original = read_original(install, record_name, before.record_sha256 or "XXXX")',
     ): "Neither is a SHA-256",
     Mutant(
-        "patching.plan._rows",
+        "patching.steps._rows",
         "listed = {row[0] for row in record.parse(original_record, str(install.record))}",
         "listed = {row[0] for row in record.parse(original_record, str(None))}",
     ): "It names the file in errors, and what is parsed here has been parsed before",

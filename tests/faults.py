@@ -36,7 +36,7 @@ _edits: dict[tuple[object, ...], tuple[Edit, ...]] = {}
 
 def remembered_edits(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
     """`rewriting.edits_of`, computed once for each source and codemod."""
-    key = (rewrite.changes, source.content, vouched)
+    key = (rewrite.changes, rewrite.imports, source.content, vouched)
     if key not in _edits:
         _edits[key] = _edits_of(rewrite, source, vouched)
     return _edits[key]

@@ -55,7 +55,7 @@ class Subject:
     target: bytes
 
 
-# One patch of each kind: statements removed, guarded, changed within, moved, and replaced.
+# One patch of each kind: statements removed, guarded, and added, also under a condition; one replaced that is nested.
 SUBJECTS = {
     "nbeatsx-unused-out": Subject(
         NBEATSX, ("1.1.0", "1.2.0", "1.4.0", "1.6.4", "1.7.4", "1.7.5", "1.7.6"), b"self.out = "
@@ -98,7 +98,7 @@ def patched(source: bytes, codemod: Rewrite) -> Optional[bytes]:
 # --- what a result may be
 
 
-Block = Union[ast.Module, ast.ClassDef, ast.FunctionDef]
+Block = Union[ast.Module, ast.ClassDef, ast.FunctionDef, ast.If]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def named_statements(tree: ast.Module, change: Change) -> Named:
         (block,) = (
             node for node in block.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name
         )
+    for head in change.inside:
+        (block,) = (node for node in block.body if isinstance(node, ast.If) and f"if {ast.unparse(node.test)}:" == head)
     expected = ast.parse(textwrap.dedent(change.old).strip()).body
     (start,) = (
         place
@@ -169,6 +171,8 @@ def readers(tree: ast.Module, attribute: str, condition: str) -> list[str]:
             return
         if isinstance(node, ast.Assign) and [*map(ast.unparse, node.targets)] == [f"self.{attribute}"]:
             visit(node.value)
+            return
+        if isinstance(node, ast.Call) and ast.unparse(node).endswith(f".{attribute}.requires_grad_(False)"):
             return
         if (isinstance(node, ast.Attribute) and node.attr == attribute) or (
             isinstance(node, ast.Constant) and node.value == attribute
@@ -238,11 +242,22 @@ def check_removed(above: Sequence[bytes], below: Sequence[bytes], lines: Sequenc
     assert all(line in remaining for line in lines), "no line is new"
 
 
+def without_imports(result: bytes, codemod: Rewrite) -> bytes:
+    """The result less the lines that import runtime modules, each of which must be there once."""
+    lines = lines_of(result)
+    for name in codemod.imports:
+        imported = f"from neuralforecast._nfpatch import {name}".encode()
+        (number,) = (number for number, line in enumerate(lines) if line.strip() == imported)
+        del lines[number]
+    return b"".join(lines)
+
+
 def check(source: bytes, codemod: Rewrite) -> bool:
     """Hold the patched source against what it may be; whether there was any."""
     result = patched(source, codemod)
     if result is None:
         return False
+    result = without_imports(result, codemod)
     expected, after = with_remedy(tree_of(source), codemod), tree_of(result)
     assert ast.dump(expected) == ast.dump(after)
     check_lines(source, result, codemod)

@@ -19,6 +19,7 @@ from support import (
     MISSION,
     NBEATSX,
     TFT,
+    all_states,
     answer,
     dist_info,
     false_record_rows,
@@ -29,7 +30,7 @@ from support import (
     unlisted_files,
 )
 
-from nfpatch.catalog import load_catalog
+from nfpatch.catalog import DEFAULT_GROUPS, GROUPS, load_catalog
 from nfpatch.errors import Refused
 from nfpatch.installs.find import find_install
 from nfpatch.patching import operations
@@ -64,6 +65,22 @@ def test_list_names_each_patch_with_model_file_releases_and_reference() -> None:
         assert words in result.stdout
 
 
+def test_list_is_by_group_or_of_one_group() -> None:
+    catalog = load_catalog()
+    document = answer("list")
+    assert [group["name"] for group in document["groups"]] == [*GROUPS]
+    assert [group["name"] for group in document["groups"] if group["default"]] == [*DEFAULT_GROUPS]
+    assert {patch["id"]: patch["group"] for patch in document["patches"]} == {p.id: p.group for p in catalog.patches}
+    assert all(patch["requires"] == list(catalog.select([patch["id"]])[0].requires) for patch in document["patches"])
+    spark = [patch.id for patch in catalog.patches if patch.group == "spark"]
+    assert [patch["id"] for patch in answer("list", "--group", "spark")["patches"]] == spark
+    headings = [line for line in invoke("list").stdout.splitlines() if line.partition(":")[0] in GROUPS]
+    assert [line.partition(":")[0] for line in headings] == [*GROUPS]
+    unknown = invoke("list", "--group", "sparks")
+    assert unknown.exit_code == 2
+    assert "spark?" in unknown.stderr
+
+
 def test_list_as_json_names_every_affected_release() -> None:
     releases = {patch["id"]: patch["releases"] for patch in answer("list")["patches"]}
     assert releases["tft-static-encoder"] == [release for release in RELEASES if release <= "1.7.4"]
@@ -77,13 +94,13 @@ def test_status_names_the_install_and_what_to_do(site: Path) -> None:
     result = invoke("status", "--site-packages", site)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"neuralforecast 1.7.4 in {site}" in result.stdout
-    needed = sum(bool(load_catalog().files_of(patch, "1.7.4")) for patch in load_catalog().patches)
-    assert f"{needed} patches are needed. Run `nfpatch apply`." in result.stdout
+    needed = sum(bool(load_catalog().files_of(patch, "1.7.4")) for patch in load_catalog().default)
+    assert re.search(rf"^{needed} patches .*`nfpatch apply`", result.stdout, re.MULTILINE)
 
 
 def test_status_as_json_has_the_promised_shape(site: Path) -> None:
     document = answer("status", "--site-packages", site)
-    assert set(document) == {"neuralforecast", "patches", "changed"}
+    assert set(document) == {"schema_version", "neuralforecast", "patches", "skipped", "changed"}
     assert document["neuralforecast"] == {
         "version": "1.7.4",
         "site_packages": str(site),
@@ -91,13 +108,53 @@ def test_status_as_json_has_the_promised_shape(site: Path) -> None:
     }
     assert document["changed"] == []
     assert {frozenset(patch) for patch in document["patches"]} == {
-        frozenset(("id", "state", "file", "files", "reason"))
+        frozenset(("id", "group", "state", "files", "reason", "requires"))
     }
     files = {patch["id"]: patch["files"] for patch in document["patches"]}
     assert [*files] == [patch.id for patch in load_catalog().patches]
     assert (files["nbeatsx-unused-out"], files["tft-static-encoder"]) == ([NBEATSX], [TFT])
     assert files["scaler-revin"] == [f"neuralforecast/common/_base_{name}.py" for name in ("recurrent", "windows")]
-    assert all(patch["file"] == patch["files"][0] for patch in document["patches"])
+    groups = {patch["id"]: patch["group"] for patch in document["patches"]}
+    assert groups == {patch.id: patch.group for patch in load_catalog().patches}
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80, 200])
+def test_status_is_by_group_in_lines_that_fit_and_counts_what_is_not_needed(
+    columns: int, released: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    site = released("3.3.0")
+    states = all_states(site)
+    for options, listed in ((("--all",), set(states)), ((), {id_ for id_ in states if states[id_] != "not-needed"})):
+        _, *lines = invoke("status", *options, "--site-packages", site).stdout.splitlines()
+        assert all(len(line) <= columns for line in lines)
+        assert [line.partition(":")[0] for line in lines if line.partition(":")[0] in GROUPS] == [*GROUPS]
+        rows = [line.split() for line in lines]
+        assert {words[0]: words[1] for words in rows if words[:1] and words[0] in states} == {
+            id_: states[id_] for id_ in listed
+        }
+        counted = sum(int(number) for number in re.findall(r"^  (\d+) not needed$", "\n".join(lines), re.MULTILINE))
+        assert counted == len(states) - len(listed)
+
+
+def test_status_of_names_is_about_these_and_skip_leaves_some_out(site: Path) -> None:
+    where = ("--site-packages", site)
+    spark = [patch.id for patch in load_catalog().patches if patch.group == "spark"]
+    assert [patch["id"] for patch in answer("status", "spark", *where)["patches"]] == spark
+    document = answer("status", *MISSION, "spark", "--skip", spark[0], *where)
+    assert [patch["id"] for patch in document["patches"]] == [*MISSION[:1], *spark[1:], *MISSION[1:]]
+    assert [skipped["id"] for skipped in document["skipped"]] == [spark[0]]
+    assert f"skipped: {spark[0]}" in invoke("status", "spark", "--skip", spark[0], *where).stdout
+    both = invoke("status", "--all", "--json", *where)
+    assert (both.exit_code, json.loads(both.stdout)["exit_code"]) == (2, 2)
+
+
+def test_status_check_looks_at_the_default_groups_unless_another_is_named(released: Callable[[str], Path]) -> None:
+    site = released("3.3.0")
+    where = ("--check", "--site-packages", site)
+    assert invoke("apply", "unused-parameters", "--site-packages", site).exit_code == 0
+    others = ("--skip", "multi-process", "--skip", "search")
+    assert [invoke("status", *more, *where).exit_code for more in ((), others, ("spark",))] == [1, 0, 1]
 
 
 def test_status_check_answers_with_the_exit_code(site: Path) -> None:
@@ -120,7 +177,7 @@ def test_status_writes_nothing(site: Path) -> None:
 def test_apply_patches_all_that_the_release_needs_and_says_so(site: Path) -> None:
     result = invoke("apply", *MISSION, "--site-packages", site)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "2 files patched" in result.stdout
+    assert "2 files changed" in result.stdout
     assert str(site / TFT) in result.stdout
     assert states(site) == dict.fromkeys(BOTH, "applied")
 
@@ -160,31 +217,93 @@ def test_dry_run_as_json_changes_nothing_and_carries_the_diff(site: Path) -> Non
     assert "applied" not in {patch["state"] for patch in document["patches"]}
 
 
-def test_what_changes_one_process_is_applied_by_name_only(released: Callable[[str], Path]) -> None:
+def test_an_opt_in_patch_is_applied_by_its_own_id_only(released: Callable[[str], Path]) -> None:
     site = released("3.3.0")
 
-    def order() -> tuple[str, str]:
-        patches = answer("status", "--site-packages", site)["patches"]
-        return next((p["state"], p["reason"]) for p in patches if p["id"] == "multivariate-one-order")
+    def order() -> str:
+        return all_states(site)["multivariate-one-order"]
 
-    invoke("apply", "--site-packages", site)
-    assert order()[0] == "not-needed"
-    assert "applied by name only, as it changes what one process does" in order()[1]
+    for names in ((), ("multi-process",), ("all",)):
+        invoke("apply", *names, "--site-packages", site)
+        assert order() == "opt-in"
     assert invoke("status", "--check", "--site-packages", site).exit_code == 0
-    healed = snapshot(site)
+    named = ("multivariate-one-order", "--check", "--site-packages", site)
+    assert invoke("status", *named).exit_code == 1
+    patched = snapshot(site)
 
     assert answer("apply", "multivariate-one-order", "--site-packages", site)["changed"] == [
         "neuralforecast/common/_base_model.py"
     ]
-    assert order()[0] == "applied"
-    named = snapshot(site)
+    assert order() == "applied"
+    assert invoke("status", *named).exit_code == 0
+    with_order = snapshot(site)
     assert answer("apply", "--site-packages", site)["changed"] == []
-    assert snapshot(site) == named, "an apply without a name leaves it there"
+    assert snapshot(site) == with_order, "an apply without a name leaves it there"
     invoke("revert", "multivariate-one-order", "--site-packages", site)
-    assert snapshot(site) == healed
+    assert snapshot(site) == patched
     listed = {patch["id"]: patch["opt_in"] for patch in answer("list")["patches"]}
     assert [patch for patch, opt_in in listed.items() if opt_in] == ["multivariate-one-order"]
-    assert "by name only" in invoke("list").stdout
+
+
+def test_apply_without_names_leaves_spark_alone_which_is_applied_by_that_name(released: Callable[[str], Path]) -> None:
+    site = released("3.3.0")
+    catalog = load_catalog()
+    needed = {group: [p.id for p in catalog.groups[group] if catalog.files_of(p, "3.3.0")] for group in GROUPS}
+    invoke("apply", "--site-packages", site)
+    found = all_states(site)
+    assert {found[patch] for patch in needed["spark"]} == {"applicable"}
+    assert {found[patch] for patch in needed["search"]} == {"applied"}
+    assert invoke("apply", "spark", "--site-packages", site).exit_code == 0
+    assert {all_states(site)[patch] for patch in needed["spark"]} == {"applied"}
+    assert answer("revert", "spark", "--site-packages", site)["changed"]
+    assert all_states(site) == found
+
+
+def test_apply_skips_what_it_is_told_to_and_says_so(site: Path) -> None:
+    kept = ("--skip", "multi-process", "--skip", "search", "--skip", "tft-static-context")
+    document = answer("apply", *kept, "--site-packages", site)
+    catalog = load_catalog()
+    skipped = {p.id for p in catalog.patches if p.group in ("multi-process", "search") or p.id == "tft-static-context"}
+    assert {patch["id"] for patch in document["skipped"]} == skipped
+    assert {patch["id"] for patch in document["patches"]} == {patch.id for patch in catalog.patches}
+    applied = {id_ for id_, state in all_states(site).items() if state == "applied"}
+    assert applied == {p.id for p in catalog.default if catalog.files_of(p, "1.7.4")} - skipped
+    assert "skipped: tft-static-context" in invoke("apply", *kept, "--site-packages", site).stdout
+    contradiction = invoke("apply", "tft-static-context", "--skip", "unused-parameters", "--site-packages", site)
+    assert contradiction.exit_code == 2
+
+
+REQUIRING = """
+from nfpatch.catalog import Patch
+from nfpatch.codemod import Change, Rewrite
+
+REWRITE = Rewrite((Change("", "import torch", "import torch\\nimport math"),))
+
+patch = Patch(
+    id="mine", summary="requires another", model="MLP", group="ours", upstream="", unaffected={}, cases=(),
+    variants={"==1.7.4": {"neuralforecast/models/mlp.py": REWRITE}}, requires=("nbeatsx-unused-out",),
+)
+"""
+
+
+def test_what_a_patch_requires_is_applied_and_reverted_with_it_and_that_is_said(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.py").write_text(REQUIRING)
+    where = ("--patches", tmp_path / "own", "--site-packages", site)
+    before = snapshot(site)
+
+    document = answer("apply", "mine", "--allow-modified", *where)
+
+    assert document["changed"] == ["neuralforecast/models/mlp.py", NBEATSX]
+    assert [patch["id"] for patch in document["brought_along"]] == ["nbeatsx-unused-out"]
+    invoke("revert", *where)
+    result = invoke("apply", "mine", "--allow-modified", *where)
+    assert "brought along: nbeatsx-unused-out" in result.stdout
+    document = answer("revert", "nbeatsx-unused-out", *where)
+    assert document["changed"] == ["neuralforecast/models/mlp.py", NBEATSX]
+    assert [patch["id"] for patch in document["brought_along"]] == ["mine"]
+    assert snapshot(site) == before
+    assert "brought along: mine" not in invoke("revert", "nbeatsx-unused-out", *where).stdout
 
 
 def test_apply_where_nothing_is_needed_says_why(released: Callable[[str], Path]) -> None:
@@ -334,7 +453,9 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
     known = catalog.fingerprints.files
     false = {
         file: tuple(
-            version._replace(patches={name: patch._replace(sha256="0" * 64) for name, patch in version.patches.items()})
+            version._replace(
+                patches={name: patch._replace(text_sha256="0" * 64) for name, patch in version.patches.items()}
+            )
             for version in known[file]
         )
     }
@@ -393,7 +514,8 @@ def test_edits_made_after_apply_are_not_overwritten(site: Path, command: str) ->
     assert states(site)["nbeatsx-unused-out"] == "modified"
     result = invoke(command, "nbeatsx-unused-out", "--site-packages", site)
     assert result.exit_code == 3
-    assert "changed after nfpatch patched it" in result.stderr
+    assert str(site / NBEATSX) in result.stderr
+    assert "--force" in result.stderr
     assert snapshot(site) == before
 
 
@@ -448,9 +570,19 @@ def test_a_misspelt_patch_is_a_usage_error_with_a_hint(site: Path) -> None:
     assert "Did you mean tft-static-encoder?" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["frobnicate"], ["apply", *MISSION, "--what"], ["status", "extra"]])
-def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
-    assert invoke(*arguments).exit_code == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["frobnicate"], ["apply", *MISSION, "--what"], ["status", "extra"], ["revert", "--skip", "search"]),
+        *(["apply", "--timeout", "10"], ["verify", "--allow-modified"], ["status", "--skip", "extra"]),
+    ],
+)
+def test_bad_usage_exits_with_2_and_is_a_json_document_too(arguments: list[str]) -> None:
+    refused = invoke(*arguments)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    document = json.loads(invoke(*arguments, "--json").stdout)
+    assert (document["schema_version"], document["exit_code"]) == (1, 2)
+    assert document["error"] in " ".join(refused.stderr.split())
 
 
 def test_a_refusal_as_json_is_one_document(site: Path) -> None:
@@ -513,7 +645,7 @@ def test_apply_and_revert_say_which_saved_models_need_migrate(site: Path) -> Non
 
 def test_a_patch_that_keeps_the_parameters_costs_no_saved_model(released: Callable[[str], Path]) -> None:
     done = invoke("apply", "softssharp-position-scale", "--site-packages", released("3.3.0"))
-    assert "1 file patched" in done.stdout
+    assert "1 file changed" in done.stdout
     assert "Saved models" not in done.stdout
 
 

@@ -1,6 +1,7 @@
-"""Killed at any moment, and failing at any operation: nothing is lost, and the next command heals it.
+"""Killed at any moment, and failing at any operation: nothing is lost, and the next command completes the work.
 
-The patch is one of four files, in which it stands as a whole or not at all.
+The patch is one of four files and three runtime modules, in which it stands as a whole or not at all. A newer nfpatch
+has another hook and another module.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from faults import Strike, fail_at, kill_at, remembered_edits, run_forked
 from support import MISSION, Entry, answer, dist_info, false_record_rows, invoke, snapshot
 
 from nfpatch.fingerprints import read_fingerprints
+from nfpatch.installs.find import RUNTIME_FOLDER, module_file
 from nfpatch.patching.rewriting import check_parses
 
 Tree = dict[str, Entry]
 
 # Small ones, as each is rewritten and parsed hundreds of times
 FILES = tuple(f"neuralforecast/models/{name}.py" for name in ("dlinear", "mlp", "mlpmultivariate", "tcn"))
+MODULES = tuple(map(module_file, ("__init__", "first", "second")))
 FOUR_FILES = f"""
 from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 
-FIRST = Rewrite((Change("", "import torch", "import torch\\nimport math"),))
+FIRST = Rewrite((Change("", "import torch", "import torch\\nimport NAME"),), imports=("first",))
 
 patch = Patch(
     id="four-files",
@@ -42,41 +46,79 @@ patch = Patch(
 """
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """The folder with the patch of four files."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (folder / "four_files.py").write_text(FOUR_FILES)
+class Course(NamedTuple):
+    """A command on that patch: its words, with which patches, from which tree to which."""
+
+    command: str
+    patches: str
+    before: str
+    after: str
+
+
+COURSES = {
+    "apply": Course("apply", "own", "released", "patched"),
+    "revert": Course("revert", "own", "patched", "released"),
+    "renew": Course("apply", "newer", "patched", "renewed"),
+}
+
+
+class Trees(NamedTuple):
+    """Site-packages folders in each state, what they look like, and the folders with the patch."""
+
+    sites: dict[str, Path]
+    looks: dict[str, Tree]
+    patches: dict[str, Path]
+
+    def run(self, command: str, patches: str, site: Path) -> list[object]:
+        """A command on that patch. Its bytes are on no record, so apply is told to go on."""
+        named = {"apply": ("four-files", "--allow-modified"), "revert": ("four-files",), "status": ()}[command]
+        return [command, *named, "--patches", self.patches[patches], "--site-packages", site]
+
+    def state(self, patches: str, site: Path) -> str:
+        told = answer(*self.run("status", patches, site))["patches"]
+        (found,) = (patch["state"] for patch in told if patch["id"] == "four-files")
+        return str(found)
+
+
+def make_patches(folder: Path, imported: str, number: int) -> Path:
+    """A folder with the patch of four files, whose hook imports this, and its runtime modules."""
+    (folder / "runtime").mkdir(parents=True)
+    (folder / "four_files.py").write_text(FOUR_FILES.replace("NAME", imported))
+    (folder / "runtime" / "first.py").write_text("from . import second\n")
+    (folder / "runtime" / "second.py").write_text(f"NUMBER = {number}\n")
     return folder
 
 
-def on_four_files(command: str, own: Path, site: Path) -> list[object]:
-    """A command on that patch. The bytes that it comes to are on no record, so apply is told to go on."""
-    options = ("four-files", *(["--allow-modified"] if command == "apply" else [])) if command != "status" else ()
-    return [command, *options, "--patches", own, "--site-packages", site]
-
-
-def state(own: Path, site: Path) -> str:
-    told = answer(*on_four_files("status", own, site))["patches"]
-    (found,) = (patch["state"] for patch in told if patch["id"] == "four-files")
-    return str(found)
-
-
 @pytest.fixture
-def trees(site: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Tree, Tree]:
-    """A released and a patched site-packages folder with compiled files, and what they look like."""
+def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
     monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
     monkeypatch.setattr("nfpatch.catalog.read_fingerprints", functools.cache(read_fingerprints))
     monkeypatch.setattr("nfpatch.patching.rewriting.check_parses", functools.cache(check_parses))
+    patches = {
+        "own": make_patches(tmp_path / "own", "math", 1),
+        "newer": make_patches(tmp_path / "newer", "cmath", 2),
+    }
     keep_only_the_target_files(site)
-    cache = site / "neuralforecast" / "models" / "__pycache__"
-    cache.mkdir()
-    (cache / "mlp.cpython-311.pyc").write_bytes(b"compiled")
-    patched = tmp_path / "patched"
-    shutil.copytree(site, patched)
-    assert invoke(*on_four_files("apply", own, patched)).exit_code == 0
-    return site, patched, snapshot(site), snapshot(patched)
+    compile_module(site, "neuralforecast/models/mlp.py")
+    made = Trees({"released": site}, {"released": snapshot(site)}, patches)
+    for name, before, which in (("patched", "released", "own"), ("renewed", "patched", "newer")):
+        made.sites[name] = tmp_path / name
+        shutil.copytree(made.sites[before], made.sites[name])
+        assert invoke(*made.run("apply", which, made.sites[name])).exit_code == 0
+        made.looks[name] = without_compiled_modules(snapshot(made.sites[name]))
+        compile_module(made.sites[name], MODULES[1])
+    return made
+
+
+def compile_module(site: Path, file: str) -> None:
+    cache = (site / file).parent / "__pycache__"
+    cache.mkdir(exist_ok=True)
+    (cache / f"{(site / file).stem}.cpython-311.pyc").write_bytes(b"compiled")
+
+
+def without_compiled_modules(tree: Tree) -> Tree:
+    """A tree less what was compiled of runtime modules, of which nothing is kept."""
+    return {path: entry for path, entry in tree.items() if not path.startswith(f"{RUNTIME_FOLDER}/__pycache__")}
 
 
 def keep_only_the_target_files(site: Path) -> None:
@@ -103,79 +145,79 @@ def fresh(source: Path, tmp_path: Path, name: str = "work") -> Path:
     return work
 
 
-@pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_kill_at_any_operation_loses_nothing(
-    command: str, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
-) -> None:
-    released_site, patched_site, released, patched = trees
+@pytest.mark.parametrize("course", COURSES)
+def test_a_kill_at_any_operation_loses_nothing(course: str, trees: Trees, tmp_path: Path) -> None:
+    command, patches, *ends = COURSES[course]
+    before, after = (trees.looks[end] for end in ends)
     points = 0
     while True:
-        work = fresh(released_site if command == "apply" else patched_site, tmp_path)
-        ended = run_forked(on_four_files(command, own, work), work, kill_at(points + 1))
+        work = fresh(trees.sites[ends[0]], tmp_path)
+        ended = run_forked(trees.run(command, patches, work), work, kill_at(points + 1))
         if ended.code == 0:
             break
         assert ended.code == -9, ended
         points += 1
 
         left = snapshot(work)
-        for file in FILES:
-            assert left[file].content in (released[file].content, patched[file].content)
-        told = state(own, work)
+        for file in (*FILES, *MODULES):
+            assert left.get(file) in (before.get(file), after.get(file)), file
+        told = trees.state(patches, work)
         assert snapshot(work) == left, "status changes nothing"
-        if not (unchanged(left, released) or unchanged(left, patched)):
+        if not (unchanged(left, before) or unchanged(left, after)):
             assert told == "interrupted"
 
         copy = fresh(work, tmp_path, "copy")
         assert snapshot(copy) == left
-        for healing, healed, whole in (("apply", copy, patched), ("revert", work, released)):
-            assert answer(*on_four_files(healing, own, healed))["patches"][0]["state"] != "interrupted"
-            assert snapshot(healed) == whole, f"kill point {points}, healed by {healing}"
+        whole = "renewed" if patches == "newer" else "patched"
+        for healing, healed, name in (("apply", copy, whole), ("revert", work, "released")):
+            assert answer(*trees.run(healing, patches, healed))["patches"][0]["state"] != "interrupted"
+            found = snapshot(healed)
+            is_whole = (found if name == "released" else without_compiled_modules(found)) == trees.looks[name]
+            assert is_whole, f"kill point {points}, healed by {healing}: {difference(found, trees.looks[name])}"
             assert false_record_rows(healed) == []
     assert points > 50
-    print(f"{command}: {points} kill points")
+    print(f"{course}: {points} kill points")
 
 
 def unchanged(left: Tree, whole: Tree) -> bool:
     """Whether what the interpreter and the installer see is that of a whole state, whatever nfpatch left of its own."""
 
     def seen(tree: Tree) -> Tree:
-        return {path: entry for path, entry in tree.items() if ".dist-info/nfpatch" not in path}
+        kept = without_compiled_modules(tree)
+        return {path: entry for path, entry in kept.items() if ".dist-info/nfpatch" not in path}
 
     return seen(left) == seen(whole)
 
 
-@pytest.mark.parametrize("command", ["apply", "revert"])
+@pytest.mark.parametrize("course", COURSES)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
 def test_an_operation_that_fails_leaves_the_tree_as_it_was(
-    command: str, number: int, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
+    course: str, number: int, trees: Trees, tmp_path: Path
 ) -> None:
-    check_failures(command, trees, own, tmp_path, lambda point: fail_at(point, number))
+    check_failures(course, trees, tmp_path, lambda point: fail_at(point, number))
 
 
-@pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_disk_that_stays_full_leaves_the_tree_as_it_was(
-    command: str, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path
-) -> None:
-    check_failures(command, trees, own, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
+@pytest.mark.parametrize("course", COURSES)
+def test_a_disk_that_stays_full_leaves_the_tree_as_it_was(course: str, trees: Trees, tmp_path: Path) -> None:
+    check_failures(course, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
 
 
-def check_failures(
-    command: str, trees: tuple[Path, Path, Tree, Tree], own: Path, tmp_path: Path, strike_at: Callable[[int], Strike]
-) -> None:
-    released_site, patched_site, released, patched = trees
-    before, after = (released, patched) if command == "apply" else (patched, released)
-    point, work = 0, fresh(released_site if command == "apply" else patched_site, tmp_path)
+def check_failures(course: str, trees: Trees, tmp_path: Path, strike_at: Callable[[int], Strike]) -> None:
+    command, patches, start, end = COURSES[course]
+    before, after = snapshot(trees.sites[start]), trees.looks[end]
+    point, work = 0, fresh(trees.sites[start], tmp_path)
     failures = 0
     while True:
         point += 1
-        ended = run_forked(on_four_files(command, own, work), work, strike_at(point))
+        ended = run_forked(trees.run(command, patches, work), work, strike_at(point))
         left = snapshot(work)
         if ended.code == 0 and ended.operations < point:
-            assert left == after
+            assert (left if end == "released" else without_compiled_modules(left)) == after
             break
         if ended.code == 0:
-            assert left == after, f"operation {point} failed without harm, yet: {difference(left, after)}"
-            work = fresh(released_site if command == "apply" else patched_site, tmp_path)
+            found = left if end == "released" else without_compiled_modules(left)
+            assert found == after, f"operation {point} failed without harm, yet: {difference(found, after)}"
+            work = fresh(trees.sites[start], tmp_path)
             continue
         failures += 1
         assert ended.code == 4, f"operation {point}: {ended}"
@@ -183,7 +225,7 @@ def check_failures(
         assert str(work) in ended.stderr, ended.stderr
         assert left == before, f"operation {point}: {difference(left, before)}; {ended.stderr}"
     assert failures > 30
-    print(f"{command}: {point - 1} operations made to fail, {failures} of them with exit code 4")
+    print(f"{course}: {point - 1} operations made to fail, {failures} of them with exit code 4")
 
 
 def difference(one: Tree, other: Tree) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import venv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,13 +15,18 @@ from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
 from nfpatch.installs.find import find_install
-from nfpatch.patching.survey import survey
-from nfpatch.proof.prove import agenda_for
+from nfpatch.patching.survey import Survey, survey
+from nfpatch.proof.prove import Agenda, ProofRequest, agenda_for
 from nfpatch.proof.report import groups
 from nfpatch.proof.runner import ProofReport
 from nfpatch.proof.verdict import result_without_fits
 
 OUT_LAYER = ["out.weight", "out.bias"]
+
+
+def agenda_of(found: Survey, *names: str, preview: bool = True, skip: tuple[str, ...] = (), **options: Any) -> Agenda:
+    """What `verify` of these names is to prove, by default with --preview."""
+    return agenda_for(found, ProofRequest(found.catalog.selection(names, skip), preview, **options))
 
 
 def by_source(document: Any, source: str) -> dict[tuple[str, str], Any]:
@@ -100,7 +106,7 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
     assert snapshot(site) == before
 
 
-LIVE_LAYER_PATCH = """
+LIVE_LAYERS_REMOVED = """
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
@@ -117,14 +123,46 @@ patch = Patch(
     cases=(Case("MLP", "MAE", options={"hidden_size": 8}, unused_parameters=()),),
 )
 """
+# It even names them, but no released case leaves them without a gradient
+LIVE_LAYERS_FROZEN = """
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+BUILD = "self.mlp = nn.ModuleList(layers)"
+
+patch = Patch(
+    id="mlp-live-layer", summary="freezes layers that are used", model="MLP", group="unused-parameters",
+    upstream="", unaffected={},
+    variants={
+        "==1.7.4": {
+            "neuralforecast/models/mlp.py": Rewrite(
+                (Change("MLP.__init__", BUILD, BUILD + "\\nself.mlp.requires_grad_(False)"),)
+            )
+        }
+    },
+    unused_parameters=("mlp.*",),
+    cases=(Case("MLP", "MAE", options={"hidden_size": 8}, unused_parameters=()),),
+)
+"""
 
 
 @pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (LIVE_LAYERS_REMOVED, "removed, but not claimed by the patch: mlp.1.weight, mlp.1.bias"),
+        (
+            LIVE_LAYERS_FROZEN,
+            "frozen, but not claimed by the patch: mlp.0.weight, mlp.0.bias, mlp.1.weight, mlp.1.bias",
+        ),
+    ],
+    ids=["removed", "frozen"],
+)
 def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
-    site: Path, training_env: Path, tmp_path: Path
+    site: Path, training_env: Path, tmp_path: Path, patch: str, words: str
 ) -> None:
     (tmp_path / "patches").mkdir()
-    (tmp_path / "patches" / "mlp.py").write_text(LIVE_LAYER_PATCH)
+    (tmp_path / "patches" / "mlp.py").write_text(patch)
     before = snapshot(site)
 
     where = ("--patches", tmp_path / "patches", "--python", training_env, "--site-packages", site)
@@ -134,7 +172,7 @@ def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
     document = json.loads(result.stdout)
     assert document["changed"] == []
     green = by_source(document["proof"], "preview")["MLP", "MAE"]
-    assert "removed, but not claimed by the patch: mlp.1.weight, mlp.1.bias" in green["detail"]
+    assert words in green["detail"]
     assert "nothing was written" in result.stderr
     assert snapshot(site) == before
 
@@ -195,7 +233,7 @@ def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: P
 
     assert result.exit_code == 0, result.stdout + result.stderr
     assert "Proved: every fit came out as it must." in result.stdout
-    assert result.stdout.index("Proved") < result.stdout.index("1 file patched")
+    assert result.stdout.index("Proved") < result.stdout.index("1 file changed")
     assert nbeatsx.read_text().startswith("# ours\n")
     assert "self.out =" not in nbeatsx.read_text()
     again = invoke("apply", "nbeatsx-unused-out", "--prove", *where)
@@ -209,9 +247,7 @@ def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Pa
     nbeatsx.write_text("# ours\n" + nbeatsx.read_text())
     catalog = load_catalog()
 
-    agenda = agenda_for(
-        survey(find_install(None, site), catalog), catalog.select(["nbeatsx-unused-out"]), True, allow_modified=True
-    )
+    agenda = agenda_of(survey(find_install(None, site), catalog), "nbeatsx-unused-out", allow_modified=True)
 
     assert agenda.trees["preview"][NBEATSX].startswith(b"# ours\n")
     assert agenda.trees["original"] == {}
@@ -224,7 +260,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
     found = survey(find_install(None, site), catalog)
 
     def configurations(thorough: bool, *patch_ids: str) -> set[tuple[str, str]]:
-        agenda = agenda_for(found, catalog.select(patch_ids), True, thorough=thorough)
+        agenda = agenda_of(found, *patch_ids, thorough=thorough)
         return {(fit.case.model, fit.case.config) for fit in agenda.cases}
 
     needed = [patch for patch in catalog.default if catalog.files_of(patch, "1.7.4")]
@@ -241,19 +277,110 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
     }
 
 
-def test_the_original_carries_a_patch_beside_its_own_only_where_the_healed_source_does(
+def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     released: Callable[[str], Path],
 ) -> None:
     catalog = load_catalog()
-    found = survey(find_install(None, released("3.3.0")), catalog)
+    site = released("3.3.0")
+    required = "multivariate-all-series"
+    (file,) = catalog.files_of(catalog.select([required])[0], "3.3.0")
 
-    def trees_of_originals(*patch_ids: str) -> set[str]:
-        fits = agenda_for(found, catalog.select(patch_ids), True).cases
-        return {fit.tree for fit in fits if fit.source == "original" and fit.patch == "timemixer-channel-mixing"}
+    def trees(*names: str, preview: bool = True) -> dict[str, set[str]]:
+        agenda = agenda_of(survey(find_install(None, site), catalog), *names, preview=preview)
+        fits = [fit for fit in agenda.cases if fit.patch == "timemixer-channel-mixing"]
+        for tree in {fit.tree for fit in fits} - {"original", "preview", "installed"}:
+            assert file in agenda.trees[tree]
+        return {source: {fit.tree for fit in fits if fit.source == source} for source in {fit.source for fit in fits}}
 
-    assert trees_of_originals("timemixer-channel-mixing") == {"original"}
-    both = ("timemixer-channel-mixing", "multivariate-all-series")
-    assert trees_of_originals(*both) == {"original+multivariate-all-series"}
+    plain = "timemixer-channel-mixing"
+    assert trees(plain) == {"original": {f"original+{required}"}, "preview": {f"preview+{required}"}}
+    assert trees(plain, required) == {"original": {f"original+{required}"}, "preview": {"preview"}}
+    assert invoke("apply", plain, "--site-packages", site).exit_code == 0
+    assert trees(preview=False) == {"original": {f"original+{required}"}, "installed": {f"installed+{required}"}}
+    assert invoke("apply", required, "--site-packages", site).exit_code == 0
+    assert trees(preview=False) == {"original": {f"original+{required}"}, "installed": {"installed"}}
+
+
+def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(released: Callable[[str], Path]) -> None:
+    catalog = load_catalog()
+    site = released("3.3.0")
+    assert invoke("apply", "timemixer-channel-mixing", "--site-packages", site).exit_code == 0
+    model = site / catalog.files_of(catalog.select(["multivariate-all-series"])[0], "3.3.0")[0]
+    model.write_text("# ours\n" + model.read_text())
+    agenda = agenda_of(survey(find_install(None, site), catalog), "timemixer-channel-mixing", preview=False)
+    assert {fit.patch for fit in agenda.cases} <= {None}
+    (unproved,) = agenda.coverage.unproved
+    assert (unproved.id, unproved.is_named) == ("timemixer-channel-mixing", True)
+    assert str(model) in unproved.reason
+
+
+def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_not(
+    released: Callable[[str], Path],
+) -> None:
+    catalog = load_catalog()
+    site = released("3.3.0")
+
+    def proved_and_not(*names: str, **options: Any) -> tuple[set[str], set[str]]:
+        agenda = agenda_of(survey(find_install(None, site), catalog), *names, **options)
+        return {fit.patch for fit in agenda.cases if fit.patch}, {patch.id for patch in agenda.coverage.unproved}
+
+    needed = {
+        group: {patch.id for patch in patches if catalog.files_of(patch, "3.3.0") and not patch.opt_in}
+        for group, patches in catalog.groups.items()
+    }
+    default = needed["unused-parameters"] | needed["multi-process"] | needed["search"]
+    plain = {"preview": False}
+    assert proved_and_not(**plain) == (set(), default)
+    assert proved_and_not("spark", **plain) == (set(), needed["spark"])
+    assert proved_and_not("scaler-revin", **plain) == ({"scaler-revin"}, set()), "what is named is shown in any case"
+    assert proved_and_not()[0] | proved_and_not()[1] == default
+    assert invoke("apply", "unused-parameters", "--site-packages", site).exit_code == 0
+    assert proved_and_not(**plain) == (needed["unused-parameters"], default - needed["unused-parameters"])
+    others = ("multi-process", "search")
+    assert proved_and_not(**plain, skip=others) == (needed["unused-parameters"], set())
+    assert invoke("apply", "multivariate-one-order", "--site-packages", site).exit_code == 0
+    assert proved_and_not(**plain)[0] == needed["unused-parameters"] | {"multivariate-one-order"}
+
+
+@pytest.mark.parametrize(
+    ("release", "options", "patch", "words"),
+    [
+        ("3.3.0", {}, "spark-fit-from-weights", "--launcher spark"),
+        ("3.3.0", {}, "spark-dbfs-paths", "--launcher spark"),
+        ("3.3.0", {}, "mine-untrained", "it shows on Mondays"),
+        ("3.3.0", {"launchers": ("spark",)}, "predict-on-one-device", "--launcher torchrun"),
+        ("3.3.0", {}, "mine-thorough", "--thorough"),
+        ("3.3.0", {}, "mine-elsewhere", "none of its cases"),
+    ],
+)
+def test_a_patch_that_is_not_proved_is_named_with_the_reason(
+    release: str, options: dict[str, Any], patch: str, words: str, released: Callable[[str], Path]
+) -> None:
+    catalog = load_catalog()
+    (some,) = catalog.select(["stemgnn-backcast"])
+    thorough = some._replace(id="mine-thorough", cases=tuple(case._replace(thorough=True) for case in some.cases))
+    nowhere = some._replace(id="mine-elsewhere", cases=tuple(case._replace(releases="<1") for case in some.cases))
+    untrained = some._replace(id="mine-untrained", cases=(), why_no_cases="it shows on Mondays")
+    catalog = replace(catalog, patches=(*catalog.patches, nowhere, thorough, untrained))
+    found = survey(find_install(None, released(release)), catalog)
+    agenda = agenda_of(found, patch, preview=False, **options)
+    (unproved,) = agenda.coverage.unproved
+    assert (unproved.id, unproved.is_named) == (patch, True)
+    assert words in unproved.reason
+
+
+def test_what_is_named_and_not_proved_fails_the_run_and_what_is_not_named_does_not(site: Path) -> None:
+    where = ("--site-packages", site)
+    named = invoke("verify", "spark-dbfs-paths", "--preview", "--json", *where)
+    document = json.loads(named.stdout)
+    assert (named.exit_code, document["ok"], document["proved"]) == (1, False, [])
+    assert [patch["id"] for patch in document["unproved"]] == ["spark-dbfs-paths"]
+    assert document["schema_version"] == 1
+    assert invoke("verify", "spark-dbfs-paths", *where).stdout.splitlines()[-1].startswith("0 of 1 ")
+    nothing = invoke("verify", *where)
+    assert nothing.exit_code == 1, "an install that needs patches and has none is no proof"
+    needed = len([patch for patch in load_catalog().default if load_catalog().files_of(patch, "1.7.4")])
+    assert nothing.stdout.splitlines()[-1].startswith(f"0 of {needed} ")
 
 
 def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparison(
@@ -263,12 +390,12 @@ def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparis
     found = survey(find_install(None, released("3.3.0")), catalog)
 
     def beside(*patch_ids: str) -> set[tuple[str, ...]]:
-        fits = agenda_for(found, catalog.select(patch_ids), True).cases
+        fits = agenda_of(found, *patch_ids).cases
         compared = {fit.like for fit in fits}
         return {fit.requires for fit in fits if fit.id in compared}
 
-    assert beside("stemgnn-backcast", "windows-of-each-rank") == {()}
-    assert beside("stemgnn-backcast", "multivariate-one-order") == {("multivariate-one-order",)}
+    assert beside("tft-static-context", "windows-of-each-rank") == {()}
+    assert beside("tft-static-context", "multivariate-one-order") == {("multivariate-one-order",)}
 
 
 def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:
@@ -276,7 +403,7 @@ def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(rel
 
     def searches(release: str, thorough: bool) -> set[tuple[str, str]]:
         found = survey(find_install(None, released(release)), catalog)
-        fits = agenda_for(found, (), True, thorough=thorough).cases
+        fits = agenda_of(found, thorough=thorough).cases
         return {(fit.case.model, fit.case.stage) for fit in fits if fit.case.is_search and fit.case.stage != "fit"}
 
     through_ray = {("AutoNHITS", "ray-search")}
@@ -293,7 +420,7 @@ def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(sit
         for applied in ([], [other]):
             if applied:
                 assert invoke("apply", *applied, "--site-packages", site).exit_code == 0
-            agenda = agenda_for(survey(find_install(None, site), catalog), catalog.select([one]), True)
+            agenda = agenda_of(survey(find_install(None, site), catalog), one)
             original, healed = agenda.rewritten[TFT]
             known = catalog.fingerprints.file("1.7.4", TFT)
             assert known is not None
@@ -303,14 +430,15 @@ def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(sit
 
 
 @pytest.mark.ddp
-def test_what_only_spark_shows_is_told_as_not_proved_here(site: Path, training_env: Path) -> None:
-    named = ("spark-fit-from-weights", "spark-dbfs-paths", "nbeatsx-unused-out")
-    result = invoke("verify", "--preview", *named, "--python", training_env, "--site-packages", site)
+def test_what_only_spark_shows_is_named_beside_what_is_proved(site: Path, training_env: Path, tmp_path: Path) -> None:
+    where = ("--python", training_env, "--site-packages", site, "--junit-xml", tmp_path / "proof.xml")
+    result = invoke("verify", "--preview", "spark", "nbeatsx-unused-out", *where, "--json")
 
-    assert result.exit_code == 0, result.output
-    told = {line.split(":")[0].strip(): line for line in result.stdout.splitlines() if line.startswith("  spark-")}
-    assert told["spark-fit-from-weights"].endswith("(not proved here; --launcher spark does)")
-    assert told["spark-dbfs-paths"].endswith("(not proved here)")
+    document = json.loads(result.stdout)
+    spark = [p.id for p in load_catalog().groups["spark"] if load_catalog().files_of(p, "1.7.4")]
+    assert (result.exit_code, document["proved"]) == (0, ["nbeatsx-unused-out"])
+    assert [patch["id"] for patch in document["unproved"]] == spark
+    assert ElementTree.parse(tmp_path / "proof.xml").getroot().get("skipped") == str(len(spark))
 
 
 def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[str], Path]) -> None:
@@ -321,12 +449,14 @@ def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[
     assert "fixed upstream in 1.7.6" in result.stdout
     assert "Nothing to prove." in result.stdout
     document = answer("verify", "nbeatsx-unused-out", "--site-packages", site)
-    assert (document["ok"], document["cases"]) == (True, [])
+    assert (document["ok"], document["cases"], document["unproved"]) == (True, [], [])
+    assert [patch["id"] for patch in document["not_needed"]] == ["nbeatsx-unused-out"]
 
 
 def test_without_torch_verify_says_what_to_install(site: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
-    result = invoke("verify", "--python", tmp_path / "bare" / "bin" / "python", "--site-packages", site)
+    python = tmp_path / "bare" / "bin" / "python"
+    result = invoke("verify", "--preview", *MISSION, "--python", python, "--site-packages", site)
     assert result.exit_code == 4
     assert "torch" in result.stderr
     assert "pip install" in result.stderr
@@ -388,7 +518,7 @@ def test_spark_is_proved_on_the_cpu(site: Path) -> None:
 def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
     found = survey(find_install(None, released("3.1.9")), catalog)
-    agenda = agenda_for(found, (), preview=True, launchers=("torchrun", "spark"))
+    agenda = agenda_of(found, "all", launchers=("torchrun", "spark"))
     on_spark = {fit.patch for fit in agenda.cases if fit.launcher == "spark"}
     assert on_spark == {
         "spark-fit-from-weights",
@@ -400,7 +530,7 @@ def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callab
     }
     assert not {fit.patch for fit in agenda.cases if fit.launcher == "torchrun"} & (on_spark - {None})
 
-    asked_for = agenda_for(found, catalog.select(["tft-static-context"]), preview=True, launchers=("spark",))
+    asked_for = agenda_of(found, "tft-static-context", launchers=("spark",))
     fits = {(fit.case.model, fit.source): fit for fit in asked_for.cases}
     assert (fits["TFT", "original"].expect, fits["TFT", "preview"].expect) == ("unused-parameters", "pass")
     # Spark cannot predict in this release unless a patch says so, which is not asked for
@@ -410,7 +540,7 @@ def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callab
 def test_a_launcher_is_told_in_words_and_trains_once(site: Path) -> None:
     catalog = load_catalog()
     found = survey(find_install(None, site), catalog)
-    agenda = agenda_for(found, catalog.select(["predict-on-one-device"]), True, launchers=("script", "fork", "script"))
+    agenda = agenda_of(found, "predict-on-one-device", launchers=("script", "fork", "script"))
     results = tuple(result_without_fits(case, "error", "") for case in agenda.cases)
     assert len({result.id for result in results}) == len(results)
     report = ProofReport(False, None, None, None, None, None, 0.0, results)

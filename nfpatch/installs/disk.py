@@ -40,6 +40,15 @@ def write_new(path: Path, content: bytes, like: Path) -> None:
             os.fsync(file.fileno())
 
 
+def make_folder_like_parent(path: Path) -> None:
+    """Make a folder, unless it is there, with the mode and owner of the folder that it is in."""
+    path.mkdir(exist_ok=True)
+    model = path.parent.stat()
+    if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(model.st_mode):
+        os.chmod(path, stat.S_IMODE(model.st_mode))
+    copy_owner(model, path)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Give the errors of operations on a descriptor the path that they lack."""

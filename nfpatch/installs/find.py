@@ -23,6 +23,8 @@ from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
 from nfpatch.installs import record
 
 DISTRIBUTION = "neuralforecast"
+# Where the runtime modules of the applied patches stand, relative to the root of the install.
+RUNTIME_FOLDER = f"{DISTRIBUTION}/_nfpatch"
 INTERPRETER_TIMEOUT_SECONDS = 60
 LARGEST_FILE_BYTES = 32 * 1024 * 1024
 
@@ -286,6 +288,11 @@ def _same_version(one: str, other: str) -> bool:
 
 def _same_folder(one: Path, other: Path) -> bool:
     return any(candidate.resolve() == other.resolve() for candidate in (one, one / "src"))
+
+
+def module_file(name: str) -> str:
+    """The path of a runtime module in an install, relative to its root."""
+    return f"{RUNTIME_FOLDER}/{name}.py"
 
 
 def reinstall_command(install: Install) -> str:

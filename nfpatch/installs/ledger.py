@@ -2,7 +2,7 @@
 
 It lies in the folder `nfpatch/` inside the dist-info folder, so that uninstalling neuralforecast takes it away:
 
-    ledger.json                      the patched files, with the hashes before and after
+    ledger.json                      the patched and the added files, with their hashes, and what each patch came to
     originals/PATH.orig              each original, as far as possible the very same inode (mode, times and all)
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -17,23 +18,31 @@ from typing import Any, NamedTuple, Optional
 
 from nfpatch import __version__
 from nfpatch.errors import Refused
-from nfpatch.installs.find import DISTRIBUTION, Install, read_file, reinstall_command
+from nfpatch.installs.find import DISTRIBUTION, RUNTIME_FOLDER, Install, module_file, read_file, reinstall_command
 
-# 2: a patch may be in several files; the ids of some patches changed.
-SCHEMA = 2
+# A ledger of another schema is refused: no version of nfpatch that wrote one was published.
+SCHEMA = 3
 LEDGER_NAME = "ledger.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class AppliedPatch(NamedTuple):
+    """What a patch came to in one file: the digest of its edits, and the runtime modules that they need."""
+
+    edits_sha256: str
+    modules: tuple[str, ...] = ()
 
 
 class PatchedFile(NamedTuple):
     """One file that carries patches.
 
-    `patches` are ids in catalog order. `link` is the target of the symbolic link that stood in the file's place.
+    `patches` has the ids in catalog order. `link` is the target of the symbolic link that stood in the file's place.
     `bytecode` names the compiled files of the original, relative to the root of the install, which are kept as well.
     """
 
     original_sha256: str
     patched_sha256: str
-    patches: tuple[str, ...]
+    patches: Mapping[str, AppliedPatch]
     link: Optional[str] = None
     bytecode: tuple[str, ...] = ()
 
@@ -41,17 +50,32 @@ class PatchedFile(NamedTuple):
 class Ledger(NamedTuple):
     """The state of an install: the patched files by their path relative to the root of the install.
 
-    `record_sha256` is the hash of the RECORD as the installer wrote it; None where there is none.
+    `added` has the SHA-256 (hex) of each runtime module, by the same kind of path: exactly of those that the patches
+    need. `record_sha256` is the hash of the RECORD as the installer wrote it; None where there is none.
     """
 
     version: str
     files: Mapping[str, PatchedFile] = MappingProxyType({})
+    added: Mapping[str, str] = MappingProxyType({})
     record_sha256: Optional[str] = None
 
     def patches_of(self, file: str) -> frozenset[str]:
         """The ids of the patches that this file carries."""
         entry = self.files.get(file)
         return frozenset(entry.patches) if entry is not None else frozenset()
+
+    def files_of(self, patch_id: str) -> dict[str, AppliedPatch]:
+        """The files that carry this patch, with what it came to in each."""
+        return {file: entry.patches[patch_id] for file, entry in self.files.items() if patch_id in entry.patches}
+
+    def added_by(self, patch_id: str) -> frozenset[str]:
+        """The paths of the runtime modules that this patch needs."""
+        return frozenset(module_file(name) for applied in self.files_of(patch_id).values() for name in applied.modules)
+
+    @property
+    def patch_ids(self) -> frozenset[str]:
+        """The ids of all patches that are applied."""
+        return frozenset(patch_id for entry in self.files.values() for patch_id in entry.patches)
 
     def to_bytes(self) -> bytes:
         """The ledger as it stands on disk."""
@@ -60,7 +84,8 @@ class Ledger(NamedTuple):
             "nfpatch": __version__,
             "neuralforecast": self.version,
             "record_sha256": self.record_sha256,
-            "files": {path: entry._asdict() for path, entry in sorted(self.files.items())},
+            "added": dict(sorted(self.added.items())),
+            "files": {path: _entry_to_json(entry) for path, entry in sorted(self.files.items())},
         }
         return (json.dumps(document, indent=1) + "\n").encode()
 
@@ -68,7 +93,7 @@ class Ledger(NamedTuple):
 def read_ledger(install: Install) -> Ledger:
     """The ledger of this install, an empty one if nothing is patched.
 
-    Raises Refused when it is damaged, from a newer nfpatch, or of another release.
+    Raises Refused when it is damaged, from an nfpatch with another schema, or of another release.
     """
     path = ledger_path(install)
     try:
@@ -77,16 +102,15 @@ def read_ledger(install: Install) -> Ledger:
         return Ledger(install.version)
     try:
         document = json.loads(content)
-        if document["schema"] > SCHEMA:
-            raise Refused(
-                f"{path} was written by nfpatch {document['nfpatch']}, which is newer than this one ({__version__}). "
-                "Upgrade nfpatch: `pip install --upgrade nfpatch`."
-            )
+        if document["schema"] != SCHEMA:
+            raise Refused(_words_of_other_schema(path, install, document["schema"] > SCHEMA, document["nfpatch"]))
         ledger = Ledger(
-            version=str(document["neuralforecast"]),
+            version=_text(document["neuralforecast"]),
             files={name: _patched_file(name, entry) for name, entry in document["files"].items()},
-            record_sha256=document["record_sha256"],
+            added={name: _hash(sha256) for name, sha256 in document["added"].items()},
+            record_sha256=None if document["record_sha256"] is None else _hash(document["record_sha256"]),
         )
+        _check_added(ledger)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Refused(
             f"{path} is damaged, so nfpatch no longer knows what it changed. Reinstall neuralforecast to get the "
@@ -127,22 +151,68 @@ def hash_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _entry_to_json(entry: PatchedFile) -> dict[str, Any]:
+    patches = {patch_id: applied._asdict() for patch_id, applied in entry.patches.items()}
+    return {**entry._asdict(), "patches": patches}
+
+
 def _patched_file(file: str, entry: dict[str, Any]) -> PatchedFile:
     """An entry of the ledger. Raises ValueError where it names what no ledger of nfpatch's could name."""
-    bytecode = tuple(entry["bytecode"])
+    bytecode = tuple(_text(name) for name in entry["bytecode"])
     caches = PurePosixPath(file).parent / "__pycache__"
+    folder = PurePosixPath(RUNTIME_FOLDER)
     if ".." in PurePosixPath(file).parts or PurePosixPath(file).parts[0] != DISTRIBUTION:
         raise ValueError(f"{file} is no file of the package")
+    if folder in (PurePosixPath(file), *PurePosixPath(file).parents):
+        raise ValueError(f"{file} is no file of neuralforecast's")
     if any(PurePosixPath(name).parent != caches for name in bytecode):
         raise ValueError(f"{bytecode} are no compiled files of {file}")
-    if not (isinstance(entry["patches"], list) and all(isinstance(name, str) for name in entry["patches"])):
-        raise ValueError(f"{entry['patches']} are no ids of patches")
+    if not entry["patches"]:
+        raise ValueError(f"{file} carries no patch")
     return PatchedFile(
-        original_sha256=entry["original_sha256"],
-        patched_sha256=entry["patched_sha256"],
-        patches=tuple(entry["patches"]),
-        link=entry["link"],
+        original_sha256=_hash(entry["original_sha256"]),
+        patched_sha256=_hash(entry["patched_sha256"]),
+        patches={patch_id: _applied_patch(applied) for patch_id, applied in entry["patches"].items()},
+        link=None if entry["link"] is None else _text(entry["link"]),
         bytecode=bytecode,
+    )
+
+
+def _applied_patch(applied: dict[str, Any]) -> AppliedPatch:
+    modules = applied["modules"]
+    if not isinstance(modules, list) or not all(isinstance(name, str) and name.isidentifier() for name in modules):
+        raise ValueError(f"{modules} are no runtime modules")
+    return AppliedPatch(_hash(applied["edits_sha256"]), tuple(modules))
+
+
+def _check_added(ledger: Ledger) -> None:
+    """Raise ValueError unless the added files are exactly the runtime modules that the patches need."""
+    needed = {path for patch_id in ledger.patch_ids for path in ledger.added_by(patch_id)}
+    for path in sorted(needed ^ ledger.added.keys()):
+        raise ValueError(f"{path} is {'not ' if path in needed else ''}listed as an added file")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _hash(value: object) -> str:
+    if _SHA256.fullmatch(_text(value)) is None:
+        raise ValueError(f"{value!r} is no SHA-256")
+    return _text(value)
+
+
+def _words_of_other_schema(path: Path, install: Install, is_newer: bool, version: object) -> str:
+    if is_newer:
+        return (
+            f"{path} was written by nfpatch {version}, which is newer than this one ({__version__}). "
+            "Upgrade nfpatch: `pip install --upgrade nfpatch`."
+        )
+    return (
+        f"{path} was written by nfpatch {version}, whose ledgers this one ({__version__}) does not read. Reinstall "
+        f"neuralforecast to get the released files, and apply again: {reinstall_command(install)}."
     )
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from nfpatch.errors import Refused, as_problem
-from nfpatch.installs.disk import duplicate, flush_folder, write_new
+from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, write_new
 from nfpatch.installs.find import Install, read_file
 from nfpatch.installs.lock import lock_path
 
@@ -61,13 +61,19 @@ class Remove(NamedTuple):
     path: Path
 
 
+class Folder(NamedTuple):
+    """Let there be a folder; a new one gets the mode and owner of the folder around it."""
+
+    path: Path
+
+
 class Prune(NamedTuple):
     """Remove the folder if it is empty by now."""
 
     path: Path
 
 
-Step = Union[Write, Place, Link, Remove, Prune]
+Step = Union[Write, Place, Link, Remove, Folder, Prune]
 
 
 class _Entry(NamedTuple):
@@ -145,7 +151,7 @@ def recover(install: Install) -> bool:
 def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
     old, new = staging / f"old-{number}", staging / f"new-{number}"
     existed = os.path.lexists(step.path)
-    if existed and not isinstance(step, Prune):
+    if existed and not isinstance(step, (Folder, Prune)):
         duplicate(step.path, old)
     if isinstance(step, Write):
         write_new(new, step.content, like=step.like or step.path)
@@ -160,9 +166,11 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in enumerate(entries):
         path, new = _absolute(home, entry), staging / f"new-{number}"
-        if entry.kind == "Prune":
-            with suppress(OSError):
-                path.rmdir()
+        if entry.kind == "Folder":
+            if not entry.existed:
+                make_folder_like_parent(path)
+        elif entry.kind == "Prune":
+            _remove_if_empty(path)
         elif entry.kind == "Remove":
             path.unlink(missing_ok=True)
         elif os.path.lexists(new):
@@ -177,9 +185,12 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in reversed(list(enumerate(entries))):
         path, old = _absolute(home, entry), staging / f"old-{number}"
-        if entry.kind == "Prune":
+        if entry.kind == "Folder":
+            if not entry.existed:
+                _remove_if_empty(path)
+        elif entry.kind == "Prune":
             if entry.existed and not path.is_dir():
-                path.mkdir()
+                make_folder_like_parent(path)
         elif not entry.existed:
             if os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
                 path.unlink()
@@ -188,6 +199,15 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
     with suppress(OSError):  # what made the work fail shall not keep it from being undone
         _flush(home, entries)
     (staging / UNDO_NAME).unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder, unless it is gone, has something in it, is a link, or is a place where something is mounted."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
+            raise
 
 
 def _flush(home: Path, entries: Sequence[_Entry]) -> None:

@@ -12,30 +12,30 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
-from nfpatch.patching.plan import (
-    FileChange,
-    changes_to,
-    saved_path,
-    steps_for,
-    survey_after,
-    wanted_by_apply,
-    wanted_by_revert,
-)
+from nfpatch.patching.plan import TreeChange, changes_to, wanted_by_apply, wanted_by_revert
+from nfpatch.patching.steps import saved_path, steps_for, survey_after
 from nfpatch.patching.survey import Survey, survey
 
 
 class Outcome(NamedTuple):
     """What an operation came to.
 
-    `found` is the install afterwards, `moved` are the patches that were put in or taken out, `saved` the copies of
-    edited files that `force` had kept, and `recovered` tells whether a killed run was healed first.
+    `found` is the install afterwards, `moved` are the patches that were put in or taken out, `renewed` those that were
+    outdated and are no longer, `saved` the copies of edited files that `force` had kept, and `recovered` tells whether
+    a killed run was completed first.
     """
 
     found: Survey
-    changes: tuple[FileChange, ...]
+    changes: tuple[TreeChange, ...]
     moved: tuple[Patch, ...] = ()
+    renewed: tuple[Patch, ...] = ()
     saved: tuple[Path, ...] = ()
     recovered: bool = False
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The files whose bytes are others now, added and removed ones included."""
+        return tuple(change.file for change in self.changes if change.now != change.then)
 
 
 def apply(
@@ -47,15 +47,16 @@ def apply(
     force: bool = False,
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
+    renew_all: bool = False,
 ) -> Outcome:
     """Bring the install to its present patch set plus these patches; those that it does not need are left out.
 
-    With `dry_run` the changes are computed and nothing is written. Raises Refused or EnvironmentProblem with nothing
-    changed.
+    With `renew_all` every applied patch that is outdated is written again as well. With `dry_run` the changes are
+    computed and nothing is written. Raises Refused or EnvironmentProblem with nothing changed.
     """
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        sets = wanted_by_apply(found, patches, allow_modified)
+        sets = wanted_by_apply(found, patches, allow_modified, renew_all)
         if sets and not (allow_editable or dry_run):
             refuse_checkout(install)
         return sets
@@ -119,6 +120,9 @@ def _move(
         saved = tuple(saved_path(install, change) for change in changes if change.saves)
         if changes:
             commit(install, steps_for(found, changes))
-        differing = {change.file: found.ledger.patches_of(change.file) ^ set(change.patches) for change in changes}
-        moved = tuple(patch for patch in catalog.patches if any(patch.id in ids for ids in differing.values()))
-        return Outcome(after, changes, moved, saved, recovered)
+        moved_ids = found.ledger.patch_ids ^ after.ledger.patch_ids
+        moved = tuple(patch for patch in catalog.patches if patch.id in moved_ids)
+        renewed = tuple(
+            patch for patch in found.outdated if patch.id in after.ledger.patch_ids and not after.differences(patch)
+        )
+        return Outcome(after, changes, moved, renewed, saved, recovered)

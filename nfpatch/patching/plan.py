@@ -1,66 +1,100 @@
-"""What it takes to bring an install to another set of patches.
+"""What must change for an install to have another set of patches.
 
-Pure: it reads the install and computes; `transaction` does the writing. One rule carries all of it:
+Pure: it reads the install and computes. One rule carries all of it:
 
-    desired bytes of a file = the original bytes with the edits of its patches
+    desired tree = the originals with the edits of the applied patches + the runtime modules that these need
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 from nfpatch.catalog import Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.errors import Refused
-from nfpatch.installs import record
-from nfpatch.installs.find import Install, read_file, reinstall_command
-from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
-from nfpatch.installs.transaction import Link, Place, Prune, Remove, Step, Write
+from nfpatch.installs.find import Install, module_file, reinstall_command
+from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
 from nfpatch.patching.survey import PatchStatus, Survey
+
+# The set of patches that each of these files is to carry; files that are not named keep theirs.
+PatchSets = Mapping[str, frozenset[str]]
 
 
 class FileChange(NamedTuple):
-    """One file on its way to another patch set: the bytes now (None: it is missing), the bytes then, the original.
+    """One file of neuralforecast's own on its way to another patch set.
 
-    `saves` tells that the bytes now are somebody's edits, of which a copy is to be kept.
+    The bytes now (None: it is missing), the bytes then, the original, and what each patch comes to by id, in catalog
+    order. `saves` tells that the bytes now are somebody's edits, of which a copy is to be kept.
     """
 
     file: str
     now: Optional[bytes]
     then: bytes
     original_sha256: str
-    patches: tuple[str, ...]
+    patches: Mapping[str, AppliedPatch]
     saves: bool = False
 
 
-def changes_to(
-    found: Survey, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
-) -> tuple[FileChange, ...]:
-    """What must change for each file in `wanted` to carry exactly that set of patches.
+class ModuleChange(NamedTuple):
+    """One runtime module that is added, replaced or, where `then` is None, removed. `saves` as in FileChange."""
 
-    A file that is neither the released one nor nfpatch's own serves as the original only with `allow_modified`; one
-    that was edited after nfpatch patched it is overwritten, and a copy kept, only with `force`. Raises Refused, before
-    anything is written, where a file is not what it should be or a result misses its fingerprint.
+    file: str
+    now: Optional[bytes]
+    then: Optional[bytes]
+    saves: bool = False
+
+
+TreeChange = Union[FileChange, ModuleChange]
+
+
+def changes_to(
+    found: Survey, wanted: PatchSets, allow_modified: bool = False, force: bool = False
+) -> tuple[TreeChange, ...]:
+    """What must change for each file in `wanted` to carry exactly that set of patches, and for the modules to fit.
+
+    A file that is neither the released one nor nfpatch's own serves as the original only
+    with `allow_modified`; what was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`.
+    Raises Refused, before anything is written, where a file is not what it should be or a result misses its
+    fingerprint.
     """
-    changes = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
-    return tuple(c for c in changes if c.now != c.then or frozenset(c.patches) != found.ledger.patches_of(c.file))
+    files = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
+    before = {file: entry.patches for file, entry in found.ledger.files.items()}
+    changed = [change for change in files if change.now != change.then or change.patches != before.get(change.file, {})]
+    return (*changed, *_module_changes(found, files, force))
 
 
 def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
-    """The files, by path, that these patches rewrite: the originals with nothing but them. Raises as `changes_to`."""
+    """The originals with nothing but these patches: the files that they rewrite and the modules that they need.
+
+    By path. Raises as `changes_to`.
+    """
     catalog, version = found.catalog, found.install.version
     by_file: dict[str, set[str]] = {}
+    modules: dict[str, bytes] = {}
     for patch in (patch for patch in catalog.patches if patch.id in ids):
         for file in catalog.files_of(patch, version):
             by_file.setdefault(file, set()).add(patch.id)
-    return {
+        for name in catalog.modules_for(patch, version):
+            modules[module_file(name)] = catalog.modules[name]
+    files = {
         file: _change_to(found, file, frozenset(own), allow_modified, force=True).then for file, own in by_file.items()
     }
+    return {**files, **modules}
+
+
+def originals_of(found: Survey) -> dict[str, Optional[bytes]]:
+    """The original bytes, by path, of each file that nfpatch has written; None for one that it has added.
+
+    Raises Refused where an original is not kept.
+    """
+    files = found.ledger.files.items()
+    originals = {file: read_original(found.install, file, entry.original_sha256) for file, entry in files}
+    return {**originals, **dict.fromkeys(found.ledger.added)}
+
+
+# --- files ---
 
 
 def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
@@ -75,22 +109,28 @@ def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bo
         original, original_sha256 = read_original(install, file, entry.original_sha256), entry.original_sha256
         known = now is not None and hash_of(now) in (entry.patched_sha256, original_sha256)
         if not known and not force:
-            raise Refused(
-                f"{path} was {'removed' if now is None else 'changed'} after nfpatch patched it. nfpatch does not "
-                "overwrite what somebody else did. Take it back, or let nfpatch keep a copy beside the file and go on: "
-                "`--force`."
-            )
+            raise _edited(path, now)
         saves = not known and now is not None
-    then = _patched(found, file, original, original_sha256, ids, allow_modified)
-    return FileChange(file, now, then, original_sha256, found.catalog.ordered(ids), saves)
+    then, patches = _patched(found, file, original, original_sha256, ids, allow_modified)
+    return FileChange(file, now, then, original_sha256, patches, saves)
+
+
+def _edited(path: Path, now: Optional[bytes]) -> Refused:
+    return Refused(
+        f"{path} was {'removed' if now is None else 'changed'} after nfpatch wrote it. nfpatch does not overwrite what "
+        "somebody else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
+    )
 
 
 def _patched(
     found: Survey, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
-) -> bytes:
-    """The original with the edits of these patches, each held against the record where that knows it."""
+) -> tuple[bytes, dict[str, AppliedPatch]]:
+    """The original with the edits of these patches, each held against the record where that knows it.
+
+    Also what each patch came to, in catalog order.
+    """
     if not ids:
-        return original
+        return original, {}
     version, path = found.install.version, found.install.file(file)
     known = found.catalog.fingerprints.file(version, file)
     recorded = known.patches if known is not None and known.sha256 == original_sha256 else {}
@@ -104,8 +144,9 @@ def _patched(
     from nfpatch.patching.source import Source
 
     source, edits = Source(original), dict[str, tuple[Edit, ...]]()
+    rewrites = _rewrites(found, file, ids)
     try:
-        for patch_id, rewrite in _rewrites(found, file, ids).items():
+        for patch_id, rewrite in rewrites.items():
             try:
                 edits[patch_id] = edits_of(rewrite, source, vouched=patch_id in recorded)
             except CodemodRefused as error:
@@ -120,7 +161,8 @@ def _patched(
             check_parses(result)
     except CodemodRefused as error:
         raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
-    return result
+    modules = {patch_id: found.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
+    return result, {name: AppliedPatch(digest_of(own), modules[name]) for name, own in edits.items()}
 
 
 def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
@@ -139,180 +181,86 @@ def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrit
     return rewrites
 
 
-def survey_after(found: Survey, changes: Sequence[FileChange]) -> Survey:
-    """The survey of the install once these changes are carried out."""
-    contents = {**found.contents, **{change.file: change.then for change in changes}}
-    return found._replace(ledger=_ledger_after(found, changes), contents=contents)
+# --- runtime modules ---
 
 
-def steps_for(found: Survey, changes: Sequence[FileChange]) -> tuple[Step, ...]:
-    """The steps that carry out these changes: files, kept originals, compiled files, RECORD and ledger."""
-    install, after = found.install, _ledger_after(found, changes)
-    steps: list[Step] = []
-    for change in changes:
-        entry = found.ledger.files.get(change.file)
-        if change.patches:
-            steps += _saving(install, change) + _steps_to_patched(install, change, entry, after.files[change.file])
-        else:
-            assert entry is not None  # only a patched file can go back to its original
-            steps += _saving(install, change) + _steps_to_original(install, change, entry)
-    # last, because a folder that is gone is the one thing that takes room on the disk to take back
-    caches = [Prune(install.file(change.file).parent / "__pycache__") for change in changes if not change.patches]
-    return (*steps, *_bookkeeping(found, after, changes), *caches)
+def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
+    """What must change for the install to have exactly the runtime modules that the patches need then.
+
+    The patches in these files get them as the catalog has them; what only other patches need stays as it is.
+    """
+    needed = {
+        module_file(name): found.catalog.modules[name]
+        for change in files
+        for applied in change.patches.values()
+        for name in applied.modules
+    }
+    patches: dict[str, Mapping[str, AppliedPatch]] = {file: entry.patches for file, entry in found.ledger.files.items()}
+    patches.update({change.file: change.patches for change in files})
+    users = {
+        (module_file(name), patch_id)
+        for carried in patches.values()
+        for patch_id, applied in carried.items()
+        for name in applied.modules
+    }
+    staying = {file for file, _ in users} - needed.keys()
+    changes = []
+    for file in sorted({*needed, *found.ledger.added}):
+        if file in staying:
+            continue
+        now, then, standing = found.contents.get(file), needed.get(file), found.ledger.added.get(file)
+        path = found.install.file(file)
+        if file in found.obstacles:
+            raise _in_the_way(found.obstacles[file], found.install)
+        if standing is None and now is not None:
+            raise _in_the_way(f"{path} stands where nfpatch adds a file", found.install)
+        is_new = then is not None and hash_of(then) != standing
+        if is_new:
+            _check_users(found, file, {patch_id for module, patch_id in users if module == file})
+        is_known = now in (None, then) or (now is not None and hash_of(now) == standing)
+        is_missing = now is None and then is not None and standing is not None
+        if (is_missing or not is_known) and not force:
+            raise _edited(path, now)
+        if now != then or is_new or then is None:
+            changes.append(ModuleChange(file, now, then, saves=not is_known))
+    return changes
 
 
-def _ledger_after(found: Survey, changes: Sequence[FileChange]) -> Ledger:
-    before = found.ledger
-    files = dict(before.files)
-    for change in changes:
-        entry = files.pop(change.file, None)
-        if change.patches:
-            files[change.file] = _entry_after(found.install, change, entry)
-    record_sha256 = before.record_sha256
-    if not before.files and found.install.record is not None:
-        record_sha256 = hash_of(read_file(found.install.record))
-    # in the order of the files, so that ledger and RECORD tell nothing of the way to this set
-    return Ledger(found.install.version, dict(sorted(files.items())), record_sha256)
-
-
-def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
-    patched = hash_of(change.then)
-    if entry is not None:
-        return entry._replace(patched_sha256=patched, patches=change.patches)
-    path = install.file(change.file)
-    return PatchedFile(
-        original_sha256=change.original_sha256,
-        patched_sha256=patched,
-        patches=change.patches,
-        link=str(path.readlink()) if path.is_symlink() else None,
-        bytecode=tuple(_relative(install, compiled) for compiled in _bytecode_of(path)),
+def _in_the_way(what: str, install: Install) -> Refused:
+    return Refused(
+        f"{what}, and nfpatch did not write it. It is not overwritten. Move it away, or reinstall neuralforecast: "
+        f"{reinstall_command(install)}."
     )
 
 
-def _steps_to_patched(
-    install: Install, change: FileChange, entry: Optional[PatchedFile], after: PatchedFile
-) -> list[Step]:
-    path = install.file(change.file)
-    steps: list[Step] = []
-    if entry is None:
-        kept = original_path(install, change.file)
-        # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
-        assert change.now is not None  # a missing file has no original to keep
-        steps.append(Write(kept, change.now, like=path) if after.link is not None else Place(kept, path))
-        steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
-    steps.append(Write(path, change.then, like=path))
-    steps += [Remove(compiled) for compiled in _bytecode_of(path)]
-    return steps
+def _check_users(found: Survey, file: str, ids: set[str]) -> None:
+    """Raise Refused where another content of this module would come under the hooks of a patch that is not at hand."""
+    for unknown in sorted(ids - {patch.id for patch in found.catalog.patches}):
+        raise Refused(
+            f"{found.install.file(file)} is to be renewed, and the applied patch {unknown}, which the catalog does not "
+            "have, needs it too. A patch of your own is found with --patches DIR."
+        )
 
 
-def saved_path(install: Install, change: FileChange) -> Path:
-    """Where the copy of somebody's edits goes: beside the file, under the first name that is free."""
-    path = install.file(change.file)
-    names = (f"{path.name}.nfpatch-saved{'' if number == 1 else f'-{number}'}" for number in count(1))
-    return next(saved for name in names if not os.path.lexists(saved := path.with_name(name)))
+# --- which patches a command puts in or takes out ---
 
 
-def _saving(install: Install, change: FileChange) -> list[Step]:
-    return [Place(saved_path(install, change), install.file(change.file))] if change.saves else []
-
-
-def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
-    path, kept = install.file(change.file), original_path(install, change.file)
-    back: Step = Place(path, kept) if entry.link is None else Link(path, entry.link)
-    stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
-    # where somebody put the original back already, that file stays
-    steps: list[Step] = [Remove(kept)] if change.now == change.then else [back, Remove(kept)]
-    steps += [Remove(compiled) for compiled in stale]
-    for name in entry.bytecode:
-        steps += [Place(install.file(name), original_path(install, name)), Remove(original_path(install, name))]
-    return steps
-
-
-def _bytecode_of(source: Path) -> list[Path]:
-    """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder = source.parent / "__pycache__"
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    of_this_module = re.compile(rf"{re.escape(source.stem)}\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
-    return sorted(folder / name for name in names if of_this_module.fullmatch(name))
-
-
-def _relative(install: Install, path: Path) -> str:
-    return path.relative_to(install.root).as_posix()
-
-
-def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[FileChange]) -> list[Step]:
-    """The steps for RECORD and ledger."""
-    install, before = found.install, found.ledger
-    if install.record is None:
-        return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
-    record_name, origin = _relative_record(install), str(install.record)
-    present = original = read_file(install.record)
-    # somebody's edit of a patched file is none of RECORD: the row that stands there is still what nfpatch wrote
-    standing = {row[0]: row for row in record.parse(present, origin)}
-    written = {**standing, **{change.file: record.row_for(change.file, change.then) for change in changes}}
-    rows_before: dict[str, Optional[record.Row]] = {}
-    if before.files:
-        original = read_original(install, record_name, before.record_sha256 or "")
-        rows_before = _rows(install, before, read_file(ledger_path(install)), original, standing)
-    rows_after = _rows(install, after, after.to_bytes(), original, written) if after.files else {}
-    if present == record.edit(original, origin, rows_before):
-        desired = record.edit(original, origin, rows_after)
-    else:  # somebody else wrote RECORD meanwhile: their rows stay, ours are brought up to date one by one
-        released = {row[0]: row for row in record.parse(original, origin)}
-        taken_back = {path: released.get(path) for path in rows_before}
-        desired = record.edit(present, origin, {**taken_back, **rows_after})
-    kept_record = original_path(install, record_name)
-    if after.files:
-        keep = [] if before.files else [Place(kept_record, install.record)]
-        return [*keep, Write(install.record, desired), Write(ledger_path(install), after.to_bytes())]
-    back = Place(install.record, kept_record) if desired == original else Write(install.record, desired)
-    return [back, Remove(kept_record), Remove(ledger_path(install))]
-
-
-def _rows(
-    install: Install, ledger: Ledger, ledger_bytes: bytes, original_record: bytes, patched: Mapping[str, record.Row]
-) -> dict[str, Optional[record.Row]]:
-    """What RECORD says in this state and did not say before the first patch: a row, or None for one that goes.
-
-    `patched` are the rows of the patched files.
-    """
-    listed = {row[0] for row in record.parse(original_record, str(install.record))}
-    rows: dict[str, Optional[record.Row]] = {}
-    kept = {_relative_record(install): original_record}
-    for file, entry in ledger.files.items():
-        if file in listed:
-            rows[file] = patched.get(file)
-        rows.update({name: None for name in entry.bytecode if name in listed})
-        for name in (file, *entry.bytecode):
-            original = original_path(install, name)
-            kept[name] = read_file(original if original.exists() else install.file(name))
-    own = {ledger_path(install): ledger_bytes, **{original_path(install, name): data for name, data in kept.items()}}
-    for path, content in own.items():
-        name = path.relative_to(install.site_packages).as_posix()
-        rows[name] = record.row_for(name, content)
-    return rows
-
-
-def _relative_record(install: Install) -> str:
-    assert install.record is not None
-    return install.record.relative_to(install.site_packages).as_posix()
-
-
-def wanted_by_apply(found: Survey, patches: Sequence[Patch], allow_modified: bool = False) -> dict[str, frozenset[str]]:
+def wanted_by_apply(
+    found: Survey, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
+) -> dict[str, frozenset[str]]:
     """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
 
-    In a release that is not known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for
-    the first patch that is needed and cannot be applied, so that apply does all or nothing.
+    Outdated patches in these files, or of which a runtime module is renewed, are renewed as a whole, so that no patch
+    is ever half of one version and half of another; with `renew_all` all that are outdated. In a release that is not
+    known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for the first patch that is
+    needed and cannot be applied, so that apply does all or nothing.
     """
     if found.ledger_problem is not None:
         raise Refused(found.ledger_problem)
     wanted: dict[str, frozenset[str]] = {}
     unclaimed = []
     for status in map(found.status_of, patches):
-        if status.state == "applied" or (status.state == "not-needed" and not status.files):
+        if status.state in ("applied", "not-needed"):
             continue
         files = dict(status.files)
         if status.state == "unknown-release":
@@ -321,18 +269,22 @@ def wanted_by_apply(found: Survey, patches: Sequence[Patch], allow_modified: boo
             unclaimed.append(status)
         for file, state in files.items():
             # what was changed after nfpatch patched it is judged where the change is computed, because of --force
-            if state not in ("applied", "applicable") and not allow_modified and file not in found.ledger.files:
+            is_fit = state in ("applied", "applicable", "outdated")
+            if not is_fit and not allow_modified and file not in found.ledger.files:
                 raise Refused(_why_not(found, status, file))
-            wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
+        wanted = _with_patch(found, wanted, status.patch) if files else wanted
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
         raise Refused(_why_not(found, unclaimed[0], unclaimed[0].patch.files[0]))
-    return wanted
+    for patch in found.outdated if renew_all else ():
+        wanted = _with_patch(found, wanted, patch)
+    return _with_renewed(found, wanted)
 
 
 def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
     """The patch set of each file that is left when these patches are taken out; without patches, when all are.
 
-    Raises Refused when the file carries a patch whose original is not kept here.
+    Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
+    original is not kept here.
     """
     if found.ledger_problem is not None:
         raise Refused(found.ledger_problem)
@@ -350,7 +302,51 @@ def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, froze
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
                 f"file: {reinstall_command(found.install)}."
             )
-    return wanted
+    return _with_renewed(found, wanted)
+
+
+def _with_renewed(found: Survey, wanted: PatchSets) -> dict[str, frozenset[str]]:
+    """These patch sets, and those of every patch that is outdated in what is written for them.
+
+    A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
+    outdated one of these is renewed in all of its files, which may concern further patches.
+    """
+    leaving = {patch_id for file, ids in wanted.items() for patch_id in found.ledger.patches_of(file) - ids}
+    outdated = {patch.id: patch for patch in found.outdated if patch.id not in leaving}
+    while outdated:
+        concerned = {patch_id for ids in wanted.values() for patch_id in ids}
+        modules = {module for patch in _known(found, concerned) for module in _renewed_modules(found, patch)}
+        concerned |= {patch_id for patch_id in found.ledger.patch_ids if modules & found.ledger.added_by(patch_id)}
+        more = [outdated.pop(patch_id) for patch_id in sorted(concerned & outdated.keys())]
+        if not more:
+            break
+        for patch in more:
+            wanted = _with_patch(found, wanted, patch)
+    return dict(wanted)
+
+
+def _known(found: Survey, ids: Iterable[str]) -> list[Patch]:
+    """Those of these patches that the catalog has, in its order."""
+    return [patch for patch in found.catalog.patches if patch.id in ids]
+
+
+def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
+    """The modules that this patch needs and that the catalog has otherwise than they were added."""
+    hashes = found.catalog.module_hashes
+    names = found.catalog.modules_for(patch, found.install.version)
+    return {
+        module_file(name) for name in names if found.ledger.added.get(module_file(name), "") not in ("", hashes[name])
+    }
+
+
+def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
+    """These patch sets with this patch in exactly those files that the catalog names for it."""
+    files = found.catalog.files_of(patch, found.install.version)
+    sets = dict(wanted)
+    for file in {*files, *found.ledger.files_of(patch.id)}:
+        others = sets.get(file, found.ledger.patches_of(file)) - {patch.id}
+        sets[file] = others | {patch.id} if file in files else others
+    return sets
 
 
 def _why_not(found: Survey, status: PatchStatus, file: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,13 @@ class _UseCollector(ast.NodeVisitor):
                 self.visit(target)
         self.visit(node.value)
 
+    def visit_Expr(self, node: ast.Expr) -> None:
+        frozen = _frozen_attribute(node.value)
+        if frozen is None:
+            self.generic_visit(node)
+        else:
+            self.visit(frozen.value)
+
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._note(node.attr, node.lineno)
         self.visit(node.value)
@@ -71,6 +78,16 @@ class _UseCollector(ast.NodeVisitor):
         self.found.setdefault(name, []).append(Use(line, is_assignment, self._under))
 
 
+def _frozen_attribute(statement: ast.expr) -> ast.Attribute | None:
+    """The attribute that a statement freezes, `X.attribute.requires_grad_(False)`: no use of what it computes."""
+    function = statement.func if isinstance(statement, ast.Call) else None
+    attribute = function.value if isinstance(function, ast.Attribute) else None
+    if isinstance(attribute, ast.Attribute):
+        freezing = ast.unparse(attribute) + ".requires_grad_(False)"
+        return attribute if ast.unparse(statement) == freezing else None
+    return None
+
+
 def check_assigned_once(source: Source, attribute: str) -> None:
     """Raise CodemodRefused unless there is one assignment to the attribute."""
     times = sum(use.is_assignment for use in uses_in(source.tree).get(attribute, ()))
@@ -78,20 +95,22 @@ def check_assigned_once(source: Source, attribute: str) -> None:
         raise CodemodRefused(f"`self.{attribute} = ...` stands there {times or 'no'} times, not once")
 
 
-def check_unread(result: Source, attribute: str, condition: str, source: Source) -> None:
+def check_unread(result: Source, attribute: str, condition: str, source: Source, quoted: Collection[int] = ()) -> None:
     """Raise CodemodRefused where the module uses the attribute outside `if CONDITION:`, or at all without a condition.
 
-    For `not CONDITION`, a use in the `else` of `if CONDITION:` is one inside as well. The line that the error names is
-    that of the `source` which the `result` was made from.
+    For `not CONDITION`, a use in the `else` of `if CONDITION:` is one inside as well. Freezing it is no use. In the
+    lines of the `source` that are `quoted` it may be used. The line that the error names is that of the `source` which
+    the `result` was made from.
     """
     inside = {(_dumped(condition), True)} if condition else set()
     if condition.startswith("not "):
         inside.add((_dumped(condition[4:]), False))
     for use in uses_in(result.tree).get(attribute, ()):
         if not use.is_assignment and inside.isdisjoint((ast.dump(test), branch) for test, branch in use.under):
-            outside = f", outside `if {condition}:`" if condition else ""
             line = _line_before(use.line, result.content, source.content)
-            raise CodemodRefused(f"the attribute `{attribute}` is read in line {line}{outside}")
+            if line not in quoted:
+                outside = f", outside `if {condition}:`" if condition else ""
+                raise CodemodRefused(f"the attribute `{attribute}` is read in line {line or use.line}{outside}")
 
 
 def _dumped(expression: str) -> str:
@@ -99,14 +118,14 @@ def _dumped(expression: str) -> str:
 
 
 def _line_before(line: int, text: bytes, earlier: bytes) -> int:
-    """The number, from 1, that this line of a text had in an earlier one; its own if it is new."""
+    """The number, from 1, that this line of a text had in an earlier one; 0 if it is new."""
     import difflib
 
     matcher = difflib.SequenceMatcher(None, text.splitlines(), earlier.splitlines(), autojunk=False)
     for block in matcher.get_matching_blocks():
         if block.a < line <= block.a + block.size:
             return block.b - block.a + line
-    return line
+    return 0
 
 
 def check_ignored(function: ast.AST, where: str, parameter: str) -> None:

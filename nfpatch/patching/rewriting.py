@@ -78,9 +78,20 @@ def _check_before(rewrite: Rewrite, source: Source) -> None:
 def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> None:
     from nfpatch.patching import readers
 
-    result = Source(spliced(source.content, {"": edits}))
-    for attribute, condition in rewrite.reads.items():
-        readers.check_unread(result, attribute, condition, source)
+    if rewrite.reads:
+        result = Source(spliced(source.content, {"": edits}))
+        quoted = {line for change in rewrite.changes if change.new is None for line in _lines_of(change, source)}
+        for attribute, condition in rewrite.reads.items():
+            readers.check_unread(result, attribute, condition, source, quoted)
+
+
+def _lines_of(change: Change, source: Source) -> range:
+    """The numbers of the lines that a change quotes; none where it leaves the body of a statement open."""
+    expected, place = _statements(change.old), _place_for(change, source, vouched=False)
+    start = _place_of(expected, place, change.where)
+    if any(map(_has_any_body, expected)):
+        return range(0)
+    return range(_first_line(place.body[start]), _last_line(place.body[start + len(expected) - 1]) + 1)
 
 
 def _import_edits(modules: Sequence[str], source: Source, vouched: bool) -> Iterator[Edit]:

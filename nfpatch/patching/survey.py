@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
+from nfpatch.codemod import CodemodRefused
 from nfpatch.errors import Refused
-from nfpatch.installs.find import Install, read_file
-from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, read_ledger
+from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file, read_file
+from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of, read_ledger, read_original
 from nfpatch.installs.transaction import is_interrupted
 
-State = Literal["applied", "applicable", "not-needed", "modified", "unknown-release", "interrupted"]
+State = Literal[
+    "applied", "applicable", "not-needed", "opt-in", "modified", "outdated", "unknown-release", "interrupted"
+]
 
 
-# From the best to the worst: a patch is in the state of its worst file.
-_FILE_STATES: tuple[State, ...] = ("applied", "applicable", "modified")
+# From the best to the worst: a patch is in the state of the worst of its files and runtime modules.
+_FILE_STATES: tuple[State, ...] = ("applied", "outdated", "applicable", "modified")
+_OUTDATED = "another version of nfpatch applied it and wrote other bytes; `nfpatch apply` renews it"
 
 
 class PatchStatus(NamedTuple):
     """The state of one patch in one install, with the reason in words.
 
-    `files` are those that it rewrites here, with the state of each; empty where it is not known to be needed, but for
-    one that is applied by name only.
+    `files` are those of neuralforecast's own that it rewrites here, with the state of each; empty where it is not
+    known to be needed.
     """
 
     patch: Patch
@@ -34,14 +40,24 @@ class PatchStatus(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """An element of `patches` in the JSON documents. Where it rewrites nothing, its files in other releases."""
-        files = list(self.files) or list(self.patch.files)
-        return {"id": self.patch.id, "state": self.state, "file": files[0], "files": files, "reason": self.reason}
+        return {
+            "id": self.patch.id,
+            "group": self.patch.group,
+            "state": self.state,
+            "files": list(self.files) or list(self.patch.files),
+            "reason": self.reason,
+            "requires": list(self.patch.requires),
+        }
 
 
 class Survey(NamedTuple):
-    """An install as it was found: its ledger, the present bytes of every target file (None: no such file).
+    """An install as it was found.
 
-    `ledger_problem` says why there is a ledger that cannot be trusted; `ledger` is an empty one then.
+    `contents` are the present bytes of every file that a patch rewrites, and of every runtime module, by path; None
+    where there is no such file. `obstacles` tells, by the path of a runtime module, what stands there or in the way and
+    is no file that nfpatch could have written. `ledger_problem` says why there is a ledger that cannot be trusted;
+    `ledger` is an empty one then. `current` is what the catalog makes of the applied patches, by file and id: None
+    where it changes nothing in this file, or its hooks no longer fit; a patch of which that is not known is left out.
     """
 
     install: Install
@@ -50,6 +66,8 @@ class Survey(NamedTuple):
     contents: Mapping[str, Optional[bytes]]
     interrupted: bool
     ledger_problem: Optional[str] = None
+    obstacles: Mapping[str, str] = MappingProxyType({})
+    current: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = MappingProxyType({})
 
     def status_of(self, patch: Patch) -> PatchStatus:
         """The state of this patch here."""
@@ -59,6 +77,36 @@ class Survey(NamedTuple):
         """The patches that the present bytes of the file are known to carry; None for unknown content."""
         content, known = self.contents[file], self.catalog.fingerprints.file(self.install.version, file)
         return None if content is None or known is None else known.carried_by(content)
+
+    def needed_modules(self, patch: Patch) -> tuple[str, ...]:
+        """The runtime modules, by path, that the catalog adds for this patch."""
+        return tuple(map(module_file, self.catalog.modules_for(patch, self.install.version)))
+
+    def differences(self, patch: Patch) -> tuple[str, ...]:
+        """The files and runtime modules, by path, that the catalog would write otherwise for this applied patch.
+
+        Empty where it is up to date, or not applied by the ledger.
+        """
+        applied = self.ledger.files_of(patch.id)
+        if not applied:
+            return ()
+        differing = set(self.catalog.files_of(patch, self.install.version)) - applied.keys()
+        for file, standing in applied.items():
+            current = self.current.get(file, {}).get(patch.id, standing)
+            if current is None or current.edits_sha256 != standing.edits_sha256:
+                differing.add(file)
+            else:
+                differing.update(map(module_file, {*current.modules} ^ {*standing.modules}))
+        hashes = self.catalog.module_hashes
+        for name in {name for standing in applied.values() for name in standing.modules} & hashes.keys():
+            if self.ledger.added[module_file(name)] != hashes[name]:
+                differing.add(module_file(name))
+        return tuple(sorted(differing))
+
+    @property
+    def outdated(self) -> tuple[Patch, ...]:
+        """The applied patches that the catalog would write otherwise, in catalog order."""
+        return tuple(patch for patch in self.catalog.patches if self.differences(patch))
 
     @property
     def statuses(self) -> tuple[PatchStatus, ...]:
@@ -71,11 +119,13 @@ def survey(install: Install, catalog: Catalog) -> Survey:
     interrupted, problem, ledger = is_interrupted(install), None, Ledger(install.version)
     try:
         if not interrupted:
-            ledger = _with_present_ids(read_ledger(install), catalog)
+            ledger = read_ledger(install)
     except Refused as error:
         problem = str(error)
     contents = {file: _content_of(install.file(file)) for file in sorted({*catalog.files, *ledger.files})}
-    return Survey(install, catalog, ledger, contents, interrupted, problem)
+    modules, obstacles = _modules_in(install, {*map(module_file, catalog.modules), *ledger.added})
+    current = {file: current_patches(install, catalog, file, entry) for file, entry in ledger.files.items()}
+    return Survey(install, catalog, ledger, {**contents, **modules}, interrupted, problem, obstacles, current)
 
 
 def _content_of(path: Path) -> Optional[bytes]:
@@ -85,13 +135,63 @@ def _content_of(path: Path) -> Optional[bytes]:
         return None
 
 
-def _with_present_ids(ledger: Ledger, catalog: Catalog) -> Ledger:
-    """The ledger with the ids that the patches have now: 0.1.0 had other ones."""
-    files = {
-        file: entry._replace(patches=catalog.ordered(entry.patches)) if entry.patches else entry
-        for file, entry in ledger.files.items()
-    }
-    return ledger._replace(files=files)
+def _modules_in(install: Install, files: set[str]) -> tuple[dict[str, Optional[bytes]], dict[str, str]]:
+    """The content of each of these runtime modules, None where there is none, and what stands in the way of some."""
+    contents: dict[str, Optional[bytes]] = dict.fromkeys(sorted(files))
+    obstacles: dict[str, str] = {}
+    folder = install.file(RUNTIME_FOLDER)
+    if os.path.lexists(folder) and not stat.S_ISDIR(folder.lstat().st_mode):
+        return contents, dict.fromkeys(contents, f"{folder} is {_kind_of(folder)}")
+    for file in contents:
+        path = install.file(file)
+        if os.path.islink(path) or (os.path.lexists(path) and not os.path.isfile(path)):
+            obstacles[file] = f"{path} is {_kind_of(path)}"
+            continue
+        try:
+            contents[file] = _content_of(path)
+        except Refused as error:
+            obstacles[file] = str(error).partition(". ")[0]
+    return contents, obstacles
+
+
+def _kind_of(path: Path) -> str:
+    mode = path.lstat().st_mode
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
+    return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
+
+
+def current_patches(
+    install: Install, catalog: Catalog, file: str, entry: PatchedFile
+) -> dict[str, Optional[AppliedPatch]]:
+    """What the catalog makes of the patches that this file carries, by id: None where it changes nothing, or not here.
+
+    The record knows it of the released file. Else the codemods of patches that the catalog has are run on the kept
+    original; where that is lost they are left out, as are patches that the catalog does not have.
+    """
+    known = catalog.fingerprints.file(install.version, file)
+    recorded = known.patches if known is not None and known.sha256 == entry.original_sha256 else {}
+    current: dict[str, Optional[AppliedPatch]] = {}
+    for patch in (patch for patch in catalog.patches if patch.id in entry.patches):
+        rewrite = catalog.rewrites_for(patch, install.version).get(file)
+        if rewrite is None:
+            current[patch.id] = None
+        elif patch.id in recorded:
+            current[patch.id] = AppliedPatch(recorded[patch.id].sha256, catalog.modules_of(rewrite))
+        else:
+            from nfpatch.patching.edits import digest_of
+            from nfpatch.patching.rewriting import edits_of
+            from nfpatch.patching.source import Source
+
+            try:
+                original = read_original(install, file, entry.original_sha256)
+            except Refused:
+                continue
+            try:
+                digest = digest_of(edits_of(rewrite, Source(original)))
+                current[patch.id] = AppliedPatch(digest, catalog.modules_of(rewrite))
+            except CodemodRefused:
+                current[patch.id] = None
+    return current
 
 
 def _status_of(found: Survey, patch: Patch) -> PatchStatus:
@@ -107,13 +207,40 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
         reason = catalog.reason_unaffected(patch, version) or f"no variant of the patch names {version}"
         return PatchStatus(patch, "not-needed", reason)
     told = {file: _state_in(found, patch, file) for file in files}
-    worst = max(files, key=lambda file: _FILE_STATES.index(told[file][0]))
+    is_elsewhere = not patched and all(state == "applied" for state, _ in told.values())
+    modules = sorted({*found.needed_modules(patch), *found.ledger.added_by(patch.id)})
+    told.update({file: _state_of_module(found, patch, file, is_elsewhere) for file in modules})
+    for file in found.differences(patch):
+        # what somebody has changed, or put back, is still that
+        if told[file][0] == "applied" or (told[file][0] == "applicable" and file not in patched):
+            told[file] = ("outdated", _OUTDATED)
+    worst = max(told, key=lambda file: _FILE_STATES.index(told[file][0]))
     state, reason = told[worst]
     if any(told[file][0] != state for file in files):
-        reason = f"{reason} (in {', '.join(file for file in files if told[file][0] == state)})"
-    if patch.opt_in and state == "applicable":
-        state, reason = "not-needed", f"applied by name only, as it changes what one process does: {reason}"
+        reason = f"{reason} (in {', '.join(file for file in told if told[file][0] == state)})"
+    if patch.opt_in and not patched and state == "applicable":
+        state, reason = "opt-in", f"{reason} (applied by its own id only)"
     return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
+
+
+def _state_of_module(found: Survey, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
+    """The state of a patch in a runtime module; `is_elsewhere` tells that its files carry it, and no ledger says so."""
+    content, standing = found.contents[file], found.ledger.added.get(file)
+    if file in found.obstacles:
+        return "modified", f"{found.obstacles[file]}, and nfpatch did not put it there"
+    if standing is not None:
+        if content is None:
+            return "modified", "the file is missing"
+        if hash_of(content) != standing:
+            return "modified", "the file was changed after nfpatch wrote it"
+        return ("applied" if file in found.ledger.added_by(patch.id) else "applicable"), patch.summary
+    if is_elsewhere:
+        if content == found.catalog.modules[Path(file).stem]:
+            return "applied", patch.summary
+        return "modified", f"the file {'is missing' if content is None else 'is not the one that the patch needs'}"
+    if content is not None:
+        return "modified", "a file stands there that nfpatch did not write"
+    return "applicable", patch.summary
 
 
 def _state_in(found: Survey, patch: Patch, file: str) -> tuple[State, str]:

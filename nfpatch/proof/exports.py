@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from nfpatch.console import count, unified_diff
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
-from nfpatch.proof.report import STRATEGIES, finding_of, groups, unproved_in_words, verdict_of
+from nfpatch.proof.report import STRATEGIES, coverage_in_words, finding_of, groups, required_in_words, verdict_of
 from nfpatch.proof.runner import CaseResult, ProofReport
 
 # What XML 1.0 cannot hold, escaped or not; a process that crashed may have printed it.
@@ -53,7 +53,10 @@ def write_junit_xml(path: Path, install: Install, report: ProofReport) -> None:
 
 
 def junit_xml(install: Install, report: ProofReport) -> bytes:
-    """The proof as JUnit XML. A fit that went through and proves nothing is a failure, one that did not an error."""
+    """The proof as JUnit XML. A fit that went through and proves nothing is a failure, one that did not an error.
+
+    A patch that is not proved is skipped, or where it was named a failure.
+    """
     cases = [
         TestCase(
             title,
@@ -67,11 +70,28 @@ def junit_xml(install: Install, report: ProofReport) -> bytes:
         for title, results in groups(report)
         for result in results
     ]
+    missing = report.coverage.missing
+    cases += [
+        TestCase(
+            patch.id,
+            "proof",
+            0.0,
+            ok=patch.id not in missing,
+            outcome="unproved",
+            finding=f"not proved: {patch.reason}",
+            detail=patch.reason,
+            is_skipped=patch.id not in missing,
+        )
+        for patch in report.coverage.unproved
+    ]
     return junit_document("nfpatch verify", _facts(install, report), cases, report.seconds)
 
 
 class TestCase(NamedTuple):
-    """A test case of JUnit's, which takes `seconds`; `finding` is what it showed, `detail` why it is not `ok`."""
+    """A test case of JUnit's, which takes `seconds`.
+
+    `finding` is what it showed, `detail` why it is not `ok` or is skipped.
+    """
 
     title: str
     name: str
@@ -80,6 +100,7 @@ class TestCase(NamedTuple):
     outcome: str
     finding: str
     detail: str
+    is_skipped: bool = False
 
     @property
     def is_error(self) -> bool:
@@ -95,7 +116,7 @@ def junit_document(
         "tests": str(len(cases)),
         "failures": str(sum(not case.ok and not case.is_error for case in cases)),
         "errors": str(sum(case.is_error for case in cases)),
-        "skipped": "0",
+        "skipped": str(sum(case.is_skipped for case in cases)),
         "time": f"{seconds:.3f}",
     }
     root = ElementTree.Element("testsuites", counts)
@@ -113,6 +134,8 @@ def _add_test_case(suite: ElementTree.Element, case: TestCase) -> None:
     attributes = {"classname": case.title, "name": case.name, "time": f"{case.seconds:.3f}"}
     element = ElementTree.SubElement(suite, "testcase", attributes)
     finding = _printable(case.finding)
+    if case.is_skipped:
+        ElementTree.SubElement(element, "skipped", {"message": _printable(case.detail)})
     if not case.ok:
         message = (finding.splitlines() or [case.outcome])[0]
         kind = "error" if case.is_error else "failure"
@@ -146,9 +169,11 @@ def write_html(path: Path, install: Install, agenda: Agenda, report: ProofReport
 def html_page(install: Install, agenda: Agenda, report: ProofReport) -> str:
     """The proof as a page: the verdict, the fits, the parameters without a gradient, the diff."""
     title = f"neuralforecast {install.version}: {'proved' if report.ok else 'NOT proved'}"
-    parts = [f"<p>{html.escape(unproved_in_words(status))}</p>" for status in agenda.unproved]
+    parts = [f"<p>{html.escape(line)}</p>" for line in coverage_in_words(report)]
     for heading, results in groups(report):
-        parts += [f"<h2>{html.escape(heading)}</h2>", table("fits", map(_row, results)), _parameters(results)]
+        required = required_in_words(results)
+        parts += [f"<h2>{html.escape(heading)}</h2>", *([f"<p>{html.escape(required)}</p>"] if required else [])]
+        parts += [table("fits", map(_row, results)), _parameters(results)]
     if agenda.rewritten:
         parts += ["<h2>The diff</h2>", f"<pre>{_diff(agenda)}</pre>"]
     return page(title, report.ok, verdict_of(report), _facts(install, report), parts)
@@ -200,7 +225,7 @@ def _parameters(results: Iterable[CaseResult]) -> str:
 
 
 def _diff(agenda: Agenda) -> str:
-    """The diff from the original to the healed source, marked up."""
+    """The diff from the original to the patched source, marked up."""
     tags = {"+": "ins", "-": "del"}
     lines = [line for file, (old, new) in agenda.rewritten.items() for line in unified_diff(file, old, new)]
     return "".join(

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Optional, get_args
 
-from nfpatch.catalog import Case, Patch
+from nfpatch.catalog import Case, Patch, Selection
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.installs.ledger import read_original
-from nfpatch.patching.plan import changes_to, original_with, wanted_by_apply
+from nfpatch.patching.plan import changes_to, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
+from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.launch import ONE_NODE, Nodes
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
@@ -30,8 +31,8 @@ CONTROLS = (
     Case(model="NHITS", config="MQLoss", loss="MQLoss", options=TINY, releases=">=1.2"),
     Case(model="NHITS", config="MAE", loss="MAE", options=TINY, releases="<1.2"),
 )
-# An ordinary script of each kind of model, stage by stage, on the healed source. What one process refuses as well, such
-# as `predict_insample` of a multivariate model, counts for nothing.
+# An ordinary script of each kind of model, stage by stage, on the patched source. What one process refuses as well, as
+# `predict_insample` of a multivariate model, counts for nothing.
 TRAVELLERS = (
     CONTROLS[1]._replace(releases=""),
     Case("GRU", "MAE", options={"encoder_hidden_size": 8, "decoder_hidden_size": 8}, releases=">=1.1"),
@@ -41,90 +42,209 @@ TRAVELLERS = (
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
 
 
+# The files, by path, in which a source differs from the installed one; None for a file that it does not have.
+Tree = Mapping[str, Optional[bytes]]
+
+
+@dataclass(frozen=True)
+class ProofRequest:
+    """What is to be proved, and how.
+
+    With `preview` it is the patched source that is computed, as `apply` does with `allow_modified` and `force`, and not
+    the installed one. With `thorough` all cases of the patches are trained, and where nothing was named the journeys
+    are taken as well. Each of the `launchers` trains them in turn.
+    """
+
+    selection: Selection
+    preview: bool = False
+    allow_modified: bool = False
+    force: bool = False
+    thorough: bool = False
+    launchers: tuple[Launcher, ...] = ("torchrun",)
+
+    @property
+    def patched(self) -> Source:
+        """The source that is held against the original."""
+        return "preview" if self.preview else "installed"
+
+
 @dataclass(frozen=True)
 class Agenda:
     """What there is to prove.
 
-    `trees` are the files, by path, in which the source trees of these names differ from the installed one. `unproved`
-    are the patches that leave nothing to prove here, with the reason. `rewritten` are original and healed bytes, each
-    by path, of the files in which they differ.
+    `trees` are the files, by path, in which the source trees of these names differ from the installed one; None for a
+    file that a tree does not have. `coverage` says which patches in question no fit shows. `rewritten` are original and
+    patched bytes, each by path, of the files in which they differ.
     """
 
     cases: tuple[ProofCase, ...]
-    trees: Mapping[str, Mapping[str, bytes]]
-    unproved: tuple[PatchStatus, ...] = ()
-    rewritten: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    trees: Mapping[str, Tree]
+    coverage: Coverage = field(default_factory=Coverage)
+    rewritten: Mapping[str, tuple[Optional[bytes], Optional[bytes]]] = field(default_factory=dict)
 
 
-def agenda_for(
-    found: Survey,
-    patches: Sequence[Patch],
-    preview: bool = False,
-    allow_modified: bool = False,
-    thorough: bool = False,
-    force: bool = False,
-    launchers: Sequence[Launcher] = ("torchrun",),
-) -> Agenda:
-    """The fits that prove these patches; without patches, all that the release needs or has.
+def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
+    """The fits that prove what is applied of the patches selected, or with `preview` what would be.
 
-    With `preview` the patched source is computed, as `apply` does with `allow_modified` and `force`, and proved instead
-    of the installed one. With `thorough` all cases of the patches are trained, and without patches the journeys are
-    taken as well. Each of the `launchers` trains them in turn. Raises Refused when the patched source cannot be
-    computed, or when a killed run left the install half done.
+    A patch that was named by its id is proved whatever its state. Both sources of a case carry the patches that it
+    requires (`Case.requires`): where they lack one, in a tree of its own. Raises Refused when the patched source cannot
+    be computed, or when a killed run left the install half done.
     """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
-    statuses = [found.status_of(patch) for patch in patches or found.catalog.patches]
-    if not patches:
-        statuses = [status for status in statuses if status.state != "not-needed" or not status.patch.opt_in]
+    version, selection, patched = found.install.version, request.selection, request.patched
     originals = originals_of(found)
-    wanted = wanted_by_apply(found, [status.patch for status in statuses], allow_modified) if preview else {}
-    changes = {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
-    healed: Source = "preview" if preview else "installed"
-    version = found.install.version
+    chosen = choice_for_apply(found, selection).patches if request.preview else ()
+    wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
+    changes = _computed(found, request, wanted)
+    applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
+    carried = applied.union(*wanted.values())
+    subjects = _subjects(found, request, carried)
     control = next(control for control in CONTROLS if control.is_possible_in(version))
     fits: list[ProofCase] = []
-    for launcher in dict.fromkeys(launchers):
+    for launcher in dict.fromkeys(request.launchers):
         own = [
             fit
-            for status in statuses
-            if _has_its_files(found, status) and (patches or status.state != "not-needed")
-            for case in status.patch.cases
-            if (thorough or not case.thorough) and case.is_possible_in(version)
-            if _is_for(launcher, case, status.patch) and (launcher != "spark" or case.launchers or patches or thorough)
-            for fit in _fits_of(status.patch, case, healed, _is_original_known(found, status, wanted), launcher)
+            for status in subjects
+            if _has_its_files(found, status)
+            for case in _cases_of(status.patch, launcher, version, request)
+            for fit in _fits_of(status.patch, case, patched, _is_original_known(found, status, wanted), launcher)
         ]
-        journeys = _journeys(healed, version) if thorough and not patches and launcher != "spark" else []
+        takes_journeys = request.thorough and selection.is_default and launcher != "spark"
+        journeys = _journeys(patched, version) if takes_journeys else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
-    applied = {patch.id for patch in found.catalog.patches if found.status_of(patch).state == "applied"}
-    carried = applied.union(*wanted.values())
-    fits = [fit for fit in fits if _are_healed(found, found.catalog.select(fit.case.requires), carried)]
-    predicted_together = {launcher for launcher in launchers if _is_prediction_healed(found, carried, launcher)}
-    # What is meant to be learned otherwise is so on both sides of a comparison
-    compared = {fit.like for fit in fits if fit.like is not None}
-    on_purpose = {patch.id for patch in found.catalog.patches if patch.opt_in}
-    fits = [
-        replace(
-            fit,
-            requires=tuple(sorted(carried & {*fit.requires, *(on_purpose if fit.id in compared else ())})),
-            forecast="together" if fit.launcher in predicted_together and _asks_all_ranks(fit) else fit.forecast,
-        )
-        for fit in fits
-    ]
-    proved = {fit.patch for fit in fits}
-    unproved = tuple(status for status in statuses if status.patch.id not in proved)
-    trees = {"original": originals, "preview": changes}
+    fits = [_with_required(found, fit, fits, carried) for fit in fits]
+    trees: dict[str, Tree] = {"original": originals, "preview": changes}
+    problems: dict[str, str] = {}
     for fit in fits:
-        if fit.tree not in (*trees, "installed"):
-            trees[fit.tree] = {**originals, **original_with(found, frozenset(fit.requires), allow_modified)}
-    return Agenda(tuple(fits), trees, unproved, _rewritten(found.contents, originals, changes))
+        if fit.requires and fit.tree not in (*trees, *problems):
+            try:
+                trees[fit.tree] = _tree_of(found, request, fit, wanted, originals)
+            except Refused as error:
+                problems[fit.tree] = f"{', '.join(fit.requires)} cannot be put beside it: {error}"
+    untrainable = {(fit.patch, fit.case.model, fit.case.config): fit.tree for fit in fits if fit.tree in problems}
+    fits = [fit for fit in fits if (fit.patch, fit.case.model, fit.case.config) not in untrainable]
+    coverage = _coverage(found, request, subjects, fits, {key[0]: problems[untrainable[key]] for key in untrainable})
+    return Agenda(tuple(fits), trees, coverage, _rewritten(found.contents, originals, changes))
 
 
-def originals_of(found: Survey) -> dict[str, bytes]:
-    """The original bytes, by path, of each file that nfpatch has patched. Raises Refused where one is not kept."""
-    return {
-        file: read_original(found.install, file, entry.original_sha256) for file, entry in found.ledger.files.items()
-    }
+def _subjects(found: Survey, request: ProofRequest, carried: AbstractSet[str]) -> list[PatchStatus]:
+    """What is to be shown: of the patches selected those that the patched source carries, and those named by their id.
+
+    With `preview`, `carried` also has what those require.
+    """
+    selection = request.selection
+    brought = choice_for_apply(found, selection).brought_along if request.preview else {}
+    ids = {patch.id for patch in selection.patches}.union(brought)
+    shown = [patch for patch in found.catalog.patches if patch.id in ids and patch.id in {*carried, *selection.ids}]
+    return [found.status_of(patch) for patch in shown]
+
+
+def _coverage(
+    found: Survey,
+    request: ProofRequest,
+    subjects: Sequence[PatchStatus],
+    fits: Sequence[ProofCase],
+    problems: Mapping[Optional[str], str],
+) -> Coverage:
+    """Which patches these fits do not show: of the subjects, and of what is needed, selected and not applied."""
+    selection = request.selection
+    shown = {fit.patch for fit in fits}
+    looked_at = {status.patch.id for status in subjects}
+    unproved, not_needed = [], {}
+    for patch in found.catalog.patches:
+        status = found.status_of(patch)
+        reason = ""
+        if patch.id in shown or patch.id in selection.skipped:
+            continue
+        if patch.id in looked_at and status.state == "not-needed":
+            not_needed[patch.id] = status.reason
+        elif patch.id in looked_at:
+            reason = problems.get(patch.id) or _why_unproved(found, status, request)
+        elif status.state != "not-needed" and patch in selection.patches and is_selected(selection, patch):
+            is_plain = status.state == "applicable"
+            reason = "it is needed and not applied" if is_plain else f"{status.state}: {status.reason}"
+        if reason:
+            unproved.append(Unproved(patch.id, reason, patch.id in selection.ids))
+    return Coverage(tuple(unproved), not_needed, selection.skipped)
+
+
+def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> str:
+    """Why no fit shows a patch that is there: it has none, or takes other options."""
+    patch, version = status.patch, found.install.version
+    if not patch.cases:
+        return patch.why_no_cases or "it has no cases"
+    if not _has_its_files(found, status):
+        return "a file that it rewrites is missing"
+    for options, other in {
+        "--thorough": replace(request, thorough=True),
+        **{f"--launcher {name}": replace(request, launchers=(name,)) for name in get_args(Launcher)},
+        **{
+            f"--launcher {name} --thorough": replace(request, launchers=(name,), thorough=True)
+            for name in get_args(Launcher)
+        },
+    }.items():
+        if any(
+            _fits_of(patch, case, request.patched, True, launcher)
+            for launcher in other.launchers
+            for case in _cases_of(patch, launcher, version, other)
+        ):
+            return f"it takes {options}"
+    return f"none of its cases can be trained by neuralforecast {version}"
+
+
+def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequest) -> list[Case]:
+    """The cases of a patch that are trained by this launcher."""
+    is_asked_for = request.thorough or patch.id in request.selection.ids
+    return [
+        case
+        for case in patch.cases
+        if (request.thorough or not case.thorough) and case.is_possible_in(version)
+        if _is_for(launcher, case, patch) and (launcher != "spark" or case.launchers or is_asked_for)
+    ]
+
+
+def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]) -> ProofCase:
+    """The fit with the patches that its source lacks and its case requires.
+
+    What is meant to be learned otherwise is so on both sides of a comparison. The forecasts are asked of all ranks
+    where they can be had of them.
+    """
+    catalog = found.catalog
+    required = {patch_id for patch_id in catalog.with_required(fit.case.requires) if _is_of_use(found, patch_id)}
+    if fit.source == "original":
+        on_purpose = {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
+        is_compared = any(other.like == fit.id for other in fits)
+        lacking = (required | (on_purpose if is_compared else set())) - {fit.patch}
+        return replace(fit, requires=tuple(sorted(lacking)))
+    lacking = required - carried
+    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | lacking, fit.launcher)
+    return replace(fit, requires=tuple(sorted(lacking)), forecast="together" if is_together else fit.forecast)
+
+
+def _is_of_use(found: Survey, patch_id: str) -> bool:
+    """Whether this release has the bug of a patch."""
+    (patch,) = found.catalog.select([patch_id])
+    return found.status_of(patch).state != "not-needed"
+
+
+def _computed(found: Survey, request: ProofRequest, wanted: Mapping[str, frozenset[str]]) -> Tree:
+    """The files that change where each of those in `wanted` is to carry exactly these patches."""
+    changes = changes_to(found, wanted, request.allow_modified, request.force)
+    return {change.file: change.then for change in changes}
+
+
+def _tree_of(
+    found: Survey, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
+) -> Tree:
+    """The source of a fit with the patches that its case requires."""
+    if fit.source == "original":
+        return {**originals, **original_with(found, frozenset(fit.requires), request.allow_modified)}
+    sets = dict(wanted)
+    for patch in found.catalog.select(fit.requires):
+        for file in found.catalog.files_of(patch, found.install.version):
+            sets[file] = sets.get(file, found.ledger.patches_of(file)) | {patch.id}
+    return _computed(found, request, sets)
 
 
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
@@ -137,13 +257,8 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
 
 
 def _asks_all_ranks(fit: ProofCase) -> bool:
-    """Whether what is trained is healed, and by all ranks, and makes forecasts."""
+    """Whether what is trained is patched, and by all ranks, and makes forecasts."""
     return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
-
-
-def _are_healed(found: Survey, patches: Sequence[Patch], carried: AbstractSet[str]) -> bool:
-    """Whether the healed source has each of these patches, or needs none."""
-    return all(patch.id in carried or found.status_of(patch).state == "not-needed" for patch in patches)
 
 
 def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
@@ -158,26 +273,19 @@ def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     return launcher in case.launchers or is_plain_fit
 
 
-def _is_prediction_healed(found: Survey, carried: AbstractSet[str], launcher: Launcher) -> bool:
-    """Whether the healed source, with the patches that it has, needs none to let several processes predict."""
-    predicting = [
-        patch
+def _lets_all_ranks_predict(found: Survey, carried: AbstractSet[str], launcher: Launcher) -> bool:
+    """Whether a source with these patches lacks none that is needed to predict on several processes."""
+    return all(
+        patch.id in carried or patch.opt_in or found.status_of(patch).state == "not-needed"
         for patch in found.catalog.patches
         if any(case.stage == "predict" and _is_for(launcher, case, patch) for case in patch.cases)
-    ]
-    return _are_healed(found, predicting, carried)
+    )
 
 
-def _rewritten(
-    installed: Mapping[str, Optional[bytes]], originals: Mapping[str, bytes], changes: Mapping[str, bytes]
-) -> dict[str, tuple[bytes, bytes]]:
-    """The original and the healed bytes of each file in which they differ."""
-    pairs = {
-        file: (originals.get(file, content), changes.get(file, content))
-        for file, content in installed.items()
-        if content is not None
-    }
-    return {file: (original, healed) for file, (original, healed) in pairs.items() if original != healed}
+def _rewritten(installed: Tree, originals: Tree, changes: Tree) -> dict[str, tuple[Optional[bytes], Optional[bytes]]]:
+    """The original and the patched bytes of each file in which they differ; None for a file that one does not have."""
+    pairs = {file: (originals.get(file, content), changes.get(file, content)) for file, content in installed.items()}
+    return {file: (original, patched) for file, (original, patched) in pairs.items() if original != patched}
 
 
 def _has_its_files(found: Survey, status: PatchStatus) -> bool:
@@ -192,33 +300,35 @@ def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, 
     def is_known(file: str) -> bool:
         return status.patch.id in (wanted.get(file, frozenset()) | found.ledger.patches_of(file))
 
-    return status.state == "applicable" or any(map(is_known, {*wanted, *status.files}))
+    return status.state in ("applicable", "opt-in") or any(map(is_known, {*wanted, *status.files}))
 
 
-def _fits_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
-    """Red, green and parity: what fails on the original source trains on the healed one, and nothing else changed.
+def _fits_of(patch: Patch, case: Case, patched: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
+    """Red, green and parity: what fails on the original source trains on the patched one, and nothing else changed.
 
     A model that DDP refuses is compared in two ways in which it can be trained nonetheless; by torch's launcher, as
     what is learned does not hang on that. A search is not compared: it makes its models itself.
     """
     if case.stage != "fit":
-        return _stage_of(patch, case, healed, is_original_known, launcher)
+        return _stage_of(patch, case, patched, is_original_known, launcher)
     if launcher == "spawn":  # it would import everything anew for each of these many fits
         return []
     fit = partial(_fit, patch, case)
     if not is_original_known:
-        return [fit(healed)]
+        return [fit(patched)]
     if case.is_search or launcher != "torchrun":
-        return [fit("original"), fit(healed)]
+        return [fit("original"), fit(patched)]
     original = fit("original")
     if not original.leaves_dead:
-        return [original, fit(healed, like=original.id)]
+        return [original, fit(patched, like=original.id)]
     worked_around, alone = fit("original", "find-unused-ddp"), fit("original", "single-process")
-    green, parity = fit(healed, like=worked_around.id), fit(healed, "single-process", like=alone.id)
+    green, parity = fit(patched, like=worked_around.id), fit(patched, "single-process", like=alone.id)
     return [original, worked_around, alone, green, parity]
 
 
-def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
+def _stage_of(
+    patch: Patch, case: Case, patched: Source, is_original_known: bool, launcher: Launcher
+) -> list[ProofCase]:
     """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once.
 
     A search is many fits, for each of which ddp_spawn would import everything anew. What one process finds through ray
@@ -230,10 +340,9 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
         symptoms = patch.symptoms if expect == "wrong" else ()
-        beside = case.requires if source == "original" else ()
-        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms, requires=beside)
+        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms)
 
-    fits = [stage(healed, "pass")]
+    fits = [stage(patched, "pass")]
     if is_original_known:
         shows = not case.original_hangs and (not case.launchers or launcher in case.launchers)
         fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
@@ -241,7 +350,7 @@ def _stage_of(patch: Patch, case: Case, healed: Source, is_original_known: bool,
     if is_original_known and launcher == "torchrun" and keeps_one_process:
         fit = partial(_fit, patch, case._replace(stage="fit", unused_parameters=()), strategy="single-process")
         alone = fit("original")
-        fits += [alone, fit(healed, like=alone.id)]
+        fits += [alone, fit(patched, like=alone.id)]
     return fits
 
 
@@ -249,7 +358,7 @@ def _fit(
     patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
     """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
-    claimed = case.unused_parameters or patch.unused_parameters
+    claimed = patch.unused_parameters if case.unused_parameters is None else case.unused_parameters
     leaves_dead = source == "original" and case.unused_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
@@ -261,7 +370,6 @@ def _fit(
         strategy=strategy,
         leaves_dead=leaves_dead,
         like=like,
-        requires=case.requires if source == "original" else (),
     )
 
 
@@ -275,10 +383,10 @@ def _controls(fits: Sequence[ProofCase], control: Case) -> list[ProofCase]:
     ]
 
 
-def _journeys(healed: Source, version: str) -> list[ProofCase]:
+def _journeys(patched: Source, version: str) -> list[ProofCase]:
     """The stages of an ordinary script of each kind of model that the release has."""
     return [
-        ProofCase(f"journey/{model.model}/{healed}/{stage}", None, case, healed, "pass", forecast=None)
+        ProofCase(f"journey/{model.model}/{patched}/{stage}", None, case, patched, "pass", forecast=None)
         for model in TRAVELLERS
         if model.is_possible_in(version)
         for stage in JOURNEY
@@ -304,11 +412,12 @@ def run_agenda(
         fit for fit in agenda.cases if nodes.nnodes == 1 or (fit.case.stage, fit.source) != ("ray-search", "original")
     ]
     if not cases:
-        return ProofReport(True, None, None, None, None, None, 0.0, ())
+        report = ProofReport(True, None, None, None, None, None, 0.0, ())
+        return _covering(report, agenda.coverage)
     with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
         trees = {name: _tree(install, Path(folder, name), files) for name, files in agenda.trees.items()}
         trees["installed"] = install.tree
-        return run_proof(
+        report = run_proof(
             python=install.python,
             cases=cases,
             trees=trees,
@@ -319,6 +428,12 @@ def run_agenda(
             on_event=on_event,
             nodes=nodes,
         )
+    return _covering(report, agenda.coverage)
+
+
+def _covering(report: ProofReport, coverage: Coverage) -> ProofReport:
+    """The report with what the proof leaves out, which may be too much."""
+    return replace(report, ok=report.ok and coverage.suffices(report.proved), coverage=coverage)
 
 
 @contextmanager
@@ -332,6 +447,6 @@ def _full_disk_reported() -> Iterator[None]:
         raise
 
 
-def _tree(install: Install, folder: Path, replacements: Mapping[str, bytes]) -> Optional[Path]:
+def _tree(install: Install, folder: Path, replacements: Tree) -> Optional[Path]:
     """A source tree with these files; None, which stands for the installed one, where nothing differs."""
     return build_overlay(install.package, folder, replacements) if replacements else None

@@ -15,7 +15,6 @@ import click
 
 from nfpatch.console import count, print_install
 from nfpatch.installs.find import Install
-from nfpatch.patching.survey import PatchStatus
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
 from nfpatch.proof.verdict import Launcher
@@ -96,31 +95,44 @@ def _by(launcher: Launcher) -> str:
     return "" if launcher == "torchrun" else f", by {launcher}"
 
 
-def unproved_in_words(status: PatchStatus) -> str:
-    """What is to be said of a patch that the proof leaves out: why it is not needed, or by what it is proved."""
-    words = f"{status.patch.id}: {status.state}, {status.reason}"
-    if status.state == "not-needed":
-        return words
-    is_of_spark = any(case.launchers == ("spark",) for case in status.patch.cases)
-    return f"{words} (not proved here{'; --launcher spark does' if is_of_spark else ''})"
+def coverage_in_words(report: ProofReport) -> list[str]:
+    """A line for each patch in question that the proof does not show, with the reason."""
+    coverage = report.coverage
+    return [
+        *(f"not needed: {patch_id} ({reason})" for patch_id, reason in coverage.not_needed.items()),
+        *(f"skipped: {patch_id} ({reason})" for patch_id, reason in coverage.skipped.items()),
+        *(f"not proved: {patch.id} ({patch.reason})" for patch in coverage.unproved),
+    ]
+
+
+def required_in_words(results: Sequence[CaseResult]) -> str:
+    """Which sources of these fits carry patches that the configuration requires; empty where none does."""
+    sources: dict[tuple[str, ...], dict[str, None]] = {}
+    for result in results:
+        if result.requires:
+            sources.setdefault(result.requires, {})[result.source] = None
+    return "; ".join(f"{' and '.join(names)} with {', '.join(ids)}" for ids, names in sources.items())
 
 
 def print_report(install: Install, agenda: Agenda, report: ProofReport) -> None:
-    """The answer of `verify`: the fits of each configuration, and the verdict."""
+    """The answer of `verify`: the fits of each configuration, what is not proved, and the verdict."""
     print_install(install)
-    for status in agenda.unproved:
-        click.echo(f"  {unproved_in_words(status)}")
     told: set[str] = set()
     for title, results in groups(report):
         click.secho(f"\n{title}", bold=True)
+        required = required_in_words(results)
+        if required:
+            click.echo(textwrap.fill(f"(for this configuration: {required})", WIDTH, initial_indent="  "))
         for result in results:
             _print_fit(result, finding_of(result) if result.detail not in told else f"{result.outcome}: as above")
             told |= {result.detail} - {""}
+    click.echo()
+    for line in coverage_in_words(report):
+        click.echo(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
     if report.cases:
-        click.echo()
         click.echo(textwrap.fill(conditions_of(report), WIDTH))
     for sentence in verdict_of(report):
-        click.echo(textwrap.fill(sentence, WIDTH))
+        click.echo(textwrap.fill(sentence, WIDTH, break_on_hyphens=False))
 
 
 def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
@@ -207,15 +219,22 @@ def conditions_of(report: ProofReport) -> str:
 
 
 def verdict_of(report: ProofReport) -> list[str]:
-    """The sentences at the end."""
-    if not report.cases:
-        return ["Nothing to prove."]
-    if report.ok:
-        return ["Proved: every fit came out as it must."]
+    """The sentences at the end; the last says how many patches were proved."""
+    coverage = report.coverage
+    sentences = []
     failed = sum(not result.ok for result in report.cases)
-    sentences = [f"NOT proved: {count(failed, 'fit', 'fits')} did not come out as it must."]
+    if failed:
+        sentences.append(f"NOT proved: {count(failed, 'fit', 'fits')} did not come out as it must.")
     if any(not result.ok for result in report.cases if is_control(result)):
         sentences.append("The control failed as well: look at this machine and its environment before the patches.")
     if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
-        sentences.append("The installed source is not healed. Run `nfpatch apply`, then `nfpatch verify` again.")
-    return sentences
+        sentences.append("The installed source is not patched. Run `nfpatch apply`, then `nfpatch verify` again.")
+    if coverage.missing:
+        sentences.append(f"NOT proved: {', '.join(coverage.missing)}.")
+    elif coverage.unproved and not report.proved:
+        sentences.append(
+            "NOT proved: no patch was. `nfpatch verify --preview` proves what `nfpatch apply` would write."
+        )
+    if report.ok:
+        sentences.append("Proved: every fit came out as it must." if report.cases else "Nothing to prove.")
+    return [*sentences, f"{len(report.proved)} of {count(len(report.patches), 'patch', 'patches')} proved."]

@@ -14,12 +14,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from nfpatch.catalog import names
 from nfpatch.errors import EnvironmentProblem
+from nfpatch.proof.coverage import Coverage
 from nfpatch.proof.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
 from nfpatch.proof.probe import Stack, probe, runnable
 from nfpatch.proof.ranks import Rank, ranks_of_fit, tail_of
@@ -85,7 +86,8 @@ class ProofReport:
     """What a proof came to.
 
     `world_size` and `backend` are what torch reported, None where no case trained; the versions are None where there
-    was nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for.
+    was nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
+    which patches in question it does not show.
     """
 
     ok: bool
@@ -98,6 +100,20 @@ class ProofReport:
     cases: tuple[CaseResult, ...]
     accelerator: str = "cpu"
     nodes: int = 1
+    coverage: Coverage = field(default_factory=Coverage)
+
+    @property
+    def patches(self) -> tuple[str, ...]:
+        """The ids of the patches in question, in the order of the cases; those without a case come last."""
+        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None)
+        return (*shown, *(patch.id for patch in self.coverage.unproved))
+
+    @property
+    def proved(self) -> tuple[str, ...]:
+        """The ids of the patches of which every case came out as it must."""
+        failed = {case.patch for case in self.cases if not case.ok}
+        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None)
+        return tuple(patch_id for patch_id in shown if patch_id not in failed)
 
     def to_json(self) -> dict[str, object]:
         """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""
@@ -111,6 +127,8 @@ class ProofReport:
             "accelerator": self.accelerator,
             "nodes": self.nodes,
             "seconds": round(self.seconds, 3),
+            "proved": list(self.proved),
+            **self.coverage.to_json(),
             "cases": [case.to_json() for case in self.cases],
         }
 

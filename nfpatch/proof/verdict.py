@@ -26,12 +26,12 @@ class ProofCase:
     `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `leaves_dead` says that the source
     has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a
     model, the other strategies put up with it. `like` is the id of the case, of another source, from whose first
-    weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to
-    a stage of a user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms`
-    in its words.
+    weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a
+    stage of a user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms` in
+    its words.
 
-    `requires` are patches that the original carries, because the model would crash without them before its own bug
-    shows.
+    `requires` are patches that this source is given in a tree of its own, because the model does not train without
+    them.
     `forecast` tells how the trained model is asked: by all ranks "together", as a user does, or by one process "alone".
     """
 
@@ -60,7 +60,8 @@ class Comparison:
     """How a fit differs from the one that it must be like; of last weights, in those that both have.
 
     `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
-    those that only the other fit had. `losses_equal` speaks of the losses of all steps.
+    those that only the other fit had, `frozen` the parameters that are frozen in this fit alone (`requires_grad` is
+    False). `losses_equal` speaks of the losses of all steps.
     """
 
     different: tuple[str, ...]
@@ -68,6 +69,7 @@ class Comparison:
     forecasts_equal: bool
     losses_equal: bool
     removed: tuple[str, ...]
+    frozen: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Fit:
                 forecasts_equal=comparison["forecasts_equal"],
                 losses_equal=comparison["losses_equal"],
                 removed=tuple(comparison["removed"]),
+                frozen=tuple(comparison["frozen"]),
             ),
         )
 
@@ -350,9 +353,10 @@ def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     for rank, fit in enumerate(fits):
         if fit.comparison is None:
             return f"rank {rank}: was not compared with {case.like}"
-        live = [name for name in fit.comparison.removed if not _is_claimed(name, case.unused_parameters)]
-        if live:
-            return f"rank {rank}: removed, but not claimed by the patch: {', '.join(live)}"
+        for what, names in (("removed", fit.comparison.removed), ("frozen", fit.comparison.frozen)):
+            unclaimed = [name for name in names if not _is_claimed(name, case.unused_parameters)]
+            if unclaimed:
+                return f"rank {rank}: {what}, but not claimed by the patch: {', '.join(unclaimed)}"
         if _is_bit_equality_due(case, fits) and not _is_alike(fit):
             different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts or losses"
             return (

@@ -18,12 +18,11 @@ from nfpatch.catalog import Patch
 from nfpatch.console import count
 from nfpatch.errors import EnvironmentProblem, Refused, UsageError
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, wanted_by_apply
+from nfpatch.patching.plan import changes_to, originals_of, wanted_by_apply
 from nfpatch.patching.survey import Survey
 from nfpatch.proof.launch import ONE_NODE, Launch, bearers_of, interpreter_environment, is_alive, termination_as_exit
 from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.probe import probe, runnable
-from nfpatch.proof.prove import originals_of
 from nfpatch.proof.ranks import tail_of
 from nfpatch.rehearsal.heard import Heard
 from nfpatch.rehearsal.verdict import Stage, listed, place_of, shared_files, stages_of
@@ -198,14 +197,17 @@ def last_words_of(printed: str) -> str:
     return before.rpartition("\n")[2] + heading + after if heading else printed
 
 
-def tree_of(found: Survey, source: Source) -> Mapping[str, bytes]:
-    """The files, by path, in which this source differs from the installed one. Raises Refused where it is not known."""
+def tree_of(found: Survey, source: Source) -> Mapping[str, Optional[bytes]]:
+    """The files, by path, in which this source differs from the installed one; None for one that it does not have.
+
+    Raises Refused where it is not known.
+    """
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
     if source == "installed":
         return {}
     if source == "healed":
-        wanted = wanted_by_apply(found, found.catalog.default)
+        wanted = wanted_by_apply(found, found.catalog.default, renew_all=True)
         return {change.file: change.then for change in changes_to(found, wanted)}
     for status in found.statuses:
         if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
@@ -221,7 +223,7 @@ def lacking(found: Survey, source: Source) -> list[Patch]:
     if source == "healed":
         return []
     useful = [status for status in found.statuses if status.files and not status.patch.opt_in]
-    return [status.patch for status in useful if source == "released" or status.state != "applied"]
+    return [status.patch for status in useful if source == "released" or status.state not in ("applied", "outdated")]
 
 
 def environment_of(path: Sequence[Path], specification: Path) -> dict[str, str]:
@@ -328,7 +330,7 @@ def _exit_code_of(launch: Launch, heard: Heard) -> int:
     return 1 if code == 0 and died else code
 
 
-def _check_source(heard: Heard, tree: Mapping[str, bytes], path: Sequence[Path], install: Install) -> None:
+def _check_source(heard: Heard, tree: Mapping[str, Optional[bytes]], path: Sequence[Path], install: Install) -> None:
     """Raises EnvironmentProblem where the script found another neuralforecast than the one that is meant."""
     due = path[1] if len(path) > 1 else install.root
     file = None if heard.source is None else heard.source["file"]

@@ -33,6 +33,11 @@ def weights_of(model: Any) -> dict[str, Any]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
 
 
+def frozen_in(model: Any) -> list[str]:
+    """The names of the parameters that are not to be trained."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
 def start_from(model: Any, weights: dict[str, Any]) -> None:
     """Gives a model these weights; those that it has no place for are left out."""
     import torch
@@ -59,6 +64,7 @@ def compared(fitted: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any
         "forecasts_equal": same_shape and torch.equal(*forecasts),
         "losses_equal": fitted["losses"] == reference["losses"],
         "removed": [name for name in like if name not in last],
+        "frozen": [name for name in fitted["frozen"] if name not in reference["frozen"]],
     }
 
 

@@ -11,15 +11,15 @@ from functools import partial
 from typing import Any
 
 from . import on_spark
-from .comparing import compared, seed_everything, start_from, weights_of
+from .comparing import compared, frozen_in, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
 from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
 from .observing import OBSERVED
 from .spawned import trained
 from .trainer import arguments_less_processes, trainer_arguments
 
-# By the id of the case: {"first", "last": weights by name, "losses": of each step, "forecasts": array} of the fits that
-# went through. Plain tensors, as the classes of one source tree mean nothing to another.
+# By the id of the case: {"first", "last": weights by name, "frozen": names, "losses": of each step, "forecasts": array}
+# of the fits that went through. Plain tensors, as the classes of one source tree mean nothing to another.
 FITTED: dict[str, dict[str, Any]] = {}
 
 
@@ -102,8 +102,14 @@ def predict(journey: Journey) -> Any:
 
 def compare(journey: Journey, forecasts: Any) -> None:
     """Keeps the end of a journey for later ones, and holds it against that of the case that it is like."""
-    case, last = journey.case, weights_of(trained_model_of(journey.forecaster))
-    end = {"first": journey.first, "last": last, "losses": OBSERVED["losses"], "forecasts": forecasts}
+    case, model = journey.case, trained_model_of(journey.forecaster)
+    end = {
+        "first": journey.first,
+        "last": weights_of(model),
+        "frozen": frozen_in(model),
+        "losses": OBSERVED["losses"],
+        "forecasts": forecasts,
+    }
     FITTED[case["id"]] = end
     if case["like"] is not None:
         OBSERVED["comparison"] = compared(end, FITTED[case["like"]])

@@ -5,6 +5,7 @@ The other runtime modules call these functions instead of comparing versions.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Optional
 
 import pytorch_lightning as pl
@@ -39,3 +40,24 @@ def is_train_loss_reduced(model: Any) -> bool:
     """
     is_monitored = getattr(model, "val_monitor", None) == "train_loss"
     return is_monitored and not hasattr(model.trainer.datamodule, "files_ds")
+
+
+def has_ephemeral_launcher(trainer: Any) -> bool:
+    """Whether the processes of a trainer exist during a fit only: those of ddp_spawn, ddp_fork and ddp_notebook.
+
+    The class of their launcher has "Spawn" in its name in Lightning 1.6, "MultiProcessing" in 2.
+    """
+    launcher = type(getattr(trainer.strategy, "launcher", None)).__name__
+    return "MultiProcessing" in launcher or "Spawn" in launcher
+
+
+def former_device_arguments() -> tuple[str, ...]:
+    """The arguments of `Trainer` that win over `devices`: `num_processes` and `gpus` in Lightning 1.6, none in 2."""
+    parameters = inspect.signature(pl.Trainer.__init__).parameters
+    return tuple(name for name in ("num_processes", "gpus") if name in parameters)
+
+
+def default_strategy() -> Optional[str]:
+    """What `Trainer` takes as its strategy if none is given: None in Lightning 1.6, "auto" in 2."""
+    default: Optional[str] = inspect.signature(pl.Trainer.__init__).parameters["strategy"].default
+    return default

@@ -12,6 +12,7 @@ from nfpatch import __version__
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import (
+    AppliedPatch,
     Ledger,
     PatchedFile,
     hash_of,
@@ -23,36 +24,63 @@ from nfpatch.installs.ledger import (
 
 INIT = "neuralforecast/__init__.py"
 COMPILED = "neuralforecast/models/__pycache__/tft.cpython-311.pyc"
+RANKS, SAVING = (f"neuralforecast/_nfpatch/{name}.py" for name in ("ranks", "saving"))
+ONE, TWO, THREE, FOUR, FIVE = (str(number) * 64 for number in range(1, 6))
 LEDGER = Ledger(
     version="1.7.4",
     files={
-        TFT: PatchedFile("111", "222", ("tft-static-context", "tft-static-encoder"), bytecode=(COMPILED,)),
-        INIT: PatchedFile("333", "444", ("init",), link="../cache/init.py"),
+        TFT: PatchedFile(
+            original_sha256=ONE,
+            patched_sha256=TWO,
+            patches={
+                "tft-static-context": AppliedPatch(THREE, ("ranks", "saving")),
+                "tft-static-encoder": AppliedPatch(FOUR),
+            },
+            bytecode=(COMPILED,),
+        ),
+        INIT: PatchedFile(THREE, FOUR, {"init": AppliedPatch(FIVE)}, link="../cache/init.py"),
     },
-    record_sha256="555",
+    added={SAVING: TWO, RANKS: ONE},
+    record_sha256=FIVE,
 )
 WRITTEN = f"""{{
- "schema": 2,
+ "schema": 3,
  "nfpatch": "{__version__}",
  "neuralforecast": "1.7.4",
- "record_sha256": "555",
+ "record_sha256": "{FIVE}",
+ "added": {{
+  "{RANKS}": "{ONE}",
+  "{SAVING}": "{TWO}"
+ }},
  "files": {{
   "{INIT}": {{
-   "original_sha256": "333",
-   "patched_sha256": "444",
-   "patches": [
-    "init"
-   ],
+   "original_sha256": "{THREE}",
+   "patched_sha256": "{FOUR}",
+   "patches": {{
+    "init": {{
+     "edits_sha256": "{FIVE}",
+     "modules": []
+    }}
+   }},
    "link": "../cache/init.py",
    "bytecode": []
   }},
   "{TFT}": {{
-   "original_sha256": "111",
-   "patched_sha256": "222",
-   "patches": [
-    "tft-static-context",
-    "tft-static-encoder"
-   ],
+   "original_sha256": "{ONE}",
+   "patched_sha256": "{TWO}",
+   "patches": {{
+    "tft-static-context": {{
+     "edits_sha256": "{THREE}",
+     "modules": [
+      "ranks",
+      "saving"
+     ]
+    }},
+    "tft-static-encoder": {{
+     "edits_sha256": "{FOUR}",
+     "modules": []
+    }}
+   }},
    "link": null,
    "bytecode": [
     "{COMPILED}"
@@ -93,27 +121,40 @@ def test_a_ledger_stands_on_disk_in_the_order_of_its_files_and_is_read_back_whol
 
 
 def test_an_install_without_a_ledger_carries_nothing(install: Install) -> None:
-    assert read_ledger(install) == Ledger("1.7.4", {}, None)
+    assert read_ledger(install) == Ledger("1.7.4")
 
 
 def test_a_ledger_tells_the_patches_of_each_file_and_none_of_an_unknown_one() -> None:
     assert LEDGER.patches_of(TFT) == {"tft-static-context", "tft-static-encoder"}
     assert LEDGER.patches_of("neuralforecast/core.py") == frozenset()
+    assert LEDGER.patch_ids == {"init", "tft-static-context", "tft-static-encoder"}
 
 
-def test_a_ledger_of_an_older_schema_is_understood(install: Install) -> None:
-    keep(install, WRITTEN.replace('"schema": 2', '"schema": 1'))
+def test_a_ledger_tells_the_files_of_each_patch_and_what_was_added_for_it() -> None:
+    assert LEDGER.files_of("init") == {INIT: AppliedPatch(FIVE)}
+    assert LEDGER.added_by("tft-static-context") == {RANKS, SAVING}
+    assert LEDGER.added_by("init") == frozenset()
+    assert LEDGER.files_of("unknown") == {}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (2, "whose ledgers this one ({}) does not read. Reinstall neuralforecast to get the released files, and apply"),
+        (4, "which is newer than this one ({}). Upgrade nfpatch: `pip install --upgrade nfpatch`."),
+    ],
+)
+def test_a_ledger_of_another_schema_is_refused_with_what_to_do(schema: int, words: str, install: Install) -> None:
+    text = WRITTEN.replace('"schema": 3', f'"schema": {schema}').replace(
+        f'"nfpatch": "{__version__}"', '"nfpatch": "9"'
+    )
+    keep(install, text)
+    assert refusal(install).startswith(f"{ledger_path(install)} was written by nfpatch 9, {words.format(__version__)}")
+
+
+def test_the_version_of_nfpatch_in_a_ledger_is_for_information_only(install: Install) -> None:
+    keep(install, WRITTEN.replace(f'"nfpatch": "{__version__}"', '"nfpatch": "0.0.1"'))
     assert read_ledger(install) == LEDGER
-
-
-def test_a_ledger_of_a_newer_schema_is_refused_with_what_to_do(install: Install) -> None:
-    keep(
-        install, WRITTEN.replace('"schema": 2', '"schema": 3').replace(f'"nfpatch": "{__version__}"', '"nfpatch": "9"')
-    )
-    assert refusal(install) == (
-        f"{ledger_path(install)} was written by nfpatch 9, which is newer than this one ({__version__}). "
-        "Upgrade nfpatch: `pip install --upgrade nfpatch`."
-    )
 
 
 def test_a_ledger_of_another_release_is_refused_with_what_to_do(install: Install) -> None:
@@ -124,32 +165,76 @@ def test_a_ledger_of_another_release_is_refused_with_what_to_do(install: Install
     )
 
 
+def patch(**fields: object) -> dict[str, Any]:
+    """What a ledger says of one patch in a file, with these fields changed."""
+    return {"edits_sha256": THREE, "modules": ["ranks"], **fields}
+
+
 def entry(**fields: object) -> dict[str, Any]:
     """What a ledger says of one file, with these fields changed."""
-    return {"original_sha256": "1", "patched_sha256": "2", "patches": ["a"], "link": None, "bytecode": [], **fields}
+    whole = {"original_sha256": ONE, "patched_sha256": TWO, "patches": {"a": patch()}, "link": None, "bytecode": []}
+    return {**whole, **fields}
 
 
 def document(**fields: object) -> str:
     """A ledger with these fields changed."""
-    whole = {"schema": 2, "nfpatch": "1", "neuralforecast": "1.7.4", "record_sha256": None, "files": {TFT: entry()}}
+    whole = {
+        "schema": 3,
+        "nfpatch": "1",
+        "neuralforecast": "1.7.4",
+        "record_sha256": None,
+        "added": {RANKS: FOUR},
+        "files": {TFT: entry()},
+    }
     return json.dumps({**whole, **fields})
+
+
+def with_modules(*modules: object, **added: object) -> str:
+    """A ledger whose patch needs these modules, and which lists these as added, by name."""
+    paths = {f"neuralforecast/_nfpatch/{name}.py": sha256 for name, sha256 in added.items()}
+    return document(files={TFT: entry(patches={"a": patch(modules=list(modules))})}, added=paths)
 
 
 DAMAGED = {
     "no JSON": "{",
     "no document": "[1, 2]",
     "no schema": "{}",
+    "a schema that is text": document(schema="3"),
     "no files": document(files=None),
+    "a release that is a number": document(neuralforecast=1.7),
+    "a hash of RECORD that is none": document(record_sha256="5"),
     "a file that is no entry": document(files={TFT: "patched"}),
-    "an entry without a hash": document(files={TFT: {"patches": ["a"], "link": None, "bytecode": []}}),
+    "an entry without a hash": document(files={TFT: {"patches": {"a": patch()}, "link": None, "bytecode": []}}),
+    "a hash that is a number": document(files={TFT: entry(original_sha256=1)}),
+    "a hash that is too short": document(files={TFT: entry(patched_sha256="2")}),
+    "a link that is a number": document(files={TFT: entry(link=1)}),
     "a file without a name": document(files={"": entry()}),
     "a file of another package": document(files={"torch/__init__.py": entry()}),
     "a file by its way from the root": document(files={"/neuralforecast/core.py": entry()}),
     "a file outside": document(files={"neuralforecast/../torch/__init__.py": entry()}),
+    "a patched runtime module": document(files={RANKS: entry()}),
     "compiled files beside the file": document(files={TFT: entry(bytecode=[COMPILED, f"{TFT}c"])}),
     "compiled files of another folder": document(files={INIT: entry(bytecode=[COMPILED])}),
+    "a compiled file that is a number": document(files={TFT: entry(bytecode=[1])}),
     "patches that are text": document(files={TFT: entry(patches="tft")}),
-    "a patch that is a number": document(files={TFT: entry(patches=["tft", 1])}),
+    "patches that are a list": document(files={TFT: entry(patches=["a"])}),
+    "a file without patches": document(files={TFT: entry(patches={})}, added={}),
+    "a patch that is a digest": document(files={TFT: entry(patches={"a": THREE})}),
+    "a patch without a digest": document(files={TFT: entry(patches={"a": {"modules": ["ranks"]}})}),
+    "no added files": document(added=None),
+    "added files that are a list": document(added=[RANKS]),
+    "an added file without a hash": with_modules("ranks", ranks=None),
+    "an added file that no patch needs": with_modules("ranks", ranks=ONE, saving=TWO),
+    "a module that was not added": with_modules("ranks", "saving", ranks=ONE),
+    "an added file outside": document(added={RANKS: ONE, "neuralforecast/_nfpatch/../core.py": ONE}),
+    "an added file by its way from the root": document(added={RANKS: ONE, f"/{RANKS}": ONE}),
+    "an added file elsewhere in the package": document(added={RANKS: ONE, "neuralforecast/core.py": ONE}),
+    "an added file below the folder": document(added={RANKS: ONE, "neuralforecast/_nfpatch/a/b.py": ONE}),
+    "a module with a way in its name": with_modules("../core", **{"../core": ONE}),
+    "a module with a folder in its name": with_modules("a/b", **{"a/b": ONE}),
+    "a module that is a number": with_modules(1, **{"1": ONE}),
+    "a module without a name": with_modules("", **{"": ONE}),
+    "modules that are text": document(files={TFT: entry(patches={"a": patch(modules="ranks")})}),
 }
 
 
@@ -167,7 +252,10 @@ def test_a_ledger_that_nfpatch_cannot_have_written_is_refused_with_what_to_do(co
     [
         ("a file of another package", "torch/__init__.py is no file of the package"),
         ("compiled files of another folder", f"('{COMPILED}',) are no compiled files of {INIT}"),
-        ("a patch that is a number", "['tft', 1] are no ids of patches"),
+        ("a patched runtime module", f"{RANKS} is no file of neuralforecast's"),
+        ("a module with a way in its name", "['../core'] are no runtime modules"),
+        ("a module that was not added", f"{SAVING} is not listed as an added file"),
+        ("an added file that no patch needs", f"{SAVING} is listed as an added file"),
     ],
 )
 def test_a_refused_ledger_tells_developers_which_entry_it_was(damaged: str, cause: str, install: Install) -> None:
@@ -179,7 +267,8 @@ def test_a_refused_ledger_tells_developers_which_entry_it_was(damaged: str, caus
 
 def test_the_undamaged_ledger_of_these_tests_is_read(install: Install) -> None:
     keep(install, document())
-    assert read_ledger(install) == Ledger("1.7.4", {TFT: PatchedFile("1", "2", ("a",))})
+    files = {TFT: PatchedFile(ONE, TWO, {"a": AppliedPatch(THREE, ("ranks",))})}
+    assert read_ledger(install) == Ledger("1.7.4", files, {RANKS: FOUR})
 
 
 def test_a_kept_original_is_given_back_as_it_was(install: Install) -> None:

@@ -11,9 +11,13 @@ from typing import Any, Optional
 from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 from nfpatch.installs.find import Install, find_install
-from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of
+from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of
 from nfpatch.installs.transaction import Step, commit
-from nfpatch.patching.plan import changes_to, steps_for
+from nfpatch.patching.edits import digest_of
+from nfpatch.patching.plan import changes_to
+from nfpatch.patching.rewriting import edits_of
+from nfpatch.patching.source import Source
+from nfpatch.patching.steps import steps_for
 from nfpatch.patching.survey import Survey, survey
 
 RELEASE, UNKNOWN_RELEASE = "1.0", "2.0"
@@ -24,8 +28,15 @@ METADATA, RECORD, LEDGER = (f"{INFO}/{name}" for name in ("METADATA", "RECORD", 
 
 RELEASED = {
     INIT: b'__version__ = "1.0"\n',
-    CORE: b"class Core:\n    def fit(self):\n        self.gate = 1\n        self.size = 2\n        self.step = 1\n",
-    NET: b"""class Net:
+    CORE: b"""import math
+class Core:
+    def fit(self):
+        self.gate = 1
+        self.size = 2
+        self.step = 1
+""",
+    NET: b"""import math
+class Net:
     def __init__(self):
         self.bias = 1
         self.size = 2
@@ -86,6 +97,17 @@ def patched(file: str, *patches: str) -> bytes:
     return content
 
 
+def applied(file: str, patch_ids: Sequence[str], original: Optional[bytes] = None) -> dict[str, AppliedPatch]:
+    """What these patches come to in a file, by default the released one."""
+    source = Source(RELEASED[file] if original is None else original)
+    return {
+        patch.id: AppliedPatch(digest_of(edits_of(variant[file], source)))
+        for patch in sorted((*ON_RECORD, OWN))
+        for variant in patch.variants.values()
+        if patch.id in patch_ids and file in variant and patch is not OLDER
+    }
+
+
 def kept(name: str) -> str:
     """Where the original of a file is kept."""
     return f"{INFO}/nfpatch/originals/{name}.orig"
@@ -114,11 +136,15 @@ def ledger_with(carried: Mapping[str, Sequence[str]], **rest: Any) -> bytes:
     """The ledger once these files carry these patches; `rest` are facts about each."""
     entries = {
         file: PatchedFile(
-            hash_of(RELEASED[file]), hash_of(patched(file, *patches)), tuple(patches), bytecode=BYTECODE[file], **rest
+            original_sha256=hash_of(RELEASED[file]),
+            patched_sha256=hash_of(patched(file, *patches)),
+            patches=applied(file, patches),
+            bytecode=BYTECODE[file],
+            **rest,
         )
         for file, patches in carried.items()
     }
-    return Ledger(RELEASE, entries, hash_of(RELEASED_RECORD)).to_bytes()
+    return Ledger(RELEASE, entries, record_sha256=hash_of(RELEASED_RECORD)).to_bytes()
 
 
 def rows_with(carried: Mapping[str, Sequence[str]], ledger: bytes) -> dict[str, Optional[bytes]]:

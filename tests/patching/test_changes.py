@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up import BIAS, CORE, NET, RELEASE, RELEASED, moved, patch_of, patched
+from made_up import BIAS, CORE, NET, RELEASE, RELEASED, applied, moved, patch_of, patched
 
 from nfpatch.catalog import Catalog
 from nfpatch.codemod import Change, Rewrite
@@ -13,9 +13,10 @@ from nfpatch.errors import Refused
 from nfpatch.fingerprints import Fingerprints, RecordedEdit, RecordedFile, RecordedPatch
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching.edits import text_digest_of
-from nfpatch.patching.plan import FileChange, changes_to, original_with, survey_after
+from nfpatch.patching.plan import FileChange, changes_to, original_with
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
+from nfpatch.patching.steps import survey_after
 from nfpatch.patching.survey import Survey, survey
 
 NONE, BOTH = frozenset[str](), frozenset({"bias", "gate"})
@@ -39,8 +40,8 @@ def refusal_of(found: Survey, *patches: str, **options: bool) -> str:
 
 def test_a_file_becomes_its_original_with_the_edits_of_its_patches(found: Survey) -> None:
     assert changes_to(found, {NET: BOTH, CORE: frozenset({"gate"})}) == (
-        FileChange(CORE, RELEASED[CORE], patched(CORE, "gate"), hash_of(RELEASED[CORE]), ("gate",), saves=False),
-        FileChange(NET, RELEASED[NET], patched(NET, "bias", "gate"), NET_SHA256, ("bias", "gate"), saves=False),
+        FileChange(CORE, RELEASED[CORE], patched(CORE, "gate"), hash_of(RELEASED[CORE]), applied(CORE, ["gate"])),
+        FileChange(NET, RELEASED[NET], patched(NET, "bias", "gate"), NET_SHA256, applied(NET, BOTH)),
     )
 
 
@@ -51,7 +52,7 @@ def test_a_file_that_carries_the_patches_already_does_not_change(found: Survey) 
 
 @pytest.mark.parametrize("patches", [("gate",), ()], ids=["one", "none"])
 def test_the_patches_that_stay_are_written_into_the_original(found: Survey, patches: tuple[str, ...]) -> None:
-    change = FileChange(NET, patched(NET, "bias", "gate"), patched(NET, *patches), NET_SHA256, patches, saves=False)
+    change = FileChange(NET, patched(NET, "bias", "gate"), patched(NET, *patches), NET_SHA256, applied(NET, patches))
     assert changes_to(moved(found, {NET: BOTH}), {NET: frozenset(patches)}) == (change,)
 
 
@@ -59,18 +60,25 @@ def test_the_patches_that_stay_are_written_into_the_original(found: Survey, patc
 def test_an_original_that_came_back_is_known_and_needs_no_force(found: Survey, patches: tuple[str, ...]) -> None:
     moved(found, {NET: BOTH})
     found.install.file(NET).write_bytes(RELEASED[NET])
-    change = FileChange(NET, RELEASED[NET], patched(NET, *patches), NET_SHA256, patches, saves=False)
+    change = FileChange(NET, RELEASED[NET], patched(NET, *patches), NET_SHA256, applied(NET, patches))
     assert changes_to(survey(found.install, found.catalog), {NET: frozenset(patches)}) == (change,)
 
 
 def test_what_somebody_did_to_a_patched_file_is_overwritten_by_force_only(found: Survey) -> None:
     now = edited(moved(found, {NET: BOTH}))
     assert refusal_of(now, "bias") == (
-        f"{found.install.file(NET)} was changed after nfpatch patched it. nfpatch does not overwrite what somebody "
+        f"{found.install.file(NET)} was changed after nfpatch wrote it. nfpatch does not overwrite what somebody "
         "else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
     )
     assert changes_to(now, {NET: frozenset({"bias"})}, force=True) == (
-        FileChange(NET, patched(NET, "bias", "gate") + EDIT, patched(NET, "bias"), NET_SHA256, ("bias",), saves=True),
+        FileChange(
+            NET,
+            patched(NET, "bias", "gate") + EDIT,
+            patched(NET, "bias"),
+            NET_SHA256,
+            applied(NET, ["bias"]),
+            saves=True,
+        ),
     )
 
 
@@ -79,11 +87,11 @@ def test_a_patched_file_that_somebody_removed_comes_back_by_force_and_leaves_no_
     found.install.file(NET).unlink()
     now = survey(found.install, found.catalog)
     assert refusal_of(now, "bias") == (
-        f"{found.install.file(NET)} was removed after nfpatch patched it. nfpatch does not overwrite what somebody "
+        f"{found.install.file(NET)} was removed after nfpatch wrote it. nfpatch does not overwrite what somebody "
         "else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
     )
     assert changes_to(now, {NET: frozenset({"bias"})}, force=True) == (
-        FileChange(NET, None, patched(NET, "bias"), NET_SHA256, ("bias",), saves=False),
+        FileChange(NET, None, patched(NET, "bias"), NET_SHA256, applied(NET, ["bias"])),
     )
 
 
@@ -106,7 +114,7 @@ def test_a_file_that_is_not_the_released_one_is_patched_with_consent_only(found:
     now, content = edited(found), RELEASED[NET] + EDIT
     assert refusal_of(now, "bias", force=True) == not_on_record(found.install.file(NET))
     assert changes_to(now, {NET: BOTH}, allow_modified=True) == (
-        FileChange(NET, content, patched(NET, "bias", "gate") + EDIT, hash_of(content), ("bias", "gate"), saves=False),
+        FileChange(NET, content, patched(NET, "bias", "gate") + EDIT, hash_of(content), applied(NET, BOTH, content)),
     )
 
 
@@ -114,7 +122,7 @@ def test_a_result_that_is_not_on_record_is_written_with_consent_only_and_that_is
     assert refusal_of(found, "bias", "own") == not_on_record(found.install.file(NET))
     now = moved(found, {NET: frozenset({"own"})}, allow_modified=True)
     assert changes_to(now, {NET: frozenset({"bias", "own"})}) == (
-        FileChange(NET, patched(NET, "own"), patched(NET, "bias", "own"), NET_SHA256, ("bias", "own"), saves=False),
+        FileChange(NET, patched(NET, "own"), patched(NET, "bias", "own"), NET_SHA256, applied(NET, ["bias", "own"])),
     )
 
 
@@ -146,7 +154,7 @@ DEEP = "self.bias = " + "-" * 100 + "1"
     [
         (
             Rewrite((Change("Net.__init__", "self.bias = 1", "self.bias = 0"),), ignores={"Net.forward": ("x",)}),
-            "for patch, `Net.forward` uses its `x` in line 8",
+            "for patch, `Net.forward` uses its `x` in line 9",
         ),
         (Rewrite((Change("Net.__init__", "self.bias = 1", DEEP),)), "it is nested too deeply to be parsed"),
     ],

@@ -16,6 +16,7 @@ from made_up import (
     RECORD,
     RELEASED,
     RELEASED_ROWS,
+    applied,
     kept,
     ledger_with,
     moved,
@@ -29,7 +30,8 @@ from nfpatch.catalog import Catalog
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of
-from nfpatch.patching.plan import changes_to, saved_path, steps_for
+from nfpatch.patching.plan import changes_to
+from nfpatch.patching.steps import saved_path, steps_for
 from nfpatch.patching.survey import Survey, survey
 
 CACHE, STALE = "neuralforecast/models/__pycache__", "neuralforecast/models/__pycache__/net.cpython-312.pyc"
@@ -251,7 +253,7 @@ def test_a_source_checkout_has_a_ledger_and_no_record(tmp_path: Path, catalog: C
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(RELEASED[name])
     found = survey(find_install(site_packages=tmp_path), catalog)
-    entry = PatchedFile(hash_of(RELEASED[CORE]), hash_of(patched(CORE, "gate")), ("gate",))
+    entry = PatchedFile(hash_of(RELEASED[CORE]), hash_of(patched(CORE, "gate")), applied(CORE, ["gate"]))
     assert steps_to(found, {CORE: GATE}) == [
         ("Place", f".nfpatch/originals/{CORE}.orig", CORE),
         ("Write", CORE, patched(CORE, "gate"), CORE),

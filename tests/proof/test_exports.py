@@ -70,7 +70,7 @@ def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_ap
 
 def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Install) -> None:
     unused = ("static_encoder.a", "static_encoder.b", "static_encoder.c", "static_encoder.d")
-    agenda = Agenda((), {}, {}, rewritten={"neuralforecast/models/tft.py": (b"a = 1 < 2\n", b"a = 3\n")})
+    agenda = Agenda((), {}, rewritten={"neuralforecast/models/tft.py": (b"a = 1 < 2\n", b"a = 3\n")})
 
     page = html_page(install, agenda, report(case(0, True, "unused-parameters", unused=unused), case(1, True, "pass")))
 
@@ -86,7 +86,7 @@ def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Inst
 
 
 def test_a_page_of_a_failed_proof_says_so_in_words(install: Install) -> None:
-    page = html_page(install, Agenda((), {}, {}), report(case(1, False, "pass", "the ranks ended with other weights")))
+    page = html_page(install, Agenda((), {}), report(case(1, False, "pass", "the ranks ended with other weights")))
 
     assert "NOT proved" in page
     assert "the ranks ended with other weights" in page

@@ -105,20 +105,21 @@ MLP.training_step = training_step
 """,
 }
 
-# Each rank searches by itself, or is told what it does not do, or waits for ever.
+# Each rank searches by itself, or receives what it does not train, or hangs.
 SEARCHES = """
 def planted_search(auto, *args, released=BaseAuto._optuna_tune_model, **kwargs):
-    search = SearchAmongRanks._has_launched
+    launch_ranks = search.launch_ranks
     if type(auto).__name__ == "AutoDLinear":
-        SearchAmongRanks._has_launched = lambda self, config: False
+        search.launch_ranks = lambda config: None
     try:
         return released(auto, *args, **kwargs)
     finally:
-        SearchAmongRanks._has_launched = search
+        search.launch_ranks = launch_ranks
 
 
 def planted_fit(auto, cls_model, config, *args, released=BaseAuto._fit_model, **kwargs):
     import os
+    import threading
 
     is_last = os.environ.get("RANK") == "1" and config["devices"] == 2
     if type(auto).__name__ == "AutoMLP" and is_last:

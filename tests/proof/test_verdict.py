@@ -53,7 +53,7 @@ REFUSED = replace(
     finite_forecasts=None,
 )
 ALONE = replace(TRAINED, world_size=1, backend=None)
-SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD)
+SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD, frozen=())
 # What GREEN comes to where both ranks are TRAINED
 PROVED = CaseResult(
     id="green",
@@ -347,9 +347,10 @@ def test_a_single_process_must_have_been_one() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["strict-ddp", "single-process"])
-def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy) -> None:
+@pytest.mark.parametrize("comparison", [SAME, replace(SAME, removed=(), frozen=DEAD)], ids=["removed", "frozen"])
+def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy, comparison: Comparison) -> None:
     like = replace(GREEN, strategy=strategy, like="other")
-    fit = replace(ALONE if strategy == "single-process" else TRAINED, comparison=SAME)
+    fit = replace(ALONE if strategy == "single-process" else TRAINED, comparison=comparison)
 
     alike = result(like, fit, fit)
 
@@ -374,6 +375,10 @@ NO_WEIGHTS = (
         (
             {"removed": (*DEAD, "gate.weight", "gate.bias")},
             "rank 0: removed, but not claimed by the patch: gate.weight, gate.bias",
+        ),
+        (
+            {"removed": (), "frozen": (*DEAD, "gate.weight")},
+            "rank 0: frozen, but not claimed by the patch: gate.weight",
         ),
     ],
 )

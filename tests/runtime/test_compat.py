@@ -56,3 +56,22 @@ def test_the_training_loss_is_reduced_where_it_is_monitored(
 ) -> None:
     model.trainer = SimpleNamespace(datamodule=datamodule)
     assert compat.is_train_loss_reduced(model) is is_reduced
+
+
+class OldTrainer:
+    """The arguments of `Trainer` in Lightning 1.6 that matter here."""
+
+    def __init__(self, num_nodes=1, num_processes=None, devices=None, gpus=None, strategy=None):
+        pass
+
+
+def test_names_and_defaults_of_lightning_1(monkeypatch):
+    monkeypatch.setattr(compat.pl, "Trainer", OldTrainer)
+    assert compat.former_device_arguments() == ("num_processes", "gpus")
+    assert compat.default_strategy() is None
+
+
+def test_names_and_defaults_of_the_installed_lightning():
+    is_old = int(pl.__version__.split(".")[0]) < 2
+    assert compat.former_device_arguments() == (("num_processes", "gpus") if is_old else ())
+    assert compat.default_strategy() == (None if is_old else "auto")

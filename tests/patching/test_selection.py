@@ -1,0 +1,234 @@
+"""What names on a command line and `--skip` select, and which of that a command is about in an install."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up import BIAS, CORE, GATE, NET, OLDER, OWN, RELEASED, STEP, moved, patched
+
+from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog
+from nfpatch.errors import UsageError
+from nfpatch.patching.selection import choice_for_apply, choice_for_revert, unmet
+from nfpatch.patching.survey import Survey, survey
+
+
+def with_patches(catalog: Catalog, *patches: Patch) -> Catalog:
+    return replace(catalog, patches=tuple(sorted(patches)))
+
+
+@pytest.fixture
+def grouped(catalog: Catalog) -> Catalog:
+    """bias, which gate requires; gate in a group that is no default; step, which is opt-in."""
+    gate = GATE._replace(group="spark", requires=("bias",))
+    return with_patches(catalog, BIAS, gate, OLDER, OWN._replace(group="ours"), STEP._replace(group="search"))
+
+
+def ids(patches: tuple[Patch, ...]) -> list[str]:
+    return [patch.id for patch in patches]
+
+
+def on(found: Survey, catalog: Catalog) -> Survey:
+    return survey(found.install, catalog)
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("names", "selected", "named"),
+    [
+        ((), ["bias", "gate", "older", "own", "step"], set()),
+        (("bias",), ["bias"], {"bias"}),
+        (("unused-parameters",), ["bias", "older"], set()),
+        (("unused-parameters", "step", "bias"), ["bias", "older", "step"], {"bias", "step"}),
+        (("search",), ["step"], set()),
+        (("ours",), ["own"], set()),
+        (("all",), ["bias", "gate", "older", "step"], set()),
+    ],
+)
+def test_a_name_is_a_patch_or_a_group(
+    names: tuple[str, ...], selected: list[str], named: set[str], grouped: Catalog
+) -> None:
+    selection = grouped.selection(names)
+    assert ids(selection.patches) == selected
+    assert selection.ids == named
+    assert selection.is_default == (not names)
+    assert selection.skipped == {}
+
+
+@pytest.mark.parametrize(("name", "near"), [("serach", "search"), ("gaet", "gate"), ("al", "all")])
+def test_a_name_that_does_not_exist_is_told_with_the_nearest(name: str, near: str, grouped: Catalog) -> None:
+    for select in (grouped.select, grouped.selection, lambda names: grouped.selection((), names)):
+        with pytest.raises(UsageError, match=f"{name!r}.* {near}\\?"):
+            select([name])
+
+
+def test_a_group_is_asked_for_by_its_own_name(grouped: Catalog) -> None:
+    assert ids(grouped.group("spark")) == ["gate"]
+    assert ids(grouped.group("all")) == ["bias", "gate", "older", "step"]
+    with pytest.raises(UsageError, match="'bias'"):
+        grouped.group("bias")
+
+
+# --- skip
+
+
+@pytest.mark.parametrize(
+    ("names", "skip", "selected", "skipped"),
+    [
+        ((), ("gate",), ["bias", "older", "own", "step"], {"gate"}),
+        ((), ("bias",), ["older", "own", "step"], {"bias", "gate"}),
+        ((), ("unused-parameters",), ["own", "step"], {"bias", "older", "gate"}),
+        (("all",), ("search", "gate"), ["bias", "older"], {"gate", "step"}),
+        (("unused-parameters",), ("older",), ["bias"], {"older"}),
+    ],
+)
+def test_skip_leaves_out_what_it_names_and_what_requires_that(
+    names: tuple[str, ...], skip: tuple[str, ...], selected: list[str], skipped: set[str], grouped: Catalog
+) -> None:
+    selection = grouped.selection(names, skip)
+    assert ids(selection.patches) == selected
+    assert set(selection.skipped) == skipped
+    for patch_id, reason in selection.skipped.items():
+        assert ("requires bias" if patch_id == "gate" and "gate" not in skip else "--skip") in reason
+
+
+@pytest.mark.parametrize(
+    ("names", "skip"),
+    [(("bias",), "bias"), (("bias",), "unused-parameters"), (("gate",), "bias"), (("search",), "bias")],
+    ids=["itself", "its group", "what it requires", "what is not selected"],
+)
+def test_skip_of_what_was_named_or_is_not_selected_is_a_usage_error(
+    names: tuple[str, ...], skip: str, grouped: Catalog
+) -> None:
+    with pytest.raises(UsageError, match=f"--skip {skip}"):
+        grouped.selection(names, [skip])
+
+
+# --- apply
+
+
+@pytest.mark.parametrize(
+    ("names", "skip", "chosen", "brought_along"),
+    [
+        ((), (), ["bias", "older"], []),
+        ((), ("bias",), ["older"], []),
+        (("gate",), (), ["bias", "gate"], ["bias"]),
+        (("spark",), (), ["bias", "gate"], ["bias"]),
+        (("all",), (), ["bias", "gate", "older"], []),
+        (("search",), (), [], []),
+        (("step",), (), ["step"], []),
+        (("ours",), (), ["own"], []),
+    ],
+)
+def test_apply_is_about_the_default_groups_or_what_was_named_and_what_that_requires(
+    names: tuple[str, ...],
+    skip: tuple[str, ...],
+    chosen: list[str],
+    brought_along: list[str],
+    found: Survey,
+    grouped: Catalog,
+) -> None:
+    choice = choice_for_apply(on(found, grouped), grouped.selection(names, skip))
+    assert (ids(choice.patches), [*choice.brought_along], choice.renewed) == (chosen, brought_along, ())
+
+
+def test_what_is_applied_or_not_needed_is_not_brought_along(found: Survey, grouped: Catalog) -> None:
+    now = moved(on(found, grouped), {NET: frozenset({"bias"})})
+    assert choice_for_apply(now, grouped.selection(["gate"])).brought_along == {}
+    requiring = with_patches(grouped, BIAS, GATE._replace(requires=("older",)), OLDER)
+    assert choice_for_apply(on(found, requiring), requiring.selection(["gate"])).brought_along == {}
+
+
+def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: Survey, grouped: Catalog) -> None:
+    requiring = with_patches(grouped, BIAS._replace(requires=("step",)), STEP)
+    choice = choice_for_apply(on(found, requiring), requiring.selection())
+    assert choice.brought_along == {"step": "bias requires it"}
+
+
+# --- revert
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "brought_along"),
+    [
+        ((), [], []),
+        (("gate",), ["gate"], []),
+        (("bias",), ["bias", "gate"], ["gate"]),
+        (("unused-parameters",), ["bias", "gate", "older"], ["gate"]),
+        (("search",), ["step"], []),
+    ],
+)
+def test_revert_takes_what_is_applied_and_requires_the_patch_along(
+    names: tuple[str, ...], chosen: list[str], brought_along: list[str], found: Survey, grouped: Catalog
+) -> None:
+    now = moved(on(found, grouped), {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
+    choice = choice_for_revert(now, grouped.selection(names))
+    assert (ids(choice.patches), [*choice.brought_along]) == (chosen, brought_along)
+
+
+def test_revert_leaves_out_what_requires_the_patch_and_is_not_applied(found: Survey, grouped: Catalog) -> None:
+    now = moved(on(found, grouped), {NET: frozenset({"bias"})})
+    assert ids(choice_for_revert(now, grouped.selection(["bias"])).patches) == ["bias"]
+
+
+# --- status --check
+
+
+def states_of_unmet(found: Survey, *names: str, skip: tuple[str, ...] = ()) -> dict[str, str]:
+    return {status.patch.id: status.state for status in unmet(found, found.catalog.selection(names, skip))}
+
+
+def test_check_looks_at_the_default_groups_at_what_was_named_and_at_what_is_applied(
+    found: Survey, grouped: Catalog
+) -> None:
+    now = on(found, grouped)
+    assert states_of_unmet(now) == {"bias": "applicable"}
+    assert states_of_unmet(now, "spark") == {"gate": "applicable"}
+    assert states_of_unmet(now, "search") == {}
+    assert states_of_unmet(now, "step") == {"step": "opt-in"}
+    assert states_of_unmet(now, skip=("bias",)) == {}
+    now = moved(now, {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
+    assert states_of_unmet(now) == {}
+    now.install.file(CORE).write_bytes(patched(CORE, "gate", "step") + b"# edited\n")
+    assert states_of_unmet(on(now, grouped)) == {"gate": "modified", "step": "modified"}
+
+
+def test_an_opt_in_patch_in_half_of_its_places_is_no_longer_opt_in(found: Survey, grouped: Catalog) -> None:
+    now = moved(on(found, grouped), {CORE: frozenset({"step"})})
+    now.install.file(CORE).write_bytes(RELEASED[CORE])
+    assert states_of_unmet(on(now, grouped), skip=("bias",)) == {"step": "applicable"}
+
+
+# --- what a folder of patches may say
+
+MODULE = """
+from nfpatch.catalog import Patch
+
+patch = Patch(
+    id={id!r}, summary="a bug", group="ours", model="Net", upstream="", variants={{}}, unaffected={{"": "never"}},
+    cases=(), requires={requires!r},
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch_id", "requires", "words"),
+    [("search", (), "'search'"), ("all", (), "'all'"), ("ours", (), "'ours'"), ("mine", ("nothing",), "'nothing'")],
+)
+def test_a_patch_with_the_name_of_a_group_or_without_what_it_requires_is_not_loaded(
+    patch_id: str, requires: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "module.py").write_text(MODULE.format(id=patch_id, requires=requires))
+    with pytest.raises(UsageError, match=words):
+        load_catalog([tmp_path])
+
+
+def test_a_group_of_the_users_own_comes_after_nfpatchs(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(MODULE.format(id="mine", requires=("tft-static-encoder",)))
+    catalog = load_catalog([tmp_path])
+    assert [*catalog.groups] == [*GROUPS, "ours"]
+    assert "mine" not in ids(catalog.default)
+    assert catalog.selection((), ["tft-static-encoder"]).skipped.keys() == {"mine", "tft-static-encoder"}
