@@ -233,7 +233,7 @@ def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: P
 
     assert result.exit_code == 0, result.stdout + result.stderr
     assert "Proved: every fit came out as it must." in result.stdout
-    assert result.stdout.index("Proved") < result.stdout.index("1 file patched")
+    assert result.stdout.index("Proved") < result.stdout.index("1 file changed")
     assert nbeatsx.read_text().startswith("# ours\n")
     assert "self.out =" not in nbeatsx.read_text()
     again = invoke("apply", "nbeatsx-unused-out", "--prove", *where)

@@ -58,6 +58,7 @@ class Source:
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self._found_by_text: dict[tuple[str, str], Place] = {}
 
     @cached_property
     def encoding(self) -> str:
@@ -110,6 +111,11 @@ class Source:
 
         With `only`, the name of a function in it, nothing else of it is read, and its body is that function.
         """
+        if (where, only) not in self._found_by_text:
+            self._found_by_text[where, only] = self._look_for_definition(where, only)
+        return self._found_by_text[where, only]
+
+    def _look_for_definition(self, where: str, only: str) -> Place:
         start, stop, indents = 0, len(self.content), [-1]
         for name in (*where.split("."), *filter(None, [only])):
             begun = self._begun_once(name, start, stop, indents[-1])
