@@ -18,7 +18,7 @@ lint: .venv/ready
 
 runtime: .venv/ready training-env  ## the runtime modules: types, and tests in the interpreter that runs them
 	@echo "== runtime modules"
-	$(BIN)/mypy --strict --python-executable .cache/training/bin/python -p patches.runtime
+	$(BIN)/mypy --strict --python-executable .cache/training/bin/python patches/runtime/*.py
 	.cache/training/bin/python -m pytest tests/runtime --cov=patches.runtime --cov-report=term-missing --cov-fail-under=90
 
 lowest: wheels  ## the quick tests with the lowest dependencies that are admitted

@@ -453,7 +453,9 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
     known = catalog.fingerprints.files
     false = {
         file: tuple(
-            version._replace(patches={name: patch._replace(sha256="0" * 64) for name, patch in version.patches.items()})
+            version._replace(
+                patches={name: patch._replace(text_sha256="0" * 64) for name, patch in version.patches.items()}
+            )
             for version in known[file]
         )
     }
@@ -512,7 +514,8 @@ def test_edits_made_after_apply_are_not_overwritten(site: Path, command: str) ->
     assert states(site)["nbeatsx-unused-out"] == "modified"
     result = invoke(command, "nbeatsx-unused-out", "--site-packages", site)
     assert result.exit_code == 3
-    assert "changed after nfpatch patched it" in result.stderr
+    assert str(site / NBEATSX) in result.stderr
+    assert "--force" in result.stderr
     assert snapshot(site) == before
 
 

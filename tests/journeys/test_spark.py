@@ -59,10 +59,7 @@ def test_what_goes_wrong_on_spark_is_healed(
 
     assert done.returncode == 0, done.stderr + done.stdout
     proved = json.loads(done.stdout)
-    assert {case["patch"] for case in proved["cases"]} == {None, *patches} - {
-        "multivariate-all-series",
-        "spark-dbfs-paths",
-    }
+    assert {case["patch"] for case in proved["cases"]} == {None, *patches} - {"multivariate-all-series"}
     assert (proved["world_size"], proved["backend"]) == (2, "gloo")
     assert processes_with(str(tmp_path)) == set()
     assert list(folder.iterdir()) == []
