@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import MISSION, NBEATSX, TFT, environment, false_record_rows, interpreters, invoke, mission, snapshot
+from support import NBEATSX, SOME_PATCHES, TFT, environment, false_record_rows, interpreters, invoke, on_some, snapshot
 
 MODES = [mode.name for mode in py_compile.PycInvalidationMode]
 OLD = 1_600_000_000  # the source's time, in seconds
@@ -89,7 +89,7 @@ def test_every_interpreter_runs_the_source_that_lies_there_before_and_after(
     (cache / f"tft.{sys.implementation.cache_tag}.pyc").chmod(0o600)
     before, before_times = snapshot(site), times(site)
 
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
     assert false_record_rows(site) == []
     for python in pythons:
@@ -105,7 +105,7 @@ def test_what_is_compiled_of_the_patched_source_alone_goes_with_it(site: Path, p
     pythons = [pythons[0], pythons[-1]]
     touch_sources(site)
     before = snapshot(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     for python in pythons:
         ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
     check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
@@ -120,7 +120,7 @@ def test_stale_bytecode_of_unchecked_hashes_would_win_if_it_stayed(site: Path) -
     ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
     stale = (site / TFT).parent / "__pycache__" / f"tft.{sys.implementation.cache_tag}.pyc"
     content = stale.read_bytes()
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     assert runs_the_source(python, site) == [True, True]
     stale.write_bytes(content)
     assert runs_the_source(python, site) == [True, False]
@@ -136,7 +136,7 @@ def test_with_a_cache_prefix_the_interpreter_notices_both_changes(site: Path, tm
         ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
     assert not (site / TFT).parent.joinpath("__pycache__").exists()
     before = snapshot(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     check_that_each_runs_what_lies_there(pythons, site, is_patched=True, PYTHONPYCACHEPREFIX=prefix)
     for python in pythons:
         ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
@@ -151,7 +151,7 @@ def test_nfpatch_itself_may_run_under_a_cache_prefix(site: Path, tmp_path: Path)
     before = snapshot(site)
     prefixed = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "prefix")}
     for is_patched, command in ((True, "apply"), (False, "revert")):
-        words = [sys.executable, "-m", "nfpatch", *mission(command), "--site-packages", str(site)]
+        words = [sys.executable, "-m", "nfpatch", *on_some(command), "--site-packages", str(site)]
         subprocess.run(words, env=prefixed, capture_output=True, check=True)
         check_that_each_runs_what_lies_there([python], site, is_patched)
     assert snapshot(site) == before
@@ -164,7 +164,7 @@ def test_a_cache_folder_that_is_a_link_out_of_site_packages_is_left_as_it_is(sit
     cache.rename(outside)
     cache.symlink_to(outside)
     before = snapshot(site), snapshot(outside), times(outside)
-    code = invoke("apply", *MISSION, "--site-packages", site).exit_code
+    code = invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code
     assert code in (0, 3)
     assert (snapshot(outside), times(outside)) == before[1:], "nothing outside is written or removed"
     if code == 0:

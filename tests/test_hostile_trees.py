@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import MISSION, TFT, all_states, dist_info, invoke, mission, run_nfpatch, snapshot
+from support import SOME_PATCHES, TFT, all_states, dist_info, invoke, on_some, run_nfpatch, snapshot
 
 COMMANDS = ("status", "apply", "revert")
 
@@ -29,7 +29,7 @@ def refuse_all(site: Path, code: int, words: str, commands: tuple[str, ...] = CO
     """Every command ends by itself, with this code and one line, and changes nothing."""
     before = snapshot_or_nothing(site.parent)
     for command in commands:
-        words_of_command = mission(command) if command in COMMANDS else command.split()
+        words_of_command = on_some(command) if command in COMMANDS else command.split()
         ran = run_nfpatch(*words_of_command, "--site-packages", site, timeout=60)
         assert (ran.returncode, len(ran.stderr.splitlines())) == (code, 1), ran.stderr
         assert words in ran.stderr
@@ -55,7 +55,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
     record = dist_info(site) / "RECORD"
     record.write_text(record.read_text() + f"{row},sha256=abc,3\n")
     before, kept = snapshot(site), snapshot(outside)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     assert f"{row},sha256=abc,3\n" in record.read_text(), "somebody else's row stays as it is"
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), snapshot(outside)) == (before, kept)
@@ -67,7 +67,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
 @pytest.mark.parametrize("where", ["file", "bytecode"])
 def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enclosure: tuple[Path, Path]) -> None:
     site, _ = enclosure
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     document = json.loads(ledger.read_text())
     if where == "file":
@@ -85,7 +85,7 @@ def test_a_ledger_whose_patches_are_of_another_kind_is_refused(patches: object, 
 
 
 def test_a_ledger_of_a_newer_nfpatch_is_refused_with_what_to_do(site: Path) -> None:
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 4, "nfpatch": "9.0"}))
     refuse_all(site, 3, "was written by nfpatch 9.0, which is newer than this one", ("apply", "revert"))
@@ -116,7 +116,7 @@ def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Lets somebody change the files of a ledger that knows the two patches of the mission, or more."""
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     if not ledger.exists():
-        assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+        assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     document = json.loads(ledger.read_text())
     change(document["files"])
     ledger.write_text(json.dumps(document))
@@ -187,7 +187,7 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
         path.unlink()
     make(path)
     for command in COMMANDS:
-        words_of_command = mission(command) if command in COMMANDS else command.split()
+        words_of_command = on_some(command) if command in COMMANDS else command.split()
         ran = run_nfpatch(*words_of_command, "--site-packages", site, timeout=60)
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
         assert str(path) in ran.stderr
@@ -231,7 +231,7 @@ def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
     before = snapshot(odd)
     for command in ("status", "apply", "status", "revert"):
         for options in ([], ["--json"]):
-            ran = run_nfpatch(*mission(command), *options, "--site-packages", odd, errors="replace")
+            ran = run_nfpatch(*on_some(command), *options, "--site-packages", odd, errors="replace")
             assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     assert snapshot(odd) == before
 
@@ -241,6 +241,6 @@ def test_a_deep_path_is_no_obstacle(site: Path, tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     shutil.move(site, deep / "site")
     before = snapshot(deep)
-    assert invoke("apply", *MISSION, "--site-packages", deep / "site").exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", deep / "site").exit_code == 0
     assert invoke("revert", "--site-packages", deep / "site").exit_code == 0
     assert snapshot(deep) == before
