@@ -57,7 +57,8 @@ def page_of(catalog: Catalog) -> str:
     for group, patches in catalog.groups.items():
         rows = [f"| {linked(patch)} | {patch.summary} | {releases_in_words(catalog, patch)} |" for patch in patches]
         table = ["| patch | what is wrong | releases |", "|---|---|---|", *rows]
-        words = " ".join(filter(None, [f"{GROUPS[group].capitalize()}.", REMARKS.get(group)]))
+        purpose = GROUPS[group]
+        words = " ".join(filter(None, [f"{purpose[0].upper()}{purpose[1:]}.", REMARKS.get(group)]))
         parts.append("\n".join([f"## {group}", "", words, "", *table, ""]))
         parts += [section_of(patch) for patch in patches]
     return "\n".join(parts)
