@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models bench clean
+.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models same-bits bench clean
 
 test: lint wheels lowest training-env runtime  ## everything that CI runs
 	@echo "== tests"
@@ -18,7 +18,7 @@ lint: .venv/ready
 
 runtime: .venv/ready training-env  ## the runtime modules: types, and tests in the interpreter that runs them
 	@echo "== runtime modules"
-	$(BIN)/mypy --strict --python-executable .cache/training/bin/python -p patches.runtime
+	$(BIN)/mypy --strict --python-executable .cache/training/bin/python patches/runtime/*.py
 	.cache/training/bin/python -m pytest tests/runtime --cov=patches.runtime --cov-report=term-missing --cov-fail-under=90
 
 lowest: wheels  ## the quick tests with the lowest dependencies that are admitted
@@ -94,6 +94,9 @@ audit: audit-env .venv/ready  ## every model of one release, RELEASE, also those
 
 saved-models: training-env wheels  ## the table of docs/saved-models.md: real models, migrated
 	PYTHONPATH=. $(BIN)/python scripts/saved_models.py
+
+same-bits: training-env wheels  ## docs/same-bits.md: each model in one process, released and patched, bit for bit
+	PYTHONPATH=. $(BIN)/python scripts/same_bits.py
 
 bench: training-env .venv/ready  ## speed, side by side with other tools
 	$(BIN)/python benchmarks/growth.py

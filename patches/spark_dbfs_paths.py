@@ -5,10 +5,11 @@ attribute 'endswith'`. And pandas reads more easily where the cluster mounts the
 as well. Since 3.2.1 (pull request 1576) upstream does both; but where there is no mount, the path of a file has one
 slash, `dbfs:/partitions/part-0`, which pandas takes for a path of this machine.
 
-A cluster of Databricks was not at hand: what is shown is fsspec's own file system, on files of this machine.
+A cluster of Databricks was not at hand: what is shown is fsspec's own file system and a Spark in local mode, both of
+which find files of this machine there.
 """
 
-from nfpatch.catalog import Patch
+from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/core.py"
@@ -61,6 +62,14 @@ patch = Patch(
         ">=3.2.1": {FILE: Rewrite((Change("_dbfs_path_for_pandas", old=NO_MOUNT, new=URI_WITHOUT_MOUNT),))},
     },
     unaffected={"<1.7.1": "this release does not train on Spark"},
-    cases=(),
-    why_no_cases="it shows on Databricks only; tests/journeys/test_dbfs.py shows it by fsspec's file system",
+    cases=(
+        Case(
+            "NHITS",
+            "partitions on DBFS",
+            options={"mlp_units": [[8, 8]] * 3},
+            stage="on-dbfs",
+            launchers=("spark",),
+            requires=("spark-predict-scalers",),
+        ),
+    ),
 )

@@ -31,7 +31,7 @@ TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<
 CATALOG = load_catalog()
 PATCHES = CATALOG.patches
 SAVING = Path(__file__).with_name("saving.py")
-RELEASES = ("1.5.0", "1.6.4", "1.7.4", "3.3.0")
+RELEASES = ("1.5.0", "1.6.4", "1.7.4")
 UPGRADE = ("1.7.4", "1.7.7")
 
 
@@ -72,23 +72,25 @@ class Result:
         file = self.files[0]
         changes = ", ".join(f"{len(file[verb])} {verb}" for verb in ("dropped", "added") if file[verb]) or "the same"
         before = re.search(r"Unexpected key|Missing key", self.before, re.IGNORECASE)
-        resumed = "no fit" if self.case.is_search else "bit-equal" if self.equal_resumed else "**differs**"
         cells = [
             *(self.journey, f"{self.case.model}, {self.case.config}"),
             f"{before[0].lower()}(s)" if before else self.before[:40] or "loads",
             f"**{file['state']}**" if file["state"] == "refused" else changes,
-            *("bit-equal" if self.equal_forecasts else "**differ**", resumed),
+            "bit-equal" if self.equal_forecasts else "**differ**",
+            "bit-equal" if self.equal_resumed else "**differs**",
         ]
         return f"| {' | '.join(cells)} |"
 
 
 def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
-    """The configurations that some patch of this release heals, each once."""
+    """The configurations of the models from which some patch removes layers, as patches of this release name them."""
+    resized = {patch.model for patch in PATCHES if patch.removes_parameters}
     cases = [
         case
         for patch in PATCHES
         for case in patch.cases
         if CATALOG.rewrites_for(patch, release)
+        and patch.model in resized
         and (thorough or not case.thorough)
         and case.unused_parameters != ()
         and case.is_possible_in(release)
@@ -97,7 +99,7 @@ def cases_of(release: str, thorough: bool = False) -> tuple[Case, ...]:
 
 
 def is_resized(case: Case) -> bool:
-    """Whether a patch takes parameters away in this configuration."""
+    """Whether a patch removes layers in this configuration."""
     return any(case in patch.cases and patch.removes_parameters for patch in PATCHES)
 
 
@@ -152,7 +154,7 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
         return {
             "do": action,
             "tree": str(tree),
-            "cases": {str(path): as_json(case) for path, case in own if not (fits and case.is_search)},
+            "cases": {str(path): as_json(case) for path, case in own},
         }
 
     numbered = list(enumerate(journeys))
@@ -171,16 +173,16 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
     results = []
     for (number, _), (saved, fit, case) in models.items():
         before = first[2 * count + number][str(saved)]
-        weights = first[count + number].get(str(fit)), second[count + number].get(str(fit))
+        weights = first[count + number][str(fit)], second[count + number][str(fit)]
         forecasts = first[number][str(saved)], second[number][str(saved)]
         results.append(
             Result(
                 journey=journeys[number].name,
                 case=case,
                 before=before if isinstance(before, str) else "",
-                files=(*files[saved], *files.get(fit, ())),
+                files=(*files[saved], *files[fit]),
                 equal_forecasts=isinstance(forecasts[0], bytes) and forecasts[0] == forecasts[1],
-                equal_resumed=case.is_search or are_equal_weights(*weights),
+                equal_resumed=are_equal_weights(*weights),
             )
         )
     return results
@@ -236,7 +238,7 @@ def main() -> int:
             ]
             if release == UPGRADE[0]:
                 newer = unpack(UPGRADE[1], folder / UPGRADE[1])
-                outgrown = tuple(case for case in cases if case.model in ("NBEATSx", "TFT") and not case.exogenous)
+                outgrown = tuple(filter(is_resized, cases))
                 journeys.append(Journey(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
         results = prove(journeys, arguments.python, folder)
     heading = "| release | model | before | keys | forecasts | resumed fit |\n|---|---|---|---|---|---|"

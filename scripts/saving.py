@@ -44,11 +44,6 @@ class Bench:
         )
         self.package = package
         self.utils = importlib.import_module("neuralforecast.utils")
-        core, models = (importlib.import_module("neuralforecast." + name) for name in ("core", "models"))
-        # 1.6.x cannot load its own FEDformer: this table lacks it
-        for name, value in vars(models).items():
-            if isinstance(value, type):
-                core.MODEL_FILENAME_DICT.setdefault(name.lower(), value)
 
     def model(self, case: dict[str, Any], steps: int, **more: Any) -> Any:
         """The model of a case, untrained."""

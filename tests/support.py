@@ -29,6 +29,11 @@ TFT = "neuralforecast/models/tft.py"
 # Two patches, of one file each. A test that needs some patched install names them, and so costs the same whatever the
 # catalog grows to.
 MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
+# And one whose hook needs runtime modules, here by their paths in 1.7.4.
+SOME_PATCHES = (*MISSION, "load-on-fewer-devices")
+CORE = "neuralforecast/core.py"
+PACKAGE_OF_MODULES = "neuralforecast/_nfpatch"
+PLACEMENT = f"{PACKAGE_OF_MODULES}/placement.py"
 # Options of an interpreter by which torch's launcher starts two processes of a script.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKS_TIMEOUT_SECONDS = 300
@@ -57,9 +62,9 @@ def answer(*arguments: object) -> Any:
     return json.loads(invoke(*arguments, "--json").stdout)
 
 
-def states(site: Path) -> dict[str, str]:
-    """Patch id -> state of the two patches of the mission, as `status` tells it."""
-    return {patch: state for patch, state in all_states(site).items() if patch in MISSION}
+def states(site: Path, patches: Sequence[str] = SOME_PATCHES) -> dict[str, str]:
+    """Patch id -> state of these patches, as `status` tells it."""
+    return {patch: state for patch, state in all_states(site).items() if patch in patches}
 
 
 def all_states(site: Path) -> dict[str, str]:
@@ -67,10 +72,10 @@ def all_states(site: Path) -> dict[str, str]:
     return {patch["id"]: patch["state"] for patch in answer("status", "--site-packages", site)["patches"]}
 
 
-def mission(command: str) -> list[str]:
-    """A command and its options, on the two patches of the mission; `status` looks at all of them anyway."""
+def on_some(command: str) -> list[str]:
+    """A command and its options, on these patches; `status` looks at all of them anyway."""
     words = command.split()
-    return words if words[0] == "status" else [*words, *MISSION]
+    return words if words[0] == "status" else [*words, *SOME_PATCHES]
 
 
 def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

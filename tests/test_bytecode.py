@@ -14,7 +14,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import MISSION, NBEATSX, TFT, environment, false_record_rows, interpreters, invoke, mission, snapshot
+from support import (
+    NBEATSX,
+    PACKAGE_OF_MODULES,
+    SOME_PATCHES,
+    TFT,
+    environment,
+    false_record_rows,
+    interpreters,
+    invoke,
+    on_some,
+    snapshot,
+)
 
 MODES = [mode.name for mode in py_compile.PycInvalidationMode]
 OLD = 1_600_000_000  # the source's time, in seconds
@@ -44,6 +55,29 @@ print(json.dumps(answer))
 """
 
 
+OWN_PATCH = """
+from nfpatch.catalog import Patch
+from nfpatch.codemod import Change, Rewrite
+
+patch = Patch(
+    id="own",
+    summary="made up",
+    group="multi-process",
+    model="MLP",
+    upstream="made up",
+    variants={
+        "==1.7.4": {
+            "neuralforecast/models/mlp.py": Rewrite(
+                (Change("", "import torch", "import torch\\nNUMBER = own_number.NUMBER"),), imports=("own_number",)
+            )
+        }
+    },
+    unaffected={"!=1.7.4": "made up"},
+    cases=(),
+)
+"""
+
+
 def ask(python: Path, script: str, *arguments: object, **variables: str) -> str:
     inherited = {name: value for name, value in environment().items() if not name.startswith("PYTHON")}
     command = [str(python), "-c", script, *map(str, arguments)]
@@ -61,6 +95,34 @@ def check_that_each_runs_what_lies_there(pythons: list[Path], site: Path, is_pat
     assert ("if self.stat_exog_size > 0:\n            self.static_encoder = " in (site / TFT).read_text()) == is_patched
     for python in pythons:
         assert runs_the_source(python, site, **variables) == [True, True], python
+
+
+def own_patch(folder: Path, number: int) -> Path:
+    """A folder with a patch of the user's own, whose hook calls this version of its runtime module."""
+    (folder / "runtime").mkdir(parents=True)
+    (folder / "own.py").write_text(OWN_PATCH)
+    (folder / "runtime" / "own_number.py").write_text(f"NUMBER = {number}\n")
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_added_file_runs_as_it_lies_there_and_leaves_nothing_compiled(
+    mode: str, site: Path, pythons: list[Path], tmp_path: Path
+) -> None:
+    before = snapshot(site)
+    module = site / PACKAGE_OF_MODULES / "own_number.py"
+    for number in (1, 2):
+        where = ("--patches", own_patch(tmp_path / str(number), number), "--site-packages", site)
+        assert invoke("apply", "own", "--allow-modified", *where).exit_code == 0
+        assert module.read_text() == f"NUMBER = {number}\n"
+        os.utime(module, (OLD, OLD))  # of the same time and size, so that only the content differs
+        for python in pythons:
+            told = json.loads(ask(python, RUN, module, PYTHONDONTWRITEBYTECODE="1"))
+            assert told == {str(module): True}, (number, python)
+            ask(python, COMPILE, mode, module)
+        assert len(list((module.parent / "__pycache__").glob("own_number.*.pyc"))) == 2 * len(pythons)
+    assert invoke("revert", *where).exit_code == 0
+    assert snapshot(site) == before
 
 
 def touch_sources(site: Path) -> None:
@@ -89,7 +151,7 @@ def test_every_interpreter_runs_the_source_that_lies_there_before_and_after(
     (cache / f"tft.{sys.implementation.cache_tag}.pyc").chmod(0o600)
     before, before_times = snapshot(site), times(site)
 
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
     assert false_record_rows(site) == []
     for python in pythons:
@@ -105,7 +167,7 @@ def test_what_is_compiled_of_the_patched_source_alone_goes_with_it(site: Path, p
     pythons = [pythons[0], pythons[-1]]
     touch_sources(site)
     before = snapshot(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     for python in pythons:
         ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
     check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
@@ -120,7 +182,7 @@ def test_stale_bytecode_of_unchecked_hashes_would_win_if_it_stayed(site: Path) -
     ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
     stale = (site / TFT).parent / "__pycache__" / f"tft.{sys.implementation.cache_tag}.pyc"
     content = stale.read_bytes()
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     assert runs_the_source(python, site) == [True, True]
     stale.write_bytes(content)
     assert runs_the_source(python, site) == [True, False]
@@ -136,7 +198,7 @@ def test_with_a_cache_prefix_the_interpreter_notices_both_changes(site: Path, tm
         ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
     assert not (site / TFT).parent.joinpath("__pycache__").exists()
     before = snapshot(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     check_that_each_runs_what_lies_there(pythons, site, is_patched=True, PYTHONPYCACHEPREFIX=prefix)
     for python in pythons:
         ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
@@ -151,7 +213,7 @@ def test_nfpatch_itself_may_run_under_a_cache_prefix(site: Path, tmp_path: Path)
     before = snapshot(site)
     prefixed = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "prefix")}
     for is_patched, command in ((True, "apply"), (False, "revert")):
-        words = [sys.executable, "-m", "nfpatch", *mission(command), "--site-packages", str(site)]
+        words = [sys.executable, "-m", "nfpatch", *on_some(command), "--site-packages", str(site)]
         subprocess.run(words, env=prefixed, capture_output=True, check=True)
         check_that_each_runs_what_lies_there([python], site, is_patched)
     assert snapshot(site) == before
@@ -164,7 +226,7 @@ def test_a_cache_folder_that_is_a_link_out_of_site_packages_is_left_as_it_is(sit
     cache.rename(outside)
     cache.symlink_to(outside)
     before = snapshot(site), snapshot(outside), times(outside)
-    code = invoke("apply", *MISSION, "--site-packages", site).exit_code
+    code = invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code
     assert code in (0, 3)
     assert (snapshot(outside), times(outside)) == before[1:], "nothing outside is written or removed"
     if code == 0:

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from releases import wheel_of
 from support import (
-    MISSION,
     NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
+    SOME_PATCHES,
     TFT,
     answer,
     dist_info,
     false_record_rows,
     invoke,
-    mission,
+    on_some,
     snapshot,
     states,
     unlisted_files,
@@ -30,7 +32,7 @@ Drift = Callable[[Path], None]
 @pytest.fixture
 def patched(site: Path) -> Path:
     """A site-packages folder with both patches applied."""
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     return site
 
 
@@ -55,51 +57,83 @@ def rewritten(change: Callable[[dict[str, object]], object]) -> Drift:
 # --- edits ---
 
 
-@pytest.mark.parametrize("command", ["apply", "revert"])
-def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(command: str, patched: Path) -> None:
-    untouched = snapshot(patched)
-    edit = edited(patched / TFT)
-    before = snapshot(patched)
-    assert states(patched)["tft-static-encoder"] == "modified"
+CHANGED_FILES = {TFT: "tft-static-encoder", PLACEMENT: "load-on-fewer-devices"}
 
-    refused = invoke(*mission(command), "--site-packages", patched)
+
+@pytest.mark.parametrize("file", CHANGED_FILES)
+@pytest.mark.parametrize("command", ["apply", "revert"])
+def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(
+    command: str, file: str, patched: Path
+) -> None:
+    untouched = snapshot(patched)
+    edit = edited(patched / file)
+    before = snapshot(patched)
+    assert states(patched)[CHANGED_FILES[file]] == "modified"
+
+    refused = invoke(*on_some(command), "--site-packages", patched)
     assert refused.exit_code == 3
+    assert str(patched / file) in refused.stderr
     assert "--force" in refused.stderr
     assert snapshot(patched) == before
 
-    document = answer(*mission(command), "--force", "--site-packages", patched)
-    copy = patched / f"{TFT}.nfpatch-saved"
+    document = answer(*on_some(command), "--force", "--site-packages", patched)
+    copy = patched / f"{file}.nfpatch-saved"
     assert document["saved"] == [str(copy)]
     assert copy.read_bytes() == edit
     copy.unlink()
-    invoke("apply", *MISSION, "--site-packages", patched)
+    invoke("apply", *SOME_PATCHES, "--site-packages", patched)
     assert snapshot(patched) == untouched
 
 
-def test_force_never_overwrites_an_earlier_copy(patched: Path) -> None:
+@pytest.mark.parametrize("changed", CHANGED_FILES)
+def test_force_never_overwrites_an_earlier_copy(changed: str, patched: Path) -> None:
     copies = []
     for _ in range(3):
-        copies.append(edited(patched / TFT))
-        result = invoke("apply", *MISSION, "--force", "--site-packages", patched)
+        copies.append(edited(patched / changed))
+        result = invoke("apply", *SOME_PATCHES, "--force", "--site-packages", patched)
         assert result.exit_code == 0
         assert "nfpatch-saved" in result.stdout
     names = ["nfpatch-saved", "nfpatch-saved-2", "nfpatch-saved-3"]
-    assert [(patched / f"{TFT}.{name}").read_bytes() for name in names] == copies
+    assert [(patched / f"{changed}.{name}").read_bytes() for name in names] == copies
 
 
-def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(patched: Path) -> None:
+@pytest.mark.parametrize("file", CHANGED_FILES)
+def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(file: str, patched: Path) -> None:
     before = snapshot(patched)
-    (patched / TFT).unlink()
-    assert states(patched)["tft-static-encoder"] == "modified"
-    assert invoke("apply", *MISSION, "--site-packages", patched).exit_code == 3
-    assert invoke("apply", *MISSION, "--force", "--site-packages", patched).exit_code == 0
+    (patched / file).unlink()
+    assert states(patched)[CHANGED_FILES[file]] == "modified"
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", patched).exit_code == 3
+    assert invoke("apply", *SOME_PATCHES, "--force", "--site-packages", patched).exit_code == 0
     assert snapshot(patched) == before
+
+
+def test_an_added_file_that_was_removed_need_not_come_back_to_be_reverted(released: Callable[[str], Path]) -> None:
+    site = released("1.7.4")
+    before = snapshot(site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    shutil.rmtree(site / PACKAGE_OF_MODULES)
+    assert states(site)["load-on-fewer-devices"] == "modified"
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+def test_a_file_of_somebody_else_among_the_added_ones_stays(released: Callable[[str], Path]) -> None:
+    site = released("1.7.4")
+    before = snapshot(site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    mine = site / PACKAGE_OF_MODULES / "mine.py"
+    mine.write_text("mine = True\n")
+    assert set(states(site).values()) == {"applied"}
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.py"]
+    shutil.rmtree(mine.parent)
+    assert snapshot(site) == before
 
 
 def test_force_does_not_help_where_the_file_was_modified_before(site: Path) -> None:
     edited(site / TFT)
     before = snapshot(site)
-    assert invoke("apply", *MISSION, "--force", "--site-packages", site).exit_code == 3
+    assert invoke("apply", *SOME_PATCHES, "--force", "--site-packages", site).exit_code == 3
     assert snapshot(site) == before
 
 
@@ -129,7 +163,7 @@ def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words
     assert words in told.stderr
     assert set(states(patched).values()) == {"applied"}, "the fingerprints still know the files"
     for command in ("apply", "revert", "apply --force", "revert --force"):
-        result = invoke(*mission(command), "--site-packages", patched)
+        result = invoke(*on_some(command), "--site-packages", patched)
         assert result.exit_code == 3
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
@@ -140,7 +174,7 @@ def test_without_its_ledger_a_patched_file_is_applied_and_revert_says_what_to_do
     ledger(patched).unlink()
     before = snapshot(patched)
     assert set(states(patched).values()) == {"applied"}
-    assert invoke("apply", *MISSION, "--site-packages", patched).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", patched).exit_code == 0
     result = invoke("revert", "--site-packages", patched)
     assert result.exit_code == 3
     assert "pip install --force-reinstall --no-deps neuralforecast==1.7.4" in result.stderr
@@ -183,13 +217,14 @@ def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
 ) -> None:
     site = released("1.7.4")
     before = snapshot(site)
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
     patched = snapshot(site)
     unpack_again(site, lambda name: name.startswith("neuralforecast/") or (record_too and name.endswith("RECORD")))
     assert set(states(site).values()) == {"applicable"}
-    assert "came back over the patch" in invoke("status", "--site-packages", site).stdout
+    reasons = {patch["id"]: patch["reason"] for patch in answer("status", "--site-packages", site)["patches"]}
+    assert all("came back over the patch" in reasons[patch] for patch in SOME_PATCHES)
 
-    assert invoke(*mission(command), "--site-packages", site).exit_code == 0
+    assert invoke(*on_some(command), "--site-packages", site).exit_code == 0
     after = snapshot(site)
     if command == "apply":
         assert {path for path in after if after[path] != patched[path]} <= {
@@ -211,7 +246,7 @@ def test_a_record_that_is_gone_stops_every_change(patched: Path) -> None:
     (dist_info(patched) / "RECORD").unlink()
     before = snapshot(patched)
     for command in ("status", "apply", "revert"):
-        result = invoke(*mission(command), "--site-packages", patched)
+        result = invoke(*on_some(command), "--site-packages", patched)
         assert result.exit_code == 4
         assert "RECORD is missing" in result.stderr
     assert snapshot(patched) == before
@@ -220,7 +255,7 @@ def test_a_record_that_is_gone_stops_every_change(patched: Path) -> None:
 def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Path) -> None:
     shutil.rmtree(patched / "neuralforecast")
     for command in ("status", "apply", "revert"):
-        result = invoke(*mission(command), "--site-packages", patched)
+        result = invoke(*on_some(command), "--site-packages", patched)
         assert result.exit_code == 4
         assert "is gone" in result.stderr
 

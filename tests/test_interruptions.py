@@ -31,7 +31,7 @@ FOUR_FILES = f"""
 from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 
-FIRST = Rewrite((Change("", "import torch", "import torch\nimport NAME"),), imports=("first",))
+FIRST = Rewrite((Change("", "import torch", "import torch\\nimport NAME"),), imports=("first",))
 
 patch = Patch(
     id="four-files",

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from releases import wheel_of
 from support import (
-    MISSION,
     NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
+    SOME_PATCHES,
     TFT,
     dist_info,
     environment,
     false_record_rows,
     invoke,
     make_venv,
-    mission,
+    on_some,
     run_nfpatch,
     site_packages_of,
     snapshot,
@@ -86,7 +88,7 @@ def test_a_package_cache_and_the_other_environment_stay_as_released(
     before = snapshot(site)
     others = [(folder, snapshot(folder), times(folder)) for folder in (cache, twin)]
 
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     assert needed_states(site) == dict.fromkeys(NEEDED, "applied")
     assert not (site / TFT).is_symlink()
     assert not (site / TFT).samefile(twin / TFT)
@@ -110,7 +112,7 @@ def test_both_environments_can_be_patched_and_reverted_one_after_the_other(
     before = [(snapshot(folder), times(folder)) for folder in (site, twin, cache)]
     for command in ("apply", "revert"):
         for folder in (site, twin):
-            assert invoke(*mission(command), "--site-packages", folder).exit_code == 0
+            assert invoke(*on_some(command), "--site-packages", folder).exit_code == 0
             assert false_record_rows(folder) == []
     assert [(snapshot(folder), times(folder)) for folder in (site, twin)] == [
         (content, {**changed, **times_of_links(folder)}) for (content, changed), folder in zip(before, (site, twin))
@@ -209,7 +211,7 @@ def test_what_a_link_leads_to_stays_and_revert_brings_the_link_back(linked: Call
     before, before_times = snapshot(site.parent), times(site.parent)
     targets = [path for path in site.parent.rglob("*") if path.is_symlink()]
     assert targets
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     assert needed_states(site) == dict.fromkeys(NEEDED, "applied")
     assert false_record_rows(site) == []
     outside = {path: entry for path, entry in snapshot(site.parent).items() if path.startswith("cache")}
@@ -284,6 +286,28 @@ def lock_out_of_site_packages(site: Path) -> None:
     (dist_info(site) / "nfpatch.lock").symlink_to(site.parent / "precious")
 
 
+def added_files_out_of_site_packages(site: Path) -> None:
+    (site.parent / "elsewhere").mkdir()
+    (site / PACKAGE_OF_MODULES).symlink_to(site.parent / "elsewhere")
+
+
+def added_files_to_themselves(site: Path) -> None:
+    (site / PACKAGE_OF_MODULES).symlink_to("_nfpatch")
+
+
+def added_file_to_a_file_outside(site: Path) -> None:
+    (site.parent / "precious.py").write_text("precious = True\n")
+    (site / PLACEMENT).parent.mkdir()
+    (site / PLACEMENT).symlink_to(site.parent / "precious.py")
+
+
+def compiled_added_files_out_of_site_packages(site: Path) -> None:
+    (site.parent / "elsewhere").mkdir()
+    (site.parent / "elsewhere" / "placement.cpython-311.pyc").write_bytes(b"compiled")
+    (site / PLACEMENT).parent.mkdir()
+    (site / PLACEMENT).parent.joinpath("__pycache__").symlink_to(site.parent / "elsewhere")
+
+
 def record_to_itself(site: Path) -> None:
     (dist_info(site) / "RECORD").unlink()
     (dist_info(site) / "RECORD").symlink_to("RECORD")
@@ -318,6 +342,10 @@ def target_links_to_a_folder(site: Path) -> None:
         dist_info_out_of_site_packages,
         kept_folder_out_of_site_packages,
         lock_out_of_site_packages,
+        added_files_out_of_site_packages,
+        added_files_to_themselves,
+        added_file_to_a_file_outside,
+        compiled_added_files_out_of_site_packages,
         record_to_itself,
         metadata_to_itself,
         target_is_a_folder,
@@ -329,13 +357,13 @@ def test_a_tangle_of_links_is_refused_in_one_line_and_nothing_is_written(
 ) -> None:
     tangled(site)
     before, before_times = snapshot(site.parent), times(site.parent)
-    refused = run_nfpatch("apply", *MISSION, "--allow-modified", "--site-packages", site, timeout=60)
+    refused = run_nfpatch("apply", *SOME_PATCHES, "--allow-modified", "--site-packages", site, timeout=60)
     assert refused.returncode in (3, 4), refused
     assert len(refused.stderr.splitlines()) == 1, refused.stderr
     assert str(site) in refused.stderr
     assert (snapshot(site.parent), times(site.parent)) == (before, before_times)
     for command in ("apply", "apply --dry-run", "status", "revert"):
-        result = invoke(*mission(command), "--site-packages", site)
+        result = invoke(*on_some(command), "--site-packages", site)
         assert result.exit_code in ((3, 4) if command == "apply" else (0, 3, 4)), result.output
         assert len(result.stderr.splitlines()) == (result.exit_code != 0)
         assert (snapshot(site.parent), times(site.parent)) == (before, before_times)

@@ -19,7 +19,20 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
-from support import MISSION, NBEATSX, TFT, dist_info, false_record_rows, invoke, mission, snapshot, states
+from support import (
+    MISSION,
+    NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
+    SOME_PATCHES,
+    TFT,
+    dist_info,
+    false_record_rows,
+    invoke,
+    on_some,
+    snapshot,
+    states,
+)
 
 IS_ROOT = os.geteuid() == 0
 ANOTHER = 65534
@@ -74,7 +87,7 @@ def needed_states(ended: Ended) -> set[str]:
 
 @pytest.fixture
 def patched(site: Path) -> Path:
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     return site
 
 
@@ -137,15 +150,15 @@ def test_what_may_not_be_written_is_named_and_stays(
     command: str, where: Callable[[Path], list[Path]], site: Path
 ) -> None:
     if command == "revert":
-        invoke("apply", *MISSION, "--site-packages", site)
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
     forbid_writing(*where(site))
     before = snapshot(site)
-    check_refused(ordinary(*mission(command), "--site-packages", site), site, "Permission denied", "Run as the owner")
+    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "Run as the owner")
     assert snapshot(site) == before
     looking = ordinary("status", "--json", "--site-packages", site)
     assert looking.code == 0
     assert needed_states(looking) == {"applicable" if command == "apply" else "applied"}
-    assert ordinary(*mission(command), "--dry-run", "--site-packages", site).code == 0
+    assert ordinary(*on_some(command), "--dry-run", "--site-packages", site).code == 0
     assert snapshot(site) == before
 
 
@@ -158,13 +171,34 @@ def test_a_folder_that_needs_no_change_may_be_read_only(site: Path) -> None:
     assert snapshot(site) == before
 
 
+@pytest.mark.parametrize("command", ["apply", "revert"])
+def test_a_folder_in_which_added_files_may_not_be_written_is_named_and_stays(command: str, site: Path) -> None:
+    if command == "revert":
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    folder = site / (PACKAGE_OF_MODULES if command == "revert" else "neuralforecast")
+    folder.chmod(0o555)
+    before = snapshot(site)
+    check_refused(ordinary(*on_some(command), "--site-packages", site), folder, "Permission denied")
+    assert snapshot(site) == before
+
+
+def test_an_added_file_that_may_not_be_read_is_named_and_stays(site: Path) -> None:
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    before = snapshot(site)
+    (site / PLACEMENT).chmod(0o000)
+    for command in ("apply", "status", "revert"):
+        check_refused(ordinary(*on_some(command), "--site-packages", site), site / PLACEMENT, "Permission denied")
+    (site / PLACEMENT).chmod(0o644)
+    assert snapshot(site) == before
+
+
 def test_read_only_files_in_writable_folders_are_patched_and_stay_read_only(site: Path) -> None:
     for path in everything(site):
         if path.is_file():
             path.chmod(0o444)
     before = snapshot(site)
-    assert ordinary("apply", *MISSION, "--site-packages", site).code == 0
-    assert [stat.S_IMODE((site / file).stat().st_mode) for file in (NBEATSX, TFT)] == [0o444, 0o444]
+    assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
+    assert {stat.S_IMODE((site / file).stat().st_mode) for file in (NBEATSX, TFT, PLACEMENT)} == {0o444}
     assert false_record_rows(site) == []
     assert ordinary("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
@@ -183,11 +217,11 @@ def test_a_healed_install_that_is_read_only_is_fine(command: str, healed: Path) 
 @pytest.mark.parametrize("command", ["apply", "revert"])
 def test_another_owners_install_is_left_to_its_owner(command: str, site: Path) -> None:
     if command == "revert":
-        invoke("apply", *MISSION, "--site-packages", site)
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
     for path in everything(site):
         os.chown(path, ANOTHER, ANOTHER)
     before = looks(site)
-    check_refused(ordinary(*mission(command), "--site-packages", site), site, "Permission denied", "Run as the owner")
+    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "Run as the owner")
     assert looks(site) == before
     assert ordinary("status", "--site-packages", site).code == 0
 
@@ -198,7 +232,7 @@ def test_another_owners_files_in_a_folder_of_ours_come_back_with_content_mode_an
         os.chown(site / file, ANOTHER, ANOTHER)
         os.utime(site / file, (1_500_000_000, 1_500_000_000))
     before = snapshot(site)
-    assert ordinary("apply", *MISSION, "--site-packages", site).code == 0
+    assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
     assert ordinary("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
     assert [(site / file).stat().st_mtime for file in (NBEATSX, TFT)] == [1_500_000_000, 1_500_000_000]
@@ -209,10 +243,9 @@ def test_root_leaves_owner_and_group_as_they_were(site: Path) -> None:
     for path in everything(site):
         os.chown(path, ANOTHER, ANOTHER - 1)
     before = looks(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
-    for file in (NBEATSX, TFT, f"{dist_info(site).name}/RECORD"):
-        status = (site / file).stat()
-        assert (status.st_uid, status.st_gid) == (ANOTHER, ANOTHER - 1), file
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
+    for path in (*everything(site / "neuralforecast"), dist_info(site) / "RECORD"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (ANOTHER, ANOTHER - 1), path
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), owners(site)) == (before[0], dict.fromkeys(owners(site), (ANOTHER, ANOTHER - 1)))
 
@@ -226,7 +259,7 @@ def test_a_lock_file_that_may_not_be_opened_is_named(site: Path) -> None:
     lock.touch(mode=0o444)
     lock.chmod(0o000)
     before = snapshot_of_the_readable(site)
-    check_refused(ordinary("apply", *MISSION, "--site-packages", site), lock)
+    check_refused(ordinary("apply", *SOME_PATCHES, "--site-packages", site), lock)
     assert snapshot_of_the_readable(site) == before
 
 
@@ -248,7 +281,7 @@ def test_what_may_not_be_read_is_named_and_stays(command: str, what: Callable[[P
     mode = stat.S_IMODE(path.stat().st_mode)
     before = snapshot(site)
     path.chmod(0o000)
-    check_refused(ordinary(*mission(command), "--site-packages", site), path, "Permission denied")
+    check_refused(ordinary(*on_some(command), "--site-packages", site), path, "Permission denied")
     path.chmod(mode)
     assert snapshot(site) == before
 
@@ -260,7 +293,7 @@ def test_what_nfpatch_keeps_and_may_not_be_read_is_named_and_stays(command: str,
     mode = stat.S_IMODE(path.stat().st_mode)
     before = snapshot(patched)
     path.chmod(0o000)
-    check_refused(ordinary(*mission(command), "--site-packages", patched), path, "Permission denied")
+    check_refused(ordinary(*on_some(command), "--site-packages", patched), path, "Permission denied")
     path.chmod(mode)
     assert snapshot(patched) == before
 
@@ -269,7 +302,7 @@ def test_a_strict_umask_does_not_reach_what_others_read(site: Path) -> None:
     before = snapshot(site)
     previous = os.umask(0o077)
     try:
-        assert ordinary("apply", *MISSION, "--site-packages", site).code == 0
+        assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
         after = snapshot(site)
         for path in (NBEATSX, TFT, f"{dist_info(site).name}/RECORD"):
             assert after[path].mode == before[path].mode
@@ -309,7 +342,7 @@ def check_round_trip(site: Path, hook: Hook) -> None:
     cache.mkdir()
     (cache / "tft.cpython-311.pyc").write_bytes(b"compiled")
     before = snapshot(site), file_times(site)
-    applied = ordinary("apply", *MISSION, "--json", "--site-packages", site, hook=hook)
+    applied = ordinary("apply", *SOME_PATCHES, "--json", "--site-packages", site, hook=hook)
     assert (applied.code, applied.stderr) == (0, "")
     assert needed_states(applied) == {"applied"}
     assert false_record_rows(site) == []
@@ -335,9 +368,9 @@ def test_a_tree_whose_folders_are_file_systems_of_their_own_will_do(site: Path) 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
 def test_a_file_system_without_locks_is_refused(number: int, command: str, site: Path) -> None:
     if command == "revert":
-        invoke("apply", *MISSION, "--site-packages", site)
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
     before = snapshot(site)
-    ended = ordinary(*mission(command), "--site-packages", site, hook=failing("fcntl.flock", number))
+    ended = ordinary(*on_some(command), "--site-packages", site, hook=failing("fcntl.flock", number))
     check_refused(ended, site, "cannot be locked", os.strerror(number), "copy on a local disk")
     assert snapshot(site) == before
 
@@ -374,9 +407,9 @@ def test_a_file_system_that_is_mounted_read_only_is_named(
     command: str, where: str, site: Path, unshare: list[str]
 ) -> None:
     if command == "revert":
-        invoke("apply", *MISSION, "--site-packages", site)
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
     before = snapshot(site)
-    named = " ".join(mission(command))
+    named = " ".join(on_some(command))
     script = f'P=$(echo "$S"/{where}); {READ_ONLY} set +e; n status >&2; echo $?; n {named} 2>&1; echo $?'
     looked, *said, code = mounted(unshare, site, script).splitlines()
     assert looked == "0"
@@ -397,7 +430,7 @@ def test_folders_on_another_file_system_are_patched_and_reverted(
     script = f"""
         M="$S/neuralforecast/models"; cp -a "$M" "$S/../copy"
         mount -t tmpfs -o mode=755 none "$M"; cp -a "$S/../copy/." "$M"
-        n apply {" ".join(MISSION)} >&2; n status >&2; grep -c "if self.stat_exog_size > 0:" "$M/tft.py"
+        n apply {" ".join(SOME_PATCHES)} >&2; n status >&2; grep -c "if self.stat_exog_size > 0:" "$M/tft.py"
         n revert >&2; diff -r "$M" "$S/../copy" >&2
         test "$(stat -c %a%Y "$M/tft.py")" = "$(stat -c %a%Y "$S/../copy/tft.py")"
     """
@@ -409,12 +442,12 @@ def test_folders_on_another_file_system_are_patched_and_reverted(
 @pytest.mark.parametrize("command", ["apply", "revert"])
 def test_a_file_system_that_is_full_is_named(command: str, site: Path, unshare: list[str], tmp_path: Path) -> None:
     if command == "revert":
-        invoke("apply", *MISSION, "--site-packages", site)
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
     script = f"""
         D=$(echo "$S"/*.dist-info); cp -a "$D" "$S/../info"
         mount -t tmpfs -o mode=755,size=1m none "$D"; cp -a "$S/../info/." "$D"
         set +e; head -c 2m /dev/zero > "$D/filler" 2>/dev/null
-        n {" ".join(mission(command))} 2>&1; echo $?
+        n {" ".join(on_some(command))} 2>&1; echo $?
         rm "$D/filler"; diff -r "$D" "$S/../info" >&2 || echo changed
     """
     *said, code = mounted(unshare, site, script).splitlines()

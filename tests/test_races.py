@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support import MISSION, dist_info, false_record_rows, invoke, mission, run_nfpatch, snapshot
+from support import SOME_PATCHES, dist_info, false_record_rows, invoke, on_some, run_nfpatch, snapshot
 
 PROCESSES = 32
 
@@ -17,7 +17,7 @@ PROCESSES = 32
 def test_thirty_two_at_once_end_at_a_whole_state(site: Path) -> None:
     released = snapshot(site)
     commands = [
-        [sys.executable, "-m", "nfpatch", *mission(("apply", "revert")[number % 2]), "--site-packages", str(site)]
+        [sys.executable, "-m", "nfpatch", *on_some(("apply", "revert")[number % 2]), "--site-packages", str(site)]
         for number in range(PROCESSES)
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -29,7 +29,7 @@ def test_thirty_two_at_once_end_at_a_whole_state(site: Path) -> None:
     assert false_record_rows(site) == []
     if left != released:
         assert invoke("revert", "--site-packages", site).exit_code == 0
-        reverted, _ = snapshot(site), invoke("apply", *MISSION, "--site-packages", site)
+        reverted, _ = snapshot(site), invoke("apply", *SOME_PATCHES, "--site-packages", site)
         assert reverted == released
         assert snapshot(site) == left, "exactly the patched state"
 
@@ -41,7 +41,7 @@ def test_a_lock_that_is_held_for_long_is_told_with_its_holder(site: Path) -> Non
         fcntl.flock(held, fcntl.LOCK_EX)
         held.write("process 4711 on trainer-7")
         held.flush()
-        ran = run_nfpatch("apply", *MISSION, "--lock-timeout", "0.2", "--site-packages", site)
+        ran = run_nfpatch("apply", *SOME_PATCHES, "--lock-timeout", "0.2", "--site-packages", site)
     assert ran.returncode == 4
     assert "process 4711 on trainer-7" in ran.stderr
     assert "within 0.2 seconds" in ran.stderr
@@ -62,17 +62,17 @@ def test_a_killed_holder_does_not_block_the_next(site: Path) -> None:
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    blocked = run_nfpatch("apply", *MISSION, "--lock-timeout", "0", "--site-packages", site)
+    blocked = run_nfpatch("apply", *SOME_PATCHES, "--lock-timeout", "0", "--site-packages", site)
     assert blocked.returncode == 4
     assert f"process {holder.pid} on {os.uname().nodename}" in blocked.stderr
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
-    assert run_nfpatch("apply", *MISSION, "--lock-timeout", "0", "--site-packages", site).returncode == 0
+    assert run_nfpatch("apply", *SOME_PATCHES, "--lock-timeout", "0", "--site-packages", site).returncode == 0
     assert not (dist_info(site) / "nfpatch.lock").exists()
 
 
 def test_looking_needs_no_lock(site: Path) -> None:
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     with (dist_info(site) / "nfpatch.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert run_nfpatch("status", "--site-packages", site).returncode == 0

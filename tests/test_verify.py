@@ -233,7 +233,7 @@ def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: P
 
     assert result.exit_code == 0, result.stdout + result.stderr
     assert "Proved: every fit came out as it must." in result.stdout
-    assert result.stdout.index("Proved") < result.stdout.index("1 file patched")
+    assert result.stdout.index("Proved") < result.stdout.index("1 file changed")
     assert nbeatsx.read_text().startswith("# ours\n")
     assert "self.out =" not in nbeatsx.read_text()
     again = invoke("apply", "nbeatsx-unused-out", "--prove", *where)
@@ -346,7 +346,8 @@ def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_n
     ("release", "options", "patch", "words"),
     [
         ("3.3.0", {}, "spark-fit-from-weights", "--launcher spark"),
-        ("3.3.0", {}, "spark-dbfs-paths", "Databricks"),
+        ("3.3.0", {}, "spark-dbfs-paths", "--launcher spark"),
+        ("3.3.0", {}, "mine-untrained", "it shows on Mondays"),
         ("3.3.0", {"launchers": ("spark",)}, "predict-on-one-device", "--launcher torchrun"),
         ("3.3.0", {}, "mine-thorough", "--thorough"),
         ("3.3.0", {}, "mine-elsewhere", "none of its cases"),
@@ -359,7 +360,8 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
     (some,) = catalog.select(["stemgnn-backcast"])
     thorough = some._replace(id="mine-thorough", cases=tuple(case._replace(thorough=True) for case in some.cases))
     nowhere = some._replace(id="mine-elsewhere", cases=tuple(case._replace(releases="<1") for case in some.cases))
-    catalog = replace(catalog, patches=(*catalog.patches, nowhere, thorough))
+    untrained = some._replace(id="mine-untrained", cases=(), why_no_cases="it shows on Mondays")
+    catalog = replace(catalog, patches=(*catalog.patches, nowhere, thorough, untrained))
     found = survey(find_install(None, released(release)), catalog)
     agenda = agenda_of(found, patch, preview=False, **options)
     (unproved,) = agenda.coverage.unproved

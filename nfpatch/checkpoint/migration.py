@@ -130,14 +130,15 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
 
 
 def _healed_tree(found: Survey, folder: Path) -> Optional[Path]:
-    """A copy of the package with all patches that it still lacks; None where it lacks none that could be applied.
+    """A copy of the package without the layers that patches remove; None where none of these patches can be applied.
 
     A key that a patch declares dead is so only in some configurations of a model. Those that this source does not build
     are the ones.
     """
     wanted: dict[str, frozenset[str]] = {}
     for status in found.statuses:
-        for file in status.files if status.state == "applicable" else ():
+        is_removing = status.patch.removes_parameters and status.state == "applicable"
+        for file in status.files if is_removing else ():
             wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
     try:
         healed = {change.file: change.then for change in changes_to(found, wanted)}

@@ -170,8 +170,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
             if not entry.existed:
                 make_folder_like_parent(path)
         elif entry.kind == "Prune":
-            with suppress(OSError):
-                path.rmdir()
+            _remove_if_empty(path)
         elif entry.kind == "Remove":
             path.unlink(missing_ok=True)
         elif os.path.lexists(new):
@@ -203,13 +202,11 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder that may be gone already, or have something in it that is not nfpatch's."""
+    """Remove a folder, unless it is gone, has something in it, is a link, or is a place where something is mounted."""
     try:
         folder.rmdir()
-    except FileNotFoundError:
-        pass
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
             raise
 
 

@@ -218,7 +218,7 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     state, reason = told[worst]
     if any(told[file][0] != state for file in files):
         reason = f"{reason} (in {', '.join(file for file in told if told[file][0] == state)})"
-    if patch.opt_in and not patched and state in ("applicable", "modified"):
+    if patch.opt_in and not patched and state == "applicable":
         state, reason = "opt-in", f"{reason} (applied by its own id only)"
     return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
 

@@ -18,6 +18,9 @@ from .observing import OBSERVED
 from .outcomes import Differs, FailedElsewhere
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PRETENDED = os.path.join(HERE, "pretended")
+# The one folder of Databricks' file system, as Hadoop has it for Spark, and fsspec for those that read the files
+DBFS_FOLDER = "/partitions"
 # How many rows a file has where a case cuts them: more than the shortest of the series, less than the others
 ROWS_OF_FILE = 100
 # The session of the running source tree; there is one at a time
@@ -52,7 +55,8 @@ def session(case: dict[str, Any], spec: dict[str, Any]) -> Any:
         os.mkdir(own)
         os.symlink(HERE, os.path.join(own, __name__.split(".", 1)[0]))
     before = RUNNING.get("path", os.environ.get("PYTHONPATH"))
-    path = os.pathsep.join(filter(None, [own, tree, before]))
+    path = os.pathsep.join(filter(None, [own, tree, PRETENDED, before]))
+    os.makedirs(dbfs_root() + DBFS_FOLDER, exist_ok=True)
     os.environ.update(
         PYTHONPATH=path,
         PYSPARK_PYTHON=sys.executable,
@@ -70,6 +74,9 @@ def session(case: dict[str, Any], spec: dict[str, Any]) -> Any:
         "spark.sql.shuffle.partitions": str(spec["world_size"]),
         "spark.sql.warehouse.dir": os.path.join(temporary, "warehouse"),
         "spark.ui.enabled": "false",
+        "spark.hadoop.fs.dbfs.impl": "org.apache.hadoop.fs.viewfs.ViewFileSystemOverloadScheme",
+        "spark.hadoop.fs.viewfs.overload.scheme.target.dbfs.impl": "org.apache.hadoop.fs.LocalFileSystem",
+        f"spark.hadoop.fs.viewfs.mounttable.default.link.{DBFS_FOLDER}": f"file://{dbfs_root()}{DBFS_FOLDER}",
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
@@ -80,6 +87,8 @@ def session(case: dict[str, Any], spec: dict[str, Any]) -> Any:
 def fit(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], past: Any, static: Any, **options: Any) -> None:
     """Trains on Spark: in processes of one task, or for "several-tasks", of as many with one device each.
 
+    The partitions are files of this machine, or for "on-dbfs" of one that is pretended.
+
     Raises FailedElsewhere with what a process of the fit ended with.
     """
     from neuralforecast import DistributedConfig
@@ -87,7 +96,12 @@ def fit(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], past: Any, 
     spark, n_devices = session(case, spec), spec["world_size"]
     n_nodes = n_devices if case["stage"] == "several-tasks" else 1
     folder = tempfile.mkdtemp(prefix="partitions-")
-    config = DistributedConfig(os.path.join(folder, "files"), num_nodes=n_nodes, devices=n_devices // n_nodes)
+    if case["stage"] == "on-dbfs":
+        from .pretended import pretended_dbfs
+
+        pretended_dbfs.pretend(dbfs_root())
+        folder = f"dbfs://{DBFS_FOLDER}/{os.path.basename(folder)}"
+    config = DistributedConfig(f"{folder}/files", num_nodes=n_nodes, devices=n_devices // n_nodes)
     if static is not None:
         options["static_df"] = spark.createDataFrame(static)
     if case["stage"] == "cut-files":
@@ -97,6 +111,11 @@ def fit(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], past: Any, 
             forecaster.fit(df=spark.createDataFrame(past), distributed_config=config, **options)
     finally:
         spark.conf.unset("spark.sql.files.maxRecordsPerFile")
+
+
+def dbfs_root() -> str:
+    """The folder of this machine that is taken for Databricks' file system."""
+    return os.path.join(tempfile.gettempdir(), "dbfs")
 
 
 def check_all_is_read(past: Any) -> None:

@@ -21,7 +21,7 @@ from .world import World
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
 # Stages whose training is another than that of the others
-TRAINED_OTHERWISE = ("ray-search", "single-series", "cut-files", "several-tasks")
+TRAINED_OTHERWISE = ("ray-search", "single-series", "cut-files", "several-tasks", "on-dbfs")
 # The scripts that have come through all their stages so far, on all ranks, and can go on to the next.
 KEPT: dict[str, Script] = {}
 
@@ -165,6 +165,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "single-series": predict,
     "cut-files": predict,
     "several-tasks": predict,
+    "on-dbfs": predict,
     "insample": insample,
     "cross-validation": cross_validation,
     "search": search,

@@ -8,20 +8,19 @@ import pickle
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from releases import unpack
-from saved_models import Journey, Result, cases_of, patched, prove
+from saved_models import Journey, Result, cases_of, is_resized, patched, prove
 from support import ROOT, environment, invoke
 
 from nfpatch.target import ENTRY
 
 pytestmark = pytest.mark.ddp  # real training
-
-MISSION = ("NBEATSx", "TFT")
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ def travelled(training_env: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     original = unpack("1.7.4", folder / "original")
     healed = patched(original, folder / "healed")
     newer = unpack("1.7.7", folder / "newer")
-    cases = tuple(case for case in cases_of("1.7.4") if case.model in MISSION)
-    upgraded = tuple(case for case in cases if not case.exogenous)
+    cases = cases_of("1.7.4")
+    upgraded = tuple(filter(is_resized, cases))
     journeys = [
         Journey("applied", original, healed, cases),
         Journey("reverted", healed, original, cases),
@@ -57,12 +56,21 @@ def test_forecasts_and_resumed_fits_are_bit_for_bit_what_they_were(travelled: Tr
 
 def test_without_it_they_do_not_load_and_the_page_has_the_words(travelled: Travelled) -> None:
     page = (ROOT / "docs" / "saved-models.md").read_text()
-    for result in travelled.results:
+    for result in (result for result in travelled.results if is_resized(result.case)):
         words = (
             "Missing key(s) in state_dict: " if result.journey == "reverted" else "Unexpected key(s) in state_dict: "
         )
         assert words in result.before
         assert words in page
+
+
+def test_a_model_whose_layers_are_frozen_loads_as_it_is(travelled: Travelled) -> None:
+    frozen = [result for result in travelled.results if not is_resized(result.case)]
+    assert {(result.journey, result.case.model, result.case.exogenous) for result in frozen} == {
+        ("applied", "TFT", ("static",)),
+        ("reverted", "TFT", ("static",)),
+    }
+    assert {result.before for result in frozen} == {""}
 
 
 def test_only_the_dead_keys_go_and_come(travelled: Travelled) -> None:
@@ -74,7 +82,7 @@ def test_only_the_dead_keys_go_and_come(travelled: Travelled) -> None:
     }
     assert changes[("applied", "NBEATSx", ())] == [(2, 0)] * 3  # the saved model, and two checkpoints of the fit
     assert changes[("applied", "TFT", ())] == [(41, 0)] * 3
-    assert changes[("applied", "TFT", ("static",))] == [(1, 0)] * 3
+    assert changes[("applied", "TFT", ("static",))] == [(0, 0)] * 3
     assert changes[("reverted", "NBEATSx", ())] == [(0, 2)] * 3
     assert changes[("reverted", "TFT", ())] == [(0, 41)] * 3
     assert changes[("upgraded", "TFT", ())] == [(41, 0)] * 3
@@ -129,6 +137,18 @@ def test_all_else_in_a_checkpoint_is_carried_over(travelled: Travelled, training
     assert {"/state_dict/out.weight", "/state_dict/out.bias"} <= set(places)
     # the positions of the optimizer's entries have moved up, those of two dead parameters are gone
     assert [p for p in places if not p.startswith(("/state_dict/out.", "/optimizer_states/0/"))] == []
+
+
+def test_models_of_3_3_0_fit_unread(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "TFT_0.safetensors"
+    saved.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+
+    options = ["--python", training_env, "--site-packages", released("3.3.0")]
+    done = invoke("migrate", saved, *options, "--json")
+
+    (file,) = json.loads(done.stdout)["files"]
+    assert (done.exit_code, file["state"], file["dropped"], file["added"]) == (0, "already-fits", [], [])
+    assert "not read" in file["detail"]
 
 
 def torch_file(path: Path, content: Any) -> Path:

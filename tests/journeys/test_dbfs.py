@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import ALL_JOURNEYS, environment, invoke
+from support import ALL_JOURNEYS, PRETENDED, environment, invoke
 
 SCRIPT = Path(__file__).parent / "dbfs.py"
 RELEASES = ("1.7.4", "2.0.1", "3.0.2", "3.1.9", "3.2.0", "3.2.1", "3.3.0") if ALL_JOURNEYS else ("3.2.0", "3.3.0")
@@ -25,7 +25,9 @@ def test_the_files_are_found_on_dbfs(
         folder = tmp_path / name
         folder.mkdir()
         command = [training_env, SCRIPT, folder]
-        return subprocess.run(command, env=environment(site), cwd=folder, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=environment(site, PRETENDED), cwd=folder, capture_output=True, text=True, check=False
+        )
 
     assert (NOT_READ if release >= "3.2.1" else NOT_LISTED) in run("released").stderr
     assert invoke("apply", "spark-dbfs-paths", "--site-packages", site).exit_code == 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up import BIAS, CORE, GATE, NET, OLDER, OWN, STEP, moved, patched
+from made_up import BIAS, CORE, GATE, NET, OLDER, OWN, RELEASED, STEP, moved, patched
 
 from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog
 from nfpatch.errors import UsageError
@@ -196,10 +196,10 @@ def test_check_looks_at_the_default_groups_at_what_was_named_and_at_what_is_appl
     assert states_of_unmet(on(now, grouped)) == {"gate": "modified", "step": "modified"}
 
 
-def test_an_opt_in_patch_that_is_not_applied_is_opt_in_whatever_its_file_is(found: Survey, grouped: Catalog) -> None:
-    found.install.file(CORE).write_bytes(b"class Core:\n    def fit(self):\n        self.step = 1\n")
-    (status,) = (status for status in on(found, grouped).statuses if status.patch.id == "step")
-    assert (status.state, dict(status.files)) == ("opt-in", {CORE: "modified"})
+def test_an_opt_in_patch_in_half_of_its_places_is_no_longer_opt_in(found: Survey, grouped: Catalog) -> None:
+    now = moved(on(found, grouped), {CORE: frozenset({"step"})})
+    now.install.file(CORE).write_bytes(RELEASED[CORE])
+    assert states_of_unmet(on(now, grouped), skip=("bias",)) == {"step": "applicable"}
 
 
 # --- what a folder of patches may say

@@ -1,4 +1,4 @@
-"""Python imports this when it starts. It pretends GPUs in a process that is told how many, as ray's actors are."""
+"""Python imports this when it starts. It pretends what the environment names: GPUs, as in ray's actors, or DBFS."""
 
 from __future__ import annotations
 
@@ -7,3 +7,5 @@ import os
 
 if "NFPATCH_PRETENDED_GPUS" in os.environ:
     importlib.import_module("pretended_gpus").pretend(int(os.environ["NFPATCH_PRETENDED_GPUS"]))
+if "NFPATCH_PRETENDED_DBFS" in os.environ:
+    importlib.import_module("pretended_dbfs").pretend(os.environ["NFPATCH_PRETENDED_DBFS"])

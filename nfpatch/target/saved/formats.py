@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zipfile
 from typing import Any
 
-from ..source import release
-from .refusals import Refusal, in_short, named
+from .refusals import Refusal
 from .unpickling import unpickled
 
 ZIP = b"PK\x03\x04"
 GIT_LFS = b"version https://git-lfs.github.com/spec/"
 LARGEST_HEADER_BYTES = 100000000  # of a safetensors file, as the format itself limits it
-# safetensors' names of what a hyper-parameter is that neuralforecast keeps among the tensors.
-HYPER_PARAMETER_PREFIX = "__hparams__."
 
 
-def saved_in(path: str, trust: bool) -> Any:
-    """The model that a file holds. The format is told by the first bytes, as neuralforecast itself does."""
+class Safetensors(Exception):
+    """A file is in the format of neuralforecast 3.3.0 and later, in which no patch takes parameters away."""
+
+
+def saved_in(path: str, trust: bool) -> TorchFile:
+    """The model that a file holds. The format is told by the first bytes, as neuralforecast itself does.
+
+    Raises Safetensors for a file that is not read.
+    """
     with open(path, "rb") as file:
         head = file.read(len(GIT_LFS))
         size = os.fstat(file.fileno()).st_size
@@ -31,7 +34,7 @@ def saved_in(path: str, trust: bool) -> Any:
     if 0 < header <= LARGEST_HEADER_BYTES and head[8:9] == b"{":
         if 8 + header > size:
             raise Refusal("is truncated: its header alone is longer than the file")
-        return SafetensorsFile(path, trust)
+        raise Safetensors
     if head.startswith(ZIP) and not zipfile.is_zipfile(path):
         raise Refusal("is truncated: it is an archive without an end")
     if head.startswith((ZIP, b"\x80")):
@@ -49,7 +52,6 @@ class TorchFile:
             raise Refusal(
                 "is a file of torch, but no model of neuralforecast: it lacks `hyper_parameters` or `state_dict`"
             )
-        self.model_class = None
         self.state = self.content["state_dict"]
         self.optimizers = self.content.get("optimizer_states") or []
 
@@ -71,55 +73,6 @@ class TorchFile:
                 torch.save(content, sink)
             except Exception as error:
                 raise (sink.error or error) from error  # torch makes a RuntimeError of a full disk
-            file.flush()
-            os.fsync(file.fileno())
-
-
-class SafetensorsFile:
-    """A file of neuralforecast 3.3.0 or later: tensors, and the hyper-parameters as tagged JSON in the header."""
-
-    def __init__(self, path: str, trust: bool) -> None:
-        try:
-            from neuralforecast import _serialization
-        except ImportError as error:
-            raise Refusal(
-                f"is in the format of neuralforecast 3.3.0 (safetensors), which the installed {release()} cannot read"
-            ) from error
-        self._format = _serialization
-        with open(path, "rb") as file:
-            data = file.read()
-        try:
-            tensors, self.metadata = _serialization.load_tensors(data)
-            self.model_class = self.metadata["model_class"]
-            self._encoded = json.loads(self.metadata["hyper_parameters"])
-            self._shared = json.loads(self.metadata.get("shared", "{}"))
-        except Exception as error:
-            raise Refusal("is damaged, or no model that neuralforecast saved: " + in_short(error)) from error
-        self.kept_apart = {key: tensor for key, tensor in tensors.items() if key.startswith(HYPER_PARAMETER_PREFIX)}
-        self.state = {key: tensor for key, tensor in tensors.items() if key not in self.kept_apart}
-        for name, duplicates in self._shared.items():
-            self.state.update({duplicate: self.state[name] for duplicate in duplicates if name in self.state})
-        self.optimizers: list[dict[str, Any]] = []
-
-    @property
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The arguments of the constructor, made anew."""
-        try:
-            return self._format.decode_mapping(self._encoded, self.kept_apart)  # type: ignore[no-any-return]
-        except Exception as error:
-            raise Refusal("holds hyper-parameters that cannot be read: " + in_short(error)) from error
-
-    def write(self, path: str, state: Any, optimizers: list[dict[str, Any]]) -> None:
-        """Writes this file with another state, and all else as it is."""
-        from safetensors.torch import save
-
-        duplicates = {duplicate for names in self._shared.values() for duplicate in names}
-        lost = [key for key in (*self._shared, *duplicates) if key not in state]
-        if lost:
-            raise Refusal("shares the weights of layers of which some are to go: " + named(lost))
-        tensors = {key: tensor.contiguous() for key, tensor in state.items() if key not in duplicates}
-        with open(path, "xb") as file:
-            file.write(save(dict(tensors, **self.kept_apart), metadata=self.metadata))
             file.flush()
             os.fsync(file.fileno())
 

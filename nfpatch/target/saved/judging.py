@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from ..source import release
 from .classes import NOT_BUILT, WRAPPER, model_class_named, model_classes
 from .fitting import built_like, misfit, missing_weights
-from .formats import saved_in
+from .formats import Safetensors, saved_in
 from .optimizers import optimizers_for
 from .refusals import Refusal, named
 
 
 def judge(file: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     """Whether a file fits the source that is imported, and if not, which keys would have to go and to come."""
-    saved = saved_in(file["path"], spec["trust"])
-    model_class = class_of(file, saved)
+    try:
+        saved = saved_in(file["path"], spec["trust"])
+    except Safetensors as format_of_3_3_0:
+        if find_spec("neuralforecast._serialization") is not None:
+            return {"state": "already-fits", "detail": "no patch changes models of its format; it was not read"}
+        raise Refusal(
+            f"is in the format of neuralforecast 3.3.0 (safetensors), which the installed {release()} cannot read"
+        ) from format_of_3_3_0
+    model_class = class_of(file)
     if model_class is not None and model_class.__name__ == NOT_BUILT:
         detail = "no patch touches it; it was not built, because that would download a language model"
         return {"state": "already-fits", "model": NOT_BUILT, "detail": detail}
@@ -31,9 +39,9 @@ def judge(file: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     return {"state": state, "model": model_class.__name__, "dropped": dropped, "added": added}
 
 
-def class_of(file: dict[str, Any], saved: Any) -> type | None:
-    """The class of a saved model, as the file, its folder or the user tells it; None where nothing does."""
-    claimed = file["claimed"] or saved.model_class
+def class_of(file: dict[str, Any]) -> type | None:
+    """The class of a saved model, as its name, its folder or the user tells it; None where nothing does."""
+    claimed = file["claimed"]
     if claimed and claimed.lower() != WRAPPER:
         model_class = model_class_named(claimed)
         if model_class is None:

@@ -1,0 +1,62 @@
+"""What a proof leaves out, and when that is too much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nfpatch.catalog import Case
+from nfpatch.proof.coverage import Coverage, Unproved
+from nfpatch.proof.report import coverage_in_words, required_in_words, verdict_of
+from nfpatch.proof.runner import CaseResult, ProofCase, ProofReport
+from nfpatch.proof.verdict import result_without_fits
+
+ASIDE, NAMED = Unproved("aside", "it has no cases"), Unproved("named", "it takes --thorough", is_named=True)
+
+
+def result(patch: str, ok: bool = True, **facts: object) -> CaseResult:
+    case = ProofCase(f"{patch}/{ok}", patch, Case("NHITS", "MAE"), "preview", "pass")
+    return replace(result_without_fits(case, "pass", ""), ok=ok, **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("unproved", "proved", "suffices"),
+    [
+        ((), (), True),
+        ((), ("one",), True),
+        ((ASIDE,), ("one",), True),
+        ((ASIDE,), (), False),
+        ((NAMED,), ("one",), False),
+        ((ASIDE, NAMED), ("one", "two"), False),
+    ],
+)
+def test_a_proof_is_one_of_all_that_was_named_and_not_of_nothing(
+    unproved: tuple[Unproved, ...], proved: tuple[str, ...], suffices: bool
+) -> None:
+    assert Coverage(unproved).suffices(proved) is suffices
+
+
+def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> None:
+    cases = (result("one"), result("two"), result("two", ok=False), result("three"))
+    coverage = Coverage((ASIDE,), {"four": "fixed upstream"}, {"five": "--skip five"})
+    report = ProofReport(False, None, None, None, None, None, 0.0, cases, coverage=coverage)
+    assert report.proved == ("one", "three")
+    assert report.patches == ("one", "two", "three", "aside")
+    assert verdict_of(report)[-1].startswith("2 of 4 ")
+    document = report.to_json()
+    assert document["proved"] == ["one", "three"]
+    assert document["unproved"] == [{"id": "aside", "reason": "it has no cases"}]
+    assert document["not_needed"] == [{"id": "four", "reason": "fixed upstream"}]
+    assert document["skipped"] == [{"id": "five", "reason": "--skip five"}]
+    for patch_id, line in zip(("four", "five", "aside"), coverage_in_words(report)):
+        assert patch_id in line
+
+
+def test_what_the_sources_of_a_configuration_carry_besides_is_told() -> None:
+    required = ("multivariate-all-series",)
+    alone = [result("one", source="original"), result("one", source="installed")]
+    both = [replace(each, requires=required) for each in alone]
+    assert required_in_words(alone) == ""
+    assert required_in_words(both) == "original and installed with multivariate-all-series"
+    assert required_in_words([both[0], alone[1]]) == "original with multivariate-all-series"

@@ -1,0 +1,186 @@
+"""Two patches that edit one function: together they come to what each comes to, and their hooks get along.
+
+Two patches of one function once made `fit` hang, though each was right by itself.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from releases import RELEASES, read_member
+
+from nfpatch.catalog import Catalog, load_catalog
+from nfpatch.codemod import Rewrite
+from nfpatch.installs.find import find_install
+from nfpatch.patching.edits import Edit, spliced
+from nfpatch.patching.plan import original_with
+from nfpatch.patching.rewriting import edits_of
+from nfpatch.patching.source import Source
+from nfpatch.patching.survey import survey
+from nfpatch.proof.overlay import build_overlay
+from nfpatch.proof.prove import ProofRequest, agenda_for
+from nfpatch.proof.runner import ProofCase, run_proof
+
+NEWEST = RELEASES[-1]
+
+
+class Pair(NamedTuple):
+    """Two patches that edit the same function of a file, by their ids."""
+
+    one: str
+    other: str
+    file: str
+    function: str
+
+
+@cache
+def the_catalog() -> Catalog:
+    return load_catalog()
+
+
+def functions_in(content: bytes) -> list[tuple[int, int, int, str]]:
+    """The first byte, the byte after the last, the indentation and the name of each function that is in no other."""
+    starts = [0]
+    for line in content.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found = []
+
+    def look(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef):
+                look(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                assert node.end_lineno is not None
+                found.append((starts[first - 1], starts[node.end_lineno], node.col_offset, prefix + node.name))
+
+    look(ast.parse(content).body, "")
+    return found
+
+
+def is_inside(edit: Edit, start: int, stop: int, indentation: int) -> bool:
+    """Whether an edit is one of this function; what is inserted right behind it is, if it goes on with its body."""
+    if edit.is_import:
+        return False
+    if not edit.is_insertion:
+        return edit.start < stop and edit.stop > start
+    if edit.start != stop:
+        return start < edit.start < stop
+    first = next((line for line in edit.new.splitlines() if line.strip()), b"")
+    return len(first) - len(first.lstrip()) > indentation
+
+
+def edits_in(content: bytes, rewrites: Mapping[str, Rewrite]) -> dict[str, tuple[Edit, ...]]:
+    source = Source(content)
+    return {patch_id: edits_of(rewrite, source, vouched=True) for patch_id, rewrite in rewrites.items()}
+
+
+def sharing(content: bytes, edits: Mapping[str, tuple[Edit, ...]]) -> Iterator[tuple[str, str, str]]:
+    """Each two patches that edit the same function, with its name."""
+    for start, stop, indentation, name in functions_in(content):
+        editing = [i for i, own in edits.items() if any(is_inside(edit, start, stop, indentation) for edit in own)]
+        for one, other in combinations(sorted(editing), 2):
+            yield one, other, name
+
+
+def rewrites_of(release: str) -> Iterator[tuple[str, bytes, dict[str, Rewrite]]]:
+    """Each file of a release that several patches change, its content, and their codemods."""
+    catalog = the_catalog()
+    by_file: dict[str, dict[str, Rewrite]] = {}
+    for patch in catalog.patches:
+        for file, rewrite in catalog.rewrites_for(patch, release).items():
+            by_file.setdefault(file, {})[patch.id] = rewrite
+    for file, rewrites in sorted(by_file.items()):
+        content = read_member(release, file)
+        assert content is not None
+        if len(rewrites) > 1:
+            yield file, content, rewrites
+
+
+def pairs_in(release: str) -> list[Pair]:
+    """Each two patches that edit the same function in this release."""
+    return [
+        Pair(one, other, file, function)
+        for file, content, rewrites in rewrites_of(release)
+        for one, other, function in sharing(content, edits_in(content, rewrites))
+    ]
+
+
+def by_hand(content: bytes, *some: tuple[Edit, ...]) -> bytes:
+    """The content with these edits, made one by one from the end; the imports that patches share are made once."""
+    own = {(edit.start, edit.stop, 1, edit.new) for edits in some for edit in edits if not edit.is_import}
+    imports = {
+        (edit.start, edit.stop, 0, line)
+        for edits in some
+        for edit in edits
+        if edit.is_import
+        for line in edit.new.splitlines(keepends=True)
+    }
+    for start, stop, _, new in sorted(own | imports, reverse=True):
+        content = content[:start] + new + content[stop:]
+    return content
+
+
+def test_two_patches_of_one_function_come_to_the_original_with_the_edits_of_both_in_every_release() -> None:
+    done = set()
+    pairs = set()
+    for release in RELEASES:
+        for file, content, rewrites in rewrites_of(release):
+            version = (file, content, tuple(sorted(rewrites)), tuple(rewrite.changes for rewrite in rewrites.values()))
+            if version in done:
+                continue
+            done.add(version)
+            edits = edits_in(content, rewrites)
+            alone = {each: by_hand(content, own) for each, own in edits.items()}
+            for one, other, function in sharing(content, edits):
+                pairs.add((one, other))
+                both = spliced(content, {one: edits[one], other: edits[other]})
+                assert both == by_hand(content, edits[one], edits[other]), (
+                    f"{one}, {other}: {release} {file} {function}"
+                )
+                for result in (both, alone[one], alone[other]):
+                    compile(result, file, "exec")
+                assert both not in alone.values(), f"{one}, {other}: an edit of one came to nothing in {release} {file}"
+    assert pairs
+
+
+@pytest.mark.ddp
+def test_two_patches_of_one_function_are_proved_together_without_any_others(
+    released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    """Each two that share a function of the newest release, alone with what they require, in one launch."""
+    catalog = the_catalog()
+    found = survey(find_install(None, released(NEWEST)), catalog)
+    ids = sorted({(pair.one, pair.other) for pair in pairs_in(NEWEST)})
+    trees, cases = {}, []
+    for pair in ids:
+        request = ProofRequest(catalog.selection(pair), preview=True, allow_modified=True)
+        fits = [fit for fit in agenda_for(found, request).cases if is_green(fit)]
+        name = "+".join(pair)
+        for fit in fits:
+            carried = tuple(sorted({*catalog.with_required(pair), *fit.requires}))
+            cases.append(together(fit, f"{name}: {fit.id}", carried))
+            if cases[-1].tree not in trees:
+                files = original_with(found, frozenset(carried), allow_modified=True)
+                folder = tmp_path / str(len(trees))
+                trees[cases[-1].tree] = build_overlay(found.install.package, folder, files)
+    assert cases
+    report = run_proof(training_env, cases, trees)
+    assert [result.id for result in report.cases if not result.ok] == []
+
+
+def is_green(fit: ProofCase) -> bool:
+    """Whether the patched source is trained by all ranks: what hangs or fails does so there."""
+    return fit.patch is not None and fit.source == "preview" and fit.strategy == "strict-ddp"
+
+
+def together(fit: ProofCase, name: str, carried: tuple[str, ...]) -> ProofCase:
+    """The fit by itself, compared with no other, on the original with these patches and no others."""
+    return replace(fit, id=name, like=None, requires=carried)
