@@ -22,7 +22,7 @@ from support import (
     invoke,
     on_some,
     snapshot,
-    states_of_some,
+    states,
     unlisted_files,
 )
 
@@ -68,7 +68,7 @@ def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(
     untouched = snapshot(patched)
     edit = edited(patched / file)
     before = snapshot(patched)
-    assert states_of_some(patched)[CHANGED_FILES[file]] == "modified"
+    assert states(patched)[CHANGED_FILES[file]] == "modified"
 
     refused = invoke(*on_some(command), "--site-packages", patched)
     assert refused.exit_code == 3
@@ -101,7 +101,7 @@ def test_force_never_overwrites_an_earlier_copy(changed: str, patched: Path) -> 
 def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(file: str, patched: Path) -> None:
     before = snapshot(patched)
     (patched / file).unlink()
-    assert states_of_some(patched)[CHANGED_FILES[file]] == "modified"
+    assert states(patched)[CHANGED_FILES[file]] == "modified"
     assert invoke("apply", *SOME_PATCHES, "--site-packages", patched).exit_code == 3
     assert invoke("apply", *SOME_PATCHES, "--force", "--site-packages", patched).exit_code == 0
     assert snapshot(patched) == before
@@ -112,7 +112,7 @@ def test_an_added_file_that_was_removed_need_not_come_back_to_be_reverted(releas
     before = snapshot(site)
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     shutil.rmtree(site / PACKAGE_OF_MODULES)
-    assert states_of_some(site)["load-on-fewer-devices"] == "modified"
+    assert states(site)["load-on-fewer-devices"] == "modified"
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert snapshot(site) == before
 
@@ -123,7 +123,7 @@ def test_a_file_of_somebody_else_among_the_added_ones_stays(released: Callable[[
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     mine = site / PACKAGE_OF_MODULES / "mine.py"
     mine.write_text("mine = True\n")
-    assert set(states_of_some(site).values()) == {"applied"}
+    assert set(states(site).values()) == {"applied"}
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert [path.name for path in mine.parent.iterdir()] == ["mine.py"]
     shutil.rmtree(mine.parent)
@@ -161,7 +161,7 @@ def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words
     told = invoke("status", "--site-packages", patched)
     assert told.exit_code == 0
     assert words in told.stderr
-    assert set(states_of_some(patched).values()) == {"applied"}, "the fingerprints still know the files"
+    assert set(states(patched).values()) == {"applied"}, "the fingerprints still know the files"
     for command in ("apply", "revert", "apply --force", "revert --force"):
         result = invoke(*on_some(command), "--site-packages", patched)
         assert result.exit_code == 3
@@ -173,7 +173,7 @@ def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words
 def test_without_its_ledger_a_patched_file_is_applied_and_revert_says_what_to_do(patched: Path) -> None:
     ledger(patched).unlink()
     before = snapshot(patched)
-    assert set(states_of_some(patched).values()) == {"applied"}
+    assert set(states(patched).values()) == {"applied"}
     assert invoke("apply", *SOME_PATCHES, "--site-packages", patched).exit_code == 0
     result = invoke("revert", "--site-packages", patched)
     assert result.exit_code == 3
@@ -192,7 +192,7 @@ def test_an_original_that_is_lost_is_never_put_back(loss: str, patched: Path) ->
     if loss == "altered":
         kept.write_bytes(content + b"# altered\n")
     before = snapshot(patched)
-    assert states_of_some(patched)["tft-static-encoder"] == "applied"
+    assert states(patched)["tft-static-encoder"] == "applied"
     result = invoke("revert", "--site-packages", patched)
     assert result.exit_code == 3
     assert str(kept) in result.stderr
@@ -220,7 +220,7 @@ def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     patched = snapshot(site)
     unpack_again(site, lambda name: name.startswith("neuralforecast/") or (record_too and name.endswith("RECORD")))
-    assert set(states_of_some(site).values()) == {"applicable"}
+    assert set(states(site).values()) == {"applicable"}
     reasons = {patch["id"]: patch["reason"] for patch in answer("status", "--site-packages", site)["patches"]}
     assert all("came back over the patch" in reasons[patch] for patch in SOME_PATCHES)
 

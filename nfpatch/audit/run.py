@@ -12,9 +12,10 @@ from nfpatch.audit.cells import TRAINED_OTHERWISE, cells_of
 from nfpatch.audit.models import losses_of, models_of
 from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
+from nfpatch.codemod import RUNTIME_PACKAGE
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.installs.find import Install
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, run_proof
 
 # Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes
 # them with probability 1/1024; the seed is fixed, so that two audits of a release find the same.
@@ -191,11 +192,38 @@ def run_audit(
 ) -> AuditReport:
     """Train all cells; `timeout` is in seconds, for all together.
 
-    Each cell is trained by one process alone, two of them at work side by side, or by strict `ddp` in two processes.
+    Each cell is trained by one process alone, two of them at work side by side, or by strict `ddp` in two processes. In
+    one process a patch changes nothing, not even where it gives a parameter a gradient: where there are runtime modules
+    of patches, the dead cells are trained by strict DDP as well, and are clean if that has no complaint.
 
     Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
     """
-    report = run_proof(
+    report = _trained(agenda.cells, install, ddp, timeout, on_event)
+    found = [_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases)]
+    seconds = report.seconds
+    dead = {number: cell for number, cell in enumerate(found) if cell.outcome == "dead"}
+    if dead and not ddp and (install.package / RUNTIME_PACKAGE.rpartition(".")[2]).is_dir():
+        again = _trained([cell.case for cell in dead.values()], install, True, max(timeout - seconds, 1.0), None)
+        seconds += again.seconds
+        for (number, cell), result in zip(dead.items(), again.cases):
+            if outcome_of(result) == "clean":
+                found[number] = _cell_of(cell.case, result)
+    audit = AuditReport(
+        tuple(found), agenda.unknown_options, ddp, report.torch, report.lightning, report.python, seconds
+    )
+    if all(cell.outcome == "error" for cell in found):
+        raise EnvironmentProblem(
+            f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"
+            "Look at the environment of this interpreter, or name another one with --python."
+        )
+    return audit
+
+
+def _trained(
+    cells: Sequence[Case], install: Install, ddp: bool, timeout: float, on_event: Optional[Callable[[ProofEvent], None]]
+) -> ProofReport:
+    """What the cells come to, each trained by one process or by strict DDP in two."""
+    return run_proof(
         python=install.python,
         cases=[
             ProofCase(
@@ -207,7 +235,7 @@ def run_audit(
                 strategy="strict-ddp" if ddp else "single-process",
                 forecast=None,
             )
-            for cell in agenda.cells
+            for cell in cells
         ],
         trees={"installed": install.tree},
         extra_path=install.extra_path,
@@ -218,16 +246,6 @@ def run_audit(
         dealt=not ddp,
         persistent=True,
     )
-    found = tuple(_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases))
-    audit = AuditReport(
-        found, agenda.unknown_options, ddp, report.torch, report.lightning, report.python, report.seconds
-    )
-    if all(cell.outcome == "error" for cell in found):
-        raise EnvironmentProblem(
-            f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"
-            "Look at the environment of this interpreter, or name another one with --python."
-        )
-    return audit
 
 
 def outcome_of(result: CaseResult) -> Outcome:

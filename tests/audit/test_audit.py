@@ -129,6 +129,19 @@ def test_strict_ddp_refuses_what_the_audit_of_one_process_finds(planted: Path, t
 
 
 @pytest.mark.ddp
+def test_what_a_patch_does_on_several_ranks_only_is_seen(released: Callable[[str], Path], training_env: Path) -> None:
+    site = released("3.3.0")
+    patches = ("softssharp-position-scale", "multivariate-all-series", "valid-loss-parameters")
+    assert invoke("apply", *patches, "--site-packages", site).exit_code == 0
+    ran = invoke("audit", "SOFTSSharp", "--json", "--python", training_env, "--site-packages", site)
+    document = json.loads(ran.stdout)
+    # the scaler is not patched here, so that it is unused in two processes as well
+    assert {config: names for config, names in dead(document, "SOFTSSharp").items() if "revin" not in config} == {}
+    revin = dead(document, "SOFTSSharp")["MAE, scaler_type='revin'"]
+    assert set(revin) >= set(REVIN)
+
+
+@pytest.mark.ddp
 def test_the_newest_release_has_what_is_known_of_it(released: Callable[[str], Path], training_env: Path) -> None:
     site = released("3.3.0")
     models = ("SOFTSSharp", "HINT", "DLinear")
