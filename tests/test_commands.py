@@ -18,6 +18,7 @@ from releases import RELEASES
 from support import (
     MISSION,
     NBEATSX,
+    SOME_PATCHES,
     TFT,
     all_states,
     answer,
@@ -197,17 +198,20 @@ def test_apply_of_one_patch_leaves_the_other_file_alone(site: Path) -> None:
 
 
 def test_dry_run_prints_a_diff_that_patch_takes_and_writes_nothing(site: Path, tmp_path: Path) -> None:
-    before = snapshot(site)
-    result = invoke("apply", *MISSION, "--dry-run", "--site-packages", site)
-    assert result.exit_code == 0
-    assert snapshot(site) == before
-
+    """A diff of added files as well, and of those that a revert removes."""
+    released = snapshot(site / "neuralforecast")
     copy = tmp_path / "by-hand"
     shutil.copytree(site, copy)
-    subprocess.run(["patch", "-p1", "--quiet"], cwd=copy, input=result.stdout, text=True, check=True)
-    invoke("apply", *MISSION, "--site-packages", site)
-    for file in (NBEATSX, TFT):
-        assert (copy / file).read_bytes() == (site / file).read_bytes()
+    for command in ("apply", "revert"):
+        before = snapshot(site)
+        result = invoke(command, *SOME_PATCHES, "--dry-run", "--site-packages", site)
+        assert result.exit_code == 0
+        assert snapshot(site) == before
+        assert ("--- /dev/null\n" if command == "apply" else "+++ /dev/null\n") in result.stdout
+        subprocess.run(["patch", "-p1", "--quiet"], cwd=copy, input=result.stdout, text=True, check=True)
+        invoke(command, *SOME_PATCHES, "--site-packages", site)
+        assert snapshot(copy / "neuralforecast") == snapshot(site / "neuralforecast")
+    assert snapshot(site / "neuralforecast") == released
 
 
 def test_dry_run_as_json_changes_nothing_and_carries_the_diff(site: Path) -> None:
