@@ -35,10 +35,10 @@ TIMEOUT_SECONDS = 1200
 
 
 def patches_on_spark(site: Path) -> list[str]:
-    """The patches for Spark that an install needs, and those that they are proved with."""
+    """The patches for Spark that an install needs."""
     told = json.loads(invoke("status", "--site-packages", site, "--json").stdout)["patches"]
     needed = [patch["id"] for patch in told if patch["state"] == "applicable"]
-    return [patch for patch in needed if patch.startswith("spark-") or patch == "multivariate-all-series"]
+    return [patch for patch in needed if patch.startswith("spark-")]
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -59,7 +59,7 @@ def test_what_goes_wrong_on_spark_is_healed(
 
     assert done.returncode == 0, done.stderr + done.stdout
     proved = json.loads(done.stdout)
-    assert {case["patch"] for case in proved["cases"]} == {None, *patches} - {"multivariate-all-series"}
+    assert {case["patch"] for case in proved["cases"]} == {None, *patches}
     assert (proved["world_size"], proved["backend"]) == (2, "gloo")
     assert processes_with(str(tmp_path)) == set()
     assert list(folder.iterdir()) == []
@@ -70,7 +70,7 @@ def test_what_is_told_of_spark_holds_on_healed_releases(
     release: str, released: Callable[[str], Path], tmp_path: Path
 ) -> None:
     site, out = released(release), tmp_path / "out"
-    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert invoke("apply", "all", "--site-packages", site).exit_code == 0
     variables = {**environment(site), "PYSPARK_PYTHON": str(SPARK_PYTHON)}
     command = [str(SPARK_PYTHON), HERE / "spark_statements.py", out]
     code, told, words = run_ranks(command, out, variables, TIMEOUT_SECONDS)
