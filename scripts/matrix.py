@@ -1,7 +1,8 @@
 """Proves the patches of every release that needs one, and writes the table into docs/matrix.md.
 
-Each release is unpacked beside one environment that trains and proved by `nfpatch verify --preview` there. Releases up
-to 1.4.0 need Lightning 1.6.5: name an environment with it by --old-python, else they are listed as not run.
+Releases that are not named keep their row, with the day when it was measured. Each release is unpacked beside one
+environment that trains and proved by `nfpatch verify --preview` there. Releases up to 1.4.0 need Lightning 1.6.5: name
+an environment with it by --old-python, else they are listed as not run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,15 @@ patches that it needs and of those that are opt-in: two processes, gloo, CPU, by
 one of each line of releases by every other as well. *Red*: the original source is refused by strict DDP, with exactly
 the parameters that the patch claims, or a stage of a script does not end as in one process. *Green*: the patched source
 trains, and each rank gets what one process gets. *Like the original*: weights and forecasts are bit for bit those of
-the original, trained by one process and with `find_unused_parameters=True`. *Control*: NHITS trains on both.
+the original, trained by one process and with `find_unused_parameters=True`. *Control*: NHITS trains on both. *Patches*:
+how many of those that the release has a use for were proved. Rows with "before" instead of a day are of version 0.2.0,
+whose patches were written into neuralforecast's own files as a whole and removed unused layers.
 
 """
+COLUMNS = (
+    *("release", "patches", "launchers", "red", "green", "like the original", "control"),
+    *("torch, Lightning, Python", "measured", ""),
+)
 
 
 def affected_releases(catalog: Catalog) -> list[str]:
@@ -76,17 +84,18 @@ def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
 def row_of(release: str, document: dict[str, Any]) -> str:
     """The row of the table for one release."""
     if "error" in document:
-        return f"| {release} | not run: {document['error'].splitlines()[0]} | | | | | | | |"
+        return f"| {release} | not run: {document['error'].splitlines()[0]}{' |' * (len(COLUMNS) - 1)}"
     cases = document["cases"]
     strict = [case for case in cases if case["strategy"] == "strict-ddp" and case["patch"] is not None]
     cells = [
-        ", ".join(dict.fromkeys(case["patch"] for case in cases if case["patch"] is not None)),
+        f"{len(document['proved'])} of {len(document['proved']) + len(document['unproved'])}",
         ", ".join(dict.fromkeys(case["launcher"] for case in cases)),
         tally([case for case in strict if case["source"] == "original" and case["expect"] != "pass"]),
         tally([case for case in strict if case["source"] != "original" and case["expect"] == "pass"]),
         tally([case for case in cases if case["like"] is not None and case["patch"] is not None]),
         tally([case for case in cases if case["patch"] is None]),
         f"{document['torch']}, {document['lightning']}, {document['python']}",
+        f"{date.today()}",
         "proved" if document["ok"] else "**NOT proved**",
     ]
     return f"| {release} | {' | '.join(cells)} |"
@@ -107,26 +116,31 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=PAGE)
     arguments = parser.parse_args()
     options = ["--thorough"] if arguments.thorough else []
-    rows, failed = [], 0
-    for release in arguments.releases or affected_releases(load_catalog()):
+    rows, failed = rows_of(arguments.output), 0
+    affected = affected_releases(load_catalog())
+    for release in arguments.releases or affected:
         python = arguments.old_python if needs_old_stack(release) else arguments.python
         if python is None:
-            rows.append(row_of(release, {"error": "no environment with Lightning 1.6.5 was named"}))
+            rows[release] = row_of(release, {"error": "no environment with Lightning 1.6.5 was named"})
             continue
         print(f"== {release}", file=sys.stderr, flush=True)
         document = proof_of(release, python, options)
         failed += not document.get("ok", False)
-        rows.append(row_of(release, document))
-        write_page(arguments.output, rows, options)
-    write_page(arguments.output, rows, options)
+        rows[release] = row_of(release, document)
+        write_page(arguments.output, [rows[each] for each in affected if each in rows], options)
     return 1 if failed else 0
 
 
+def rows_of(page: Path) -> dict[str, str]:
+    """The rows that a page has, by release; none where there is no page."""
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    rows = [line for line in lines if line.startswith("| ") and line.count("|") == len(COLUMNS) + 1]
+    return {row.split("|")[1].strip(): row for row in rows[1:]}
+
+
 def write_page(page: Path, rows: list[str], options: list[str]) -> None:
-    """Writes the page with the rows so far."""
-    proofs = ("red", "green", "like the original", "control")
-    columns = ("release", "patches", "launchers", *proofs, "torch, Lightning, Python", "")
-    table = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *rows]
+    """Writes the page with these rows."""
+    table = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *rows]
     machine = f"\nMeasured on {platform.system()} {platform.machine()}; no GPU was used.\n"
     heading = HEADING.format(options="".join(f" {option}" for option in options))
     page.write_text(heading + "\n".join(table) + "\n" + machine, encoding="utf-8")
