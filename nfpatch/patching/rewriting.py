@@ -158,6 +158,7 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
             raise CodemodRefused(f"nothing would be left in {change.where}")
         yield Edit(place.offset(_first_line_to_remove(place, start, end)), place.offset(last + 1), b"")
         return
+    _check_bodies_stay(expected, new, change.where)
     from nfpatch.patching.fitting import fitted
 
     kept = _kept_around(expected, new)
@@ -173,6 +174,18 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
     lines = [place.line(number) for number in range(first, last + 1)]
     text = fitted(lines, change.old, change.new, source.encoding, place.indent)
     yield from _trimmed(Edit(place.offset(first), place.offset(last + 1), text), source.content)
+
+
+def _check_bodies_stay(old: Sequence[ast.stmt], new: Sequence[ast.stmt], where: str) -> None:
+    """Raise CodemodRefused where a statement whose body is not quoted goes: nothing would say that the body goes too.
+
+    It may become a function of the same name with other parameters.
+    """
+    for statement in filter(_has_any_body, old):
+        name = getattr(statement, "name", None)
+        functions = [each for each in new if isinstance(each, ast.FunctionDef) and each.name == name]
+        if not functions and not any(is_same(statement, each) for each in new):
+            raise CodemodRefused(f"the body of `{_first_words(statement)}` in {where} is not quoted, and would go")
 
 
 def _kept_around(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> int:

@@ -135,3 +135,12 @@ def test_what_must_not_stand_there_is_refused() -> None:
     for where, text in (("Model", "def fit(self): ..."), ("Model.fit", "return self"), ("", "import math")):
         with pytest.raises(CodemodRefused, match="already"):
             rewritten(MODEL, {"patch": absent._replace(absent={where: (text,)})})
+
+
+def test_a_body_that_is_not_quoted_does_not_go() -> None:
+    head = "with open(step) as file:\n    ..."
+    with pytest.raises(CodemodRefused, match="is not quoted"):
+        rewritten(MODEL, {"patch": rewrite(old=head, new="with opened(step) as file:\n    ...")})
+    assert rewritten(MODEL, {"patch": rewrite(old=head, new=f"{head}\nn = 5")}).count(b"n = 5") == 1
+    params = Rewrite((Change("Model", "def fit(self): ...", "def fit(self, size=1): ..."),))
+    assert b"    def fit(self, size=1):\n        return self\n" in rewritten(MODEL, {"patch": params})
