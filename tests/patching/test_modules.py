@@ -378,6 +378,15 @@ def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
     assert everything(install) == released
 
 
+def test_a_module_that_is_gone_is_forgotten_when_its_patch_is_reverted(install: Install, catalog: Catalog) -> None:
+    apply(install, catalog, BIAS)
+    without = everything(install)
+    apply(install, catalog, SIZE)
+    shutil.rmtree(install.file(RUNTIME_FOLDER))
+    revert(install, catalog, SIZE)
+    assert everything(install) == without
+
+
 def test_an_edited_module_does_not_concern_patches_that_do_not_need_it(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, SIZE, BIAS)
     apply(install, catalog, OWN, allow_modified=True)
@@ -625,6 +634,17 @@ def test_a_patch_that_is_in_other_files_now_is_outdated_and_renewed_as_a_whole(
     assert apply(install, newer, renew_all=True).changed == (CORE,)
     fresh = make_install(tmp_path / "fresh")
     apply(fresh, newer, now)
+    assert everything(install) == everything(fresh)
+
+
+def test_patches_that_share_but_a_module_are_renewed_together(install: Install, tmp_path: Path) -> None:
+    size = without_core()
+    apply(install, catalog_of(BIAS, size, STEP, own=()), size, STEP)
+    newer = catalog_of(BIAS, size, NEW_STEP, modules=NEW_MODULES, own=())
+    # BIAS is in the file of `size`, of which a module is renewed that `step` needs in another file
+    assert set(apply(install, newer, BIAS).changed) == {CORE, NET, RANKS}
+    fresh = make_install(tmp_path / "fresh")
+    apply(fresh, newer, BIAS, size, NEW_STEP)
     assert everything(install) == everything(fresh)
 
 
