@@ -48,5 +48,5 @@ patch = Patch(
         ">=1.7": {f"{COMMON}_base_model.py": broadcast_in("BaseModel")},
     },
     unaffected={"<1.5": "no model of this release has batch normalization"},
-    cases=(Case("PatchTST", "batch norm", options=PATCHTST, stage="refit", launchers=BY_RANKS),),
+    cases=(Case("PatchTST", "batch norm", options=PATCHTST, stage="refit", launchers=BY_RANKS, releases=">=1.5"),),
 )

@@ -136,7 +136,8 @@ patch = Patch(
     },
     unaffected={"<1.5": "this release has no multivariate models"},
     cases=(
-        # before 1.7 there is StemGNN alone, which DDP refuses for another reason: its forecasts are no proof of this
+        # before 1.7 there is StemGNN alone, which DDP refuses for another reason as well
+        Case("StemGNN", "predict", stage="predict", releases=">=1.5,<1.7", requires=("stemgnn-backcast",)),
         Case("TSMixer", "predict", options={"ff_dim": 8}, stage="predict", releases="==1.7.0"),
         Case("MLPMultivariate", "predict", options={"hidden_size": 8}, stage="predict", releases=">=1.7.1,<3.2"),
         # the orders of two ranks are compared; the other launchers leave the result of one rank

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-from nfpatch.catalog import Catalog, Patch, load_catalog, patches_folder
+from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog, patches_folder
 from nfpatch.console import releases_in_words
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalog.md"
@@ -29,29 +28,15 @@ another loss on each device, or waiting for ever.
 
 | the error has the words | patch |
 |---|---|
-| `parameters that were not used in producing the loss` | [no gradient](#parameters-that-no-gradient-reaches) |
+| `parameters that were not used in producing the loss` | [unused-parameters](#unused-parameters) |
 | `Expected to have finished reduction in the prior iteration` | the same, on older stacks |
 {symptoms}
 """
-# Heading, what is said below it, and which patches stand there.
-GROUPS: tuple[tuple[str, str, Callable[[Patch], bool]], ...] = (
-    ("Several devices", "", lambda patch: not (patch.unused_parameters or patch.opt_in or on_spark(patch))),
-    (
-        "Spark",
-        "`fit` and `predict` with a frame of Spark's and a `DistributedConfig`.",
-        lambda patch: on_spark(patch),
-    ),
-    (
-        "Parameters that no gradient reaches",
-        "Strict DDP refuses a model that has one. `nfpatch audit` finds no others ([audit.md](audit.md)).",
-        lambda patch: bool(patch.unused_parameters),
-    ),
-    (
-        "By name only",
-        "It changes what *one* process does. So nothing applies it that does not name it.",
-        lambda patch: patch.opt_in,
-    ),
-)
+# What is said of a group besides what it is for.
+REMARKS = {
+    "unused-parameters": "`nfpatch audit` finds no others ([audit.md](audit.md)).",
+    "spark": "Applied by name: `nfpatch apply spark`.",
+}
 
 
 def page_of(catalog: Catalog) -> str:
@@ -69,18 +54,14 @@ def page_of(catalog: Catalog) -> str:
             symptoms="\n".join(f"| {code(words)} | {', '.join(ids)} |" for words, ids in sorted(by_words.items())),
         )
     ]
-    for heading, words, belongs in GROUPS:
-        patches = [patch for patch in catalog.patches if belongs(patch)]
+    for group, patches in catalog.groups.items():
         rows = [f"| {linked(patch)} | {patch.summary} | {releases_in_words(catalog, patch)} |" for patch in patches]
         table = ["| patch | what is wrong | releases |", "|---|---|---|", *rows]
-        parts.append("\n".join([f"## {heading}", "", *([words, ""] if words else []), *table, ""]))
+        purpose = GROUPS[group]
+        words = " ".join(filter(None, [f"{purpose[0].upper()}{purpose[1:]}.", REMARKS.get(group)]))
+        parts.append("\n".join([f"## {group}", "", words, "", *table, ""]))
         parts += [section_of(patch) for patch in patches]
     return "\n".join(parts)
-
-
-def on_spark(patch: Patch) -> bool:
-    """Whether it heals what goes wrong on Spark only."""
-    return patch.id.startswith("spark-")
 
 
 def section_of(patch: Patch) -> str:
@@ -90,6 +71,10 @@ def section_of(patch: Patch) -> str:
     facts = [f"- upstream: {upstream_of(patch)}", f"- files: {', '.join(map(code, patch.files))}"]
     if patch.unused_parameters:
         facts.append(f"- parameters: {', '.join(map(code, patch.unused_parameters))}")
+    if patch.requires:
+        facts.append(f"- requires: {', '.join(f'[`{other}`](#{other})' for other in patch.requires)}")
+    if patch.opt_in:
+        facts.append(f"- opt-in: `nfpatch apply {patch.id}`")
     return f"### {patch.id}\n\n{story}\n\n" + "\n".join(facts) + "\n"
 
 

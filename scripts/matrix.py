@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 1200
 HEADING = """# The proof, release by release
 
 Written by `make matrix`. Each row is `nfpatch verify --preview{options}` on that release as its wheel has it, of all
-patches that it needs and of those that are applied by name only: two processes, gloo, CPU, by torch's launcher, and for
+patches that it needs and of those that are opt-in: two processes, gloo, CPU, by torch's launcher, and for
 one of each line of releases by every other as well. *Red*: the original source is refused by strict DDP, with exactly
 the parameters that the patch claims, or a stage of a script does not end as in one process. *Green*: the patched source
 trains, and each rank gets what one process gets. *Like the original*: weights and forecasts are bit for bit those of
@@ -60,10 +60,10 @@ def launchers_for(release: str) -> list[str]:
 def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
     """The JSON document of `verify --preview` on this release, of all patches that it has a use for."""
     catalog = load_catalog()
-    patches = [patch.id for patch in catalog.patches if catalog.files_of(patch, release)]
+    opt_in = [patch.id for patch in catalog.patches if patch.opt_in and catalog.files_of(patch, release)]
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
         command = [
-            *(sys.executable, "-m", "nfpatch", "verify", *patches, "--preview", "--json", *options),
+            *(sys.executable, "-m", "nfpatch", "verify", "all", *opt_in, "--preview", "--json", *options),
             *("--python", str(python), "--site-packages", str(unpack(release, Path(folder)))),
             *("--timeout", str(TIMEOUT_SECONDS)),
             *(f"--launcher={launcher}" for launcher in launchers_for(release)),

@@ -48,8 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="nfpatch-upstream-") as folder:
         released, healed = (unpack(RELEASES[-1], Path(folder, name)) for name in ("released", "healed"))
         nfpatch = [sys.executable, "-m", "nfpatch"]
-        by_name = [patch.id for patch in load_catalog().patches if patch.opt_in]
-        for names in ([], by_name):
+        opt_in = [patch.id for patch in load_catalog().patches if patch.opt_in]
+        for names in (["all"], opt_in):
             subprocess.run(
                 [*nfpatch, "apply", *names, "--site-packages", healed], stdout=subprocess.DEVNULL, check=True
             )

@@ -62,9 +62,9 @@ def answer(*arguments: object) -> Any:
     return json.loads(invoke(*arguments, "--json").stdout)
 
 
-def states(site: Path) -> dict[str, str]:
+def states(site: Path, patches: Sequence[str] = SOME_PATCHES) -> dict[str, str]:
     """Patch id -> state of these patches, as `status` tells it."""
-    return {patch: state for patch, state in all_states(site).items() if patch in SOME_PATCHES}
+    return {patch: state for patch, state in all_states(site).items() if patch in patches}
 
 
 def all_states(site: Path) -> dict[str, str]:

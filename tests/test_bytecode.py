@@ -14,7 +14,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import NBEATSX, SOME_PATCHES, TFT, environment, false_record_rows, interpreters, invoke, on_some, snapshot
+from support import (
+    NBEATSX,
+    PACKAGE_OF_MODULES,
+    SOME_PATCHES,
+    TFT,
+    environment,
+    false_record_rows,
+    interpreters,
+    invoke,
+    on_some,
+    snapshot,
+)
 
 MODES = [mode.name for mode in py_compile.PycInvalidationMode]
 OLD = 1_600_000_000  # the source's time, in seconds
@@ -44,6 +55,29 @@ print(json.dumps(answer))
 """
 
 
+OWN_PATCH = """
+from nfpatch.catalog import Patch
+from nfpatch.codemod import Change, Rewrite
+
+patch = Patch(
+    id="own",
+    summary="made up",
+    group="multi-process",
+    model="MLP",
+    upstream="made up",
+    variants={
+        "==1.7.4": {
+            "neuralforecast/models/mlp.py": Rewrite(
+                (Change("", "import torch", "import torch\\nNUMBER = own_number.NUMBER"),), imports=("own_number",)
+            )
+        }
+    },
+    unaffected={"!=1.7.4": "made up"},
+    cases=(),
+)
+"""
+
+
 def ask(python: Path, script: str, *arguments: object, **variables: str) -> str:
     inherited = {name: value for name, value in environment().items() if not name.startswith("PYTHON")}
     command = [str(python), "-c", script, *map(str, arguments)]
@@ -61,6 +95,34 @@ def check_that_each_runs_what_lies_there(pythons: list[Path], site: Path, is_pat
     assert ("if self.stat_exog_size > 0:\n            self.static_encoder = " in (site / TFT).read_text()) == is_patched
     for python in pythons:
         assert runs_the_source(python, site, **variables) == [True, True], python
+
+
+def own_patch(folder: Path, number: int) -> Path:
+    """A folder with a patch of the user's own, whose hook calls this version of its runtime module."""
+    (folder / "runtime").mkdir(parents=True)
+    (folder / "own.py").write_text(OWN_PATCH)
+    (folder / "runtime" / "own_number.py").write_text(f"NUMBER = {number}\n")
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_added_file_runs_as_it_lies_there_and_leaves_nothing_compiled(
+    mode: str, site: Path, pythons: list[Path], tmp_path: Path
+) -> None:
+    before = snapshot(site)
+    module = site / PACKAGE_OF_MODULES / "own_number.py"
+    for number in (1, 2):
+        where = ("--patches", own_patch(tmp_path / str(number), number), "--site-packages", site)
+        assert invoke("apply", "own", "--allow-modified", *where).exit_code == 0
+        assert module.read_text() == f"NUMBER = {number}\n"
+        os.utime(module, (OLD, OLD))  # of the same time and size, so that only the content differs
+        for python in pythons:
+            told = json.loads(ask(python, RUN, module, PYTHONDONTWRITEBYTECODE="1"))
+            assert told == {str(module): True}, (number, python)
+            ask(python, COMPILE, mode, module)
+        assert len(list((module.parent / "__pycache__").glob("own_number.*.pyc"))) == 2 * len(pythons)
+    assert invoke("revert", *where).exit_code == 0
+    assert snapshot(site) == before
 
 
 def touch_sources(site: Path) -> None:

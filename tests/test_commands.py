@@ -18,6 +18,7 @@ from releases import RELEASES
 from support import (
     MISSION,
     NBEATSX,
+    SOME_PATCHES,
     TFT,
     all_states,
     answer,
@@ -179,7 +180,7 @@ def test_apply_patches_all_that_the_release_needs_and_says_so(site: Path) -> Non
     assert (result.exit_code, result.stderr) == (0, "")
     assert "2 files changed" in result.stdout
     assert str(site / TFT) in result.stdout
-    assert states(site) == dict.fromkeys(BOTH, "applied")
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
 
 
 def test_apply_as_json_names_the_changed_files(site: Path) -> None:
@@ -192,22 +193,25 @@ def test_apply_of_one_patch_leaves_the_other_file_alone(site: Path) -> None:
     tft = (site / TFT).read_bytes()
     assert answer("apply", "nbeatsx-unused-out", "--site-packages", site)["changed"] == [NBEATSX]
     assert (site / TFT).read_bytes() == tft
-    assert states(site) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "applicable"}
+    assert states(site, MISSION) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "applicable"}
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
 
 
 def test_dry_run_prints_a_diff_that_patch_takes_and_writes_nothing(site: Path, tmp_path: Path) -> None:
-    before = snapshot(site)
-    result = invoke("apply", *MISSION, "--dry-run", "--site-packages", site)
-    assert result.exit_code == 0
-    assert snapshot(site) == before
-
+    """A diff of added files as well, and of those that a revert removes."""
+    released = snapshot(site / "neuralforecast")
     copy = tmp_path / "by-hand"
     shutil.copytree(site, copy)
-    subprocess.run(["patch", "-p1", "--quiet"], cwd=copy, input=result.stdout, text=True, check=True)
-    invoke("apply", *MISSION, "--site-packages", site)
-    for file in (NBEATSX, TFT):
-        assert (copy / file).read_bytes() == (site / file).read_bytes()
+    for command in ("apply", "revert"):
+        before = snapshot(site)
+        result = invoke(command, *SOME_PATCHES, "--dry-run", "--site-packages", site)
+        assert result.exit_code == 0
+        assert snapshot(site) == before
+        assert ("--- /dev/null\n" if command == "apply" else "+++ /dev/null\n") in result.stdout
+        subprocess.run(["patch", "-p1", "--quiet"], cwd=copy, input=result.stdout, text=True, check=True)
+        invoke(command, *SOME_PATCHES, "--site-packages", site)
+        assert snapshot(copy / "neuralforecast") == snapshot(site / "neuralforecast")
+    assert snapshot(site / "neuralforecast") == released
 
 
 def test_dry_run_as_json_changes_nothing_and_carries_the_diff(site: Path) -> None:
@@ -372,7 +376,7 @@ def test_the_mode_of_a_file_survives_apply_and_revert(site: Path, mode: int) -> 
 def test_a_modified_file_is_refused_and_nothing_is_changed(site: Path) -> None:
     edit(site / TFT, "import torch\n", "import torch\nimport math\n")
     before = snapshot(site)
-    assert states(site) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
+    assert states(site, MISSION) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
     result = invoke("apply", *MISSION, "--site-packages", site)
     assert result.exit_code == 3
     assert str(site / TFT) in result.stderr
@@ -389,7 +393,7 @@ def test_allow_modified_patches_it_and_revert_gives_the_modified_file_back(site:
     edit(site / TFT, "import torch\n", "import torch\nimport math\n")
     before = snapshot(site)
     assert invoke("apply", *MISSION, "--allow-modified", "--site-packages", site).exit_code == 0
-    assert states(site) == dict.fromkeys(BOTH, "applied")
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
     assert "import math\n" in (site / TFT).read_text()
     assert "        if self.stat_exog_size > 0:\n            self.static_encoder" in (site / TFT).read_text()
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
@@ -430,7 +434,7 @@ def test_a_missing_file_is_refused(site: Path) -> None:
 def test_an_unknown_release_is_refused(site: Path) -> None:
     renamed_release(site, "3.4.0")
     before = snapshot(site)
-    assert states(site) == dict.fromkeys(BOTH, "unknown-release")
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "unknown-release")
     for options in ([], ["--allow-modified"]):
         result = invoke("apply", *MISSION, *options, "--site-packages", site)
         assert result.exit_code == 3
@@ -523,7 +527,7 @@ def test_a_patched_file_without_its_ledger_is_applied_but_cannot_be_reverted(sit
     invoke("apply", *MISSION, "--site-packages", site)
     shutil.rmtree(dist_info(site) / "nfpatch")
     before = snapshot(site)
-    assert states(site) == dict.fromkeys(BOTH, "applied")
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
     result = invoke("revert", "--site-packages", site)
     assert result.exit_code == 3
     assert "pip install --force-reinstall" in result.stderr

@@ -136,8 +136,8 @@ def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None
     assert f"so do {well(through_ray)} of {len(through_ray)} through ray" in words
 
 
-def test_what_is_applied_by_name_only_is_named_in_readme() -> None:
-    named = re.findall(r"applied by name only: `nfpatch apply ([\w-]+)`", README)
+def test_what_is_opt_in_is_named_in_readme() -> None:
+    named = re.findall(r"own id only: `nfpatch apply ([\w-]+)`", README)
     assert named == [patch.id for patch in load_catalog().patches if patch.opt_in]
 
 

@@ -12,6 +12,8 @@ import pytest
 from releases import wheel_of
 from support import (
     NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
     SOME_PATCHES,
     TFT,
     answer,
@@ -55,20 +57,27 @@ def rewritten(change: Callable[[dict[str, object]], object]) -> Drift:
 # --- edits ---
 
 
+CHANGED_FILES = {TFT: "tft-static-encoder", PLACEMENT: "load-on-fewer-devices"}
+
+
+@pytest.mark.parametrize("file", CHANGED_FILES)
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(command: str, patched: Path) -> None:
+def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(
+    command: str, file: str, patched: Path
+) -> None:
     untouched = snapshot(patched)
-    edit = edited(patched / TFT)
+    edit = edited(patched / file)
     before = snapshot(patched)
-    assert states(patched)["tft-static-encoder"] == "modified"
+    assert states(patched)[CHANGED_FILES[file]] == "modified"
 
     refused = invoke(*on_some(command), "--site-packages", patched)
     assert refused.exit_code == 3
+    assert str(patched / file) in refused.stderr
     assert "--force" in refused.stderr
     assert snapshot(patched) == before
 
     document = answer(*on_some(command), "--force", "--site-packages", patched)
-    copy = patched / f"{TFT}.nfpatch-saved"
+    copy = patched / f"{file}.nfpatch-saved"
     assert document["saved"] == [str(copy)]
     assert copy.read_bytes() == edit
     copy.unlink()
@@ -76,24 +85,49 @@ def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(com
     assert snapshot(patched) == untouched
 
 
-def test_force_never_overwrites_an_earlier_copy(patched: Path) -> None:
+@pytest.mark.parametrize("changed", CHANGED_FILES)
+def test_force_never_overwrites_an_earlier_copy(changed: str, patched: Path) -> None:
     copies = []
     for _ in range(3):
-        copies.append(edited(patched / TFT))
+        copies.append(edited(patched / changed))
         result = invoke("apply", *SOME_PATCHES, "--force", "--site-packages", patched)
         assert result.exit_code == 0
         assert "nfpatch-saved" in result.stdout
     names = ["nfpatch-saved", "nfpatch-saved-2", "nfpatch-saved-3"]
-    assert [(patched / f"{TFT}.{name}").read_bytes() for name in names] == copies
+    assert [(patched / f"{changed}.{name}").read_bytes() for name in names] == copies
 
 
-def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(patched: Path) -> None:
+@pytest.mark.parametrize("file", CHANGED_FILES)
+def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(file: str, patched: Path) -> None:
     before = snapshot(patched)
-    (patched / TFT).unlink()
-    assert states(patched)["tft-static-encoder"] == "modified"
+    (patched / file).unlink()
+    assert states(patched)[CHANGED_FILES[file]] == "modified"
     assert invoke("apply", *SOME_PATCHES, "--site-packages", patched).exit_code == 3
     assert invoke("apply", *SOME_PATCHES, "--force", "--site-packages", patched).exit_code == 0
     assert snapshot(patched) == before
+
+
+def test_an_added_file_that_was_removed_need_not_come_back_to_be_reverted(released: Callable[[str], Path]) -> None:
+    site = released("1.7.4")
+    before = snapshot(site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    shutil.rmtree(site / PACKAGE_OF_MODULES)
+    assert states(site)["load-on-fewer-devices"] == "modified"
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+def test_a_file_of_somebody_else_among_the_added_ones_stays(released: Callable[[str], Path]) -> None:
+    site = released("1.7.4")
+    before = snapshot(site)
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    mine = site / PACKAGE_OF_MODULES / "mine.py"
+    mine.write_text("mine = True\n")
+    assert set(states(site).values()) == {"applied"}
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.py"]
+    shutil.rmtree(mine.parent)
+    assert snapshot(site) == before
 
 
 def test_force_does_not_help_where_the_file_was_modified_before(site: Path) -> None:

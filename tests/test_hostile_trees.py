@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SOME_PATCHES, TFT, all_states, dist_info, invoke, on_some, run_nfpatch, snapshot
+from support import (
+    MISSION,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
+    SOME_PATCHES,
+    TFT,
+    all_states,
+    dist_info,
+    invoke,
+    on_some,
+    run_nfpatch,
+    snapshot,
+)
 
 COMMANDS = ("status", "apply", "revert")
 
@@ -64,7 +76,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
 @pytest.mark.parametrize(
     "name", ["../outside/precious.py", "/etc/hostname", "neuralforecast/../../outside/precious.py"]
 )
-@pytest.mark.parametrize("where", ["file", "bytecode"])
+@pytest.mark.parametrize("where", ["file", "bytecode", "added"])
 def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enclosure: tuple[Path, Path]) -> None:
     site, _ = enclosure
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
@@ -72,6 +84,8 @@ def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enc
     document = json.loads(ledger.read_text())
     if where == "file":
         document["files"][name] = document["files"].pop(TFT)
+    elif where == "added":
+        document["added"][name] = document["added"].pop(PLACEMENT)
     else:
         document["files"][TFT]["bytecode"] = [name]
     ledger.write_text(json.dumps(document))
@@ -113,7 +127,7 @@ def test_a_ledger_that_lost_one_file_of_a_patch_is_not_trusted_with_the_other(si
 
 
 def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Lets somebody change the files of a ledger that knows the two patches of the mission, or more."""
+    """Lets somebody change the files of a ledger that knows these patches, or more."""
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     if not ledger.exists():
         assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
@@ -126,7 +140,7 @@ def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
     "path", ["../../../outside/precious.py", "/etc/hostname", "../../neuralforecast/../../outside/x"]
 )
 @pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
-@pytest.mark.parametrize("kind", ["Write", "Remove", "Prune"])
+@pytest.mark.parametrize("kind", ["Write", "Remove", "Folder", "Prune"])
 def test_a_journal_that_leads_outside_is_refused(
     kind: str, journal: str, path: str, enclosure: tuple[Path, Path]
 ) -> None:
@@ -172,6 +186,14 @@ def to_link_to_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+def to_ordinary_file(path: Path) -> None:
+    path.write_text("mine = True\n")
+
+
+def to_link_to_neighbour(path: Path) -> None:
+    path.symlink_to("models")
+
+
 KINDS = (to_pipe, to_socket, to_folder, to_huge_file, to_link_to_device)
 PLACES = (TFT, "METADATA", "RECORD", "nfpatch/ledger.json")
 
@@ -196,6 +218,28 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
         )
 
 
+@pytest.mark.parametrize("make", [*KINDS, to_ordinary_file, to_link_to_neighbour], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("place", [PLACEMENT, PACKAGE_OF_MODULES])
+def test_what_stands_where_nfpatch_adds_files_is_neither_followed_nor_overwritten(
+    place: str, make: Callable[[Path], None], site: Path
+) -> None:
+    path = site / place
+    path.parent.mkdir(exist_ok=True)
+    if (place, make) == (PACKAGE_OF_MODULES, to_folder):
+        pytest.skip("a folder is what is to stand there")
+    make(path)
+    before = snapshot_or_nothing(site)
+    for command in COMMANDS:
+        options = ["--force"] if command == "apply" else []
+        ran = run_nfpatch(*on_some(command), *options, "--site-packages", site, timeout=60)
+        expected = (3, 1) if command == "apply" else (0, 0)
+        assert (ran.returncode, len(ran.stderr.splitlines())) == expected, ran.stderr
+        assert command != "apply" or str(path) in ran.stderr
+    assert all_states(site)["load-on-fewer-devices"] == "modified"
+    assert snapshot_or_nothing(site) == before
+    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0, "what needs no such file is free"
+
+
 def test_a_pipe_among_the_compiled_files_is_refused(site: Path) -> None:
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()
@@ -203,7 +247,7 @@ def test_a_pipe_among_the_compiled_files_is_refused(site: Path) -> None:
     refuse_all(site, 3, "is not a regular file", ("apply",))
 
 
-@pytest.mark.parametrize("what", ["home", "originals", "dist-info", "package"])
+@pytest.mark.parametrize("what", ["home", "originals", "dist-info", "package", "added files"])
 def test_a_folder_that_is_a_link_to_the_outside_is_refused(what: str, enclosure: tuple[Path, Path]) -> None:
     site, outside = enclosure
     info = dist_info(site)
@@ -212,6 +256,7 @@ def test_a_folder_that_is_a_link_to_the_outside_is_refused(what: str, enclosure:
         "originals": info / "nfpatch" / "originals",
         "dist-info": info,
         "package": site / "neuralforecast",
+        "added files": site / PACKAGE_OF_MODULES,
     }[what]
     folder.parent.mkdir(exist_ok=True)
     if folder.exists():

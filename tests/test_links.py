@@ -12,6 +12,8 @@ import pytest
 from releases import wheel_of
 from support import (
     NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
     SOME_PATCHES,
     TFT,
     dist_info,
@@ -284,6 +286,28 @@ def lock_out_of_site_packages(site: Path) -> None:
     (dist_info(site) / "nfpatch.lock").symlink_to(site.parent / "precious")
 
 
+def added_files_out_of_site_packages(site: Path) -> None:
+    (site.parent / "elsewhere").mkdir()
+    (site / PACKAGE_OF_MODULES).symlink_to(site.parent / "elsewhere")
+
+
+def added_files_to_themselves(site: Path) -> None:
+    (site / PACKAGE_OF_MODULES).symlink_to("_nfpatch")
+
+
+def added_file_to_a_file_outside(site: Path) -> None:
+    (site.parent / "precious.py").write_text("precious = True\n")
+    (site / PLACEMENT).parent.mkdir()
+    (site / PLACEMENT).symlink_to(site.parent / "precious.py")
+
+
+def compiled_added_files_out_of_site_packages(site: Path) -> None:
+    (site.parent / "elsewhere").mkdir()
+    (site.parent / "elsewhere" / "placement.cpython-311.pyc").write_bytes(b"compiled")
+    (site / PLACEMENT).parent.mkdir()
+    (site / PLACEMENT).parent.joinpath("__pycache__").symlink_to(site.parent / "elsewhere")
+
+
 def record_to_itself(site: Path) -> None:
     (dist_info(site) / "RECORD").unlink()
     (dist_info(site) / "RECORD").symlink_to("RECORD")
@@ -318,6 +342,10 @@ def target_links_to_a_folder(site: Path) -> None:
         dist_info_out_of_site_packages,
         kept_folder_out_of_site_packages,
         lock_out_of_site_packages,
+        added_files_out_of_site_packages,
+        added_files_to_themselves,
+        added_file_to_a_file_outside,
+        compiled_added_files_out_of_site_packages,
         record_to_itself,
         metadata_to_itself,
         target_is_a_folder,

@@ -37,7 +37,7 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
     trees = {frozenset[str](): released}
 
     @settings(
-        max_examples=20,
+        max_examples=30,
         deadline=None,
         derandomize=True,
         database=None,
@@ -49,7 +49,10 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
         applied: set[str] = set()
         for command, patches in steps:
             assert invoke(command, *sorted(patches), "--site-packages", site).exit_code == 0
-            applied = applied | patches if command == "apply" else applied - patches
+            if command == "apply":
+                applied = applied | catalog.with_required(patches)
+            else:
+                applied = applied - catalog.with_requiring(patches)
             tree = snapshot(site)
             assert trees.setdefault(frozenset(applied), tree) == tree, "the whole tree depends on the set alone"
             for file, patches_of_file in FILES.items():
@@ -61,4 +64,4 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
         assert snapshot(site) == released
 
     holds()
-    assert len(trees) > 8, "the ways are too few"
+    assert len(trees) > 6, "the ways are too few"

@@ -19,7 +19,20 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
-from support import NBEATSX, SOME_PATCHES, TFT, dist_info, false_record_rows, invoke, on_some, snapshot, states
+from support import (
+    MISSION,
+    NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
+    SOME_PATCHES,
+    TFT,
+    dist_info,
+    false_record_rows,
+    invoke,
+    on_some,
+    snapshot,
+    states,
+)
 
 IS_ROOT = os.geteuid() == 0
 ANOTHER = 65534
@@ -153,8 +166,29 @@ def test_a_folder_that_needs_no_change_may_be_read_only(site: Path) -> None:
     for folder in (site, site / "neuralforecast"):
         folder.chmod(0o555)
     before = snapshot(site)
-    assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
+    assert ordinary("apply", *MISSION, "--site-packages", site).code == 0
     assert ordinary("revert", "--site-packages", site).code == 0
+    assert snapshot(site) == before
+
+
+@pytest.mark.parametrize("command", ["apply", "revert"])
+def test_a_folder_in_which_added_files_may_not_be_written_is_named_and_stays(command: str, site: Path) -> None:
+    if command == "revert":
+        invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    folder = site / (PACKAGE_OF_MODULES if command == "revert" else "neuralforecast")
+    folder.chmod(0o555)
+    before = snapshot(site)
+    check_refused(ordinary(*on_some(command), "--site-packages", site), folder, "Permission denied")
+    assert snapshot(site) == before
+
+
+def test_an_added_file_that_may_not_be_read_is_named_and_stays(site: Path) -> None:
+    invoke("apply", *SOME_PATCHES, "--site-packages", site)
+    before = snapshot(site)
+    (site / PLACEMENT).chmod(0o000)
+    for command in ("apply", "status", "revert"):
+        check_refused(ordinary(*on_some(command), "--site-packages", site), site / PLACEMENT, "Permission denied")
+    (site / PLACEMENT).chmod(0o644)
     assert snapshot(site) == before
 
 
@@ -164,7 +198,7 @@ def test_read_only_files_in_writable_folders_are_patched_and_stay_read_only(site
             path.chmod(0o444)
     before = snapshot(site)
     assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
-    assert [stat.S_IMODE((site / file).stat().st_mode) for file in (NBEATSX, TFT)] == [0o444, 0o444]
+    assert {stat.S_IMODE((site / file).stat().st_mode) for file in (NBEATSX, TFT, PLACEMENT)} == {0o444}
     assert false_record_rows(site) == []
     assert ordinary("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
@@ -210,9 +244,8 @@ def test_root_leaves_owner_and_group_as_they_were(site: Path) -> None:
         os.chown(path, ANOTHER, ANOTHER - 1)
     before = looks(site)
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
-    for file in (NBEATSX, TFT, f"{dist_info(site).name}/RECORD"):
-        status = (site / file).stat()
-        assert (status.st_uid, status.st_gid) == (ANOTHER, ANOTHER - 1), file
+    for path in (*everything(site / "neuralforecast"), dist_info(site) / "RECORD"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (ANOTHER, ANOTHER - 1), path
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), owners(site)) == (before[0], dict.fromkeys(owners(site), (ANOTHER, ANOTHER - 1)))
 

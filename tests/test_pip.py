@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from releases import wheel_of
 from support import (
+    CORE,
     NBEATSX,
+    PACKAGE_OF_MODULES,
+    PLACEMENT,
     SOME_PATCHES,
     TFT,
     Entry,
@@ -59,7 +62,8 @@ def uv(uv_executable: Path, python: Path, tmp_path: Path) -> Installer:
 
 def compile_patched_modules(site: Path, *levels: int) -> None:
     """What importing the package does, in a Python that optimises at this level (0: not at all)."""
-    for file in (NBEATSX, TFT):
+    added = sorted(path.relative_to(site).as_posix() for path in (site / PACKAGE_OF_MODULES).glob("*.py"))
+    for file in (NBEATSX, TFT, CORE, *added):
         for level in levels or (0,):  # pip knows of no other, nfpatch or not
             py_compile.compile(str(site / file), doraise=True, optimize=level)
 
@@ -77,7 +81,7 @@ def without_bytecode(entries: dict[str, Entry]) -> dict[str, Entry]:
 
 
 def apply(site: Path) -> None:
-    assert set(answer("apply", *SOME_PATCHES, "--site-packages", site)["changed"]) >= {NBEATSX, TFT}
+    assert set(answer("apply", *SOME_PATCHES, "--site-packages", site)["changed"]) >= {NBEATSX, TFT, CORE, PLACEMENT}
 
 
 # --- pip
@@ -142,7 +146,7 @@ def test_pip_says_the_same_of_a_patched_install_and_lists_nfpatchs_files(python:
         if path.is_file()
     }
     assert own
-    assert own | {NBEATSX, TFT} <= listed
+    assert own | {NBEATSX, TFT, PLACEMENT} <= listed
     assert [path for path in listed if not (installed / path).is_file()] == []
     assert unlisted_files(installed) == []
 
@@ -157,6 +161,7 @@ def test_revert_gives_back_all_of_site_packages_as_pip_wrote_it(installed: Path)
     assert false_record_rows(installed) == []
 
     compile_patched_modules(installed, 0, 1)
+    assert list((installed / PACKAGE_OF_MODULES).glob("__pycache__/placement.*.pyc"))
     answer("revert", "--site-packages", installed)
     assert snapshot(installed) == before
     assert times(installed) == before_times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,8 @@ from support import (
     unlisted_files,
 )
 
-from nfpatch.catalog import load_catalog
+from nfpatch.catalog import Patch, load_catalog
+from nfpatch.installs.find import module_file
 
 GUARDS = {"1.0.0": "num_static_vars > 0", "1.7.3": "self.stat_exog_size > 0", "1.7.4": "self.stat_exog_size > 0"}
 
@@ -72,6 +73,14 @@ def is_needed(patch: str, release: str) -> bool:
     return RELEASES.index(first) <= RELEASES.index(release) <= RELEASES.index(last)
 
 
+def written_for(patches: Sequence[Patch], release: str) -> list[str]:
+    """The files that these patches rewrite and the runtime modules that they need, by path."""
+    catalog = load_catalog()
+    files = {file for patch in patches for file in catalog.files_of(patch, release)}
+    modules = {name for patch in patches for name in catalog.modules_for(patch, release)}
+    return sorted({*files, *map(module_file, modules)})
+
+
 def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]]:
     lines = list(difflib.ndiff(before.decode().splitlines(), after.decode().splitlines()))
     return (
@@ -82,14 +91,19 @@ def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_status_is_what_the_release_history_says(release: str, released: Callable[[str], Path]) -> None:
-    opt_in = {patch.id: "not-needed" for patch in load_catalog().patches if patch.opt_in}
+    catalog = load_catalog()
+    opt_in = {
+        patch.id: "opt-in" if catalog.files_of(patch, release) else "not-needed"
+        for patch in catalog.patches
+        if patch.opt_in
+    }
     assert all_states(released(release)) == opt_in | {
         patch: "applicable" if is_needed(patch, release) else "not-needed" for patch in HISTORY
     }
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.1.0", "1.7.4", "3.3.0"])
-def test_apply_heals_all_that_a_release_needs_and_revert_gives_every_byte_back(
+def test_apply_patches_all_that_a_release_needs_and_revert_gives_every_byte_back(
     release: str, released: Callable[[str], Path]
 ) -> None:
     site = released(release)
@@ -98,7 +112,7 @@ def test_apply_heals_all_that_a_release_needs_and_revert_gives_every_byte_back(
 
     document = answer("apply", "--site-packages", site)
 
-    assert document["changed"] == sorted({file for patch in needed for file in load_catalog().files_of(patch, release)})
+    assert document["changed"] == written_for(needed, release)
     assert {id_ for id_, state in all_states(site).items() if state == "applied"} == {patch.id for patch in needed}
     assert invoke("status", "--check", "--site-packages", site).exit_code == 0
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
@@ -147,7 +161,7 @@ def test_the_mission_changes_what_its_patches_name_and_revert_gives_every_byte_b
         assert added[1:] == ["    " + line for line in removed]
     assert false_record_rows(site) == []
     assert unlisted_files(site) == []
-    assert "applicable" not in states(site).values()
+    assert "applicable" not in states(site, MISSION).values()
 
     assert answer("apply", *MISSION, "--site-packages", site)["changed"] == []
     assert snapshot(site) == patched

@@ -18,7 +18,7 @@ WINGS: dict[str, set[str]] = {
     "codemod": {"errors"},
     "catalog": {"codemod", "errors", "fingerprints"},
     "installs": {"errors"},
-    "patching": {"catalog", "codemod", "errors", "installs"},
+    "patching": {"catalog", "codemod", "errors", "fingerprints", "installs"},
     "console": {"catalog", "fingerprints", "installs", "patching"},
     "proof": {"catalog", "console", "errors", "installs", "patching", "target"},
     "audit": {"catalog", "console", "errors", "installs", "proof"},

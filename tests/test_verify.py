@@ -521,6 +521,7 @@ def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callab
     agenda = agenda_of(found, "all", launchers=("torchrun", "spark"))
     on_spark = {fit.patch for fit in agenda.cases if fit.launcher == "spark"}
     assert on_spark == {
+        "spark-dbfs-paths",
         "spark-fit-from-weights",
         "spark-predict-scalers",
         "spark-series-of-ranks",

@@ -34,8 +34,8 @@ class Outcome(NamedTuple):
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The files whose bytes are others now, added and removed ones included."""
-        return tuple(change.file for change in self.changes if change.now != change.then)
+        """The files whose bytes are others now, added and removed ones included, by path."""
+        return tuple(sorted(change.file for change in self.changes if change.now != change.then))
 
 
 def apply(

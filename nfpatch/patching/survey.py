@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,12 +139,16 @@ def _modules_in(install: Install, files: set[str]) -> tuple[dict[str, Optional[b
     contents: dict[str, Optional[bytes]] = dict.fromkeys(sorted(files))
     obstacles: dict[str, str] = {}
     folder = install.file(RUNTIME_FOLDER)
-    if os.path.lexists(folder) and not stat.S_ISDIR(folder.lstat().st_mode):
-        return contents, dict.fromkeys(contents, f"{folder} is {_kind_of(folder)}")
-    for file in contents:
+    mode = _mode_of(folder)
+    if mode is not None and not stat.S_ISDIR(mode):
+        return contents, dict.fromkeys(contents, f"{folder} is {_kind_in_words(mode)}")
+    for file in contents if mode is not None else ():
         path = install.file(file)
-        if os.path.islink(path) or (os.path.lexists(path) and not os.path.isfile(path)):
-            obstacles[file] = f"{path} is {_kind_of(path)}"
+        mode = _mode_of(path)
+        if mode is None:
+            continue
+        if not stat.S_ISREG(mode):
+            obstacles[file] = f"{path} is {_kind_in_words(mode)}"
             continue
         try:
             contents[file] = _content_of(path)
@@ -154,8 +157,15 @@ def _modules_in(install: Install, files: set[str]) -> tuple[dict[str, Optional[b
     return contents, obstacles
 
 
-def _kind_of(path: Path) -> str:
-    mode = path.lstat().st_mode
+def _mode_of(path: Path) -> Optional[int]:
+    """The mode of what stands at a path, links not followed; None for nothing."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _kind_in_words(mode: int) -> str:
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
     return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
 

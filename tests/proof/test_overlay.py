@@ -68,3 +68,34 @@ def test_an_overlay_is_never_built_over_another(package: Path, tmp_path: Path) -
 
     with pytest.raises(FileExistsError):
         build_overlay(package, tmp_path / "preview", {})
+
+
+def test_runtime_modules_are_added_replaced_and_left_out(package: Path, tmp_path: Path) -> None:
+    names = ("kept", "replaced", "left_out", "new")
+    kept, replaced, left_out, new = (f"neuralforecast/_nfpatch/{name}.py" for name in names)
+    (package / "_nfpatch").mkdir()
+    for file in (kept, replaced, left_out):
+        (package.parent / file).write_bytes(b"installed\n")
+    before = contents(package)
+
+    folder = build_overlay(package, tmp_path / "preview", {replaced: b"other\n", left_out: None, new: b"new\n"})
+
+    found = contents(folder)
+    assert {file: found.get(file) for file in (kept, replaced, left_out, new)} == {
+        kept: b"installed\n",
+        replaced: b"other\n",
+        left_out: None,
+        new: b"new\n",
+    }
+    assert contents(package) == before
+
+
+def test_leaving_out_what_the_package_lacks_is_no_error_for_a_runtime_module(package: Path, tmp_path: Path) -> None:
+    folder = build_overlay(package, tmp_path / "preview", {"neuralforecast/_nfpatch/gone.py": None})
+    assert not (folder / "neuralforecast/_nfpatch").exists()
+
+
+@pytest.mark.parametrize("key", ["neuralforecast/_nfpatch/a/b.py", "neuralforecast/_nfpatch.py", "_nfpatch/a.py"])
+def test_nothing_is_added_elsewhere(key: str, package: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=key):
+        build_overlay(package, tmp_path / "preview", {key: b""})

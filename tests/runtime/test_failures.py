@@ -197,9 +197,13 @@ def test_lightning_finds_the_signature_of_the_step() -> None:
     assert list(inspect.signature(model.training_step).parameters) == ["batch", "batch_idx"]
 
 
-def test_a_guard_whose_batch_was_skipped_is_replaced() -> None:
-    model = Model()
-    for _ in range(2):
-        failures.guard_training_step(model, GROUP)
+def test_a_guard_whose_batch_was_skipped_is_replaced_in_the_next_training() -> None:
+    model, group = Model(fails_in=(0,)), RankGroup(0, 2, dist.HashStore())
+    failures.guard_training_step(model, group)
+    model.attach(DDPStrategy())
+    failures.guard_training_step(model, group)
     model.training_step(torch.ones(1), 0)
     assert "training_step" not in vars(model)
+    model.trainer.global_step = 2
+    with pytest.raises(ValueError, match="no windows in step 0"):
+        failures.raise_error_of_rank(model, group)

@@ -134,10 +134,10 @@ def test_ranks_with_series_or_windows_of_their_own_draw_for_themselves(models):
         assert torch.equal(sampling.draw_on_device(model, 20, CPU), released_draw_by_torch(20, 4))
 
 
-def test_multivariate_windows_are_sharded():
-    windows = torch.arange(5)
-    shares = [sampling.shard_windows(model, windows).tolist() for model in ranks(2, of=Multivariate)]
-    assert shares == [[0, 2, 4], [1, 3]]
+@pytest.mark.parametrize(("n_windows", "expected"), [(5, [[0, 2, 4], [1, 3]]), (2, [[0], [1]])])
+def test_multivariate_windows_are_sharded(n_windows, expected):
+    models = ranks(2, of=Multivariate)
+    assert [sampling.shard_windows(model, torch.arange(n_windows)).tolist() for model in models] == expected
 
 
 @pytest.mark.parametrize(

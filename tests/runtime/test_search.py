@@ -246,6 +246,7 @@ def test_a_rank_that_leaves_the_others_in_a_trial_ends_the_search(
 ) -> None:
     monkeypatch.setattr(search.DistributedSearch, "GRACE_SECONDS", 0.01)
     has_ended = threading.Event()
+    n_trials = TRIALS if failing_rank == 0 else 1  # rank 0 tries no further
 
     def run(group: RankGroup) -> Any:
         def train(model: Model, trial: Any) -> float:
@@ -255,7 +256,7 @@ def test_a_rank_that_leaves_the_others_in_a_trial_ends_the_search(
             return 0.0
 
         try:
-            return run_search(group, train=train, n_trials=1, catch=(ZeroDivisionError,))
+            return run_search(group, train=train, n_trials=n_trials, catch=(ZeroDivisionError,))
         finally:
             has_ended.set()
 
@@ -265,13 +266,19 @@ def test_a_rank_that_leaves_the_others_in_a_trial_ends_the_search(
         assert "The search failed on rank 0: ZeroDivisionError: alone" in str(errors[1])
 
 
+def refuse(trial: Any) -> bool:
+    raise AssertionError("this rank decides nothing")
+
+
 class PruneSecond(optuna.pruners.BasePruner):
     def prune(self, study: Any, trial: Any) -> bool:
         return bool(trial.number == 1)
 
 
 @TWO_AND_THREE
-def test_rank_0_decides_what_is_pruned(world_size: int) -> None:
+def test_rank_0_decides_what_is_pruned(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna.trial.FixedTrial, "should_prune", refuse)
+
     def train(model: Model, trial: Any) -> float:
         for step in range(2):
             trial.report(1.0, step)

@@ -1,0 +1,107 @@
+"""An install that another version of nfpatch has patched: it had another hook, and another runtime module."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from releases import read_member, unpack
+from support import all_states, answer, false_record_rows, invoke, snapshot, unlisted_files
+
+from nfpatch.catalog import Catalog, load_catalog
+from nfpatch.fingerprints import RecordedEdit, RecordedPatch
+from nfpatch.installs.find import module_file
+from nfpatch.patching.edits import text_digest_of
+from nfpatch.patching.rewriting import edits_of
+from nfpatch.patching.source import Source
+
+RELEASE = "1.7.4"
+# A patch of one file whose hook was another, and a module that several patches need, one of Spark among them.
+PATCH, MODULE = "tide-historic-projection", "ranks"
+
+
+def older_catalog() -> Catalog:
+    """Today's catalog with that hook and that module as they once were."""
+    now = load_catalog()
+    (patch,) = now.select([PATCH])
+    (file,) = now.files_of(patch, RELEASE)
+    rewrite = now.rewrites_for(patch, RELEASE)[file]
+    (change,) = rewrite.changes
+    assert change.new is not None
+    hook = f"{dedent(change.new).strip()}\nself.was_otherwise = True\n"
+    once = rewrite._replace(changes=(change._replace(new=hook),))
+    source = read_member(RELEASE, file)
+    assert source is not None
+    edits = edits_of(once, Source(source))
+    places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
+    known = now.fingerprints.file(RELEASE, file)
+    assert known is not None
+    patches_on_record = {**known.patches, PATCH: RecordedPatch(text_digest_of(edits), (), places)}
+    recorded = known._replace(releases=(RELEASE,), patches=patches_on_record)
+    record = now.fingerprints._replace(files={**now.fingerprints.files, file: (recorded,)})
+    once_patch = patch._replace(variants={f"=={RELEASE}": {file: once}}, unaffected={f"!={RELEASE}": "left out"})
+    patches = tuple(once_patch if each.id == PATCH else each for each in now.patches)
+    modules = {**now.modules, MODULE: now.modules[MODULE] + b"WAS_OTHERWISE = True\n"}
+    return replace(now, patches=patches, fingerprints=record, modules=modules)
+
+
+@pytest.fixture
+def patched_before(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """1.7.4 as the older version has patched it, Spark included."""
+    older = older_catalog()
+    with monkeypatch.context() as then:
+        then.setattr("nfpatch.cli.load_catalog", lambda folders: older)
+        for groups in ((), ("spark",)):
+            assert invoke("apply", *groups, "--site-packages", site).exit_code == 0
+        assert invoke("status", "--check", "--site-packages", site).exit_code == 0
+    assert b"was_otherwise" in (site / "neuralforecast/models/tide.py").read_bytes()
+    assert b"WAS_OTHERWISE" in (site / module_file(MODULE)).read_bytes()
+    return site
+
+
+def users_of_module() -> set[str]:
+    now = load_catalog()
+    return {patch.id for patch in now.patches if MODULE in now.modules_for(patch, RELEASE)}
+
+
+def test_status_tells_what_is_outdated_and_check_fails(patched_before: Path) -> None:
+    before = snapshot(patched_before)
+    outdated = {patch for patch, state in all_states(patched_before).items() if state == "outdated"}
+    assert outdated == {PATCH} | users_of_module()
+    assert any(patch.startswith("spark-") for patch in outdated)
+    checked = invoke("status", "--check", "--site-packages", patched_before)
+    assert checked.exit_code == 1
+    assert "outdated" in checked.stdout
+    assert snapshot(patched_before) == before
+
+
+def test_apply_renews_all_of_it_and_revert_takes_all_back(patched_before: Path, tmp_path: Path) -> None:
+    changed = answer("apply", "--site-packages", patched_before)["changed"]
+    assert changed == ["neuralforecast/models/tide.py", module_file(MODULE)]
+    assert invoke("status", "--check", "--site-packages", patched_before).exit_code == 0
+    assert (false_record_rows(patched_before), unlisted_files(patched_before)) == ([], [])
+    assert answer("apply", "--site-packages", patched_before)["changed"] == []
+
+    renewed = snapshot(patched_before)
+    assert invoke("revert", "--site-packages", patched_before).exit_code == 0
+    assert snapshot(patched_before) == snapshot(unpack(RELEASE, tmp_path / "again"))
+    for groups in ((), ("spark",)):
+        assert invoke("apply", *groups, "--site-packages", patched_before).exit_code == 0
+    assert snapshot(patched_before) == renewed
+
+
+def test_revert_needs_not_what_the_older_version_had(patched_before: Path, tmp_path: Path) -> None:
+    assert invoke("revert", "--site-packages", patched_before).exit_code == 0
+    assert snapshot(patched_before) == snapshot(unpack(RELEASE, tmp_path / "again"))
+
+
+def test_the_difference_is_shown_without_writing(patched_before: Path) -> None:
+    before = snapshot(patched_before)
+    diff = invoke("apply", "--dry-run", "--site-packages", patched_before).stdout
+    assert {line for line in diff.splitlines() if line.startswith(("-", "+")) and line[:3] not in ("---", "+++")} == {
+        "-            self.was_otherwise = True",
+        "-WAS_OTHERWISE = True",
+    }
+    assert snapshot(patched_before) == before
