@@ -71,11 +71,14 @@ def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catal
 
 
 def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> None:
-    (known,) = (known for known in catalog.fingerprints.files["neuralforecast/models/tft.py"] if "1.7.4" in known[0])
-    source = read_member("1.7.4", "neuralforecast/models/tft.py")
+    file = "neuralforecast/common/_base_model.py"
+    (known,) = (known for known in catalog.fingerprints.files[file] if "1.7.4" in known.releases)
+    source = read_member("1.7.4", file)
     assert source is not None
-    (patch,) = catalog.select(["tft-static-context"])
-    first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")["neuralforecast/models/tft.py"], Source(source))
+    (patch,) = catalog.select(["trajectories-after-spawn"])
+    imports, first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")[file], Source(source))
+    assert imports.is_import
     assert others
-    assert known.carried_by(spliced(source, {patch.id: [first]})) is None
-    assert known.carried_by(spliced(source, {patch.id: [first, *others]})) == {patch.id}
+    for half in ([imports, first], [first, *others], [imports]):
+        assert known.carried_by(spliced(source, {patch.id: half})) is None
+    assert known.carried_by(spliced(source, {patch.id: [imports, first, *others]})) == {patch.id}

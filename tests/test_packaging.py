@@ -22,7 +22,11 @@ from support import NBEATSX, ROOT, TFT, environment, interpreters, made_once, ma
 from nfpatch import __version__
 from nfpatch.catalog import load_catalog
 
-PATCHES = {path.name for path in (ROOT / "patches").iterdir() if path.suffix in (".py", ".json")}
+PATCHES = {
+    path.relative_to(ROOT / "patches").as_posix()
+    for path in (ROOT / "patches").rglob("*")
+    if path.suffix in (".py", ".json")
+}
 SUPPORTED = [(3, minor) for minor in range(9, 15)]
 
 
@@ -82,7 +86,9 @@ def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path,
     assert [patch["id"] for patch in listed["patches"]] == [patch.id for patch in load_catalog().patches]
     status = json.loads(output_of(*nfpatch, "status", "--json", "--site-packages", site, cwd=cwd, path=path))
     assert {patch["state"] for patch in status["patches"]} <= {"applicable", "not-needed"}
-    assert {NBEATSX, TFT} <= {patch["file"] for patch in status["patches"] if patch["state"] == "applicable"}
+    assert {NBEATSX, TFT} <= {
+        file for patch in status["patches"] if patch["state"] == "applicable" for file in patch["files"]
+    }
 
 
 def assert_heals(nfpatch: list[object], site: Path, cwd: Path) -> None:
@@ -127,7 +133,7 @@ def test_the_wheel_holds_the_package_its_patches_and_the_licence_and_nothing_els
     about = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     assert names == files_in(clone, "nfpatch") | patches | about
     assert {f"nfpatch/patches/{name}" for name in PATCHES} == patches
-    assert {"nbeatsx_unused_out.py", "tft_static_encoder.py", "fingerprints.json"} <= PATCHES
+    assert {"nbeatsx_unused_out.py", "runtime/ranks.py", "fingerprints.json"} <= PATCHES
 
 
 def test_the_sdist_holds_what_it_takes_to_read_build_and_test_it_and_nothing_else(sdist: Path, clone: Path) -> None:

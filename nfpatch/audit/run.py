@@ -12,9 +12,8 @@ from nfpatch.audit.cells import TRAINED_OTHERWISE, cells_of
 from nfpatch.audit.models import losses_of, models_of
 from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
-from nfpatch.codemod import RUNTIME_PACKAGE
 from nfpatch.errors import EnvironmentProblem, UsageError
-from nfpatch.installs.find import Install
+from nfpatch.installs.find import Install, module_file
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, run_proof
 
 # Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes
@@ -202,7 +201,7 @@ def run_audit(
     found = [_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases)]
     seconds = report.seconds
     dead = {number: cell for number, cell in enumerate(found) if cell.outcome == "dead"}
-    if dead and not ddp and (install.package / RUNTIME_PACKAGE.rpartition(".")[2]).is_dir():
+    if dead and not ddp and install.file(module_file("__init__")).is_file():
         again = _trained([cell.case for cell in dead.values()], install, True, max(timeout - seconds, 1.0), None)
         seconds += again.seconds
         for (number, cell), result in zip(dead.items(), again.cases):

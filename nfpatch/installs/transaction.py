@@ -170,7 +170,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
             if not entry.existed:
                 make_folder_like_parent(path)
         elif entry.kind == "Prune":
-            _remove_if_empty(path)
+            _set_aside_if_empty(path, staging / f"folder-{number}")
         elif entry.kind == "Remove":
             path.unlink(missing_ok=True)
         elif os.path.lexists(new):
@@ -189,7 +189,10 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
             if not entry.existed:
                 _remove_if_empty(path)
         elif entry.kind == "Prune":
-            if entry.existed and not path.is_dir():
+            aside = staging / f"folder-{number}"
+            if aside.is_dir():
+                os.replace(aside, path)
+            elif entry.existed and not path.is_dir():
                 make_folder_like_parent(path)
         elif not entry.existed:
             if os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
@@ -199,6 +202,24 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
     with suppress(OSError):  # what made the work fail shall not keep it from being undone
         _flush(home, entries)
     (staging / UNDO_NAME).unlink()
+
+
+def _set_aside_if_empty(folder: Path, aside: Path) -> None:
+    """Move an empty folder into staging, from where it can be put back on a full disk as well; leave any other.
+
+    A folder of another file system than the ledger's is removed.
+    """
+    if folder.is_symlink() or not folder.is_dir() or os.listdir(folder):
+        return
+    try:
+        os.replace(folder, aside)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EBUSY, errno.ENOENT):
+            raise
+        _remove_if_empty(folder)
+        return
+    if os.listdir(aside):  # somebody has put something there at this very moment
+        os.replace(aside, folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -233,11 +254,17 @@ def _discard(home: Path) -> None:
 
 
 def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
-    """Remove a folder of files. Those named `first` go first: a journal without its files would tell a lie."""
+    """Remove a folder of files and empty folders.
+
+    Those named `first` go first: a journal without its files would be false.
+    """
     for name in first:
         (folder / name).unlink(missing_ok=True)
-    for name in os.listdir(folder):
-        (folder / name).unlink()
+    for path in [folder / name for name in os.listdir(folder)]:
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
     folder.rmdir()
 
 

@@ -9,29 +9,8 @@ import base64
 import os
 from typing import Any
 
-import fsspec
-from fsspec.implementations.dbfs import DatabricksFileSystem
-
 # Names the folder
 VARIABLE = "NFPATCH_PRETENDED_DBFS"
-
-
-class PretendedDbfs(DatabricksFileSystem):
-    """The file system, whose root is the folder that VARIABLE names."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(instance="", token="", **options)
-
-    def _send_to_api(self, method: str, endpoint: str, json: dict[str, Any]) -> dict[str, Any]:
-        root = os.environ[VARIABLE]
-        path = os.path.join(root, json["path"].replace("dbfs:", "").strip("/"))
-        if endpoint == "list":
-            paths = [path] if os.path.isfile(path) else [os.path.join(path, name) for name in os.listdir(path)]
-            return {"files": [_described(each, root) for each in paths]}
-        with open(path, "rb") as file:
-            file.seek(json["offset"])
-            data = file.read(json["length"])
-        return {"bytes_read": len(data), "data": base64.b64encode(data).decode()}
 
 
 def _described(path: str, root: str) -> dict[str, Any]:
@@ -39,6 +18,26 @@ def _described(path: str, root: str) -> dict[str, Any]:
 
 
 def pretend(root: str) -> None:
-    """Lets fsspec find this folder as DBFS, in this process and those that it starts with this folder on their path."""
+    """Let fsspec find this folder as DBFS, in this process and those that it starts with this folder on their path."""
+    import fsspec
+    from fsspec.implementations.dbfs import DatabricksFileSystem
+
+    class PretendedDbfs(DatabricksFileSystem):
+        """The file system, whose root is the folder that VARIABLE names."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(instance="", token="", **options)
+
+        def _send_to_api(self, method: str, endpoint: str, json: dict[str, Any]) -> dict[str, Any]:
+            root = os.environ[VARIABLE]
+            path = os.path.join(root, json["path"].replace("dbfs:", "").strip("/"))
+            if endpoint == "list":
+                paths = [path] if os.path.isfile(path) else [os.path.join(path, name) for name in os.listdir(path)]
+                return {"files": [_described(each, root) for each in paths]}
+            with open(path, "rb") as file:
+                file.seek(json["offset"])
+                data = file.read(json["length"])
+            return {"bytes_read": len(data), "data": base64.b64encode(data).decode()}
+
     os.environ[VARIABLE] = root
     fsspec.register_implementation("dbfs", PretendedDbfs, clobber=True)
