@@ -1,7 +1,4 @@
-"""Patches of the user's own, after docs/writing-a-patch.md, whose examples this runs.
-
-The first has the form of the guide of 0.1.0, with a `file` and a rewrite a release.
-"""
+"""Patches of the user's own, after docs/writing-a-patch.md, whose examples this runs."""
 
 from __future__ import annotations
 
@@ -9,11 +6,23 @@ import re
 from pathlib import Path
 
 import pytest
-from support import MISSION, NBEATSX, ROOT, answer, false_record_rows, invoke, snapshot
+from support import (
+    MISSION,
+    NBEATSX,
+    ROOT,
+    TORCHRUN,
+    answer,
+    environment,
+    false_record_rows,
+    invoke,
+    run_ranks,
+    snapshot,
+    unlisted_files,
+)
 
 GUIDE = ROOT / "docs" / "writing-a-patch.md"
 MLP = "neuralforecast/models/mlp.py"
-MULTIVARIATE = "neuralforecast/models/mlpmultivariate.py"
+MODEL = "neuralforecast/common/_base_model.py"
 
 
 def block_of_the_guide(language: str, number: int = 0) -> str:
@@ -52,7 +61,7 @@ def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
     before = snapshot(gated)
     assert "mlp-gate" in invoke("list", "--patches", own).stdout
     (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "mlp-gate")
-    assert (status["state"], status["file"]) == ("modified", MLP)
+    assert (status["state"], status["files"]) == ("modified", [MLP])
     assert "no fingerprint" in status["reason"]
 
     refused = invoke("apply", "mlp-gate", *where)
@@ -60,64 +69,79 @@ def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
     assert "--allow-modified" in refused.stderr
     assert snapshot(gated) == before
     shown = invoke("apply", "mlp-gate", "--allow-modified", "--dry-run", *where).stdout.splitlines()
-    removed = [line for line in shown if line.startswith("-") and not line.startswith("---")]
-    assert [line[1:].strip() for line in removed if line[1:].strip()] == [
-        "# Gate of the first experiment",
-        "self.gate = nn.Linear(in_features=hidden_size, out_features=hidden_size)",
-    ]
-    assert not [line for line in shown if line.startswith("+") and not line.startswith("+++")]
+    added = [line[1:].strip() for line in shown if line.startswith("+") and not line.startswith("+++")]
+    assert [line for line in added if line] == ["self.gate.requires_grad_(False)"]
+    assert not [line for line in shown if line.startswith("-") and not line.startswith("---")]
 
     assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
     assert false_record_rows(gated) == []
     assert answer("apply", "mlp-gate", *where)["changed"] == []
     assert answer("apply", *MISSION, *where)["changed"]
     assert answer("revert", "mlp-gate", *where)["changed"] == [MLP]
-    assert b"self.gate" in (gated / MLP).read_bytes()
+    assert b"self.gate.requires_grad_" not in (gated / MLP).read_bytes()
     assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
     assert len(answer("revert", "--site-packages", gated)["changed"]) == 3, "revert needs no --patches"
     assert snapshot(gated) == before
 
 
 @pytest.fixture
-def twice_gated(gated: Path) -> Path:
-    """1.7.4 with that layer in MLP and MLPMultivariate."""
-    path = gated / MULTIVARIATE
-    line = "        self.mlp = nn.ModuleList(layers)\n"
-    assert path.read_text().count(line) == 1
-    added = "        self.gate = nn.Linear(in_features=hidden_size, out_features=hidden_size)\n"
-    path.write_text(path.read_text().replace(line, f"{line}\n{added}"))
-    return gated
-
-
-@pytest.fixture
-def own_of_two_files(tmp_path: Path) -> Path:
-    """The folder with the guide's second patch."""
-    folder = tmp_path / "two"
-    folder.mkdir()
-    (folder / "mlp_gates.py").write_text(block_of_the_guide("python", 1))
+def own_module(tmp_path: Path) -> Path:
+    """The folder with the guide's second patch, and its runtime module."""
+    folder = tmp_path / "world"
+    (folder / "runtime").mkdir(parents=True)
+    (folder / "runtime" / "world.py").write_text(block_of_the_guide("python", 1))
+    (folder / "world_size.py").write_text(block_of_the_guide("python", 2))
     return folder
 
 
-def test_the_guides_patch_of_two_files_stands_as_a_whole(twice_gated: Path, own_of_two_files: Path) -> None:
-    where = ("--patches", own_of_two_files, "--site-packages", twice_gated)
-    before = snapshot(twice_gated)
-    assert re.search(rf"files +{MLP}, {MULTIVARIATE}", invoke("list", "--patches", own_of_two_files).stdout)
-    assert answer("apply", "mlp-gates", "--allow-modified", *where)["changed"] == [MLP, MULTIVARIATE]
-    (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "mlp-gates")
-    assert (status["state"], status["file"], status["files"]) == ("applied", MLP, [MLP, MULTIVARIATE])
-    assert b"self.gate" not in (twice_gated / MLP).read_bytes() + (twice_gated / MULTIVARIATE).read_bytes()
-    assert false_record_rows(twice_gated) == []
-    assert answer("revert", "mlp-gates", *where)["changed"] == [MLP, MULTIVARIATE]
-    assert snapshot(twice_gated) == before
+def test_the_guides_runtime_module_comes_with_its_sibling_and_goes_with_its_patch(site: Path, own_module: Path) -> None:
+    where = ("--patches", own_module, "--site-packages", site)
+    before = snapshot(site)
+    added = [f"neuralforecast/_nfpatch/{name}.py" for name in ("__init__", "ranks", "world")]
+    assert answer("apply", "world-size-metric", "--allow-modified", *where)["changed"] == sorted([*added, MODEL])
+    assert b"from neuralforecast._nfpatch import world\n" in (site / MODEL).read_bytes()
+    assert b"world.record_world_size(model)\n" in (site / MODEL).read_bytes()
+    (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "world-size-metric")
+    assert (status["state"], status["group"]) == ("applied", "our-own")
+    assert (false_record_rows(site), unlisted_files(site)) == ([], [])
+
+    with (own_module / "runtime" / "world.py").open("a") as module:
+        module.write("# another version\n")
+    (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "world-size-metric")
+    assert status["state"] == "outdated"
+    assert answer("apply", "world-size-metric", "--allow-modified", *where)["changed"] == [added[-1]]
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
 
 
-def test_where_one_of_two_files_does_not_fit_neither_is_written(gated: Path, own_of_two_files: Path) -> None:
-    before = snapshot(gated)
-    where = ("--patches", own_of_two_files, "--site-packages", gated)
-    refused = invoke("apply", "mlp-gates", "--allow-modified", *where)
-    assert refused.exit_code == 3
-    assert MULTIVARIATE in refused.stderr
-    assert snapshot(gated) == before
+@pytest.mark.ddp
+def test_the_guides_runtime_module_knows_how_many_ranks_train(
+    site: Path, own_module: Path, training_env: Path, tmp_path: Path
+) -> None:
+    where = ("--patches", own_module, "--site-packages", site)
+    assert invoke("apply", "world-size-metric", "--allow-modified", *where).exit_code == 0
+    script = tmp_path / "script.py"
+    script.write_text(WORLD_SCRIPT)
+    for launcher, size in (((), 1), (TORCHRUN, 2)):
+        out = tmp_path / f"out-{size}"
+        code, found, words = run_ranks([training_env, *launcher, script, size], out, environment(site))
+        assert (code, found) == (0, [size] * size), words[-2000:]
+
+
+WORLD_SCRIPT = """
+import json, os, sys
+from neuralforecast import NeuralForecast
+from neuralforecast.models import NHITS
+from neuralforecast.utils import AirPassengersPanel
+
+size = int(sys.argv[1])
+trainer = {"devices": size, "strategy": "ddp"} if size > 1 else {}
+model = NHITS(h=12, input_size=24, max_steps=2, mlp_units=[[8, 8]] * 3, accelerator="cpu", logger=False, **trainer)
+forecaster = NeuralForecast(models=[model], freq="M")
+forecaster.fit(df=AirPassengersPanel[["unique_id", "ds", "y"]])
+with open(f"rank-{os.environ.get('RANK', 0)}.json", "w") as file:
+    json.dump(forecaster.models[0].metrics["world_size"], file)
+"""
 
 
 def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_path: Path) -> None:
@@ -134,11 +158,10 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (('    file="neuralforecast/models/mlp.py",\n', ""), "does not say in which `file` its codemods belong"),
         (("    unaffected={", '    variants={"==1.7.4": len},\n    unaffected={'), "does not load: SyntaxError"),
         (("patch = Patch(", "patch = __import__('types').SimpleNamespace("), "defines no `patch = Patch(...)`"),
         (("patch = Patch(", "other = Patch("), "defines no `patch = Patch(...)`"),
-        (('id="mlp-gate"', 'id="scaler-revin-windows"'), "Two patch modules call themselves 'scaler-revin-windows'"),
+        (('id="mlp-gate"', 'id="scaler-revin"'), "Two patch modules call themselves 'scaler-revin'"),
         (('    model="MLP",\n', ""), "does not load: TypeError"),
     ],
 )
@@ -158,7 +181,7 @@ def test_a_variant_of_another_kind_is_refused(own: Path, site: Path) -> None:
     (own / "mlp_gate.py").write_text(text + '\npatch = patch._replace(variants={"==1.7.4": len})\n')
     refused = invoke("status", "--patches", own, "--site-packages", site)
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "has a variant that is no Rewrite, nor a Rewrite for each file" in refused.stderr
+    assert "has a variant that is not a Rewrite for each file" in refused.stderr
 
 
 @pytest.mark.ddp
@@ -177,8 +200,10 @@ def test_an_own_patch_of_a_file_that_nfpatch_knows_lives_beside_nfpatchs_own(sit
     folder.mkdir()
     text = block_of_the_guide("python").replace("mlp-gate", "nbeatsx-h").replace("models/mlp.py", "models/nbeatsx.py")
     text = text.replace("MLP.__init__", "NBEATSx.forward")
-    text = re.sub(r'old="[^"]*"', 'old="residuals = insample_y.flip(dims=(-1,))  # backcast init"', text)
-    text = text.replace('new=""', "new=None").replace('reads={"gate": ""}', "reads={}")
+    text = re.sub(
+        r"^BUILD = .*$", 'BUILD = "residuals = insample_y.flip(dims=(-1,))  # backcast init"', text, flags=re.M
+    )
+    text = re.sub(r"new=f[^)]*\)\"", "new=None", text).replace('reads={"gate": ""}', "reads={}")
     (folder / "own.py").write_text(text)
     where = ("--patches", folder, "--site-packages", site)
     before = snapshot(site)
