@@ -96,8 +96,8 @@ def assert_heals(nfpatch: list[object], site: Path, cwd: Path) -> None:
     assert_looks(nfpatch, site, cwd)
     before = snapshot(site)
     applied, reverted = (
-        json.loads(output_of(*nfpatch, command, "--json", "--site-packages", site, cwd=cwd))
-        for command in ("apply", "revert")
+        json.loads(output_of(*nfpatch, *command, "--json", "--site-packages", site, cwd=cwd))
+        for command in (("apply", "all"), ("revert",))
     )
     assert {patch["state"] for patch in applied["patches"]} <= {"applied", "not-needed"}
     assert {NBEATSX, TFT} <= set(applied["changed"])
