@@ -79,7 +79,7 @@ def test_status_tells_what_is_outdated_and_check_fails(patched_before: Path) -> 
 
 def test_apply_renews_all_of_it_and_revert_takes_all_back(patched_before: Path, tmp_path: Path) -> None:
     changed = answer("apply", "--site-packages", patched_before)["changed"]
-    assert changed == ["neuralforecast/models/tide.py", module_file(MODULE)]
+    assert set(changed) == {"neuralforecast/models/tide.py", module_file(MODULE)}
     assert invoke("status", "--check", "--site-packages", patched_before).exit_code == 0
     assert (false_record_rows(patched_before), unlisted_files(patched_before)) == ([], [])
     assert answer("apply", "--site-packages", patched_before)["changed"] == []

@@ -18,9 +18,9 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 from nfpatch.errors import Refused, as_problem
 from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, write_new
@@ -169,16 +169,28 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
         if entry.kind == "Folder":
             if not entry.existed:
                 make_folder_like_parent(path)
-        elif entry.kind == "Prune":
-            _remove_if_empty(path)
         elif entry.kind == "Remove":
             path.unlink(missing_ok=True)
         elif os.path.lexists(new):
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True)
             _rename_over(new, path)
-    _flush(home, entries)
-    (staging / JOURNAL_NAME).unlink()
+    prunes = [entry for entry in entries if entry.kind == "Prune"]
+    _flush(home, [entry for entry in entries if entry.kind != "Prune"])
+    # Last, and not given up at the first fault: a folder that is gone takes room on the disk to be made again.
+    for entry in prunes:
+        _try_twice(partial(_remove_if_empty, _absolute(home, entry)))
+    with suppress(OSError):
+        _flush(home, prunes)
+    _try_twice((staging / JOURNAL_NAME).unlink)
+
+
+def _try_twice(action: Callable[[], None]) -> None:
+    """Do it, and again if the system refuses once: a passing fault shall not undo what is all but done."""
+    try:
+        action()
+    except OSError:
+        action()
 
 
 def _take_back(home: Path, entries: Sequence[_Entry]) -> None:

@@ -47,7 +47,6 @@ def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
             steps += _steps_to_original(install, change, entry)
     removed = [change for change in _modules_in(changes) if change.then is None]
     steps += _steps_without_modules(install, removed)
-    # last, because a folder that is gone is the one thing that takes room on the disk to take back
     caches = [
         Prune(install.file(change.file).parent / "__pycache__") for change in _files_in(changes) if not change.patches
     ]
