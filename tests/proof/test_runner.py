@@ -188,7 +188,7 @@ def test_the_progress_is_told_source_by_source_and_case_by_case(proof: Proof) ->
 def test_the_json_is_what_the_interface_promises(proof: Proof) -> None:
     document = json.loads(json.dumps(proof.report.to_json()))
     facts = {"ok", "torch", "lightning", "python", "world_size", "backend", "accelerator", "nodes", "seconds"}
-    assert set(document) == facts | {"cases"}
+    assert set(document) == facts | {"cases", "proved", "unproved", "not_needed", "skipped"}
     promised = "id patch model config source expect outcome ok unused_parameters seconds detail"
     for case in document["cases"]:
         assert set(promised.split()) <= set(case)

@@ -83,14 +83,18 @@ def on_before_batch_transfer(self, batch, index):
 MLPMultivariate.on_before_batch_transfer = on_before_batch_transfer
 """,
     "nbeatsx": """
-def _end_with_error(self, told_before, released=NBEATSx._end_with_error):
-    try:
-        released(self, told_before)
-    except Exception as error:
-        raise RuntimeError("the other device") if self.global_rank == 1 else error
+def raising_another_error(released):
+    def hook(self, *args):
+        try:
+            released(self, *args)
+        except Exception as error:
+            raise RuntimeError("the other device") if self.global_rank == 1 else error
+
+    return hook
 
 
-NBEATSx._end_with_error = _end_with_error
+NBEATSx.on_train_batch_end = raising_another_error(NBEATSx.on_train_batch_end)
+NBEATSx.on_train_epoch_end = raising_another_error(NBEATSx.on_train_epoch_end)
 """,
     "mlp": """
 def training_step(self, *args):
