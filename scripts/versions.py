@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "versions.md"
 SUPPORTED = tuple((3, minor) for minor in range(9, 14))
 # What rests on the Python and on the dependencies, and needs no environment that trains.
 QUICK = (
-    *("test_commands", "test_codemods", "test_edits", "test_drift", "test_own_patches", "test_older_nfpatch"),
+    *("test_commands", "test_codemods", "test_edits", "test_drift", "test_own_patches", "test_outdated"),
     *("test_shell", "checkpoint/test_files", "proof/test_exports", "proof/test_verdict"),
 )
 TOOLS = ("pytest", "pytest-xdist", "hypothesis")
