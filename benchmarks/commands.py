@@ -37,6 +37,8 @@ from subjects import (
     venv_patcher_subject,
 )
 
+from nfpatch.catalog import load_catalog
+
 HEAVY = ("neuralforecast", "torch", "libcst")
 RELEASES = ("1.7.4", "3.3.0")  # the last that needs both patches of the mission, and the newest
 
@@ -86,7 +88,8 @@ def imports_of(nfpatch: Subject) -> list[dict[str, Any]]:
 def print_report(report: Mapping[str, Any]) -> None:
     """The tables, 88 columns wide."""
     short = {CLICK: "click", LIBCST: "click, libcst", None: ""}
-    print("Python {python}, {cores} cores, {rounds} rounds, nfpatch run as `{run_as}`\n".format(**report))
+    print("Python {python}, {cores} cores, {rounds} rounds, nfpatch run as `{run_as}`".format(**report))
+    print("{patches} patches in the catalog\n".format(**report))
     print(f"{'command':<38}{'median s':>8}{'min s':>8}{'ratio':>7}  {'to':<15}{'limit':>5}")
     for row in report["rows"]:
         ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
@@ -147,6 +150,7 @@ def main() -> int:
     rows = [summary(row, seconds) for row in (*REFERENCES, *(row for subject in subjects for row in subject.rows))]
     imports = imports_of(nfpatch)
     machine: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count(), "rounds": options.rounds}
+    machine["patches"] = len(load_catalog().patches)
     machine["run_as"] = "python -m nfpatch" if nfpatch.rows[0].command[0] == sys.executable else "nfpatch"
     report = {**machine, "rows": rows, "not_run": not_run, "imports": imports, "trees": trees}
     print_report(report)

@@ -74,6 +74,12 @@ def test_the_page_of_mutants_has_every_file_that_decides_and_a_reason_for_each_s
     assert "no reason" not in text
 
 
+def test_the_record_of_the_benchmarks_was_made_with_as_many_patches_as_there_are() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    (recorded,) = re.findall(r"^(\d+) patches in the catalog$", text, re.MULTILINE)
+    assert int(recorded) >= len(load_catalog().patches), "run `make bench`, and write down what it prints"
+
+
 # --- README
 
 
