@@ -139,3 +139,9 @@ def test_every_patch_belongs_to_a_group_and_states_it() -> None:
         return {patch.group for patch in patches}
 
     assert groups(load_catalog().patches) == {*DEFAULT_GROUPS, "spark"}
+
+
+def test_python_3_7_itself_compiles_the_runtime_modules(python37: Path) -> None:
+    code = "import sys\nfor path in sys.argv[1:]: compile(open(path, encoding='utf-8').read(), path, 'exec')"
+    assert len(RUNTIME) > 10
+    subprocess.run([python37, "-c", code, *RUNTIME.values()], check=True)
