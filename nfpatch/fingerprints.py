@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -115,7 +115,8 @@ class Fingerprints(NamedTuple):
 
     def files_of(self, release: str, patch_id: str) -> tuple[str, ...]:
         """The files of a release that the patch changes, sorted."""
-        return tuple(file for file in self.files if self.patch(release, file, patch_id) is not None)
+        known = ((file, self.file(release, file)) for file in self.files)
+        return tuple(file for file, found in known if found is not None and patch_id in found.patches)
 
     def knows(self, patch_id: str) -> bool:
         """Whether the record speaks of this patch."""
@@ -152,7 +153,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
                     sha256=_as_hex(sha256),
                     rest=rest,
                     imports_at=imports_at,
-                    patches=dict(_patch_at(texts[number], starts) for number, *starts in patches),
+                    patches=_Patches(texts, {texts[number][0]: (number, starts) for number, *starts in patches}),
                 )
                 for spans, sha256, rest, imports_at, *patches in versions
             )
@@ -162,13 +163,33 @@ def read_fingerprints(path: Path) -> Fingerprints:
     )
 
 
-def _patch_at(text: Any, starts: Sequence[int]) -> tuple[str, RecordedPatch]:
-    """A patch of `texts`, by its id, whose edits begin at these places."""
-    patch_id, imports, sha256, edits = text
-    recorded = (
-        RecordedEdit(start, start + length, size, old, new) for start, (length, size, old, new) in zip(starts, edits)
-    )
-    return patch_id, RecordedPatch(_as_hex(sha256), tuple(imports.split()), tuple(recorded))
+class _Patches(Mapping[str, RecordedPatch]):
+    """The patches of a file by id, each made when it is asked for: a command asks for few of some nine hundred.
+
+    `found` has the number of its text and the starts of its edits.
+    """
+
+    def __init__(self, texts: Sequence[Any], found: Mapping[str, tuple[int, Sequence[int]]]) -> None:
+        self._texts = texts
+        self._found = found
+
+    def __getitem__(self, patch_id: str) -> RecordedPatch:
+        number, starts = self._found[patch_id]
+        _, imports, sha256, edits = self._texts[number]
+        recorded = (
+            RecordedEdit(start, start + length, size, old, new)
+            for start, (length, size, old, new) in zip(starts, edits)
+        )
+        return RecordedPatch(_as_hex(sha256), tuple(imports.split()), tuple(recorded))
+
+    def __contains__(self, patch_id: object) -> bool:
+        return patch_id in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 def rendered(fingerprints: Fingerprints) -> str:
