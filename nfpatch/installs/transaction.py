@@ -4,7 +4,8 @@ Everything that will be needed is first prepared in `staging/` beside the ledger
 to stand at the N-th path, and `old-N`, what stands there now. Then `journal.json` is renamed into place, and from that
 moment on the new state is decided: each `new-N` is renamed over its path, and whoever comes after a crash does the
 rest. A step is done when its `new-N` is gone, so steps may be repeated at will. If a step fails while nfpatch runs, the
-journal becomes `undo.json` and the `old-N` go back.
+journal becomes `undo.json` and the `old-N` go back. A folder that is empty by then is moved to `folder-N`, because to
+make it again takes room that a full disk does not have.
 
 No existing file is ever opened for writing. `old-N` and the kept originals are hard links where the file system has
 them, so an original keeps its inode, and with it mode, owner and times; twins in a package cache are not touched.
