@@ -100,7 +100,7 @@ def test_ranks_share_the_batches_of_one_process(several_ranks, n_series, batch_s
 )
 def test_every_rank_computes_all_batches(several_ranks, datamodule):
     sampler, batches = batches_of(datamodule, 4)
-    assert sum(batches, []) == datamodule.dataset
+    assert [index for batch in batches for index in batch] == datamodule.dataset
     assert sampler.numbers == list(range(len(batches)))
     assert not sampler.is_shared
 
@@ -115,7 +115,7 @@ def test_fewer_batches_than_ranks_are_computed_by_every_rank(several_ranks):
 def test_a_model_with_hooks_of_its_own_validates_all_series(several_ranks, model):
     sampler, batches = batches_of(datamodule_on(1, 2, model=model), 4)
     assert type(sampler) is DistributedSampler
-    assert sum(batches, []) == list(range(23))
+    assert [index for batch in batches for index in batch] == list(range(23))
 
 
 def test_a_step_that_the_user_has_given_the_model_is_its_own(several_ranks):
