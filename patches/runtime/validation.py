@@ -90,13 +90,14 @@ def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSamp
 
     Takes the data module whose dataset is validated, and the number of series in a batch. It samples all batches where
     there are fewer than ranks, where their number is limited, and where callbacks of the user's follow them; and all
-    series of the rank on Spark, and where the model has hooks of its own. Nothing is communicated.
+    series of the rank on Spark, with a strategy other than DDP, and where the model has hooks of its own. Nothing is
+    communicated.
     """
     trainer = datamodule.trainer
     if trainer is None or trainer.world_size == 1:
         return None
     is_on_spark = hasattr(datamodule, "files_ds")
-    if is_on_spark or group_of_trainer(trainer) is None or _validates_by_itself(trainer.lightning_module):
+    if is_on_spark or not _is_data_parallel(trainer) or _validates_by_itself(trainer.lightning_module):
         return sampling.sample_everything(datamodule.dataset, shuffle=False)
     n_whole, n_left = divmod(len(datamodule.dataset), batch_size)
     n_batches = n_whole if datamodule.drop_last or n_left == 0 else n_whole + 1
@@ -309,6 +310,11 @@ def _validate_all(model: Any, batches: SharedBatches, n_batches: int) -> None:
             trainer.strategy.validation_step(batch, number)
     finally:
         batches.loaded = own
+
+
+def _is_data_parallel(trainer: Any) -> bool:
+    """Whether each rank has a whole model, so that it can leave a step out."""
+    return group_of_trainer(trainer) is not None and type(trainer.strategy).__name__.startswith("DDP")
 
 
 def _validates_by_itself(model: Any) -> bool:

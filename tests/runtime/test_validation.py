@@ -23,6 +23,10 @@ def upstream(function):
     return function
 
 
+class DDPStrategy:
+    pass
+
+
 class Upstream:
     @upstream
     def validation_step(self, batch, batch_idx):
@@ -45,7 +49,12 @@ class Logging(Upstream):
 
 
 def datamodule_on(rank, world_size, n_series=23, drop_last=False, model=None, **trainer):
-    options = {"limit_val_batches": 1.0, "overfit_batches": 0.0, "callbacks": [pl.callbacks.EarlyStopping("x")]}
+    options = {
+        "strategy": DDPStrategy(),
+        "limit_val_batches": 1.0,
+        "overfit_batches": 0.0,
+        "callbacks": [pl.callbacks.EarlyStopping("x")],
+    }
     trainer = SimpleNamespace(
         world_size=world_size,
         global_rank=rank,
@@ -131,6 +140,11 @@ def test_a_model_that_overrides_another_method_shares(several_ranks):
 def test_a_rank_of_spark_validates_its_own_series(several_ranks):
     datamodule = datamodule_on(1, 2)
     datamodule.files_ds = object()
+    assert type(validation.sample_batches(datamodule, 4)) is DistributedSampler
+
+
+def test_a_rank_with_a_part_of_the_model_takes_each_step(several_ranks):
+    datamodule = datamodule_on(1, 2, strategy=type("FSDPStrategy", (), {})())
     assert type(validation.sample_batches(datamodule, 4)) is DistributedSampler
 
 
