@@ -306,7 +306,7 @@ def validated(tmp_path_factory):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_ranks}"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         run = subprocess.run(
-            [*command, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=120
+            [*command, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=300
         )
         assert run.returncode == 0, run.stderr
         found[n_ranks] = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(n_ranks)]
