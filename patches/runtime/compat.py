@@ -61,3 +61,22 @@ def default_strategy() -> Optional[str]:
     """What `Trainer` takes as its strategy if none is given: None in Lightning 1.6, "auto" in 2."""
     default: Optional[str] = inspect.signature(pl.Trainer.__init__).parameters["strategy"].default
     return default
+
+
+def validation_loader(trainer: Any) -> Any:
+    """The first loader of the validation that runs in a trainer.
+
+    Lightning 1.6 has a list of the loaders, Lightning 2 combines them.
+    """
+    loop = trainer._evaluation_loop
+    loaders = loop.dataloaders if hasattr(loop, "dataloaders") else loop._combined_loader.flattened
+    return loaders[0]
+
+
+def move_batch(trainer: Any, batch: Any) -> Any:
+    """The batch as a step of the trainer gets it: on its device, and in its precision."""
+    if hasattr(trainer.precision_plugin, "convert_input"):  # since Lightning 2
+        batch = trainer.precision_plugin.convert_input(batch)
+    if hasattr(trainer.lightning_module, "_on_before_batch_transfer"):  # since Lightning 2
+        batch = trainer.lightning_module._on_before_batch_transfer(batch)
+    return trainer.strategy.batch_to_device(batch)
