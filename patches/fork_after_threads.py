@@ -4,6 +4,9 @@
 computes with several threads, does not survive a fork: what `fit` has computed before the fork leaves a pool of threads
 that the forked processes wait for, and none of them is there. With the patch a process that Lightning forks computes
 with one thread.
+
+On Linux it is a hang. Users of notebooks report `process 1 terminated with signal SIGSEGV` as well (issues 482, 854 and
+865 of Nixtla/neuralforecast), which was not reproduced: CUDA that the kernel has used before is another cause of it.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -24,6 +27,7 @@ MODEL = f"{COMMON}_base_model.py"
 patch = Patch(
     id="fork-after-threads",
     summary="in a notebook (ddp_notebook, ddp_fork) fit hangs where there is more than one thread",
+    symptoms=("terminated with signal SIGSEGV",),
     group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/fork-after-threads.md",
