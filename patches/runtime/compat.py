@@ -39,7 +39,7 @@ def is_train_loss_reduced(model: Any) -> bool:
     that none can wait for another within an epoch.
     """
     is_monitored = getattr(model, "val_monitor", None) == "train_loss"
-    return is_monitored and not hasattr(model.trainer.datamodule, "files_ds")
+    return is_monitored and not has_files_of_rank(model.trainer.datamodule)
 
 
 def has_ephemeral_launcher(trainer: Any) -> bool:
@@ -49,6 +49,32 @@ def has_ephemeral_launcher(trainer: Any) -> bool:
     """
     launcher = type(getattr(trainer.strategy, "launcher", None)).__name__
     return "MultiProcessing" in launcher or "Spawn" in launcher
+
+
+def forking_launcher(trainer: Any) -> Optional[Any]:
+    """What forks the processes of a trainer, those of ddp_fork and ddp_notebook; None where nothing does.
+
+    Lightning 1.6 forks no processes.
+    """
+    launcher = getattr(trainer.strategy, "launcher", None)
+    is_forking = getattr(launcher, "_start_method", "") == "fork" and hasattr(launcher, "_wrapping_function")
+    return launcher if is_forking else None
+
+
+def train_loader(trainer: Any) -> Any:
+    """The loader that a trainer trains on, as it is after Lightning has replaced its sampler, if it does.
+
+    Lightning 2 has it as `train_dataloader`, Lightning 1.6 as the `loaders` of a `CombinedLoader` there. None before
+    the training, and where there are several loaders.
+    """
+    loader = getattr(trainer, "train_dataloader", None)
+    loader = getattr(loader, "loaders", loader)
+    return loader if hasattr(loader, "sampler") else None
+
+
+def has_files_of_rank(datamodule: Any) -> bool:
+    """Whether each rank has a data module with files of its own, as on Spark."""
+    return hasattr(datamodule, "files_ds")
 
 
 def former_device_arguments() -> tuple[str, ...]:
