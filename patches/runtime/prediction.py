@@ -24,7 +24,7 @@ from . import compat, meetings, placement
 from .ranks import RankGroup, current_group
 
 # What may differ between ranks that predict the same: where they run, and what they have logged
-RANK_ATTRIBUTES = ("trainer_kwargs", "train_trajectories", "valid_trajectories")
+RANK_ATTRIBUTES = ("trainer_kwargs", "train_trajectories", "valid_trajectories", "validation_step_outputs", "metrics")
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.Size)
 
 
@@ -165,7 +165,7 @@ def _random_states() -> list[Any]:
     """The states of the generators that a model may draw from: Python, numpy, torch, and the GPU in use."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     states = [random.getstate(), ("MT19937", keys, position, has_gauss, gauss), torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else states
+    return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else states  # type: ignore[no-untyped-call]
 
 
 def _set_random_states(states: Sequence[Any]) -> None:
@@ -209,7 +209,10 @@ def _digest(trainer: Any, model: Any, datamodule: Any) -> str:
 
 
 def _options_of(instance: Any) -> Iterator[tuple[str, Any]]:
-    """The public attributes of a module or a data module that are plain values, or collections of these."""
+    """The public attributes of a module or a data module that are plain values, or collections of these.
+
+    Tensors are not among them: those that are no parameters or buffers are what the last batch has left behind.
+    """
     for name, value in sorted(vars(instance).items()):
         if not name.startswith("_") and name not in RANK_ATTRIBUTES and _is_plain(value):
             yield name, value
@@ -220,7 +223,7 @@ def _is_plain(value: Any) -> bool:
         return _is_plain(list(value.items()))
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return isinstance(value, (*PLAIN_TYPES, torch.Tensor, np.ndarray))
+    return isinstance(value, (*PLAIN_TYPES, np.ndarray))
 
 
 def _sizes_in(folder: Any) -> list[tuple[str, int]]:
