@@ -23,8 +23,12 @@ from torch.utils.data import SequentialSampler, Subset
 from . import compat, meetings, placement
 from .ranks import RankGroup, current_group
 
-# What may differ between ranks that predict the same: where they run, and what they have logged
-RANK_ATTRIBUTES = ("trainer_kwargs", "train_trajectories", "valid_trajectories", "validation_step_outputs", "metrics")
+# What may differ between ranks that predict the same: where they run, what they have logged, and the mode that an error
+# has left; a trainer sets the mode
+RANK_ATTRIBUTES = (
+    *("trainer_kwargs", "train_trajectories", "valid_trajectories", "validation_step_outputs", "metrics"),
+    "training",
+)
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.Size)
 
 

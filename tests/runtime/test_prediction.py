@@ -327,6 +327,7 @@ def digest(model=None, dataset=None, **kwargs):
 
 def test_the_digest_is_of_values(tmp_path):
     assert digest() == digest(Model())
+    assert digest() == digest(Model().eval())  # the mode that an error in a prediction leaves
     assert digest() == digest(vary(Model(), x_scale=torch.rand(3)))  # what the last batch of a training has left
     others = [
         digest(Model(2.5)),
