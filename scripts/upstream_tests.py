@@ -5,7 +5,7 @@ import (gitpython, s3fs, polars, matplotlib, hyperopt, captum), DIR is a clone o
 and FILE the source distribution of the release, which has the tests of its upper folder (`pip download --no-deps
 --no-binary neuralforecast neuralforecast==3.3.0`). What it lacks (conftest.py, helpers, the tests of common, losses and
 models) comes from the commit `--ref` of the clone. Files of upstream are read into a temporary folder only. Prints the
-number of tests by result, and every test whose result differs; exits with 1 if there is one.
+number of tests by result, file by file, and every test whose result differs; exits with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from releases import RELEASES, unpack
 
 MODELS = ("deepar", "lstm", "nbeatsx", "nhits", "stemgnn", "tsmixer")
 TESTS = (
-    "tests/test_core.py",
-    "tests/test_common",
     "tests/test_losses",
     "tests/test_tsdataset.py",
     "tests/test_simulate.py",
     *(f"tests/test_models/test_{name}.py" for name in MODELS),
+    "tests/test_common",
+    "tests/test_core.py",
 )
+SOURCES = ("released", "patched")
 
 
 def write_tests(folder: Path, clone: Path, ref: str, sdist: Path | None) -> None:
@@ -47,17 +49,27 @@ def write_tests(folder: Path, clone: Path, ref: str, sdist: Path | None) -> None
                     (folder / inner).write_bytes(members.extractfile(member).read())  # type: ignore[union-attr]
 
 
-def results_of(python: Path, folder: Path, site: Path, tests: list[str]) -> dict[str, str]:
-    """Run the tests on an install; their results by name."""
+def results_of(python: Path, folder: Path, tests: str) -> dict[str, str]:
+    """Run tests on the install in `folder/site`; their results by name."""
     report = folder / "report.xml"
-    environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": ""}
+    report.unlink(missing_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "CUDA_VISIBLE_DEVICES": ""}
     options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "--tb=line", f"--junit-xml={report}"]
-    subprocess.run([str(python), "-m", "pytest", *options, *tests], cwd=folder, env=environment, check=False)
+    command = [str(python), "-m", "pytest", *options, tests]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    (folder / "output.txt").write_text(done.stdout + done.stderr)
     results = {}
     for case in ElementTree.parse(report).iter("testcase"):
         found = [each.tag for each in case if each.tag in ("failure", "error", "skipped")]
         results[f"{case.get('classname')}::{case.get('name')}"] = found[0] if found else "passed"
     return results
+
+
+def summary(results: Iterable[str]) -> str:
+    """How many tests there are, and how many of each result."""
+    counts = Counter(results)
+    each = ", ".join(f"{number} {result}" for result, number in sorted(counts.items()))
+    return f"{sum(counts.values())} tests: {each}"
 
 
 def main() -> None:
@@ -70,19 +82,21 @@ def main() -> None:
     parser.add_argument("tests", nargs="*", default=TESTS, help="files, folders or names of tests, as for pytest")
     options = parser.parse_args()
     python = Path(os.path.abspath(options.python))
+    results: dict[str, dict[str, str]] = {source: {} for source in SOURCES}
     with tempfile.TemporaryDirectory(prefix="nfpatch-upstream-") as temporary:
-        folders = {name: Path(temporary, name) for name in ("released", "patched")}
-        sites = {name: unpack(RELEASES[-1], folder / "site") for name, folder in folders.items()}
-        command = [sys.executable, "-m", "nfpatch", "apply", "--site-packages", str(sites["patched"])]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        results = {}
-        for name, folder in folders.items():
+        folders = {source: Path(temporary, source) for source in SOURCES}
+        for folder in folders.values():
+            unpack(RELEASES[-1], folder / "site")
             write_tests(folder, options.clone, options.ref, options.sdist)
-            print(f"== {name}", flush=True)
-            results[name] = results_of(python, folder, sites[name], list(options.tests))
-    for name, by_test in results.items():
-        counts = ", ".join(f"{number} {result}" for result, number in Counter(by_test.values()).items())
-        print(f"{name}: {len(by_test)} tests: {counts}")
+        command = [sys.executable, "-m", "nfpatch", "apply", "--site-packages", str(folders["patched"] / "site")]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        for tests in options.tests:
+            for source, folder in folders.items():
+                found = results_of(python, folder, tests)
+                results[source].update(found)
+                print(f"{tests}, {source}: {summary(found.values())}", flush=True)
+    for source, by_test in results.items():
+        print(f"{source}: {summary(by_test.values())}")
     released, patched = results["released"], results["patched"]
     differing = sorted(test for test in {**released, **patched} if released.get(test) != patched.get(test))
     for test in differing:
