@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream saved-models same-bits bench clean
+.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits bench clean
 
 test: lint wheels lowest training-env runtime  ## everything that CI runs
 	@echo "== tests"
@@ -86,6 +86,17 @@ spark: spark-env wheels  ## the proof on Spark in local mode, of one release of 
 
 upstream: spark-env wheels  ## the reproduction of every text in docs/upstream, run on the newest release; two take a Java
 	PYTHONPATH=. $(BIN)/python scripts/upstream.py --python .cache/spark/bin/python
+
+# An environment that sees the packages of .cache/training, and has what upstream's tests import
+UPSTREAM := .cache/upstream-tests
+PRINT_SITE := import site; print(site.getsitepackages()[0])
+upstream-tests: training-env wheels  ## upstream's own tests, released and patched: CLONE=DIR, a clone of Nixtla/neuralforecast
+	rm -rf $(UPSTREAM)
+	.cache/training/bin/python -m venv $(UPSTREAM)
+	.cache/training/bin/python -c "$(PRINT_SITE)" > "$$($(UPSTREAM)/bin/python -c '$(PRINT_SITE)')/training.pth"
+	$(UPSTREAM)/bin/python -m pip install --disable-pip-version-check --quiet gitpython s3fs polars matplotlib hyperopt captum
+	$(UPSTREAM)/bin/python -m pip download --quiet --no-deps --no-binary neuralforecast --dest $(UPSTREAM) neuralforecast==$(RELEASE)
+	PYTHONPATH=. $(BIN)/python scripts/upstream_tests.py --python $(UPSTREAM)/bin/python --clone $(CLONE) --sdist $(UPSTREAM)/neuralforecast-$(RELEASE).tar.gz
 
 audit: audit-env .venv/ready  ## every model of one release, RELEASE, also those that need more packages
 	rm -rf .cache/audited && mkdir -p .cache/audited

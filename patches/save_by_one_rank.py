@@ -4,9 +4,10 @@ Up to 3.1.4 all ranks write into the same folder, and one deletes what another h
 1460) only rank 0 writes, but nobody waits for it, so that a load right afterwards finds nothing or half of the model.
 No rank may wait for the others, because a script may save on one of them only.
 
-With the patch each rank writes to a temporary directory and then renames the files into place; stale files of an
-earlier save are removed last. Whether the folder was empty, each rank learns from the first one that came to save
-there, through the store of the process group: that is no collective call, and the first one waits for nobody.
+With the patch the first rank of a node writes, to a temporary directory, and then renames the files into place; stale
+files of an earlier save are removed last. A rank that comes later waits until they are whole, or a deadline. Which rank
+is the first, and whether it found the folder empty, the ranks agree on through the store of the process group: that is
+no collective call, and the first one waits for nobody.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ if path[-1] == "/":
     path = path[:-1]
 """
 ARGUMENTS = "self, path, model_index, save_dataset, overwrite"
+# From 3.1.5 on; it remains the rule where the ranks have no store
 ONLY_RANK_0 = """
 try:
     import torch.distributed as dist
@@ -39,11 +41,11 @@ try:
 except (ImportError, RuntimeError):
     pass
 """
-EACH_RANK = Change(SAVE, old=ONLY_RANK_0, new="")
+EACH_RANK = Change(SAVE, old=ONLY_RANK_0, new="if saving.is_left_to_rank_0():\n    return")
 
 
 def core(condition: str, *more: Change) -> Mapping[str, Rewrite]:
-    """Let each rank save the whole forecaster; the hook returns if this function has done it."""
+    """Let the ranks save the whole forecaster; the hook returns if this function has done it."""
     changes = (
         Change("NeuralForecast", old=SIGNATURE),
         *more,

@@ -6,6 +6,9 @@ compute, and the further devices change nothing. With the patch each draws windo
 N devices train on one series as one device does with N times the `windows_batch_size`. Recurrent models up to 2.0.1
 draw a start in time, which then differs on each device. Where all windows are asked for (`windows_batch_size=None`),
 each device has them all.
+
+It is the same with any number of series where the trainer is told `use_distributed_sampler=False` (in Lightning 1.6,
+`replace_sampler_ddp`), so that Lightning does not shard the series, and no sampler of the user's own does.
 """
 
 from nfpatch.catalog import Case, Patch

@@ -85,16 +85,22 @@ def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProce
 
 
 def run_ranks(
-    command: Sequence[object], out: Path, variables: Mapping[str, str], timeout: float = RANKS_TIMEOUT_SECONDS
+    command: Sequence[object],
+    out: Path,
+    variables: Mapping[str, str],
+    timeout: float = RANKS_TIMEOUT_SECONDS,
+    threads: int = 1,
 ) -> tuple[int, list[Any], str]:
     """Runs a script that trains on the CPU, in a new folder `out`, with these environment variables.
+
+    Each of its processes has so many threads.
 
     Its exit code, what each process left in out/rank-N.json, by rank, and what was printed.
     """
     out.mkdir()
     done = subprocess.run(
         [str(word) for word in command],
-        env={**variables, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**variables, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""},
         cwd=out,
         capture_output=True,
         text=True,

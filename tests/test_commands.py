@@ -246,7 +246,7 @@ def test_an_opt_in_patch_is_applied_by_its_own_id_only(released: Callable[[str],
     invoke("revert", "multivariate-one-order", "--site-packages", site)
     assert snapshot(site) == patched
     listed = {patch["id"]: patch["opt_in"] for patch in answer("list")["patches"]}
-    assert [patch for patch, opt_in in listed.items() if opt_in] == ["multivariate-one-order"]
+    assert [patch for patch, opt_in in listed.items() if opt_in] == ["multivariate-one-order", "predict-on-all-devices"]
 
 
 def test_apply_without_names_leaves_spark_alone_which_is_applied_by_that_name(released: Callable[[str], Path]) -> None:

@@ -32,6 +32,7 @@ HISTORY = {
     "dilatedrnn-residual-weight": ("1.0.0", "3.3.0"),
     "error-on-one-rank": ("1.0.0", "3.3.0"),
     "fedformer-projections": ("1.6.0", "3.3.0"),
+    "fork-after-threads": ("1.5.0", "3.3.0"),
     "load-on-fewer-devices": ("1.1.0", "3.3.0"),
     "saved-callbacks": ("1.1.0", "3.3.0"),
     "strategy-object": ("1.0.0", "3.3.0"),

@@ -177,6 +177,7 @@ STAGES: dict[str, Callable[[Script], None]] = {
     "own-callbacks": training_stages.own_callbacks,
     "failing-rank": training_stages.failing_rank,
     "trajectories": training_stages.trajectories,
+    "several-threads": training_stages.several_threads,
     "one-series": training_stages.one_series,
     "one-order": training_stages.one_order,
     "fewer-devices": training_stages.fewer_devices,

@@ -95,6 +95,20 @@ def trajectories(script: Script) -> None:
         raise Differs(f"valid_trajectories has {model.valid_trajectories} after {len(due['validated'])} validations")
 
 
+def several_threads(script: Script) -> None:
+    """A fit after this process has computed with two threads, which a forked process does not have."""
+    torch = importlib.import_module("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(1000, 1000).sum()
+        script.fit(script.made(script.together))
+        if torch.get_num_threads() != 2:
+            raise Differs(f"this process has {torch.get_num_threads()} threads after the fit, and had 2")
+    finally:
+        torch.set_num_threads(threads)
+
+
 def one_series(script: Script) -> None:
     """A training on one series: each rank has losses of its own, as it has windows of its own."""
     script.fit(script.made(script.together), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)

@@ -39,7 +39,7 @@ def is_train_loss_reduced(model: Any) -> bool:
     that none can wait for another within an epoch.
     """
     is_monitored = getattr(model, "val_monitor", None) == "train_loss"
-    return is_monitored and not hasattr(model.trainer.datamodule, "files_ds")
+    return is_monitored and not has_files_of_rank(model.trainer.datamodule)
 
 
 def has_ephemeral_launcher(trainer: Any) -> bool:
@@ -49,6 +49,32 @@ def has_ephemeral_launcher(trainer: Any) -> bool:
     """
     launcher = type(getattr(trainer.strategy, "launcher", None)).__name__
     return "MultiProcessing" in launcher or "Spawn" in launcher
+
+
+def forking_launcher(trainer: Any) -> Optional[Any]:
+    """What forks the processes of a trainer, those of ddp_fork and ddp_notebook; None where nothing does.
+
+    Lightning 1.6 forks no processes.
+    """
+    launcher = getattr(trainer.strategy, "launcher", None)
+    is_forking = getattr(launcher, "_start_method", "") == "fork" and hasattr(launcher, "_wrapping_function")
+    return launcher if is_forking else None
+
+
+def train_loader(trainer: Any) -> Any:
+    """The loader that a trainer trains on, as it is after Lightning has replaced its sampler, if it does.
+
+    Lightning 2 has it as `train_dataloader`, Lightning 1.6 as the `loaders` of a `CombinedLoader` there. None before
+    the training, and where there are several loaders.
+    """
+    loader = getattr(trainer, "train_dataloader", None)
+    loader = getattr(loader, "loaders", loader)
+    return loader if hasattr(loader, "sampler") else None
+
+
+def has_files_of_rank(datamodule: Any) -> bool:
+    """Whether each rank has a data module with files of its own, as on Spark."""
+    return hasattr(datamodule, "files_ds")
 
 
 def former_device_arguments() -> tuple[str, ...]:
@@ -61,3 +87,22 @@ def default_strategy() -> Optional[str]:
     """What `Trainer` takes as its strategy if none is given: None in Lightning 1.6, "auto" in 2."""
     default: Optional[str] = inspect.signature(pl.Trainer.__init__).parameters["strategy"].default
     return default
+
+
+def validation_loader(trainer: Any) -> Any:
+    """The first loader of the validation that runs in a trainer.
+
+    Lightning 1.6 has a list of the loaders, Lightning 2 combines them.
+    """
+    loop = trainer._evaluation_loop
+    loaders = loop.dataloaders if hasattr(loop, "dataloaders") else loop._combined_loader.flattened
+    return loaders[0]
+
+
+def move_batch(trainer: Any, batch: Any) -> Any:
+    """The batch as a step of the trainer gets it: on its device, and in its precision."""
+    if hasattr(trainer.precision_plugin, "convert_input"):  # since Lightning 2
+        batch = trainer.precision_plugin.convert_input(batch)
+    if hasattr(trainer.lightning_module, "_on_before_batch_transfer"):  # since Lightning 2
+        batch = trainer.lightning_module._on_before_batch_transfer(batch)
+    return trainer.strategy.batch_to_device(batch)

@@ -24,7 +24,7 @@ class RankGroup:
 
     rank: int
     world_size: int
-    store: Any  # torch.distributed.Store, which old releases of torch do not export to type checkers
+    store: Any  # torch.distributed.Store (MPI has none), which old releases of torch do not export to type checkers
 
     def prefixed(self, prefix: str) -> RankGroup:
         """The same ranks, with keys of their own below `prefix`."""
@@ -57,9 +57,12 @@ class RankGroup:
 def current_group() -> Optional[RankGroup]:
     """The ranks of torch's default process group; None where there is only this process.
 
-    Uses the store that the process group was made with, and no collective call.
+    Uses the store that the process group was made with, and no collective call. None as well where a
+    test has replaced `is_initialized` and there is no process group.
     """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if not dist.is_available() or not dist.is_initialized() or dist.GroupMember.WORLD is None:
+        return None
+    if dist.get_world_size() == 1:
         return None
     # torch has no public access to the store of the default process group (torch/distributed/distributed_c10d.py)
     store = dist.distributed_c10d._get_default_store()

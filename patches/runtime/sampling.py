@@ -108,13 +108,31 @@ def _all_ranks(model: Any) -> tuple[int, int]:
 
 
 def _ranks_with_same_series(model: Any) -> tuple[int, int]:
-    """The rank and the number of ranks that may have the same series: all ranks if they are more than the series.
+    """The rank and the number of ranks that may have the same series; 0 and 1 where each rank has its own.
 
-    With at least as many series as ranks, each rank has its own; and multivariate models shard their windows.
+    They may where they are more than the series, and where the loader shards nothing: Lightning's does, unless the
+    trainer is told `use_distributed_sampler=False`, and so does one with a distributed sampler of the user's own. The
+    data module of Spark has other files on each rank. Multivariate models shard their windows.
     """
     trainer = compat.attached_trainer(model)
     is_multivariate = getattr(model, "MULTIVARIATE", False)
     if trainer is None or trainer.datamodule is None or is_multivariate:
         return 0, 1
     rank, n_ranks = _all_ranks(model)
-    return (rank, n_ranks) if trainer.datamodule.dataset.n_groups < n_ranks else (0, 1)
+    if trainer.datamodule.dataset.n_groups < n_ranks:
+        return rank, n_ranks
+    is_sharded = compat.has_files_of_rank(trainer.datamodule) or _shards_series(compat.train_loader(trainer))
+    return (0, 1) if is_sharded else (rank, n_ranks)
+
+
+def _shards_series(loader: Any) -> bool:
+    """Whether a loader of one rank has a part of the series: one of its samplers has replicas.
+
+    So has torch's `DistributedSampler`, and what is written like it. Without a loader nothing is known, and it is taken
+    for Lightning's, which does.
+    """
+    if loader is None:
+        return True
+    batches = loader.batch_sampler
+    samplers = (loader.sampler, batches, getattr(batches, "sampler", None))
+    return any(getattr(sampler, "num_replicas", 1) > 1 for sampler in samplers)

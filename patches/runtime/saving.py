@@ -1,24 +1,55 @@
-"""Saving on several ranks: every rank writes the same files, and none waits for another.
+"""Saving on several ranks: the first rank of a node writes, and those that come later wait until the files are whole.
 
-A script may save on all ranks or on one; so saving makes no collective call. Each rank writes its files below a path of
-its own and then renames them into place, whole, over those of the other ranks, which are the same.
+A script may save on all ranks or on one, whichever it is; so saving makes no collective call, and the first rank waits
+for nobody. It writes below a path of its own and then renames the files into place, whole, over those of the ranks of
+another node that write to the same disk, which are the same. The store says which rank is the first.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, Optional
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
 
 from . import compat
-from .ranks import RankGroup, current_group
+from .ranks import RankGroup, current_group, to_picklable
 
 # The names of the folders into which ranks write before they move the files into place
 TMP_PREFIX = ".saving-"
+# How many seconds a rank waits for the one that writes, before it writes itself
+DEADLINE = 120.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Of the store, below `neuralforecast/save/FOLDER/N`
+N_ARRIVED = "arrived"
+WAS_EMPTY = "was_empty"
+N_LISTED = "listed"
+# ... and below `/DISK/CONTENT/ATTEMPT` of that
+N_WRITERS = "writers"
+RESULT = "result"
+N_RESULTS = "results"
+
+
+def is_left_to_rank_0() -> bool:
+    """Whether rank 0 saves and this one does not: upstream's rule from 3.1.5 on, where the ranks have no store.
+
+    So it is with a process group of MPI, or where a test has replaced `is_initialized` and `get_rank`. Uses no store
+    and no collective call.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
+        return False
+    return not _has_store(current_group())
 
 
 def save_from_all_ranks(
@@ -32,22 +63,25 @@ def save_from_all_ranks(
 ) -> bool:
     """Save a forecaster as one of several ranks; False if upstream's own code has to save, for there is one process.
 
-    Calls `forecaster.save` for a temporary folder, for which it returns False. With `overwrite` the folder is cleared
-    of all other files, which upstream does from 1.7.1 on (`clears_folder`). Keys of the store, below
+    The first rank of a node that comes with this content writes: it calls `forecaster.save` for a temporary folder, for
+    which this function returns False. The others wait up to `DEADLINE` seconds for it. With `overwrite` the folder is
+    cleared of all other files, which upstream does from 1.7.1 on (`clears_folder`). Keys of the store, below
     `neuralforecast/save/FOLDER/N/` for the N-th call of a rank: `arrived` counts the ranks of a call, `was_empty` is
-    what the first of them found. Raises Exception, as upstream does, if the folder has files that are not to be
-    overwritten.
+    what the first of them found, `listed` says that it can be read; those of `_write_once` are below
+    `DISK/CONTENT/ATTEMPT/`. Raises Exception, as upstream does, if the folder has files that are not to be overwritten.
     """
     import fsspec  # type: ignore[import-untyped]
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+    from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 
     group = current_group() if group is None else group
-    if group is None or os.path.basename(path).startswith(TMP_PREFIX):
+    if group is None or not _has_store(group) or os.path.basename(path).startswith(TMP_PREFIX):
         return False
     fs, folder = fsspec.core.url_to_fs(path)
     existing = _list_folder(fs, folder)
+    call: Optional[RankGroup] = None
     try:
-        was_empty = _was_empty(group, folder, not existing)
+        call = group.next_call(f"neuralforecast/save/{folder}")
+        was_empty = _was_empty(call, not existing)
     except RuntimeError:
         # The process that holds the store has ended: its files are not to be touched
         if existing and not overwrite:
@@ -55,19 +89,19 @@ def save_from_all_ranks(
         was_empty = not existing
     if not was_empty and not overwrite:
         raise Exception("Directory is not empty. Set `overwrite=True` to overwrite files.")
-
     fs.makedirs(folder, exist_ok=True)
-    is_local = isinstance(fs, LocalFileSystem)
-    with tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=folder if is_local else None) as tmp_path:
-        forecaster.save(tmp_path, model_index, save_dataset)
-        files = os.listdir(tmp_path)
-        for file in files:
-            if is_local:
-                os.replace(os.path.join(tmp_path, file), os.path.join(folder, file))
-            else:
-                fs.put_file(os.path.join(tmp_path, file), f"{folder}/{file}")
-    if overwrite and clears_folder:
-        _remove(fs, [existing[name] for name in existing.keys() - set(files)])
+
+    def write() -> list[str]:
+        files = _write_files(forecaster, fs, folder, model_index, save_dataset)
+        if overwrite and clears_folder:
+            _remove(fs, [existing[name] for name in existing.keys() - set(files)])
+        return files
+
+    if call is None or isinstance(fs, MemoryFileSystem):  # each process has files in its own memory
+        write()
+    else:
+        content = _digest(forecaster, model_index, save_dataset)
+        _write_once(call.prefixed(f"{_disk(fs, folder)}/{content}"), write, lambda files: _exist(fs, folder, files))
     return True
 
 
@@ -134,6 +168,11 @@ def save_checkpoint(model: Any, path: str, group: Optional[RankGroup] = None) ->
     os.replace(tmp_path, path)
 
 
+def _has_store(group: Optional[RankGroup]) -> bool:
+    """Whether there are several ranks with a store, by which they agree on the one that writes."""
+    return group is not None and group.store is not None
+
+
 def _list_folder(fs: Any, folder: str) -> dict[str, str]:
     """The paths of what is in a folder by name, without the temporary folders of other ranks."""
     paths = fs.ls(folder, detail=False) if fs.exists(folder) else []
@@ -141,15 +180,134 @@ def _list_folder(fs: Any, folder: str) -> dict[str, str]:
     return {name: path for name, path in by_name.items() if not name.startswith(TMP_PREFIX)}
 
 
-def _was_empty(group: RankGroup, folder: str, is_empty: bool) -> bool:
+def _was_empty(call: RankGroup, is_empty: bool) -> bool:
     """Whether the folder was empty when the first rank came to save there.
 
     What a later rank finds in it may be the files of that one. Raises RuntimeError if the store is gone.
     """
-    call = group.next_call(f"neuralforecast/save/{folder}")
-    if call.store.add("arrived", 1) == 1:
-        call.publish("was_empty", is_empty)
-    return bool(call.receive("was_empty"))
+    if call.store.add(N_ARRIVED, 1) == 1:
+        call.publish(WAS_EMPTY, is_empty)
+        call.store.add(N_LISTED, 1)
+    return bool(call.receive(WAS_EMPTY)) if _wait(call, N_LISTED) else is_empty
+
+
+def _write_once(group: RankGroup, write: Callable[[], list[str]], exist: Callable[[list[str]], bool]) -> None:
+    """Let the first rank write, and return on the others once it has written.
+
+    `write` returns the names of the files, and `exist` says whether this rank sees them. Where it does not, or the rank
+    that writes has failed, or does not end before the deadline, the next one writes: a new attempt, for which the other
+    ranks wait in turn. Keys of the store, below `ATTEMPT/`: `writers` counts the ranks that would write, `result` has
+    the names of the files or the error, `results` says that it can be read. Raises what `write` raises.
+    """
+    for attempt in itertools.count(1):
+        turn = group.prefixed(str(attempt))
+        try:
+            if turn.store.add(N_WRITERS, 1) == 1:
+                break
+            result = turn.receive(RESULT) if _wait(turn, N_RESULTS) else None
+        except RuntimeError:  # the process that holds the store has ended
+            break
+        if isinstance(result, list) and exist(result):
+            return
+    try:
+        files = write()
+    except BaseException as error:
+        _publish_result(turn, to_picklable(error))
+        raise
+    _publish_result(turn, files)
+
+
+def _publish_result(turn: RankGroup, result: object) -> None:
+    """Publish what has become of an attempt, if the store is still there."""
+    with suppress(RuntimeError):
+        turn.publish(RESULT, result)
+        turn.store.add(N_RESULTS, 1)
+
+
+def _wait(group: RankGroup, counter: str) -> bool:
+    """Wait until a counter of the store is not zero; False if it still is at the deadline.
+
+    Reads it again and again, as a store of torch 1.12 that has timed out once does not answer properly afterwards.
+    """
+    end = time.monotonic() + DEADLINE
+    pause = 0.001
+    while group.store.add(counter, 0) == 0:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    return True
+
+
+def _disk(fs: Any, folder: str) -> str:
+    """What is equal only for ranks that see the same folder, as the processes of one node do.
+
+    Of a node its host name and, on Linux, the number of its last start; no variable of a launcher. Processes of one
+    node may be in containers, so of a folder of this machine its device and inode as well, which are the same where
+    containers share it, and differ where each has its own.
+    """
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(BOOT_ID.read_text().strip())
+    if isinstance(fs, LocalFileSystem):
+        status = os.stat(folder)
+        parts.append(f"{status.st_dev}:{status.st_ino}")
+    return "/".join(parts)
+
+
+def _digest(forecaster: Any, model_index: Optional[list[int]], save_dataset: bool) -> str:
+    """What is equal only for ranks that would write the same: a digest of the weights and the dataset.
+
+    The n-th call of a rank need not be that of another one, if one of them has saved alone before.
+    """
+    digest = hashlib.blake2b(repr((model_index, save_dataset)).encode(), digest_size=16)
+    for i, model in enumerate(forecaster.models):
+        if model_index is None or i in model_index:
+            _update(digest, f"{i} {type(model).__name__}", model.state_dict())
+    if save_dataset:
+        _update(digest, "dataset", getattr(getattr(forecaster, "dataset", None), "__dict__", {}))
+    return digest.hexdigest()
+
+
+def _update(digest: Any, owner: str, values: Any) -> None:
+    """Update a digest by the tensors and the numeric arrays in a mapping."""
+    for name in sorted(values):
+        value = values[name]
+        is_array = isinstance(value, np.ndarray) and value.dtype != object
+        if not is_array and not isinstance(value, torch.Tensor):
+            continue
+        digest.update(f"{owner}.{name} {value.dtype} {tuple(value.shape)}".encode())
+        if is_array:
+            digest.update(value.tobytes())
+        else:
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+
+
+def _write_files(
+    forecaster: Any, fs: Any, folder: str, model_index: Optional[list[int]], save_dataset: bool
+) -> list[str]:
+    """Write all files below a path of this rank, move them into place, and return their names."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    is_local = isinstance(fs, LocalFileSystem)
+    with tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=folder if is_local else None) as tmp_path:
+        forecaster.save(tmp_path, model_index, save_dataset)
+        files = os.listdir(tmp_path)
+        for file in files:
+            if is_local:
+                os.replace(os.path.join(tmp_path, file), os.path.join(folder, file))
+            else:
+                fs.put_file(os.path.join(tmp_path, file), f"{folder}/{file}")
+    return files
+
+
+def _exist(fs: Any, folder: str, files: list[str]) -> bool:
+    """Whether this process sees these files in the folder."""
+    fs.invalidate_cache()
+    return all(fs.exists(f"{folder}/{file}") for file in files)
 
 
 def _remove(fs: Any, paths: list[str]) -> None:

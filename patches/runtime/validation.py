@@ -1,38 +1,188 @@
-"""The validation of several ranks: the loss that one process computes.
+"""The validation of several ranks: the batches of one process, shared, and the losses that one process computes.
 
-Many losses (RMSE, MASE, any with a mask) are no mean of their parts, so the losses of shards cannot be weighted to the
-loss of all series. So every rank validates all series.
+Many losses (RMSE, MASE, any with a mask) are no mean of their parts, so the losses of shards of the series cannot be
+weighted to the loss of all. The batches of one process can be shared: rank r of N computes the batches r, r + N, ...
+as one process does, and the results are gathered and put together in the order of one process.
+
+A window of a multivariate model needs all series, so that there is one batch, and every rank computes it: to share its
+windows the ranks would have to gather in the middle of a step.
 """
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DistributedSampler
 
-from . import sampling
+from . import compat, sampling
+from .ranks import group_of_trainer, to_picklable
+
+UPSTREAM = ("neuralforecast.", "pytorch_lightning.", "lightning.")
+RECORDED_OPTIONS = {"prog_bar", "logger", "on_epoch", "batch_size", "sync_dist"}
 
 
-def whole_dataset_sampler(datamodule: Any) -> Optional[DistributedSampler[Any]]:
-    """A sampler that gives every rank all series, in their order; None in one process.
+@dataclass
+class BatchResult:
+    """What one batch gave: its losses, the calls of `log` (name, value, options), and the error it ended with."""
 
-    Takes the data module whose dataset is validated. Nothing is communicated.
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    logged: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
+    error: Optional[BaseException] = None
+
+
+class SharedBatches(DistributedSampler[Any]):
+    """The series of the batches that a rank validates, and the results of these batches.
+
+    As a `DistributedSampler` it is left in place by Lightning. It is pickled as one of all series, so that no file
+    refers to this class. `numbers` are those of this rank's batches in one process, in order. Each rank has equally
+    many steps, as DDP broadcasts buffers in each: the last step of some has a batch that is not computed.
     """
-    if datamodule.trainer is None or datamodule.trainer.world_size == 1:
+
+    def __init__(self, dataset: Any, batch_size: int, n_batches: int, rank: int, n_ranks: int) -> None:
+        super().__init__(dataset, num_replicas=1, rank=0, shuffle=False)
+        self.batch_size = batch_size
+        self.n_batches = n_batches
+        self.is_shared = n_ranks > 1
+        self.numbers = list(range(rank, n_batches, n_ranks))
+        n_steps = -(-n_batches // n_ranks)
+        self.loaded = self.numbers + self.numbers[-1:] * (n_steps - len(self.numbers))
+        self.draws_numbers = False
+        self.results: dict[int, BatchResult] = {}
+        self.generators: Any = None
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices())
+
+    def __len__(self) -> int:
+        return len(self._indices())
+
+    def __reduce__(self) -> Any:
+        return DistributedSampler, (self.dataset, 1, 0, False)
+
+    def start_validation(self, device: torch.device) -> None:
+        """Forget the results of the last validation, and keep the state of the generators."""
+        self.results = {}
+        self.generators = _generator_states(device)
+
+    def number_to_compute(self, step: int) -> Optional[int]:
+        """The number of the batch in this step; None if its result is not needed."""
+        has_failed = any(result.error is not None for result in self.results.values())
+        if has_failed or self.draws_numbers or step >= len(self.numbers):
+            return None
+        return self.numbers[step]
+
+    def _indices(self) -> list[int]:
+        n_series = len(self.dataset)  # type: ignore[arg-type]
+        starts = (number * self.batch_size for number in self.loaded)
+        return [index for start in starts for index in range(start, min(start + self.batch_size, n_series))]
+
+
+def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSampler[Any]]:
+    """A sampler of the series in the batches that this rank validates; None in one process.
+
+    Takes the data module whose dataset is validated, and the number of series in a batch. It samples all batches where
+    there are fewer than ranks, where their number is limited, and where callbacks of the user's follow them; and all
+    series of the rank on Spark, with a strategy other than DDP, and where the model has hooks of its own. Nothing is
+    communicated.
+    """
+    trainer = datamodule.trainer
+    if trainer is None or trainer.world_size == 1:
         return None
-    return sampling.sample_everything(datamodule.dataset, shuffle=False)
+    is_on_spark = hasattr(datamodule, "files_ds")
+    if is_on_spark or not _is_data_parallel(trainer) or _validates_by_itself(trainer.lightning_module):
+        return sampling.sample_everything(datamodule.dataset, shuffle=False)
+    n_whole, n_left = divmod(len(datamodule.dataset), batch_size)
+    n_batches = n_whole if datamodule.drop_last or n_left == 0 else n_whole + 1
+    is_limited = not isinstance(trainer.limit_val_batches, float) or trainer.limit_val_batches != 1.0
+    if is_limited or trainer.overfit_batches or n_batches < trainer.world_size or _is_followed(trainer):
+        return SharedBatches(datamodule.dataset, batch_size, n_batches, rank=0, n_ranks=1)
+    return SharedBatches(datamodule.dataset, batch_size, n_batches, trainer.global_rank, trainer.world_size)
+
+
+def record_validation_step(model: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+    """Replace the model's `validation_step`, for one call, by one that keeps its result, be it an error.
+
+    Takes what Lightning passes to `on_validation_batch_start`. Does nothing where the loader has another sampler than
+    that of `sample_batches`, as in one process. Nothing is communicated.
+    """
+    batches = _batches_in_validation(model.trainer)
+    if batches is None:
+        return
+    if batch_idx == 0:
+        batches.start_validation(model.device)
+    _record_step(model, batches, batches.number_to_compute(batch_idx))
+
+
+def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> list[torch.Tensor]:
+    """The losses of all batches, in the order of one process, on every rank; logs what one process has logged.
+
+    Takes the losses of this rank where Lightning 1 passes them; else they are the model's `validation_step_outputs`.
+    They are returned as they are where the loader has another sampler than that of `sample_batches`.
+
+    Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before.
+    Makes an `all_gather_object`, or two. Raises the error of the first batch that has one, on every rank.
+    """
+    trainer = model.trainer
+    batches = _batches_in_validation(trainer)
+    if batches is None:
+        return model.validation_step_outputs if outputs is None else outputs
+    n_batches = min(batches.n_batches, trainer.num_sanity_val_steps) if trainer.sanity_checking else batches.n_batches
+    gathered = _gather(batches, model.device)
+    if any(is_shared for is_shared, _, _ in gathered) and any(draws for _, draws, _ in gathered):
+        batches.draws_numbers = True
+        _validate_all(model, batches, n_batches)
+        gathered = _gather(batches, model.device)
+    results = _in_order([by_number for _, _, by_number in gathered], n_batches)
+    for number, result in results:
+        if result.error is not None:
+            own = batches.results.get(number, BatchResult()).error
+            raise result.error if own is None else own
+    for _, result in results:
+        for name, value, options in result.logged:
+            model.log(name, value.to(model.device) if isinstance(value, torch.Tensor) else value, **options)
+    return [output.to(model.device) for _, result in results for output in result.outputs]
+
+
+def gather_totals(model: Any, total: torch.Tensor) -> torch.Tensor:
+    """The total of the outputs; those of all ranks, one above the other, where each rank validates other series.
+
+    Collective where the total is not of `gather_outputs`: an `all_gather`, as in the unpatched source, or a broadcast
+    of rank 0's where all ranks have all series.
+    """
+    gathered: torch.Tensor = model.all_gather(total) if is_loss_reduced(model) else _of_first_rank(model, total)
+    return gathered
 
 
 def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
-    """The mean of the ranks' losses, which is the same on all of them also where a loss draws samples.
+    """The loss of all series, the same on every rank; the mean of the ranks' where each validates other series.
 
-    A collective (all-reduce) of the trainer's strategy: every rank has to make the call. The loss itself in one
-    process.
+    Collective where the loss is not of `gather_outputs`: a reduction by the trainer's strategy, or a broadcast of
+    rank 0's where all ranks have all series. The loss itself in one process.
     """
+    if not is_loss_reduced(model):
+        return _of_first_rank(model, loss)
     mean: torch.Tensor = model.trainer.strategy.reduce(loss)
     return mean
+
+
+def is_loss_reduced(model: Any) -> bool:
+    """Whether a validation loss is reduced over the ranks: where each validates other series, and in one process.
+
+    They do on Spark, and with a sampler of the user's.
+    """
+    trainer = model.trainer
+    if trainer.world_size == 1 or hasattr(trainer.datamodule, "files_ds"):
+        return True
+    sampler = getattr(compat.validation_loader(trainer), "sampler", None)
+    return not isinstance(sampler, DistributedSampler) or sampler.num_replicas != 1
 
 
 def freeze_layers(valid_loss: Any, loss: Any) -> Any:
@@ -46,3 +196,173 @@ def freeze_layers(valid_loss: Any, loss: Any) -> Any:
     if not any(parameter.requires_grad for parameter in valid_loss.parameters()):
         return valid_loss
     return deepcopy(valid_loss).requires_grad_(False)
+
+
+class _RecordedStep:
+    """A model's validation step that keeps its result, and stands on the model for one call."""
+
+    def __init__(self, model: Any, batches: SharedBatches, number: Optional[int]) -> None:
+        self.model = model
+        self.batches = batches
+        self.number = number
+        self.__wrapped__ = model.validation_step  # whose signature Lightning reads
+
+    def __call__(self, batch: Any, *args: Any) -> Any:
+        model = self.model
+        del model.validation_step
+        if self.number is None:
+            return torch.tensor(float("nan"), device=model.device)
+        result = self.batches.results[self.number] = BatchResult()
+        n_outputs = len(getattr(model, "validation_step_outputs", ()))
+        model.log = _RecordedLog(model, batch, result)
+        try:
+            output = model.validation_step(batch, *args)
+        except Exception as error:
+            result.error = error
+            return torch.tensor(float("nan"), device=model.device)
+        finally:
+            del model.log
+        outputs = model.validation_step_outputs[n_outputs:] if hasattr(model, "validation_step_outputs") else [output]
+        result.outputs = [_on_cpu(each) for each in outputs]
+        return output
+
+
+class _RecordedLog:
+    """A model's `log` that keeps what it is called with, and stands on the model for one batch.
+
+    What cannot be logged later (by step, a metric that has a state) is logged by the rank for itself.
+    """
+
+    def __init__(self, model: Any, batch: Any, result: BatchResult) -> None:
+        self.log = model.log
+        self.batch = batch
+        self.result = result
+
+    def __call__(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        if args or not isinstance(value, (int, float, torch.Tensor)) or not RECORDED_OPTIONS.issuperset(options):
+            self.log(name, value, *args, **options)
+            return
+        size = options.get("batch_size")
+        options["batch_size"] = extract_batch_size(self.batch) if size is None else _on_cpu(size)
+        options["sync_dist"] = False  # as all ranks log the values of all
+        self.result.logged.append((name, _on_cpu(value), options))
+
+
+def _batches_in_validation(trainer: Any) -> Optional[SharedBatches]:
+    """The sampler of the loader that the trainer validates on, if it is one of this module."""
+    if trainer.world_size == 1:
+        return None
+    sampler = getattr(compat.validation_loader(trainer), "sampler", None)
+    return sampler if isinstance(sampler, SharedBatches) else None
+
+
+def _of_first_rank(model: Any, value: torch.Tensor) -> torch.Tensor:
+    """The value if it is of outputs that `gather_outputs` has gathered; else rank 0's, as random numbers may differ."""
+    if _batches_in_validation(model.trainer) is not None:
+        return value
+    received: torch.Tensor = model.trainer.strategy.broadcast(_on_cpu(value))
+    return received.to(value.device)
+
+
+def _record_step(model: Any, batches: SharedBatches, number: Optional[int]) -> None:
+    """Let the model keep the result of its next validation step."""
+    if "validation_step" in vars(model):  # one that was not called
+        del model.validation_step
+    model.validation_step = _RecordedStep(model, batches, number)
+
+
+def _gather(batches: SharedBatches, device: torch.device) -> list[tuple[bool, bool, dict[int, BatchResult]]]:
+    """Of each rank: whether it shares batches, whether it has drawn random numbers, and its results by number."""
+    results = {}
+    for number, result in batches.results.items():
+        error = None if result.error is None else to_picklable(result.error)
+        results[number] = BatchResult(result.outputs, result.logged, error)
+    draws = batches.draws_numbers or not _are_equal(batches.generators, _generator_states(device))
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (batches.is_shared, draws, results))
+    return gathered
+
+
+def _in_order(of_ranks: list[dict[int, BatchResult]], n_batches: int) -> list[tuple[int, BatchResult]]:
+    """The first rank's result of each batch, or one with an error, up to the first that no rank has computed."""
+    results: list[tuple[int, BatchResult]] = []
+    for number in range(n_batches):
+        of_batch = [by_number[number] for by_number in of_ranks if number in by_number]
+        failed = [result for result in of_batch if result.error is not None]
+        results.extend((number, result) for result in (failed or of_batch)[:1])
+    return results
+
+
+def _validate_all(model: Any, batches: SharedBatches, n_batches: int) -> None:
+    """Compute all batches on this rank, as one process does, from the state of the generators before."""
+    trainer = model.trainer
+    loader = compat.validation_loader(trainer)
+    own = batches.loaded
+    batches.loaded = list(range(batches.n_batches))
+    try:
+        loaded = iter(loader)
+        _set_generators(batches.generators, model.device)
+        batches.results = {}
+        for number, batch in zip(range(n_batches), loaded):
+            has_failed = any(result.error is not None for result in batches.results.values())
+            batch = compat.move_batch(trainer, batch)
+            _record_step(model, batches, None if has_failed else number)
+            trainer.strategy.validation_step(batch, number)
+    finally:
+        batches.loaded = own
+
+
+def _is_data_parallel(trainer: Any) -> bool:
+    """Whether each rank has a whole model, so that it can leave a step out."""
+    return group_of_trainer(trainer) is not None and type(trainer.strategy).__name__.startswith("DDP")
+
+
+def _validates_by_itself(model: Any) -> bool:
+    """Whether a class of the user's, or the user, has given the model validation hooks, or logs values."""
+    hooks = [name for name in dir(type(model)) if name.startswith(("validation_", "on_validation_"))]
+    if any(name in vars(model) or not _is_upstream(getattr(type(model), name)) for name in hooks):
+        return True
+    own = [class_ for class_ in type(model).__mro__ if not f"{class_.__module__}.".startswith((*UPSTREAM, "torch."))]
+    functions = [function for class_ in own for function in vars(class_).values() if hasattr(function, "__code__")]
+    return any({"log", "log_dict"}.intersection(function.__code__.co_names) for function in functions)
+
+
+def _is_followed(trainer: Any) -> bool:
+    """Whether a callback of the user's is called for each batch of a validation."""
+    hooks = ("on_validation_batch_start", "on_validation_batch_end")
+    return not all(_is_upstream(getattr(type(callback), name)) for callback in trainer.callbacks for name in hooks)
+
+
+def _is_upstream(function: Any) -> bool:
+    """Whether a function is neuralforecast's or Lightning's."""
+    return str(getattr(function, "__module__", "")).startswith(UPSTREAM)
+
+
+def _generator_states(device: torch.device) -> list[Any]:
+    """The states of the generators of Python, numpy and torch, and of the model's GPU."""
+    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_generators(states: list[Any], device: torch.device) -> None:
+    """Set the generators to the states that `_generator_states` has returned."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[3], device)
+
+
+def _are_equal(states: list[Any], others: list[Any]) -> bool:
+    """Whether no generator has been used between two states."""
+    numpy_states = zip(states[1], others[1])
+    return (
+        states[0] == others[0]
+        and all(np.array_equal(state, other) for state, other in numpy_states)
+        and all(torch.equal(state, other) for state, other in zip(states[2:], others[2:]))
+    )
+
+
+def _on_cpu(value: Any) -> Any:
+    """The value; a tensor detached and on the CPU."""
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value

@@ -75,3 +75,22 @@ def test_names_and_defaults_of_the_installed_lightning():
     is_old = int(pl.__version__.split(".")[0]) < 2
     assert compat.former_device_arguments() == (("num_processes", "gpus") if is_old else ())
     assert compat.default_strategy() == (None if is_old else "auto")
+
+
+def test_only_what_forks_the_processes_of_a_trainer_is_a_forking_launcher() -> None:
+    trainers = {
+        strategy: pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False)
+        for strategy in ("ddp_notebook", "ddp_fork", "ddp_spawn", "ddp")
+    }
+    forking = {name: compat.forking_launcher(trainer) for name, trainer in trainers.items()}
+    assert [name for name, launcher in forking.items() if launcher is not None] == ["ddp_notebook", "ddp_fork"]
+    assert forking["ddp_fork"] is trainers["ddp_fork"].strategy.launcher
+
+
+def test_the_loader_of_a_training_is_that_of_either_lightning() -> None:
+    loader = SimpleNamespace(sampler=None)
+    combined = SimpleNamespace(loaders=loader, sampler=None)
+    assert compat.train_loader(SimpleNamespace(train_dataloader=loader)) is loader
+    assert compat.train_loader(SimpleNamespace(train_dataloader=combined)) is loader
+    assert compat.train_loader(SimpleNamespace(train_dataloader=[loader, loader])) is None
+    assert compat.train_loader(SimpleNamespace()) is None

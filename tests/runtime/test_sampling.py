@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler
 
 from patches.runtime import sampling
 
@@ -132,6 +133,56 @@ def test_ranks_with_series_or_windows_of_their_own_draw_for_themselves(models):
         np.testing.assert_array_equal(sampling.draw_windows(model, 20), released_draw(20, 4))
         torch.manual_seed(1)
         assert torch.equal(sampling.draw_on_device(model, 20, CPU), released_draw_by_torch(20, 4))
+
+
+def loader_of(sampler: Any = None, **options: Any) -> "DataLoader[int]":
+    return DataLoader(list(range(8)), batch_size=4, sampler=sampler, **options)  # type: ignore[arg-type]
+
+
+class OwnBatches(BatchSampler):
+    """Batches of the user's own, which are sharded."""
+
+    num_replicas = 2
+
+
+SHARE = DistributedSampler(list(range(8)), num_replicas=2, rank=1)  # type: ignore[arg-type]
+EVERYTHING = DistributedSampler(list(range(8)), num_replicas=1, rank=0)  # type: ignore[arg-type]
+# By what the ranks of a training have as a loader: whether all have the same series, of which there are enough.
+LOADERS = {
+    "in order": (loader_of(), True),
+    "shuffled": (loader_of(shuffle=True), True),
+    "a sampler of everything": (loader_of(EVERYTHING), True),
+    "Lightning's or the user's shares": (loader_of(SHARE), False),
+    "batches of a share": (DataLoader(list(range(8)), batch_sampler=BatchSampler(SHARE, 4, False)), False),
+    "sharded batches": (
+        DataLoader(list(range(8)), batch_sampler=OwnBatches(RandomSampler(range(8)), 4, drop_last=False)),
+        False,
+    ),
+    "none yet": (None, False),
+}
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["Lightning 2", "Lightning 1.6"])
+@pytest.mark.parametrize("name", LOADERS)
+def test_ranks_whose_loaders_shard_nothing_take_shares_of_one_draw(name, wrapped):
+    loader, is_shared = LOADERS[name]
+    models = ranks(2, n_series=8)
+    for model in models:
+        model._trainer.train_dataloader = SimpleNamespace(loaders=loader) if wrapped else loader
+    drawn = draw_on_each_rank(lambda model: sampling.draw_windows(model, 100), models)
+    expected = released_draw(100, 8) if is_shared else np.repeat(released_draw(100, 4), 2)
+    np.testing.assert_array_equal(np.stack(drawn, axis=1).reshape(-1), expected)
+    torch_drawn = draw_on_each_rank(lambda model: sampling.draw_on_device(model, 100, CPU), models)
+    assert torch.equal(*torch_drawn) is not is_shared
+
+
+def test_ranks_with_files_of_their_own_draw_for_themselves():
+    models = ranks(2, n_series=8)
+    for model in models:
+        model._trainer.train_dataloader = loader_of()
+        model._trainer.datamodule.files_ds = ["a file"]
+    drawn = draw_on_each_rank(lambda model: sampling.draw_windows(model, 100), models)
+    np.testing.assert_array_equal(drawn, [released_draw(100, 4)] * 2)
 
 
 @pytest.mark.parametrize(("n_windows", "expected"), [(5, [[0, 2, 4], [1, 3]]), (2, [[0], [1]])])

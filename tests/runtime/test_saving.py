@@ -9,10 +9,14 @@ from types import SimpleNamespace
 from typing import Any, Optional
 
 import fsspec
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from several_ranks import run_in_threads
+import torch.distributed as dist
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from several_ranks import run_in_processes, run_in_threads
 
 from patches.runtime import compat, saving
 from patches.runtime.ranks import RankGroup
@@ -23,10 +27,15 @@ Save = Callable[..., bool]
 
 
 class Forecaster:
-    """Saves as NeuralForecast does: by the hook, or else itself."""
+    """Saves as NeuralForecast does: by the hook, or else itself, which `calls` records."""
 
-    def __init__(self, group: Optional[RankGroup], files: dict[str, bytes], save: Save) -> None:
+    def __init__(self, group: Optional[RankGroup], files: dict[str, bytes], save: Save, weight: float = 0.0) -> None:
         self.group, self.files, self.save_by_hook = group, files, save
+        self.models = [torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)]
+        torch.nn.init.constant_(self.models[0].weight, weight)
+        torch.nn.init.zeros_(self.models[0].bias)
+        names = np.array(["a", "b"], dtype=object)
+        self.dataset = SimpleNamespace(temporal=torch.ones(2, 2), indptr=np.array([0, 1, 2]), names=names)
         self.calls: list[tuple[Any, bool]] = []
 
     def save(self, path: str, model_index: Any = None, save_dataset: bool = True, overwrite: bool = False) -> None:
@@ -39,8 +48,8 @@ class Forecaster:
                 file.write(content)
 
 
-def forecaster(group: Optional[RankGroup], save: Save = saving.save_from_all_ranks) -> Forecaster:
-    return Forecaster(group, FILES, save)
+def forecaster(group: Optional[RankGroup], save: Save = saving.save_from_all_ranks, weight: float = 0.0) -> Forecaster:
+    return Forecaster(group, FILES, save, weight)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -56,8 +65,186 @@ def test_every_rank_has_the_whole_model_after_its_own_save(world_size: int, tmp_
         own.save(str(folder), [0], False)
         return own.calls, {name: (folder / name).read_bytes() for name in FILES}
 
-    assert run_in_threads(world_size, run) == [([([0], False)], FILES)] * world_size
+    results = run_in_threads(world_size, run)
+    assert sorted(calls for calls, _ in results) == [[]] * (world_size - 1) + [[([0], False)]]
+    assert [files for _, files in results] == [FILES] * world_size
     assert content(folder) == FILES
+
+
+class Waiting:
+    """Counts the ranks that wait for a result."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ranks, self.wait = threading.Semaphore(0), saving._wait
+        monkeypatch.setattr(saving, "_wait", self)
+
+    def __call__(self, group: RankGroup, counter: str) -> bool:
+        if counter == saving.N_RESULTS:
+            self.ranks.release()
+        return self.wait(group, counter)
+
+
+class Writer(Forecaster):
+    """Writes once so many other ranks wait for it; `write` is what it does then, instead of writing."""
+
+    def __init__(self, group: RankGroup, waiting: Waiting, n_waiting: int, write: Callable[[], None]) -> None:
+        super().__init__(group, FILES, saving.save_from_all_ranks)
+        self.waiting, self.n_waiting, self.write = waiting, n_waiting, write
+        self.has_begun = threading.Event()
+
+    def save(self, path: str, *arguments: Any, **options: Any) -> None:
+        if os.path.basename(path).startswith(saving.TMP_PREFIX):
+            self.has_begun.set()
+            for _ in range(self.n_waiting):
+                assert self.waiting.ranks.acquire(timeout=60)
+            self.write()
+        super().save(path, *arguments, **options)
+
+
+def save_after_writer(
+    world_size: int, folder: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]
+) -> list[Any]:
+    """The errors of the ranks, or how often each has written; rank 0 comes first, and calls `write` while it writes."""
+    writer = Writer(RankGroup(0, world_size, None), Waiting(monkeypatch), world_size - 1, write)
+
+    def run(group: RankGroup) -> int:
+        own: Forecaster = writer
+        if group.rank == 0:
+            writer.group = group
+        else:
+            own = forecaster(group)
+            assert writer.has_begun.wait(60)
+        own.save(str(folder))
+        assert FILES.items() <= content(folder).items()
+        return len(own.calls)
+
+    return run_in_threads(world_size, run)
+
+
+@TWO_AND_THREE
+def test_later_ranks_wait_until_the_files_are_whole(
+    world_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def look() -> None:
+        names.extend(path.name for path in tmp_path.iterdir() if not path.name.startswith(saving.TMP_PREFIX))
+
+    assert save_after_writer(world_size, tmp_path, monkeypatch, look) == [1] + [0] * (world_size - 1)
+    assert names == []
+    assert content(tmp_path) == FILES
+
+
+@TWO_AND_THREE
+@pytest.mark.parametrize("error", [OSError("No space left"), KeyboardInterrupt()], ids=["error", "interrupted"])
+def test_if_a_rank_fails_the_next_one_writes(
+    world_size: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    found, *others = save_after_writer(world_size, tmp_path, monkeypatch, fail)
+    assert found is error
+    assert sorted(others) == [0] * (world_size - 2) + [1]
+    assert content(tmp_path) == FILES
+
+
+def test_an_error_of_all_ranks_is_raised_on_all(tmp_path: Path) -> None:
+    def run(group: RankGroup) -> None:
+        own = forecaster(group)
+        own.files = {"model_0.ckpt": None}  # type: ignore[dict-item]
+        own.save(str(tmp_path / "model"))
+
+    assert [type(error) for error in run_in_threads(3, run)] == [TypeError] * 3
+    assert content(tmp_path / "model") == {}
+
+
+def test_a_rank_that_is_killed_is_waited_for_until_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = dist.HashStore()
+    monkeypatch.setattr(saving, "_write_files", lambda *_: pytest.exit("killed"))
+    monkeypatch.setattr(saving, "_publish_result", lambda *_: None)
+    with suppress(pytest.exit.Exception):
+        forecaster(RankGroup(0, 3, store)).save(str(tmp_path))
+    monkeypatch.undo()
+    monkeypatch.setattr(saving, "DEADLINE", 0.01)
+    second, third = forecaster(RankGroup(1, 3, store)), forecaster(RankGroup(2, 3, store))
+    second.save(str(tmp_path))
+    monkeypatch.undo()
+    third.save(str(tmp_path))
+    assert (len(second.calls), len(third.calls)) == (1, 0)
+    assert content(tmp_path) == FILES
+
+
+def test_a_rank_that_is_killed_before_it_has_said_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = dist.HashStore()
+    store.add(f"neuralforecast/save/{tmp_path}/1/{saving.N_ARRIVED}", 1)
+    monkeypatch.setattr(saving, "DEADLINE", 0.01)
+    forecaster(RankGroup(1, 2, store)).save(str(tmp_path))
+    assert content(tmp_path) == FILES
+
+
+def saved_in_turn(
+    folder: Path, *weights: float, before: Callable[[int], None] = lambda rank: None, n_ranks: int = 2
+) -> list[int]:
+    """How often each rank writes; they save one after another, each a model of its own weight."""
+    store, written = dist.HashStore(), []
+    for rank, weight in enumerate(weights):
+        before(rank)
+        own = forecaster(RankGroup(rank, n_ranks, store), weight=weight)
+        own.save(str(folder), overwrite=True)
+        written.append(len(own.calls))
+    return written
+
+
+def test_a_rank_that_has_another_model_writes_it(tmp_path: Path) -> None:
+    assert saved_in_turn(tmp_path, 1.0, 1.0) == [1, 0]
+    assert saved_in_turn(tmp_path, 1.0, 2.0) == [1, 1]
+
+
+def test_a_rank_that_saved_alone_before_is_no_reason_not_to_write(tmp_path: Path) -> None:
+    store = dist.HashStore()
+    for weight in (1.0, 2.0):
+        forecaster(RankGroup(0, 2, store), weight=weight).save(str(tmp_path), overwrite=True)
+    other = forecaster(RankGroup(1, 2, store), weight=2.0)
+    other.save(str(tmp_path), overwrite=True)
+    assert len(other.calls) == 1
+
+
+def test_each_node_has_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_node(rank: int) -> None:
+        monkeypatch.setattr("socket.gethostname", lambda: f"node-{rank // 2}")
+
+    assert saved_in_turn(tmp_path, 1.0, 1.0, 1.0, 1.0, before=start_node, n_ranks=4) == [1, 0, 1, 0]
+
+
+def test_nodes_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_node(rank: int) -> None:
+        boot_id = tmp_path / f"boot-{rank}"
+        boot_id.write_text(f"{rank}\n")
+        monkeypatch.setattr(saving, "BOOT_ID", boot_id)
+
+    assert saved_in_turn(tmp_path / "model", 1.0, 1.0, before=start_node) == [1, 1]
+
+
+def test_containers_of_one_node_have_disks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def enter_container(rank: int) -> None:
+        monkeypatch.setattr(saving, "BOOT_ID", tmp_path / "unreadable")
+        if rank == 1:
+            (tmp_path / "model").rename(tmp_path / "model-of-the-first")
+
+    assert saved_in_turn(tmp_path / "model", 1.0, 1.0, before=enter_container) == [1, 1]
+    assert content(tmp_path / "model") == content(tmp_path / "model-of-the-first") == FILES
+
+
+def test_files_that_a_rank_does_not_see_are_written_by_it(tmp_path: Path) -> None:
+    def remove(rank: int) -> None:
+        (tmp_path / "alias.pkl").unlink(missing_ok=True)
+
+    assert saved_in_turn(tmp_path, 1.0, 1.0, 1.0, before=remove, n_ranks=3) == [1, 1, 1]
 
 
 def test_ranks_may_save_at_different_times_or_not_at_all(tmp_path: Path) -> None:
@@ -118,12 +305,43 @@ def test_releases_up_to_1_7_0_leave_other_files(tmp_path: Path, monkeypatch: pyt
     assert content(folder) == {**FILES, "other": b""}
 
 
+def test_a_remote_folder_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = DirFileSystem(str(tmp_path), LocalFileSystem())
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda path: (remote, path))
+    assert saved_in_turn("model", 1.0, 1.0, 1.0, n_ranks=3) == [1, 0, 0]  # type: ignore[arg-type]
+    assert content(tmp_path / "model") == FILES
+
+
 def test_files_are_put_where_fsspec_says() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/model/old", b"")
     run_in_threads(2, lambda group: forecaster(group).save("memory://model", overwrite=True))
     assert {path.rsplit("/", 1)[-1]: memory.cat(path) for path in memory.ls("/model", detail=False)} == FILES
     memory.rm("/model", recursive=True)
+
+
+def test_without_a_store_rank_0_saves_as_upstream_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not saving.is_left_to_rank_0()
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    for rank in (0, 1):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        assert saving.is_left_to_rank_0() == (rank == 1)
+        assert saving.save_from_all_ranks(None, str(tmp_path), None, True, False) is False
+    assert saving.save_from_all_ranks(None, str(tmp_path), None, True, False, group=RankGroup(1, 2, None)) is False
+
+
+def save_in_process(folder: str) -> object:
+    assert not saving.is_left_to_rank_0()
+    own = forecaster(None)
+    own.save(folder)
+    return len(own.calls), content(Path(folder))
+
+
+def test_two_processes_write_once(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    results = run_in_processes(2, save_in_process, tmp_path / "store", str(tmp_path / "model"))
+    assert sorted(calls for calls, _ in results) == [0, 1]
+    assert [files for _, files in results] == [FILES, FILES]
 
 
 class Gone:
@@ -148,6 +366,17 @@ def test_after_the_end_of_the_process_that_holds_the_store(
         str(tmp_path / "model"), None, True, overwrite
     )
     assert content(tmp_path / "model") == ({"alias.pkl": b"new"} if overwrite else FILES)
+
+
+def test_if_the_store_ends_meanwhile_a_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(group: RankGroup, counter: str) -> bool:
+        if counter == saving.N_RESULTS:
+            raise RuntimeError("Connection reset by peer")
+        return True
+
+    monkeypatch.setattr(saving, "_wait", wait)
+    assert saved_in_turn(tmp_path, 1.0, 1.0) == [1, 1]
+    assert content(tmp_path) == FILES
 
 
 def test_one_process_saves_itself(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""In a notebook the first fit on several devices hangs where the kernel has more than one thread.
+
+`ddp_notebook` and `ddp_fork` train in processes that are forked from the one of the notebook. OpenMP, by which torch
+computes with several threads, does not survive a fork: what `fit` has computed before the fork leaves a pool of threads
+that the forked processes wait for, and none of them is there. With the patch a process that Lightning forks computes
+with one thread.
+
+On Linux it is a hang. Users of notebooks report `process 1 terminated with signal SIGSEGV` as well (issues 482, 854 and
+865 of Nixtla/neuralforecast), which was not reproduced: CUDA that the kernel has used before is another cause of it.
+"""
+
+from nfpatch.catalog import Case, Patch
+from nfpatch.codemod import Change, Rewrite
+
+COMMON = "neuralforecast/common/"
+
+
+def limited_in(function: str, model: str = "self", inside: tuple[str, ...] = ()) -> Rewrite:
+    """One thread for each forked process, where this function trains the model."""
+    trainer = f"trainer = pl.Trainer(**{model}.trainer_kwargs)"
+    change = Change(function, old=trainer, new=f"{trainer}\nforking.limit_threads(trainer)", inside=inside)
+    return Rewrite((change,), imports=("forking",))
+
+
+MODEL = f"{COMMON}_base_model.py"
+
+patch = Patch(
+    id="fork-after-threads",
+    summary="in a notebook (ddp_notebook, ddp_fork) fit hangs where there is more than one thread",
+    symptoms=("terminated with signal SIGSEGV",),
+    group="multi-process",
+    model="any",
+    upstream="not fixed yet: docs/upstream/fork-after-threads.md",
+    variants={
+        ">=1.5,<1.7": {
+            f"{COMMON}_base_windows.py": limited_in("BaseWindows.fit"),
+            f"{COMMON}_base_recurrent.py": limited_in("BaseRecurrent.fit"),
+            f"{COMMON}_base_multivariate.py": limited_in("BaseMultivariate.fit"),
+        },
+        "==1.7.0": {MODEL: limited_in("BaseModel._fit")},
+        ">=1.7.1": {MODEL: limited_in("BaseModel._fit", model="model", inside=("if is_local:",))},
+    },
+    unaffected={"<1.5": "Lightning 1.6, which these releases require, forks no processes"},
+    cases=(
+        Case(
+            "NHITS",
+            "several threads",
+            options={"mlp_units": [[8, 8]] * 3},
+            stage="several-threads",
+            launchers=("fork",),
+            original_hangs=True,
+        ),
+    ),
+)

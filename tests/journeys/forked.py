@@ -1,0 +1,105 @@
+"""A notebook's script, which trains in forked processes: `python forked.py OUT STRATEGY THREADS WHAT...`.
+
+The process has THREADS threads, which torch has used before. WHAT are "alone" (one process trains), "script" (fit,
+predict, fit, cross_validation by two forked processes) and "search" (through Optuna by two forked processes). Each
+process that trains writes how many threads it has to OUT/threads-RANK, one line a training. What came out is in
+OUT/rank-0.json.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+
+import pytorch_lightning as pl
+import torch
+from neuralforecast import NeuralForecast
+from neuralforecast.auto import AutoNHITS
+from neuralforecast.losses.pytorch import MAE
+from neuralforecast.models import NHITS
+from neuralforecast.utils import AirPassengersPanel
+from small import SMALL, H, trained_by
+
+OUT, STRATEGY, THREADS = sys.argv[1], sys.argv[2], int(sys.argv[3])
+TWO = {"accelerator": "cpu", "devices": 2, "strategy": STRATEGY}
+
+
+class ThreadsWriter(pl.Callback):
+    def __deepcopy__(self, memo):
+        return self
+
+    def on_train_start(self, trainer, module):
+        with open(os.path.join(OUT, f"threads-{trainer.global_rank}"), "a", encoding="utf-8") as file:
+            print(torch.get_num_threads(), file=file)
+
+
+def forecaster_with(trainer):
+    model = NHITS(h=H, random_seed=1, **{**SMALL, "mlp_units": [[256, 256]] * 3}, **trainer)
+    return NeuralForecast(models=[model], freq="M")
+
+
+def digest_of(model):
+    digest = hashlib.sha256()
+    for _, parameter in sorted(model.named_parameters()):
+        digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def train_alone():
+    forecaster = forecaster_with({"accelerator": "cpu", "devices": 1})
+    forecaster.fit(df=AirPassengersPanel, val_size=H)
+    return digest_of(forecaster.models[0])
+
+
+def run_script():
+    forecaster = forecaster_with({**TWO, "callbacks": [ThreadsWriter()]})
+    forecaster.fit(df=AirPassengersPanel, val_size=H)
+    rows = [len(forecaster.predict())]
+    forecaster.fit(df=AirPassengersPanel, val_size=H)
+    rows.append(len(forecaster.cross_validation(df=AirPassengersPanel, n_windows=2, step_size=H)))
+    return rows
+
+
+def config(trial):
+    rate = trial.suggest_float("learning_rate", 1e-4, 1e-2)
+    return {**SMALL, **TWO, "callbacks": [ThreadsWriter()], "learning_rate": rate}
+
+
+def search():
+    auto = AutoNHITS(h=H, loss=MAE(), config=config, backend="optuna", num_samples=2, cpus=1, gpus=0)
+    forecaster = NeuralForecast(models=[auto], freq="M")
+    forecaster.fit(df=AirPassengersPanel, val_size=H)
+    return sorted(trained_by(forecaster))
+
+
+def send_threads(queue):
+    queue.put(torch.get_num_threads())
+
+
+def threads_of_other_forks():
+    """Of a process of multiprocessing, and of one of os.fork."""
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=send_threads, args=(queue,))
+    process.start()
+    found = [queue.get()]
+    process.join()
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, bytes([torch.get_num_threads()]))
+        os._exit(0)
+    found.append(os.read(read, 1)[0])
+    os.wait()
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(THREADS)
+    torch.ones(2000, 2000).sum()  # the threads are there
+    told = {}
+    for what in sys.argv[4:]:
+        told[what] = {"alone": train_alone, "script": run_script, "search": search}[what]()
+        told[f"threads after {what}"] = [torch.get_num_threads(), *threads_of_other_forks()]
+    with open(os.path.join(OUT, "rank-0.json"), "w", encoding="utf-8") as file:
+        json.dump(told, file)

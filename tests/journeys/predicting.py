@@ -1,0 +1,145 @@
+"""A script that predicts on several ranks as scripts do: on all, on one only, after an error, with other data on each.
+
+`python predicting.py OUT PLAN WORLD_SIZE`: PLAN is "all", "alone" or "reference". Each process writes to
+OUT/rank-N.json, by stage, the SHA-256 of the forecasts, random numbers drawn after them, and how many batches it has
+predicted. Nothing is learned, so that all processes have the weights of one, which "reference" predicts with. In "all",
+the rank of the variable KILLED ends itself in its last prediction.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from neuralforecast import NeuralForecast
+from neuralforecast.losses.pytorch import DistributionLoss, MQLoss
+from neuralforecast.models import GRU, NHITS
+
+H, N_SERIES = 6, 9
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
+# What happens when a batch is predicted: "" or "raise" or "kill"
+STATE = {"batches": 0, "then": ""}
+
+
+def frame(seed):
+    """Series of several lengths, in which the seed changes one value."""
+    random = np.random.default_rng(1)
+    lengths = [70 + 5 * (number % 4) for number in range(N_SERIES)]
+    days = [pd.date_range("2024-01-01", periods=length) for length in lengths]
+    ids = np.repeat([f"series-{number}" for number in range(N_SERIES)], lengths)
+    values = random.standard_normal(len(ids)).cumsum()
+    values[-1] += seed
+    return pd.DataFrame({"unique_id": ids, "ds": np.concatenate(days), "y": values})
+
+
+def watch(model_class):
+    """Let STATE count the batches that this process predicts."""
+    predict_step = model_class.predict_step
+
+    def watched(self, *arguments):
+        STATE["batches"] += 1
+        if STATE["then"] == "raise":
+            raise ValueError("own error")
+        if STATE["then"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return predict_step(self, *arguments)
+
+    model_class.predict_step = watched
+
+
+def record(told, stage, predict):
+    """Run a stage, and keep the digest of its forecasts, its batches, and the state of the random numbers after it."""
+    STATE["batches"] = 0
+    torch.manual_seed(5)
+    np.random.seed(5)
+    started = time.monotonic()
+    forecasts = predict()
+    values = np.ascontiguousarray(forecasts.select_dtypes("number").to_numpy(dtype="float64"))
+    drawn = [torch.rand(1).item(), np.random.rand()]
+    digest = hashlib.sha256(values.tobytes()).hexdigest()
+    told[stage] = [digest, len(forecasts), drawn, STATE["batches"], time.monotonic() - started]
+
+
+def shared_stages(told, forecaster, drawing, frames):
+    """The stages in which all ranks make the same calls; `frames` are the seeds of this process's own data."""
+    record(told, "predict", forecaster.predict)
+    record(told, "predict_insample", forecaster.predict_insample)
+    record(told, "cross_validation", lambda: forecaster.cross_validation(df=frame(0), n_windows=3))
+    if hasattr(forecaster, "simulate"):
+        record(told, "simulate", lambda: forecaster.simulate(n_paths=5, seed=1))
+    record(told, "drawing", drawing.predict)
+    for seed in frames:
+        record(told, f"frame {seed}", partial(forecaster.predict, df=frame(seed)))
+
+
+def make(world_size):
+    """Forecasters of models that draw nothing when they predict, and of one that does; none of them learns."""
+    common = {"h": H, "input_size": 12, "max_steps": 1, "learning_rate": 0.0, "valid_batch_size": 2}
+    common.update(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    if world_size > 1:
+        common.update(devices=world_size, strategy="ddp")
+    small = {"mlp_units": [[8, 8]] * 3, **common}
+    models = [
+        NHITS(**small, loss=MQLoss(level=[80])),
+        GRU(**common, loss=MQLoss(level=[80]), encoder_hidden_size=8, decoder_hidden_size=8),
+    ]
+    drawing = [NHITS(**small, loss=DistributionLoss("Normal", level=[80], num_samples=20))]
+    return [NeuralForecast(models=models, freq="D"), NeuralForecast(models=drawing, freq="D")]
+
+
+def main(out, plan, world_size):
+    """Runs the plan."""
+    for model_class in (NHITS, GRU):
+        watch(model_class)
+    told = {}
+    both = make(world_size)
+    for forecaster in both:
+        forecaster.fit(df=frame(0))
+    if plan == "reference":
+        shared_stages(told, *both, range(3))
+        both[0].models = both[0].models[:1]
+        record(told, "one model", both[0].predict)
+        return told
+    forecaster, drawing = both
+    if plan == "alone":
+        if RANK == 0:
+            for number in range(3):
+                record(told, f"predict {number}", forecaster.predict)
+        else:
+            try:
+                raise ValueError("an error on a rank")
+            except ValueError:
+                time.sleep(1)
+        record(told, "predict", forecaster.predict)
+        return told
+    shared_stages(told, forecaster, drawing, [RANK])
+    forecaster.models = forecaster.models[:1]  # so that a rank with an error misses no other call
+    if RANK == 1:
+        STATE["then"] = "raise"
+        try:
+            forecaster.predict()
+        except ValueError as error:
+            told["error"] = str(error)
+        STATE["then"] = ""
+    else:
+        record(told, "predict, an error", forecaster.predict)
+    record(told, "predict again", forecaster.predict)
+    (out / f"rank-{RANK}.json").write_text(json.dumps(told), encoding="utf-8")
+    if str(RANK) == os.environ["KILLED"]:
+        STATE["then"] = "kill"
+    record(told, "predict, a killed rank", forecaster.predict)
+    record(told, "predict afterwards", forecaster.predict)
+    return told
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    result = main(folder, sys.argv[2], int(sys.argv[3]))
+    (folder / f"rank-{RANK}.json").write_text(json.dumps(result), encoding="utf-8")
