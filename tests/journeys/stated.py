@@ -238,8 +238,8 @@ class Release:
         """Processes that save at the same time do not get in each other's way (pull request 1460: no FileExistsError),
         and leave what the first one leaves by itself (tests/test_core.py, the same pull request).
 
-        Upstream lets only the first one write, and another leaves nothing. Ours lets each write, whole, so that each
-        can load right afterwards without waiting, and what the second one leaves by itself is whole as well.
+        Upstream lets only the first one write, and another leaves nothing. Ours lets the first to come write, and
+        the others wait for it, so that each can load right afterwards; what the second one leaves by itself is whole.
         """
         forecaster, _ = self.fitted(self.made("NHITS", 3), 3)
         both, first, second = (os.path.join(self.folder, name) for name in ("both", "first", "second"))

@@ -81,7 +81,9 @@ class Waiting:
     def __call__(self, group: RankGroup, counter: str) -> bool:
         if counter == saving.N_RESULTS:
             self.ranks.release()
-        return self.wait(group, counter)
+        is_there = self.wait(group, counter)
+        assert is_there, f"{counter} is not there at the deadline"
+        return is_there
 
 
 class Writer(Forecaster):
@@ -235,6 +237,9 @@ def test_containers_of_one_node_have_disks_of_their_own(tmp_path: Path, monkeypa
         monkeypatch.setattr(saving, "BOOT_ID", tmp_path / "unreadable")
         if rank == 1:
             (tmp_path / "model").rename(tmp_path / "model-of-the-first")
+            (tmp_path / "model").mkdir()
+            for name in FILES:  # an older save on the disk of this container
+                (tmp_path / "model" / name).write_bytes(b"old")
 
     assert saved_in_turn(tmp_path / "model", 1.0, 1.0, before=enter_container) == [1, 1]
     assert content(tmp_path / "model") == content(tmp_path / "model-of-the-first") == FILES
