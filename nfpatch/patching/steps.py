@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -25,7 +26,7 @@ def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     for change in _files_in(changes):
         if change.patches:
             current[change.file] = dict(change.patches)
-    return found._replace(ledger=after, contents=contents, current=current)
+    return replace(found, ledger=after, contents=contents, current=current)
 
 
 def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
