@@ -17,6 +17,9 @@ from nfpatch.installs.transaction import Folder, Link, Place, Prune, Remove, Ste
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 from nfpatch.patching.survey import Survey
 
+# What follows the name of a module in the name of its compiled file.
+_SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
+
 
 def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     """The survey of the install once these changes are carried out."""
@@ -168,8 +171,8 @@ def _bytecode_of(source: Path) -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    of_this_module = re.compile(rf"{re.escape(source.stem)}\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
-    return sorted(folder / name for name in names if of_this_module.fullmatch(name))
+    stem = source.stem
+    return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
 
 
 def _relative(install: Install, path: Path) -> str:
