@@ -6,14 +6,12 @@ process that trains writes how many threads it has to OUT/threads-RANK, one line
 than DEADLINE seconds from then on prints where it is, and fails. What came out is in OUT/rank-0.json.
 """
 
-import faulthandler
 import hashlib
 import json
 import multiprocessing
 import os
 import sys
 
-import pytorch_lightning as pl
 import torch
 from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
@@ -21,23 +19,10 @@ from neuralforecast.losses.pytorch import MAE
 from neuralforecast.models import NHITS
 from neuralforecast.utils import AirPassengersPanel
 from small import SMALL, H
+from threads_writer import ThreadsWriter
 
 OUT, STRATEGY, THREADS, DEADLINE = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": STRATEGY}
-
-
-class ThreadsWriter(pl.Callback):
-    def __deepcopy__(self, memo):
-        return self
-
-    def setup(self, trainer, module, stage):
-        if stage == "fit":
-            with open(os.path.join(OUT, f"threads-{trainer.global_rank}"), "a", encoding="utf-8") as file:
-                print(torch.get_num_threads(), file=file)
-            faulthandler.dump_traceback_later(DEADLINE, exit=True)
-
-    def teardown(self, trainer, module, stage):
-        faulthandler.cancel_dump_traceback_later()
 
 
 def forecaster_with(trainer):
@@ -59,7 +44,7 @@ def train_alone():
 
 
 def run_script():
-    forecaster = forecaster_with({**TWO, "callbacks": [ThreadsWriter()]})
+    forecaster = forecaster_with({**TWO, "callbacks": [ThreadsWriter(OUT, DEADLINE)]})
     forecaster.fit(df=AirPassengersPanel, val_size=H)
     rows = [len(forecaster.predict())]
     forecaster.fit(df=AirPassengersPanel, val_size=H)
@@ -69,7 +54,7 @@ def run_script():
 
 def config(trial):
     rate = trial.suggest_float("learning_rate", 1e-4, 1e-2)
-    return {**SMALL, **TWO, "callbacks": [ThreadsWriter()], "learning_rate": rate}
+    return {**SMALL, **TWO, "callbacks": [ThreadsWriter(OUT, DEADLINE)], "learning_rate": rate}
 
 
 def search():
