@@ -32,7 +32,7 @@ if __name__ == "__main__":
     dates = pd.date_range("2000-01-01", periods=60_000, freq="h")
     data = pd.DataFrame({"unique_id": "a series", "ds": dates, **columns})
     model = NHITS(
-        h=12, input_size=24, hist_exog_list=names, max_steps=3, windows_batch_size=8192, random_seed=1,
+        h=12, input_size=24, hist_exog_list=names, max_steps=3, windows_batch_size=32768, random_seed=1,
         mlp_units=[[8, 8]] * 3, accelerator="cpu", devices=n_ranks, strategy="ddp" if n_ranks > 1 else "auto",
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )
