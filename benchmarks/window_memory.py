@@ -17,7 +17,7 @@ from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 RELEASE = "2.0.1"
-LIMIT = 1.05
+LIMIT = 1.1
 TRAINING = """
 import json, os, resource, sys
 import numpy as np, pandas as pd
@@ -69,15 +69,17 @@ def main() -> None:
         site = unpack(RELEASE, Path(folder, "site"))
         command = [sys.executable, "-m", "nfpatch", "apply", "--site-packages", str(site)]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        print("ranks  largest peak, MiB  ratio  limit")
+        print("ranks  largest peak, MiB  ratio")
         ratios = []
         for n_ranks in (1, 2, 4):
             peak = largest_peak(python, site, n_ranks)
             if n_ranks == 1:
                 of_one = peak
             ratios.append(peak / of_one)
-            print(f"{n_ranks}      {peak:<17.0f}  {ratios[-1]:<5.2f}  {LIMIT}", flush=True)
-    sys.exit(1 if max(ratios) > LIMIT else 0)
+            print(f"{n_ranks}      {peak:<17.0f}  {ratios[-1]:.2f}", flush=True)
+    is_over = max(ratios) > LIMIT
+    print(f"\nlimit {LIMIT}: {'missed' if is_over else 'ok'}")
+    sys.exit(1 if is_over else 0)
 
 
 if __name__ == "__main__":
