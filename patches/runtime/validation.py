@@ -8,8 +8,8 @@ batches r, r + N, ..., each as one process does, and every rank puts the results
     record_validation_step  before each batch: its step keeps its losses, what it logs, and its error (`BatchResult`)
     gather_outputs          after the last batch: the losses of all batches; logs what all have logged, raises an error
 
-Where a batch has drawn random numbers, every rank computes all batches again, from the state of the generators before.
-A rank that fails anywhere else (as it loads a batch, in a callback) makes no rank wait for it: see `Meetings`.
+Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before. No
+rank waits for one that has failed outside of a step, as it loads a batch or in a callback: see `Meetings`.
 
 A window of a multivariate model needs all series, so that there is one batch, and every rank computes it: to share its
 windows the ranks would have to gather in the middle of a step.
@@ -51,9 +51,9 @@ class Meetings(pl.Callback):
     """Where all ranks of a trainer meet before a collective call of a validation, through the store.
 
     A rank that is stopped by an error comes to no further meeting. It publishes its error as the outcome of the next
-    one, and the others raise it there instead of waiting. As a callback of the trainer this learns of any error. It is
-    pickled as a callback that does nothing, so that no file refers to this class. Uses the store keys `N/came` and
-    `N/outcome` of the N-th meeting; those of the meeting before are deleted.
+    one, and the others raise it there. This is a callback of the trainer, as these learn of every error. It is pickled
+    as one that does nothing, so that no file refers to this class. Uses the store keys `N/came` and `N/outcome` of the
+    N-th meeting; those of the meeting before are deleted.
     """
 
     def __init__(self, group: RankGroup) -> None:
@@ -142,7 +142,7 @@ def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSamp
     trainer = datamodule.trainer
     if trainer is None or trainer.world_size == 1:
         return None
-    is_on_spark = hasattr(datamodule, "files_ds")
+    is_on_spark = compat.has_files_of_rank(datamodule)
     if is_on_spark or not _is_data_parallel(trainer) or _validates_by_itself(trainer.lightning_module):
         return sampling.sample_everything(datamodule.dataset, shuffle=False)
     n_whole, n_left = divmod(len(datamodule.dataset), batch_size)
@@ -177,7 +177,7 @@ def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> 
     They are returned as they are where the loader has another sampler than that of `sample_batches`.
 
     Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before.
-    The ranks meet before an `all_gather_object`, or two. Raises the error of the first batch that has one, on every rank.
+    The ranks meet before an `all_gather_object`, or two. Raises on all ranks the error of the first batch that has one.
     """
     trainer = model.trainer
     batches = _batches_in_validation(trainer)
@@ -228,7 +228,7 @@ def is_loss_reduced(model: Any) -> bool:
     They do on Spark, and with a sampler of the user's.
     """
     trainer = model.trainer
-    if trainer.world_size == 1 or hasattr(trainer.datamodule, "files_ds"):
+    if trainer.world_size == 1 or compat.has_files_of_rank(trainer.datamodule):
         return True
     sampler = getattr(compat.validation_loader(trainer), "sampler", None)
     return not isinstance(sampler, DistributedSampler) or sampler.num_replicas != 1
