@@ -225,10 +225,11 @@ def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
 def is_loss_reduced(model: Any) -> bool:
     """Whether a validation loss is reduced over the ranks: where each validates other series, and in one process.
 
-    They do on Spark, and with a sampler of the user's.
+    They do on Spark, and with a sampler of the user's. Where all ranks have all series, the mean of N equal losses may
+    differ from one of them in the last bit.
     """
-    trainer = model.trainer
-    if trainer.world_size == 1 or compat.has_files_of_rank(trainer.datamodule):
+    trainer = compat.attached_trainer(model)
+    if trainer is None or trainer.world_size == 1 or compat.has_files_of_rank(trainer.datamodule):
         return True
     sampler = getattr(compat.validation_loader(trainer), "sampler", None)
     return not isinstance(sampler, DistributedSampler) or sampler.num_replicas != 1

@@ -25,9 +25,11 @@ from neuralforecast import NeuralForecast
 from neuralforecast.losses.pytorch import GMM, MAE, MASE, RMSE, DistributionLoss, MQLoss, sCRPS
 
 H = 4
-UNITS = {"mlp_units": [[8, 8]] * 3}
-NORMAL = {"loss": DistributionLoss("Normal", level=[80]), **UNITS}
-MIXTURE = GMM(n_components=2, level=[80])
+BATCHES = {"valid_batch_size": 4}
+UNITS = {"mlp_units": [[8, 8]] * 3, **BATCHES}
+LEVEL = [80, 90]
+NORMAL = DistributionLoss("Normal", level=LEVEL)
+MIXTURE = GMM(n_components=2, level=LEVEL)
 STOPPING = {"early_stop_patience_steps": 1, "max_steps": 8}
 # Draws random numbers as it validates: only the validation before the training can be that of one process
 DRAWING = {"num_sanity_val_steps": -1, "max_steps": 1}
@@ -80,11 +82,12 @@ def state_of_generators() -> str:
 
 def panel(n_series: int) -> pd.DataFrame:
     """Series of unequal length, whose values lie apart."""
-    lengths = [40 + 5 * (number % 4) for number in range(n_series)]
-    return pd.concat(
-        pd.DataFrame({"unique_id": f"s{n:02d}", "ds": np.arange(length), "y": 100 * n + np.arange(length) % 7 + 1.0})
-        for n, length in enumerate(lengths)
-    )
+    series = []
+    for number in range(n_series):
+        days = pd.date_range("2024-01-01", periods=40 + 5 * (number % 4))
+        values = 100 * number + np.arange(len(days)) % 7 + 1.0
+        series.append(pd.DataFrame({"unique_id": f"s{number:02d}", "ds": days, "y": values}))
+    return pd.concat(series)
 
 
 def train(trainer: dict[str, Any], name: str = "NHITS", n_ids: int = 23, **options: Any) -> dict[str, Any]:
@@ -98,12 +101,12 @@ def train(trainer: dict[str, Any], name: str = "NHITS", n_ids: int = 23, **optio
         "enable_model_summary": False,
         "enable_checkpointing": False,
     }
-    chosen = {"loss": MAE(), "valid_batch_size": 4, "num_sanity_val_steps": 0, "callbacks": [Metrics()], **options}
+    chosen = {"loss": MAE(), "num_sanity_val_steps": 0, "callbacks": [Metrics()], **options}
     error, losses = None, []
     try:
         class_ = OWN[name] if name in OWN else getattr(neuralforecast.models, name)
         model = class_(**{**common, **quiet, **chosen, **trainer})
-        forecaster = NeuralForecast(models=[model], freq=1)
+        forecaster = NeuralForecast(models=[model], freq="D")
         forecaster.fit(df=panel(n_ids), val_size=2 * H)
     except Exception as raised:  # some releases have no MASE, or no such model
         error = f"{type(raised).__name__}: {raised}"
@@ -121,20 +124,23 @@ def train(trainer: dict[str, Any], name: str = "NHITS", n_ids: int = 23, **optio
 
 def train_all(trainer: dict[str, Any]) -> dict[str, Any]:
     """The trainings by name."""
+    sampled = {"valid_loss": sCRPS(level=LEVEL), **UNITS, **DRAWING}
     return {
         "MAE": train(trainer, **UNITS),
         "RMSE": train(trainer, valid_loss=RMSE(), **UNITS, **STOPPING),
         "MASE": train(trainer, valid_loss=MASE(seasonality=2), **UNITS),
-        "MQLoss": train(trainer, loss=MQLoss(level=[80]), val_monitor="valid_loss", **UNITS, **STOPPING),
-        "distribution": train(trainer, **NORMAL),
-        "GRU": train(trainer, "GRU", encoder_hidden_size=8, decoder_hidden_size=8),
+        "MQLoss": train(trainer, loss=MQLoss(level=LEVEL), **UNITS, **STOPPING),
+        "valid_loss": train(trainer, val_monitor="valid_loss", **UNITS, **STOPPING),
+        "distribution": train(trainer, loss=NORMAL, **UNITS),
+        "HINT": train(trainer, "HINT", loss=MIXTURE, **UNITS),
+        "GRU": train(trainer, "GRU", encoder_hidden_size=8, decoder_hidden_size=8, **BATCHES),
         "multivariate": train(trainer, "MLPMultivariate", n_series=23, hidden_size=8),
         "few batches": train(trainer, n_ids=3, **UNITS),
         "own class": train(trainer, "Overriding", **UNITS),
         "failing": train(trainer, valid_loss=Failing(), **UNITS),
-        "drawing": train(trainer, valid_loss=sCRPS(level=[80]), **DRAWING, **NORMAL),
-        "drawing HINT": train(trainer, "HINT", loss=MIXTURE, valid_loss=sCRPS(level=[80]), **DRAWING, **UNITS),
-        "drawing DeepAR": train(trainer, "DeepAR", lstm_hidden_size=8, **DRAWING, loss=NORMAL["loss"]),
+        "drawing": train(trainer, loss=NORMAL, **sampled),
+        "drawing HINT": train(trainer, "HINT", loss=MIXTURE, **sampled),
+        "drawing DeepAR": train(trainer, "DeepAR", loss=NORMAL, lstm_hidden_size=8, **BATCHES, **DRAWING),
     }
 
 
