@@ -76,6 +76,10 @@ class Meetings(pl.Callback):
         if error is not None:
             raise error
 
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the mean that this rank has of what all have logged: the mean of N equal ones may differ from it."""
+        compat.compute_epoch_metrics(trainer)
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Meet after the callbacks of the user's, and before early stopping and checkpoints, which communicate."""
         self.meet()
