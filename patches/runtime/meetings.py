@@ -1,21 +1,29 @@
 """Ranks that share a computation if all of them make the same call, and that never wait for long for one that does not.
 
-A script may make the call on one rank only. So the ranks first agree through the store of the process group, without a
-collective call: each comes with a token that says what it is going to compute, and all share the computation if they
-come with one token within MEETING_SECONDS. Then each publishes its part, and reads those of the others; a part that
-does not come is computed by whoever needs it. So nothing depends on the agreement but how long a call takes.
+No collective call is used, as a script may make the call on one rank only: ranks exchange values through the store of
+the process group. A shared call goes so:
+
+1. Each rank counts its calls, and publishes the number of this one with a token that says what it is going to compute.
+2. Each looks for the tokens of the others. The first rank that knows the outcome decides it for all: "share" if all
+   came with one token, "differ" if not, "missed" if one has not come within MEETING_SECONDS.
+3. Each computes its part and publishes it. As long as it computes, it counts up a heartbeat.
+4. Each reads the parts of the others. A part that does not come, as its rank has failed or ended or is silent for
+   LOST_SECONDS, is computed by whoever needs it.
+
+After a missed meeting or a lost part all ranks compute alone from then on, and wait for nobody. So no result depends on
+what the ranks agree on, but only how long a call takes.
 
 The keys are below `neuralforecast/prediction/`; only the last three are of one call, and go once it has been read:
 
     calls/RANK      how many calls a rank has made
     came/RANK       the number of a rank's last call, and its token; an empty one if it shares nothing in that call
     decision        the number of the last call that was decided, and its outcome
-    alone           set when a rank has missed a meeting: from then on every rank computes alone
+    alone           set after a missed meeting or a lost part
     draws/NAME      set when something of this name has drawn random numbers, so that it cannot be shared
-    alive/RANK      counts up while a rank computes
-    N/RANK          whether a rank has computed its part in call N, and the number of chunks of each value
-    N/RANK/V/C      chunk C of its value V
-    N/RANK/read     how many ranks need its part no longer
+    alive/RANK      the heartbeat
+    N/RANK          into how many chunks the part of a rank in call N is cut; set when all of them are there
+    N/RANK/C        chunk C of it
+    N/RANK/read     how many ranks need it no longer
 """
 
 from __future__ import annotations
@@ -48,7 +56,7 @@ CHUNK_BYTES = 4 * 2**20
 
 
 class Part(NamedTuple):
-    """What a rank has published of a call: `values` of its part; or why there are none, in one word."""
+    """What a rank publishes in a call: the `values` of its part; or why there are none, in one word."""
 
     values: Sequence[Any]
     problem: str = ""
@@ -200,20 +208,17 @@ class SharedCall:
                 self._store.add(f"alive/{self.rank}", 1)
 
     def publish(self, part: Part) -> None:
-        """Publish the part of this rank, each value pickled in chunks. Raises nothing: others then compute it."""
+        """Publish the part of this rank, pickled in chunks. Raises nothing: others then compute it."""
         key = f"{self._number}/{self.rank}"
         with suppress(Exception):
             if self._store.add(f"{key}/read", 0) >= self.world_size - 1:
                 self._store.delete_key(f"{key}/read")  # nobody needs it any more
                 return
-            sizes = []
-            for index, value in enumerate(part.values):
-                pickled = pickle.dumps(value, protocol=4)
-                chunks = [pickled[start : start + CHUNK_BYTES] for start in range(0, len(pickled), CHUNK_BYTES)]
-                for number, chunk in enumerate(chunks):
-                    self._store.set(f"{key}/{index}/{number}", chunk)
-                sizes.append(len(chunks))
-            self._group.publish(key, (part.problem, sizes))
+            pickled = pickle.dumps(part, protocol=4)
+            starts = range(0, len(pickled), CHUNK_BYTES)
+            for number, start in enumerate(starts):
+                self._store.set(f"{key}/{number}", pickled[start : start + CHUNK_BYTES])
+            self._group.publish(key, len(starts))
 
     def receive(self, rank: int) -> Part:
         """The part of another rank. Waits for it while that rank computes, and not for long otherwise.
@@ -260,21 +265,16 @@ class SharedCall:
 
     def _read(self, rank: int) -> Part:
         key = f"{self._number}/{rank}"
-        problem, sizes = self._group.receive(key)
-        values = []
-        for index, size in enumerate(sizes):
-            chunks = [self._store.get(f"{key}/{index}/{number}") for number in range(size)]
-            values.append(pickle.loads(b"".join(chunks)))
-        return Part(values, problem)
+        chunks = [self._store.get(f"{key}/{number}") for number in range(self._group.receive(key))]
+        part: Part = pickle.loads(b"".join(chunks))
+        return part
 
     def _let_go(self, rank: int) -> None:
         """Count this rank as one that needs the part of another no longer; the last one deletes it."""
         key = f"{self._number}/{rank}"
         if self._store.add(f"{key}/read", 1) < self.world_size - 1 or not self._store.check([key]):
             return
-        _, sizes = self._group.receive(key)
-        for index, size in enumerate(sizes):
-            for number in range(size):
-                self._store.delete_key(f"{key}/{index}/{number}")
+        for number in range(self._group.receive(key)):
+            self._store.delete_key(f"{key}/{number}")
         self._store.delete_key(key)
         self._store.delete_key(f"{key}/read")
