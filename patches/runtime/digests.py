@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-# What may differ between ranks that predict the same: where they run, what they have logged, and the mode that an error
-# has left; a trainer sets the mode
+# What may differ between ranks that predict the same: where they run, what they have logged, what the last prediction
+# has returned, and the mode that an error has left; a trainer sets the mode
 RANK_ATTRIBUTES = (
     *("trainer_kwargs", "train_trajectories", "valid_trajectories", "validation_step_outputs", "metrics"),
-    "training",
+    *("explanations", "training"),
 )
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.Size)
 

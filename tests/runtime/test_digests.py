@@ -34,6 +34,7 @@ def test_the_digest_is_of_values():
         digest(Model(x_scale=torch.rand(3))),  # what the last batch of a training has left
         digest(Model(trainer_kwargs={"devices": 4}, train_trajectories=[(0, 1.0)])),
         digest(Model(_hidden=1)),
+        digest(Model(explanations=None)),  # which a first prediction sets, unless it fails
     ]
     assert {digest()} == set(same)
     layers = Model()
