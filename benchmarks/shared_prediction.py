@@ -38,8 +38,8 @@ if __name__ == "__main__":
         "y": random.standard_normal(n_series * length),
     })
     model = TFT(h=12, input_size=48, hidden_size=128, max_steps=1, learning_rate=0.0, valid_batch_size=50,
-                accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                enable_model_summary=False, **trainer)
+                windows_batch_size=32, accelerator="cpu", logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, **trainer)
     forecaster = NeuralForecast(models=[model], freq="D")
     forecaster.fit(df=frame[frame.unique_id < 32])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -58,7 +58,7 @@ if __name__ == "__main__":
         }
         if line.strip() == "profile":
             stats = pstats.Stats(profile).stats
-            wanted = {"predict_step", "_digest", "attend", "receive", "publish", "_parse_X", "align", "from_df",
+            wanted = {"predict_step", "compute_digest", "attend", "receive", "publish", "_parse_X", "align", "from_df",
                       "update_dataset", "_make_future_dataframe", "fetch", "predict"}
             told["profile"] = sorted(
                 [round(row[3], 3), f"{os.path.basename(file)}:{name}"]
@@ -135,7 +135,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nfpatch-bench-") as folder:
         alone, shared = (unpack(RELEASES[-1], Path(folder, name)) for name in ("alone", "shared"))
         for site, ids in ((alone, ["multi-process"]), (shared, ["multi-process", "predict-on-all-devices"])):
-            command = [sys.executable, "-m", "nfpatch", "apply", *ids, "--allow-modified", "--site-packages", str(site)]
+            command = [sys.executable, "-m", "nfpatch", "apply", *ids, "--site-packages", str(site)]
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         script = Path(folder, "predicting.py")
         script.write_text(SCRIPT, encoding="utf-8")

@@ -49,7 +49,7 @@ LOST_SECONDS = 15.0
 # How long a rank waits for the part of one that says that it computes: this, and a multiple of what its own part took
 PATIENCE_SECONDS = 60.0
 PATIENCE_FACTOR = 4.0
-# Between two looks at the store: the pause doubles from the first to the longest
+# Between two polls of the store: the pause doubles from the first to the longest
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 # Values are published in pieces of this size; torch's store refuses messages of more than 8 MiB
 CHUNK_BYTES = 4 * 2**20
@@ -76,7 +76,7 @@ def attend(group: RankGroup, token: str, clock: Any = time) -> Optional[SharedCa
         return None
 
 
-def draws(group: RankGroup, name: str) -> bool:
+def has_drawn(group: RankGroup, name: str) -> bool:
     """Whether it is known that what has this name draws random numbers."""
     try:
         return bool(group.prefixed(NAME).store.check([f"draws/{name}"]))
@@ -112,7 +112,7 @@ class SharedCall:
         """The outcome that the first rank to know one has decided, for all."""
         deadline = self._started + MEETING_SECONDS
         missing = set(self.others)
-        for _ in self._looks():
+        for _ in self._polls():
             decided = self._outcome_in(self._last_decision())
             if decided is not None:
                 return decided
@@ -126,7 +126,7 @@ class SharedCall:
                 return self._propose(MISSED)
             if self._clock.monotonic() >= deadline:
                 return self._miss(missing)
-        raise AssertionError("A rank looks until there is an outcome.")
+        raise AssertionError("A rank polls until there is an outcome.")
 
     def _token_of(self, rank: int) -> Optional[str]:
         """What another rank came with; None if it has not come, an empty text if it shares nothing in this call."""
@@ -141,7 +141,7 @@ class SharedCall:
         """End the waiting for these ranks, unless another rank has just decided to share."""
         outcome = self._propose(MISSED)
         if outcome == MISSED:
-            self._leave()
+            self._end_sharing()
             names = ", ".join(map(str, sorted(missing)))
             warnings.warn(
                 f"Rank {self.rank} predicts alone, and so do all ranks from now on: within {MEETING_SECONDS:g} s the "
@@ -171,10 +171,10 @@ class SharedCall:
             # Sets it only if it is still the decision of an earlier call
             self._store.compare_set("decision", decision, f"{self._number}:{outcome}")
 
-    def _leave(self) -> None:
+    def _end_sharing(self) -> None:
         self._store.set("alone", "1")
 
-    def _looks(self) -> Iterator[None]:
+    def _polls(self) -> Iterator[None]:
         """Yields for ever, with pauses between."""
         pause = FIRST_PAUSE
         while True:
@@ -231,8 +231,8 @@ class SharedCall:
                 part = self._read(rank)
             else:
                 part = Part((), "lost")
-                self._leave()
-            self._let_go(rank)
+                self._end_sharing()
+            self._release(rank)
         except Exception:
             return Part((), "lost")
         return part
@@ -241,7 +241,7 @@ class SharedCall:
         """Let the other ranks' parts go unread."""
         with suppress(Exception):
             for rank in self.others:
-                self._let_go(rank)
+                self._release(rank)
 
     def mark_draws(self, name: str) -> None:
         """Let all ranks know that what has this name draws random numbers."""
@@ -253,7 +253,7 @@ class SharedCall:
         asked = self._clock.monotonic()
         deadline = asked + PATIENCE_SECONDS + PATIENCE_FACTOR * (asked - self._started)
         beat, seen = -1, asked
-        for _ in self._looks():
+        for _ in self._polls():
             if self._store.check([f"{self._number}/{rank}"]):
                 return True
             now, latest = self._clock.monotonic(), self._store.add(f"alive/{rank}", 0)
@@ -261,7 +261,7 @@ class SharedCall:
                 beat, seen = latest, now
             if now >= deadline or now - seen >= LOST_SECONDS:
                 return False
-        raise AssertionError("A rank looks until the other is given up.")
+        raise AssertionError("A rank polls until the other is given up.")
 
     def _read(self, rank: int) -> Part:
         key = f"{self._number}/{rank}"
@@ -269,7 +269,7 @@ class SharedCall:
         part: Part = pickle.loads(b"".join(chunks))
         return part
 
-    def _let_go(self, rank: int) -> None:
+    def _release(self, rank: int) -> None:
         """Count this rank as one that needs the part of another no longer; the last one deletes it."""
         key = f"{self._number}/{rank}"
         if self._store.add(f"{key}/read", 1) < self.world_size - 1 or not self._store.check([key]):

@@ -190,7 +190,7 @@ def _can_share(model: Any, callbacks: Iterable[Any], group: RankGroup) -> bool:
     They may not where it is known to draw random numbers, as the stream would be another one; and where the user has
     callbacks or hooks that see every batch.
     """
-    if getattr(model.loss, "is_distribution_output", False) or meetings.draws(group, class_name(model)):
+    if getattr(model.loss, "is_distribution_output", False) or meetings.has_drawn(group, class_name(model)):
         return False
     own = [each for each in callbacks if not isinstance(each, compat.default_callback_classes())]
     hooks = [_has_predict_hooks(callback, pl.Callback) for callback in own]

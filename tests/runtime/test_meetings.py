@@ -211,7 +211,7 @@ def test_without_a_store_a_rank_is_alone(store, n_operations):
     group = RankGroup(0, 2, BrokenStore(OwnStore(store, "x"), n_operations))
     group = SimpleGroup(group)
     assert meetings.attend(group, "token", Clock()) is None
-    assert meetings.draws(SimpleGroup(RankGroup(0, 2, BrokenStore())), "name")
+    assert meetings.has_drawn(SimpleGroup(RankGroup(0, 2, BrokenStore())), "name")
 
 
 class SimpleGroup(RankGroup):
@@ -325,7 +325,7 @@ def test_without_a_store_a_part_is_lost_and_nothing_fails(shared):
 
 def test_what_draws_random_numbers_is_known_to_all(shared, store):
     first, second = groups(store)
-    assert not meetings.draws(first, "Model")
+    assert not meetings.has_drawn(first, "Model")
     meetings.SharedCall(first.prefixed(meetings.NAME), 1, time).mark_draws("Model")
-    assert meetings.draws(second, "Model")
-    assert not meetings.draws(second, "Other")
+    assert meetings.has_drawn(second, "Model")
+    assert not meetings.has_drawn(second, "Other")
