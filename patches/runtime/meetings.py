@@ -17,7 +17,7 @@ The keys are below `neuralforecast/prediction/`; only the last three are of one 
 
     calls/RANK      how many calls a rank has made
     came/RANK       the number of a rank's last call, and its token; an empty one if it shares nothing in that call
-    decision        the number of the last call that was decided, and its outcome
+    decision        the number of the last call that was decided, its outcome, and the number of the last shared call
     alone           set after a missed meeting or a lost part
     draws/NAME      set when something of this name has drawn random numbers, so that it cannot be shared
     alive/RANK      the heartbeat
@@ -155,9 +155,15 @@ class SharedCall:
         return self._store.get("decision").decode() if self._store.check(["decision"]) else ""
 
     def _outcome_in(self, decision: str) -> Optional[str]:
-        """The outcome of this call; None while it is not decided. A call that the others have left was missed."""
-        number, _, outcome = decision.partition(":")
-        if not number or int(number) < self._number:
+        """The outcome of this call; None while it is not decided.
+
+        Ranks that differ decide without a slower one, which may still be in the call before. That call was shared if it
+        is the last shared one, as no later one can be shared without this rank; otherwise it was missed.
+        """
+        number, outcome, last_shared = decision.split(":") if decision else ("0", "", "0")
+        if int(last_shared) == self._number:
+            return SHARE
+        if int(number) < self._number:
             return None
         return outcome if int(number) == self._number else MISSED
 
@@ -168,8 +174,9 @@ class SharedCall:
             decided = self._outcome_in(decision)
             if decided is not None:
                 return decided
+            last_shared = self._number if outcome == SHARE else decision.rpartition(":")[2] or 0
             # Sets it only if it is still the decision of an earlier call
-            self._store.compare_set("decision", decision, f"{self._number}:{outcome}")
+            self._store.compare_set("decision", decision, f"{self._number}:{outcome}:{last_shared}")
 
     def _end_sharing(self) -> None:
         self._store.set("alone", "1")

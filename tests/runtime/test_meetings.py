@@ -3,6 +3,7 @@ import threading
 import time
 import warnings
 from datetime import timedelta
+from random import Random
 
 import pytest
 import torch.distributed as dist
@@ -105,6 +106,16 @@ def test_ranks_with_several_tokens_share_nothing_and_meet_again():
     assert run_in_threads(3, share) == [[True, False, True]] * 3
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_all_ranks_share_a_call_or_none_does_whatever_they_bring(seed):
+    random = Random(seed)
+    calls = [[random.choice(["a", "a", "a", "b", ""]) for _ in range(3)] for _ in range(40)]
+    results = run_in_threads(3, lambda group: [attended(group, tokens[group.rank]) for tokens in calls])
+    expected = [len(set(tokens)) == 1 and "" not in tokens for tokens in calls]
+    assert any(expected)
+    assert results == [expected] * 3
+
+
 def test_an_empty_token_waits_for_nobody(store):
     first, second = groups(store)
     clock = Clock()
@@ -169,7 +180,7 @@ def test_who_decides_first_decides_for_all(store, monkeypatch, wins):
     monkeypatch.setattr(meetings.SharedCall, "_propose", propose_at_once)
     assert attended(first, "token", clock=clock) == outcomes[1] == (wins == "the meeting")
     expected = meetings.SHARE if wins == "the meeting" else meetings.MISSED
-    assert name.store.get("decision").decode() == f"1:{expected}"
+    assert name.store.get("decision").decode() == f"1:{expected}:{int(wins == 'the meeting')}"
     assert bool(keys_of(first, "alone")) == (wins == "the deadline")
 
 
@@ -189,6 +200,18 @@ def test_all_proposals_at_once_have_one_outcome():
 
     results = run_in_threads(6, propose)
     assert all(result == results[0] for result in results)
+
+
+def test_a_slow_rank_shares_the_call_before_one_in_which_the_others_differ(store):
+    slow, *others = [group.prefixed(meetings.NAME) for group in groups(store, 3)]
+    calls = [[meetings.SharedCall(group, number, Clock()) for number in (1, 2)] for group in others]
+    slow.publish("came/0", (1, "token"))
+    others[1].publish("came/2", (1, "token"))
+    assert calls[0][0].meet("token")
+    assert calls[1][0].meet("token")
+    others[1].publish("came/2", (2, "of rank 2"))
+    assert not calls[0][1].meet("of rank 1")
+    assert meetings.SharedCall(slow, 1, Clock()).meet("token")
 
 
 def test_a_call_that_the_others_have_left_was_missed(store):
