@@ -112,6 +112,15 @@ patch = Patch(
         Case("GRU", "predict, a batch a series", options=GRU, stage="predict", thorough=True, releases=">=3.0"),
         Case(
             "NHITS",
+            "predict, DistributionLoss, by each rank",
+            loss="DistributionLoss",
+            options=NHITS,
+            stage="predict",
+            thorough=True,
+            releases=">=3.0",
+        ),
+        Case(
+            "NHITS",
             "predict_insample, a batch a series",
             options=NHITS,
             stage="insample",
