@@ -89,7 +89,7 @@ def shared_stages(told, forecaster, drawing, frames):
 def make(world_size):
     """Forecasters of models that draw nothing when they predict, and of one that does; none of them learns."""
     common = {"h": H, "input_size": 12, "max_steps": 1, "learning_rate": 0.0, "valid_batch_size": 2}
-    common.update(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    common.update(accelerator="cpu", logger=False, enable_checkpointing=False)
     if world_size > 1:
         common.update(devices=world_size, strategy="ddp")
     small = {"mlp_units": [[8, 8]] * 3, **common}
