@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
 from typing import Any, Optional
 
 import numpy as np
@@ -84,18 +85,29 @@ def share_series(
         precisions = [str(model.trainer_kwargs.get("precision")) for model in models]
         token = compute_digest(models, datasets, precisions, torch.cuda.is_available(), step_size, quantiles)
     watch = _RandomWatch()
+    call = meetings.attend(group, token, clock)
+    with _mark(datasets, watch):
+        if call is None:
+            yield from enumerate(datasets)
+            return
+        found: dict[int, Any] = {}
+        for numbers in _share(call, len(datasets), found, watch):
+            for number in numbers:
+                yield number, datasets[number]
+                found[number] = results.pop()
+        results.extend(found[number] for number in range(len(datasets)))
+
+
+@contextmanager
+def _mark(datasets: Iterable[Any], watch: _RandomWatch) -> Iterator[None]:
+    """Let `predict` know these data sets as long as the block runs; 3.0.0 has the same ones for each model."""
     for dataset in datasets:
         setattr(dataset, WATCH, watch)
-    call = meetings.attend(group, token, clock)
-    if call is None:
-        yield from enumerate(datasets)
-        return
-    found: dict[int, Any] = {}
-    for numbers in _share(call, len(datasets), found, watch):
-        for number in numbers:
-            yield number, datasets[number]
-            found[number] = results.pop()
-    results.extend(found[number] for number in range(len(datasets)))
+    try:
+        yield
+    finally:
+        for dataset in datasets:
+            delattr(dataset, WATCH)
 
 
 def _ranks_of(models: Iterable[Any], group: Optional[RankGroup]) -> Optional[RankGroup]:

@@ -84,7 +84,9 @@ def test_ranks_share_what_all_of_them_predict(
     for rank, told in enumerate(trained(release, "shared", world_size)):
         for stage in {"predict", "cross_validation", "simulate", "predict_insample"} & one.keys():
             is_by_series = stage == "predict_insample" and release >= "3"
-            assert told[stage][:3] == one[stage][:3], (rank, stage)
+            # The forecasts, and the random numbers after them but where ranks train, and draw for that
+            n_equal = 2 if stage == "cross_validation" else 3
+            assert told[stage][:n_equal] == one[stage][:n_equal], (rank, stage)
             assert told[stage][3] == MODELS * n_own(rank, world_size, SERIES if is_by_series else BATCHES), (
                 rank,
                 stage,
