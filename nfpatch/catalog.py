@@ -91,7 +91,8 @@ class Patch(NamedTuple):
     `unused_parameters` are the names, as `fnmatch` patterns, of the parameters that get no gradient in some
     configuration. The patch freezes them there, or gives them a gradient; it `removes_parameters` only where upstream
     removed the same ones, so that models which were saved before need `nfpatch migrate`. `symptoms` are words of the
-    errors that the bug raises. `requires` are the ids of patches without which this one leaves nothing that works;
+    errors that the bug raises; those of them that are `ambiguous` are also words of errors with other causes, in one
+    process too. `requires` are the ids of patches without which this one leaves nothing that works;
     `apply` and `revert` keep them together. A patch that is `opt_in` changes what one process does, or is a choice: it
     is applied by its own id only. `why_no_cases` says why there are no `cases`, where there are none.
     """
@@ -107,6 +108,7 @@ class Patch(NamedTuple):
     unused_parameters: tuple[str, ...] = ()
     removes_parameters: bool = False
     symptoms: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     opt_in: bool = False
     why_no_cases: str = ""
@@ -431,6 +433,8 @@ def _load_patch(path: Path) -> Patch:
         for each in patch.variants.values()
     ):
         raise UsageError(f"The patch {patch.id} in {path} has a variant that is not a Rewrite for each file.")
+    for words in sorted({*patch.ambiguous} - {*patch.symptoms}):
+        raise UsageError(f"The patch {patch.id} in {path} calls {words!r} ambiguous, which is none of its symptoms.")
     return patch
 
 

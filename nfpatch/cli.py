@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional
@@ -114,6 +115,12 @@ class Target(NamedTuple):
     patch_folders: tuple[Path, ...]
     as_json: bool
 
+    @property
+    def options(self) -> list[str]:
+        """The options by which an install was named, as they are typed."""
+        named = (("--python", self.python), ("--site-packages", self.site_packages))
+        return [word for option, path in named if path is not None for word in (option, str(path))]
+
     def install(self) -> Install:
         """The install that is meant. Raises what `find_install` raises."""
         return find_install(self.python, self.site_packages)
@@ -159,7 +166,7 @@ _install_options = _options(
 
 
 SECTIONS = {
-    "Look": ("list", "status"),
+    "Look": ("list", "which", "status"),
     "Heal": ("apply", "revert"),
     "Prove": ("verify", "rehearse", "audit"),
     "Saved models": ("migrate",),
@@ -233,6 +240,61 @@ def list_(group: Optional[str], patch_folders: tuple[Path, ...], as_json: bool) 
         console.print_json(console.catalog_to_json(catalog, patches))
     else:
         console.print_catalog(catalog, patches)
+
+
+@main.command()
+@click.argument("log", required=False, metavar="[LOG|-]")
+@_install_options
+def which(log: Optional[str], target: Target) -> None:
+    """Find the patches that fix the error in a log, a traceback or a line of one.
+
+    LOG is a file, or the words themselves; without it, and for -, standard input is read. The words are looked up among
+    those of the catalog, parameters without a gradient by their names. No install is needed; where there is one, the
+    answer says what it needs and has.
+    """
+    from nfpatch.which import report
+    from nfpatch.which.logs import Log
+    from nfpatch.which.matching import answer_for
+
+    text = _text_of(log)
+    catalog = target.catalog()
+    install, missing = None, ""
+    try:
+        install = target.install()
+    except NfpatchError as error:
+        if target.options:  # one was named
+            raise
+        missing = str(error)
+    answer = answer_for(Log(text), catalog, None if install is None else survey(install, catalog))
+    if target.as_json:
+        console.print_json(report.answer_to_json(answer, install, target.options))
+    else:
+        report.print_answer(answer, catalog, install, missing, target.options)
+    if not answer.ok:
+        raise SystemExit(1)
+
+
+def _text_of(log: Optional[str]) -> str:
+    """What the argument of `which` stands for: a file, standard input, or the text itself."""
+    if log in (None, "-"):
+        if sys.stdin.isatty():
+            console.note("Paste the log, then press Ctrl-D.")
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
+    assert log is not None
+    path = Path(log)
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except IsADirectoryError as error:
+        raise UsageError(f"{log} is a folder. Name the file of the log in it.") from error
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise EnvironmentProblem(
+                f"Cannot read {log}: permission denied. Re-run as a user with read access."
+            ) from error
+        is_name = "." in log and path.suffix not in (".log", ".txt", ".out", ".err")
+        if is_name or log.endswith("Error") or any(character.isspace() for character in log):
+            return log
+        raise UsageError(f"There is no file {log}. Name the log, or put the words of the error in quotes.") from error
 
 
 @main.command()
