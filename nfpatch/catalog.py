@@ -219,12 +219,12 @@ class Catalog:
     def check_modules(self) -> None:
         """Raise UsageError unless every runtime module that some patch needs is there."""
         for patch in self.patches:
-            for variant in patch.variants.values():
-                for rewrite in variant.values():
-                    try:
-                        self.modules_of(rewrite)
-                    except UsageError as error:
-                        raise UsageError(f"The patch {patch.id} cannot be loaded. {error}") from error
+            rewrites = (rewrite for variant in patch.variants.values() for rewrite in variant.values())
+            for rewrite in {rewrite.imports: rewrite for rewrite in rewrites}.values():
+                try:
+                    self.modules_of(rewrite)
+                except UsageError as error:
+                    raise UsageError(f"The patch {patch.id} cannot be loaded. {error}") from error
 
     def reason_unaffected(self, patch: Patch, version: str) -> Optional[str]:
         """Why this release needs no such patch; None where the patch does not say so."""

@@ -376,9 +376,10 @@ def apply(
         request = ProofRequest(selection, preview=True, allow_modified=allow_modified, force=force)
         may_write = allow_editable or dry_run
         proof = _prove_preview(request, install, catalog, may_write, timeout or PROOF_TIMEOUT_SECONDS, target.as_json)
-    choice = choice_for_apply(survey(install, catalog), selection)
+    found = survey(install, catalog)
+    choice = choice_for_apply(found, selection)
     outcome = operations.apply(
-        install, catalog, choice.patches, allow_modified, allow_editable, force, dry_run, lock_timeout
+        install, catalog, choice.patches, allow_modified, allow_editable, force, dry_run, lock_timeout, seen=found
     )
     _print_outcome(outcome, selection, choice, "apply", dry_run, target.as_json, proof)
 
@@ -426,8 +427,9 @@ def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: flo
     catalog = target.catalog()
     selection = catalog.selection(names)
     install = target.install()
-    choice = choice_for_revert(survey(install, catalog), selection)
-    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout)
+    found = survey(install, catalog)
+    choice = choice_for_revert(found, selection)
+    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen=found)
     _print_outcome(outcome, selection, choice, "revert", dry_run, target.as_json)
 
 

@@ -6,7 +6,8 @@ The answer goes to standard output, progress and complaints to standard error.
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Optional
@@ -55,7 +56,7 @@ def print_catalog(catalog: Catalog, patches: Sequence[Patch]) -> None:
     for group, members in catalog.groups.items():
         own = [patch for patch in members if patch.id in shown]
         if own:
-            _print_group(group)
+            click.echo("\n".join(_heading(group, _width())))
         for patch in own:
             click.secho(f"\n  {patch.id}", bold=True)
             print_wrapped(patch.summary, "    ")
@@ -281,43 +282,40 @@ def _print_states(
     """The states by group. What is not needed is counted, unless it was `named` or all is to be shown."""
     id_width = max((len(status.patch.id) for status in statuses), default=0)
     state_width = max((len(status.state) for status in statuses), default=0)
+    width = _width()
     for group in catalog.groups:
         own = [status for status in statuses if status.patch.group == group]
         shown = [s for s in own if show_all or s.state != "not-needed" or s.patch.id in named]
-        if own:
-            _print_group(group)
-        for status in shown:
-            _print_state(status, id_width, state_width)
+        lines = _heading(group, width) if own else []
+        lines += [line for status in shown for line in _state_lines(status, id_width, state_width, width)]
         if len(shown) < len(own):
-            say(f"  {len(own) - len(shown)} not needed")
+            lines.append(f"  {len(own) - len(shown)} not needed")
+        if lines:
+            click.echo("\n".join(lines))
 
 
-def _print_group(group: str) -> None:
+def _heading(group: str, width: int) -> list[str]:
     """The heading of a group, with what it is for."""
     how = "" if group in DEFAULT_GROUPS else f" (applied by name: `nfpatch apply {group}`)"
     purpose = f": {GROUPS[group]}" if group in GROUPS else ""
-    first, *rest = textwrap.wrap(f"{group}{purpose}{how}", _width(), subsequent_indent="  ")
-    click.echo(click.style(group, bold=True) + first[len(group) :])
-    for line in rest:
-        click.echo(line)
+    first, *rest = textwrap.wrap(f"{group}{purpose}{how}", width, subsequent_indent="  ")
+    return [click.style(group, bold=True) + first[len(group) :], *rest]
 
 
-def _print_state(status: PatchStatus, id_width: int, state_width: int) -> None:
+def _state_lines(status: PatchStatus, id_width: int, state_width: int, width: int) -> list[str]:
     """One patch: what is as it should be in one line, cut at the end of the terminal; a reason to act in full."""
     margin = " " * (2 + id_width + 2 + state_width + 2)
-    is_narrow = _width() - len(margin) < LEAST_ROOM
+    is_narrow = width - len(margin) < LEAST_ROOM
     if is_narrow:
         margin = " " * 4
-    room = max(_width() - len(margin), LEAST_ROOM)
+    room = max(width - len(margin), LEAST_ROOM)
     if status.state in ("applied", "applicable", "opt-in"):
         lines = [textwrap.shorten(status.reason, room, placeholder=" ...")]
     else:
         lines = textwrap.wrap(status.reason, room, break_on_hyphens=False)
     state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])
     beside = "" if is_narrow else f"  {lines.pop(0)}"
-    click.echo(f"  {status.patch.id.ljust(id_width)}  {state}{beside}")
-    for line in lines:
-        click.echo(margin + line)
+    return [f"  {status.patch.id.ljust(id_width)}  {state}{beside}", *(margin + line for line in lines)]
 
 
 def print_wrapped(text: str, indent: str, err: bool = False) -> None:
@@ -335,8 +333,18 @@ def print_wrapped(text: str, indent: str, err: bool = False) -> None:
 
 
 def _width() -> int:
-    """How many characters a line has room for: those of the terminal, 80 where there is none."""
-    return shutil.get_terminal_size().columns
+    """How many characters a line has room for: those of the terminal, 80 where there is none.
+
+    As `shutil.get_terminal_size` finds it, the import of which takes longer than a whole answer of ours.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        assert sys.__stdout__ is not None
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80
+    except (AssertionError, OSError, ValueError):  # no terminal, or closed
+        return 80
 
 
 def say(sentence: str) -> None:

@@ -12,6 +12,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -93,7 +95,8 @@ class RecordedFile(NamedTuple):
         return content[: self.imports_at] + content[end:], modules
 
 
-class Fingerprints(NamedTuple):
+@dataclass(frozen=True)
+class Fingerprints:
     """The record of all releases, oldest first, by file.
 
     `specifiers` are the version specifiers of the patches (PEP 440) with the releases that each names, so that no
@@ -106,7 +109,7 @@ class Fingerprints(NamedTuple):
 
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
         """What is known of a file of a release; None where no patch changes it there, or the release is not known."""
-        return next((known for known in self.files.get(file, ()) if release in known.releases), None)
+        return self._by_release.get(release, {}).get(file)
 
     def patch(self, release: str, file: str, patch_id: str) -> Optional[RecordedPatch]:
         """What is known of a patch in a file of a release; None where it changes nothing there."""
@@ -115,17 +118,30 @@ class Fingerprints(NamedTuple):
 
     def files_of(self, release: str, patch_id: str) -> tuple[str, ...]:
         """The files of a release that the patch changes, sorted."""
-        known = ((file, self.file(release, file)) for file in self.files)
-        return tuple(file for file, found in known if found is not None and patch_id in found.patches)
+        known = self._by_release.get(release, {})
+        return tuple(file for file in sorted(known) if patch_id in known[file].patches)
 
     def knows(self, patch_id: str) -> bool:
         """Whether the record speaks of this patch."""
-        return any(patch_id in known.patches for versions in self.files.values() for known in versions)
+        return patch_id in self._patch_ids
 
     def is_named(self, specifier: str, release: str) -> Optional[bool]:
         """Whether the version specifier names this release; None where either is not on record."""
         named = self.specifiers.get(specifier)
         return None if named is None or release not in self.releases else release in named
+
+    @cached_property
+    def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
+        found: dict[str, dict[str, RecordedFile]] = {release: {} for release in self.releases}
+        for file, versions in self.files.items():
+            for known in versions:
+                for release in known.releases:
+                    found[release][file] = known
+        return found
+
+    @cached_property
+    def _patch_ids(self) -> frozenset[str]:
+        return frozenset(name for versions in self.files.values() for known in versions for name in known.patches)
 
 
 def digest_of(content: bytes) -> str:

@@ -463,7 +463,7 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
             for version in known[file]
         )
     }
-    forged = replace(catalog, fingerprints=catalog.fingerprints._replace(files={**known, **false}))
+    forged = replace(catalog, fingerprints=replace(catalog.fingerprints, files={**known, **false}))
     before = snapshot(site)
     with pytest.raises(Refused, match="another result than the recorded one"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)

@@ -40,7 +40,7 @@ def older_catalog() -> Catalog:
     assert known is not None
     patches_on_record = {**known.patches, PATCH: RecordedPatch(text_digest_of(edits), (), places)}
     recorded = known._replace(releases=(RELEASE,), patches=patches_on_record)
-    record = now.fingerprints._replace(files={**now.fingerprints.files, file: (recorded,)})
+    record = replace(now.fingerprints, files={**now.fingerprints.files, file: (recorded,)})
     once_patch = patch._replace(variants={f"=={RELEASE}": {file: once}}, unaffected={f"!={RELEASE}": "left out"})
     patches = tuple(once_patch if each.id == PATCH else each for each in now.patches)
     modules = {**now.modules, MODULE: now.modules[MODULE] + b"WAS_OTHERWISE = True\n"}

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
@@ -131,7 +132,7 @@ def ledger_path(install: Install) -> Path:
 
 def original_path(install: Install, file: str) -> Path:
     """Where the original of a file is kept. The suffix keeps importers and compilers of bytecode away from it."""
-    return install.home.joinpath("originals", *(file + ".orig").split("/"))
+    return install.home / f"originals/{file}.orig"
 
 
 def read_original(install: Install, file: str, sha256: str) -> bytes:
@@ -146,8 +147,9 @@ def read_original(install: Install, file: str, sha256: str) -> bytes:
     return content
 
 
+@lru_cache(maxsize=256)
 def hash_of(content: bytes) -> str:
-    """SHA-256 in hex."""
+    """SHA-256 in hex; remembered, as the states of all patches of a file ask for that of the same content."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -159,11 +161,11 @@ def _entry_to_json(entry: PatchedFile) -> dict[str, Any]:
 def _patched_file(file: str, entry: dict[str, Any]) -> PatchedFile:
     """An entry of the ledger. Raises ValueError where it names what no ledger of nfpatch's could name."""
     bytecode = tuple(_text(name) for name in entry["bytecode"])
-    caches = PurePosixPath(file).parent / "__pycache__"
-    folder = PurePosixPath(RUNTIME_FOLDER)
-    if ".." in PurePosixPath(file).parts or PurePosixPath(file).parts[0] != DISTRIBUTION:
+    path = PurePosixPath(file)
+    caches, folder = path.parent / "__pycache__", PurePosixPath(RUNTIME_FOLDER)
+    if ".." in path.parts or path.parts[0] != DISTRIBUTION:
         raise ValueError(f"{file} is no file of the package")
-    if folder in (PurePosixPath(file), *PurePosixPath(file).parents):
+    if folder in (path, *path.parents):
         raise ValueError(f"{file} is no file of neuralforecast's")
     if any(PurePosixPath(name).parent != caches for name in bytecode):
         raise ValueError(f"{bytecode} are no compiled files of {file}")

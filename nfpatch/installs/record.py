@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Optional
 
 from nfpatch.errors import EnvironmentProblem
@@ -24,7 +25,8 @@ def row_for(path: str, content: bytes) -> Row:
     return (path, f"sha256={digest}", str(len(content)))
 
 
-def parse(record: bytes, origin: str) -> list[Row]:
+@lru_cache(maxsize=4)
+def parse(record: bytes, origin: str) -> tuple[Row, ...]:
     """The rows of a RECORD; `origin` names it in errors. Raises EnvironmentProblem with the number of the bad line."""
     try:
         lines = _lines(record)
@@ -41,7 +43,7 @@ def parse(record: bytes, origin: str) -> list[Row]:
         rows.append((fields[0], fields[1], fields[2]))
     if not rows:
         raise _malformed(origin, "is empty")
-    return rows
+    return tuple(rows)
 
 
 def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> bytes:

@@ -150,10 +150,10 @@ def recover(install: Install) -> bool:
 
 
 def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
-    old, new = staging / f"old-{number}", staging / f"new-{number}"
     existed = os.path.lexists(step.path)
     if existed and not isinstance(step, (Folder, Prune)):
-        duplicate(step.path, old)
+        duplicate(step.path, staging / f"old-{number}")
+    new = staging / f"new-{number}"
     if isinstance(step, Write):
         write_new(new, step.content, like=step.like or step.path)
     elif isinstance(step, Place):
@@ -166,7 +166,7 @@ def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
 def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in enumerate(entries):
-        path, new = _absolute(home, entry), staging / f"new-{number}"
+        path = _absolute(home, entry)
         if entry.kind == "Folder":
             if not entry.existed:
                 make_folder_like_parent(path)
@@ -174,7 +174,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
             _set_aside_if_empty(path, staging / f"folder-{number}")
         elif entry.kind == "Remove":
             path.unlink(missing_ok=True)
-        elif os.path.lexists(new):
+        elif os.path.lexists(new := staging / f"new-{number}"):
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True)
             _rename_over(new, path)
@@ -271,7 +271,7 @@ def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
 
 @cache
 def _absolute(home: Path, entry: _Entry) -> Path:
-    return Path(os.path.normpath(home / entry.path))
+    return Path(os.path.normpath(os.path.join(home, entry.path)))
 
 
 def _rename_over(source: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
@@ -48,11 +48,13 @@ def apply(
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     renew_all: bool = False,
+    seen: Optional[Survey] = None,
 ) -> Outcome:
     """Bring the install to its present patch set plus these patches; those that it does not need are left out.
 
-    With `renew_all` every applied patch that is outdated is written again as well. With `dry_run` the changes are
-    computed and nothing is written. Raises Refused or EnvironmentProblem with nothing changed.
+    `seen` is a survey of the install that the caller has just made. With `renew_all` every applied patch that is
+    outdated is written again as well. With `dry_run` the changes are computed and nothing is written. Raises Refused or
+    EnvironmentProblem with nothing changed.
     """
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
@@ -61,7 +63,7 @@ def apply(
             refuse_checkout(install)
         return sets
 
-    return _move(install, catalog, wanted, allow_modified, force, dry_run, lock_timeout)
+    return _move(seen or survey(install, catalog), wanted, allow_modified, force, dry_run, lock_timeout)
 
 
 def refuse_checkout(install: Install) -> None:
@@ -80,29 +82,30 @@ def revert(
     force: bool = False,
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
+    seen: Optional[Survey] = None,
 ) -> Outcome:
     """Bring the install to its present patch set less these patches; without patches, to the originals.
 
-    Raises Refused or EnvironmentProblem with nothing changed.
+    `seen` is a survey of the install that the caller has just made. Raises Refused or EnvironmentProblem with nothing
+    changed.
     """
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
         return wanted_by_revert(found, patches)
 
     # a patch that stays was allowed on this file when it was applied
-    return _move(install, catalog, wanted, True, force, dry_run, lock_timeout)
+    return _move(seen or survey(install, catalog), wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
-    install: Install,
-    catalog: Catalog,
+    found: Survey,
     wanted: Callable[[Survey], Mapping[str, frozenset[str]]],
     allow_modified: bool,
     force: bool,
     dry_run: bool,
     lock_timeout: float,
 ) -> Outcome:
-    found = survey(install, catalog)
+    install, catalog = found.install, found.catalog
     if dry_run and found.interrupted:
         raise Refused("A killed run left work half done here. Run the command without --dry-run to heal it first.")
     # Looking needs neither the lock nor the right to write, so an image that is read-only and healed already is fine.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -16,6 +17,9 @@ from nfpatch.installs.transaction import Folder, Link, Place, Prune, Remove, Ste
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 from nfpatch.patching.survey import Survey
 
+# What follows the name of a module in the name of its compiled file.
+_SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
+
 
 def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     """The survey of the install once these changes are carried out."""
@@ -25,7 +29,7 @@ def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     for change in _files_in(changes):
         if change.patches:
             current[change.file] = dict(change.patches)
-    return found._replace(ledger=after, contents=contents, current=current)
+    return replace(found, ledger=after, contents=contents, current=current)
 
 
 def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
@@ -167,8 +171,8 @@ def _bytecode_of(source: Path) -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    of_this_module = re.compile(rf"{re.escape(source.stem)}\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
-    return sorted(folder / name for name in names if of_this_module.fullmatch(name))
+    stem = source.stem
+    return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
 
 
 def _relative(install: Install, path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Optional
@@ -49,7 +51,8 @@ class PatchStatus(NamedTuple):
         }
 
 
-class Survey(NamedTuple):
+@dataclass(frozen=True)
+class Survey:
     """An install as it was found.
 
     `contents` are the present bytes of every file that a patch rewrites, and of every runtime module, by path; None
@@ -65,12 +68,19 @@ class Survey(NamedTuple):
     contents: Mapping[str, Optional[bytes]]
     interrupted: bool
     ledger_problem: Optional[str] = None
-    obstacles: Mapping[str, str] = MappingProxyType({})
-    current: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = MappingProxyType({})
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+    current: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = field(default_factory=dict)
 
     def status_of(self, patch: Patch) -> PatchStatus:
         """The state of this patch here."""
-        return _status_of(self, patch)
+        if patch.id not in self._states:
+            self._states[patch.id] = _status_of(self, patch)
+        return self._states[patch.id]
+
+    @cached_property
+    def _states(self) -> dict[str, PatchStatus]:
+        """The states that were asked for so far, by the id of the patch."""
+        return {}
 
     def carried_by(self, file: str) -> Optional[frozenset[str]]:
         """The patches that the present bytes of the file are known to carry; None for unknown content."""
@@ -102,7 +112,7 @@ class Survey(NamedTuple):
                 differing.add(module_file(name))
         return tuple(sorted(differing))
 
-    @property
+    @cached_property
     def outdated(self) -> tuple[Patch, ...]:
         """The applied patches that the catalog would write otherwise, in catalog order."""
         return tuple(patch for patch in self.catalog.patches if self.differences(patch))

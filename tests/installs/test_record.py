@@ -41,7 +41,7 @@ def test_every_path_is_read_as_the_installer_meant_it(record: bytes, paths: list
 
 
 def test_the_hash_and_the_size_are_read_as_they_stand() -> None:
-    assert parse(b"a.py,sha256=abc,3\nb.py,,\n", ORIGIN) == [("a.py", "sha256=abc", "3"), ("b.py", "", "")]
+    assert parse(b"a.py,sha256=abc,3\nb.py,,\n", ORIGIN) == (("a.py", "sha256=abc", "3"), ("b.py", "", ""))
 
 
 @pytest.mark.parametrize(
