@@ -180,6 +180,15 @@ class Catalog:
             return self.fingerprints.files_of(version, patch.id)
         return tuple(sorted(self.rewrites_for(patch, version)))
 
+    def is_for(self, patch: Patch, version: str) -> bool:
+        """Whether this release has the bug. Raises UsageError for a release that is not on record."""
+        if version not in self.releases:
+            raise UsageError(
+                f"neuralforecast {version} is not one of the releases that this nfpatch knows, {self.releases[0]} to "
+                f"{self.releases[-1]}. {_hint(version, self.releases)}"
+            )
+        return bool(self.files_of(patch, version))
+
     def rewrites_for(self, patch: Patch, version: str) -> Mapping[str, Rewrite]:
         """The codemods of a patch for this release by file; none where no variant claims it."""
         variant = self._first_match(patch.variants, version)
