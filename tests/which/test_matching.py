@@ -137,6 +137,13 @@ def test_of_patches_with_the_same_words_the_one_is_taken_whose_function_raised_t
     assert ids(traceback(index, SCRIPT, own("predict"))) == ["predict-on-one-device"]
 
 
+def test_a_patch_of_spark_is_for_a_traceback_on_spark() -> None:
+    shapes = "RuntimeError: mat1 and mat2 shapes cannot be multiplied (4x3 and 5x6)"
+    assert ids(traceback(shapes, SCRIPT, own("training_step"))) == ["multivariate-all-series"]
+    on_spark = traceback(shapes, (f"{SITE}/pyspark/worker.py", "main"), own("training_step"))
+    assert ids(on_spark) == ["multivariate-all-series", "spark-series-of-ranks"]
+
+
 def test_ambiguous_words_need_a_traceback_through_a_function_that_they_come_out_of() -> None:
     missing = "FileNotFoundError: [Errno 2] No such file or directory: 'data.csv'"
     pandas = (f"{SITE}/pandas/io/common.py", "get_handle")
