@@ -200,12 +200,17 @@ def _can_be_of(patch: Patch, words: str, frames: Sequence[Frame], is_on_spark: b
 
 
 def _is_told_better(match: Match, matches: Sequence[Match], frames: Mapping[int, Sequence[Frame]]) -> bool:
-    """Whether another match says of the same line what cannot have other causes, or comes from just this function."""
+    """Whether another match says of the same line what cannot have other causes, or comes from just this function.
+
+    On Spark a patch of that group may be needed besides.
+    """
     rivals = [other for other in matches if other.line == match.line and other.patch.id != match.patch.id]
     if match.only_if and any(not other.only_if for other in rivals):
         return True
     own = frames[match.line]
-    return not _is_from(match.patch, own) and any(_is_from(other.patch, own) for other in rivals)
+    return not _is_from(match.patch, own) and any(
+        _is_from(other.patch, own) for other in rivals if other.patch.group == match.patch.group
+    )
 
 
 def _is_from(patch: Patch, frames: Sequence[Frame]) -> bool:
