@@ -14,6 +14,8 @@ from nfpatch.which.logs import Frame, Line, Log
 
 # What strict DDP refuses unused parameters with: Lightning 2, which replaces torch's words, and torch itself.
 REFUSALS = ("parameters that were not used in producing the loss", "Expected to have finished reduction in the prior")
+# What `load_state_dict` raises for unexpected and for missing keys
+_OTHER_KEYS = "key(s) in state_dict"
 # Words that say that another rank, or each trial, has failed. They say nothing where that one says why.
 _CONSEQUENCES = ("Connection closed by peer", "No best trial found for the given metric")
 _FORECASTS = ("predict", "predict_insample", "cross_validation", "simulate", "explain", "decompose")
@@ -63,12 +65,14 @@ class Answer:
     """What is known of a log.
 
     `matches` are in the order of their lines. `unknown` are parameters without a gradient that no patch is known for.
-    `unnamed` is the line with which strict DDP refuses parameters that the log does not name.
+    `unnamed` is the line with which strict DDP refuses parameters that the log does not name. It `is_about_saved_model`
+    where a saved model has other parameters than its class.
     """
 
     matches: tuple[Match, ...]
     unknown: tuple[str, ...] = ()
     unnamed: Optional[Line] = None
+    is_about_saved_model: bool = False
 
     @property
     def ok(self) -> bool:
@@ -94,7 +98,7 @@ def answer_for(log: Log, catalog: Catalog, found: Optional[Survey] = None) -> An
     matches += _by_words(log, catalog)
     matches.sort(key=lambda match: (match.line, match.patch.id))
     kept = _best([match if found is None else _in_install(match, found) for match in matches])
-    return Answer(kept, unknown, refusal if unused is None else None)
+    return Answer(kept, unknown, refusal if unused is None else None, _OTHER_KEYS in log.text)
 
 
 def listed(names: Sequence[str]) -> str:

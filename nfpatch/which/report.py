@@ -99,6 +99,8 @@ def _why_none(answer: Answer) -> str:
         return "This install needs none of these patches."
     if answer.unnamed is not None:
         return "No patch is known for unused parameters of a model with the layers that this log shows."
+    if answer.is_about_saved_model:
+        return "A saved model has other parameters than its class: `nfpatch migrate PATH` (docs/saved-models.md)."
     return "No patch is known for this text."
 
 

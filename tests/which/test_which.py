@@ -104,6 +104,13 @@ def test_no_match_is_exit_code_1_and_the_way_on(site: Path) -> None:
     assert answer("which", "ValueError: no", "--site-packages", site)["matches"] == []
 
 
+def test_a_saved_model_that_does_not_fit_is_a_matter_of_migrate(site: Path) -> None:
+    text = 'Error(s) in loading state_dict for NBEATSx: Unexpected key(s) in state_dict: "out.weight", "out.bias".'
+    result = invoke("which", text, "--site-packages", site)
+    assert result.exit_code == 1
+    assert "nfpatch migrate" in result.stdout
+
+
 def test_an_own_layer_is_named_with_what_to_do(site: Path) -> None:
     result = invoke("which", "adapter.weight", "--site-packages", site)
     assert result.exit_code == 1
