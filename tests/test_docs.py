@@ -138,6 +138,16 @@ def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None
     assert f"so do {well(through_ray)} of {len(through_ray)} through ray" in words
 
 
+def test_readme_and_catalog_mark_the_words_that_errors_with_other_causes_have() -> None:
+    patches = load_catalog().patches
+    for text in (README, (DOCS / "catalog.md").read_text(encoding="utf-8")):
+        assert "only if it does not happen with one device" in " ".join(text.split())
+        for words in {words for patch in patches for words in patch.symptoms}:
+            is_ambiguous = any(words in patch.ambiguous for patch in patches)
+            marked = re.search(rf"{re.escape(words)}[^`|]*`+ \\\*", text) is not None
+            assert marked == is_ambiguous, words
+
+
 def test_what_is_opt_in_is_named_in_readme() -> None:
     opt_in = {patch.id for patch in load_catalog().patches if patch.opt_in}
     assert opt_in <= set(re.findall(r"`([\w-]+)`", README))

@@ -24,7 +24,11 @@ WINGS: dict[str, set[str]] = {
     "audit": {"catalog", "console", "errors", "installs", "proof"},
     "checkpoint": {"catalog", "console", "errors", "installs", "patching", "proof", "target"},
     "rehearsal": {"catalog", "console", "errors", "installs", "patching", "proof", "target"},
-    "cli": {"audit", "catalog", "checkpoint", "console", "errors", "installs", "patching", "proof", "rehearsal"},
+    "which": {"catalog", "console", "installs", "patching"},
+    "cli": {
+        *("audit", "catalog", "checkpoint", "console", "errors", "installs", "patching", "proof", "rehearsal"),
+        "which",
+    },
     "__main__": {"cli"},
 }
 

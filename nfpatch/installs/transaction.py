@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from nfpatch.errors import Refused, as_problem
-from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, write_new
-from nfpatch.installs.find import Install, read_file
+from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, read_file, write_new
+from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 
 JOURNAL_NAME = "journal.json"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Optional
 
 from nfpatch.installs import record
-from nfpatch.installs.find import RUNTIME_FOLDER, Install, read_file
+from nfpatch.installs.disk import read_file
+from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
 from nfpatch.installs.transaction import Folder, Link, Move, Place, Prune, Remove, Step, Write
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.installs.find import interpreter_path
+from nfpatch.installs.interpreter import interpreter_path
 from nfpatch.proof.launch import interpreter_environment
 
 OLDEST_PYTHON = (3, 7)

@@ -37,11 +37,11 @@ class Progress:
         self._task = self._live.add_task("preparing", total=total)
 
     def __enter__(self) -> Progress:
-        self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._live.stop()
+        if self._live.live.is_started:
+            self._live.stop()
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
@@ -53,7 +53,8 @@ class Progress:
         self._errors.print(words, markup=False)
 
     def show(self, words: str) -> None:
-        """What the live line tells from now on."""
+        """What the live line tells from now on; the first time, it appears."""
+        self._live.start()
         self._live.update(self._task, description=words)
 
     def advance(self) -> None:
@@ -70,10 +71,12 @@ def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
     launches = len({case.launcher for case in agenda.cases})
     how = "in one launch" if launches == 1 else f"in {launches} launches"
     with Progress(len(agenda.cases)) as shown:
-        shown.say(f"Training {len(agenda.cases)} models, each a few steps, {how} ...")
+        beginning = [f"Training {count(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
 
         def show(event: ProofEvent) -> None:
-            if event.kind == "launched":
+            if event.kind == "launched":  # so the interpreter has what it takes
+                while beginning:
+                    shown.say(beginning.pop())
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(_title(event.case))

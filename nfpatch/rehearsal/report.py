@@ -27,11 +27,13 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[dict[str, Any]]
     from rich.console import Console
 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    errors.print(f"Running {shlex.join([script.name, *script.arguments])} on {devices} processes ...", markup=False)
+    command = shlex.join([script.name, *script.arguments])
     with errors.status("starting") as live:
 
         def show(event: dict[str, Any]) -> None:
-            if event["rank"] != 0:
+            if event["event"] == "launched":
+                errors.print(f"Running {command} on {devices} processes ...", markup=False)
+            if event.get("rank") != 0:
                 return
             if event["event"] == "call":
                 name = event["file"].rpartition("/")[2]

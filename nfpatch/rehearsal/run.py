@@ -124,8 +124,9 @@ def rehearse(
 ) -> RehearsalReport:
     """Runs a script with `devices` processes in the current folder, and judges what they have noted.
 
-    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` is told what is noted,
-    `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.
+    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` is called
+    when the script is started, and with what is noted; `output` with what the script prints. However the call ends, no
+    process and no file of nfpatch's is left.
 
     Raises UsageError where there is no such script, Refused where the source cannot be computed, and
     EnvironmentProblem where the interpreter cannot run it or does not find that source.
@@ -164,6 +165,7 @@ def rehearse(
             folder=Path.cwd(),
             log=folder / "output.log",
         )
+        on_event({"event": "launched"})
         try:
             with _followed(launch.log, output) as follow:
                 ended, left = _watch(launch, heard, begin + timeout, timeout, on_event, follow)
