@@ -295,11 +295,6 @@ def module_file(name: str) -> str:
     return f"{RUNTIME_FOLDER}/{name}.py"
 
 
-def reinstall_command(install: Install) -> str:
-    """What to type to get the released files back, where nfpatch cannot give them."""
-    return f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`"
-
-
 def read_file(path: Path) -> bytes:
     """The content of a regular file. Never waits, as it would on a pipe, and never takes in more than it should.
 
