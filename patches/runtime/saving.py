@@ -265,7 +265,9 @@ def _digest(forecaster: Any, model_index: Optional[list[int]], save_dataset: boo
     digest = hashlib.blake2b(repr((model_index, save_dataset)).encode(), digest_size=16)
     for i, model in enumerate(forecaster.models):
         if model_index is None or i in model_index:
-            _update(digest, f"{i} {type(model).__name__}", model.state_dict())
+            # HINT is no module itself; it has the one that it reconciles
+            module = model if isinstance(model, torch.nn.Module) else model.model
+            _update(digest, f"{i} {type(model).__name__}", module.state_dict())
     if save_dataset:
         _update(digest, "dataset", getattr(getattr(forecaster, "dataset", None), "__dict__", {}))
     return digest.hexdigest()
