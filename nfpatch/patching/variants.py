@@ -77,11 +77,12 @@ class Variants:
         return self.install.version in self.catalog.releases
 
     @cached_property
-    def _is_newer_than_known(self) -> bool:
-        """Whether the version is beyond those that patches speak of from knowledge."""
+    def _next_release(self) -> Optional[str]:
+        """The first release on record after the version of the install; None where it is newer than all."""
         from packaging.version import Version
 
-        return Version(self.install.version) > Version(self.catalog.releases[-1])
+        version = Version(self.install.version)
+        return next((release for release in self.catalog.releases if Version(release) > version), None)
 
     def of(self, patch: Patch) -> Variant:
         """The variant of this patch."""
@@ -177,11 +178,15 @@ class Variants:
             return Variant("fixed", reason=ALREADY_FIXED)
         if not own and patch.model != ANY_MODEL and all(self.original(file) is None for file in patch.files):
             return Variant("release", reason=f"this source has no {patch.model}")
-        if not own and not self._is_newer_than_known:
+        if not own and (self.is_release_known or self._is_spared_by_next_release(patch)):
             return Variant("release", reason=reason)
         tried = [own] if own else [*patch.variants.values()][-1:]
         problems = (str(error) for rewrites in tried for error in self._problems(rewrites))
         return Variant("none", own, reason=next(problems, ""))
+
+    def _is_spared_by_next_release(self, patch: Patch) -> bool:
+        """Whether the release after this source needs the patch no more than the source does by its version."""
+        return self._next_release is not None and not self.catalog.rewrites_for(patch, self._next_release)
 
     def _problems(self, rewrites: Mapping[str, Rewrite]) -> Iterator[CodemodRefused]:
         """What keeps these codemods from their files."""

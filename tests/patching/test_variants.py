@@ -108,6 +108,20 @@ def test_a_patch_that_the_release_does_not_need_is_needed_where_its_code_stands(
     assert (found.status_of(patch).state, found.status_of(patch).variant_of) == ("modified", ">1.0")
 
 
+@pytest.mark.parametrize(
+    ("unaffected", "state"),
+    [("!=1.0", "unknown-release"), ("", "not-needed")],
+    ids=["the next needs it", "none needs it"],
+)
+def test_between_releases_of_which_none_needs_a_patch_it_is_not_needed(
+    unaffected: str, state: str, tmp_path: Path
+) -> None:
+    specifier = "==1.0" if unaffected else ">2.0"
+    patch = patch_of("patch", {specifier: net(BIAS_ALONE)}, unaffected or "<=2.0")
+    found = look(tmp_path, patch, "0.9", net=edited(NET, ("self.bias = 1", "self.bias = 3")))
+    assert found.status_of(patch).state == state
+
+
 # --- what is fixed
 
 
