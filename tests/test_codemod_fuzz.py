@@ -455,7 +455,7 @@ def test_a_process_survives_a_file_that_is_nested_beyond_reason(site: Path) -> N
         refused = run_nfpatch("apply", "--allow-modified", "--site-packages", site)
         assert (refused.returncode, refused.stdout) == (3, ""), refused
         assert len(refused.stderr.splitlines()) == 1
-        assert str(site / TFT) in refused.stderr
+        assert TFT in refused.stderr
         assert snapshot(site) == before
 
 

@@ -183,9 +183,9 @@ def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> 
     Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before.
     The ranks meet before an `all_gather_object`, or two. Raises on all ranks the error of the first batch that has one.
     """
-    trainer = model.trainer
+    trainer = compat.attached_trainer(model)
     batches = _batches_in_validation(trainer)
-    if batches is None:
+    if trainer is None or batches is None:
         return model.validation_step_outputs if outputs is None else outputs
     n_batches = min(batches.n_batches, trainer.num_sanity_val_steps) if trainer.sanity_checking else batches.n_batches
     gathered = _gather(batches, model.device)
@@ -315,9 +315,9 @@ def _meetings_of(trainer: Any) -> Meetings:
     return meetings
 
 
-def _batches_in_validation(trainer: Any) -> Optional[SharedBatches]:
+def _batches_in_validation(trainer: Optional[Any]) -> Optional[SharedBatches]:
     """The sampler of the loader that the trainer validates on, if it is one of this module."""
-    if trainer.world_size == 1:
+    if trainer is None or trainer.world_size == 1:
         return None
     sampler = getattr(compat.validation_loader(trainer), "sampler", None)
     return sampler if isinstance(sampler, SharedBatches) else None
