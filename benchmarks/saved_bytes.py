@@ -7,15 +7,12 @@ with its dataset by one process and by 2 and 3 ranks of one node, patched. The b
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+from trainings import parse_python, run_ranks, unpack_patched
+
 SAVING = """
 import json, os, sys
 from neuralforecast import NeuralForecast
@@ -46,33 +43,17 @@ LIMIT = 1.05
 
 def bytes_by_rank(python: Path, site: Path, n_ranks: int) -> list[int]:
     """How many bytes each rank writes in one `save`."""
-    environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_ranks}"]
-    command = [str(python), *(launcher if n_ranks > 1 else []), "saving.py", str(n_ranks), f"model-{n_ranks}"]
-    folder = site.parent
-    (folder / "saving.py").write_text(SAVING, encoding="utf-8")
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"The script failed:\n{done.stderr}")
-    files = [folder / f"written-{n_ranks}-{rank}.json" for rank in range(n_ranks)]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return run_ranks(python, site, n_ranks, SAVING, "written", f"model-{n_ranks}")
 
 
 def main() -> None:
     """Saves and prints."""
-    sys.path.insert(0, str(SCRIPTS))
-    from releases import unpack
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
-    python = Path(os.path.abspath(parser.parse_args().python))
+    python = parse_python(__doc__ or "")
     is_over = False
     print("release  ranks  bytes written, by rank        ratio  limit")
     for release in RELEASES:
         with tempfile.TemporaryDirectory(prefix="nfpatch-bench-") as folder:
-            site = unpack(release, Path(folder, "site"))
-            command = [sys.executable, "-m", "nfpatch", "apply", "--site-packages", str(site)]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            site = unpack_patched(release, Path(folder, "site"))
             of_one = sum(bytes_by_rank(python, site, 1))
             print(f"{release}    1      {of_one:<29,}  1.00", flush=True)
             for n_ranks in (2, 3):

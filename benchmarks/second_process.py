@@ -1,4 +1,4 @@
-"""What a second process buys where there is one series: validation losses over steps, as released and healed.
+"""What a second process buys where there is one series: validation losses over steps, as released and patched.
 
 `python benchmarks/second_process.py --python PYTHON`, where PYTHON trains. NHITS on AirPassengers, mean of five seeds;
 one process with 4 and with 8 windows a step, and two processes with 4 each. Prints a row of losses for each.
@@ -6,15 +6,14 @@ one process with 4 and with 8 windows a step, and two processes with 4 each. Pri
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+from trainings import RELEASES, parse_python, unpack, unpack_patched
+
 TRAINING = """
 import json, os, sys
 from neuralforecast import NeuralForecast
@@ -49,22 +48,18 @@ def losses_of(python: Path, script: Path, site: Path, windows: int, trainer: dic
 
 def main() -> None:
     """Trains and prints."""
-    sys.path.insert(0, str(SCRIPTS))
-    from releases import RELEASES, unpack
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
-    python = Path(os.path.abspath(parser.parse_args().python))
+    python = parse_python(__doc__ or "")
     with tempfile.TemporaryDirectory(prefix="nfpatch-bench-") as folder:
-        released, healed = (unpack(RELEASES[-1], Path(folder, name)) for name in ("released", "healed"))
-        command = [sys.executable, "-m", "nfpatch", "apply", "--site-packages", str(healed)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        released, patched = (
+            unpack(RELEASES[-1], Path(folder, "released")),
+            unpack_patched(RELEASES[-1], Path(folder, "patched")),
+        )
         script = Path(folder, "training.py")
         script.write_text(TRAINING, encoding="utf-8")
         rows = [
             ("one process, 4 windows", released, 4, ONE),
             ("two processes, 4 windows each, as released", released, 4, TWO),
-            ("two processes, 4 windows each, healed", healed, 4, TWO),
+            ("two processes, 4 windows each, patched", patched, 4, TWO),
             ("one process, 8 windows", released, 8, ONE),
         ]
         print("| validation loss at step | 0 | 40 | 80 | 120 | 160 | 200 |\n|---|---|---|---|---|---|---|", flush=True)

@@ -9,7 +9,6 @@ the ratio is above LIMIT, or if the forecasts differ. Other work on the machine 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
@@ -20,7 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+from trainings import RELEASES, parse_python, unpack_patched
+
 LIMIT = 0.75
 ROUNDS = 5
 SCRIPT = """
@@ -126,17 +126,10 @@ def predict(processes: list[Process], line: str = "predict") -> list[dict[str, A
 
 def main() -> int:
     """Measures and prints; returns the exit code."""
-    sys.path.insert(0, str(SCRIPTS))
-    from releases import RELEASES, unpack
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
-    python = Path(os.path.abspath(parser.parse_args().python))
+    python = parse_python(__doc__ or "")
     with tempfile.TemporaryDirectory(prefix="nfpatch-bench-") as folder:
-        alone, shared = (unpack(RELEASES[-1], Path(folder, name)) for name in ("alone", "shared"))
-        for site, ids in ((alone, ["multi-process"]), (shared, ["multi-process", "predict-on-all-devices"])):
-            command = [sys.executable, "-m", "nfpatch", "apply", *ids, "--site-packages", str(site)]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        alone = unpack_patched(RELEASES[-1], Path(folder, "alone"), "multi-process")
+        shared = unpack_patched(RELEASES[-1], Path(folder, "shared"), "multi-process", "predict-on-all-devices")
         script = Path(folder, "predicting.py")
         script.write_text(SCRIPT, encoding="utf-8")
         running = {

@@ -7,15 +7,12 @@ the resident memory of a rank, and its ratio to that of one process. Exits with 
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+from trainings import parse_python, run_ranks, unpack_patched
+
 RELEASE = "2.0.1"
 LIMIT = 1.1
 TRAINING = """
@@ -43,36 +40,15 @@ if __name__ == "__main__":
 """
 
 
-def largest_peak(python: Path, site: Path, n_ranks: int) -> float:
-    """The peak of the largest of so many ranks, in MiB."""
-    environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n_ranks}"]
-    command = [str(python), *(launcher if n_ranks > 1 else []), "training.py", str(n_ranks)]
-    folder = site.parent
-    (folder / "training.py").write_text(TRAINING, encoding="utf-8")
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"The script failed:\n{done.stderr}")
-    files = [folder / f"peak-{n_ranks}-{rank}.json" for rank in range(n_ranks)]
-    return max(float(json.loads(file.read_text(encoding="utf-8"))) for file in files)
-
-
 def main() -> None:
     """Trains and prints."""
-    sys.path.insert(0, str(SCRIPTS))
-    from releases import unpack
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
-    python = Path(os.path.abspath(parser.parse_args().python))
+    python = parse_python(__doc__ or "")
     with tempfile.TemporaryDirectory(prefix="nfpatch-bench-") as folder:
-        site = unpack(RELEASE, Path(folder, "site"))
-        command = [sys.executable, "-m", "nfpatch", "apply", "--site-packages", str(site)]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        site = unpack_patched(RELEASE, Path(folder, "site"))
         print("ranks  largest peak, MiB  ratio")
         ratios = []
         for n_ranks in (1, 2, 4):
-            peak = largest_peak(python, site, n_ranks)
+            peak = max(run_ranks(python, site, n_ranks, TRAINING, "peak"))
             if n_ranks == 1:
                 of_one = peak
             ratios.append(peak / of_one)
