@@ -467,9 +467,9 @@ def verify(
     model for a few steps with the interpreter that --python names (default: this one), on the CPU with the gloo
     backend. NHITS, which never needed a patch, trains as the control.
     """
+    from nfpatch.engine.launch import Nodes
     from nfpatch.proof import exports
     from nfpatch.proof import report as proof_report
-    from nfpatch.proof.launch import Nodes
     from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda
 
     nodes = Nodes(**nodes_options)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch, Selection
+from nfpatch.engine.launch import ONE_NODE, Nodes
+from nfpatch.engine.overlay import build_overlay
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
 from nfpatch.patching.plan import changes_to, original_with, originals_of, wanted_by_apply
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.launch import ONE_NODE, Nodes
-from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, Strategy
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nfpatch.catalog import names
+from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
+from nfpatch.engine.logs import tail_of
+from nfpatch.engine.probe import Stack, probe, runnable
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
-from nfpatch.proof.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
-from nfpatch.proof.probe import Stack, probe, runnable
-from nfpatch.proof.ranks import Rank, ranks_of_fit, tail_of
+from nfpatch.proof.ranks import Rank, ranks_of_fit
 from nfpatch.proof.verdict import (
     CaseResult,
     Expectation,
@@ -34,6 +35,7 @@ from nfpatch.proof.verdict import (
     result_without_fits,
 )
 from nfpatch.target import ENTRY
+from nfpatch.target.events import CaseSpec, TrainSpec, encode
 
 __all__ = [
     "CaseResult",
@@ -261,7 +263,7 @@ class _Proof:
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
-        specification.write_text(json.dumps(self._specification(timeout)), encoding="utf-8")
+        specification.write_text(json.dumps(encode(self._specification(timeout))), encoding="utf-8")
         return Launch.start(
             python=runnable(python),
             devices=self.devices if self.launcher == "torchrun" else None,
@@ -272,37 +274,37 @@ class _Proof:
             log=self.folder / "launcher.log",
         )
 
-    def _specification(self, timeout: float) -> dict[str, object]:
-        """What `target/train.py` is told; its docstring gives the meaning."""
-        return {
-            "trees": {name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
-            "cases": [
-                {
-                    "id": case.id,
-                    "patch": case.patch,
-                    "tree": case.tree,
-                    "model": case.case.model,
-                    "loss": case.case.loss,
-                    "exogenous": list(case.case.exogenous),
-                    "options": dict(case.case.options),
-                    "strategy": case.strategy,
-                    "forecast": case.forecast,
-                    "like": case.like,
-                    "stage": case.case.stage,
-                }
+    def _specification(self, timeout: float) -> TrainSpec:
+        """What `target/train.py` does."""
+        return TrainSpec(
+            trees={name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
+            cases=tuple(
+                CaseSpec(
+                    id=case.id,
+                    model=case.case.model,
+                    loss=case.case.loss,
+                    tree=case.tree,
+                    patch=case.patch,
+                    exogenous=tuple(case.case.exogenous),
+                    options=dict(case.case.options),
+                    strategy=case.strategy,
+                    forecast=case.forecast,
+                    like=case.like,
+                    stage=case.case.stage,
+                )
                 for case in self.cases
-            ],
-            "launcher": self.launcher,
-            "accelerator": self.accelerator,
-            "devices": self.devices,
-            "world_size": self.world_size,
-            "reporting": len(self.ranks),
-            "max_steps": self.max_steps,
-            "dealt": self.dealt,
-            "patience": PATIENCE,
-            "timeout": timeout,
-            "out": str(self.reports),
-        }
+            ),
+            launcher=self.launcher,
+            accelerator=self.accelerator,
+            devices=self.devices,
+            world_size=self.world_size,
+            reporting=len(self.ranks),
+            max_steps=self.max_steps,
+            dealt=self.dealt,
+            patience=PATIENCE,
+            timeout=timeout,
+            out=str(self.reports),
+        )
 
     def watch(self, launch: Launch, deadline: float, timeout: float) -> None:
         """Follows the launch to its end; afterwards every case has its result."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from nfpatch.catalog import Case
+from nfpatch.target.events import CaseFinished
 
 Source = Literal["original", "installed", "preview"]
 Expectation = Literal["unused-parameters", "pass", "wrong"]
@@ -53,91 +54,6 @@ class ProofCase:
     def tree(self) -> str:
         """The name of the source tree."""
         return "+".join([self.source, *self.requires])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a fit differs from the one that it must be like; of last weights, in those that both have.
-
-    `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
-    those that only the other fit had, `frozen` the parameters that are frozen in this fit alone (`requires_grad` is
-    False). `losses_equal` speaks of the losses of all steps.
-    """
-
-    different: tuple[str, ...]
-    largest: float
-    forecasts_equal: bool
-    losses_equal: bool
-    removed: tuple[str, ...]
-    frozen: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What one rank reports of one case. `no_evidence` of `target/observing.py` tells the meaning."""
-
-    outcome: Outcome
-    detail: str
-    seconds: float
-    world_size: int | None
-    backend: str | None
-    steps: int
-    finite_loss: bool
-    unused: tuple[str, ...]
-    unused_last: tuple[str, ...]
-    unused_by_torch: tuple[str, ...] | None
-    parameters: int | None
-    digest: str | None
-    forecast_shape: tuple[int, ...] | None
-    due_shape: tuple[int, ...] | None
-    finite_forecasts: bool | None
-    refused: bool = False
-    comparison: Comparison | None = None
-    batches: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
-    buffers: str | None = None
-    refused_alone: bool = False
-
-    @classmethod
-    def from_event(cls, event: Mapping[str, Any]) -> Fit:
-        """The fit that a rank's event "finished" describes."""
-        comparison = event["comparison"]
-        return cls(
-            outcome=event["outcome"],
-            detail=event["detail"],
-            seconds=event["seconds"],
-            world_size=event["world_size"],
-            backend=event["backend"],
-            steps=event["steps"],
-            finite_loss=event["finite_loss"],
-            unused=tuple(event["unused"]),
-            unused_last=tuple(event["unused_last"]),
-            unused_by_torch=_as_tuple(event["unused_by_torch"]),
-            parameters=event["parameters"],
-            digest=event["digest"],
-            forecast_shape=_as_tuple(event["forecast_shape"]),
-            due_shape=_as_tuple(event["due_shape"]),
-            finite_forecasts=event["finite_forecasts"],
-            refused=event["refused"],
-            batches=tuple(event["batches"]),
-            answers=tuple(event["answers"]),
-            buffers=event["buffers"],
-            refused_alone=event["refused_alone"],
-            comparison=None
-            if comparison is None
-            else Comparison(
-                different=tuple(comparison["different"]),
-                largest=comparison["largest"],
-                forecasts_equal=comparison["forecasts_equal"],
-                losses_equal=comparison["losses_equal"],
-                removed=tuple(comparison["removed"]),
-                frozen=tuple(comparison["frozen"]),
-            ),
-        )
-
-
-def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if values is None else tuple(values)
 
 
 @dataclass(frozen=True)
@@ -198,7 +114,7 @@ def result_without_fits(case: ProofCase, outcome: Outcome, detail: str) -> CaseR
     return _result(case, (), outcome, ok=False, detail=detail)
 
 
-def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
+def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CaseResult:
     """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
     if case.case.stage != "fit":
         return _result_of_stage(case, fits, world_size, backend)
@@ -227,7 +143,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backen
     return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 
-def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
+def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CaseResult:
     """The result of a case that went on to a stage of a user's script, each rank held against one process."""
     told: dict[str, str] = {}
     for rank, fit in enumerate(fits):
@@ -253,12 +169,12 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
     return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 
-def _is_refused_alone(fits: Sequence[Fit]) -> bool:
+def _is_refused_alone(fits: Sequence[CaseFinished]) -> bool:
     """Whether one process ends as badly. What the other ranks end with may be a consequence of that."""
     return any(fit.refused_alone for fit in fits) and all(fit.outcome in ("error", "wrong") for fit in fits)
 
 
-def _why_not_the_same(fits: Sequence[Fit]) -> str:
+def _why_not_the_same(fits: Sequence[CaseFinished]) -> str:
     """How the ranks differ in what each has alike with itself alone; empty where they do not.
 
     That is the order of the series of a multivariate model, running statistics, and the forecasts.
@@ -286,7 +202,7 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
     return "; ".join(complaints)
 
 
-def _errors(fits: Sequence[Fit]) -> str | None:
+def _errors(fits: Sequence[CaseFinished]) -> str | None:
     """What the ranks failed with, the first to fail first, as the others may have failed only because of it."""
     failed = sorted((fit.seconds, rank, fit.detail) for rank, fit in enumerate(fits) if fit.outcome == "error")
     told: dict[str, str] = {}
@@ -295,12 +211,12 @@ def _errors(fits: Sequence[Fit]) -> str | None:
     return "\n".join(told.values()) or None
 
 
-def _unused_parameters(fits: Sequence[Fit]) -> tuple[str, ...]:
+def _unused_parameters(fits: Sequence[CaseFinished]) -> tuple[str, ...]:
     """The parameters that got no gradient in some step on some rank, in the model's order."""
     return tuple(dict.fromkeys(name for fit in fits for name in fit.unused))
 
 
-def _why_not_as_asked(fits: Sequence[Fit], world_size: int, backend: str | None) -> str | None:
+def _why_not_as_asked(fits: Sequence[CaseFinished], world_size: int, backend: str | None) -> str | None:
     """What shows that a fit was not trained by as many processes as it should have been; None where it was."""
     for rank, fit in enumerate(fits):
         if (fit.world_size, fit.backend) != (world_size, backend):
@@ -311,7 +227,7 @@ def _why_not_as_asked(fits: Sequence[Fit], world_size: int, backend: str | None)
     return None
 
 
-def _why_not_refused(fits: Sequence[Fit]) -> str | None:
+def _why_not_refused(fits: Sequence[CaseFinished]) -> str | None:
     """What keeps missing gradients from being DDP's refusal of them; None where nothing does."""
     for rank, fit in enumerate(fits):
         if fit.outcome != "unused-parameters":
@@ -321,7 +237,7 @@ def _why_not_refused(fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
+def _why_not_trained(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     """What keeps fits that went through from being a proof; None where nothing does."""
     for rank, fit in enumerate(fits):
         if fit.steps < FEWEST_STEPS:
@@ -337,12 +253,12 @@ def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _why_weights_differ(fits: Sequence[Fit]) -> str:
+def _why_weights_differ(fits: Sequence[CaseFinished]) -> str:
     """What shows that the ranks ended with different weights; empty where they did not."""
     return "" if _equal_weights(fits) else "the ranks ended with different weights"
 
 
-def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
+def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     """What keeps fits from having ended as those that they must be like; None where nothing does.
 
     Two addends have the same sum in any order, more have not: with three ranks and more, the last bits depend on how
@@ -366,12 +282,12 @@ def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _is_bit_equality_due(case: ProofCase, fits: Sequence[Fit]) -> bool:
+def _is_bit_equality_due(case: ProofCase, fits: Sequence[CaseFinished]) -> bool:
     """Whether the arithmetic of both fits is the same to the last bit."""
     return case.strategy == "single-process" or len(fits) <= 2
 
 
-def _is_alike(fit: Fit) -> bool:
+def _is_alike(fit: CaseFinished) -> bool:
     """Whether a fit had the losses, weights and forecasts of the one that it must be like, bit for bit."""
     found = fit.comparison
     return found is not None and not found.different and found.forecasts_equal and found.losses_equal
@@ -382,12 +298,12 @@ def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _equal_weights(fits: Sequence[Fit]) -> bool:
+def _equal_weights(fits: Sequence[CaseFinished]) -> bool:
     """Whether all ranks ended with the same bits in their parameters."""
     return len({fit.digest for fit in fits}) == 1 and all(fit.digest for fit in fits)
 
 
-def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
+def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
     """A result with the evidence that the fits give."""
     trained = [fit for fit in fits if fit.world_size is not None]
     return CaseResult(

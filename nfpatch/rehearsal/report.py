@@ -16,13 +16,14 @@ from nfpatch.installs.find import Install
 from nfpatch.proof.report import WIDTH
 from nfpatch.rehearsal.run import RehearsalReport, Script
 from nfpatch.rehearsal.verdict import Stage
+from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry
 
 _LAUNCHERS = {"script": "Lightning's launcher", "torchrun": "torch's launcher"}
 _PAGE = "docs/rehearse.md"
 
 
 @contextmanager
-def progress(script: Script, devices: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
     """What is shown while the script runs: each call of the first rank, and on a terminal a live line."""
     from rich.console import Console
 
@@ -30,13 +31,13 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[dict[str, Any]]
     errors.print(f"Running {shlex.join([script.name, *script.arguments])} on {devices} processes ...", markup=False)
     with errors.status("starting") as live:
 
-        def show(event: dict[str, Any]) -> None:
-            if event["rank"] != 0:
+        def show(entry: Entry) -> None:
+            event = entry.event
+            if entry.rank != 0:
                 return
-            if event["event"] == "call":
-                name = event["file"].rpartition("/")[2]
-                live.update(f"{event['name']} in {name}:{event['line']}")
-            elif event["event"] in ("returned", "raised"):
+            if isinstance(event, CallStarted):
+                live.update(f"{event.name} in {event.file.rpartition('/')[2]}:{event.line}")
+            elif isinstance(event, (CallReturned, CallRaised)):
                 live.update("going on")
 
         yield show

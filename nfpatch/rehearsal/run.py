@@ -12,21 +12,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Literal, Optional
 
 from nfpatch.catalog import Patch
 from nfpatch.console import count
+from nfpatch.engine.launch import ONE_NODE, Launch, bearers_of, interpreter_environment, is_alive, termination_as_exit
+from nfpatch.engine.logs import tail_of
+from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.probe import probe, runnable
 from nfpatch.errors import EnvironmentProblem, Refused, UsageError
 from nfpatch.installs.find import Install
 from nfpatch.patching.plan import changes_to, originals_of, wanted_by_apply
 from nfpatch.patching.survey import Survey
-from nfpatch.proof.launch import ONE_NODE, Launch, bearers_of, interpreter_environment, is_alive, termination_as_exit
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.probe import probe, runnable
-from nfpatch.proof.ranks import tail_of
-from nfpatch.rehearsal.heard import Heard
+from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Stage, listed, place_of, shared_files, stages_of
 from nfpatch.target import REHEARSAL
+from nfpatch.target.events import Entry, RehearsalSpec, encode
 
 Source = Literal["released", "installed", "healed"]
 LauncherName = Literal["script", "torchrun"]
@@ -119,7 +120,7 @@ def rehearse(
     launcher: LauncherName = "script",
     max_steps: Optional[int] = 4,
     timeout: float = 600.0,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_event: Callable[[Entry], None] = lambda event: None,
     output: Optional[Callable[[bytes], None]] = None,
 ) -> RehearsalReport:
     """Runs a script with `devices` processes in the current folder, and judges what they have noted.
@@ -145,16 +146,11 @@ def rehearse(
             path.append(build_overlay(install.package, folder / "source", tree))
         elif install.tree is not None:
             path.append(install.tree)
-        heard = Heard(folder / "notes")
-        heard.folder.mkdir()
-        specification = {
-            "out": str(heard.folder),
-            "devices": devices,
-            "max_steps": max_steps,
-            "trials": None if max_steps is None else TRIALS,
-            "launcher": launcher,
-        }
-        (folder / "spec.json").write_text(json.dumps(specification), encoding="utf-8")
+        records = Records(folder / "notes")
+        records.folder.mkdir()
+        trials = None if max_steps is None else TRIALS
+        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials)
+        (folder / "spec.json").write_text(json.dumps(encode(specification)), encoding="utf-8")
         launch = Launch.start(
             python=runnable(install.python),
             devices=devices if launcher == "torchrun" else None,
@@ -166,25 +162,25 @@ def rehearse(
         )
         try:
             with _followed(launch.log, output) as follow:
-                ended, left = _watch(launch, heard, begin + timeout, timeout, on_event, follow)
+                ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
         finally:
-            launch.end(rank.pid for rank in heard.ranks.values())
-        heard.read()
-        _check_source(heard, tree, path, install)
-        stages = stages_of(heard, devices, lacking(found, source), ended)
-        places = _places_in_script(heard) if ended else []
+            launch.end(rank.pid for rank in records.ranks.values())
+        records.read()
+        _check_source(records.source, path, install)
+        stages = stages_of(records, devices, lacking(found, source), ended)
+        places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
     return RehearsalReport(
         stages=tuple(stages),
-        changed=tuple(heard.changed),
-        notes=(*places, *_notes_of(heard, left, tail)),
+        changed=tuple(records.overrides),
+        notes=(*places, *_notes_of(records, left, tail)),
         source=source,
         torch=stack.torch,
         lightning=stack.lightning,
         python=stack.python,
         launcher=launcher,
         world_size=devices,
-        exit_code=None if ended else _exit_code_of(launch, heard),
+        exit_code=None if ended else _exit_code_of(launch, records),
         ended=ended,
         tail=tail,
         seconds=time.monotonic() - begin,
@@ -259,24 +255,24 @@ def _followed(log: Path, output: Optional[Callable[[bytes], None]]) -> Iterator[
 
 def _watch(
     launch: Launch,
-    heard: Heard,
+    records: Records,
     deadline: float,
     timeout: float,
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Callable[[Entry], None],
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Follows the processes to their end: why they had to be ended, if so, and how many the script left running."""
     idleness, over = _Idleness(launch), None
     while True:
         ended = launch.process.poll() is not None
-        living = [rank for rank in heard.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
-        events = heard.read()
+        living = [rank for rank in records.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
+        events = records.read()
         for event in events:
             on_event(event)
         follow()
         if ended and not living and not events:
             others = bearers_of(launch.token) if sys.platform == "linux" else set()
-            left = len(others - {rank.pid for rank in heard.ranks.values()})
+            left = len(others - {rank.pid for rank in records.ranks.values()})
             over = over or time.monotonic()
             if not left or time.monotonic() - over > _GRACE:
                 return None, left
@@ -323,17 +319,16 @@ def _processor_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _exit_code_of(launch: Launch, heard: Heard) -> int:
+def _exit_code_of(launch: Launch, records: Records) -> int:
     """The exit code of the first process; 1 where that is 0 and another rank has died."""
     code = launch.process.wait()
-    died = [rank for rank in heard.ranks.values() if not rank.has_ended]
+    died = [rank for rank in records.ranks.values() if not rank.has_ended]
     return 1 if code == 0 and died else code
 
 
-def _check_source(heard: Heard, tree: Mapping[str, Optional[bytes]], path: Sequence[Path], install: Install) -> None:
+def _check_source(file: Optional[str], path: Sequence[Path], install: Install) -> None:
     """Raises EnvironmentProblem where the script found another neuralforecast than the one that is meant."""
     due = path[1] if len(path) > 1 else install.root
-    file = None if heard.source is None else heard.source["file"]
     if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(due)):
         raise EnvironmentProblem(
             f"The script imports neuralforecast from {Path(file).parent}, and not from {due}. Name that install with "
@@ -341,16 +336,16 @@ def _check_source(heard: Heard, tree: Mapping[str, Optional[bytes]], path: Seque
         )
 
 
-def _places_in_script(heard: Heard) -> list[str]:
+def _places_in_script(records: Records) -> list[str]:
     """Where the ranks are that have been ended between two calls."""
-    between = [rank for rank in heard.ranks.values() if all(call.is_over for call in rank.calls.values())]
-    places = {rank.number: place_of(heard.stack_of(rank)) for rank in between if not rank.has_ended}
+    between = [rank for rank in records.ranks.values() if all(call.is_over for call in rank.calls.values())]
+    places = {rank.number: place_of(records.stack_of(rank)) for rank in between if not rank.has_ended}
     return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
 
 
-def _notes_of(heard: Heard, left: int, tail: str) -> Iterator[str]:
+def _notes_of(records: Records, left: int, tail: str) -> Iterator[str]:
     """What is worth knowing beside the calls."""
-    shared = shared_files(rank.written for rank in heard.ranks.values())
+    shared = shared_files(rank.written for rank in records.ranks.values())
     if shared:
         yield (
             f"More than one rank writes {listed(shared)}: the script does, not neuralforecast. "

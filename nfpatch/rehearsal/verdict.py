@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Optional
 
 from nfpatch.catalog import Patch
 from nfpatch.console import count
-from nfpatch.proof.ranks import frames_of_dump
-from nfpatch.rehearsal.heard import Call, Heard, Training
+from nfpatch.engine.logs import frames_of_dump
+from nfpatch.rehearsal.records import Call, Records, Training
 from nfpatch.target import ENTRY
 from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
@@ -111,33 +111,33 @@ class Fault:
     is_consequence: bool = False
 
 
-def stages_of(heard: Heard, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> list[Stage]:
+def stages_of(records: Records, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> list[Stage]:
     """The calls of a script in its order. `ended` says why its processes were ended by nfpatch, if they were."""
-    return [_stage_of(heard, number, devices, lacking, ended) for number in heard.numbers]
+    return [_stage_of(records, number, devices, lacking, ended) for number in records.numbers]
 
 
-def _stage_of(heard: Heard, number: int, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> Stage:
-    by_rank = {rank.number: rank.calls.get(number) for rank in sorted(heard.ranks.values(), key=lambda r: r.number)}
+def _stage_of(records: Records, number: int, devices: int, lacking: Sequence[Patch], ended: Optional[str]) -> Stage:
+    by_rank = {rank.number: rank.calls.get(number) for rank in sorted(records.ranks.values(), key=lambda r: r.number)}
     call = next(call for call in by_rank.values() if call is not None)
-    trainings = heard.trainings_of(number)
+    trainings = records.trainings_of(number)
     fault = (
         _ended_badly(by_rank, trainings)
         or _searched_otherwise(by_rank, call)
-        or _hangs(heard, by_rank, call, ended)
+        or _hangs(records, by_rank, call, ended)
         or _ways_part(by_rank, call)
         or _trained_otherwise(call, trainings, devices)
         or _answers_differ(by_rank, call)
         or _writes_together(by_rank)
     )
-    models = tuple(dict.fromkeys(call.models)) or tuple(
+    models = tuple(dict.fromkeys(call.started.models)) or tuple(
         dict.fromkeys(training.model for ranks in trainings.values() for training in ranks.values() if training.model)
     )
     is_refused_alone = fault is not None and _is_refused_alone(by_rank, fault)
     is_sought = fault is not None and not is_refused_alone and not fault.is_consequence
     return Stage(
         call=call.name,
-        file=call.file,
-        line=call.line,
+        file=call.started.file,
+        line=call.started.line,
         model=", ".join(models),
         outcome="pass" if fault is None else fault.outcome,
         detail="" if fault is None else fault.detail + ("; one process is refused as well" if is_refused_alone else ""),
@@ -154,41 +154,41 @@ def _ended_badly(by_rank: dict[int, Optional[Call]], trainings: dict[int, dict[i
     raised = [(rank, call.raised) for rank, call in by_rank.items() if call is not None and call.raised is not None]
     if not raised:
         return None
-    raised.sort(key=lambda each: (any(word in each[1]["error"] for word in _CONSEQUENCES), each[1]["time"]))
-    rank, event = raised[0]
-    error = event["error"]
-    tells = [place for place in event["places"] if "/neuralforecast/" in place] or event["places"] or [""]
+    raised.sort(key=lambda each: (any(word in each[1].event.error for word in _CONSEQUENCES), each[1].time))
+    rank, event = raised[0][0], raised[0][1].event
+    error = event.error
+    places = [place for place in event.places if "/neuralforecast/" in place] or [*event.places] or [""]
     if any(words in error for words in UNUSED_PARAMETERS_MESSAGES):
         left = [name for ranks in trainings.values() for each in ranks.values() for name in each.unused]
-        unused = tuple(dict.fromkeys(event["unused"] or left))
+        unused = tuple(dict.fromkeys(event.unused or left))
         number = count(len(unused), "parameter", "parameters")
         words = f"refused by strict DDP: {number} without a gradient ({listed(unused)})"
         return Fault("unused-parameters", words, error, unused)
-    same = len(raised) == len(by_rank) and len({each["error"] for _, each in raised}) == 1
+    same = len(raised) == len(by_rank) and len({each.event.error for _, each in raised}) == 1
     who = "every rank" if same else f"rank {rank}"
     return Fault(
         "error",
-        f"{who}: {_shortened(error)}" + (f", at {_within(tells[-1])}" if tells[-1] else ""),
+        f"{who}: {_shortened(error)}" + (f", at {_within(places[-1])}" if places[-1] else ""),
         error,
     )
 
 
-def _hangs(heard: Heard, by_rank: dict[int, Optional[Call]], call: Call, ended: Optional[str]) -> Optional[Fault]:
+def _hangs(records: Records, by_rank: dict[int, Optional[Call]], call: Call, ended: Optional[str]) -> Optional[Fault]:
     """Ranks that are still in the call, or have never come to it, when the others had done with it."""
     waiting = [rank for rank, each in by_rank.items() if each is None or not each.is_over]
     if not waiting:
         return None
-    failed = {rank: heard.failure_of(rank) for rank in waiting if by_rank[rank] is None}
+    failed = {rank: records.failure_of(rank) for rank in waiting if by_rank[rank] is None}
     if failed and all(failed.values()):
         told = "; ".join(f"rank {rank} has ended in {name}" for rank, name in failed.items())
         return Fault("timeout", f"not made on all ranks: {told}", is_consequence=True)
     words = []
     for rank in waiting:
-        place = place_of(heard.stack_of(heard.ranks[rank]))
+        place = place_of(records.stack_of(records.ranks[rank]))
         own = by_rank[rank]
         how = "never comes to it" if own is None else "does not come back"
         words.append(f"rank {rank} {how}" + (f": it waits in {place}" if place else ""))
-    kind = call.search or call.method
+    kind = call.started.search or call.method
     return Fault("timeout", "; ".join(words) + (f" ({ended})" if ended else ""), kind=kind)
 
 
@@ -220,19 +220,20 @@ def _tells(file: str) -> bool:
 
 def _searched_otherwise(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
     """A search of which the ranks have other results."""
-    chosen = {rank: each.returned["chosen"] for rank, each in by_rank.items() if each is not None and each.returned}
+    chosen = {rank: each.returned.chosen for rank, each in by_rank.items() if each is not None and each.returned}
     for rank, found in chosen.items():
         for own, due in zip(found, chosen[min(chosen)]):
             if own != due:
-                return Fault("wrong", f"rank {min(chosen)} has chosen {due}; rank {rank} {own}", kind=call.search)
+                words = f"rank {min(chosen)} has chosen {due}; rank {rank} {own}"
+                return Fault("wrong", words, kind=call.started.search)
     return None
 
 
 def _ways_part(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
     """Ranks whose script goes another way."""
     for rank, each in by_rank.items():
-        if each is not None and (each.name, each.line) != (call.name, call.line):
-            return Fault("wrong", f"rank {rank} makes another call meanwhile: {each.name} in line {each.line}")
+        if each is not None and (each.name, each.started.line) != (call.name, call.started.line):
+            return Fault("wrong", f"rank {rank} makes another call meanwhile: {each.name} in line {each.started.line}")
     return None
 
 
@@ -247,16 +248,17 @@ def _trained_otherwise(call: Call, trainings: dict[int, dict[int, Training]], de
         which = "" if len(trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
         weights = {each.weights for each in ranks.values() if each.weights is not None}
         if len(weights) > 1 and len(ranks) == devices and _is_together(ranks):
-            return Fault("wrong", f"the weights{which} are not the same on all ranks", kind=call.search or "weights")
+            words = f"the weights{which} are not the same on all ranks"
+            return Fault("wrong", words, kind=call.started.search or "weights")
         losses = {rank: each.validated for rank, each in ranks.items() if each.validated and _is_together(ranks)}
-        first = next(iter(losses.values()), [])
+        first: Sequence[float] = next(iter(losses.values()), ())
         for rank, found in losses.items():
             if not _are_close(found, first):
                 words = (
                     f"the validation loss{which} is {first[-1]:.6g} on rank {min(losses)}, {found[-1]:.6g} on {rank}"
                 )
                 return Fault("wrong", words, kind="validation")
-        for due in (each["validation"] for each in call.alone if each.get("index") == index):
+        for due in (each.validation for each in call.references if each.index == index):
             if due is not None and first and not _are_close(first[-1:], [due]):
                 words = f"the validation loss{which} is {first[-1]:.6g}, and {due:.6g} in one process"
                 return Fault("wrong", words, kind="validation")
@@ -276,20 +278,20 @@ def _are_close(found: Sequence[float], due: Sequence[float]) -> bool:
 
 def _answers_differ(by_rank: dict[int, Optional[Call]], call: Call) -> Optional[Fault]:
     """Forecasts or weights that are not those of one process, or not the same on all ranks."""
-    for told in call.alone:
-        if told.get("differ"):
-            return Fault("wrong", told["differ"], kind=call.method)
+    for reference in call.references:
+        if reference.differ:
+            return Fault("wrong", reference.differ, kind=call.method)
     answers = {rank: each.returned for rank, each in by_rank.items() if each is not None and each.returned is not None}
     for rank, answer in answers.items():
         due = answers[min(answers)]
-        if answer["weights"] != due["weights"]:
+        if answer.weights != due.weights:
             words = f"rank {rank} goes on with other weights than rank {min(answers)}"
-            return Fault("wrong", words, kind=call.search or "weights")
-        one, other = answer["forecasts"], due["forecasts"]
-        if one is not None and other is not None and one["digest"] != other["digest"]:
+            return Fault("wrong", words, kind=call.started.search or "weights")
+        one, other = answer.forecasts, due.forecasts
+        if one is not None and other is not None and one.digest != other.digest:
             words = (
                 f"rank {rank} and rank {min(answers)} have other forecasts: "
-                f"{one['rows']} rows, {one['nan']} numbers missing, and {other['rows']} rows, {other['nan']} missing"
+                f"{one.rows} rows, {one.nan} numbers missing, and {other.rows} rows, {other.nan} missing"
             )
             return Fault("wrong", words, kind=call.method)
     return None
@@ -324,15 +326,15 @@ def listed(paths: Sequence[str]) -> str:
 
 def _is_refused_alone(by_rank: dict[int, Optional[Call]], fault: Fault) -> bool:
     """Whether one process ends with the same error."""
-    alone = [told["error"] for call in by_rank.values() if call is not None for told in call.alone if "error" in told]
-    return fault.outcome == "error" and any(words[:300] == fault.words[:300] for words in alone)
+    errors = [each.error for call in by_rank.values() if call is not None for each in call.references if each.error]
+    return fault.outcome == "error" and any(words[:300] == fault.words[:300] for words in errors)
 
 
 def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
     """Why a call that came back is not held against one process, if that could not be asked."""
     for call in by_rank.values():
         if call is not None and call.raised is None:
-            for words in dict.fromkeys(told["error"] for told in call.alone if told.get("error")):
+            for words in dict.fromkeys(each.error for each in call.references if each.error):
                 yield f"not held against one process, which ended with {_shortened(words)}"
 
 
@@ -389,23 +391,23 @@ def _word_for(call: Optional[Call]) -> str:
     if call is None:
         return "-"
     if call.raised is not None:
-        return str(call.raised["error"]).partition(":")[0]
+        return call.raised.event.error.partition(":")[0]
     if call.returned is None:
         return "waits"
-    frame = call.returned["forecasts"]
-    return "returned" if frame is None else f"{frame['rows']} rows"
+    frame = call.returned.forecasts
+    return "returned" if frame is None else f"{frame.rows} rows"
 
 
 def _evidence_of(rank: int, call: Optional[Call], trainings: dict[int, dict[int, Training]]) -> dict[str, Any]:
     """What a rank tells of a call, for the JSON document."""
-    own = [vars(ranks[rank]) for ranks in trainings.values() if rank in ranks]
-    told: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
+    own = [asdict(ranks[rank]) for ranks in trainings.values() if rank in ranks]
+    evidence: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
     if call is not None:
-        told["error"] = None if call.raised is None else call.raised["error"]
-        told["written"] = sorted(call.written)
-        for name in ("forecasts", "chosen", "weights"):
-            told[name] = None if call.returned is None else call.returned[name]
-    return told
+        returned = {} if call.returned is None else asdict(call.returned)
+        evidence["error"] = None if call.raised is None else call.raised.event.error
+        evidence["written"] = sorted(call.written)
+        evidence.update({name: returned.get(name) for name in ("forecasts", "chosen", "weights")})
+    return evidence
 
 
 def _shortened(text: str) -> str:

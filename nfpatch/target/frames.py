@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from .events import Frame
+
 KEYS = ("unique_id", "ds", "cutoff")
 
 
-def described(frame: Any) -> dict[str, Any] | None:
-    """Rows, series, missing numbers and a digest of the bits of a frame; None for what is no frame."""
+def described(frame: Any) -> Frame | None:
+    """The record of a frame; None for what is no frame."""
     found = as_pandas(frame)
     if found is None:
         return None
     numbers = [name for name in found.columns if found[name].dtype.kind == "f"]
-    return {
-        "rows": len(found),
-        "columns": [str(name) for name in found.columns],
-        "ids": int(found["unique_id"].nunique()) if "unique_id" in found.columns else None,
-        "nan": int(found[numbers].isna().to_numpy().sum()),
-        "digest": digest_of_frame(found),
-    }
+    return Frame(
+        rows=len(found),
+        columns=tuple(str(name) for name in found.columns),
+        ids=int(found["unique_id"].nunique()) if "unique_id" in found.columns else None,
+        nan=int(found[numbers].isna().to_numpy().sum()),
+        digest=digest_of_frame(found),
+    )
 
 
 def digest_of_frame(frame: Any) -> str:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Callable
 
 from . import on_spark
-from .comparing import seed_everything, start_from, weights_of
+from .comparing import compare_frames, seed_everything, start_from, weights_of
 from .data import Data, levelled_data
+from .events import CaseSpec, Evidence, TrainSpec
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
-from .observing import OBSERVED
+from .session import Session
 from .spawned import trained
 from .through_ray import surroundings
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
-from .world import World
 
 N_SERIES = 3  # one more than two ranks share evenly
 SERIES_CUT = 20  # points in time by which each series is shorter than the one before
@@ -28,24 +29,38 @@ SERIES_CUT = 20  # points in time by which each series is shorter than the one b
 class Script:
     """The script of one case: a forecaster that was trained by all ranks, and what makes further ones.
 
-    `evidence` is that of its training. Where `world` is None, it is the script of this process alone.
+    `evidence` is that of its training. One that `is_alone` is the script of this process alone, and has no `world`.
     """
 
-    def __init__(self, case: dict[str, Any], spec: dict[str, Any], package: Any, world: World | None) -> None:
+    def __init__(self, case: CaseSpec, session: Session, is_alone: bool = False) -> None:
         self.case = case
-        self.spec = spec
-        self.package = package
-        self.world = world
+        self.session = session
+        self.spec = session.spec
+        self.package = session.package
+        self.world = None if is_alone else session.world
         self.data: Data = levelled_data(SMALL_SIZES["h"], n_series_of(case), cut_of(case))
-        with surroundings(case, spec):
+        with surroundings(case, self.spec, session.observation):
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
-        self.evidence = {name: OBSERVED[name] for name in OBSERVED if name != "answers"}
+        self.evidence = replace(self.evidence_now)
+
+    @property
+    def evidence_now(self) -> Evidence:
+        """What is observed of the case under way."""
+        return self.session.observation.evidence
+
+    def restore_evidence(self) -> None:
+        """Makes the evidence that of the script's own training again, but for the forecasts that were compared."""
+        self.session.observation.evidence = replace(self.evidence, answers=self.evidence_now.answers)
+
+    def compare(self, found: Any, due: Any) -> None:
+        """Raises Differs where two frames of forecasts differ; see `compare_frames`."""
+        compare_frames(found, due, self.session.observation)
 
     def together(self) -> dict[str, Any]:
         """What a user tells Lightning's trainer, for all ranks."""
-        return self.alone() if self.world is None else script_arguments(self.spec, self.package.__version__)
+        return self.alone() if self.world is None else script_arguments(self.session)
 
     @property
     def rank(self) -> int:
@@ -63,13 +78,13 @@ class Script:
 
     def alone(self) -> dict[str, Any]:
         """What makes Lightning work in this process alone."""
-        return {**arguments_alone(self.spec), **quiet_arguments(self.package.__version__)}
+        return {**arguments_alone(self.spec), **quiet_arguments(self.session.release, self.session.observation)}
 
     def made(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster of the case's model, untrained."""
         seed_everything()
         case = with_options(self.case, options)
-        model = model_of(case, self.spec["max_steps"], trainer, n_series=N_SERIES)
+        model = model_of(case, self.spec.max_steps, trainer, n_series=N_SERIES)
         return self.package.NeuralForecast(models=[model], freq=self.data.freq)
 
     @property
@@ -102,30 +117,30 @@ class Script:
         go_on = further and "use_init_models" in inspect.signature(forecaster.fit).parameters
         options = {"use_init_models": False} if go_on else {}
         seed_everything()
-        with trained(forecaster, self.spec, is_watched and self.world is not None):
+        with trained(forecaster, self.spec, self.session.observation, is_watched and self.world is not None):
             if is_watched and self.is_on_spark:
-                on_spark.fit(forecaster, self.case, self.spec, past, None, val_size=SMALL_SIZES["h"])
+                self.session.spark.fit(forecaster, self.case, past, None, val_size=SMALL_SIZES["h"])
             else:
                 forecaster.fit(df=past, val_size=SMALL_SIZES["h"], **options)
         if is_watched and self.is_on_spark:
-            on_spark.check_all_is_read(past)
+            on_spark.check_all_is_read(past, self.evidence_now)
 
 
-def n_series_of(case: dict[str, Any]) -> int:
+def n_series_of(case: CaseSpec) -> int:
     """How many series there are for a case."""
-    return 1 if case["stage"] == "single-series" else N_SERIES
+    return 1 if case.stage == "single-series" else N_SERIES
 
 
-def cut_of(case: dict[str, Any]) -> int:
+def cut_of(case: CaseSpec) -> int:
     """By how much each series is shorter than the one before.
 
     1.x predicts in sample for series of one length only, with one process as well.
     """
-    return 0 if case["stage"] == "insample" else SERIES_CUT
+    return 0 if case.stage == "insample" else SERIES_CUT
 
 
 @contextmanager
-def one_process(forecaster: Any, spec: dict[str, Any]) -> Iterator[Any]:
+def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
     """The forecaster, for a while as if it had been trained and asked in this process alone."""
     model = trained_model_of(forecaster)
     kept = model.trainer_kwargs

@@ -18,8 +18,8 @@ from support import invoke, run_nfpatch
 from test_runner import NBEATSX, OUT, SEARCH, healed, mark, package, processes_with
 
 from nfpatch.catalog import Case
-from nfpatch.proof.launch import Nodes
-from nfpatch.proof.overlay import build_overlay
+from nfpatch.engine.launch import Nodes
+from nfpatch.engine.overlay import build_overlay
 from nfpatch.proof.report import conditions_of
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
 

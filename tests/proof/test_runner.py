@@ -21,9 +21,9 @@ import pytest
 from support import MARK, ROOT, environment, processes_with
 
 from nfpatch.catalog import Case
+from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.probe import probe
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, run_proof
 
 pytestmark = [

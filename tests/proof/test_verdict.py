@@ -1,7 +1,7 @@
 """What the ranks report is a proof only if all of it fits together."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Optional
 
 import pytest
@@ -9,19 +9,19 @@ import pytest
 from nfpatch.catalog import Case
 from nfpatch.proof.verdict import (
     CaseResult,
-    Comparison,
-    Fit,
     ProofCase,
     Strategy,
     difference,
     result_of_fits,
     result_without_fits,
 )
+from nfpatch.target.events import CaseFinished, Comparison, Entry
 
 GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "preview", "pass", ("out.*",))
 RED = replace(GREEN, id="red", source="original", expect="unused-parameters")
 
-TRAINED = Fit(
+TRAINED = CaseFinished(
+    case="green",
     outcome="pass",
     detail="",
     seconds=1.0,
@@ -88,7 +88,7 @@ NO_EVIDENCE = {
 }
 
 
-def result(case: ProofCase, *fits: Fit) -> CaseResult:
+def result(case: ProofCase, *fits: CaseFinished) -> CaseResult:
     return result_of_fits(case, fits, world_size=2, backend="gloo")
 
 
@@ -102,10 +102,10 @@ def result(case: ProofCase, *fits: Fit) -> CaseResult:
     ],
     ids=["trained", "refused", "other weights than its like", "other forecasts than its like"],
 )
-def test_a_fit_is_what_the_rank_has_written_of_it(fit: Fit) -> None:
-    event = json.loads(json.dumps({"event": "finished", "case": "green", **asdict(fit)}))
+def test_a_fit_is_what_the_rank_has_written_of_it(fit: CaseFinished) -> None:
+    line = json.dumps(Entry(0, 1, 2.0, fit).to_json())
 
-    assert Fit.from_event(event) == fit
+    assert Entry.from_json(json.loads(line)).event == fit
 
 
 def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
@@ -310,7 +310,7 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
         ),
     ],
 )
-def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[Fit], words: str) -> None:
+def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[CaseFinished], words: str) -> None:
     other = result(RED, *fits)
 
     assert (other.outcome, other.ok, other.detail) == ("unused-parameters", False, words)
@@ -454,7 +454,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
     ],
 )
 def test_a_stage_is_not_green_where_any_rank_got_something_else(
-    fits: tuple[Fit, ...], outcome: str, words: str
+    fits: tuple[CaseFinished, ...], outcome: str, words: str
 ) -> None:
     red = result(STAGE_GREEN, *fits)
     assert (red.outcome, red.ok, red.detail) == (outcome, False, words)

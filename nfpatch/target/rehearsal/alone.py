@@ -13,14 +13,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, NamedTuple
 
 from ..comparing import start_from, weights_of
+from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
 from ..outcomes import message_of
-from .noting import Notes
+from .noting import Notes, Trained
 
 # By release, the name of the loss that neuralforecast reports of a validation
 VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
-# The trainings of the call under way: the weights with which each has ended, its metrics, and the random numbers then
-WEIGHTS: list[tuple[dict[str, Any], dict[str, Any], Any]] = []
 
 
 def random_state() -> Any:
@@ -41,19 +40,19 @@ def go_on_from(state: Any) -> None:
     torch.set_rng_state(state[2])
 
 
-def keep(trainer: Any, model: Any) -> None:
+def keep(notes: Notes, trainer: Any, model: Any) -> None:
     """Keeps what a training has come to until the call has ended."""
-    WEIGHTS.append((weights_of(model), dict(trainer.callback_metrics), random_state()))
+    notes.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
-def train_again(trainer: Any, model: Any) -> None:
+def train_again(notes: Notes, trainer: Any, model: Any) -> None:
     """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
-    if not WEIGHTS:
+    if not notes.trained:
         raise LookupError("one process trains more often")
-    weights, metrics, state = WEIGHTS.pop(0)
-    start_from(model, weights)
-    go_on_from(state)
-    trainer._logger_connector._callback_metrics.update(metrics)
+    trained = notes.trained.pop(0)
+    start_from(model, trained.weights)
+    go_on_from(trained.random_state)
+    trainer._logger_connector._callback_metrics.update(trained.metrics)
 
 
 @contextmanager
@@ -121,13 +120,13 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
             kept.enter_context(one_process(notes))
             due = as_pandas(call.made_of(copy.copy(call.arguments[0])))
     except Exception as error:
-        notes.write("alone", number=call.number, error=message_of(error)[:1000])
+        notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
         return
     finally:
-        WEIGHTS.clear()
+        notes.trained.clear()
     if due is not None:
         differ = None if answer is None else difference_of(as_pandas(answer), due)
-        notes.write("alone", number=call.number, differ=differ)
+        notes.write(ReferenceMade(call.number, differ=differ))
 
 
 def train_alone(notes: Notes, call: Call) -> None:
@@ -144,7 +143,7 @@ def train_alone(notes: Notes, call: Call) -> None:
         with one_process(notes):
             call.made_of(twin)
     except Exception as error:
-        notes.write("alone", number=call.number, error=message_of(error)[:1000])
+        notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
     finally:
         notes.trains_alone = False
 
@@ -176,8 +175,8 @@ def validate(notes: Notes, trainer: Any, model: Any, datamodule: Any) -> None:
         with as_it_was(model), one_process(notes):
             judge = pytorch_lightning.Trainer()
             judge.validate(model, datamodule=datamodule, verbose=False)
-        notes.write("alone", number=number, index=index, validation=validation_loss_of(judge))
+        notes.write(ReferenceMade(number, index, validation_loss_of(judge)))
     except Exception as error:
-        notes.write("alone", number=number, index=index, validation=None, error=message_of(error)[:1000])
+        notes.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
     finally:
         model.train(trains)

@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any, Callable
 
+from ..events import OptionOverridden
 from ..pretended.pretended_gpus import pretend
 from .noting import Notes
 
@@ -25,7 +26,7 @@ def pretend_gpus(notes: Notes) -> None:
     """
     import torch
 
-    pretend(notes.spec["devices"])
+    pretend(notes.spec.devices)
     package = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
 
     def is_available() -> bool:
@@ -44,7 +45,7 @@ def give_ray_gpus(notes: Notes, ray: ModuleType) -> None:
     def init(*arguments: Any, **options: Any) -> Any:
         if not arguments and options.get("address") in (None, "local"):
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
-            options.setdefault("num_gpus", notes.spec["devices"])
+            options.setdefault("num_gpus", notes.spec.devices)
         return begin(*arguments, **options)
 
     ray.init = init  # type: ignore[attr-defined]
@@ -70,7 +71,7 @@ def is_search(model: Any) -> bool:
 
 def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
     """Sets what the trainer is told of devices, in place; what was changed, in words."""
-    count, changes = notes.spec["devices"], []
+    count, changes = notes.spec.devices, []
     if arguments.get("accelerator") not in (*ON_GPUS, "cpu"):
         changes.append("accelerator={!r} is taken for a GPU".format(arguments["accelerator"]))
         arguments["accelerator"] = "gpu"
@@ -90,7 +91,7 @@ def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
 
 def shorten_search(notes: Notes, model: Any) -> None:
     """Caps the trials of a search, and widens what its configuration says of devices."""
-    trials, config = notes.spec["trials"], model.config
+    trials, config = notes.spec.trials, model.config
     if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
         notes_of(notes, [f"num_samples={model.num_samples} is {trials}"])
         model.num_samples = trials
@@ -112,7 +113,7 @@ def shorten_search(notes: Notes, model: Any) -> None:
 def notes_of(notes: Notes, changes: list[str]) -> None:
     """Notes what was changed; not of a trainer of this process alone, which is none of the script's."""
     for what in changes if not notes.is_alone else ():
-        notes.write("changed", what=what)
+        notes.write(OptionOverridden(what))
 
 
 def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     told, changes = dict(arguments), []
     refuse_without_gpus(told.get("strategy"))
-    steps = notes.spec["max_steps"]
+    steps = notes.spec.max_steps
     if steps is not None:
         asked = told.get("max_steps")
         if asked is None or not 0 <= asked <= steps:
