@@ -332,7 +332,7 @@ def _prove_preview(
 
     found = survey(install, catalog)
     agenda = agenda_for(found, request)
-    if not agenda.trees["preview"]:
+    if not agenda.trees["patched"]:
         return None
     if not may_write:
         refuse_checkout(install)  # before a proof that would be in vain
@@ -461,7 +461,7 @@ def verify(
     target: Target,
     **nodes_options: Any,
 ) -> None:
-    """Prove by real fits: the original source fails under strict DDP, the installed source trains.
+    """Prove by real fits: the released source fails under strict DDP, the installed source trains.
 
     Proved is what is applied (or with --preview would be), of the groups and patches named. Two processes train each
     model for a few steps with the interpreter that --python names (default: this one), on the CPU with the gloo
@@ -548,7 +548,7 @@ def audit(
 )
 @click.option(
     "--source",
-    type=click.Choice(["released", "installed", "healed"]),
+    type=click.Choice(["released", "installed", "patched"]),
     default="installed",
     show_default=True,
     help="Which neuralforecast: as released, as installed, or as `apply` would make it. Nothing is written into it.",

@@ -83,14 +83,14 @@ def journeys_in(
     stages: Sequence[str],
 ) -> dict[str, Any]:
     """How the script of each model ends with the source in these two folders, as released up to `last_before`."""
-    before = [case_of(each, stage, "original") for each in configurations for stage in last_before]
+    before = [case_of(each, stage, "released") for each in configurations for stage in last_before]
     after = [case_of(each, stage, "installed") for each in configurations for stage in stages]
     install = find_install(python, healed)
     try:
         report = run_proof(
             python=install.python,
             cases=[*before, *after],
-            trees={"original": released, "installed": healed},
+            trees={"released": released, "installed": healed},
             extra_path=install.extra_path,
             timeout=TIMEOUT_SECONDS,
             max_steps=STEPS,
@@ -103,7 +103,7 @@ def journeys_in(
     for each in configurations:
         own = [result for result in report.cases if result.model == each.model]
         by_source = {
-            "released": ([result for result in own if result.source == "original"], released),
+            "released": ([result for result in own if result.source == "released"], released),
             "healed": ([result for result in own if result.source == "installed"], healed),
         }
         journeys[each.model] = {

@@ -178,7 +178,7 @@ def test_two_patches_of_one_function_are_proved_together_without_any_others(
 
 def is_green(fit: ProofCase) -> bool:
     """Whether the patched source is trained by all ranks: what hangs or fails does so there."""
-    return fit.patch is not None and fit.source == "preview" and fit.strategy == "strict-ddp"
+    return fit.patch is not None and fit.source == "patched" and fit.strategy == "strict-ddp"
 
 
 def together(fit: ProofCase, name: str, carried: tuple[str, ...]) -> ProofCase:

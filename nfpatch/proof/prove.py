@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch, Selection
 from nfpatch.engine.launch import ONE_NODE, Nodes
-from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.run import temporary_folder
+from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.plan import original_with, originals_of, wanted_by_apply
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
@@ -40,10 +37,6 @@ TRAVELLERS = (
     Case("MLPMultivariate", "MAE", options={"hidden_size": 8}, releases=">=1.7.1"),
 )
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
-
-
-# The files, by path, in which a source differs from the installed one; None for a file that it does not have.
-Tree = Mapping[str, Optional[bytes]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class ProofRequest:
     @property
     def patched(self) -> Source:
         """The source that is held against the original."""
-        return "preview" if self.preview else "installed"
+        return "patched" if self.preview else "installed"
 
 
 @dataclass(frozen=True)
@@ -90,13 +83,12 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     requires (`Case.requires`): where they lack one, in a tree of its own. Raises Refused when the patched source cannot
     be computed, or when a killed run left the install half done.
     """
-    if found.interrupted:
-        raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
+    check_not_interrupted(found)
     version, selection, patched = found.install.version, request.selection, request.patched
     originals = originals_of(found)
     chosen = choice_for_apply(found, selection).patches if request.preview else ()
     wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
-    changes = _computed(found, request, wanted)
+    changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
     carried = applied.union(*wanted.values())
     subjects = _subjects(found, request, carried)
@@ -114,7 +106,7 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
         journeys = _journeys(patched, version) if takes_journeys else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     fits = [_with_required(found, fit, fits, carried) for fit in fits]
-    trees: dict[str, Tree] = {"original": originals, "preview": changes}
+    trees: dict[str, Tree] = {"released": originals, "patched": changes}
     problems: dict[str, str] = {}
     for fit in fits:
         if fit.requires and fit.tree not in (*trees, *problems):
@@ -212,7 +204,7 @@ def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], car
     """
     catalog = found.catalog
     required = {patch_id for patch_id in catalog.with_required(fit.case.requires) if _is_of_use(found, patch_id)}
-    if fit.source == "original":
+    if fit.source == "released":
         on_purpose = {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
         is_compared = any(other.like == fit.id for other in fits)
         lacking = (required | (on_purpose if is_compared else set())) - {fit.patch}
@@ -228,23 +220,17 @@ def _is_of_use(found: Survey, patch_id: str) -> bool:
     return found.status_of(patch).state != "not-needed"
 
 
-def _computed(found: Survey, request: ProofRequest, wanted: Mapping[str, frozenset[str]]) -> Tree:
-    """The files that change where each of those in `wanted` is to carry exactly these patches."""
-    changes = changes_to(found, wanted, request.allow_modified, request.force)
-    return {change.file: change.then for change in changes}
-
-
 def _tree_of(
     found: Survey, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
 ) -> Tree:
     """The source of a fit with the patches that its case requires."""
-    if fit.source == "original":
+    if fit.source == "released":
         return {**originals, **original_with(found, frozenset(fit.requires), request.allow_modified)}
     sets = dict(wanted)
     for patch in found.catalog.select(fit.requires):
         for file in found.catalog.files_of(patch, found.install.version):
             sets[file] = sets.get(file, found.ledger.patches_of(file)) | {patch.id}
-    return _computed(found, request, sets)
+    return patched_tree(found, sets, request.allow_modified, request.force)
 
 
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
@@ -258,7 +244,7 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
 
 def _asks_all_ranks(fit: ProofCase) -> bool:
     """Whether what is trained is patched, and by all ranks, and makes forecasts."""
-    return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
+    return fit.source != "released" and fit.strategy == "strict-ddp" and fit.forecast is not None
 
 
 def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
@@ -304,7 +290,7 @@ def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, 
 
 
 def _fits_of(patch: Patch, case: Case, patched: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
-    """Red, green and parity: what fails on the original source trains on the patched one, and nothing else changed.
+    """Red, green and parity: what fails on the released source trains on the patched one, and nothing else changed.
 
     A model that DDP refuses is compared in two ways in which it can be trained nonetheless; by torch's launcher, as
     what is learned does not hang on that. A search is not compared: it makes its models itself.
@@ -317,11 +303,11 @@ def _fits_of(patch: Patch, case: Case, patched: Source, is_original_known: bool,
     if not is_original_known:
         return [fit(patched)]
     if case.is_search or launcher != "torchrun":
-        return [fit("original"), fit(patched)]
-    original = fit("original")
+        return [fit("released"), fit(patched)]
+    original = fit("released")
     if not original.leaves_dead:
         return [original, fit(patched, like=original.id)]
-    worked_around, alone = fit("original", "find-unused-ddp"), fit("original", "single-process")
+    worked_around, alone = fit("released", "find-unused-ddp"), fit("released", "single-process")
     green, parity = fit(patched, like=worked_around.id), fit(patched, "single-process", like=alone.id)
     return [original, worked_around, alone, green, parity]
 
@@ -345,11 +331,11 @@ def _stage_of(
     fits = [stage(patched, "pass")]
     if is_original_known:
         shows = not case.original_hangs and (not case.launchers or launcher in case.launchers)
-        fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
+        fits = [*((stage("released", "wrong"),) if shows else ()), *fits]
     keeps_one_process = case.stage != "ray-search" and not patch.opt_in
     if is_original_known and launcher == "torchrun" and keeps_one_process:
         fit = partial(_fit, patch, case._replace(stage="fit", unused_parameters=()), strategy="single-process")
-        alone = fit("original")
+        alone = fit("released")
         fits += [alone, fit(patched, like=alone.id)]
     return fits
 
@@ -359,7 +345,7 @@ def _fit(
 ) -> ProofCase:
     """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
     claimed = patch.unused_parameters if case.unused_parameters is None else case.unused_parameters
-    leaves_dead = source == "original" and case.unused_parameters != ()
+    leaves_dead = source == "released" and case.unused_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
         patch=patch.id,
@@ -409,13 +395,13 @@ def run_agenda(
     """
     # On several nodes the trials of the original wait for the other nodes for ever
     cases = [
-        fit for fit in agenda.cases if nodes.nnodes == 1 or (fit.case.stage, fit.source) != ("ray-search", "original")
+        fit for fit in agenda.cases if nodes.nnodes == 1 or (fit.case.stage, fit.source) != ("ray-search", "released")
     ]
     if not cases:
         report = ProofReport(True, None, None, None, None, None, 0.0, ())
         return _covering(report, agenda.coverage)
-    with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
-        trees = {name: _tree(install, Path(folder, name), files) for name, files in agenda.trees.items()}
+    with temporary_folder() as folder:
+        trees = {name: build_source(install, files, folder / name) for name, files in agenda.trees.items()}
         trees["installed"] = install.tree
         report = run_proof(
             python=install.python,
@@ -434,19 +420,3 @@ def run_agenda(
 def _covering(report: ProofReport, coverage: Coverage) -> ProofReport:
     """The report with what the proof leaves out, which may be too much."""
     return replace(report, ok=report.ok and coverage.suffices(report.proved), coverage=coverage)
-
-
-@contextmanager
-def _full_disk_reported() -> Iterator[None]:
-    """Gives an error of the system that the disk is full the place and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise full_disk() from error
-        raise
-
-
-def _tree(install: Install, folder: Path, replacements: Tree) -> Optional[Path]:
-    """A source tree with these files; None, which stands for the installed one, where nothing differs."""
-    return build_overlay(install.package, folder, replacements) if replacements else None

@@ -11,17 +11,18 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import names
-from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
+from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
 from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable
+from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
+from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
 from nfpatch.proof.ranks import Rank, ranks_of_fit
@@ -30,7 +31,6 @@ from nfpatch.proof.verdict import (
     Expectation,
     Outcome,
     ProofCase,
-    Source,
     result_of_fits,
     result_without_fits,
 )
@@ -58,17 +58,11 @@ MAX_STEPS = 3
 
 # Seconds for which a rank that has finished a case waits for the others.
 PATIENCE = 30.0
-# Seconds between two looks at the ranks' files.
-_POLL_INTERVAL = 0.05
-# Seconds that a process gets to say where it hangs.
-_ANSWER_TIME = 0.3
 # Seconds that torch's launcher gets to report a dead worker.
 _REPORT_TIME = 5.0
 # Seconds that the launchers of several nodes get to take leave of each other.
 _FAREWELL_TIME = 20.0
 _LOG_LINES = 8
-# Bytes; a disk with less is full.
-_LEAST_SPACE = 65536
 
 
 @dataclass(frozen=True)
@@ -173,21 +167,17 @@ def run_proof(
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
     reporting: Rank | None = None
-    with termination_as_exit():
-        while len(finished) < len(cases):
-            left = [case for case in cases if case.id not in finished]
-            left = [case for case in left if case.launcher == left[0].launcher]
-            with _temporary_folder() as folder:
-                proof = _Proof(
-                    left, trees, stack, devices, accelerator, nodes, folder, on_event, max_steps, dealt, persistent
-                )
-                launch = proof.launch(python, extra_path, timeout)
-                try:
-                    proof.watch(launch, begin + timeout, timeout)
-                finally:
-                    launch.end(rank.pid for rank in proof.ranks if rank.pid is not None and not rank.done)
-            finished.update(proof.results)
-            reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
+    while len(finished) < len(cases):
+        left = [case for case in cases if case.id not in finished]
+        left = [case for case in left if case.launcher == left[0].launcher]
+        with temporary_folder() as folder:
+            proof = _Proof(
+                left, trees, stack, devices, accelerator, nodes, folder, on_event, max_steps, dealt, persistent
+            )
+            with running(proof.program(python, extra_path, timeout), proof.workers) as launch:
+                proof.watch(launch, begin + timeout, timeout)
+        finished.update(proof.results)
+        reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
     results = tuple(finished[case.id] for case in cases)
     distributed = (result for result in results if result.strategy != "single-process" and result.expect != "wrong")
     trained = next((result for result in distributed if result.world_size is not None), None)
@@ -258,21 +248,25 @@ class _Proof:
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
-    def launch(self, python: Path, extra_path: Sequence[Path], timeout: float) -> Launch:
-        """Writes the specification and starts the processes."""
+    def program(self, python: Path, extra_path: Sequence[Path], timeout: float) -> Program:
+        """What is started; its specification is written."""
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
         specification.write_text(json.dumps(encode(self._specification(timeout))), encoding="utf-8")
-        return Launch.start(
+        return Program(
             python=runnable(python),
-            devices=self.devices if self.launcher == "torchrun" else None,
-            nodes=self.nodes,
-            program=[str(ENTRY), "train", str(specification)],
+            arguments=[str(ENTRY), "train", str(specification)],
             environment=training_environment(extra_path, self.accelerator, temporary),
             folder=workplace,
             log=self.folder / "launcher.log",
+            devices=self.devices if self.launcher == "torchrun" else None,
+            nodes=self.nodes,
         )
+
+    def workers(self) -> list[int]:
+        """The ids of the processes that may still run."""
+        return [rank.pid for rank in self.ranks if rank.pid is not None and not rank.done]
 
     def _specification(self, timeout: float) -> TrainSpec:
         """What `target/train.py` does."""
@@ -309,21 +303,21 @@ class _Proof:
     def watch(self, launch: Launch, deadline: float, timeout: float) -> None:
         """Follows the launch to its end; afterwards every case has its result."""
         self.on_event(ProofEvent("launched"))
-        while True:
-            # Looked up before the reports are read: who is found dead has written all it will ever write.
-            ended = launch.process.poll() is not None
+
+        def look(ended: bool) -> Optional[bool]:
             dead = [rank for rank in self.ranks if rank.pid is not None and not is_alive(rank.pid)]
             self._take_reports()
             if all(rank.done for rank in self.ranks):
                 self._take_leave(launch, deadline)
-                return
-            if ended or any(not rank.done for rank in dead):
+            elif ended or any(not rank.done for rank in dead):
                 self._conclude(self._death(launch))
-                return
-            if time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 self._conclude(_Ending("timeout", self._lateness(timeout)))
-                return
-            time.sleep(_POLL_INTERVAL)
+            else:
+                return None
+            return True
+
+        wait_for(launch, look)
 
     def _take_leave(self, launch: Launch, deadline: float) -> None:
         """Lets the launcher end by itself where others may still depend on it: one of them holds what all share."""
@@ -379,7 +373,7 @@ class _Proof:
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
         self._take_reports()
-        if shutil.disk_usage(self.folder).free < _LEAST_SPACE:
+        if is_disk_full(self.folder):
             raise full_disk()
         failure = launch.first_failure()
         if failure is not None:
@@ -437,24 +431,13 @@ class _Proof:
             if rank.pid is not None and not rank.done
         }
         asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
-        for pid in (rank.pid for rank in asked.values() if rank.pid is not None):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGUSR1)
-        time.sleep(_ANSWER_TIME)
+        ask_for_places(rank.pid for rank in asked.values() if rank.pid is not None)
         return "".join(f"\n{who} was at {rank.place() or 'a place it does not tell'}" for who, rank in asked.items())
 
     def _places_told(self) -> str:
         """Where processes that have not finished have told, asked by another rank, that they were."""
         places = {rank.number: rank.place() for rank in self.ranks if not rank.done}
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
-
-
-def full_disk() -> EnvironmentProblem:
-    """What to say where the proof cannot write its temporary files."""
-    return EnvironmentProblem(
-        f"The temporary folder {tempfile.gettempdir()} is full, so the proof cannot go on. Make room there, or let "
-        "TMPDIR name a folder on another disk."
-    )
 
 
 def check_that_it_forks(stack: Stack) -> None:
@@ -509,13 +492,3 @@ def _is_package_file(file: str | None, folder: Path | None) -> bool:
     with contextlib.suppress(OSError):
         return file is not None and os.path.samefile(Path(file).parent.parent, folder)
     return False
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, whatever happened."""
-    folder = Path(tempfile.mkdtemp(prefix="nfpatch-proof-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

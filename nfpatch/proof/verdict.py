@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from nfpatch.catalog import Case
+from nfpatch.engine.sources import Source
 from nfpatch.target.events import CaseFinished
 
-Source = Literal["original", "installed", "preview"]
 Expectation = Literal["unused-parameters", "pass", "wrong"]
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]

@@ -66,6 +66,6 @@ def _facts(install: Install, script: Script, report: RehearsalReport) -> list[tu
         ("Lightning", report.lightning),
         ("Python", report.python),
         ("processes", f"{report.world_size}, by {report.launcher}"),
-        ("changed", "; ".join(report.changed) or "nothing"),
+        ("overrides", "; ".join(report.overrides) or "none"),
         ("seconds", f"{report.seconds:.1f}"),
     ]

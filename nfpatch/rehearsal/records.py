@@ -122,6 +122,10 @@ class Records:
         self.by_others: dict[tuple[int, int, int], Training] = {}  # of processes that are no ranks of the script
         self._read: dict[Path, int] = {}
 
+    def pids(self) -> list[int]:
+        """The ids of the processes that run the script."""
+        return [rank.pid for rank in self.ranks.values()]
+
     def read(self) -> list[Entry]:
         """Takes in what was recorded since the last call, and returns it."""
         entries: list[Entry] = []

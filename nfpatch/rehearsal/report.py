@@ -51,8 +51,8 @@ def print_report(install: Install, script: Script, report: RehearsalReport) -> N
         f"{script.name} on {report.world_size} processes of the CPU, by {by}, with the {report.source} source; "
         f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}; {report.seconds:.1f} s."
     )
-    if report.changed:
-        _say(f"Changed for the rehearsal: {'; '.join(report.changed)}.")
+    if report.overrides:
+        _say(f"Changed for the rehearsal: {'; '.join(report.overrides)}.")
     click.echo()
     _print_table(report)
     for note in report.notes:
@@ -123,7 +123,7 @@ def verdict_of(report: RehearsalReport) -> list[str]:
         sentences.append(f"The script ended with exit code {report.exit_code}.")
     if report.patches and report.source == "installed":
         sentences.append(
-            f"`nfpatch apply {' '.join(report.patches)}` heals what is known; `nfpatch rehearse --source healed` shows "
-            "first what that comes to."
+            f"`nfpatch apply {' '.join(report.patches)}` fixes what is known; `nfpatch rehearse --source patched` "
+            "shows first what that comes to."
         )
     return sentences

@@ -5,44 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
-from nfpatch.catalog import Patch
 from nfpatch.console import count
-from nfpatch.engine.launch import ONE_NODE, Launch, bearers_of, interpreter_environment, is_alive, termination_as_exit
+from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
 from nfpatch.engine.logs import tail_of
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe, runnable
-from nfpatch.errors import EnvironmentProblem, Refused, UsageError
-from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, originals_of, wanted_by_apply
+from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
+from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
+from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.patching.survey import Survey
 from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Stage, listed, place_of, shared_files, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode
 
-Source = Literal["released", "installed", "healed"]
 LauncherName = Literal["script", "torchrun"]
 
 TRIALS = 2
-# Seconds between two looks at what the ranks have noted.
-_POLL_INTERVAL = 0.05
 # Seconds for which all processes are idle, while one is in a call, until they are said to wait for each other; and the
 # share of a processor below which they are called idle.
 _PATIENCE = 30.0
 _IDLE = 0.02
 # Seconds that what the script has started gets to end by itself after it.
 _GRACE = 3.0
-# Seconds that a process gets to say where it is.
-_ANSWER_TIME = 0.5
 _LOG_LINES = 20
 
 
@@ -70,7 +61,7 @@ class RehearsalReport:
     """
 
     stages: tuple[Stage, ...]
-    changed: tuple[str, ...]
+    overrides: tuple[str, ...]
     notes: tuple[str, ...]
     source: Source
     torch: str
@@ -106,7 +97,7 @@ class RehearsalReport:
             "exit_code": self.exit_code,
             "ended": self.ended,
             "seconds": round(self.seconds, 3),
-            "changed": list(self.changed),
+            "overrides": list(self.overrides),
             "notes": list(self.notes),
             "stages": [stage.to_json() for stage in self.stages],
         }
@@ -139,40 +130,32 @@ def rehearse(
         )
     tree = tree_of(found, source)
     stack = probe(install.python, install.extra_path)
-    with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-rehearsal-") as name:
-        folder = Path(os.path.realpath(name))
-        path = [REHEARSAL]
-        if tree:
-            path.append(build_overlay(install.package, folder / "source", tree))
-        elif install.tree is not None:
-            path.append(install.tree)
+    with temporary_folder() as folder:
+        expected = build_source(install, tree, folder / "source") or install.tree
+        path = [REHEARSAL, *([] if expected is None else [expected]), *install.extra_path]
         records = Records(folder / "notes")
         records.folder.mkdir()
         trials = None if max_steps is None else TRIALS
         specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials)
         (folder / "spec.json").write_text(json.dumps(encode(specification)), encoding="utf-8")
-        launch = Launch.start(
+        program = Program(
             python=runnable(install.python),
-            devices=devices if launcher == "torchrun" else None,
-            nodes=ONE_NODE,
-            program=script.program(launcher),
-            environment=environment_of([*path, *install.extra_path], folder / "spec.json"),
+            arguments=script.program(launcher),
+            environment=environment_of(path, folder / "spec.json"),
             folder=Path.cwd(),
             log=folder / "output.log",
+            devices=devices if launcher == "torchrun" else None,
         )
-        try:
-            with _followed(launch.log, output) as follow:
-                ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
-        finally:
-            launch.end(rank.pid for rank in records.ranks.values())
+        with running(program, records.pids) as launch, _followed(launch.log, output) as follow:
+            ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
         records.read()
-        _check_source(records.source, path, install)
-        stages = stages_of(records, devices, lacking(found, source), ended)
+        _check_source(records.source, expected or install.root)
+        stages = stages_of(records, devices, missing_patches(found, source), ended)
         places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
     return RehearsalReport(
         stages=tuple(stages),
-        changed=tuple(records.overrides),
+        overrides=tuple(records.overrides),
         notes=(*places, *_notes_of(records, left, tail)),
         source=source,
         torch=stack.torch,
@@ -193,47 +176,9 @@ def last_words_of(printed: str) -> str:
     return before.rpartition("\n")[2] + heading + after if heading else printed
 
 
-def tree_of(found: Survey, source: Source) -> Mapping[str, Optional[bytes]]:
-    """The files, by path, in which this source differs from the installed one; None for one that it does not have.
-
-    Raises Refused where it is not known.
-    """
-    if found.interrupted:
-        raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
-    if source == "installed":
-        return {}
-    if source == "healed":
-        wanted = wanted_by_apply(found, found.catalog.default, renew_all=True)
-        return {change.file: change.then for change in changes_to(found, wanted)}
-    for status in found.statuses:
-        if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
-            raise Refused(
-                f"{status.patch.id} was applied elsewhere, and its original is not kept here, so that the released "
-                "source cannot be rehearsed. Leave --source out, or install the release anew."
-            )
-    return originals_of(found)
-
-
-def lacking(found: Survey, source: Source) -> list[Patch]:
-    """The patches that the release has a use for, and this source of it lacks."""
-    if source == "healed":
-        return []
-    useful = [status for status in found.statuses if status.files and not status.patch.opt_in]
-    return [status.patch for status in useful if source == "released" or status.state not in ("applied", "outdated")]
-
-
 def environment_of(path: Sequence[Path], specification: Path) -> dict[str, str]:
     """The environment of a rehearsed script: the user's, without GPUs, and with what watches first on the path."""
-    environment = interpreter_environment(path)
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    environment.update(
-        NFPATCH_REHEARSAL=str(specification),
-        # Makes torch name the parameters that got no gradient.
-        TORCH_DISTRIBUTED_DEBUG="INFO",
-        CUDA_VISIBLE_DEVICES="",
-        PYTHONUNBUFFERED="1",
-    )
-    return environment
+    return {**process_environment(path), "NFPATCH_REHEARSAL": str(specification), "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager
@@ -262,19 +207,20 @@ def _watch(
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Follows the processes to their end: why they had to be ended, if so, and how many the script left running."""
-    idleness, over = _Idleness(launch), None
-    while True:
-        ended = launch.process.poll() is not None
+    idleness = _Idleness(launch)
+    over: list[float] = []  # when the script itself was over
+
+    def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
         living = [rank for rank in records.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
-        events = records.read()
-        for event in events:
-            on_event(event)
+        entries = records.read()
+        for entry in entries:
+            on_event(entry)
         follow()
-        if ended and not living and not events:
+        if ended and not living and not entries:
             others = bearers_of(launch.token) if sys.platform == "linux" else set()
             left = len(others - {rank.pid for rank in records.ranks.values()})
-            over = over or time.monotonic()
-            if not left or time.monotonic() - over > _GRACE:
+            over.append(time.monotonic())
+            if not left or time.monotonic() - over[0] > _GRACE:
                 return None, left
         in_call = any(not call.is_over for rank in living for call in rank.calls.values())
         if time.monotonic() > deadline:
@@ -282,13 +228,11 @@ def _watch(
         elif idleness.seconds() > _PATIENCE and in_call:
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
-            time.sleep(_POLL_INTERVAL)
-            continue
-        for rank in living:
-            with contextlib.suppress(OSError):
-                os.kill(rank.pid, signal.SIGUSR1)
-        time.sleep(_ANSWER_TIME)
+            return None
+        ask_for_places(rank.pid for rank in living)
         return reason, 0
+
+    return wait_for(launch, look)
 
 
 class _Idleness:
@@ -326,13 +270,12 @@ def _exit_code_of(launch: Launch, records: Records) -> int:
     return 1 if code == 0 and died else code
 
 
-def _check_source(file: Optional[str], path: Sequence[Path], install: Install) -> None:
-    """Raises EnvironmentProblem where the script found another neuralforecast than the one that is meant."""
-    due = path[1] if len(path) > 1 else install.root
-    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(due)):
+def _check_source(file: Optional[str], expected: Path) -> None:
+    """Raises EnvironmentProblem where the script imported another neuralforecast, from this `file`."""
+    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(expected)):
         raise EnvironmentProblem(
-            f"The script imports neuralforecast from {Path(file).parent}, and not from {due}. Name that install with "
-            "--python or --site-packages, or rename the folder that hides it."
+            f"The script imports neuralforecast from {Path(file).parent}, and not from {expected}. Name that install "
+            "with --python or --site-packages, or rename the folder that hides it."
         )
 
 

@@ -59,7 +59,7 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
     """A search: two trials of models that differ in shape, of which the better one is trained anew.
 
     Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
-    On the original source ranks may prefer different trials: were these models of different shapes, the ranks would
+    On the released source ranks may prefer different trials: were these models of different shapes, the ranks would
     wait for each other for ever.
     """
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case.model)
@@ -83,7 +83,7 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
     if through_ray and "gpus" in taken and isinstance(taken["gpus"].default, int):  # as many as at the import
         common["gpus"] = importlib.import_module("torch").cuda.device_count()
     other_shapes = {name: size for name, size in OTHER_SHAPES.items() if name in known}
-    if case.tree.startswith("original") and not is_alone:
+    if case.tree.startswith("released") and not is_alone:
         other_shapes = {}
 
     def constant() -> dict[str, Any]:

@@ -24,7 +24,7 @@ def case(number: int, ok: bool, outcome: str, detail: str = "", unused: tuple[st
         patch="p",
         model="TFT",
         config="<none>",
-        source="preview" if number else "original",
+        source="patched" if number else "released",
         expect="unused-parameters" if unused else "pass",
         outcome=outcome,
         ok=ok,
@@ -61,7 +61,7 @@ def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_ap
     }
     found = {test.get("name"): test for test in suite.iter("testcase")}
     assert len(suite.findall("testcase")) == 3
-    assert found["original source, strict DDP"].find("failure") is None
+    assert found["released source, strict DDP"].find("failure") is None
     error = suite.find("testcase/error")
     assert error.get("type") == "error"
     assert "no & <never>\nplace.py:1" in error.text

@@ -87,17 +87,17 @@ MLP.fit = fit
 def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
-    preview = build_overlay(package, tmp_path / "preview", with_mlp(package, DIVERGING))
-    red = ProofCase("red", "p", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True)
+    preview = build_overlay(package, tmp_path / "patched", with_mlp(package, DIVERGING))
+    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, leaves_dead=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
     cases = [
         red,
         worked_around,
-        ProofCase("green", "p", NBEATSX, "preview", "pass", OUT, like="worked-around"),
-        ProofCase("diverging", None, MLP, "preview", "pass"),
+        ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around"),
+        ProofCase("diverging", None, MLP, "patched", "pass"),
     ]
 
-    one, other = prove_on_two_nodes(training_env, cases, {"original": None, "preview": preview}, endpoint)
+    one, other = prove_on_two_nodes(training_env, cases, {"released": None, "patched": preview}, endpoint)
 
     assert one.cases == other.cases
     assert (one.world_size, one.backend, one.nodes) == (2, "gloo", 2)
@@ -139,8 +139,8 @@ MLP.fit = fit
 def test_a_node_that_dies_ends_the_other(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
-    trees = {"preview": build_overlay(package, tmp_path / "hanging", with_mlp(package, RANK_1_HANGS))}
-    cases = [ProofCase("hung", None, MLP, "preview", "pass"), ProofCase("unreached", None, MLP, "preview", "pass")]
+    trees = {"patched": build_overlay(package, tmp_path / "hanging", with_mlp(package, RANK_1_HANGS))}
+    cases = [ProofCase("hung", None, MLP, "patched", "pass"), ProofCase("unreached", None, MLP, "patched", "pass")]
 
     started: list[ProofEvent] = []
 

@@ -93,12 +93,12 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 CASES = (
-    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True),
-    ProofCase("nbeatsx-green", "nbeatsx-unused-out", NBEATSX, "preview", "pass", OUT),
-    ProofCase("tft-red", "tft-static-encoder", TFT, "original", "unused-parameters", STATIC_ENCODER, leaves_dead=True),
-    ProofCase("tft-green", "tft-static-encoder", TFT, "preview", "pass", STATIC_ENCODER),
-    ProofCase("nhits-original", None, NHITS, "original", "pass"),
-    ProofCase("nhits-preview", None, NHITS, "preview", "pass"),
+    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "released", "unused-parameters", OUT, leaves_dead=True),
+    ProofCase("nbeatsx-green", "nbeatsx-unused-out", NBEATSX, "patched", "pass", OUT),
+    ProofCase("tft-red", "tft-static-encoder", TFT, "released", "unused-parameters", STATIC_ENCODER, leaves_dead=True),
+    ProofCase("tft-green", "tft-static-encoder", TFT, "patched", "pass", STATIC_ENCODER),
+    ProofCase("nhits-released", None, NHITS, "released", "pass"),
+    ProofCase("nhits-patched", None, NHITS, "patched", "pass"),
 )
 
 
@@ -131,9 +131,9 @@ def proof(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFa
         patch.setattr(tempfile, "tempdir", str(folder))
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "PET_NNODES", "SLURM_NTASKS", "PL_TRAINER_MAX_EPOCHS"):
             patch.setenv(name, "7")
-        preview = build_overlay(package, folder / "preview", healed(package))
+        preview = build_overlay(package, folder / "patched", healed(package))
         temporary = temporary_folders()
-        report = run_proof(training_env, CASES, {"original": None, "preview": preview}, on_event=events.append)
+        report = run_proof(training_env, CASES, {"released": None, "patched": preview}, on_event=events.append)
         left_over = temporary_folders() - temporary
     return Proof(report, events, times(package) != install, left_over)
 
@@ -159,7 +159,7 @@ def test_the_original_tft_leaves_its_41_static_encoder_parameters_without_a_grad
     assert all(name.startswith("static_encoder.") for name in red.unused_parameters)
 
 
-@pytest.mark.parametrize("case", ["nbeatsx-green", "tft-green", "nhits-original", "nhits-preview"])
+@pytest.mark.parametrize("case", ["nbeatsx-green", "tft-green", "nhits-released", "nhits-patched"])
 def test_every_other_case_trains_on_two_ranks_that_stay_equal(proof: Proof, case: str) -> None:
     green = proof[case]
     assert (green.outcome, green.unused_parameters) == ("pass", ())
@@ -174,13 +174,13 @@ def test_the_patched_models_are_smaller_by_what_was_dead(proof: Proof) -> None:
     outputs = 12 * 5  # the horizon, for each of the five quantiles of MQLoss
     assert proof["nbeatsx-red"].parameters == proof["nbeatsx-green"].parameters + 12 * outputs + outputs
     assert proof["tft-red"].parameters > proof["tft-green"].parameters > 0
-    assert proof["nhits-original"].parameters == proof["nhits-preview"].parameters
+    assert proof["nhits-released"].parameters == proof["nhits-patched"].parameters
 
 
 def test_the_progress_is_told_source_by_source_and_case_by_case(proof: Proof) -> None:
     launched, *others = [(event.kind, event.case and event.case.id) for event in proof.events]
     assert launched == ("launched", None)
-    order = ["nbeatsx-red", "tft-red", "nhits-original", "nbeatsx-green", "tft-green", "nhits-preview"]
+    order = ["nbeatsx-red", "tft-red", "nhits-released", "nbeatsx-green", "tft-green", "nhits-patched"]
     assert others == [(kind, case) for case in order for kind in ("started", "finished")]
     assert {event.result for event in proof.events if event.result} == set(proof.report.cases)
 
@@ -261,9 +261,9 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         for model, (code, _) in PLANTED.items()
     }
     planted["neuralforecast/models/nbeatsx.py"] = without_a_live_block(package)
-    trees = {"original": None, "preview": build_overlay(package, tmp_path_factory.mktemp("planted") / "tree", planted)}
-    original = ProofCase("worked-around", "p", NBEATSX, "original", "pass", OUT, "find-unused-ddp", leaves_dead=True)
-    like = ProofCase("unclaimed", "p", NBEATSX, "preview", "pass", OUT, like="worked-around")
+    trees = {"released": None, "patched": build_overlay(package, tmp_path_factory.mktemp("planted") / "tree", planted)}
+    original = ProofCase("worked-around", "p", NBEATSX, "released", "pass", OUT, "find-unused-ddp", leaves_dead=True)
+    like = ProofCase("unclaimed", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
     cases = [
         original,
         replace(original, id="alone", strategy="single-process"),
@@ -271,10 +271,10 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         replace(like, id="claimed", unused_parameters=(*OUT, "blocks.2.*")),
         replace(like, id="parity", unused_parameters=(*OUT, "blocks.2.*"), strategy="single-process", like="alone"),
         replace(like, id="incomparable", like="nobody"),
-        *(ProofCase(model, None, Case(model, "MAE"), "preview", "pass") for model in PLANTED),
-        ProofCase("search", "p", SEARCH, "preview", "pass", strategy="single-process"),
-        ProofCase("searches", "p", SEARCH, "preview", "pass"),
-        ProofCase("static", "p", STATIC, "original", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
+        *(ProofCase(model, None, Case(model, "MAE"), "patched", "pass") for model in PLANTED),
+        ProofCase("search", "p", SEARCH, "patched", "pass", strategy="single-process"),
+        ProofCase("searches", "p", SEARCH, "patched", "pass"),
+        ProofCase("static", "p", STATIC, "released", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
     ]
     return {result.id: result for result in run_proof(training_env, cases, trees).cases}
 
@@ -340,17 +340,17 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
 ) -> None:
     (tmp_path / "empty").mkdir()
     trees = {
-        "original": build_overlay(
+        "released": build_overlay(
             package, tmp_path / "broken", {"neuralforecast/__init__.py": b"raise ImportError('no such luck')\n"}
         ),
         "installed": tmp_path / "empty",
-        "preview": build_overlay(package, tmp_path / "sleeping", sleeping(package)),
+        "patched": build_overlay(package, tmp_path / "sleeping", sleeping(package)),
     }
     cases = [
-        ProofCase("broken", None, NHITS, "original", "pass"),
+        ProofCase("broken", None, NHITS, "released", "pass"),
         ProofCase("wrong-tree", None, NHITS, "installed", "pass"),
-        ProofCase("hung", None, NHITS, "preview", "pass"),
-        ProofCase("unreached", None, NHITS, "preview", "pass"),
+        ProofCase("hung", None, NHITS, "patched", "pass"),
+        ProofCase("unreached", None, NHITS, "patched", "pass"),
     ]
 
     def stop_rank_1() -> None:
@@ -377,10 +377,10 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
 def test_three_ranks_train_together_and_end_with_equal_weights(
     training_env: Path, package: Path, tmp_path: Path
 ) -> None:
-    red = ProofCase("red", "p", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True)
+    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, leaves_dead=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
-    green = ProofCase("green", "p", NBEATSX, "preview", "pass", OUT, like="worked-around")
-    trees = {"original": None, "preview": build_overlay(package, tmp_path / "preview", healed(package))}
+    green = ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
+    trees = {"released": None, "patched": build_overlay(package, tmp_path / "patched", healed(package))}
 
     report = run_proof(training_env, [red, worked_around, green], trees, devices=3)
 
@@ -396,10 +396,10 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
 
 
 def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_env: Path, mark: str) -> None:
-    cases = [ProofCase("nhits", None, NHITS, "original", "pass")]
+    cases = [ProofCase("nhits", None, NHITS, "released", "pass")]
 
     with pytest.raises(EnvironmentProblem, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
-        run_proof(training_env, cases, {"original": None}, accelerator="gpu")
+        run_proof(training_env, cases, {"released": None}, accelerator="gpu")
 
     assert processes_with(mark) == set()
 
@@ -407,10 +407,10 @@ def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_e
 def test_a_killed_rank_is_an_error_that_names_the_signal(
     training_env: Path, package: Path, tmp_path: Path, mark: str
 ) -> None:
-    trees = {"preview": build_overlay(package, tmp_path / "sleeping", sleeping(package))}
+    trees = {"patched": build_overlay(package, tmp_path / "sleeping", sleeping(package))}
     cases = [
-        ProofCase("killed", None, NHITS, "preview", "pass"),
-        ProofCase("unreached", None, NHITS, "preview", "pass"),
+        ProofCase("killed", None, NHITS, "patched", "pass"),
+        ProofCase("unreached", None, NHITS, "patched", "pass"),
     ]
 
     def kill_rank_1() -> None:
@@ -455,11 +455,11 @@ def test_without_a_network_interface_every_distributed_fit_fails_in_the_words_of
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nfpatch0")
     cases = [
-        ProofCase("distributed", None, NHITS, "original", "pass"),
-        ProofCase("alone", None, NHITS, "original", "pass", strategy="single-process"),
+        ProofCase("distributed", None, NHITS, "released", "pass"),
+        ProofCase("alone", None, NHITS, "released", "pass", strategy="single-process"),
     ]
 
-    report = run_proof(training_env, cases, {"original": None})
+    report = run_proof(training_env, cases, {"released": None})
 
     distributed, alone = report.cases
     assert (distributed.outcome, distributed.ok) == ("error", False)
@@ -489,7 +489,7 @@ def fill(event):
 
 try:
     case = Case("TFT", "MAE", options={"hidden_size": 8, "n_head": 2})  # reports more than the last page can hold
-    run_proof(Path(sys.argv[1]), [ProofCase("full", None, case, "original", "pass")], {"original": None}, on_event=fill)
+    run_proof(Path(sys.argv[1]), [ProofCase("full", None, case, "released", "pass")], {"released": None}, on_event=fill)
 except EnvironmentProblem as problem:
     print(problem)
 print(sorted(path.name for path in folder.iterdir()))

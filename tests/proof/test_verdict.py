@@ -17,8 +17,8 @@ from nfpatch.proof.verdict import (
 )
 from nfpatch.target.events import CaseFinished, Comparison, Entry
 
-GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "preview", "pass", ("out.*",))
-RED = replace(GREEN, id="red", source="original", expect="unused-parameters")
+GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "patched", "pass", ("out.*",))
+RED = replace(GREEN, id="red", source="released", expect="unused-parameters")
 
 TRAINED = CaseFinished(
     case="green",
@@ -60,7 +60,7 @@ PROVED = CaseResult(
     patch="nbeatsx-unused-out",
     model="NBEATSx",
     config="MQLoss",
-    source="preview",
+    source="patched",
     expect="pass",
     outcome="pass",
     ok=True,
@@ -109,8 +109,8 @@ def test_a_fit_is_what_the_rank_has_written_of_it(fit: CaseFinished) -> None:
 
 
 def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
-    assert GREEN.tree == "preview"
-    assert replace(RED, requires=("a", "b")).tree == "original+a+b"
+    assert GREEN.tree == "patched"
+    assert replace(RED, requires=("a", "b")).tree == "released+a+b"
 
 
 def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> None:
@@ -142,7 +142,7 @@ def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
     assert result(RED, REFUSED, REFUSED) == replace(
         PROVED,
         id="red",
-        source="original",
+        source="released",
         expect="unused-parameters",
         outcome="unused-parameters",
         unused_parameters=DEAD,
@@ -211,7 +211,7 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
         "patch": "nbeatsx-unused-out",
         "model": "NBEATSx",
         "config": "MQLoss",
-        "source": "preview",
+        "source": "patched",
         "expect": "pass",
         "outcome": "pass",
         "ok": True,
@@ -330,7 +330,7 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
 
 
 def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
-    worked_around = replace(GREEN, source="original", strategy="find-unused-ddp", leaves_dead=True)
+    worked_around = replace(GREEN, source="released", strategy="find-unused-ddp", leaves_dead=True)
     fit = replace(TRAINED, unused=DEAD, unused_last=DEAD)
 
     assert result(worked_around, fit, fit).ok
@@ -399,8 +399,8 @@ def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
 
 
 STAGE = Case("NHITS", "predict", stage="predict")
-STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "preview", "pass", forecast=None)
-STAGE_RED = replace(STAGE_GREEN, source="original", expect="wrong", symptoms=("could not broadcast",))
+STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "patched", "pass", forecast=None)
+STAGE_RED = replace(STAGE_GREEN, source="released", expect="wrong", symptoms=("could not broadcast",))
 DIFFERS = replace(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
 CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", digest=None)
 ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None where 2 and gloo were asked for"

@@ -249,8 +249,8 @@ def test_while_it_trains_the_target_has_nothing_of_nfpatchs_but_the_package(
     monkeypatch.setenv("NAMES", " ".join(NAMES_IN_USE))
 
     small = Case("NHITS", "MAE", options={"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3})
-    case = ProofCase("looking", None, small, "preview", "pass", strategy="single-process")
-    report = run_proof(training_env, [case], {"preview": tree}, devices=1)
+    case = ProofCase("looking", None, small, "patched", "pass", strategy="single-process")
+    report = run_proof(training_env, [case], {"patched": tree}, devices=1)
 
     assert report.ok, report.cases
     seen = json.loads((tmp_path / "seen.json").read_text())
