@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry
 
 # One frame of faulthandler's dump, which starts at the innermost.
@@ -39,3 +40,29 @@ def tail_of(log: Path, lines: int) -> str:
 def text_of(log: Path) -> str:
     """The text of a file that another process may be writing; empty where there is none."""
     return log.read_bytes().decode("utf-8", errors="replace") if log.exists() else ""
+
+
+def place_of(stack: str) -> str:
+    """Where a process is by its stack, innermost frame first: the collective that it waits in, and what called it."""
+    frames = frames_of_dump(stack)
+    if not frames:
+        return ""
+    collective = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
+    outer = next((f"{without_site_packages(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), "")
+    if collective:
+        return collective[0] + (f", called at {outer}" if outer else "")
+    file, line, name = frames[0]
+    inner = f"{without_site_packages(file)}:{line} in {name}"
+    return inner if not outer or outer == inner else f"{inner}, called at {outer}"
+
+
+def without_site_packages(place: str) -> str:
+    """A place without the site-packages folder that it is in."""
+    return place.rpartition("site-packages/")[2]
+
+
+def _tells(file: str) -> bool:
+    """Whether a frame of this file tells a user where a process is: neuralforecast's, or the script's own."""
+    is_own = file.startswith(str(ENTRY.parent))
+    of_others = any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python"))
+    return "/neuralforecast/" in file or not (is_own or of_others)

@@ -29,7 +29,6 @@ from nfpatch.proof.ranks import Rank, ranks_of_fit
 from nfpatch.proof.verdict import (
     CaseResult,
     Expectation,
-    Outcome,
     ProofCase,
     result_of_fits,
     result_without_fits,
@@ -40,7 +39,6 @@ from nfpatch.target.events import CaseSpec, TrainSpec, encode
 __all__ = [
     "CaseResult",
     "Expectation",
-    "Outcome",
     "ProofCase",
     "ProofEvent",
     "ProofReport",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
 
+from nfpatch.engine.facts import Training
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
     CallRaised,
@@ -21,29 +22,6 @@ from nfpatch.target.events import (
     TrainingObserved,
     TrainingStarted,
 )
-
-
-@dataclass
-class Training:
-    """One training of a call, as one rank observed it."""
-
-    model: str = ""
-    world_size: int = 0
-    find_unused: Optional[bool] = None
-    steps: int = 0
-    losses: tuple[float, ...] = ()
-    validated: tuple[float, ...] = ()
-    unused: tuple[str, ...] = ()
-    weights: Optional[str] = None
-
-    def take(self, event: Union[TrainingStarted, TrainingObserved]) -> None:
-        """Takes in an event of it."""
-        self.model = event.model
-        if isinstance(event, TrainingStarted):
-            self.world_size, self.find_unused = event.world_size, event.find_unused
-        else:
-            self.steps, self.losses, self.validated = event.steps, event.losses, event.validated
-            self.unused, self.weights = event.unused, event.weights
 
 
 @dataclass
@@ -150,7 +128,7 @@ class Records:
         rank = self.ranks.get(number)
         is_own = rank is not None and rank.pid == entry.pid
         if isinstance(event, (TrainingStarted, TrainingObserved)):
-            self._training(rank if is_own else None, number, event).take(event)
+            _take_training(self._training(rank if is_own else None, number, event), event)
         elif rank is not None and is_own:
             rank.take(entry)
 
@@ -184,3 +162,13 @@ class Records:
     def stack_of(self, rank: Rank) -> str:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
         return text_of(self.folder / f"stack-{rank.pid}.txt")
+
+
+def _take_training(training: Training, event: Union[TrainingStarted, TrainingObserved]) -> None:
+    """Takes in an event of a training."""
+    training.model = event.model
+    if isinstance(event, TrainingStarted):
+        training.world_size, training.find_unused = event.world_size, event.find_unused
+    else:
+        training.steps, training.losses, training.validated = event.steps, event.losses, event.validated
+        training.unused, training.weights = event.unused, event.weights

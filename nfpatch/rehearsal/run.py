@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Literal, Optional
 
 from nfpatch.console import count
+from nfpatch.engine.checks.shared_files import shared_files
+from nfpatch.engine.facts import listed
 from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
-from nfpatch.engine.logs import tail_of
+from nfpatch.engine.logs import place_of, tail_of
 from nfpatch.engine.probe import probe, runnable
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.patching.survey import Survey
 from nfpatch.rehearsal.records import Records
-from nfpatch.rehearsal.verdict import Stage, listed, place_of, shared_files, stages_of
+from nfpatch.rehearsal.verdict import Stage, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode
 

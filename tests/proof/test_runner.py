@@ -231,7 +231,7 @@ def fit(self, *args, **kwargs):
     return self
 NBEATS.fit = fit
 """,
-        "the ranks ended with different weights",
+        "the weights are not the same on all ranks",
     ),
     "DLinear": (
         """
@@ -311,7 +311,7 @@ def test_a_search_through_optuna_is_trained_like_any_model(flawed: dict[str, Cas
 
 
 def test_ranks_that_each_make_a_search_of_their_own_are_caught(flawed: dict[str, CaseResult]) -> None:
-    assert (flawed["searches"].ok, flawed["searches"].detail) == (False, "the ranks ended with different weights")
+    assert (flawed["searches"].ok, flawed["searches"].detail) == (False, "the weights are not the same on all ranks")
 
 
 def test_tft_with_static_features_has_another_dead_layer(flawed: dict[str, CaseResult]) -> None:

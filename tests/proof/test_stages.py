@@ -139,7 +139,7 @@ BaseAuto._fit_model = planted_fit
 """
 
 CAUGHT = {
-    ("MLP", "predict"): "rank 1: has other forecasts than rank 0",
+    ("MLP", "predict"): "rank 1 and rank 0 have different forecasts",
     ("NBEATS", "predict"): "rank 1: 24 rows of unique_id, ds, NBEATS, where one process gives 36 rows of",
     ("NLinear", "predict"): "rows have another unique_id than in one process",
     ("DLinear", "predict"): "rank 0: 1 of 36 forecasts are not those of one process, 1 of them NaN",
@@ -148,7 +148,7 @@ CAUGHT = {
     ("TiDE", "save"): "IndexError",
     ("NBEATSx", "failing-rank"): "fit ends on rank 1 with 'RuntimeError: the other device'",
     ("AutoDLinear", "search"): "rank 1: has tried 0: {'learning_rate': ",
-    ("AutoMLP", "search"): "the ranks ended with different weights",
+    ("AutoMLP", "search"): "the weights are not the same on all ranks",
 }
 OPTIONS = {
     "NHITS": NHITS,

@@ -249,8 +249,8 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
         ({"backend": "nccl"}, "rank 1: torch reports world size 2 and backend nccl where 2 and gloo were asked for"),
         ({"steps": 1}, "rank 1: 1 training steps, which proves nothing; at least 2 are needed"),
         ({"finite_loss": False}, "rank 1: the loss is not finite"),
-        ({"digest": "other"}, "the ranks ended with different weights"),
-        ({"digest": None}, "the ranks ended with different weights"),
+        ({"digest": "other"}, "the weights are not the same on all ranks"),
+        ({"digest": None}, "the weights are not the same on all ranks"),
         ({"forecast_shape": None, "due_shape": None}, "rank 1: the forecasts have the shape None, and not None"),
         ({"forecast_shape": (24, 1)}, "rank 1: the forecasts have the shape (24, 1), and not (24, 5)"),
         ({"finite_forecasts": False}, "rank 1: not all forecasts are finite numbers"),
@@ -419,7 +419,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
         ((DIFFERS, replace(DIFFERS, detail="another")), "wrong", f"rank 0: {DIFFERS.detail}\nrank 1: another"),
         ((DIFFERS, DIFFERS), "wrong", f"rank 0: {DIFFERS.detail}"),
         ((TRAINED, CRASHED), "error", f"rank 1: {CRASHED.detail}"),
-        ((TRAINED, replace(TRAINED, answers=("a",))), "wrong", "rank 1: has other forecasts than rank 0"),
+        ((TRAINED, replace(TRAINED, answers=("a",))), "wrong", "rank 1 and rank 0 have different forecasts"),
         (
             (TRAINED, replace(TRAINED, buffers="other")),
             "wrong",
@@ -430,7 +430,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
             "wrong",
             "rank 1: has the series in another order than rank 0, at 1 of 2 steps",
         ),
-        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the ranks ended with different weights"),
+        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the weights are not the same on all ranks"),
         ((TRAINED, ALONE), "error", ANOTHER_SIZE),
         ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "rank 1: the loss is not finite"),
         (

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from nfpatch.catalog import load_catalog
+from nfpatch.engine.logs import place_of
 from nfpatch.rehearsal.records import Records
-from nfpatch.rehearsal.verdict import Stage, place_of, stages_of
+from nfpatch.rehearsal.verdict import Stage, stages_of
 from nfpatch.target import ENTRY
 from nfpatch.target.events import (
     CallRaised,
@@ -427,7 +428,7 @@ def test_forecasts_are_those_of_one_process_and_the_same_on_all_ranks(ranks: Ran
     ranks.record(0, ReferenceMade(number=1, differ="12 of 24 rows have another unique_id than in one process"))
     first, second = ranks.stages()
     assert first.detail == (
-        "rank 1 and rank 0 have other forecasts: 24 rows, 12 numbers missing, and 24 rows, 0 missing"
+        "rank 1 and rank 0 have different forecasts: 24 rows, 12 numbers missing, and 24 rows, 0 numbers missing"
     )
     assert second.detail == "12 of 24 rows have another unique_id than in one process"
     assert first.patches == second.patches == ("predict-on-one-device",)
