@@ -339,7 +339,7 @@ def _prove_preview(
     with proof_report.progress(agenda) as on_event:
         report = run_agenda(agenda, install, timeout=timeout, on_event=on_event)
     if not as_json:
-        proof_report.print_report(install, agenda, report)
+        proof_report.print_report(install, report)
     if survey(install, catalog).contents != found.contents:
         raise Refused(f"{install.package} was changed while its patched source was being proved. Run it again.")
     if not report.ok:
@@ -444,6 +444,7 @@ def _check_report_files(*files: Optional[Path]) -> None:
 )
 @_nodes_options
 @_timeout_option(PROOF_TIMEOUT_SECONDS, "For the whole proof. Whatever still runs then is ended.")
+@click.option("--verbose", is_flag=True, help="Show every fit, and not only those that failed.")
 @_report_files
 @_install_options
 def verify(
@@ -456,6 +457,7 @@ def verify(
     accelerator: str,
     launchers: tuple[Any, ...],
     timeout: float,
+    verbose: bool,
     junit_xml: Optional[Path],
     html: Optional[Path],
     target: Target,
@@ -468,7 +470,7 @@ def verify(
     backend. NHITS, which never needed a patch, trains as the control.
     """
     from nfpatch.engine.launch import Nodes
-    from nfpatch.proof import exports
+    from nfpatch.engine.report import write_files
     from nfpatch.proof import report as proof_report
     from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda
 
@@ -486,16 +488,13 @@ def verify(
     install = target.install()
     request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
     agenda = agenda_for(survey(install, catalog), request)
-    with proof_report.progress(agenda) as on_event:
+    with proof_report.progress(agenda, verbose) as on_event:
         report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)
-    if junit_xml is not None:
-        exports.write_junit_xml(junit_xml, install, report)
-    if html is not None:
-        exports.write_html(html, install, agenda, report)
+    write_files(proof_report.document_of(install, report, agenda), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
-        proof_report.print_report(install, agenda, report)
+        proof_report.print_report(install, report, verbose)
     if not report.ok:
         raise SystemExit(1)
 
@@ -587,8 +586,9 @@ def rehearse(
     stay. Each call of neuralforecast is watched on every rank and held against what one process gives. Options of
     nfpatch stand before SCRIPT; what follows it is the script's.
     """
-    from nfpatch.rehearsal import exports, run
+    from nfpatch.engine.report import write_files
     from nfpatch.rehearsal import report as rehearsal_report
+    from nfpatch.rehearsal import run
 
     _check_report_files(junit_xml, html)
     found = target.survey()
@@ -605,10 +605,7 @@ def rehearse(
             on_event,
             (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None,
         )
-    if junit_xml is not None:
-        exports.write_junit_xml(junit_xml, found.install, what, report)
-    if html is not None:
-        exports.write_html(html, found.install, what, report)
+    write_files(rehearsal_report.document_of(found.install, what, report), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": found.install.to_json()})
     else:

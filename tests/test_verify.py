@@ -91,7 +91,7 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
     before = snapshot(site)
     where = ("--python", training_env, "--site-packages", site)
     files = ("--junit-xml", tmp_path / "proof.xml", "--html", tmp_path / "proof.html")
-    ran = run_nfpatch("verify", "nbeatsx-unused-out", "--preview", *files, *where)
+    ran = run_nfpatch("verify", "nbeatsx-unused-out", "--preview", "--verbose", *files, *where)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Proved" in ran.stdout
     assert "patched" in ran.stdout

@@ -533,6 +533,6 @@ def test_a_temporary_disk_that_fills_up_while_training_is_an_error_of_the_enviro
 ) -> None:
     done = small_disk("2m", sys.executable, "-c", FILL_THE_DISK, training_env, ...)
 
-    assert "is full, so the proof cannot go on" in done.stdout, done.stderr
+    assert "is full. Make room there" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "['filler']"
     assert processes_with(mark) == set()
