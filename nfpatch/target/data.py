@@ -17,6 +17,7 @@ EXOGENOUS_COLUMNS = {
     "future": ("futr_exog_list", "trend", "month"),
 }
 N_SERIES = 2  # of the panel
+LENGTH = 143  # points in time of a series of `levelled_data`
 CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 
 

@@ -21,8 +21,6 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PRETENDED = os.path.join(HERE, "pretended")
 # The one folder of Databricks' file system, as Hadoop has it for Spark, and fsspec for those that read the files
 DBFS_FOLDER = "/partitions"
-# How many rows a file has where a case cuts them: more than the shortest of the series, less than the others
-ROWS_OF_FILE = 100
 # What torch's launcher puts in front of what a rank prints last, and the last line of a traceback
 RANK_PREFIX = re.compile(r"^\[rank\d+\]:\s?", re.MULTILINE)
 LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re.MULTILINE)
@@ -110,7 +108,8 @@ class Spark:
         if static is not None:
             options["static_df"] = spark.createDataFrame(static)
         if case.stage == "cut-files":
-            spark.conf.set("spark.sql.files.maxRecordsPerFile", ROWS_OF_FILE)
+            shortest, second = sorted(past.groupby("unique_id").size())[:2]
+            spark.conf.set("spark.sql.files.maxRecordsPerFile", (shortest + second) // 2)
         try:
             with error_of_processes(self.spec):
                 forecaster.fit(df=spark.createDataFrame(past), distributed_config=config, **options)

@@ -14,7 +14,7 @@ from typing import Any, Callable
 
 from . import on_spark
 from .comparing import compare_frames, seed_everything, start_from, weights_of
-from .data import Data, levelled_data
+from .data import LENGTH, Data, levelled_data
 from .events import CaseSpec, Evidence, TrainSpec
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
 from .session import Session
@@ -22,8 +22,9 @@ from .spawned import trained
 from .through_ray import surroundings
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
 
-N_SERIES = 3  # one more than two ranks share evenly
-SERIES_CUT = 20  # points in time by which each series is shorter than the one before
+# Points in time by which each series is shorter than the one before, and that the shortest has at least
+SERIES_CUT = 20
+SHORTEST_SERIES = 80
 
 
 class Script:
@@ -38,7 +39,7 @@ class Script:
         self.spec = session.spec
         self.package = session.package
         self.world = None if is_alone else session.world
-        self.data: Data = levelled_data(SMALL_SIZES["h"], n_series_of(case), cut_of(case))
+        self.data: Data = levelled_data(SMALL_SIZES["h"], self.n_series_of_data, cut_of(case, self.n_series))
         with surroundings(case, self.spec, session.observation):
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
@@ -57,6 +58,16 @@ class Script:
     def compare(self, found: Any, due: Any) -> None:
         """Raises Differs where two frames of forecasts differ; see `compare_frames`."""
         compare_frames(found, due, self.session.observation)
+
+    @property
+    def n_series(self) -> int:
+        """How many series there are: one more than all ranks share evenly."""
+        return self.spec.world_size + 1
+
+    @property
+    def n_series_of_data(self) -> int:
+        """How many of them the case trains on."""
+        return 1 if self.case.stage == "single-series" else self.n_series
 
     def together(self) -> dict[str, Any]:
         """What a user tells Lightning's trainer, for all ranks."""
@@ -84,7 +95,7 @@ class Script:
         """A forecaster of the case's model, untrained."""
         seed_everything()
         case = with_options(self.case, options)
-        model = model_of(case, self.spec.max_steps, trainer, n_series=N_SERIES)
+        model = model_of(case, self.spec.max_steps, trainer, self.n_series)
         return self.package.NeuralForecast(models=[model], freq=self.data.freq)
 
     @property
@@ -126,17 +137,13 @@ class Script:
             on_spark.check_all_is_read(past, self.evidence_now)
 
 
-def n_series_of(case: CaseSpec) -> int:
-    """How many series there are for a case."""
-    return 1 if case.stage == "single-series" else N_SERIES
-
-
-def cut_of(case: CaseSpec) -> int:
-    """By how much each series is shorter than the one before.
+def cut_of(case: CaseSpec, n_series: int) -> int:
+    """By how much each of so many series is shorter than the one before.
 
     1.x predicts in sample for series of one length only, with one process as well.
     """
-    return 0 if case.stage == "insample" else SERIES_CUT
+    most = (LENGTH - SHORTEST_SERIES) // max(n_series - 1, 1)
+    return 0 if case.stage == "insample" else min(SERIES_CUT, most)
 
 
 @contextmanager

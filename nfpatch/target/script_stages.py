@@ -46,7 +46,7 @@ def run(case: CaseSpec, session: Session) -> None:
 def script_of(case: CaseSpec, session: Session) -> Script:
     """The script of a case; one that an earlier case has trained alike goes on."""
     stage = case.stage if case.stage in TRAINED_OTHERWISE else None
-    said = [case.tree, case.model, case.loss, case.options, cut_of(case), stage]
+    said = [case.tree, case.model, case.loss, case.options, cut_of(case, session.spec.world_size + 1), stage]
     key = json.dumps(said, sort_keys=True)
     if key not in session.scripts:
         session.scripts[key] = Script(case, session)

@@ -14,7 +14,7 @@ from .models import SMALL_SIZES, trained_model_of
 from .outcomes import Differs, message_of
 from .pretended.pretended_gpus import pretend
 from .saving import alone_with, folder_of, loaded
-from .script import N_SERIES, Script
+from .script import Script
 
 FAILURE = "what is planted in a step"
 # What goes into the file of a model that was trained on two GPUs
@@ -23,7 +23,7 @@ TWO_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp"}
 
 def no_batch(script: Script) -> None:
     """A fit in which each rank's share of the series is no whole batch, and is dropped: it must say so."""
-    forecaster = script.made(script.together, batch_size=N_SERIES, drop_last_loader=True)
+    forecaster = script.made(script.together, batch_size=script.n_series, drop_last_loader=True)
     try:
         script.fit(forecaster, is_watched=False)
     except Exception as error:
