@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Literal, Optional
 
 from nfpatch.catalog import Case
-from nfpatch.engine.checks import evidence, first_finding, reference, training_weights, unused_parameters
+from nfpatch.engine.checks import errors, first_finding, reference
+from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
 from nfpatch.engine.facts import Answer, CallFacts, Failure, Outcome, RankFacts, Training
 from nfpatch.engine.sources import Source
@@ -118,7 +119,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
     facts = facts_of(case, fits, world_size, backend)
     if case.case.stage != "fit":
         return _result_of_stage(case, fits, facts)
-    failed = first_finding(facts, unused_parameters, evidence, training_weights)
+    failed = errors.find(facts) or world_size_check.find(facts)
     if failed is not None:
         return _result(case, fits, "error", ok=False, detail="\n".join(failed.errors) or failed.detail)
 

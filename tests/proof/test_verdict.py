@@ -157,7 +157,7 @@ def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -
     case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", requires=("another",), like="other")
     fit = replace(TRAINED, comparison=SAME)
 
-    assert result(case, fit, replace(fit, seconds=2.0, steps=4)) == replace(
+    assert result(case, fit, replace(fit, seconds=2.0)) == replace(
         PROVED,
         strategy="find-unused-ddp",
         launcher="spawn",

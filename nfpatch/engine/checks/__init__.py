@@ -6,7 +6,7 @@ reported with, so a cause stands before what may follow from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Optional
 
@@ -48,7 +48,7 @@ CHECKS: tuple[ModuleType, ...] = (
 )
 
 
-def first_finding(facts: CallFacts, *left_out: ModuleType) -> Optional[Finding]:
-    """What the first check finds that finds something, but for those that are left out; None if none does."""
-    finds: list[Callable[[CallFacts], Optional[Finding]]] = [check.find for check in CHECKS if check not in left_out]
+def first_finding(facts: CallFacts, checks: Sequence[ModuleType] = CHECKS) -> Optional[Finding]:
+    """What the first of the checks finds that finds something; None if none does."""
+    finds: list[Callable[[CallFacts], Optional[Finding]]] = [check.find for check in checks]
     return next((found for found in (find(facts) for find in finds) if found is not None), None)
