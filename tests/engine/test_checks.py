@@ -44,6 +44,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "reference": {"on_rank_1": replace(RETURNED, differences=("12 of 24 rows differ",))},
     "series_order": {"training": replace(TRAINED, batches=("x", "z"))},
     "running_statistics": {"on_rank_1": replace(RETURNED, buffers="other")},
+    "training_steps": {"training": replace(TRAINED, steps=3)},
     "training_weights": {"training": replace(TRAINED, weights="other")},
     "validation_loss": {"training": replace(TRAINED, validated=(2.5,))},
     "model_weights": {"on_rank_1": replace(RETURNED, weights=("other",))},
