@@ -25,7 +25,7 @@ GRACE = 2.0
 # Seconds after which processes that cannot be killed (uninterruptible sleep in a driver) are given up.
 GIVE_UP = 10.0
 
-# What a surrounding training job or launcher would tell our own launch: torch's ranks and rendezvous, defaults for
+# What a surrounding training job or launcher would pass to our own launch: torch's ranks and rendezvous, defaults for
 # the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), the level of the launcher's log, and
 # the jobs in which Lightning would look for its ranks (SLURM, LSF, MPI), and the Spark of a notebook.
 _FOREIGN_VARIABLES = re.compile(
@@ -91,7 +91,7 @@ class Nodes:
         ]
 
     def environment(self) -> dict[str, str]:
-        """What the launcher is told by its environment, where releases of torch that do not know it overlook it."""
+        """Options of the launcher in its environment, where releases of torch that do not know them ignore them."""
         # A single machine needs no name service.
         local_addr = "127.0.0.1" if self.nnodes == 1 else self.local_addr
         return {} if local_addr is None else {"PET_LOCAL_ADDR": local_addr}
@@ -174,7 +174,7 @@ class Failure:
 class Launch:
     """One run of what starts the processes. It owns a session; a worker of torch's launcher has its own.
 
-    `by_torch` tells whether it is torch's launcher; else it is the first process itself.
+    `by_torch`: whether it is torch's launcher; else it is the first process itself.
     """
 
     process: subprocess.Popen[bytes]

@@ -55,7 +55,7 @@ def wait_for(launch: Launch, look: Callable[[bool], Optional[T]]) -> T:
     """Calls `look` until it returns something.
 
     Its argument says whether the first process, or torch's launcher, has ended; that is looked up before `look` reads
-    what was written, so that whoever is found dead has written all that it will ever write.
+    what was written, so that a process that has ended has written all that it will ever write.
     """
     while True:
         found = look(launch.process.poll() is not None)

@@ -21,8 +21,8 @@ from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, Strategy
 
-# NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
-# of its own with losses of several outputs.
+# NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has an unused output
+# layer of its own with losses of several outputs.
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 CONTROLS = (
     Case(model="NHITS", config="MQLoss", loss="MQLoss", options=TINY, releases=">=1.2"),
@@ -113,7 +113,7 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
             try:
                 trees[fit.tree] = _tree_of(found, request, fit, wanted, originals)
             except Refused as error:
-                problems[fit.tree] = f"{', '.join(fit.requires)} cannot be put beside it: {error}"
+                problems[fit.tree] = f"{', '.join(fit.requires)} cannot be applied with it: {error}"
     untrainable = {(fit.patch, fit.case.model, fit.case.config): fit.tree for fit in fits if fit.tree in problems}
     fits = [fit for fit in fits if (fit.patch, fit.case.model, fit.case.config) not in untrainable]
     coverage = _coverage(found, request, subjects, fits, {key[0]: problems[untrainable[key]] for key in untrainable})
@@ -207,11 +207,11 @@ def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], car
     if fit.source == "released":
         on_purpose = {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
         is_compared = any(other.like == fit.id for other in fits)
-        lacking = (required | (on_purpose if is_compared else set())) - {fit.patch}
-        return replace(fit, requires=tuple(sorted(lacking)))
-    lacking = required - carried
-    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | lacking, fit.launcher)
-    return replace(fit, requires=tuple(sorted(lacking)), forecast="together" if is_together else fit.forecast)
+        missing = (required | (on_purpose if is_compared else set())) - {fit.patch}
+        return replace(fit, requires=tuple(sorted(missing)))
+    missing = required - carried
+    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
+    return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
 
 
 def _is_of_use(found: Survey, patch_id: str) -> bool:
@@ -251,7 +251,7 @@ def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     """Whether the case can be trained by this launcher.
 
     On Spark that are its own cases, and fits of one model that needs no other patch to train on several devices; these
-    many only where they are asked for, as each imports everything anew.
+    many only where they are asked for, as each imports everything again.
     """
     if launcher != "spark":
         return case.launchers != ("spark",)
@@ -297,7 +297,7 @@ def _fits_of(patch: Patch, case: Case, patched: Source, is_original_known: bool,
     """
     if case.stage != "fit":
         return _stage_of(patch, case, patched, is_original_known, launcher)
-    if launcher == "spawn":  # it would import everything anew for each of these many fits
+    if launcher == "spawn":  # it would import everything again for each of these many fits
         return []
     fit = partial(_fit, patch, case)
     if not is_original_known:
@@ -305,7 +305,7 @@ def _fits_of(patch: Patch, case: Case, patched: Source, is_original_known: bool,
     if case.is_search or launcher != "torchrun":
         return [fit("released"), fit(patched)]
     original = fit("released")
-    if not original.leaves_dead:
+    if not original.has_unused:
         return [original, fit(patched, like=original.id)]
     worked_around, alone = fit("released", "find-unused-ddp"), fit("released", "single-process")
     green, parity = fit(patched, like=worked_around.id), fit(patched, "single-process", like=alone.id)
@@ -317,8 +317,8 @@ def _stage_of(
 ) -> list[ProofCase]:
     """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once.
 
-    A search is many fits, for each of which ddp_spawn would import everything anew. What one process finds through ray
-    is not compared: ray imports everything anew for each trial.
+    A search is many fits, for each of which ddp_spawn would import everything again. What one process finds through ray
+    is not compared: ray imports everything again for each trial.
     """
     if launcher == "spawn" and case.is_search and launcher not in case.launchers:
         return []
@@ -343,18 +343,18 @@ def _stage_of(
 def _fit(
     patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
-    """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
+    """A fit of a patch's case: refused by strict DDP where the source has unused parameters, else passing."""
     claimed = patch.unused_parameters if case.unused_parameters is None else case.unused_parameters
-    leaves_dead = source == "released" and case.unused_parameters != ()
+    has_unused = source == "released" and case.unused_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
         patch=patch.id,
         case=case,
         source=source,
-        expect="unused-parameters" if leaves_dead and strategy == "strict-ddp" else "pass",
+        expect="unused-parameters" if has_unused and strategy == "strict-ddp" else "pass",
         unused_parameters=claimed,
         strategy=strategy,
-        leaves_dead=leaves_dead,
+        has_unused=has_unused,
         like=like,
     )
 

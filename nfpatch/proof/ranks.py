@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass
 class Rank:
-    """One process of a launch. `read` brings the rest up to date; `target/train.py` tells what it writes.
+    """One process of a launch. `read` brings the rest up to date; `target/train.py` says what it writes.
 
     Of a process on another node no more is known than `finished` and `done`.
     """

@@ -56,7 +56,7 @@ MAX_STEPS = 3
 
 # Seconds for which a rank that has finished a case waits for the others.
 PATIENCE = 30.0
-# Seconds that torch's launcher gets to report a dead worker.
+# Seconds that torch's launcher gets to report a worker that ended.
 _REPORT_TIME = 5.0
 # Seconds that the launchers of several nodes get to take leave of each other.
 _FAREWELL_TIME = 20.0
@@ -148,8 +148,8 @@ def run_proof(
     `trees` gives for each `tree` of a case the folder that holds its `neuralforecast/`, or None for the one that the
     interpreter finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds,
     for the whole proof. Each case is trained by every process, or if they are `dealt` by one of them alone. Where a
-    process dies, the cases that were not reached are errors; a `persistent` proof launches them anew. Whatever ends the
-    call, no process and no temporary file is left.
+    process dies, the cases that were not reached are errors; a `persistent` proof launches them again. Whatever ends
+    the call, no process and no temporary file is left.
 
     Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, where it finds no GPU to
     train on, and where the temporary folder is full.
@@ -378,7 +378,7 @@ class _Proof:
             rank = next((rank for rank in self.ranks if rank.pid == failure.pid), None)
             if rank is not None:
                 who, last_words = f"rank {rank.number}", rank.log_tail(_LOG_LINES)
-            else:  # it ended before it could tell its rank
+            else:  # it ended before it wrote its rank
                 who, last_words = f"process {failure.local_rank} of this node", tail_of(launch.log, _LOG_LINES)
             words = f"{who} {_in_words(failure.exit_code)}\n{last_words}".rstrip()
             return _Ending("error", words, None if rank is None else rank.number)
@@ -430,10 +430,10 @@ class _Proof:
         }
         asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
         ask_for_places(rank.pid for rank in asked.values() if rank.pid is not None)
-        return "".join(f"\n{who} was at {rank.place() or 'a place it does not tell'}" for who, rank in asked.items())
+        return "".join(f"\n{who} was at {rank.place() or 'an unknown place'}" for who, rank in asked.items())
 
     def _places_told(self) -> str:
-        """Where processes that have not finished have told, asked by another rank, that they were."""
+        """Where processes that have not finished were when another rank asked them."""
         places = {rank.number: rank.place() for rank in self.ranks if not rank.done}
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
 

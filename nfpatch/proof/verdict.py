@@ -24,7 +24,7 @@ Launcher = Literal["torchrun", "script", "spawn", "fork", "spark"]
 class ProofCase:
     """One fit of a proof and what it must come to.
 
-    `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `leaves_dead` says that the source
+    `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `has_unused` says that the source
     has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a
     model, the other strategies put up with it. `like` is the id of the case, of another source, from whose first
     weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a
@@ -33,7 +33,7 @@ class ProofCase:
 
     `requires` are patches that this source is given in a tree of its own, because the model does not train without
     them.
-    `forecast` tells how the trained model is asked: by all ranks "together", as a user does, or by one process "alone".
+    `forecast` says who makes forecasts: all ranks "together", as a user does, or one process "alone".
     """
 
     id: str
@@ -43,7 +43,7 @@ class ProofCase:
     expect: Expectation
     unused_parameters: tuple[str, ...] = ()
     strategy: Strategy = "strict-ddp"
-    leaves_dead: bool = False
+    has_unused: bool = False
     like: str | None = None
     forecast: Literal["together", "alone", None] = "alone"
     symptoms: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ class CaseResult:
     """What a case came to, and the evidence for it.
 
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
-    the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` tells whether
-    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` tells if
+    the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` says whether
+    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` says if
     losses, weights and forecasts are those of the case `like`, bit for bit; None where there was nothing to compare.
-    `refused` tells if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
+    `refused` says if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
     process ends with it as well, which counts for nothing where no patch is at stake, `is_finished` if processes
     have reported what came of the case; else it was not reached, or they ended before.
     """
@@ -125,7 +125,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
 
     unused = facts.unused_parameters()
     refused = any(fit.outcome == "unused-parameters" for fit in fits)
-    if refused or (unused and not (case.leaves_dead and case.expect == "pass")):
+    if refused or (unused and not (case.has_unused and case.expect == "pass")):
         if case.expect == "pass":
             refusals = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
             detail = f"without a gradient: {', '.join(unused or refusals[:1])}"
@@ -140,7 +140,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
     if case.expect != "pass":
         detail = "every parameter got a gradient, and DDP had no complaint"
     else:
-        detail = difference(unused, case.unused_parameters) if case.leaves_dead else ""
+        detail = difference(unused, case.unused_parameters) if case.has_unused else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 

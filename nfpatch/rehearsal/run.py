@@ -83,7 +83,7 @@ class RehearsalReport:
 
     @property
     def patches(self) -> tuple[str, ...]:
-        """The ids of the patches that heal what was found."""
+        """The ids of the patches that fix what was found."""
         return tuple(dict.fromkeys(patch for stage in self.stages for patch in stage.patches))
 
     def to_json(self) -> dict[str, object]:
@@ -118,7 +118,7 @@ def rehearse(
 ) -> RehearsalReport:
     """Runs a script with `devices` processes in the current folder, and judges what they have noted.
 
-    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` is told what is noted,
+    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` gets each event,
     `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.
 
     Raises UsageError where there is no such script, Refused where the source cannot be computed, and
@@ -289,7 +289,7 @@ def _places_in_script(records: Records) -> list[str]:
 
 
 def _notes_of(records: Records, left: int, tail: str) -> Iterator[str]:
-    """What is worth knowing beside the calls."""
+    """What is worth knowing besides the calls."""
     shared = shared_files(rank.written for rank in records.ranks.values())
     if shared:
         yield (

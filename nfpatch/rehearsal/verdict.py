@@ -22,7 +22,7 @@ _NOT_REPORTED = ("backend", "finite_loss", "batches")
 class Stage:
     """One call of the script and what came of it on all ranks.
 
-    `ranks` tells what became of it on each, in a word or two; `patches` are the ids of those that fix it and that
+    `ranks` has what became of it on each, in a word or two; `patches` are the ids of those that fix it and that
     the rehearsed source lacks, `notes` what is worth knowing and no fault. A remedy `is_sought` where it is a fault of
     several processes, and not the consequence of another.
     """
@@ -148,7 +148,7 @@ def _is_refused_alone(by_rank: dict[int, Optional[Call]], finding: Finding) -> b
 
 
 def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
-    """Why a call that came back is not held against one process, if that could not be asked."""
+    """Why a call that returned was not compared with one process, if that was not possible."""
     for call in by_rank.values():
         if call is not None and call.raised is None:
             for words in dict.fromkeys(each.error for each in call.references if each.error):
@@ -183,7 +183,7 @@ def _word_for(call: Optional[Call]) -> str:
 
 
 def _evidence_of(rank: int, call: Optional[Call], trainings: Mapping[int, Mapping[int, Training]]) -> dict[str, Any]:
-    """What a rank tells of a call, for the JSON document."""
+    """What a rank recorded of a call, for the JSON document."""
     own = [
         {name: value for name, value in asdict(ranks[rank]).items() if name not in _NOT_REPORTED}
         for ranks in trainings.values()

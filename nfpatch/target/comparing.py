@@ -15,7 +15,7 @@ SEED = 1
 
 
 def seed_everything() -> None:
-    """Starts all streams of random numbers anew."""
+    """Starts all streams of random numbers again."""
     import numpy
     import torch
 
@@ -88,12 +88,12 @@ def largest_difference(one: Any, other: Any) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
-def compare_frames(found: Any, due: Any, observation: Observation) -> None:
+def compare_frames(found: Any, expected: Any, observation: Observation) -> None:
     """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
 
     The digest of `found` is recorded, as it must be the same on all ranks.
     """
     observation.evidence.answers += (digest_of_frame(found),)
-    difference = difference_of(found, due)
+    difference = difference_of(found, expected)
     if difference is not None:
         raise Differs(difference)

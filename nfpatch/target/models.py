@@ -25,7 +25,7 @@ EARLY_STOPPING = "early_stop_patience_steps"
 
 
 def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
+    """The model of a case, untrained; `trainer` gives new arguments for Lightning's trainer each time."""
     model_class = getattr(importlib.import_module("neuralforecast.models"), case.model, None)
     if model_class is None:
         return search_of(case, max_steps, trainer, n_series)
@@ -56,7 +56,7 @@ def total_and_parts() -> Any:
 
 
 def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """A search: two trials of models that differ in shape, of which the better one is trained anew.
+    """A search: two trials of models that differ in shape, of which the better one is trained again.
 
     Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
     On the released source ranks may prefer different trials: were these models of different shapes, the ranks would

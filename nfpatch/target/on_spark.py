@@ -24,7 +24,7 @@ DBFS_FOLDER = "/partitions"
 # What torch's launcher puts in front of what a rank prints last, and the last line of a traceback
 RANK_PREFIX = re.compile(r"^\[rank\d+\]:\s?", re.MULTILINE)
 LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re.MULTILINE)
-# What a rank ends with because another has ended, what the launcher says of that, and what Java puts around it
+# What a rank ends with because another has ended, what the launcher reports then, and what Java puts around it
 CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection reset by peer", "Traceback", "Py4J")
 
 
@@ -166,5 +166,5 @@ def error_of_processes(spec: TrainSpec) -> Iterator[None]:
 def first_error_in(text: str) -> str | None:
     """The last line of the first traceback in a text that is no consequence of another; None if there is none."""
     found = [match.group(1) for match in LAST_OF_TRACEBACK.finditer(RANK_PREFIX.sub("", text))]
-    told = [words for words in found if not any(consequence in words for consequence in CONSEQUENCES)]
-    return told[0] if told else None
+    causes = [words for words in found if not any(consequence in words for consequence in CONSEQUENCES)]
+    return causes[0] if causes else None

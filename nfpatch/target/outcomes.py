@@ -13,7 +13,7 @@ UNUSED_PARAMETERS_MESSAGES = (
     "Expected to have finished reduction in the prior iteration",
     "parameters that were not used in producing the loss",
 )
-# The frames of this package tell nothing: it only calls what goes wrong.
+# The frames of this package are left out: it only calls what goes wrong.
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # How much of an exception is reported.
 LAST_FRAMES = 3

@@ -28,9 +28,9 @@ def save(script: Script) -> None:
                 script.gathered(None)
     if complaint is not None:
         raise complaint
-    due = alone_with(forecaster, script)
+    expected = alone_with(forecaster, script)
     for frame in frames:
-        script.compare(frame, due)
+        script.compare(frame, expected)
 
 
 def load(script: Script) -> None:

@@ -1,7 +1,8 @@
 """A user's script on every rank: a forecaster that all have trained, and twins of it.
 
-The trainer is told what a user tells it, and nothing is set right for neuralforecast. What one process gives is asked
-of the same forecaster, with a trainer for this process alone, or of a twin that starts from its weights and keeps them.
+The trainer gets the arguments that a user passes, and nothing is adjusted for neuralforecast. What one process gives
+comes from the same forecaster, with a trainer for this process alone, or from a twin that starts from its weights and
+keeps them.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Script:
         """Makes the evidence that of the script's own training again, but for the forecasts that were compared."""
         self.session.observation.evidence = replace(self.evidence, answers=self.evidence_now.answers)
 
-    def compare(self, found: Any, due: Any) -> None:
+    def compare(self, found: Any, expected: Any) -> None:
         """Raises Differs where two frames of forecasts differ; see `compare_frames`."""
-        compare_frames(found, due, self.session.observation)
+        compare_frames(found, expected, self.session.observation)
 
     @property
     def n_series(self) -> int:
@@ -70,7 +71,7 @@ class Script:
         return 1 if self.case.stage == "single-series" else self.n_series
 
     def together(self) -> dict[str, Any]:
-        """What a user tells Lightning's trainer, for all ranks."""
+        """The arguments that a user passes to Lightning's trainer, for all ranks."""
         return self.alone() if self.world is None else script_arguments(self.session)
 
     @property
@@ -107,7 +108,7 @@ class Script:
         """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
         forecaster = self.made(trainer, learning_rate=0.0, **options)
         model = trained_model_of(forecaster)
-        if not self.is_on_spark:  # which makes each model anew, as its options and seed say
+        if not self.is_on_spark:  # which makes each model again, by its options and seed
             start_from(model, self.weights)
         for module in model.modules():
             if hasattr(module, "running_mean"):
@@ -122,7 +123,7 @@ class Script:
         """Trains, with validation, on the script's data unless others are given.
 
         Not `is_watched` is one by this process alone, or without the callback. A `further` one goes on from what has
-        been trained, which 1.6.0 does not do unless it is told.
+        been trained, which 1.6.0 does not do by default.
         """
         past = self.data.past if past is None else past
         go_on = further and "use_init_models" in inspect.signature(forecaster.fit).parameters

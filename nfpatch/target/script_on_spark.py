@@ -10,7 +10,7 @@ from .script import Script, one_process
 
 
 def predict_on_spark(script: Script) -> None:
-    """`predict` on Spark, held against what one process predicts of the series that were asked together.
+    """`predict` on Spark, compared with what one process predicts for the series that were predicted together.
 
     The last bits of a forecast depend on how many are made at once.
     """
@@ -21,8 +21,8 @@ def predict_on_spark(script: Script) -> None:
     if is_multivariate(trained_model_of(script.forecaster)):
         together = [past["unique_id"].unique().tolist()]
     with one_process(script.forecaster, script.spec) as forecaster:
-        due = [forecaster.predict(df=past[past["unique_id"].isin(ids)]) for ids in together]
-    frames = [frame if "unique_id" in frame.columns else frame.reset_index() for frame in due]
+        expected = [forecaster.predict(df=past[past["unique_id"].isin(ids)]) for ids in together]
+    frames = [frame if "unique_id" in frame.columns else frame.reset_index() for frame in expected]
     script.compare(found, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
 
 

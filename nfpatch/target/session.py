@@ -1,4 +1,4 @@
-"""One process of a launch of `train.py`: what it is told, the ranks that it meets, and what it keeps between cases."""
+"""One process of a launch of `train.py`: its specification, its ranks, and what it keeps between cases."""
 
 from __future__ import annotations
 

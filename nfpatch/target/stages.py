@@ -35,7 +35,7 @@ class Journey:
 
     @property
     def spec(self) -> TrainSpec:
-        """What the launch was told."""
+        """The specification of the launch."""
         return self.session.spec
 
 
@@ -82,7 +82,7 @@ def is_spark_asked(journey: Journey) -> bool:
 def predict(journey: Journey) -> Any:
     """What `NeuralForecast.predict` gives, as an array: a row a series and point in time, a column an output.
 
-    Asked as a user does, but where the source is not healed of what goes wrong then: there, of this process alone.
+    Called as a user does, but where the source lacks a patch that this needs: there, by this process alone.
     """
     model = trained_model_of(journey.forecaster)
     if journey.case.forecast == "alone":

@@ -21,15 +21,15 @@ def stop_early(script: Script) -> None:
     script.fit(forecaster)
     losses: list[float] = list(script.evidence_now.validated)
     steps = script.evidence_now.steps
-    for rank, told in enumerate(script.gathered({"losses": losses, "steps": steps})):
-        if told["losses"] != losses:
-            others = told["losses"]
+    for rank, other in enumerate(script.gathered({"losses": losses, "steps": steps})):
+        if other["losses"] != losses:
+            others = other["losses"]
             raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {others}")
-        if told["steps"] != steps:
-            raise Differs(f"stopped after {steps} steps, and rank {rank} after {told['steps']}")
-    due = stops_after(losses, script.case.options[EARLY_STOPPING])
-    if len(losses) != due or steps != due:
-        raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {due}")
+        if other["steps"] != steps:
+            raise Differs(f"stopped after {steps} steps, and rank {rank} after {other['steps']}")
+    expected = stops_after(losses, script.case.options[EARLY_STOPPING])
+    if len(losses) != expected or steps != expected:
+        raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {expected}")
 
 
 def add_early_stopping(model: Any) -> None:

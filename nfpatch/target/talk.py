@@ -16,12 +16,12 @@ class Talk:
         self._outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         """The next line that came in; None at the end."""
         line = self._incoming.readline()
         return json.loads(line) if line else None
 
-    def say(self, event: str, **fields: Any) -> None:
+    def send(self, event: str, **fields: Any) -> None:
         """Sends a line out."""
         self._outgoing.write(json.dumps(dict(fields, event=event)) + "\n")
         self._outgoing.flush()

@@ -17,8 +17,8 @@ from .pretended.pretended_gpus import pretend
 
 PRETENDED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretended")
 TRIALS = 2
-# What a user does not tell the trainer, so that a trial trains on one device, and the best model on all; and what
-# observes, as the trials are not ours to watch
+# Arguments that a user does not pass to the trainer, so that a trial trains on one device, and the best model on all;
+# and what observes, as the trials are not ours to watch
 NOT_SAID = ("accelerator", "devices", "callbacks")
 # Bytes for ray's object store: it insists on 75 MB, and would take a third of the memory.
 OBJECT_STORE = 100 * 2**20
@@ -98,7 +98,7 @@ def surroundings(case: CaseSpec, spec: TrainSpec, observation: Observation) -> I
         undone.enter_context(mock.patch.object(ray, "init", started))
         undone.enter_context(mock.patch.object(tune.Tuner, "fit", searched))
         undone.enter_context(mock.patch.object(pytorch_lightning.Trainer, "fit", watched))
-        # where ray keeps its token, which the process remembers, and neuralforecast what it tells of the trials
+        # where ray keeps its token, which the process remembers, and neuralforecast its results of the trials
         undone.enter_context(mock.patch.dict(os.environ, HOME=spec.out))
         if is_pretended:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give

@@ -1,7 +1,7 @@
 """Trains the cases of a proof: a process of a launch, which is started as `ENTRY train SPEC` by its launcher.
 
 A launch may span several machines, called nodes. Each has a SPEC of its own, and its own folder of reports, in which
-the processes of the other nodes are told of too, as far as they have finished cases.
+the processes of the other nodes have files too, for the cases that they have finished.
 
 It reports facts and judges nothing. SPEC is a JSON file, a `TrainSpec` of `events.py`. Events go into `rank-N.jsonl` of
 the folder `out`, each at once, so that a killed process leaves its evidence, and what is printed into `rank-N.log`:

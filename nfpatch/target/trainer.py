@@ -1,4 +1,4 @@
-"""What Lightning's trainer is told: over which processes to train, on which device, and to leave nothing on disk."""
+"""Arguments of Lightning's trainer: over which processes to train, on which device, and nothing left on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
 def trainer_arguments(case: CaseSpec, session: Session) -> dict[str, Any]:
     """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk.
 
-    They are what a user tells it, but where processes share a GPU, which Lightning does not let them.
+    They are those that a user passes, but where processes share a GPU, which Lightning does not let them.
     """
     spec, backend, find_unused_parameters = session.spec, session.backend, case.strategy == "find-unused-ddp"
     if case.strategy == "single-process":
@@ -34,15 +34,15 @@ def trainer_arguments(case: CaseSpec, session: Session) -> dict[str, Any]:
 
 
 def script_arguments(session: Session) -> dict[str, Any]:
-    """What a user's script tells Lightning, observed, and nothing written to disk."""
+    """The arguments of a user's script, observed, and nothing written to disk."""
     return {**arguments_together(session.spec), **quiet_arguments(session.release, session.observation)}
 
 
 def arguments_together(spec: TrainSpec, find_unused_parameters: bool = False) -> dict[str, Any]:
-    """What a user tells Lightning so that it trains by DDP, in the processes that this launcher makes."""
+    """What a user passes to Lightning so that it trains by DDP, in the processes that this launcher makes."""
     import pytorch_lightning
 
-    if spec.launcher == "spark":  # which is told by neuralforecast how many there are, and tells Lightning
+    if spec.launcher == "spark":  # neuralforecast passes their number to Spark and to Lightning
         return {"accelerator": spec.accelerator}
     strategy = STRATEGIES[spec.launcher]
     # Lightning 1 looks for unused parameters by default, and so hides the bug; Lightning 2 does not
@@ -57,7 +57,7 @@ def arguments_together(spec: TrainSpec, find_unused_parameters: bool = False) ->
 
 
 def arguments_less_processes(arguments: dict[str, Any], spec: TrainSpec) -> dict[str, Any]:
-    """The same arguments, as one process would tell them that works alone."""
+    """The same arguments, for one process that works alone."""
     training_only = ("strategy", "num_nodes", "callbacks")
     kept = {name: value for name, value in arguments.items() if name not in training_only}
     return {**kept, **arguments_alone(spec)}
@@ -120,7 +120,7 @@ def arguments_alone(spec: TrainSpec) -> dict[str, Any]:
 
 
 def own_device(spec: TrainSpec) -> int | list[int]:
-    """The one device of this process, as Lightning's trainer wants to be told."""
+    """The one device of this process, as Lightning's trainer takes it."""
     import torch
 
     return 1 if spec.accelerator == "cpu" else [gpu_of(local_rank(), torch.cuda.device_count())]
@@ -132,7 +132,7 @@ def gpu_of(local_rank: int, gpus: int) -> int:
 
 
 def backend_for(accelerator: str, ranks: Sequence[RankInfo]) -> str:
-    """The backend of the process group, by what the ranks tell about themselves, as `assembled` returns it.
+    """The backend of the process group, by what the ranks say of themselves, as `assembled` returns it.
 
     nccl refuses two processes on one GPU, gloo does not mind; and one backend has to serve all nodes.
     """

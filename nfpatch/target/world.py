@@ -14,7 +14,7 @@ from .events import RankInfo, TrainSpec, decode, encode
 # Set by the first process of Lightning's own launcher until there are others: the id of the case in which it starts
 # them. They run the cases before it without the first one, which has run them alone.
 STARTED_IN = "NFPATCH_STARTED_IN"
-# Seconds that a process gets to say where it hangs.
+# Seconds that a process gets to print where it hangs.
 ANSWER_TIME = 0.5
 
 
@@ -85,7 +85,7 @@ class World:
             brought: bytes = self._store.get(self._key(rank))
         except RuntimeError as error:
             self._ask_for_place(rank)
-            raise RuntimeError(f"rank {rank} has ended, or was not heard of for {patience:g} s") from error
+            raise RuntimeError(f"rank {rank} has ended, or did not come within {patience:g} s") from error
         return brought
 
     def _ask_for_place(self, rank: int) -> None:
@@ -106,7 +106,7 @@ def rank_of(spec: TrainSpec) -> int:
 
 
 def local_rank() -> int:
-    """The rank of this process on its node, as its launcher tells it; 0 if there is no other yet."""
+    """The rank of this process on its node, as its launcher sets it; 0 if there is no other yet."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 

@@ -88,7 +88,7 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
     preview = build_overlay(package, tmp_path / "patched", with_mlp(package, DIVERGING))
-    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, leaves_dead=True)
+    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, has_unused=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
     cases = [
         red,

@@ -93,9 +93,9 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 CASES = (
-    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "released", "unused-parameters", OUT, leaves_dead=True),
+    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "released", "unused-parameters", OUT, has_unused=True),
     ProofCase("nbeatsx-green", "nbeatsx-unused-out", NBEATSX, "patched", "pass", OUT),
-    ProofCase("tft-red", "tft-static-encoder", TFT, "released", "unused-parameters", STATIC_ENCODER, leaves_dead=True),
+    ProofCase("tft-red", "tft-static-encoder", TFT, "released", "unused-parameters", STATIC_ENCODER, has_unused=True),
     ProofCase("tft-green", "tft-static-encoder", TFT, "patched", "pass", STATIC_ENCODER),
     ProofCase("nhits-released", None, NHITS, "released", "pass"),
     ProofCase("nhits-patched", None, NHITS, "patched", "pass"),
@@ -262,7 +262,7 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
     }
     planted["neuralforecast/models/nbeatsx.py"] = without_a_live_block(package)
     trees = {"released": None, "patched": build_overlay(package, tmp_path_factory.mktemp("planted") / "tree", planted)}
-    original = ProofCase("worked-around", "p", NBEATSX, "released", "pass", OUT, "find-unused-ddp", leaves_dead=True)
+    original = ProofCase("worked-around", "p", NBEATSX, "released", "pass", OUT, "find-unused-ddp", has_unused=True)
     like = ProofCase("unclaimed", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
     cases = [
         original,
@@ -274,7 +274,7 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         *(ProofCase(model, None, Case(model, "MAE"), "patched", "pass") for model in PLANTED),
         ProofCase("search", "p", SEARCH, "patched", "pass", strategy="single-process"),
         ProofCase("searches", "p", SEARCH, "patched", "pass"),
-        ProofCase("static", "p", STATIC, "released", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
+        ProofCase("static", "p", STATIC, "released", "unused-parameters", STATIC_CONTEXT, has_unused=True),
     ]
     return {result.id: result for result in run_proof(training_env, cases, trees).cases}
 
@@ -368,7 +368,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert (hung.outcome, hung.ok) == ("timeout", False)
     assert "time-out of 45 s" in hung.detail
     assert re.search(r"rank 0 was at \S+torch/distributed/\S+\.py:\d+ in \w+", hung.detail)  # in a collective
-    assert "rank 1 was at a place it does not tell" in hung.detail  # it is stopped
+    assert "rank 1 was at an unknown place" in hung.detail  # it is stopped
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
     assert report.seconds >= 45
     assert processes_with(mark) == set()
@@ -377,7 +377,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
 def test_three_ranks_train_together_and_end_with_equal_weights(
     training_env: Path, package: Path, tmp_path: Path
 ) -> None:
-    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, leaves_dead=True)
+    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, has_unused=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
     green = ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
     trees = {"released": None, "patched": build_overlay(package, tmp_path / "patched", healed(package))}

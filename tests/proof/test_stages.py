@@ -217,7 +217,7 @@ def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
 ) -> None:
     result = caught["NHITS", "predict"]
     assert (result.ok, result.outcome) == (False, "error")
-    assert "rank 1 has ended, or was not heard of for 5 s" in result.detail
+    assert "rank 1 has ended, or did not come within 5 s" in result.detail
     assert "threading.py:" in result.detail.partition("rank 1 was at ")[2]
     assert "in planted_predict" in result.detail
 

@@ -330,7 +330,7 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
 
 
 def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
-    worked_around = replace(GREEN, source="released", strategy="find-unused-ddp", leaves_dead=True)
+    worked_around = replace(GREEN, source="released", strategy="find-unused-ddp", has_unused=True)
     fit = replace(TRAINED, unused=DEAD, unused_last=DEAD)
 
     assert result(worked_around, fit, fit).ok

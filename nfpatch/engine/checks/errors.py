@@ -50,7 +50,7 @@ def first_failure(facts: CallFacts) -> Optional[tuple[int, Failure]]:
 
 
 def failures_of(facts: CallFacts) -> list[tuple[int, Failure]]:
-    """The failures of the ranks, the first to fail first, but those last that only tell of another's end."""
+    """The failures of the ranks, the first to fail first, but last those that only follow from another's end."""
     failures = [(rank, each.failure) for rank, each in facts.ranks.items() if each.failure is not None]
     return sorted(failures, key=lambda each: (is_consequence(each[1]), each[1].time))
 

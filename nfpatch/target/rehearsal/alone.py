@@ -57,7 +57,7 @@ def train_again(notes: Notes, trainer: Any, model: Any) -> None:
 
 @contextmanager
 def one_process(notes: Notes) -> Iterator[None]:
-    """What neuralforecast is asked for meanwhile, this process does alone; its random numbers come as they would."""
+    """What neuralforecast is called for meanwhile, this process does alone; its random numbers come as they would."""
     kept = random_state()
     notes.is_alone = True
     try:
@@ -74,14 +74,14 @@ def as_it_was(model: Any) -> Iterator[None]:
     attributes = dict(vars(model))
     lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
     own: dict[str, Any] = attributes.get("_hparams", {})
-    told = dict(own)
+    hyperparameters = dict(own)
     try:
         yield
     finally:
         vars(model).clear()
         vars(model).update({**attributes, **lists})
         own.clear()
-        own.update(told)
+        own.update(hyperparameters)
 
 
 def models_of(subject: Any) -> list[Any]:
@@ -118,14 +118,14 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
             for model in models_of(call.arguments[0]):
                 kept.enter_context(as_it_was(model))
             kept.enter_context(one_process(notes))
-            due = as_pandas(call.made_of(copy.copy(call.arguments[0])))
+            expected = as_pandas(call.made_of(copy.copy(call.arguments[0])))
     except Exception as error:
         notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
         return
     finally:
         notes.trained.clear()
-    if due is not None:
-        differ = None if answer is None else difference_of(as_pandas(answer), due)
+    if expected is not None:
+        differ = None if answer is None else difference_of(as_pandas(answer), expected)
         notes.write(ReferenceMade(call.number, differ=differ))
 
 

@@ -34,12 +34,12 @@ def watch_files(notes: Notes) -> None:
             return
         if notes.is_alone or not isinstance(path, (str, bytes)):
             return
-        told = os.path.abspath(os.fsdecode(path))
+        changed = os.path.abspath(os.fsdecode(path))
         number, _ = notes.place()
-        if told.startswith((own, *NO_FILES)) or "__pycache__" in told or (number, told, how) in seen:
+        if changed.startswith((own, *NO_FILES)) or "__pycache__" in changed or (number, changed, how) in seen:
             return
-        seen.add((number, told, how))
-        notes.write(FileChanged(number, told, how))
+        seen.add((number, changed, how))
+        notes.write(FileChanged(number, changed, how))
 
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(look)

@@ -93,10 +93,10 @@ class Notes:
 
 def rank_of(spec: RehearsalSpec) -> int | None:
     """The rank that this process is by its environment; None for torch's launcher itself."""
-    told = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
-    if told is None:
+    number = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
+    if number is None:
         return None if spec.launcher == "torchrun" else 0
-    return int(told)
+    return int(number)
 
 
 def notes_of_environment() -> Notes:

@@ -22,7 +22,7 @@ ON_GPUS = (None, "auto", "gpu", "cuda")
 def pretend_gpus(notes: Notes) -> None:
     """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
 
-    torch itself, and whatever other library asks, is told the truth.
+    torch itself, and any other library, sees what is there.
     """
     import torch
 
@@ -52,7 +52,7 @@ def give_ray_gpus(notes: Notes, ray: ModuleType) -> None:
 
 
 def widen(notes: Notes, model: Any) -> None:
-    """Makes a model train on all processes, however many the script has asked for; also one that a search makes.
+    """Makes a model train on all processes, however many the script names; also one that a search makes.
 
     HINT has another in it.
     """
@@ -70,7 +70,7 @@ def is_search(model: Any) -> bool:
 
 
 def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
-    """Sets what the trainer is told of devices, in place; what was changed, in words."""
+    """Sets the devices of a trainer, in place; what was changed, in words."""
     count, changes = notes.spec.devices, []
     if arguments.get("accelerator") not in (*ON_GPUS, "cpu"):
         changes.append("accelerator={!r} is taken for a GPU".format(arguments["accelerator"]))
@@ -90,7 +90,7 @@ def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
 
 
 def shorten_search(notes: Notes, model: Any) -> None:
-    """Caps the trials of a search, and widens what its configuration says of devices."""
+    """Caps the trials of a search, and widens the devices of its configuration."""
     trials, config = notes.spec.trials, model.config
     if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
         notes_of(notes, [f"num_samples={model.num_samples} is {trials}"])
@@ -101,10 +101,10 @@ def shorten_search(notes: Notes, model: Any) -> None:
     elif callable(config) and not hasattr(config, "is_rehearsed"):
 
         def configured(trial: Any) -> Any:
-            told = config(trial)
-            if "devices" in told:
-                notes_of(notes, widened(notes, told))
-            return told
+            chosen = config(trial)
+            if "devices" in chosen:
+                notes_of(notes, widened(notes, chosen))
+            return chosen
 
         configured.is_rehearsed = True  # type: ignore[attr-defined]
         model.config = configured
@@ -121,32 +121,32 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for a strategy that no CPU process can follow.
     """
-    told, changes = dict(arguments), []
-    refuse_without_gpus(told.get("strategy"))
+    shorter, changes = dict(arguments), []
+    refuse_without_gpus(shorter.get("strategy"))
     steps = notes.spec.max_steps
     if steps is not None:
-        asked = told.get("max_steps")
+        asked = shorter.get("max_steps")
         if asked is None or not 0 <= asked <= steps:
             changes.append(f"max_steps={asked} is {steps}")
-            told["max_steps"] = steps
-        if isinstance(told.get("min_steps"), int) and told["min_steps"] > steps:
-            told["min_steps"] = steps
-        every = told.get("val_check_interval")
+            shorter["max_steps"] = steps
+        if isinstance(shorter.get("min_steps"), int) and shorter["min_steps"] > steps:
+            shorter["min_steps"] = steps
+        every = shorter.get("val_check_interval")
         if isinstance(every, int) and not isinstance(every, bool) and every > steps:
             changes.append(f"val_check_interval={every} is {steps}")
-            told["val_check_interval"] = steps
-    if str(told.get("precision", 32)).startswith("16"):
-        changes.append("precision={!r} is 32, as the CPU has no such".format(told["precision"]))
-        told["precision"] = 32
-    if told.get("sync_batchnorm"):
+            shorter["val_check_interval"] = steps
+    if str(shorter.get("precision", 32)).startswith("16"):
+        changes.append("precision={!r} is 32, as the CPU has no such".format(shorter["precision"]))
+        shorter["precision"] = 32
+    if shorter.get("sync_batchnorm"):
         changes.append("sync_batchnorm is off, as the CPU has none")
-        told["sync_batchnorm"] = False
-    strategy: Any = told.get("strategy")
+        shorter["sync_batchnorm"] = False
+    strategy: Any = shorter.get("strategy")
     if getattr(strategy, "_process_group_backend", None) not in (None, "gloo"):
         changes.append(f"process_group_backend={strategy._process_group_backend!r} is 'gloo'")
         strategy._process_group_backend = "gloo"
     notes_of(notes, changes)
-    return told
+    return shorter
 
 
 def refuse_without_gpus(strategy: Any) -> None:

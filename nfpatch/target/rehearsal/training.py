@@ -12,7 +12,7 @@ from .noting import Notes, notes_of_environment
 
 
 def wrap_fit(notes: Notes, trainer_class: Any) -> None:
-    """Makes a trainer of neuralforecast's tell of each training, or give a model the weights of one that has been."""
+    """Makes a trainer of neuralforecast record each training, or give a model the weights of one that has been."""
     fit = trainer_class.fit
 
     @functools.wraps(fit)
@@ -46,7 +46,7 @@ def watcher(notes: Notes | None = None) -> Any:
         def setup(self, trainer: Any, module: Any, stage: Any = None) -> None:
             if own.trains_for_a_rank:
                 # Processes that are spawned share the model's memory until it is on their GPUs, and these are the CPU.
-                # Lightning itself does this where it is told of a CPU
+                # Lightning itself does this for a CPU
                 for tensor in (*module.parameters(), *module.buffers()):
                     tensor.data = tensor.data.clone()
 

@@ -122,9 +122,9 @@ def noted(notes: Notes, call: alone.Call) -> Any:
     try:
         answer = call.method(*call.arguments, **call.options)
     except BaseException as error:
-        told = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+        message = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
         unused = parameters_named_by_torch(str(error))
-        notes.write(CallRaised(number, told[:4000], unused, tuple(places_of(error, LAST_FRAMES))))
+        notes.write(CallRaised(number, message[:4000], unused, tuple(places_of(error, LAST_FRAMES))))
         if isinstance(error, Exception) and unused is None and notes.rank == 0:
             ask_whether_one_is_refused(notes, call, models)
         raise
