@@ -329,6 +329,7 @@ def _prove_preview(
     from nfpatch.patching.operations import refuse_checkout
     from nfpatch.proof import report as proof_report
     from nfpatch.proof.prove import agenda_for, run_agenda
+    from nfpatch.proof.runner import RunOptions
 
     found = survey(install, catalog)
     agenda = agenda_for(found, request)
@@ -337,7 +338,7 @@ def _prove_preview(
     if not may_write:
         refuse_checkout(install)  # before a proof that would be in vain
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, timeout=timeout, on_event=on_event)
+        report = run_agenda(agenda, install, RunOptions(timeout=timeout), on_event)
     if not as_json:
         proof_report.print_report(install, report)
     if survey(install, catalog).contents != found.contents:
@@ -473,6 +474,7 @@ def verify(
     from nfpatch.engine.report import write_files
     from nfpatch.proof import report as proof_report
     from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda
+    from nfpatch.proof.runner import RunOptions
 
     nodes = Nodes(**nodes_options)
     nodes.check(devices)
@@ -489,7 +491,7 @@ def verify(
     request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
     agenda = agenda_for(survey(install, catalog), request)
     with proof_report.progress(agenda, verbose) as on_event:
-        report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)
+        report = run_agenda(agenda, install, RunOptions(devices, accelerator, timeout, nodes), on_event)
     write_files(proof_report.document_of(install, report, agenda), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})

@@ -28,7 +28,7 @@ from nfpatch.catalog import Case, load_catalog, names
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, Source, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
@@ -92,9 +92,7 @@ def journeys_in(
             cases=[*before, *after],
             trees={"released": released, "installed": healed},
             extra_path=install.extra_path,
-            timeout=TIMEOUT_SECONDS,
-            max_steps=STEPS,
-            persistent=True,
+            options=RunOptions(timeout=TIMEOUT_SECONDS, max_steps=STEPS, persistent=True),
         )
     except EnvironmentProblem as error:
         nothing = {"ends": "alone", "words": str(error)}

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch, Selection
-from nfpatch.engine.launch import ONE_NODE, Nodes
 from nfpatch.engine.run import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
@@ -18,7 +17,7 @@ from nfpatch.patching.plan import original_with, originals_of, wanted_by_apply
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has an unused output
@@ -383,37 +382,23 @@ def _journeys(patched: Source, version: str) -> list[ProofCase]:
 def run_agenda(
     agenda: Agenda,
     install: Install,
-    devices: int = 2,
-    accelerator: str = "cpu",
-    timeout: float = 300.0,
+    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
     on_event: Optional[Callable[[ProofEvent], None]] = None,
-    nodes: Nodes = ONE_NODE,
 ) -> ProofReport:
     """Train all cases of the agenda, those of each launcher in one launch.
 
     Raises what `run_proof` raises.
     """
-    # On several nodes the trials of the original wait for the other nodes for ever
-    cases = [
-        fit for fit in agenda.cases if nodes.nnodes == 1 or (fit.case.stage, fit.source) != ("ray-search", "released")
-    ]
+    # On several nodes the trials of the released source wait for the other nodes for ever
+    is_one_node = options.nodes.nnodes == 1
+    cases = [fit for fit in agenda.cases if is_one_node or (fit.case.stage, fit.source) != ("ray-search", "released")]
     if not cases:
         report = ProofReport(True, None, None, None, None, None, 0.0, ())
         return _covering(report, agenda.coverage)
     with temporary_folder() as folder:
         trees = {name: build_source(install, files, folder / name) for name, files in agenda.trees.items()}
         trees["installed"] = install.tree
-        report = run_proof(
-            python=install.python,
-            cases=cases,
-            trees=trees,
-            extra_path=install.extra_path,
-            devices=devices,
-            accelerator=accelerator,
-            timeout=timeout,
-            on_event=on_event,
-            nodes=nodes,
-        )
+        report = run_proof(install.python, cases, trees, options, install.extra_path, on_event)
     return _covering(report, agenda.coverage)
 
 

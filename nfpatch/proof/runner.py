@@ -42,6 +42,7 @@ __all__ = [
     "ProofCase",
     "ProofEvent",
     "ProofReport",
+    "RunOptions",
     "Source",
     "Stack",
     "probe",
@@ -127,29 +128,39 @@ class ProofReport:
         }
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How cases are run: by `devices` processes on each of the `nodes`, on the `accelerator` "cpu" or "gpu".
+
+    `timeout` is in seconds, for all of them. Each case is trained by every process, or if they are `dealt` by one of
+    them alone. Where a process ends early, the cases that were not reached are errors; a `persistent` run launches them
+    again.
+    """
+
+    devices: int = 2
+    accelerator: str = "cpu"
+    timeout: float = 300.0
+    nodes: Nodes = ONE_NODE
+    max_steps: int = MAX_STEPS
+    dealt: bool = False
+    persistent: bool = False
+
+
 def run_proof(
     python: Path,
     cases: Sequence[ProofCase],
     trees: Mapping[str, Path | None],
+    options: RunOptions = RunOptions(),
     extra_path: Sequence[Path] = (),
-    devices: int = 2,
-    accelerator: str = "cpu",
-    timeout: float = 300.0,
     on_event: Callable[[ProofEvent], None] | None = None,
-    nodes: Nodes = ONE_NODE,
-    max_steps: int = MAX_STEPS,
-    dealt: bool = False,
-    persistent: bool = False,
 ) -> ProofReport:
-    """Trains the cases in the interpreter `python`, in one launch of `devices` processes a launcher, and judges them.
+    """Trains the cases in the interpreter `python`, in one launch of processes for each launcher, and judges them.
 
     With several nodes, each calls this for processes of its own, and judges what all of them report.
 
     `trees` gives for each `tree` of a case the folder that holds its `neuralforecast/`, or None for the one that the
-    interpreter finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds,
-    for the whole proof. Each case is trained by every process, or if they are `dealt` by one of them alone. Where a
-    process dies, the cases that were not reached are errors; a `persistent` proof launches them again. Whatever ends
-    the call, no process and no temporary file is left.
+    interpreter finds, `extra_path` being first on its path. Whatever ends the call, no process and no temporary file is
+    left.
 
     Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, where it finds no GPU to
     train on, and where the temporary folder is full.
@@ -169,11 +180,9 @@ def run_proof(
         left = [case for case in cases if case.id not in finished]
         left = [case for case in left if case.launcher == left[0].launcher]
         with temporary_folder() as folder:
-            proof = _Proof(
-                left, trees, stack, devices, accelerator, nodes, folder, on_event, max_steps, dealt, persistent
-            )
-            with running(proof.program(python, extra_path, timeout), proof.workers) as launch:
-                proof.watch(launch, begin + timeout, timeout)
+            proof = _Proof(left, trees, stack, options, folder, on_event)
+            with running(proof.program(python, extra_path), proof.workers) as launch:
+                proof.watch(launch, begin + options.timeout)
         finished.update(proof.results)
         reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
     results = tuple(finished[case.id] for case in cases)
@@ -188,8 +197,8 @@ def run_proof(
         backend=trained.backend if trained else None,
         seconds=time.monotonic() - begin,
         cases=results,
-        accelerator=accelerator,
-        nodes=nodes.nnodes,
+        accelerator=options.accelerator,
+        nodes=options.nodes.nnodes,
     )
 
 
@@ -213,14 +222,9 @@ class _Proof:
         cases: Sequence[ProofCase],
         trees: Mapping[str, Path | None],
         stack: Stack,
-        devices: int,
-        accelerator: str,
-        nodes: Nodes,
+        options: RunOptions,
         folder: Path,
         on_event: Callable[[ProofEvent], None],
-        max_steps: int,
-        dealt: bool,
-        persistent: bool,
     ) -> None:
         self.launcher = cases[0].launcher
         # Each tree is imported once, so its cases follow each other; what they are compared with comes first. By
@@ -231,42 +235,37 @@ class _Proof:
         )
         self.trees = {case.tree: trees[case.tree] for case in self.cases}
         self.stack = stack
-        self.devices = devices
-        self.accelerator = accelerator
-        self.nodes = nodes
+        self.options = options
         self.folder = folder
         self.on_event = on_event
-        self.max_steps = max_steps
-        self.dealt = dealt
-        self.persistent = persistent
         self.reports = folder / "reports"
-        self.world_size = nodes.nnodes * devices
+        self.world_size = options.nodes.nnodes * options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
         self.ranks = [Rank(number, self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
-    def program(self, python: Path, extra_path: Sequence[Path], timeout: float) -> Program:
+    def program(self, python: Path, extra_path: Sequence[Path]) -> Program:
         """What is started; its specification is written."""
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
-        specification.write_text(json.dumps(encode(self._specification(timeout))), encoding="utf-8")
+        specification.write_text(json.dumps(encode(self._specification())), encoding="utf-8")
         return Program(
             python=runnable(python),
             arguments=[str(ENTRY), "train", str(specification)],
-            environment=training_environment(extra_path, self.accelerator, temporary),
+            environment=training_environment(extra_path, self.options.accelerator, temporary),
             folder=workplace,
             log=self.folder / "launcher.log",
-            devices=self.devices if self.launcher == "torchrun" else None,
-            nodes=self.nodes,
+            devices=self.options.devices if self.launcher == "torchrun" else None,
+            nodes=self.options.nodes,
         )
 
     def workers(self) -> list[int]:
         """The ids of the processes that may still run."""
         return [rank.pid for rank in self.ranks if rank.pid is not None and not rank.done]
 
-    def _specification(self, timeout: float) -> TrainSpec:
+    def _specification(self) -> TrainSpec:
         """What `target/train.py` does."""
         return TrainSpec(
             trees={name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
@@ -287,18 +286,18 @@ class _Proof:
                 for case in self.cases
             ),
             launcher=self.launcher,
-            accelerator=self.accelerator,
-            devices=self.devices,
+            accelerator=self.options.accelerator,
+            devices=self.options.devices,
             world_size=self.world_size,
             reporting=len(self.ranks),
-            max_steps=self.max_steps,
-            dealt=self.dealt,
+            max_steps=self.options.max_steps,
+            dealt=self.options.dealt,
             patience=PATIENCE,
-            timeout=timeout,
+            timeout=self.options.timeout,
             out=str(self.reports),
         )
 
-    def watch(self, launch: Launch, deadline: float, timeout: float) -> None:
+    def watch(self, launch: Launch, deadline: float) -> None:
         """Follows the launch to its end; afterwards every case has its result."""
         self.on_event(ProofEvent("launched"))
 
@@ -310,7 +309,7 @@ class _Proof:
             elif ended or any(not rank.done for rank in dead):
                 self._conclude(self._death(launch))
             elif time.monotonic() > deadline:
-                self._conclude(_Ending("timeout", self._lateness(timeout)))
+                self._conclude(_Ending("timeout", self._lateness()))
             else:
                 return None
             return True
@@ -319,18 +318,18 @@ class _Proof:
 
     def _take_leave(self, launch: Launch, deadline: float) -> None:
         """Lets the launcher end by itself where others may still depend on it: one of them holds what all share."""
-        if self.nodes.nnodes > 1:
+        if self.options.nodes.nnodes > 1:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 launch.process.wait(max(0.0, min(_FAREWELL_TIME, deadline - time.monotonic())))
 
-    def _lateness(self, timeout: float) -> str:
+    def _lateness(self) -> str:
         """What was still to come when the time-out struck."""
-        when = f"when the time-out of {timeout:g} s struck"
-        if self.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
+        when = f"when the time-out of {self.options.timeout:g} s struck"
+        if self.options.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
             return f"not finished {when}"
         return (
-            f"the {self.nodes.nnodes} nodes had not all come to {self.nodes.rdzv_endpoint} {when}. Run the same "
-            "command on each of them, or raise --timeout"
+            f"the {self.options.nodes.nnodes} nodes had not all come to {self.options.nodes.rdzv_endpoint} {when}. Run "
+            "the same command on each of them, or raise --timeout"
         )
 
     def _take_reports(self) -> None:
@@ -344,7 +343,7 @@ class _Proof:
                 self.started.add(case.id)
                 self.on_event(ProofEvent("started", case))
             finished = [case.id in rank.finished for rank in self.ranks]
-            if case.id not in self.results and (any(finished) if self.dealt else all(finished)):
+            if case.id not in self.results and (any(finished) if self.options.dealt else all(finished)):
                 self._finish(case, self._judged(case))
 
     def _finish(self, case: ProofCase, result: CaseResult) -> None:
@@ -361,7 +360,8 @@ class _Proof:
                 wrong = f"rank {rank.number} imported neuralforecast from {file}, and not from {tree}"
                 return result_without_fits(case, "error", wrong)
         # On GPUs the ranks agree on the backend, as only they know how many there are.
-        backend = "gloo" if self.accelerator == "cpu" else next(rank.backend for rank in self.ranks if rank.backend)
+        agreed = (rank.backend for rank in self.ranks if rank.backend)
+        backend = "gloo" if self.options.accelerator == "cpu" else next(agreed)
         fits = [rank.finished[case.id] for rank in self.ranks if case.id in rank.finished]
         return result_of_fits(case, fits, self.world_size, backend)
 
@@ -395,7 +395,7 @@ class _Proof:
         A persistent proof does so only with the cases that a process died of: the others will be launched again. Where
         it died between two cases, all others are, if any was finished.
         """
-        is_final = not self.persistent or ending.outcome == "timeout"
+        is_final = not self.options.persistent or ending.outcome == "timeout"
         fatal = set() if is_final else self._running_on(ending.rank) or self._running_on(None)
         if not is_final and not fatal and self.results:
             return

@@ -21,7 +21,7 @@ from nfpatch.catalog import Case
 from nfpatch.engine.launch import Nodes
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.proof.report import conditions_of
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 
 __all__ = ["mark", "package"]  # fixtures
 
@@ -50,7 +50,7 @@ def prove_on_two_nodes(
     with ThreadPoolExecutor() as pool:
         proofs = []
         for node in nodes:
-            proofs.append(pool.submit(run_proof, python, cases, trees, (), 1, on_event=on_event, nodes=node))
+            proofs.append(pool.submit(run_proof, python, cases, trees, RunOptions(1, nodes=node), on_event=on_event))
             wait_for_listener(endpoint)
         return [proof.result() for proof in proofs]
 

@@ -24,7 +24,7 @@ from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 
 pytestmark = [
     pytest.mark.ddp,
@@ -357,7 +357,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
         for pid in processes_with(mark, "RANK=1"):
             os.kill(pid, signal.SIGSTOP)
 
-    report = run_proof(training_env, cases, trees, timeout=45, on_event=on_start_of("hung", stop_rank_1))
+    report = run_proof(training_env, cases, trees, RunOptions(timeout=45), on_event=on_start_of("hung", stop_rank_1))
 
     broken, wrong_tree, hung, unreached = report.cases
     assert not report.ok
@@ -382,7 +382,7 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
     green = ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
     trees = {"released": None, "patched": build_overlay(package, tmp_path / "patched", healed(package))}
 
-    report = run_proof(training_env, [red, worked_around, green], trees, devices=3)
+    report = run_proof(training_env, [red, worked_around, green], trees, RunOptions(devices=3))
 
     assert [(case.id, case.ok, case.detail) for case in report.cases] == [
         ("red", True, ""),
@@ -399,7 +399,7 @@ def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_e
     cases = [ProofCase("nhits", None, NHITS, "released", "pass")]
 
     with pytest.raises(EnvironmentProblem, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
-        run_proof(training_env, cases, {"released": None}, accelerator="gpu")
+        run_proof(training_env, cases, {"released": None}, RunOptions(accelerator="gpu"))
 
     assert processes_with(mark) == set()
 
@@ -474,7 +474,7 @@ import sys
 from pathlib import Path
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
 
 folder = Path(sys.argv[2])
 

@@ -14,7 +14,7 @@ from support import MARK, answer, processes_with
 
 from nfpatch.catalog import Case
 from nfpatch.proof import runner
-from nfpatch.proof.runner import CaseResult, ProofCase, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, run_proof
 
 pytestmark = [
     pytest.mark.ddp,
@@ -184,7 +184,7 @@ def caught(planted: Path, training_env: Path) -> dict[tuple[str, str], CaseResul
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(MARK, token)
         patched.setattr(runner, "PATIENCE", 5.0)
-        report = run_proof(training_env, cases, {"installed": planted}, timeout=120)
+        report = run_proof(training_env, cases, {"installed": planted}, RunOptions(timeout=120))
     assert processes_with(token) == set()
     return {(result.model, result.stage): result for result in report.cases}
 
@@ -226,11 +226,11 @@ def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
 def hung(planted: Path, training_env: Path) -> tuple[CaseResult, CaseResult]:
     """A trial of a search, and a fit in processes of its own, in which rank 1 hangs and rank 0 waits; side by side."""
     cases = [case_of("AutoNHITS", "search"), case_of("MLP", "predict", "fork")]
-    token = str(uuid.uuid4())
+    token, options = str(uuid.uuid4()), RunOptions(timeout=45)
     with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor() as pool:
         patched.setenv(MARK, token)
         patched.setenv("HANGS", "yes")
-        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, timeout=45) for case in cases]
+        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, options) for case in cases]
         (trial,), (fit,) = (proof.result().cases for proof in proofs)
     assert processes_with(token) == set()
     return trial, fit

@@ -18,7 +18,7 @@ from support import environment
 from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
 from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
 
@@ -250,7 +250,7 @@ def test_while_it_trains_the_target_has_nothing_of_nfpatchs_but_the_package(
 
     small = Case("NHITS", "MAE", options={"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3})
     case = ProofCase("looking", None, small, "patched", "pass", strategy="single-process")
-    report = run_proof(training_env, [case], {"patched": tree}, devices=1)
+    report = run_proof(training_env, [case], {"patched": tree}, RunOptions(devices=1))
 
     assert report.ok, report.cases
     seen = json.loads((tmp_path / "seen.json").read_text())
