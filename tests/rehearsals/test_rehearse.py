@@ -247,6 +247,29 @@ nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
     assert [rank["trainings"][0]["steps"] for rank in stage["ranks"]] == [7, 7]
 
 
+@pytest.mark.parametrize("source", ["patched", "released"])
+def test_a_validation_before_the_last_step_is_compared_with_the_weights_that_it_had(
+    rehearse: Rehearse, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "work" / "train.py").write_text("""
+import pandas as pd
+from neuralforecast import NeuralForecast
+from neuralforecast.models import NHITS
+from neuralforecast.utils import AirPassengersPanel
+
+frame = AirPassengersPanel[["unique_id", "ds", "y"]]
+third = frame[frame["unique_id"] == "Airline1"].assign(unique_id="Airline3", y=lambda part: 9 * part["y"])
+frame = pd.concat([frame, third], ignore_index=True)
+model = NHITS(h=6, input_size=12, max_steps=4, val_check_steps=3, learning_rate=0.01, mlp_units=3 * [[16, 16]])
+NeuralForecast([model], freq="M").fit(frame, val_size=12)
+""")
+    code, document, words = rehearse("3.3.0", "train.py", source=source, options=["--as-is"])
+    (stage,) = document["stages"]
+    shown = ("pass", []) if source == "patched" else ("wrong", ["validation-of-all-series"])
+    assert (stage["outcome"], stage["patches"]) == shown, words
+    assert code == (0 if source == "patched" else 1)
+
+
 def test_the_environment_says_nothing_to_other_processes(tmp_path: Path) -> None:
     """What watches a rehearsal does nothing in a Python process without one, and hands on to the user's own."""
     from nfpatch.target import REHEARSAL

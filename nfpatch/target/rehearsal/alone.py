@@ -164,19 +164,32 @@ def is_sampled(model: Any) -> bool:
 
 
 def validate(notes: Notes, trainer: Any, model: Any, datamodule: Any) -> None:
-    """Notes the validation loss of the trained weights, of all series, if that is no matter of chance."""
+    """Records the validation loss of all series in one process, with the weights of the last validation.
+
+    Not where it is a matter of chance, nor where those weights were another process's and are gone.
+    """
     if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
+        return
+    if notes.validated is None and not is_validated_last(trainer):
         return
     import pytorch_lightning
 
     number, index = notes.place()
-    trains = model.training
+    trains, trained = model.training, weights_of(model)
     try:
         with as_it_was(model), one_process(notes):
+            start_from(model, notes.validated or trained)
             judge = pytorch_lightning.Trainer()
             judge.validate(model, datamodule=datamodule, verbose=False)
         notes.write(ReferenceMade(number, index, validation_loss_of(judge)))
     except Exception as error:
         notes.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
     finally:
+        start_from(model, trained)
         model.train(trains)
+
+
+def is_validated_last(trainer: Any) -> bool:
+    """Whether the last step of a training was followed by a validation."""
+    every = trainer.val_check_interval
+    return not isinstance(every, int) or trainer.global_step % every == 0

@@ -40,6 +40,7 @@ class Notes:
         self._pid = os.getpid()
         self._file: tuple[int, EventFile] | None = None
         self.trained: list[Trained] = []  # the trainings of the call under way
+        self.validated: dict[str, Any] | None = None  # the weights at the last validation of the training under way
         if self.is_rank:
             os.environ[RANK_VARIABLE] = str(self.rank)
             os.environ.pop(CALL_VARIABLE, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from ..comparing import weights_of
 from ..events import TrainingObserved, TrainingStarted
 from ..observing import Observation, digest_of, observer_class
 from . import alone
@@ -53,9 +54,15 @@ def watcher(notes: Notes | None = None) -> Any:
         def on_fit_start(self, trainer: Any, module: Any) -> None:
             own.watch_place()
             self.observation.begin()
+            own.validated = None
 
         def on_predict_start(self, trainer: Any, module: Any) -> None:
             own.watch_place()
+
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            super().on_validation_end(trainer, module)
+            if own.is_main and own.rank == 0 and not trainer.sanity_checking:
+                own.validated = weights_of(module)
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
             find_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters")
