@@ -72,11 +72,11 @@ def summary(row: Row, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def imports_of(nfpatch: Subject) -> list[dict[str, Any]]:
     """Which heavy modules each command of nfpatch imports, and whether those are just the ones that it may."""
     nfpatch.restore()
-    status, apply, again, revert = nfpatch.rows
+    status, which, apply, again, revert = nfpatch.rows
     listing = replace(status, label="nfpatch list", command=[*status.command[:-3], "list"])
     preview = replace(apply, label="nfpatch apply --dry-run", command=[*apply.command, "--dry-run"])
     found = []
-    for row in (listing, status, preview, apply, again, revert):
+    for row in (listing, status, which, preview, apply, again, revert):
         lines = row.run(PYTHONPROFILEIMPORTTIME="1").stderr.splitlines()
         modules = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
         heavy = [name for name in HEAVY if name in modules]
@@ -134,7 +134,7 @@ def main() -> int:
         subject = everything_of(release)
         trees[subject.name] = subject.inspect()
         subjects.append(subject)
-    diff = json.loads(replace(nfpatch.rows[1], command=[*nfpatch.rows[1].command, "--dry-run", "--json"]).run().stdout)
+    diff = json.loads(replace(nfpatch.rows[2], command=[*nfpatch.rows[2].command, "--dry-run", "--json"]).run().stdout)
     others = {P12Y: partial(p12y_subject, diff["diff"])}
     others[VENV_PATCHER] = partial(venv_patcher_subject, diff["diff"], options.env)
     for name, make in others.items():

@@ -1,7 +1,7 @@
 """What a second process saves in validation: its time on one and on two processes, as released and patched.
 
 `python benchmarks/shared_validation.py --python PYTHON`, where PYTHON trains. NHITS of the last release on 400 series
-of 400 days, validated at each of 20 steps, one thread per process, on the CPU; two processes want two idle cores. All
+of 400 days, validated at each of 6 steps, one thread per process, on the CPU; two processes want two idle cores. All
 kinds of run take turns. Prints the median seconds of a validation, and the ratios of two processes to one.
 """
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
         pd.DataFrame({"unique_id": f"s{number:03d}", "ds": days, "y": row}) for number, row in enumerate(values)
     )
     model = NHITS(
-        h=14, input_size=56, max_steps=20, val_check_steps=1, valid_batch_size=32, num_sanity_val_steps=0,
+        h=14, input_size=56, max_steps=6, val_check_steps=1, valid_batch_size=32, num_sanity_val_steps=0,
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[Clock()], **json.loads(sys.argv[1]),
     )

@@ -29,6 +29,9 @@ PATCHES = {
 P12Y = "patch-package-py==0.2.1"
 VENV_PATCHER = "venv-patcher==0.2.0"
 
+# What `which` reads: the log of two ranks of NBEATSx
+LOG = ROOT / "tests" / "which" / "logs" / "nbeatsx-script-1.7.4.log"
+
 CLICK = "import click"
 LIBCST = "import click, libcst"
 LIMIT = 2.0  # times the reference
@@ -113,15 +116,18 @@ def nfpatch_subject(release: str = RELEASE, patches: Sequence[str] = (), beside:
         return Row(f"nfpatch {label}{beside}", command, ROOT, {}, reference, LIMIT)
 
     status = row("status", CLICK, "status")
+    which = row("which", CLICK, "which", LOG)
     apply = row("apply", LIBCST, "apply", *patches)
     again = row("apply, nothing to do", CLICK, "apply", *patches)
     revert = row("revert", CLICK, "revert")
-    return Subject("nfpatch", site, (status, apply, again, revert))
+    return Subject("nfpatch", site, (status, which, apply, again, revert))
 
 
 def everything_of(release: str) -> Subject:
     """The same with all that a release needs."""
-    return replace(nfpatch_subject(release, beside=f" ({release})"), name=f"nfpatch, all of {release}")
+    subject = nfpatch_subject(release, beside=f" ({release})")
+    rows = tuple(row for row in subject.rows if LOG not in row.command)  # it asks for what one release needs
+    return replace(subject, name=f"nfpatch, all of {release}", rows=rows)
 
 
 def p12y_subject(diff: str) -> Subject:

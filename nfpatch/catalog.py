@@ -91,7 +91,8 @@ class Patch(NamedTuple):
     `unused_parameters` are the names, as `fnmatch` patterns, of the parameters that get no gradient in some
     configuration. The patch freezes them there, or gives them a gradient; it `removes_parameters` only where upstream
     removed the same ones, so that models which were saved before need `nfpatch migrate`. `symptoms` are words of the
-    errors that the bug raises. `requires` are the ids of patches without which this one leaves nothing that works;
+    errors that the bug raises; those of them that are `ambiguous` are also words of errors with other causes, in one
+    process too. `requires` are the ids of patches without which this one leaves nothing that works;
     `apply` and `revert` keep them together. A patch that is `opt_in` changes what one process does, or is a choice: it
     is applied by its own id only. `why_no_cases` says why there are no `cases`, where there are none.
     """
@@ -107,6 +108,7 @@ class Patch(NamedTuple):
     unused_parameters: tuple[str, ...] = ()
     removes_parameters: bool = False
     symptoms: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     opt_in: bool = False
     why_no_cases: str = ""
@@ -177,6 +179,15 @@ class Catalog:
         if version in self.releases and self.is_on_record(patch):
             return self.fingerprints.files_of(version, patch.id)
         return tuple(sorted(self.rewrites_for(patch, version)))
+
+    def is_for(self, patch: Patch, version: str) -> bool:
+        """Whether this release has the bug. Raises UsageError for a release that is not on record."""
+        if version not in self.releases:
+            raise UsageError(
+                f"neuralforecast {version} is not one of the releases that this nfpatch knows, {self.releases[0]} to "
+                f"{self.releases[-1]}. {_hint(version, self.releases)}"
+            )
+        return bool(self.files_of(patch, version))
 
     def rewrites_for(self, patch: Patch, version: str) -> Mapping[str, Rewrite]:
         """The codemods of a patch for this release by file; none where no variant claims it."""
@@ -431,6 +442,8 @@ def _load_patch(path: Path) -> Patch:
         for each in patch.variants.values()
     ):
         raise UsageError(f"The patch {patch.id} in {path} has a variant that is not a Rewrite for each file.")
+    for words in sorted({*patch.ambiguous} - {*patch.symptoms}):
+        raise UsageError(f"The patch {patch.id} in {path} calls {words!r} ambiguous, which is none of its symptoms.")
     return patch
 
 

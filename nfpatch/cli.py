@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional
 
 import click
+from click.core import ParameterSource
 
 from nfpatch import __version__, console
 from nfpatch.catalog import Catalog, load_catalog
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from nfpatch.patching.selection import Choice
     from nfpatch.proof.prove import ProofRequest
 
-PROOF_TIMEOUT_SECONDS = 300.0
+PROOF_TIMEOUT_IN_WORDS = (
+    "For the whole proof; by default it grows with the number of fits. Whatever still runs then is ended."
+)
 AUDIT_TIMEOUT_SECONDS = 900.0
 REHEARSAL_TIMEOUT_SECONDS = 600.0
 REHEARSED_STEPS = 4
@@ -102,6 +107,18 @@ _lock_option = click.option(
 )
 
 
+def _is_given(option: str) -> bool:
+    """Whether this option of the command under way stands on its command line."""
+    source = click.get_current_context().get_parameter_source(option.lstrip("-").replace("-", "_"))
+    return source is ParameterSource.COMMANDLINE
+
+
+def _refuse_with_dry_run(dry_run: bool, *options: str) -> None:
+    """Raises UsageError where one of these options, which are about writing, goes with --dry-run."""
+    for option in filter(_is_given, options if dry_run else ()):
+        raise UsageError(f"{option} is about what is written, and --dry-run writes nothing. Leave one of them out.")
+
+
 def _timeout_option(default: float, words: str) -> Callable[[Command], Command]:
     return click.option("--timeout", type=_seconds, default=default, show_default=True, metavar="SECONDS", help=words)
 
@@ -111,8 +128,14 @@ class Target(NamedTuple):
 
     python: Optional[Path]
     site_packages: Optional[Path]
-    patch_folders: tuple[Path, ...]
     as_json: bool
+    patch_folders: tuple[Path, ...] = ()
+
+    @property
+    def options(self) -> list[str]:
+        """The options by which an install was named, as they are typed."""
+        named = (("--python", self.python), ("--site-packages", self.site_packages))
+        return [word for option, path in named if path is not None for word in (option, str(path))]
 
     def install(self) -> Install:
         """The install that is meant. Raises what `find_install` raises."""
@@ -132,13 +155,13 @@ def _with_target(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
-        target = Target(**{name: options.pop(name) for name in Target._fields})
+        target = Target(**{name: options.pop(name) for name in Target._fields if name in options})
         return command(*args, target=target, **options)
 
     return wrapped
 
 
-_install_options = _options(
+_place_options = _options(
     click.option(
         "--python",
         type=click.Path(readable=False, path_type=Path),
@@ -151,25 +174,29 @@ _install_options = _options(
         metavar="DIR",
         help="The folder that holds neuralforecast/ and its .dist-info.",
     ),
-    _catalog_option,
-    _json_option,
-    _reporting_errors,
-    _with_target,
 )
+_answer_options = _options(_json_option, _reporting_errors, _with_target)
+_install_options = _options(_place_options, _catalog_option, _answer_options)
 
 
 SECTIONS = {
-    "Look": ("list", "status"),
+    "Look": ("list", "which", "status"),
     "Heal": ("apply", "revert"),
     "Prove": ("verify", "rehearse", "audit"),
     "Saved models": ("migrate",),
 }
 
 
-def _print_usage_error(error: click.UsageError, arguments: Sequence[str]) -> None:
+@contextmanager
+def _usage_errors_printed(arguments: Sequence[str]) -> Iterator[None]:
     """Answer a command line that click does not understand with a JSON document, if it asks for one."""
-    if "--json" in arguments:
-        console.print_json({"error": error.format_message(), "exit_code": error.exit_code})
+    wants_json = "--json" in arguments  # click takes the list apart
+    try:
+        yield
+    except click.UsageError as error:
+        if wants_json:
+            console.print_json({"error": error.format_message(), "exit_code": error.exit_code})
+        raise
 
 
 class _Command(click.Command):
@@ -178,12 +205,8 @@ class _Command(click.Command):
     def make_context(
         self, info_name: Optional[str], args: list[str], parent: Optional[click.Context] = None, **extra: Any
     ) -> click.Context:
-        arguments = tuple(args)
-        try:
+        with _usage_errors_printed(args):
             return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            _print_usage_error(error, arguments)
-            raise
 
 
 class _Sections(click.Group):
@@ -191,14 +214,17 @@ class _Sections(click.Group):
 
     command_class = _Command
 
+    def make_context(
+        self, info_name: Optional[str], args: list[str], parent: Optional[click.Context] = None, **extra: Any
+    ) -> click.Context:
+        with _usage_errors_printed(args):
+            return super().make_context(info_name, args, parent, **extra)
+
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
-        try:
+        with _usage_errors_printed(args):
             return super().resolve_command(context, args)
-        except click.UsageError as error:
-            _print_usage_error(error, args)
-            raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
@@ -224,15 +250,73 @@ def main(context: click.Context) -> None:
 
 @main.command("list")
 @click.option("--group", metavar="GROUP", help="Only the patches of this group.")
+@click.option("--release", metavar="VERSION", help="Only the patches that this release of neuralforecast needs.")
 @_options(_catalog_option, _json_option, _reporting_errors)
-def list_(group: Optional[str], patch_folders: tuple[Path, ...], as_json: bool) -> None:
+def list_(group: Optional[str], release: Optional[str], patch_folders: tuple[Path, ...], as_json: bool) -> None:
     """Show the catalog by group: which patches there are, for which releases."""
     catalog = load_catalog(patch_folders)
     patches = catalog.patches if group is None else catalog.group(group)
+    if release is not None:
+        patches = tuple(patch for patch in patches if catalog.is_for(patch, release))
     if as_json:
         console.print_json(console.catalog_to_json(catalog, patches))
     else:
         console.print_catalog(catalog, patches)
+
+
+@main.command()
+@click.argument("log", required=False, metavar="[LOG|-]")
+@_install_options
+def which(log: Optional[str], target: Target) -> None:
+    """Find the patches that fix the error in a log, a traceback or a line of one.
+
+    LOG is a file, or the words themselves; without it, and for -, standard input is read. The words are looked up among
+    those of the catalog, parameters without a gradient by their names. No install is needed; where there is one, the
+    answer says what it needs and has.
+    """
+    from nfpatch.which import report
+    from nfpatch.which.logs import Log
+    from nfpatch.which.matching import answer_for
+
+    text = _text_of(log)
+    catalog = target.catalog()
+    install, missing = None, ""
+    try:
+        install = target.install()
+    except NfpatchError as error:
+        if target.options:  # one was named
+            raise
+        missing = str(error)
+    answer = answer_for(Log(text), catalog, None if install is None else survey(install, catalog))
+    if target.as_json:
+        console.print_json(report.answer_to_json(answer, install, target.options))
+    else:
+        report.print_answer(answer, catalog, install, missing, target.options)
+    if not answer.ok:
+        raise SystemExit(1)
+
+
+def _text_of(log: Optional[str]) -> str:
+    """What the argument of `which` stands for: a file, standard input, or the text itself."""
+    if log in (None, "-"):
+        if sys.stdin.isatty():
+            console.note("Paste the log, then press Ctrl-D.")
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
+    assert log is not None
+    path = Path(log)
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except IsADirectoryError as error:
+        raise UsageError(f"{log} is a folder. Name the file of the log in it.") from error
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise EnvironmentProblem(
+                f"Cannot read {log}: permission denied. Re-run as a user with read access."
+            ) from error
+        is_name = "." in log and path.suffix not in (".log", ".txt", ".out", ".err")
+        if is_name or log.endswith("Error") or any(character.isspace() for character in log):
+            return log
+        raise UsageError(f"There is no file {log}. Name the log, or put the words of the error in quotes.") from error
 
 
 @main.command()
@@ -278,7 +362,7 @@ def status(names: tuple[str, ...], skip: tuple[str, ...], check: bool, show_all:
     "--timeout",
     type=_seconds,
     metavar="SECONDS",
-    help=f"With --prove: for the whole proof, {PROOF_TIMEOUT_SECONDS:g} by default. Whatever still runs then is ended.",
+    help=f"With --prove: {PROOF_TIMEOUT_IN_WORDS}",
 )
 @_force_option
 @_lock_option
@@ -304,6 +388,7 @@ def apply(
 
     if timeout is not None and not prove:
         raise UsageError("--timeout is for the proof: add --prove, or leave it out.")
+    _refuse_with_dry_run(dry_run, "--allow-editable", "--lock-timeout")
     catalog = target.catalog()
     selection = catalog.selection(names, skip)
     install = target.install()
@@ -313,7 +398,7 @@ def apply(
 
         request = ProofRequest(selection, preview=True, allow_modified=allow_modified, force=force)
         may_write = allow_editable or dry_run
-        proof = _prove_preview(request, install, catalog, may_write, timeout or PROOF_TIMEOUT_SECONDS, target.as_json)
+        proof = _prove_preview(request, install, catalog, may_write, timeout, target.as_json)
     found = survey(install, catalog)
     choice = choice_for_apply(found, selection)
     outcome = operations.apply(
@@ -323,12 +408,12 @@ def apply(
 
 
 def _prove_preview(
-    request: ProofRequest, install: Install, catalog: Catalog, may_write: bool, timeout: float, as_json: bool
+    request: ProofRequest, install: Install, catalog: Catalog, may_write: bool, timeout: Optional[float], as_json: bool
 ) -> Optional[dict[str, object]]:
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
     from nfpatch.patching.operations import refuse_checkout
     from nfpatch.proof import report as proof_report
-    from nfpatch.proof.prove import agenda_for, run_agenda
+    from nfpatch.proof.prove import agenda_for, run_agenda, timeout_for
     from nfpatch.proof.runner import RunOptions
 
     found = survey(install, catalog)
@@ -338,7 +423,7 @@ def _prove_preview(
     if not may_write:
         refuse_checkout(install)  # before a proof that would be in vain
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, RunOptions(timeout=timeout), on_event)
+        report = run_agenda(agenda, install, RunOptions(timeout=timeout or timeout_for(agenda)), on_event)
     if not as_json:
         proof_report.print_report(install, report)
     if survey(install, catalog).contents != found.contents:
@@ -360,6 +445,7 @@ def _prove_preview(
 @_install_options
 def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: float, target: Target) -> None:
     """Restore the originals, byte for byte: of every patch that is applied, or of the groups and patches named."""
+    _refuse_with_dry_run(dry_run, "--lock-timeout")
     from nfpatch.patching import operations
     from nfpatch.patching.selection import choice_for_revert
 
@@ -444,7 +530,7 @@ def _check_report_files(*files: Optional[Path]) -> None:
     "ddp_notebook, or Spark in local mode, on the CPU. Can be given several times.",
 )
 @_nodes_options
-@_timeout_option(PROOF_TIMEOUT_SECONDS, "For the whole proof. Whatever still runs then is ended.")
+@click.option("--timeout", type=_seconds, metavar="SECONDS", help=PROOF_TIMEOUT_IN_WORDS)
 @click.option("--verbose", is_flag=True, help="Show every fit, and not only those that failed.")
 @_report_files
 @_install_options
@@ -457,7 +543,7 @@ def verify(
     devices: int,
     accelerator: str,
     launchers: tuple[Any, ...],
-    timeout: float,
+    timeout: Optional[float],
     verbose: bool,
     junit_xml: Optional[Path],
     html: Optional[Path],
@@ -473,7 +559,7 @@ def verify(
     from nfpatch.engine.launch import Nodes
     from nfpatch.engine.report import write_files
     from nfpatch.proof import report as proof_report
-    from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda
+    from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda, timeout_for
     from nfpatch.proof.runner import RunOptions
 
     nodes = Nodes(**nodes_options)
@@ -491,7 +577,8 @@ def verify(
     request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
     agenda = agenda_for(survey(install, catalog), request)
     with proof_report.progress(agenda, verbose) as on_event:
-        report = run_agenda(agenda, install, RunOptions(devices, accelerator, timeout, nodes), on_event)
+        options = RunOptions(devices, accelerator, timeout or timeout_for(agenda), nodes)
+        report = run_agenda(agenda, install, options, on_event)
     write_files(proof_report.document_of(install, report, agenda), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
@@ -505,7 +592,7 @@ def verify(
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--ddp", is_flag=True, help="Train each cell by strict DDP in two processes, as a user's training does.")
 @_timeout_option(AUDIT_TIMEOUT_SECONDS, "For the whole audit. Whatever still runs then is ended.")
-@_install_options
+@_options(_place_options, _answer_options)
 def audit(
     models: tuple[str, ...],
     ddp: bool,
@@ -592,6 +679,8 @@ def rehearse(
     from nfpatch.rehearsal import report as rehearsal_report
     from nfpatch.rehearsal import run
 
+    if as_is and _is_given("--max-steps"):
+        raise UsageError("--as-is shortens nothing: leave --max-steps out, or --as-is.")
     _check_report_files(junit_xml, html)
     found = target.survey()
     what = run.Script(script, arguments, is_module)
@@ -636,6 +725,7 @@ def migrate(
     PATH is a folder that NeuralForecast.save wrote, a single model file, or a Lightning checkpoint. Keys that a patch
     declares dead are dropped or added; every other tensor keeps its bits.
     """
+    _refuse_with_dry_run(dry_run, "--no-backup")
     from nfpatch.checkpoint import migration
     from nfpatch.checkpoint.report import print_migrations
 

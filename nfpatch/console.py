@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # what is not imported for a quick command need not be import
     from nfpatch.patching.survey import PatchStatus, Survey
 
 SCHEMA_VERSION = 1
+# The condition under which an error with ambiguous words is that of a patch.
+ONLY_IF = "only if it does not happen with one device"
 # Characters that a line must have left for a reason to stand in it.
 LEAST_ROOM = 16
 
@@ -57,14 +59,14 @@ def print_catalog(catalog: Catalog, patches: Sequence[Patch]) -> None:
             click.echo("\n".join(_heading(group, _width())))
         for patch in own:
             click.secho(f"\n  {patch.id}", bold=True)
-            _print_wrapped(patch.summary, "    ")
+            print_wrapped(patch.summary, "    ")
             for label, value in (
                 ("model", patch.model),
                 ("file" if len(patch.files) == 1 else "files", ", ".join(patch.files)),
                 ("releases", releases_in_words(catalog, patch)),
                 ("upstream", patch.upstream),
                 *([("requires", ", ".join(patch.requires))] if patch.requires else []),
-                *(("symptom", words) for words in patch.symptoms),
+                *(("symptom", symptom_in_words(patch, words)) for words in patch.symptoms),
                 *([("opt-in", "applied by this id only")] if patch.opt_in else []),
             ):
                 click.echo(f"    {label:<9} {value}")
@@ -89,12 +91,18 @@ def catalog_to_json(catalog: Catalog, patches: Sequence[Patch]) -> dict[str, obj
                 "releases": affected_releases(catalog, patch),
                 "upstream": patch.upstream,
                 "symptoms": patch.symptoms,
+                "ambiguous": patch.ambiguous,
                 "requires": patch.requires,
                 "opt_in": patch.opt_in,
             }
             for patch in patches
         ],
     }
+
+
+def symptom_in_words(patch: Patch, words: str) -> str:
+    """Words of an error, with the condition under which it is that of the patch."""
+    return f"{words} ({ONLY_IF})" if words in patch.ambiguous else words
 
 
 def affected_releases(catalog: Catalog, patch: Patch) -> list[str]:
@@ -219,7 +227,7 @@ def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bo
 
 def _print_reasons(what: str, reasons: Mapping[str, str], err: bool = False) -> None:
     for patch_id, reason in reasons.items():
-        _print_wrapped(f"{what}: {patch_id} ({reason})", "  ", err)
+        print_wrapped(f"{what}: {patch_id} ({reason})", "  ", err)
 
 
 def print_diff(changes: Iterable[TreeChange]) -> None:
@@ -248,6 +256,11 @@ def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> 
 def complain(text: str) -> None:
     """An error, as one paragraph on standard error."""
     click.secho(f"nfpatch: {text}", fg="red", err=True)
+
+
+def note(text: str) -> None:
+    """A remark, on standard error."""
+    click.echo(text, err=True)
 
 
 def print_traceback() -> None:
@@ -305,7 +318,7 @@ def _state_lines(status: PatchStatus, id_width: int, state_width: int, width: in
     return [f"  {status.patch.id.ljust(id_width)}  {state}{beside}", *(margin + line for line in lines)]
 
 
-def _print_wrapped(text: str, indent: str, err: bool = False) -> None:
+def print_wrapped(text: str, indent: str, err: bool = False) -> None:
     """A text in as many lines as it takes, the first after `indent`, the others somewhat further in."""
     lines = textwrap.wrap(
         text,

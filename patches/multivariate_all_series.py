@@ -92,6 +92,10 @@ patch = Patch(
         "The size of tensor a (2) must match the size of tensor b",
         "mat1 and mat2 shapes cannot be multiplied",
     ),
+    ambiguous=(
+        "The size of tensor a (2) must match the size of tensor b",
+        "mat1 and mat2 shapes cannot be multiplied",
+    ),
     group="multi-process",
     model="any",
     upstream="the order is not fixed yet: docs/upstream/multivariate-all-series.md",

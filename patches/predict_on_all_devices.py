@@ -3,7 +3,7 @@
 Each process predicts all series by itself (`predict-on-one-device`), as Lightning gives each the predictions of its own
 share only. Issue 392 asks for more since January 2023. With this patch the processes share the batches of one process
 in `predict`, `predict_insample`, `cross_validation` and `simulate`, and each gets the forecasts of all, bit for bit
-those of one process. From 3.0.0 on `predict_insample` predicts one series at a time, which leaves nothing to share.
+those of one process. From 3.0.0 on `predict_insample` predicts one series at a time, and the processes share these.
 
 It is a choice, and so opt-in: a script that predicts on one process only waits for the others, once and for ten
 seconds. A prediction that draws random numbers (DistributionLoss, GMM, PMM, NBMM, DeepAR, HINT on these, Informer) is
@@ -13,7 +13,7 @@ made by each process as without the patch, and so is one of a multivariate model
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
-COMMON = "neuralforecast/common/"
+CORE, COMMON = "neuralforecast/core.py", "neuralforecast/common/"
 WINDOWS, RECURRENT, MULTIVARIATE, MODEL = (
     f"{COMMON}_base_{name}.py" for name in ("windows", "recurrent", "multivariate", "model")
 )
@@ -29,6 +29,55 @@ def shared(class_: str, inside: tuple[str, ...] = (), datamodule: str = "datamod
     )
     return Rewrite((change,), imports=("prediction",))
 
+
+def series_shared(loop: str, series: str, inside: tuple[str, ...] = ()) -> Rewrite:
+    """Let the ranks share the series of a loop of `predict_insample`, by what this loop goes over instead."""
+    change = Change(
+        "NeuralForecast.predict_insample",
+        old=loop.format(series="enumerate(trimmed_datasets)"),
+        new=loop.format(series=series),
+        inside=inside,
+    )
+    return Rewrite((change,), imports=("prediction",))
+
+
+def one_loop(end: str) -> Rewrite:
+    """Let the ranks share the series which are predicted by all models in turn."""
+    series = "prediction.share_series(\n    self.models, trimmed_datasets, fcst_list, step_size, quantiles_\n)"
+    return series_shared(f"{FORECASTS_OF_SERIES}{end}{KEEP_FORECASTS}", series)
+
+
+# 3.0.0 and 3.0.1: each model predicts all series
+PREDICTIONS_OF_MODEL = """
+for i, trimmed_dataset in {series}:
+    model.set_test_size(test_size=trimmed_dataset.max_size)
+    model_fcsts = model.predict(trimmed_dataset, step_size=step_size)
+    if len(model_fcsts.shape) > 1 and model_fcsts.shape[1] == 3:
+        model_fcsts = model_fcsts[:, 0]
+    if len(model_fcsts.shape) == 1:
+        model_fcsts = model_fcsts.reshape(-1, 1)
+    model_series_preds.append(model_fcsts)
+"""
+FORECASTS_OF_SERIES = """
+for i, trimmed_dataset in {series}:
+    self.h = trimmed_dataset.max_size
+    fcsts, cols = self._generate_forecasts(
+        dataset=trimmed_dataset,
+        uids=self.uids[i : i + 1],
+        quantiles_=quantiles_,
+        level_=level_,
+        has_level=has_level,
+        step_size=step_size,
+"""
+KEEP_FORECASTS = """    )
+    fcst_list.append(fcsts)
+"""
+
+BY_MODEL = series_shared(
+    PREDICTIONS_OF_MODEL,
+    "prediction.share_series(\n    [model], trimmed_datasets, model_series_preds, step_size\n)",
+    inside=("for model in self.models:",),
+)
 
 FIRST = {
     WINDOWS: shared("BaseWindows"),
@@ -48,8 +97,12 @@ patch = Patch(
         "==1.0.0": FIRST,
         ">=1.1.0,<1.5.0": UNIVARIATE,
         ">=1.5.0,<3.0.0": {**UNIVARIATE, MULTIVARIATE: shared("BaseMultivariate")},
-        ">=3.0.0,<3.1.0": {MODEL: shared("BaseModel")},
-        ">=3.1.0": {MODEL: shared("BaseModel", inside=("if self.explain:", "else:"))},
+        ">=3.0.0,<3.0.2": {MODEL: shared("BaseModel"), CORE: BY_MODEL},
+        "==3.0.2": {MODEL: shared("BaseModel"), CORE: one_loop("")},
+        ">=3.1.0": {
+            MODEL: shared("BaseModel", inside=("if self.explain:", "else:")),
+            CORE: one_loop("        h=None,\n"),
+        },
     },
     unaffected={},
     # Released, the ranks fail for want of `predict-on-one-device`, up to 2.0.1 with its symptoms; a case tells whether
@@ -59,12 +112,21 @@ patch = Patch(
         Case("GRU", "predict, a batch a series", options=GRU, stage="predict", thorough=True, releases=">=3.0"),
         Case(
             "NHITS",
+            "predict, DistributionLoss, by each rank",
+            loss="DistributionLoss",
+            options=NHITS,
+            stage="predict",
+            thorough=True,
+            releases=">=3.0",
+        ),
+        Case(
+            "NHITS",
             "predict_insample, a batch a series",
             options=NHITS,
             stage="insample",
             thorough=True,
             original_hangs=True,
-            releases=">=1.5,<3.0",  # later it predicts one series at a time
+            releases=">=1.5",
         ),
         Case(
             "NHITS",

@@ -66,6 +66,11 @@ patch = Patch(
         "'NoneType' object is not iterable",
         "accelerator set through both strategy class and accelerator flag, choose one",
     ),
+    ambiguous=(
+        "could not broadcast input array from shape",
+        "list index out of range",
+        "'NoneType' object is not iterable",
+    ),
     group="multi-process",
     model="any",
     upstream="not fixed yet: docs/upstream/predict-on-one-device.md",

@@ -59,6 +59,7 @@ patch = Patch(
     id="ray-trial-on-one-device",
     summary="a search through ray trains a trial on several devices, which fails or hangs",
     symptoms=("ActorDiedError", "DistStoreError", "No best trial found for the given metric"),
+    ambiguous=("ActorDiedError", "DistStoreError", "No best trial found for the given metric"),
     group="search",
     model="any",
     upstream="fixed in 3.2.1 where the configuration names no devices, else not yet: "

@@ -54,6 +54,7 @@ patch = Patch(
     id="spark-series-of-ranks",
     summary="on Spark, ranks get no series, parts of series, or not all that a multivariate model needs",
     symptoms=("IndexError: list index out of range", "mat1 and mat2 shapes cannot be multiplied"),
+    ambiguous=("IndexError: list index out of range", "mat1 and mat2 shapes cannot be multiplied"),
     group="spark",
     model="any",
     upstream="not fixed yet: docs/upstream/spark-series-of-ranks.md",

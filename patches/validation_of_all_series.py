@@ -137,7 +137,11 @@ LOGS = (
         old=log(*TRAIN_LOG),
         new=log(*TRAIN_LOG, sync_dist="\n    sync_dist=compat.is_train_loss_reduced(self),"),
     ),
-    Change("BaseModel.validation_step", old=log(*VALID_LOG), new=log(*VALID_LOG, sync_dist="\n    sync_dist=True,")),
+    Change(
+        "BaseModel.validation_step",
+        old=log(*VALID_LOG),
+        new=log(*VALID_LOG, sync_dist="\n    sync_dist=validation.is_loss_reduced(self),"),
+    ),
 )
 
 # Every device validates all windows of a multivariate model, as one process does: its one batch is not shared

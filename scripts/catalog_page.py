@@ -24,7 +24,8 @@ model like TFT of 1.7.4 starts from other weights than before.
 ## By the error
 
 Where an error ends with one of these, look at these patches. Many of the others end with no error at all: wrong rows,
-another loss on each device, or waiting for ever.
+another loss on each device, or waiting for ever. Words with a \\* are those of errors with other causes as well: they
+tell of the bug only if it does not happen with one device. `nfpatch which LOG` looks all of them up.
 
 | the error has the words | patch |
 |---|---|
@@ -32,6 +33,8 @@ another loss on each device, or waiting for ever.
 | `Expected to have finished reduction in the prior iteration` | the same, on older stacks |
 {symptoms}
 """
+# Marks words that errors with other causes have, too.
+STAR = " \\*"
 # What is said of a group besides what it is for.
 REMARKS = {
     "unused-parameters": "`nfpatch audit` finds no others ([audit.md](audit.md)).",
@@ -42,6 +45,7 @@ REMARKS = {
 def page_of(catalog: Catalog) -> str:
     """The text of docs/catalog.md."""
     by_words: dict[str, list[str]] = {}
+    ambiguous = {words for patch in catalog.patches for words in patch.ambiguous}
     for patch in catalog.patches:
         for words in patch.symptoms:
             by_words.setdefault(words, []).append(linked(patch))
@@ -51,7 +55,10 @@ def page_of(catalog: Catalog) -> str:
             releases=len(catalog.releases),
             first=catalog.releases[0],
             last=catalog.releases[-1],
-            symptoms="\n".join(f"| {code(words)} | {', '.join(ids)} |" for words, ids in sorted(by_words.items())),
+            symptoms="\n".join(
+                f"| {code(words)}{STAR if words in ambiguous else ''} | {', '.join(ids)} |"
+                for words, ids in sorted(by_words.items())
+            ),
         )
     ]
     for group, patches in catalog.groups.items():

@@ -82,6 +82,17 @@ def test_list_is_by_group_or_of_one_group() -> None:
     assert "spark?" in unknown.stderr
 
 
+@pytest.mark.parametrize("release", ["1.0.0", "1.7.4", "3.3.0"])
+def test_list_of_a_release_has_what_it_needs(release: str) -> None:
+    catalog = load_catalog()
+    needed = [patch.id for patch in catalog.patches if catalog.files_of(patch, release)]
+    assert [patch["id"] for patch in answer("list", "--release", release)["patches"]] == needed
+    spark = [patch.id for patch in catalog.groups["spark"] if patch.id in needed]
+    assert [patch["id"] for patch in answer("list", "--release", release, "--group", "spark")["patches"]] == spark
+    shown = invoke("list", "--release", release).stdout
+    assert [patch.id for patch in catalog.patches if f"\n  {patch.id}\n" in shown] == needed
+
+
 def test_list_as_json_names_every_affected_release() -> None:
     releases = {patch["id"]: patch["releases"] for patch in answer("list")["patches"]}
     assert releases["tft-static-encoder"] == [release for release in RELEASES if release <= "1.7.4"]
@@ -579,6 +590,10 @@ def test_a_misspelt_patch_is_a_usage_error_with_a_hint(site: Path) -> None:
     [
         *(["frobnicate"], ["apply", *MISSION, "--what"], ["status", "extra"], ["revert", "--skip", "search"]),
         *(["apply", "--timeout", "10"], ["verify", "--allow-modified"], ["status", "--skip", "extra"]),
+        # options without effect in their combination
+        *(["audit", "--patches", "."], ["migrate", "--dry-run", "--no-backup", "."]),
+        *(["apply", "--dry-run", "--lock-timeout", "1"], ["revert", "--dry-run", "--lock-timeout", "1"]),
+        *(["apply", "--dry-run", "--allow-editable"], ["list", "--release", "9.9"], ["--frobnicate"]),
     ],
 )
 def test_bad_usage_exits_with_2_and_is_a_json_document_too(arguments: list[str]) -> None:
@@ -587,6 +602,21 @@ def test_bad_usage_exits_with_2_and_is_a_json_document_too(arguments: list[str])
     document = json.loads(invoke(*arguments, "--json").stdout)
     assert (document["schema_version"], document["exit_code"]) == (1, 2)
     assert document["error"] in " ".join(refused.stderr.split())
+
+
+def test_rehearse_as_it_is_takes_no_number_of_steps() -> None:
+    result = invoke("rehearse", "--as-is", "--max-steps", 3, "--json", "train.py")
+    assert (result.exit_code, json.loads(result.stdout)["exit_code"]) == (2, 2)
+
+
+def test_every_json_document_has_its_schema_version(site: Path, tmp_path: Path) -> None:
+    where = ("--site-packages", site)
+    for arguments in (
+        *(("list",), ("which", "ValueError: nothing", *where), ("status", *where), ("apply", "--dry-run", *where)),
+        *(("apply", *MISSION, *where), ("revert", *where), ("verify", *where), ("migrate", tmp_path, *where)),
+        *(("audit", "NoModel", *where), ("status", "--site-packages", tmp_path), ("frobnicate",)),
+    ):
+        assert answer(*arguments)["schema_version"] == 1, arguments
 
 
 def test_a_refusal_as_json_is_one_document(site: Path) -> None:

@@ -85,7 +85,7 @@ def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path,
     listed = json.loads(output_of(*nfpatch, "list", "--json", cwd=cwd, path=path))
     assert [patch["id"] for patch in listed["patches"]] == [patch.id for patch in load_catalog().patches]
     status = json.loads(output_of(*nfpatch, "status", "--json", "--site-packages", site, cwd=cwd, path=path))
-    assert {patch["state"] for patch in status["patches"]} <= {"applicable", "not-needed"}
+    assert {patch["state"] for patch in status["patches"]} <= {"applicable", "not-needed", "opt-in"}
     assert {NBEATSX, TFT} <= {
         file for patch in status["patches"] if patch["state"] == "applicable" for file in patch["files"]
     }
@@ -99,7 +99,7 @@ def assert_heals(nfpatch: list[object], site: Path, cwd: Path) -> None:
         json.loads(output_of(*nfpatch, *command, "--json", "--site-packages", site, cwd=cwd))
         for command in (("apply", "all"), ("revert",))
     )
-    assert {patch["state"] for patch in applied["patches"]} <= {"applied", "not-needed"}
+    assert {patch["state"] for patch in applied["patches"]} <= {"applied", "not-needed", "opt-in"}
     assert {NBEATSX, TFT} <= set(applied["changed"])
     assert reverted["changed"] == applied["changed"]
     assert snapshot(site) == before

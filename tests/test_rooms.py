@@ -25,7 +25,9 @@ WINGS: dict[str, set[str]] = {
     "audit": {"catalog", "console", "engine", "errors", "installs", "proof"},
     "checkpoint": {"catalog", "console", "engine", "errors", "installs", "patching", "target"},
     "rehearsal": {"catalog", "console", "engine", "errors", "installs", "patching", "proof", "target"},
+    "which": {"catalog", "console", "installs", "patching"},
     "cli": {
+        "which",
         "audit",
         "catalog",
         "checkpoint",

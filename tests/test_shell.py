@@ -67,5 +67,9 @@ def test_help_groups_every_command_by_what_one_wants() -> None:
     groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
     told = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
     assert list(told)[:4] == ["Look", "Heal", "Prove", "Saved models"]
-    assert (told["Look"], told["Heal"], told["Saved models"]) == (["list", "status"], ["apply", "revert"], ["migrate"])
+    assert (told["Look"], told["Heal"], told["Saved models"]) == (
+        ["list", "which", "status"],
+        ["apply", "revert"],
+        ["migrate"],
+    )
     assert sorted(command for commands in told.values() for command in commands) == sorted(main.commands)

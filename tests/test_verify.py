@@ -16,7 +16,7 @@ from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 from nfpatch.catalog import load_catalog
 from nfpatch.installs.find import find_install
 from nfpatch.patching.survey import Survey, survey
-from nfpatch.proof.prove import Agenda, ProofRequest, agenda_for
+from nfpatch.proof.prove import Agenda, ProofRequest, agenda_for, timeout_for
 from nfpatch.proof.report import groups
 from nfpatch.proof.runner import ProofReport
 from nfpatch.proof.verdict import result_without_fits
@@ -349,7 +349,6 @@ def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_n
         ("3.3.0", {}, "spark-dbfs-paths", "--launcher spark"),
         ("3.3.0", {}, "mine-untrained", "it shows on Mondays"),
         ("3.3.0", {"launchers": ("spark",)}, "predict-on-one-device", "--launcher torchrun"),
-        ("3.3.0", {}, "mine-thorough", "--thorough"),
         ("3.3.0", {}, "mine-elsewhere", "none of its cases"),
     ],
 )
@@ -358,15 +357,25 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
 ) -> None:
     catalog = load_catalog()
     (some,) = catalog.select(["stemgnn-backcast"])
-    thorough = some._replace(id="mine-thorough", cases=tuple(case._replace(thorough=True) for case in some.cases))
     nowhere = some._replace(id="mine-elsewhere", cases=tuple(case._replace(releases="<1") for case in some.cases))
     untrained = some._replace(id="mine-untrained", cases=(), why_no_cases="it shows on Mondays")
-    catalog = replace(catalog, patches=(*catalog.patches, nowhere, thorough, untrained))
+    catalog = replace(catalog, patches=(*catalog.patches, nowhere, untrained))
     found = survey(find_install(None, released(release)), catalog)
     agenda = agenda_of(found, patch, preview=False, **options)
     (unproved,) = agenda.coverage.unproved
     assert (unproved.id, unproved.is_named) == (patch, True)
     assert words in unproved.reason
+
+
+@pytest.mark.parametrize("release", ["1.4.0", "1.6.4", "1.7.4", "2.0.1", "3.1.9", "3.2.1", "3.3.0"])
+def test_verify_without_options_shows_all_that_apply_without_names_writes(
+    release: str, released: Callable[[str], Path]
+) -> None:
+    """Also what has nothing but thorough cases in this release, and in the time that it has."""
+    found = survey(find_install(None, released(release)), load_catalog())
+    agenda = agenda_of(found, preview=True)
+    assert agenda.coverage.unproved == ()
+    assert timeout_for(agenda) > 20 * len(agenda.cases), "some 3 s are what a fit takes on an idle machine"
 
 
 def test_what_is_named_and_not_proved_fails_the_run_and_what_is_not_named_does_not(site: Path) -> None:
@@ -410,7 +419,7 @@ def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(rel
     through_optuna = {("AutoNHITS", "search"), ("AutoTFT", "search")}
     assert searches("1.6.3", thorough=False) == through_ray
     assert searches("1.6.4", thorough=True) == {("AutoNBEATSx", "search")} | through_optuna | through_ray
-    assert searches("3.3.0", thorough=False) == through_optuna
+    assert searches("3.1.9", thorough=False) == through_optuna | through_ray
 
 
 def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(site: Path) -> None:
@@ -460,6 +469,7 @@ def test_without_torch_verify_says_what_to_install(site: Path, tmp_path: Path) -
     assert result.exit_code == 4
     assert "torch" in result.stderr
     assert "pip install" in result.stderr
+    assert len(result.stderr.splitlines()) == 1, "and not that something is being trained"
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_trained(site: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from nfpatch.engine.launch import interpreter_environment
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.installs.find import interpreter_path
+from nfpatch.installs.interpreter import interpreter_path
 
 OLDEST_PYTHON = (3, 7)
 # Seconds; the answer takes a fraction of one, except from cold network file systems.

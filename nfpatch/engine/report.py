@@ -229,11 +229,11 @@ class Progress:
         self._task = self._live.add_task("preparing", total=total)
 
     def __enter__(self) -> Progress:
-        self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._live.stop()
+        if self._live.live.is_started:
+            self._live.stop()
 
     def print(self, line: str) -> None:
         """Prints a line that stays."""
@@ -245,7 +245,8 @@ class Progress:
         self._errors.print(words, markup=False)
 
     def show(self, words: str) -> None:
-        """What the live line says from now on."""
+        """What the live line says from now on; the first time, it appears."""
+        self._live.start()
         self._live.update(self._task, description=words)
 
     def advance(self) -> None:

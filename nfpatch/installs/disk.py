@@ -1,12 +1,51 @@
-"""Files that are whole whatever happens: made beside what they replace, flushed, and with its mode and owner."""
+"""Files that are read without waiting, and are whole when written: made beside what they replace, and flushed."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from nfpatch.errors import EnvironmentProblem, Refused
+
+LARGEST_FILE_BYTES = 32 * 1024 * 1024
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file. Never waits, as it would on a pipe, and never takes in more than it should.
+
+    Raises FileNotFoundError, Refused for what is no regular file or too large to be one of neuralforecast's, and
+    EnvironmentProblem where it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_a_regular_file(path)
+            if status.st_size > LARGEST_FILE_BYTES:
+                raise Refused(
+                    f"{path} has {status.st_size} bytes, far more than any file of neuralforecast. nfpatch does not "
+                    "read it; reinstall neuralforecast."
+                )
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
+            raise _not_a_regular_file(path) from error
+        advice = "Reinstall neuralforecast" if error.errno == errno.ELOOP else "Run as a user who may"
+        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. {advice}.") from error
+
+
+def _not_a_regular_file(path: Path) -> Refused:
+    return Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
 
 
 def duplicate(source: Path, target: Path) -> None:

@@ -1,36 +1,31 @@
 """Where neuralforecast is installed, and which release it is.
 
-Never imports it: a broken install is healed like any other.
-
-The dist-info folder is read directly rather than through `importlib.metadata`, whose import alone takes as long as all
-that `status` does, and which would not tell two dist-info folders from one.
+Never imports it: a broken install is patched like any other.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import re
-import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Optional
 
-from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused
+from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs import record
+from nfpatch.installs.metadata import (
+    DISTRIBUTION,
+    checked_version,
+    dist_infos_in,
+    editable_checkout,
+    read_metadata,
+    version_of,
+)
 
-DISTRIBUTION = "neuralforecast"
 # Where the runtime modules of the applied patches stand, relative to the root of the install.
 RUNTIME_FOLDER = f"{DISTRIBUTION}/_nfpatch"
-INTERPRETER_TIMEOUT_SECONDS = 60
-LARGEST_FILE_BYTES = 32 * 1024 * 1024
-
-# Runs in the target interpreter, so it must stay valid Python 3.7. `-c` puts "" (the working folder) first on the
-# path; a script that trains does not have that entry.
-_PATH_PROBE = "import json, sys; sys.stdout.write('\\n' + json.dumps([p for p in sys.path if p]))"
 
 Kind = Literal["regular", "editable", "checkout"]
 
@@ -98,7 +93,9 @@ def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = 
         found = _find_on_path([folder], f"the folder {folder}")
         return found._replace(python=python or found.python, extra_path=(folder,))
     if python is not None:
-        return _find_on_path(_path_of(python), f"the path of {python}")._replace(python=python)
+        from nfpatch.installs.interpreter import import_path_of
+
+        return _find_on_path(import_path_of(python), f"the path of {python}")._replace(python=python)
     return _find_on_path(_own_path(), f"the interpreter that runs nfpatch ({sys.executable})")
 
 
@@ -111,55 +108,15 @@ def _own_path() -> list[Path]:
     return [Path(entry).absolute() for entry in entries if entry]
 
 
-def interpreter_path(python: Path) -> Path:
-    """The interpreter as it can be run: the file of this name, else the name for the system to look up on `PATH`.
-
-    Links are not followed: the link is what makes it a virtual environment's.
-    """
-    expanded = Path(os.path.expanduser(python))  # which, unlike Path.expanduser, puts up with an unknown user
-    return expanded.absolute() if os.path.isfile(expanded) else expanded
-
-
-def _path_of(python: Path) -> list[Path]:
-    """The import path of another interpreter, Python 3.7 or newer."""
-    import subprocess
-
-    advice = "Give the path of a Python interpreter, such as the `bin/python` of the environment that trains."
-    try:
-        answer = subprocess.run(
-            [str(interpreter_path(python)), "-B", "-c", _PATH_PROBE],  # -B: to look is not to write
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=INTERPRETER_TIMEOUT_SECONDS,
-            check=True,
-        )
-        entries = json.loads(answer.stdout.splitlines()[-1])
-        return [Path(entry).absolute() for entry in entries]
-    except subprocess.TimeoutExpired as error:
-        raise EnvironmentProblem(
-            f"The interpreter {python} gave no answer within {INTERPRETER_TIMEOUT_SECONDS} seconds. {advice}"
-        ) from error
-    except subprocess.CalledProcessError as error:
-        words = error.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise EnvironmentProblem(
-            f"The interpreter {python} ended with exit code {error.returncode}"
-            f"{': ' + words[-1] if words else ''}. {advice}"
-        ) from error
-    except OSError as error:
-        raise EnvironmentProblem(f"The interpreter {python} cannot be run: {error.strerror}. {advice}") from error
-    except (ValueError, TypeError, IndexError) as error:
-        raise EnvironmentProblem(f"{python} does not answer as a Python interpreter does. {advice}") from error
-
-
 def _find_on_path(entries: Sequence[Path], where: str) -> Install:
     """The first neuralforecast on these folders, as `import` would find it."""
     folders = [entry for entry in entries if _is_readable(entry)]
-    infos = {folder: _dist_infos(folder) for folder in folders}
+    infos = {folder: dist_infos_in(folder) for folder in folders}
     editable = [
         (info, checkout)
         for found in infos.values()
         for info in found
-        if (checkout := _editable_checkout(info)) is not None
+        if (checkout := editable_checkout(info)) is not None
     ]
     for folder in folders:
         if _holds_package(folder):
@@ -196,36 +153,14 @@ def _holds_package(folder: Path) -> bool:
     return os.path.isfile(package / "__init__.py") or os.path.isdir(package / "models")
 
 
-def _dist_infos(folder: Path) -> list[Path]:
-    pattern = re.compile(rf"{DISTRIBUTION}-.+\.dist-info", re.IGNORECASE)
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if pattern.fullmatch(entry.name))
-    except OSError as error:
-        raise EnvironmentProblem(f"{folder} cannot be read: {error.strerror}. Run as a user who may.") from error
-    return [folder / name for name in names if (folder / name).is_dir()]
-
-
-def _editable_checkout(dist_info: Path) -> Optional[Path]:
-    """The checkout that an editable install points to (PEP 610, PEP 660); None for any other install."""
-    from urllib.parse import unquote, urlsplit
-
-    try:
-        direct_url = json.loads(read_file(dist_info / "direct_url.json"))
-        if direct_url["dir_info"]["editable"] is True:
-            return Path(unquote(urlsplit(direct_url["url"]).path))
-    except (NfpatchError, OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
 def _regular_install(folder: Path, dist_info: Path) -> Install:
     if dist_info.is_symlink():
         raise Refused(
             f"{dist_info} is a symbolic link. nfpatch writes nothing where it leads; reinstall neuralforecast."
         )
-    version = _version_of(dist_info)
+    version = version_of(dist_info)
     record_path = dist_info / "RECORD"
-    record.parse(_read_metadata(record_path), str(record_path))
+    record.parse(read_metadata(record_path), str(record_path))
     return Install(version, folder, folder, dist_info, "regular")
 
 
@@ -238,52 +173,14 @@ def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
         return Install(regular.version, folder, dist_infos[0].parent, dist_infos[0], "editable")
     init = folder / DISTRIBUTION / "__init__.py"
     match = re.search(
-        r"""^__version__\s*=\s*["']([^"']+)["']""", _read_metadata(init).decode("utf-8", "replace"), re.MULTILINE
+        r"""^__version__\s*=\s*["']([^"']+)["']""", read_metadata(init).decode("utf-8", "replace"), re.MULTILINE
     )
     if match is None:
         raise EnvironmentProblem(
             f"{folder / DISTRIBUTION} has no .dist-info beside it, and its __init__.py states no __version__, so "
             "nfpatch cannot tell which release it is. Install neuralforecast with pip."
         )
-    return Install(_checked_version(match.group(1), init), folder, folder, None, "checkout")
-
-
-def _version_of(dist_info: Path) -> str:
-    metadata = dist_info / "METADATA"
-    try:
-        headers = _read_metadata(metadata).decode("utf-8").replace("\r\n", "\n").split("\n\n", 1)[0]
-    except UnicodeDecodeError as error:
-        raise _untrusted_metadata(metadata, "is not UTF-8") from error
-    fields = dict(re.findall(r"^(Name|Version):[ \t]*(.*?)[ \t]*$", headers, re.MULTILINE))
-    if re.sub(r"[-_.]+", "-", fields.get("Name", "")).lower() != DISTRIBUTION:
-        raise _untrusted_metadata(metadata, f"does not name {DISTRIBUTION}")
-    if not fields.get("Version"):
-        raise _untrusted_metadata(metadata, "states no version")
-    version = _checked_version(fields["Version"], metadata)
-    folder_version = dist_info.name[len(DISTRIBUTION) + 1 : -len(".dist-info")]
-    if folder_version != version and not _same_version(folder_version, version):
-        raise _untrusted_metadata(metadata, f"states version {version}, its folder's name {folder_version}")
-    return version
-
-
-def _checked_version(version: str, origin: Path) -> str:
-    if re.fullmatch(r"\d+(\.\d+)*", version):  # the plain case needs no parser
-        return version
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return str(Version(version))
-    except InvalidVersion as error:
-        raise _untrusted_metadata(origin, f"states {version!r}, which is no PEP 440 version") from error
-
-
-def _same_version(one: str, other: str) -> bool:
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return Version(one.replace("_", "-")) == Version(other)
-    except InvalidVersion:
-        return False
+    return Install(checked_version(match.group(1), init), folder, folder, None, "checkout")
 
 
 def _same_folder(one: Path, other: Path) -> bool:
@@ -300,59 +197,9 @@ def reinstall_command(install: Install) -> str:
     return f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`"
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a regular file. Never waits, as it would on a pipe, and never takes in more than it should.
-
-    Raises FileNotFoundError, Refused for what is no regular file or too large to be one of neuralforecast's, and
-    EnvironmentProblem where it cannot be read.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise _not_a_regular_file(path)
-            if status.st_size > LARGEST_FILE_BYTES:
-                raise Refused(
-                    f"{path} has {status.st_size} bytes, far more than any file of neuralforecast. nfpatch does not "
-                    "read it; reinstall neuralforecast."
-                )
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read()
-        finally:
-            os.close(descriptor)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, or a device without a driver
-            raise _not_a_regular_file(path) from error
-        advice = "Reinstall neuralforecast" if error.errno == errno.ELOOP else "Run as a user who may"
-        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. {advice}.") from error
-
-
-def _not_a_regular_file(path: Path) -> Refused:
-    return Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
-
-
-def _read_metadata(path: Path) -> bytes:
-    try:
-        return read_file(path)
-    except FileNotFoundError as error:
-        raise EnvironmentProblem(
-            f"{path} is missing: the install is incomplete. Reinstall it: "
-            f"`pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
-        ) from error
-
-
 def _ambiguous(folder: Path, dist_infos: Sequence[Path]) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"{folder} holds {len(dist_infos)} installs of {DISTRIBUTION} at once "
         f"({', '.join(info.name for info in dist_infos)}), so its release is anybody's guess. Uninstall it until pip "
         "finds none, then install the release you want."
-    )
-
-
-def _untrusted_metadata(path: Path, what: str) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"{path} {what}. Reinstall neuralforecast: `pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
     )

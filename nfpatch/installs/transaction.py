@@ -3,9 +3,10 @@
 Everything that will be needed is first prepared in `staging/` beside the ledger and flushed to disk: `new-N`, what is
 to stand at the N-th path, and `old-N`, what stands there now. Then `journal.json` is renamed into place, and from that
 moment on the new state is decided: each `new-N` is renamed over its path, and whoever comes after a crash does the
-rest. A step is done when its `new-N` is gone, so steps may be repeated at will. If a step fails while nfpatch runs, the
-journal becomes `undo.json` and the `old-N` go back. A folder that is empty by then is moved to `folder-N`, because to
-make it again takes room that a full disk does not have.
+rest. A step is done when its `new-N` is gone, so steps may be repeated at will. A Move renames what it takes, and a
+Remove renames to `old-N`; they are done when nothing stands there. If a step fails while nfpatch runs, the journal
+becomes `undo.json` and the `old-N` go back. A folder that is empty by then is moved to `folder-N`, because to make it
+again takes room that a full disk does not have.
 
 No existing file is ever opened for writing. `old-N` and the kept originals are hard links where the file system has
 them, so an original keeps its inode, and with it mode, owner and times; twins in a package cache are not touched.
@@ -24,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from nfpatch.errors import Refused, as_problem
-from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, write_new
-from nfpatch.installs.find import Install, read_file
+from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, read_file, write_new
+from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 
 JOURNAL_NAME = "journal.json"
@@ -44,6 +45,13 @@ class Write(NamedTuple):
 
 class Place(NamedTuple):
     """Put what stands at `source` at the path, the same inode if possible; `source` itself stays."""
+
+    path: Path
+    source: Path
+
+
+class Move(NamedTuple):
+    """Put what stands at `source` at the path; nothing stands at `source` then."""
 
     path: Path
     source: Path
@@ -74,15 +82,19 @@ class Prune(NamedTuple):
     path: Path
 
 
-Step = Union[Write, Place, Link, Remove, Folder, Prune]
+Step = Union[Write, Place, Move, Link, Remove, Folder, Prune]
 
 
 class _Entry(NamedTuple):
-    """One line of the journal: the path relative to the home folder, the kind of step, whether anything was there."""
+    """One line of the journal: the path, the kind of step, whether anything was there, and where a Move takes from.
+
+    Paths are relative to the home folder.
+    """
 
     path: str
     kind: str
     existed: bool
+    source: str = ""
 
 
 def commit(install: Install, steps: Sequence[Step]) -> None:
@@ -92,7 +104,8 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
     """
     home = install.home
     staging = home / "staging"
-    _require_inside(install, [step.path for step in steps])
+    taken = [step.source for step in steps if isinstance(step, Move)]
+    _require_inside(install, [*taken, *(step.path for step in steps)])
     try:
         staging.mkdir(parents=True)
         entries = [_stage(staging, number, step, home) for number, step in enumerate(steps)]
@@ -133,7 +146,7 @@ def recover(install: Install) -> bool:
     """
     home = install.home
     undo, redo = _read_journal(home / "staging" / UNDO_NAME), _read_journal(home / "staging" / JOURNAL_NAME)
-    _require_inside(install, [_absolute(home, entry) for entry in undo or redo or ()])
+    _require_inside(install, [_absolute(home, path) for path in _paths_of(undo or redo or ())])
     try:
         if undo is not None:
             _take_back(home, undo)
@@ -151,7 +164,9 @@ def recover(install: Install) -> bool:
 
 def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
     existed = os.path.lexists(step.path)
-    if existed and not isinstance(step, (Folder, Prune)):
+    if isinstance(step, Remove):
+        _require_no_folder(step.path)
+    elif existed and not isinstance(step, (Folder, Prune)):
         duplicate(step.path, staging / f"old-{number}")
     new = staging / f"new-{number}"
     if isinstance(step, Write):
@@ -160,23 +175,32 @@ def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
         duplicate(step.source, new)
     elif isinstance(step, Link):
         os.symlink(step.target, new)
-    return _Entry(os.path.relpath(step.path, home), type(step).__name__, existed)
+    source = ""
+    if isinstance(step, Move):
+        os.lstat(step.source)  # raises FileNotFoundError while nothing is changed yet
+        source = os.path.relpath(step.source, home)
+    return _Entry(os.path.relpath(step.path, home), type(step).__name__, existed, source)
 
 
 def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in enumerate(entries):
-        path = _absolute(home, entry)
+        path = _absolute(home, entry.path)
         if entry.kind == "Folder":
             if not entry.existed:
                 make_folder_like_parent(path)
         elif entry.kind == "Prune":
             _set_aside_if_empty(path, staging / f"folder-{number}")
         elif entry.kind == "Remove":
-            path.unlink(missing_ok=True)
+            if os.path.lexists(path):
+                _rename_over(path, staging / f"old-{number}")
+        elif entry.kind == "Move":
+            source = _absolute(home, entry.source)
+            if os.path.lexists(source):
+                _make_parent(path)
+                _move_over(source, path)
         elif os.path.lexists(new := staging / f"new-{number}"):
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True)
+            _make_parent(path)
             _rename_over(new, path)
     _flush(home, entries)
     (staging / JOURNAL_NAME).unlink()
@@ -185,7 +209,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
 def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in reversed(list(enumerate(entries))):
-        path, old = _absolute(home, entry), staging / f"old-{number}"
+        path, old = _absolute(home, entry.path), staging / f"old-{number}"
         if entry.kind == "Folder":
             if not entry.existed:
                 _remove_if_empty(path)
@@ -195,6 +219,10 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
                 os.replace(aside, path)
             elif entry.existed and not path.is_dir():
                 make_folder_like_parent(path)
+        elif entry.kind == "Move" and not os.path.lexists(source := _absolute(home, entry.source)):
+            _rename_over(path, source)
+            if os.path.lexists(old):
+                _rename_over(old, path)
         elif not entry.existed:
             if os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
                 path.unlink()
@@ -203,6 +231,31 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
     with suppress(OSError):  # what made the work fail shall not keep it from being undone
         _flush(home, entries)
     (staging / UNDO_NAME).unlink()
+
+
+def _paths_of(entries: Sequence[_Entry]) -> list[str]:
+    """What the steps change, relative to the home folder."""
+    return [path for entry in entries for path in (entry.path, entry.source) if path]
+
+
+def _require_no_folder(path: Path) -> None:
+    """Raises IsADirectoryError where a folder stands, which a rename would take away with all that is in it."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def _make_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+
+
+def _move_over(source: Path, target: Path) -> None:
+    """Rename; where both are links to one file, for which a rename does nothing, remove the source."""
+    if os.path.lexists(target) and os.path.samestat(os.lstat(source), os.lstat(target)):
+        source.unlink()
+    else:
+        _rename_over(source, target)
 
 
 def _set_aside_if_empty(folder: Path, aside: Path) -> None:
@@ -234,7 +287,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _flush(home: Path, entries: Sequence[_Entry]) -> None:
     """Make the names that the steps changed durable."""
-    for folder in sorted({_absolute(home, entry).parent for entry in entries}):
+    for folder in sorted({_absolute(home, path).parent for path in _paths_of(entries)}):
         if folder.is_dir():
             flush_folder(folder)
 
@@ -270,8 +323,8 @@ def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
 
 
 @cache
-def _absolute(home: Path, entry: _Entry) -> Path:
-    return Path(os.path.normpath(os.path.join(home, entry.path)))
+def _absolute(home: Path, path: str) -> Path:
+    return Path(os.path.normpath(os.path.join(home, path)))
 
 
 def _rename_over(source: Path, target: Path) -> None:
@@ -308,7 +361,7 @@ def _is_the_same(old: Path, path: Path) -> bool:
 
 def _write_journal(staging: Path, entries: Sequence[_Entry]) -> None:
     draft = staging / f"{JOURNAL_NAME}.draft"
-    content = json.dumps([[entry.path, entry.kind, entry.existed] for entry in entries])
+    content = json.dumps(entries)
     write_new(draft, content.encode(), like=draft)
     os.replace(draft, staging / JOURNAL_NAME)
     flush_folder(staging)
@@ -318,7 +371,11 @@ def _read_journal(path: Path) -> Optional[list[_Entry]]:
     try:
         entries = [_Entry(*fields) for fields in json.loads(read_file(path))]
         if not all(
-            isinstance(e.path, str) and isinstance(e.kind, str) and isinstance(e.existed, bool) for e in entries
+            isinstance(e.path, str)
+            and isinstance(e.kind, str)
+            and isinstance(e.existed, bool)
+            and isinstance(e.source, str)
+            for e in entries
         ):
             raise ValueError("a field of another type")
     except FileNotFoundError:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Optional
 
 from nfpatch.installs import record
-from nfpatch.installs.find import RUNTIME_FOLDER, Install, read_file
+from nfpatch.installs.disk import read_file
+from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
-from nfpatch.installs.transaction import Folder, Link, Place, Prune, Remove, Step, Write
+from nfpatch.installs.transaction import Folder, Link, Move, Place, Prune, Remove, Step, Write
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 from nfpatch.patching.survey import Survey
 
@@ -154,13 +155,16 @@ def _saving(install: Install, change: TreeChange) -> list[Step]:
 
 def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
     path, kept = install.file(change.file), original_path(install, change.file)
-    back: Step = Place(path, kept) if entry.link is None else Link(path, entry.link)
     stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
     # where somebody put the original back already, that file stays
-    steps: list[Step] = [Remove(kept)] if change.now == change.then else [back, Remove(kept)]
+    steps: list[Step]
+    if change.now == change.then:
+        steps = [Remove(kept)]
+    else:
+        steps = [Move(path, kept)] if entry.link is None else [Link(path, entry.link), Remove(kept)]
     steps += [Remove(compiled) for compiled in stale]
     for name in entry.bytecode:
-        steps += [Place(install.file(name), original_path(install, name)), Remove(original_path(install, name))]
+        steps.append(Move(install.file(name), original_path(install, name)))
     return steps
 
 
@@ -204,8 +208,9 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) ->
     if after.files:
         keep = [] if before.files else [Place(kept_record, install.record)]
         return [*keep, Write(install.record, desired), Write(ledger_path(install), after.to_bytes())]
-    back = Place(install.record, kept_record) if desired == original else Write(install.record, desired)
-    return [back, Remove(kept_record), Remove(ledger_path(install))]
+    if desired == original:
+        return [Move(install.record, kept_record), Remove(ledger_path(install))]
+    return [Write(install.record, desired), Remove(kept_record), Remove(ledger_path(install))]
 
 
 def _rows_of_changes(changes: Sequence[TreeChange]) -> dict[str, record.Row]:

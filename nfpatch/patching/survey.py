@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple, Optional
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.codemod import CodemodRefused
 from nfpatch.errors import Refused
-from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file, read_file
+from nfpatch.installs.disk import read_file
+from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of, read_ledger, read_original
 from nfpatch.installs.transaction import is_interrupted
 

@@ -35,6 +35,8 @@ TRAVELLERS = (
     Case("TFT", "MAE", options={"hidden_size": 4, "n_head": 1}),
     Case("MLPMultivariate", "MAE", options={"hidden_size": 8}, releases=">=1.7.1"),
 )
+# What a proof may take, in seconds: to begin, and for each fit. An idle machine needs a tenth of it.
+STARTING_SECONDS, SECONDS_A_FIT = 300.0, 30.0
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
 
 
@@ -185,14 +187,15 @@ def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> 
 
 
 def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequest) -> list[Case]:
-    """The cases of a patch that are trained by this launcher."""
+    """The cases of a patch that are trained by this launcher; the first thorough one where there are no others."""
     is_asked_for = request.thorough or patch.id in request.selection.ids
-    return [
+    cases = [
         case
         for case in patch.cases
-        if (request.thorough or not case.thorough) and case.is_possible_in(version)
+        if case.is_possible_in(version)
         if _is_for(launcher, case, patch) and (launcher != "spark" or case.launchers or is_asked_for)
     ]
+    return cases if request.thorough else [case for case in cases if not case.thorough] or cases[:1]
 
 
 def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]) -> ProofCase:
@@ -379,17 +382,23 @@ def _journeys(patched: Source, version: str) -> list[ProofCase]:
     ]
 
 
+def timeout_for(agenda: Agenda) -> float:
+    """Seconds that are enough for all fits of an agenda on a slow machine, so that only what hangs is ended."""
+    return STARTING_SECONDS + SECONDS_A_FIT * len(agenda.cases)
+
+
 def run_agenda(
     agenda: Agenda,
     install: Install,
-    options: RunOptions = RunOptions(),  # noqa: B008 - it is frozen
+    options: Optional[RunOptions] = None,
     on_event: Optional[Callable[[ProofEvent], None]] = None,
 ) -> ProofReport:
-    """Train all cases of the agenda, those of each launcher in one launch.
+    """Train all cases of the agenda, those of each launcher in one launch; without `options`, in `timeout_for` it.
 
     Raises what `run_proof` raises.
     """
-    # On several nodes the trials of the released source wait for the other nodes for ever
+    options = options or RunOptions(timeout=timeout_for(agenda))
+    # On several nodes the trials of the released source hang
     is_one_node = options.nodes.nnodes == 1
     cases = [fit for fit in agenda.cases if is_one_node or (fit.case.stage, fit.source) != ("ray-search", "released")]
     if not cases:

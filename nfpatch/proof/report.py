@@ -42,10 +42,12 @@ def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofE
     launches = len({case.launcher for case in agenda.cases})
     how = "in one launch" if launches == 1 else f"in {launches} launches"
     with Progress(len(agenda.cases)) as shown:
-        shown.print(f"Training {count(len(agenda.cases), 'model', 'models')}, each a few steps, {how} ...")
+        beginning = [f"Training {count(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
 
         def show(event: ProofEvent) -> None:
-            if event.kind == "launched":
+            if event.kind == "launched":  # so the interpreter has what it takes
+                while beginning:
+                    shown.print(beginning.pop())
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(_title(event.case))

@@ -16,7 +16,7 @@ from nfpatch.engine.report import Document, Item, Section, print_item, print_sen
 from nfpatch.installs.find import Install
 from nfpatch.rehearsal.run import RehearsalReport, Script
 from nfpatch.rehearsal.verdict import Stage
-from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry
+from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry, ProcessStarted
 
 _LAUNCHERS = {"script": "Lightning's launcher", "torchrun": "torch's launcher"}
 _PAGE = "docs/rehearse.md"
@@ -28,11 +28,13 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
     from rich.console import Console
 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    errors.print(f"Running {shlex.join([script.name, *script.arguments])} on {devices} processes ...", markup=False)
+    command = shlex.join([script.name, *script.arguments])
     with errors.status("starting") as live:
 
         def show(entry: Entry) -> None:
             event = entry.event
+            if entry.rank == 0 and isinstance(event, ProcessStarted):
+                errors.print(f"Running {command} on {devices} processes ...", markup=False)
             if entry.rank != 0:
                 return
             if isinstance(event, CallStarted):

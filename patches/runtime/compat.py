@@ -106,3 +106,13 @@ def move_batch(trainer: Any, batch: Any) -> Any:
     if hasattr(trainer.lightning_module, "_on_before_batch_transfer"):  # since Lightning 2
         batch = trainer.lightning_module._on_before_batch_transfer(batch)
     return trainer.strategy.batch_to_device(batch)
+
+
+def compute_epoch_metrics(trainer: Any) -> None:
+    """Compute what was logged for this epoch, where it is not to be reduced over the ranks.
+
+    Lightning 1.6 reduces what nothing has computed at the end of the epoch, Lightning 2 only what was logged so.
+    """
+    for metric in trainer._results.result_metrics:
+        if metric.is_tensor and metric.meta.on_epoch and not metric.meta.sync.should:
+            metric.compute()

@@ -1,21 +1,29 @@
 """Ranks that share a computation if all of them make the same call, and that never wait for long for one that does not.
 
-A script may make the call on one rank only. So the ranks first agree through the store of the process group, without a
-collective call: each comes with a token that says what it is going to compute, and all share the computation if they
-come with one token within MEETING_SECONDS. Then each publishes its part, and reads those of the others; a part that
-does not come is computed by whoever needs it. So nothing depends on the agreement but how long a call takes.
+No collective call is used, as a script may make the call on one rank only: ranks exchange values through the store of
+the process group. A shared call goes so:
+
+1. Each rank counts its calls, and publishes the number of this one with a token that says what it is going to compute.
+2. Each looks for the tokens of the others. The first rank that knows the outcome decides it for all: "share" if all
+   came with one token, "differ" if not, "missed" if one has not come within MEETING_SECONDS.
+3. Each computes its part and publishes it. As long as it computes, it counts up a heartbeat.
+4. Each reads the parts of the others. A part that does not come, as its rank has failed or ended or is silent for
+   LOST_SECONDS, is computed by whoever needs it.
+
+After a missed meeting or a lost part all ranks compute alone from then on, and wait for nobody. So no result depends on
+what the ranks agree on, but only how long a call takes.
 
 The keys are below `neuralforecast/prediction/`; only the last three are of one call, and go once it has been read:
 
     calls/RANK      how many calls a rank has made
     came/RANK       the number of a rank's last call, and its token; an empty one if it shares nothing in that call
-    decision        the number of the last call that was decided, and its outcome
-    alone           set when a rank has missed a meeting: from then on every rank computes alone
+    decision        the number of the last call that was decided, its outcome, and the number of the last shared call
+    alone           set after a missed meeting or a lost part
     draws/NAME      set when something of this name has drawn random numbers, so that it cannot be shared
-    alive/RANK      counts up while a rank computes
-    N/RANK          whether a rank has computed its part in call N, and the number of chunks of each value
-    N/RANK/V/C      chunk C of its value V
-    N/RANK/read     how many ranks need its part no longer
+    alive/RANK      the heartbeat
+    N/RANK          into how many chunks the part of a rank in call N is cut; set when all of them are there
+    N/RANK/C        chunk C of it
+    N/RANK/read     how many ranks need it no longer
 """
 
 from __future__ import annotations
@@ -41,14 +49,14 @@ LOST_SECONDS = 15.0
 # How long a rank waits for the part of one that says that it computes: this, and a multiple of what its own part took
 PATIENCE_SECONDS = 60.0
 PATIENCE_FACTOR = 4.0
-# Between two looks at the store: the pause doubles from the first to the longest
+# Between two polls of the store: the pause doubles from the first to the longest
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 # Values are published in pieces of this size; torch's store refuses messages of more than 8 MiB
 CHUNK_BYTES = 4 * 2**20
 
 
 class Part(NamedTuple):
-    """What a rank has published of a call: `values` of its part; or why there are none, in one word."""
+    """What a rank publishes in a call: the `values` of its part; or why there are none, in one word."""
 
     values: Sequence[Any]
     problem: str = ""
@@ -68,7 +76,7 @@ def attend(group: RankGroup, token: str, clock: Any = time) -> Optional[SharedCa
         return None
 
 
-def draws(group: RankGroup, name: str) -> bool:
+def has_drawn(group: RankGroup, name: str) -> bool:
     """Whether it is known that what has this name draws random numbers."""
     try:
         return bool(group.prefixed(NAME).store.check([f"draws/{name}"]))
@@ -104,7 +112,7 @@ class SharedCall:
         """The outcome that the first rank to know one has decided, for all."""
         deadline = self._started + MEETING_SECONDS
         missing = set(self.others)
-        for _ in self._looks():
+        for _ in self._polls():
             decided = self._outcome_in(self._last_decision())
             if decided is not None:
                 return decided
@@ -118,7 +126,7 @@ class SharedCall:
                 return self._propose(MISSED)
             if self._clock.monotonic() >= deadline:
                 return self._miss(missing)
-        raise AssertionError("A rank looks until there is an outcome.")
+        raise AssertionError("A rank polls until there is an outcome.")
 
     def _token_of(self, rank: int) -> Optional[str]:
         """What another rank came with; None if it has not come, an empty text if it shares nothing in this call."""
@@ -133,7 +141,7 @@ class SharedCall:
         """End the waiting for these ranks, unless another rank has just decided to share."""
         outcome = self._propose(MISSED)
         if outcome == MISSED:
-            self._leave()
+            self._end_sharing()
             names = ", ".join(map(str, sorted(missing)))
             warnings.warn(
                 f"Rank {self.rank} predicts alone, and so do all ranks from now on: within {MEETING_SECONDS:g} s the "
@@ -147,9 +155,15 @@ class SharedCall:
         return self._store.get("decision").decode() if self._store.check(["decision"]) else ""
 
     def _outcome_in(self, decision: str) -> Optional[str]:
-        """The outcome of this call; None while it is not decided. A call that the others have left was missed."""
-        number, _, outcome = decision.partition(":")
-        if not number or int(number) < self._number:
+        """The outcome of this call; None while it is not decided.
+
+        Ranks that differ decide without a slower one, which may still be in the call before. That call was shared if it
+        is the last shared one, as no later one can be shared without this rank; otherwise it was missed.
+        """
+        number, outcome, last_shared = decision.split(":") if decision else ("0", "", "0")
+        if int(last_shared) == self._number:
+            return SHARE
+        if int(number) < self._number:
             return None
         return outcome if int(number) == self._number else MISSED
 
@@ -160,13 +174,14 @@ class SharedCall:
             decided = self._outcome_in(decision)
             if decided is not None:
                 return decided
+            last_shared = self._number if outcome == SHARE else decision.rpartition(":")[2] or 0
             # Sets it only if it is still the decision of an earlier call
-            self._store.compare_set("decision", decision, f"{self._number}:{outcome}")
+            self._store.compare_set("decision", decision, f"{self._number}:{outcome}:{last_shared}")
 
-    def _leave(self) -> None:
+    def _end_sharing(self) -> None:
         self._store.set("alone", "1")
 
-    def _looks(self) -> Iterator[None]:
+    def _polls(self) -> Iterator[None]:
         """Yields for ever, with pauses between."""
         pause = FIRST_PAUSE
         while True:
@@ -200,20 +215,17 @@ class SharedCall:
                 self._store.add(f"alive/{self.rank}", 1)
 
     def publish(self, part: Part) -> None:
-        """Publish the part of this rank, each value pickled in chunks. Raises nothing: others then compute it."""
+        """Publish the part of this rank, pickled in chunks. Raises nothing: others then compute it."""
         key = f"{self._number}/{self.rank}"
         with suppress(Exception):
             if self._store.add(f"{key}/read", 0) >= self.world_size - 1:
                 self._store.delete_key(f"{key}/read")  # nobody needs it any more
                 return
-            sizes = []
-            for index, value in enumerate(part.values):
-                pickled = pickle.dumps(value, protocol=4)
-                chunks = [pickled[start : start + CHUNK_BYTES] for start in range(0, len(pickled), CHUNK_BYTES)]
-                for number, chunk in enumerate(chunks):
-                    self._store.set(f"{key}/{index}/{number}", chunk)
-                sizes.append(len(chunks))
-            self._group.publish(key, (part.problem, sizes))
+            pickled = pickle.dumps(part, protocol=4)
+            starts = range(0, len(pickled), CHUNK_BYTES)
+            for number, start in enumerate(starts):
+                self._store.set(f"{key}/{number}", pickled[start : start + CHUNK_BYTES])
+            self._group.publish(key, len(starts))
 
     def receive(self, rank: int) -> Part:
         """The part of another rank. Waits for it while that rank computes, and not for long otherwise.
@@ -226,8 +238,8 @@ class SharedCall:
                 part = self._read(rank)
             else:
                 part = Part((), "lost")
-                self._leave()
-            self._let_go(rank)
+                self._end_sharing()
+            self._release(rank)
         except Exception:
             return Part((), "lost")
         return part
@@ -236,7 +248,7 @@ class SharedCall:
         """Let the other ranks' parts go unread."""
         with suppress(Exception):
             for rank in self.others:
-                self._let_go(rank)
+                self._release(rank)
 
     def mark_draws(self, name: str) -> None:
         """Let all ranks know that what has this name draws random numbers."""
@@ -248,7 +260,7 @@ class SharedCall:
         asked = self._clock.monotonic()
         deadline = asked + PATIENCE_SECONDS + PATIENCE_FACTOR * (asked - self._started)
         beat, seen = -1, asked
-        for _ in self._looks():
+        for _ in self._polls():
             if self._store.check([f"{self._number}/{rank}"]):
                 return True
             now, latest = self._clock.monotonic(), self._store.add(f"alive/{rank}", 0)
@@ -256,25 +268,20 @@ class SharedCall:
                 beat, seen = latest, now
             if now >= deadline or now - seen >= LOST_SECONDS:
                 return False
-        raise AssertionError("A rank looks until the other is given up.")
+        raise AssertionError("A rank polls until the other is given up.")
 
     def _read(self, rank: int) -> Part:
         key = f"{self._number}/{rank}"
-        problem, sizes = self._group.receive(key)
-        values = []
-        for index, size in enumerate(sizes):
-            chunks = [self._store.get(f"{key}/{index}/{number}") for number in range(size)]
-            values.append(pickle.loads(b"".join(chunks)))
-        return Part(values, problem)
+        chunks = [self._store.get(f"{key}/{number}") for number in range(self._group.receive(key))]
+        part: Part = pickle.loads(b"".join(chunks))
+        return part
 
-    def _let_go(self, rank: int) -> None:
+    def _release(self, rank: int) -> None:
         """Count this rank as one that needs the part of another no longer; the last one deletes it."""
         key = f"{self._number}/{rank}"
         if self._store.add(f"{key}/read", 1) < self.world_size - 1 or not self._store.check([key]):
             return
-        _, sizes = self._group.receive(key)
-        for index, size in enumerate(sizes):
-            for number in range(size):
-                self._store.delete_key(f"{key}/{index}/{number}")
+        for number in range(self._group.receive(key)):
+            self._store.delete_key(f"{key}/{number}")
         self._store.delete_key(key)
         self._store.delete_key(f"{key}/read")

@@ -44,7 +44,8 @@ def clamp_devices(models: Iterable[Any]) -> None:
     Changes the `trainer_kwargs` of the models. What a model saves again keeps what it was built with.
     """
     for model in models:
-        _clamp_devices_of(getattr(model, "model", model))  # HINT has a model
+        own = getattr(model, "model", None)  # that of HINT; TimesNet and PatchTST have layers of this name
+        _clamp_devices_of(own if hasattr(own, "trainer_kwargs") else model)
 
 
 def _clamp_devices_of(model: Any) -> None:

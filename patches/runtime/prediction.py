@@ -1,18 +1,18 @@
 """Prediction on several ranks: each predicts some of the batches of one process, and all get the results of all.
 
 Every rank predicts on one device, as one process does. Where the ranks make the same call, rank r of N predicts the
-batches r, r + N, ... with the series that one process has in them, and receives the others through the store of the
-process group (`meetings`). Else each rank predicts all of them. Either way it returns what one process returns, bit for
-bit: a batch is computed by the same operations, with the same weights, on the same number of threads.
+parts r, r + N, ... and receives the others through the store of the process group (`meetings`). Else each rank predicts
+all of them. A part is a batch of one process, with the series that one process has in it, or in `predict_insample` from
+3.0.0 on a series. Either way a rank returns what one process returns, bit for bit: a part is computed by the same
+operations, with the same weights, on the same number of threads.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
 from typing import Any, Optional
 
 import numpy as np
@@ -21,15 +21,11 @@ import torch
 from torch.utils.data import SequentialSampler, Subset
 
 from . import compat, meetings, placement
+from .digests import class_name, compute_digest, plain_options
 from .ranks import RankGroup, current_group
 
-# What may differ between ranks that predict the same: where they run, what they have logged, and the mode that an error
-# has left; a trainer sets the mode
-RANK_ATTRIBUTES = (
-    *("trainer_kwargs", "train_trajectories", "valid_trajectories", "validation_step_outputs", "metrics"),
-    "training",
-)
-PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.Size)
+# The attribute by which `predict` knows a data set of one series that `share_series` has yielded: what watches it
+WATCH = "_nfpatch_watch"
 
 
 def predict(
@@ -41,23 +37,125 @@ def predict(
     collective call is used, and a rank that fails or ends leaves no other waiting. Raises what `trainer.predict` raises
     on this rank.
     """
-    group = _ranks_of(trainer, model, group)
-    if group is None:
+    watch = getattr(datamodule.dataset, WATCH, None)
+    if watch is not None:
+        return _predict_watched(trainer, model, datamodule, watch)
+    group = _ranks_of([model], group)
+    if group is None or trainer.world_size > 1:
         return _predict_all(trainer, model, datamodule)
     batches = _list_batches(trainer, model, datamodule)
-    is_shared = len(batches) > 1 and not meetings.draws(group, _name_of(model))
-    token = _digest(trainer, model, datamodule) if is_shared else ""
+    token = ""
+    if len(batches) > 1 and _can_share(model, trainer.callbacks, group):
+        device = trainer.strategy.root_device.type
+        options = plain_options(datamodule)
+        token = compute_digest([model], [datamodule.dataset], str(trainer.precision), device, options)
     call = meetings.attend(group, token, clock)
     if call is None:
         return _predict_all(trainer, model, datamodule)
-    return _predict_shared(trainer, model, datamodule, batches, call)
+    watch = _RandomWatch()
+    outputs: dict[int, Any] = {}
+    for numbers in _share(call, len(batches), outputs, watch):
+        outputs.update(zip(numbers, _predict_some(trainer, model, datamodule, batches, numbers, watch)))
+    return [outputs[number] for number in range(len(batches))]
 
 
-def _ranks_of(trainer: Any, model: Any, group: Optional[RankGroup]) -> Optional[RankGroup]:
-    """The ranks that predict a model; None where its trainer predicts on several devices, or it is for one."""
-    if trainer.world_size > 1 or not placement.single_device_changes(model.trainer_kwargs):
+def share_series(
+    models: Sequence[Any],
+    datasets: Sequence[Any],
+    results: MutableSequence[Any],
+    step_size: int,
+    quantiles: Any = None,
+    group: Optional[RankGroup] = None,
+    clock: Any = time,
+) -> Iterator[tuple[int, Any]]:
+    """What `enumerate(datasets)` yields, for those that this rank predicts: a loop over data sets of one series each.
+
+    The body of the loop predicts the series by all models and appends one result to `results`, which has the results
+    of all series at the end of the loop. They are shared as the batches of `predict` are, in one meeting for the whole
+    loop; the predictions within it need none. An error in the body is known to the other ranks as soon as this
+    generator is closed, which CPython does when it leaves the loop.
+    """
+    models = [_trained_model(model) for model in models]
+    group = _ranks_of(models, group)
+    if group is None:
+        yield from enumerate(datasets)
+        return
+    token = ""
+    if len(datasets) > 1 and all(_can_share(model, _own_callbacks(model), group) for model in models):
+        precisions = [str(model.trainer_kwargs.get("precision")) for model in models]
+        token = compute_digest(models, datasets, precisions, torch.cuda.is_available(), step_size, quantiles)
+    watch = _RandomWatch()
+    call = meetings.attend(group, token, clock)
+    with _mark(datasets, watch):
+        if call is None:
+            yield from enumerate(datasets)
+            return
+        found: dict[int, Any] = {}
+        for numbers in _share(call, len(datasets), found, watch):
+            for number in numbers:
+                yield number, datasets[number]
+                found[number] = results.pop()
+        results.extend(found[number] for number in range(len(datasets)))
+
+
+@contextmanager
+def _mark(datasets: Iterable[Any], watch: _RandomWatch) -> Iterator[None]:
+    """Let `predict` know these data sets as long as the block runs; 3.0.0 has the same ones for each model."""
+    for dataset in datasets:
+        setattr(dataset, WATCH, watch)
+    try:
+        yield
+    finally:
+        for dataset in datasets:
+            delattr(dataset, WATCH)
+
+
+def _ranks_of(models: Iterable[Any], group: Optional[RankGroup]) -> Optional[RankGroup]:
+    """The ranks that predict these models; None where one of them is for one device."""
+    if not all(placement.single_device_changes(model.trainer_kwargs) for model in models):
         return None
     return current_group() if group is None else group
+
+
+def _trained_model(model: Any) -> Any:
+    """The model that predicts: that of an automatic one or of HINT. TimesNet and PatchTST have layers of that name."""
+    own = getattr(model, "model", None)
+    return own if isinstance(own, pl.LightningModule) else model
+
+
+def _share(
+    call: meetings.SharedCall, n_parts: int, found: dict[int, Any], watch: _RandomWatch
+) -> Iterator[Sequence[int]]:
+    """Yields numbers of parts that this rank is to compute, until `found` has the results of all.
+
+    The caller puts their results into `found` before it asks for more. First come those of this rank, then what the
+    others fail to deliver; and if a part has drawn random numbers, all of them, from the random state of the beginning.
+    """
+    before = _random_states()
+    share = range(call.rank, n_parts, call.world_size)
+    # A rank without a part of its own computes one all the same, for what a prediction does besides
+    own = share or range(call.rank % n_parts, call.rank % n_parts + 1)
+    with call.heartbeat():
+        yield own
+        for name in watch.drawn_by:
+            call.mark_draws(name)
+        if watch.drawn_by:
+            call.publish(meetings.Part((), "draws"))
+        else:
+            call.publish(meetings.Part([_compact(found[number]) for number in share]))
+    has_drawn = bool(watch.drawn_by)
+    for rank in call.others:
+        part = call.receive(rank)
+        has_drawn = has_drawn or part.problem == "draws"
+        found.update(zip(range(rank, n_parts, call.world_size), part.values))
+    missing = [number for number in range(n_parts) if number not in found]
+    if missing and not has_drawn:
+        after = _random_states()
+        yield missing
+        _set_random_states(after)
+    if has_drawn or watch.drawn_by:
+        _set_random_states(before)
+        yield range(n_parts)
 
 
 def _predict_all(trainer: Any, model: Any, datamodule: Any) -> Optional[list[Any]]:
@@ -65,37 +163,12 @@ def _predict_all(trainer: Any, model: Any, datamodule: Any) -> Optional[list[Any
     return outputs
 
 
-def _predict_shared(
-    trainer: Any, model: Any, datamodule: Any, batches: Sequence[range], call: meetings.SharedCall
-) -> Optional[list[Any]]:
-    """The outputs of all batches, of which this rank predicts its share, and what the others fail to deliver."""
-    before = _random_states()
-    share = range(call.rank, len(batches), call.world_size)
-    # A rank without a batch of its own predicts one all the same, for what a prediction does besides
-    own = share or range(call.rank % len(batches), call.rank % len(batches) + 1)
-    watch = _RandomWatch()
-    with call.heartbeat():
-        outputs = _predict_some(trainer, model, datamodule, batches, own, watch)
-        if watch.has_drawn:
-            call.mark_draws(_name_of(model))
-            call.publish(meetings.Part((), "draws"))
-        else:
-            call.publish(meetings.Part([_compact(output) for output in outputs] if share else []))
-    found = dict(zip(own, outputs))
-    problems = {"draws"} if watch.has_drawn else set()
-    for rank in call.others:
-        part = call.receive(rank)
-        problems.add(part.problem)
-        found.update(zip(range(rank, len(batches), call.world_size), part.values))
-    missing = [number for number in range(len(batches)) if number not in found]
-    if missing and "draws" not in problems:
-        after = _random_states()
-        found.update(zip(missing, _predict_some(trainer, model, datamodule, batches, missing, watch)))
-        _set_random_states(after)
-    if watch.has_drawn or "draws" in problems:
-        _set_random_states(before)
+def _predict_watched(trainer: Any, model: Any, datamodule: Any, watch: _RandomWatch) -> Optional[list[Any]]:
+    trainer.callbacks.append(watch)
+    try:
         return _predict_all(trainer, model, datamodule)
-    return [found[number] for number in range(len(batches))]
+    finally:
+        trainer.callbacks.remove(watch)
 
 
 def _predict_some(
@@ -104,11 +177,9 @@ def _predict_some(
     """The outputs of these batches, by the trainer and the loader that predict all of them."""
     dataset = datamodule.dataset
     datamodule.dataset = Subset(dataset, [index for number in numbers for index in batches[number]])
-    trainer.callbacks.append(watch)
     try:
-        outputs = trainer.predict(model, datamodule=datamodule)
+        outputs = _predict_watched(trainer, model, datamodule, watch)
     finally:
-        trainer.callbacks.remove(watch)
         datamodule.dataset = dataset
     if outputs is None or len(outputs) != len(numbers):
         raise KeyboardInterrupt  # which Lightning has caught
@@ -116,23 +187,32 @@ def _predict_some(
 
 
 def _list_batches(trainer: Any, model: Any, datamodule: Any) -> list[range]:
-    """The series of each batch of one process, by their places in the dataset; none where they cannot be shared.
-
-    They cannot where a prediction is known to draw random numbers, as the stream would be another one; and where the
-    user has callbacks or hooks that see every batch, or a limit on them.
-    """
-    if getattr(model.loss, "is_distribution_output", False) or trainer.limit_predict_batches != 1.0:
-        return []
-    if _has_predict_hooks(model, pl.LightningModule):
-        return []
-    own = [each for each in trainer.callbacks if not isinstance(each, compat.default_callback_classes())]
-    if any(_has_predict_hooks(callback, pl.Callback) for callback in own):
-        return []
+    """The series of each batch of one process, by their places in the dataset; none where the loader has others."""
     loader = datamodule.predict_dataloader()
-    if not isinstance(getattr(loader, "sampler", None), SequentialSampler) or not loader.batch_size:
+    is_sequential = isinstance(getattr(loader, "sampler", None), SequentialSampler) and loader.batch_size
+    if not is_sequential or trainer.limit_predict_batches != 1.0:
         return []
     n_series, size = len(datamodule.dataset), loader.batch_size
     return [range(number * size, min((number + 1) * size, n_series)) for number in range(len(loader))]
+
+
+def _can_share(model: Any, callbacks: Iterable[Any], group: RankGroup) -> bool:
+    """Whether the parts of a prediction may be computed on different ranks.
+
+    They may not where it is known to draw random numbers, as the stream would be another one; and where the user has
+    callbacks or hooks that see every batch.
+    """
+    if getattr(model.loss, "is_distribution_output", False) or meetings.has_drawn(group, class_name(model)):
+        return False
+    own = [each for each in callbacks if not isinstance(each, compat.default_callback_classes())]
+    hooks = [_has_predict_hooks(callback, pl.Callback) for callback in own]
+    return not any([_has_predict_hooks(model, pl.LightningModule), *hooks])
+
+
+def _own_callbacks(model: Any) -> list[Any]:
+    """The callbacks that the user has given to a model, as a list or one alone."""
+    callbacks = model.trainer_kwargs.get("callbacks") or []
+    return [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks)
 
 
 def _has_predict_hooks(instance: object, base: type) -> bool:
@@ -141,28 +221,24 @@ def _has_predict_hooks(instance: object, base: type) -> bool:
     return any(getattr(type(instance), name) is not getattr(base, name) for name in names)
 
 
-def _name_of(model: Any) -> str:
-    return f"{type(model).__module__}.{type(model).__qualname__}"
-
-
 def _compact(output: Any) -> Any:
     """An output without the memory that a view of it would take along when it is pickled."""
     return output.clone() if isinstance(output, torch.Tensor) else output
 
 
 class _RandomWatch(pl.Callback):
-    """Sees whether the prediction of a batch draws random numbers."""
+    """Sees which models draw random numbers when they predict a batch."""
 
     def __init__(self) -> None:
-        self.has_drawn = False
+        self.drawn_by: set[str] = set()
         self._before: list[Any] = []
 
     def on_predict_batch_start(self, *_: Any) -> None:
         self._before = _random_states()
 
-    def on_predict_batch_end(self, *_: Any) -> None:
-        pairs = zip(self._before, _random_states())
-        self.has_drawn = self.has_drawn or not all(_is_equal(*pair) for pair in pairs)
+    def on_predict_batch_end(self, trainer: Any, model: Any, *_: Any) -> None:
+        if not all(map(_is_equal, self._before, _random_states())):
+            self.drawn_by.add(class_name(model))
 
 
 def _random_states() -> list[Any]:
@@ -186,78 +262,3 @@ def _is_equal(one: Any, other: Any) -> bool:
     if isinstance(one, tuple):
         return all(np.array_equal(*pair) for pair in zip(one, other))
     return bool(one == other)
-
-
-def _digest(trainer: Any, model: Any, datamodule: Any) -> str:
-    """A text that is equal on two ranks if they predict the same: one model, of one data set, with the same arguments.
-
-    That is the weights and the values, not only their shapes; the options of the model and of its layers and losses;
-    and what the bits depend on besides. An empty text where the data set has what cannot be compared.
-    """
-    digest = hashlib.sha256()
-    device = trainer.strategy.root_device.type
-    try:
-        _add(digest, (_name_of(model), str(trainer.precision), device, torch.get_num_threads()))
-        for module in model.modules():
-            _add(digest, (type(module).__qualname__, dict(_options_of(module))))
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            _add(digest, (name, tensor))
-        _add(digest, dict(_options_of(datamodule)))
-        dataset = datamodule.dataset
-        _add(digest, (type(dataset).__qualname__, vars(dataset)))
-        for file in getattr(dataset, "files_ds", ()):
-            _add(digest, _sizes_in(file))
-    except TypeError:
-        return ""
-    return digest.hexdigest()
-
-
-def _options_of(instance: Any) -> Iterator[tuple[str, Any]]:
-    """The public attributes of a module or a data module that are plain values, or collections of these.
-
-    Tensors are not among them: those that are no parameters or buffers are what the last batch has left behind.
-    """
-    for name, value in sorted(vars(instance).items()):
-        if not name.startswith("_") and name not in RANK_ATTRIBUTES and _is_plain(value):
-            yield name, value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return _is_plain(list(value.items()))
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, (*PLAIN_TYPES, np.ndarray))
-
-
-def _sizes_in(folder: Any) -> list[tuple[str, int]]:
-    """The files in a folder that holds a series, with their sizes."""
-    return [(entry.name, entry.stat().st_size) for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)]
-
-
-def _add(digest: Any, value: Any) -> None:
-    """Add a value to the digest. Raises TypeError for what has no bytes of its own."""
-    digest.update(f"{type(value).__name__} ".encode())
-    if isinstance(value, torch.Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(value, PLAIN_TYPES):
-        digest.update(f"{value!r} ".encode())
-    elif isinstance(value, Mapping):
-        _add(digest, sorted(value.items()))
-    elif isinstance(value, (list, tuple)):
-        digest.update(f"{len(value)} ".encode())
-        for each in value:
-            _add(digest, each)
-    elif hasattr(value, "__array__"):  # of numpy, pandas or polars
-        _add_array(digest, np.asarray(value))
-    else:
-        raise TypeError(f"{type(value).__name__} cannot be compared between ranks.")
-
-
-def _add_array(digest: Any, array: np.ndarray[Any, Any]) -> None:
-    if array.dtype.kind in "OMm":  # objects and times have no buffer of their values
-        _add(digest, [str(each) for each in array.ravel()])
-        return
-    digest.update(f"{array.dtype} {array.shape} ".encode())
-    digest.update(np.ascontiguousarray(array).data)

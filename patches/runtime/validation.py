@@ -1,8 +1,15 @@
 """The validation of several ranks: the batches of one process, shared, and the losses that one process computes.
 
 Many losses (RMSE, MASE, any with a mask) are no mean of their parts, so the losses of shards of the series cannot be
-weighted to the loss of all. The batches of one process can be shared: rank r of N computes the batches r, r + N, ...
-as one process does, and the results are gathered and put together in the order of one process.
+weighted to the loss of all. But one process validates batch by batch, and these can be shared: rank r of N computes the
+batches r, r + N, ..., each as one process does, and every rank puts the results of all together in the order of one.
+
+    sample_batches          for the loader: the series of this rank's batches
+    record_validation_step  before each batch: its step keeps its losses, what it logs, and its error (`BatchResult`)
+    gather_outputs          after the last batch: the losses of all batches; logs what all have logged, raises an error
+
+Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before. No
+rank waits for one that has failed outside of a step, as it loads a batch or in a callback: see `Meetings`.
 
 A window of a multivariate model needs all series, so that there is one batch, and every rank computes it: to share its
 windows the ranks would have to gather in the middle of a step.
@@ -12,18 +19,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data import DistributedSampler
 
 from . import compat, sampling
-from .ranks import group_of_trainer, to_picklable
+from .ranks import RankGroup, group_of_trainer, to_picklable
 
 UPSTREAM = ("neuralforecast.", "pytorch_lightning.", "lightning.")
 RECORDED_OPTIONS = {"prog_bar", "logger", "on_epoch", "batch_size", "sync_dist"}
@@ -38,22 +47,65 @@ class BatchResult:
     error: Optional[BaseException] = None
 
 
+class Meetings(pl.Callback):
+    """Where all ranks of a trainer meet before a collective call of a validation, through the store.
+
+    A rank that is stopped by an error comes to no further meeting. It publishes its error as the outcome of the next
+    one, and the others raise it there. This is a callback of the trainer, as these learn of every error. It is pickled
+    as one that does nothing, so that no file refers to this class. Uses the store keys `N/came` and `N/outcome` of the
+    N-th meeting; those of the meeting before are deleted.
+    """
+
+    def __init__(self, group: RankGroup) -> None:
+        self.group = group
+        self.n_held = 0
+
+    def __reduce__(self) -> Any:
+        return pl.Callback, ()
+
+    def meet(self) -> None:
+        """Wait until all ranks have come; raises the error of one that cannot."""
+        store, number = self.group.store, self.n_held + 1
+        if store.add(f"{number}/came", 1) == self.group.world_size:
+            self.group.publish(f"{number}/outcome", None)
+            if self.n_held:
+                store.delete_key(f"{self.n_held}/came")
+                store.delete_key(f"{self.n_held}/outcome")
+        error = self.group.receive(f"{number}/outcome")
+        self.n_held = number
+        if error is not None:
+            raise error
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the mean that this rank has of what all have logged: the mean of N equal ones may differ from it."""
+        compat.compute_epoch_metrics(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Meet after the callbacks of the user's, and before early stopping and checkpoints, which communicate."""
+        self.meet()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Let the others know."""
+        with suppress(Exception):  # without a store none of them waits
+            self.group.publish(f"{self.n_held + 1}/outcome", to_picklable(exception))
+
+
 class SharedBatches(DistributedSampler[Any]):
     """The series of the batches that a rank validates, and the results of these batches.
 
-    As a `DistributedSampler` it is left in place by Lightning. It is pickled as one of all series, so that no file
-    refers to this class. `numbers` are those of this rank's batches in one process, in order. Each rank has equally
-    many steps, as DDP broadcasts buffers in each: the last step of some has a batch that is not computed.
+    `numbers` are those of this rank's batches in one process, in order. As a `DistributedSampler` it is left in place
+    by Lightning. It is pickled as one of all series, so that no file refers to this class.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, n_batches: int, rank: int, n_ranks: int) -> None:
+    def __init__(
+        self, dataset: Any, batch_size: int, n_batches: int, meetings: Meetings, rank: int = 0, n_ranks: int = 1
+    ) -> None:
         super().__init__(dataset, num_replicas=1, rank=0, shuffle=False)
         self.batch_size = batch_size
         self.n_batches = n_batches
+        self.meetings = meetings
         self.is_shared = n_ranks > 1
         self.numbers = list(range(rank, n_batches, n_ranks))
-        n_steps = -(-n_batches // n_ranks)
-        self.loaded = self.numbers + self.numbers[-1:] * (n_steps - len(self.numbers))
         self.draws_numbers = False
         self.results: dict[int, BatchResult] = {}
         self.generators: Any = None
@@ -72,16 +124,14 @@ class SharedBatches(DistributedSampler[Any]):
         self.results = {}
         self.generators = _generator_states(device)
 
-    def number_to_compute(self, step: int) -> Optional[int]:
-        """The number of the batch in this step; None if its result is not needed."""
-        has_failed = any(result.error is not None for result in self.results.values())
-        if has_failed or self.draws_numbers or step >= len(self.numbers):
-            return None
-        return self.numbers[step]
+    @property
+    def has_failed(self) -> bool:
+        """Whether a batch of this rank has ended with an error, so that the loss of no other is needed."""
+        return any(result.error is not None for result in self.results.values())
 
     def _indices(self) -> list[int]:
         n_series = len(self.dataset)  # type: ignore[arg-type]
-        starts = (number * self.batch_size for number in self.loaded)
+        starts = (number * self.batch_size for number in self.numbers)
         return [index for start in starts for index in range(start, min(start + self.batch_size, n_series))]
 
 
@@ -90,35 +140,38 @@ def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSamp
 
     Takes the data module whose dataset is validated, and the number of series in a batch. It samples all batches where
     there are fewer than ranks, where their number is limited, and where callbacks of the user's follow them; and all
-    series of the rank on Spark, with a strategy other than DDP, and where the model has hooks of its own. Nothing is
-    communicated.
+    series of the rank on Spark, with a strategy other than DDP, and where the model has hooks of its own. Adds the
+    trainer's `Meetings` to its callbacks. Uses the store key `neuralforecast/validation/calls/RANK`.
     """
     trainer = datamodule.trainer
     if trainer is None or trainer.world_size == 1:
         return None
-    is_on_spark = hasattr(datamodule, "files_ds")
+    is_on_spark = compat.has_files_of_rank(datamodule)
     if is_on_spark or not _is_data_parallel(trainer) or _validates_by_itself(trainer.lightning_module):
         return sampling.sample_everything(datamodule.dataset, shuffle=False)
     n_whole, n_left = divmod(len(datamodule.dataset), batch_size)
     n_batches = n_whole if datamodule.drop_last or n_left == 0 else n_whole + 1
     is_limited = not isinstance(trainer.limit_val_batches, float) or trainer.limit_val_batches != 1.0
+    all_batches = (datamodule.dataset, batch_size, n_batches, _meetings_of(trainer))
     if is_limited or trainer.overfit_batches or n_batches < trainer.world_size or _is_followed(trainer):
-        return SharedBatches(datamodule.dataset, batch_size, n_batches, rank=0, n_ranks=1)
-    return SharedBatches(datamodule.dataset, batch_size, n_batches, trainer.global_rank, trainer.world_size)
+        return SharedBatches(*all_batches)
+    return SharedBatches(*all_batches, trainer.global_rank, trainer.world_size)
 
 
 def record_validation_step(model: Any, batch: Any, batch_idx: int, *_: Any) -> None:
     """Replace the model's `validation_step`, for one call, by one that keeps its result, be it an error.
 
     Takes what Lightning passes to `on_validation_batch_start`. Does nothing where the loader has another sampler than
-    that of `sample_batches`, as in one process. Nothing is communicated.
+    that of `sample_batches`, as in one process. The ranks meet before the first batch, where DDP broadcasts buffers.
     """
     batches = _batches_in_validation(model.trainer)
     if batches is None:
         return
     if batch_idx == 0:
         batches.start_validation(model.device)
-    _record_step(model, batches, batches.number_to_compute(batch_idx))
+        batches.meetings.meet()
+    is_needed = not batches.draws_numbers and not batches.has_failed
+    _record_step(model, batches, batches.numbers[batch_idx] if is_needed else None)
 
 
 def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> list[torch.Tensor]:
@@ -128,7 +181,7 @@ def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> 
     They are returned as they are where the loader has another sampler than that of `sample_batches`.
 
     Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before.
-    Makes an `all_gather_object`, or two. Raises the error of the first batch that has one, on every rank.
+    The ranks meet before an `all_gather_object`, or two. Raises on all ranks the error of the first batch that has one.
     """
     trainer = model.trainer
     batches = _batches_in_validation(trainer)
@@ -176,10 +229,11 @@ def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
 def is_loss_reduced(model: Any) -> bool:
     """Whether a validation loss is reduced over the ranks: where each validates other series, and in one process.
 
-    They do on Spark, and with a sampler of the user's.
+    They do on Spark, and with a sampler of the user's. Where all ranks have all series, the mean of N equal losses may
+    differ from one of them in the last bit.
     """
-    trainer = model.trainer
-    if trainer.world_size == 1 or hasattr(trainer.datamodule, "files_ds"):
+    trainer = compat.attached_trainer(model)
+    if trainer is None or trainer.world_size == 1 or compat.has_files_of_rank(trainer.datamodule):
         return True
     sampler = getattr(compat.validation_loader(trainer), "sampler", None)
     return not isinstance(sampler, DistributedSampler) or sampler.num_replicas != 1
@@ -248,6 +302,19 @@ class _RecordedLog:
         self.result.logged.append((name, _on_cpu(value), options))
 
 
+def _meetings_of(trainer: Any) -> Meetings:
+    """The meetings of a trainer's ranks. They are made for its first loader, before the callbacks that communicate."""
+    made = [callback for callback in trainer.callbacks if isinstance(callback, Meetings)]
+    if made:
+        return made[0]
+    group = group_of_trainer(trainer)
+    assert group is not None
+    meetings = Meetings(group.next_call("neuralforecast/validation"))
+    is_own = [not _is_upstream(type(callback)) for callback in trainer.callbacks]
+    trainer.callbacks.insert(is_own.index(False) if False in is_own else len(is_own), meetings)
+    return meetings
+
+
 def _batches_in_validation(trainer: Any) -> Optional[SharedBatches]:
     """The sampler of the loader that the trainer validates on, if it is one of this module."""
     if trainer.world_size == 1:
@@ -273,6 +340,7 @@ def _record_step(model: Any, batches: SharedBatches, number: Optional[int]) -> N
 
 def _gather(batches: SharedBatches, device: torch.device) -> list[tuple[bool, bool, dict[int, BatchResult]]]:
     """Of each rank: whether it shares batches, whether it has drawn random numbers, and its results by number."""
+    batches.meetings.meet()
     results = {}
     for number, result in batches.results.items():
         error = None if result.error is None else to_picklable(result.error)
@@ -297,19 +365,19 @@ def _validate_all(model: Any, batches: SharedBatches, n_batches: int) -> None:
     """Compute all batches on this rank, as one process does, from the state of the generators before."""
     trainer = model.trainer
     loader = compat.validation_loader(trainer)
-    own = batches.loaded
-    batches.loaded = list(range(batches.n_batches))
+    own = batches.numbers
+    batches.numbers = list(range(batches.n_batches))
     try:
         loaded = iter(loader)
         _set_generators(batches.generators, model.device)
         batches.results = {}
         for number, batch in zip(range(n_batches), loaded):
-            has_failed = any(result.error is not None for result in batches.results.values())
-            batch = compat.move_batch(trainer, batch)
-            _record_step(model, batches, None if has_failed else number)
-            trainer.strategy.validation_step(batch, number)
+            if batches.has_failed:
+                break
+            _record_step(model, batches, number)
+            trainer.strategy.validation_step(compat.move_batch(trainer, batch), number)
     finally:
-        batches.loaded = own
+        batches.numbers = own
 
 
 def _is_data_parallel(trainer: Any) -> bool:

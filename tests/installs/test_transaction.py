@@ -19,7 +19,9 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 from nfpatch.installs.transaction import (
+    Folder,
     Link,
+    Move,
     Place,
     Prune,
     Remove,
@@ -41,8 +43,11 @@ OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 def populated(install: Install) -> None:
     """Puts into the package what there is to change, one path for each way to change it."""
     package = install.package
-    for name, content in {"replaced": "old", "removed": "old", "kept": "kept", "linked": "old"}.items():
+    contents = {"replaced": "old", "removed": "old", "kept": "kept", "linked": "old", "taken": "taken", "over": "old"}
+    for name, content in contents.items():
         (package / f"{name}.py").write_text(f"{content}\n")
+    (package / "taken_link.py").symlink_to("kept.py")
+    os.link(package / "kept.py", package / "twin.py")
     (package / "replaced.py").chmod(0o640)
     (package / "kept.py").chmod(0o604)
     (package / "restored.py").symlink_to("kept.py")
@@ -68,12 +73,17 @@ def steps(install: Install) -> list[Step]:
         Prune(package / "full"),
         Prune(package / "absent"),
         Link(package / "linked.py", "kept.py"),
+        Move(package / "over.py", package / "taken.py"),
+        Folder(package / "new"),
+        Move(package / "new" / "arrived.py", package / "taken_link.py"),
+        Move(package / "twin.py", package / "kept.py"),
     ]
 
 
 def after(before: dict[str, Entry]) -> dict[str, Entry]:
     """What the tree looks like when the steps are done."""
-    gone = {f"{PACKAGE}/removed.py", f"{PACKAGE}/emptied", f"{PACKAGE}/emptied/compiled.pyc"}
+    gone = {f"{PACKAGE}/{name}" for name in ("removed.py", "emptied", "emptied/compiled.pyc")}
+    gone |= {f"{PACKAGE}/{name}.py" for name in ("taken", "taken_link", "kept")}
     folder = Entry("folder", before[PACKAGE].mode, b"")
     return {
         **{path: entry for path, entry in before.items() if path not in gone},
@@ -88,6 +98,9 @@ def after(before: dict[str, Entry]) -> dict[str, Entry]:
         f"{PACKAGE}/made.py": Entry("file", 0o604, b"made\n"),
         f"{PACKAGE}/restored.py": Entry("file", 0o604, b"kept\n"),
         f"{PACKAGE}/linked.py": Entry("link", 0, b"kept.py"),
+        f"{PACKAGE}/over.py": before[f"{PACKAGE}/taken.py"],
+        f"{PACKAGE}/new": folder,
+        f"{PACKAGE}/new/arrived.py": Entry("link", 0, b"kept.py"),
     }
 
 
@@ -104,6 +117,11 @@ def steps_back(install: Install) -> list[Step]:
         Write(package / "emptied" / "compiled.pyc", b"compiled\n", like=package / "__init__.py"),
         Remove(package / "made.py"),
         Remove(install.home / "ledger.json"),
+        Move(package / "taken.py", package / "over.py"),
+        Write(package / "over.py", b"old\n", like=package / "__init__.py"),
+        Move(package / "taken_link.py", package / "new" / "arrived.py"),
+        Prune(package / "new"),
+        Place(package / "kept.py", package / "twin.py"),
     ]
 
 
@@ -165,11 +183,11 @@ def test_a_file_on_another_file_system_is_replaced_with_its_mode(
 
 
 def package_on_another_disk(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets no rename lead from nfpatch's folder into the package."""
+    """Lets no rename lead from nfpatch's folder into the package, or back."""
     rename = os.replace
 
     def replace(source: Path, target: Path) -> None:
-        if install.home in source.parents and install.package in target.parents:
+        if (install.home in source.parents) != (install.home in target.parents):
             raise OTHER_DISK
         rename(source, target)
 
@@ -195,8 +213,8 @@ class Renaming:
         self.rename(source, target)
 
 
-# The first rename is the journal's, and the others are those of the seven steps that put something somewhere.
-RENAMES = range(1, 9)
+# The first rename is the journal's; the others are those of the steps that put something somewhere or take it away.
+RENAMES = range(1, 13)
 
 
 @pytest.mark.parametrize("number", RENAMES)
@@ -405,6 +423,7 @@ def line(install: Install, path: Path, kind: str, existed: bool) -> list[object]
     [
         *("", "{", '{"a": 1}', "1", "[[1, 2]]", '[[1, "Write", true]]', '[["a", 2, true]]', '[["a", "Write", 3]]'),
         '[["../METADATA", "Remove", true], ["a", "Write", 3]]',
+        '[["a", "Move", true, 4]]',
     ],
 )
 def test_a_damaged_journal_is_refused_with_what_to_do(content: str, journal: str, install: Install) -> None:
@@ -607,6 +626,33 @@ def test_a_step_outside_of_the_install_is_refused_with_all_others(folder: str, i
     step = Remove(install.root / folder / "precious.py")
     refused = refusal(lambda: commit(install, [*steps(install), step]), install)
     assert refused == leads_out(install.root / folder, install)
+
+
+def test_a_folder_in_the_place_of_a_file_to_remove_is_refused(install: Install) -> None:
+    before = snapshot(install.root)
+    with pytest.raises(EnvironmentProblem):
+        commit(install, [*steps(install), Remove(install.package / "full")])
+    assert snapshot(install.root) == before
+
+
+def test_a_move_of_nothing_is_refused(install: Install) -> None:
+    before = snapshot(install.root)
+    with pytest.raises(EnvironmentProblem):
+        commit(install, [*steps(install), Move(install.package / "over.py", install.package / "absent.py")])
+    assert snapshot(install.root) == before
+
+
+@pytest.mark.usefixtures("precious")
+def test_a_move_from_outside_of_the_install_is_refused(install: Install) -> None:
+    step = Move(install.package / "over.py", install.root / ".." / "precious" / "precious.py")
+    assert leads_out(install.root / ".." / "precious", install) == refusal(lambda: commit(install, [step]), install)
+
+
+@pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
+def test_a_journal_that_moves_from_outside_is_refused(journal: str, precious: Path, install: Install) -> None:
+    outside = os.path.relpath(precious / "precious.py", install.home)
+    leave(install, journal, json.dumps([[*line(install, install.package / "over.py", "Move", True), outside]]))
+    assert refusal(lambda: recover(install), install) == leads_out(precious, install)
 
 
 @pytest.mark.parametrize("journal", ["journal.json", "undo.json"])

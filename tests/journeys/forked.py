@@ -1,9 +1,9 @@
-"""A notebook's script, which trains in forked processes: `python forked.py OUT STRATEGY THREADS WHAT...`.
+"""A notebook's script, which trains in forked processes: `python forked.py OUT STRATEGY THREADS DEADLINE WHAT...`.
 
 The process has THREADS threads, which torch has used before. WHAT are "alone" (one process trains), "script" (fit,
 predict, fit, cross_validation by two forked processes) and "search" (through Optuna by two forked processes). Each
-process that trains writes how many threads it has to OUT/threads-RANK, one line a training. What came out is in
-OUT/rank-0.json.
+process that trains writes how many threads it has to OUT/threads-RANK, one line a training; a training that takes more
+than DEADLINE seconds from then on prints where it is, and fails. What came out is in OUT/rank-0.json.
 """
 
 import hashlib
@@ -12,26 +12,17 @@ import multiprocessing
 import os
 import sys
 
-import pytorch_lightning as pl
 import torch
 from neuralforecast import NeuralForecast
 from neuralforecast.auto import AutoNHITS
 from neuralforecast.losses.pytorch import MAE
 from neuralforecast.models import NHITS
 from neuralforecast.utils import AirPassengersPanel
-from small import SMALL, H, trained_by
+from small import SMALL, H
+from threads_writer import ThreadsWriter
 
-OUT, STRATEGY, THREADS = sys.argv[1], sys.argv[2], int(sys.argv[3])
+OUT, STRATEGY, THREADS, DEADLINE = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": STRATEGY}
-
-
-class ThreadsWriter(pl.Callback):
-    def __deepcopy__(self, memo):
-        return self
-
-    def on_train_start(self, trainer, module):
-        with open(os.path.join(OUT, f"threads-{trainer.global_rank}"), "a", encoding="utf-8") as file:
-            print(torch.get_num_threads(), file=file)
 
 
 def forecaster_with(trainer):
@@ -47,13 +38,13 @@ def digest_of(model):
 
 
 def train_alone():
-    forecaster = forecaster_with({"accelerator": "cpu", "devices": 1})
+    forecaster = forecaster_with({"accelerator": "cpu", "devices": 1, "callbacks": []})
     forecaster.fit(df=AirPassengersPanel, val_size=H)
     return digest_of(forecaster.models[0])
 
 
 def run_script():
-    forecaster = forecaster_with({**TWO, "callbacks": [ThreadsWriter()]})
+    forecaster = forecaster_with({**TWO, "callbacks": [ThreadsWriter(OUT, DEADLINE)]})
     forecaster.fit(df=AirPassengersPanel, val_size=H)
     rows = [len(forecaster.predict())]
     forecaster.fit(df=AirPassengersPanel, val_size=H)
@@ -63,14 +54,14 @@ def run_script():
 
 def config(trial):
     rate = trial.suggest_float("learning_rate", 1e-4, 1e-2)
-    return {**SMALL, **TWO, "callbacks": [ThreadsWriter()], "learning_rate": rate}
+    return {**SMALL, **TWO, "callbacks": [ThreadsWriter(OUT, DEADLINE)], "learning_rate": rate}
 
 
 def search():
-    auto = AutoNHITS(h=H, loss=MAE(), config=config, backend="optuna", num_samples=2, cpus=1, gpus=0)
+    auto = AutoNHITS(h=H, loss=MAE(), config=config, backend="optuna", num_samples=2)
     forecaster = NeuralForecast(models=[auto], freq="M")
     forecaster.fit(df=AirPassengersPanel, val_size=H)
-    return sorted(trained_by(forecaster))
+    return len(forecaster.predict())
 
 
 def send_threads(queue):
@@ -98,7 +89,7 @@ if __name__ == "__main__":
     torch.set_num_threads(THREADS)
     torch.ones(2000, 2000).sum()  # the threads are there
     told = {}
-    for what in sys.argv[4:]:
+    for what in sys.argv[5:]:
         told[what] = {"alone": train_alone, "script": run_script, "search": search}[what]()
         told[f"threads after {what}"] = [torch.get_num_threads(), *threads_of_other_forks()]
     with open(os.path.join(OUT, "rank-0.json"), "w", encoding="utf-8") as file:

@@ -13,17 +13,19 @@ import pytest
 from support import ALL_JOURNEYS, RANKS_TIMEOUT_SECONDS, environment, invoke
 
 SCRIPT = Path(__file__).parent / "predicting.py"
-# The release, the number of ranks, and the one that ends itself: the last one, or the one whose store all use
-CHOSEN = [("1.7.4", 3, 0), ("3.3.0", 2, 1)]
-FURTHER = [("1.7.4", 2, 1), ("3.3.0", 3, 0), ("1.5.0", 2, 1), ("2.0.1", 2, 0), ("3.0.2", 2, 1)] if ALL_JOURNEYS else []
-MODELS, BATCHES = 2, 5
+PATCHES = ("multi-process", "predict-on-all-devices")
+# Of the script: a model, the batches of its prediction, and its series
+MODELS, BATCHES, SERIES = 2, 5, 9
 MEETING_SECONDS = 10
+Told = dict[str, list[Any]]
 
 
-def run(python: Path, site: Path, out: Path, plan: str, world_size: int = 1, killed: int = -1) -> list[int]:
-    """Run the script in processes that no launcher ends when one of them ends; their exit codes."""
+def start(
+    python: Path, site: Path, out: Path, plan: str, world_size: int, chosen: int
+) -> list[subprocess.Popen[bytes]]:
+    """Start the script in processes that no launcher ends when one of them ends."""
     out.mkdir()
-    common = {**environment(site), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "KILLED": str(killed)}
+    common = {**environment(site), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CHOSEN": str(chosen)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         common.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
@@ -35,81 +37,98 @@ def run(python: Path, site: Path, out: Path, plan: str, world_size: int = 1, kil
             processes.append(
                 subprocess.Popen(command, env={**common, **ranks}, cwd=out, stdout=words, stderr=subprocess.STDOUT)
             )
+    return processes
+
+
+def run(python: Path, site: Path, out: Path, plan: str, world_size: int = 1, chosen: int = 0) -> list[Told]:
+    """What each rank tells, all of which end well; but the chosen one of the plan "failing", which is killed."""
+    processes = start(python, site, out, plan, world_size, chosen)
     try:
-        return [process.wait(RANKS_TIMEOUT_SECONDS) for process in processes]
+        codes = [process.wait(RANKS_TIMEOUT_SECONDS) for process in processes]
     finally:
         for process in processes:
             process.kill()
+    words = "".join(path.read_text()[-2000:] for path in sorted(out.glob("words-*")))
+    assert codes == [-9 if plan == "failing" and rank == chosen else 0 for rank in range(world_size)], words
+    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(world_size)]
 
 
-def told_by(out: Path, rank: int = 0) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((out / f"rank-{rank}.json").read_text())
-    return told
+@pytest.fixture
+def trained(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> Callable[..., list[Told]]:
+    """Runs a plan on a patched release."""
+
+    def run_patched(release: str, plan: str, world_size: int = 1, chosen: int = 0) -> list[Told]:
+        site = released(release)
+        if world_size > 1:
+            applied = invoke("apply", *PATCHES, "--site-packages", site)
+            assert applied.exit_code == 0, applied.output
+        return run(training_env, site, tmp_path / plan, plan, world_size, chosen)
+
+    return run_patched
 
 
-def words_in(out: Path) -> str:
-    return "".join(path.read_text()[-2000:] for path in sorted(out.glob("words-*")))
+def n_own(rank: int, world_size: int, parts: int = BATCHES) -> int:
+    """How many parts of a prediction a rank predicts of each model."""
+    return len(range(rank, parts, world_size))
 
 
-def n_batches(rank: int, world_size: int) -> int:
-    """How many batches a rank predicts of all models that it shares."""
-    return MODELS * len(range(rank, BATCHES, world_size))
+FURTHER = [("1.5.0", 2), ("1.7.4", 3), ("3.0.0", 2), ("3.0.2", 2), ("3.3.0", 2)] if ALL_JOURNEYS else []
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("release", "world_size", "killed"), [*CHOSEN, *FURTHER])
+@pytest.mark.parametrize(("release", "world_size"), [("1.7.4", 2), ("2.0.1", 2), ("3.3.0", 3), *FURTHER])
 def test_ranks_share_what_all_of_them_predict(
-    release: str, world_size: int, killed: int, released: Callable[[str], Path], training_env: Path, tmp_path: Path
+    release: str, world_size: int, trained: Callable[..., list[Told]]
 ) -> None:
-    site = released(release)
-    assert run(training_env, site, tmp_path / "one", "reference") == [0], words_in(tmp_path / "one")
-    one = told_by(tmp_path / "one")
-    applied = invoke("apply", "multi-process", "predict-on-all-devices", "--allow-modified", "--site-packages", site)
-    assert applied.exit_code == 0, applied.output
-    out = tmp_path / "ranks"
-    codes = run(training_env, site, out, "all", world_size, killed)
-    assert codes == [-9 if rank == killed else 0 for rank in range(world_size)], words_in(out)
-
-    for rank in range(world_size):
-        told = told_by(out, rank)
-        for stage in ("predict", "cross_validation", "simulate", "predict_insample"):
-            if stage in one:
-                assert told[stage][:3] == one[stage][:3], (rank, stage)
-        for stage in ("predict", "cross_validation", *({"simulate"} & one.keys())):
-            assert told[stage][3] == n_batches(rank, world_size), (rank, stage)
+    (one,) = trained(release, "reference")
+    for rank, told in enumerate(trained(release, "shared", world_size)):
+        for stage in {"predict", "cross_validation", "simulate", "predict_insample"} & one.keys():
+            is_by_series = stage == "predict_insample" and release >= "3"
+            # The forecasts, and the random numbers after them but where ranks train, and draw for that
+            n_equal = 2 if stage == "cross_validation" else 3
+            assert told[stage][:n_equal] == one[stage][:n_equal], (rank, stage)
+            assert told[stage][3] == MODELS * n_own(rank, world_size, SERIES if is_by_series else BATCHES), (
+                rank,
+                stage,
+            )
         # A model that draws random numbers, and other data on each rank: as without the patch
-        assert told["drawing"][:4] == one["drawing"][:4], rank
-        assert told[f"frame {rank}"][:4] == one[f"frame {rank}"][:4], rank
-        if rank == 1:
-            assert told["error"] == "own error"
-        else:
-            assert told["predict, an error"][:3] == one["one model"][:3], rank
-        assert told["predict again"][:3] == one["one model"][:3], rank
-        assert told["predict again"][3] == n_batches(rank, world_size) // MODELS, rank
-        if rank != killed:
-            for stage in ("predict, a killed rank", "predict afterwards"):
-                assert told[stage][:3] == one["one model"][:3], (rank, stage)
-            missing = len(range(killed, BATCHES, world_size))
-            assert told["predict, a killed rank"][3] == n_batches(rank, world_size) // MODELS + missing
-            # All later calls wait for nobody
-            assert told["predict afterwards"][3] == BATCHES
-            assert told["predict afterwards"][4] < MEETING_SECONDS
+        for stage in ("drawing", f"frame {rank}"):
+            assert told[stage][:4] == one[stage][:4], (rank, stage)
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("release", "world_size"), [("3.3.0", 2), *([("1.7.4", 3)] if ALL_JOURNEYS else [])])
-def test_a_rank_that_predicts_alone_waits_once(
-    release: str, world_size: int, released: Callable[[str], Path], training_env: Path, tmp_path: Path
+@pytest.mark.parametrize(("world_size", "killed"), [(2, 1), (3, 0)])
+def test_a_rank_that_fails_or_is_killed_leaves_its_batches_to_the_others(
+    world_size: int, killed: int, trained: Callable[..., list[Told]]
 ) -> None:
-    site = released(release)
-    applied = invoke("apply", "multi-process", "predict-on-all-devices", "--allow-modified", "--site-packages", site)
-    assert applied.exit_code == 0, applied.output
-    assert run(training_env, site, tmp_path / "one", "reference") == [0], words_in(tmp_path / "one")
-    one = told_by(tmp_path / "one")
-    out = tmp_path / "ranks"
-    assert run(training_env, site, out, "alone", world_size) == [0] * world_size, words_in(out)
-    first = told_by(out)
-    assert {tuple(map(str, first[stage][:4])) for stage in first} == {tuple(map(str, one["predict"][:4]))}
-    for rank in range(world_size):
-        assert told_by(out, rank)["predict"][:4] == one["predict"][:4]
-        assert told_by(out, rank)["predict"][3] == MODELS * BATCHES
+    """Rank 0 has the store that all use, so that without it each of the others is alone."""
+    release = "3.3.0"
+    (one,) = trained(release, "one model")
+    everywhere = trained(release, "failing", world_size, killed)
+    assert everywhere[1]["error"] == "own error"
+    for rank, told in enumerate(everywhere):
+        own = n_own(rank, world_size)
+        if rank != 1:
+            assert told["an error"][3] == own + n_own(1, world_size)
+        assert told["again"][3] == own
+        if rank != killed:
+            assert own + n_own(killed, world_size) <= told["a killed rank"][3] <= BATCHES
+            # All later calls wait for nobody
+            assert told["afterwards"][3] == BATCHES
+            assert told["afterwards"][4] < MEETING_SECONDS
+        for stage in {"an error", "again", "a killed rank", "afterwards"} & told.keys():
+            assert told[stage][:3] == one["one model"][:3], (rank, stage)
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize(("world_size", "lone"), [(2, 0), *([(3, 1)] if ALL_JOURNEYS else [])])
+def test_a_rank_that_predicts_alone_waits_once(world_size: int, lone: int, trained: Callable[..., list[Told]]) -> None:
+    release = "3.3.0"
+    (one,) = trained(release, "one model")
+    everywhere = trained(release, "alone", world_size, lone)
+    for rank, told in enumerate(everywhere):
+        assert ("error" in told) is (rank != lone)
+        for stage in told.keys() - {"error"}:
+            assert told[stage][:4] == one["one model"][:4], (rank, stage)
+    waited = [everywhere[lone][f"alone {number}"][4] >= MEETING_SECONDS for number in range(3)]
+    assert waited == [True, False, False]

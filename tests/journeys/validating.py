@@ -1,35 +1,51 @@
 """Trainings that validate batches of series: `python validating.py OUT TRAINER`; each rank writes OUT/rank-N.json.
 
 The learning rate is 0, so that any number of ranks has the weights of one process. What is written: the losses of each
-validation with their steps, what callbacks read, and the error that ended the training.
+validation with their steps, what callbacks read, how often a class of the user's was asked for a batch, the states of
+the generators before and after each validation, and the error that ended the training.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
+import neuralforecast.models
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
+import torch
 from neuralforecast import NeuralForecast
-from neuralforecast.losses.pytorch import MAE, MASE, RMSE, DistributionLoss, MQLoss, sCRPS
-from neuralforecast.models import GRU, NHITS
+from neuralforecast.losses.pytorch import GMM, MAE, MASE, RMSE, DistributionLoss, MQLoss, sCRPS
 
 H = 4
-UNITS = {"mlp_units": [[8, 8]] * 3}
-NORMAL = {"loss": DistributionLoss("Normal", level=[80]), **UNITS}
+BATCHES = {"valid_batch_size": 4}
+UNITS = {"mlp_units": [[8, 8]] * 3, **BATCHES}
+LEVEL = [80, 90]
+NORMAL = DistributionLoss("Normal", level=LEVEL)
+MIXTURE = GMM(n_components=2, level=LEVEL)
 STOPPING = {"early_stop_patience_steps": 1, "max_steps": 8}
+# Draws random numbers as it validates: only the validation before the training can be that of one process
+DRAWING = {"num_sanity_val_steps": -1, "max_steps": 1}
 SEEN: list[dict[str, str]] = []
+GENERATORS: list[list[str]] = []
+ASKED: list[int] = []
 
 
 class Metrics(pl.Callback):
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        GENERATORS.append([state_of_generators()])
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         metrics = {name: value for name, value in trainer.callback_metrics.items() if "val" in name}
         SEEN.append({name: float(value).hex() for name, value in metrics.items()})
+        GENERATORS[-1].append(state_of_generators())
 
 
 class Failing(MAE):
@@ -41,18 +57,43 @@ class Failing(MAE):
         return super().__call__(y=y, **arguments)
 
 
+class Overriding(neuralforecast.models.NHITS):
+    """A class of the user's, which sees all batches on every rank."""
+
+    def validation_step(self, *arguments: Any) -> Any:
+        ASKED.append(1)
+        return super().validation_step(*arguments)
+
+
+def reconciled(**options: Any) -> Any:
+    """HINT, where the first series is the sum of the others."""
+    sums = np.vstack([np.ones(22), np.eye(22)])
+    model = neuralforecast.models.NHITS(**options)
+    return neuralforecast.models.HINT(h=H, S=sums, model=model, reconciliation="BottomUp")
+
+
+OWN = {"HINT": reconciled, "Overriding": Overriding}
+
+
+def state_of_generators() -> str:
+    states = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    return hashlib.sha256(pickle.dumps(states)).hexdigest()
+
+
 def panel(n_series: int) -> pd.DataFrame:
     """Series of unequal length, whose values lie apart."""
-    lengths = [40 + 5 * (number % 4) for number in range(n_series)]
-    return pd.concat(
-        pd.DataFrame({"unique_id": f"s{n:02d}", "ds": np.arange(length), "y": 100 * n + np.arange(length) % 7 + 1.0})
-        for n, length in enumerate(lengths)
-    )
+    series = []
+    for number in range(n_series):
+        days = pd.date_range("2024-01-01", periods=40 + 5 * (number % 4))
+        values = 100 * number + np.arange(len(days)) % 7 + 1.0
+        series.append(pd.DataFrame({"unique_id": f"s{number:02d}", "ds": days, "y": values}))
+    return pd.concat(series)
 
 
-def train(trainer: dict[str, Any], model: Any = NHITS, n_series: int = 23, **options: Any) -> dict[str, Any]:
+def train(trainer: dict[str, Any], name: str = "NHITS", n_ids: int = 23, **options: Any) -> dict[str, Any]:
     """What a training says of its validations."""
-    SEEN.clear()
+    for seen in (SEEN, GENERATORS, ASKED):
+        seen.clear()
     common = {"h": H, "input_size": 2 * H, "max_steps": 4, "val_check_steps": 2, "learning_rate": 0.0}
     quiet = {
         "logger": False,
@@ -60,30 +101,46 @@ def train(trainer: dict[str, Any], model: Any = NHITS, n_series: int = 23, **opt
         "enable_model_summary": False,
         "enable_checkpointing": False,
     }
-    chosen = {"loss": MAE(), "valid_batch_size": 4, "num_sanity_val_steps": 0, "callbacks": [Metrics()], **options}
-    forecaster = NeuralForecast(models=[model(**{**common, **quiet, **chosen, **trainer})], freq=1)
-    error = None
+    chosen = {"loss": MAE(), "num_sanity_val_steps": 0, "callbacks": [Metrics()], **options}
+    error, losses = None, []
     try:
-        forecaster.fit(df=panel(n_series), val_size=2 * H)
-    except ValueError as raised:
-        error = str(raised)
-    losses = [[step, float(loss).hex()] for step, loss in getattr(forecaster.models[0], "valid_trajectories", ())]
-    return {"losses": losses, "metrics": list(SEEN), "error": error}
+        class_ = OWN[name] if name in OWN else getattr(neuralforecast.models, name)
+        model = class_(**{**common, **quiet, **chosen, **trainer})
+        forecaster = NeuralForecast(models=[model], freq="D")
+        forecaster.fit(df=panel(n_ids), val_size=2 * H)
+    except Exception as raised:  # some releases have no MASE, or no such model
+        error = f"{type(raised).__name__}: {raised}"
+    else:
+        trained = forecaster.models[0]
+        losses = getattr(getattr(trained, "model", trained), "valid_trajectories", ())
+    return {
+        "losses": [[step, float(loss).hex()] for step, loss in losses],
+        "metrics": list(SEEN),
+        "asked": len(ASKED),
+        "generators": list(GENERATORS),
+        "error": error,
+    }
 
 
 def train_all(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The trainings by name. Where random numbers are drawn, only the validation before the training is compared."""
-    drawing = {"valid_loss": sCRPS(level=[80]), "num_sanity_val_steps": -1, "max_steps": 1, **NORMAL}
+    """The trainings by name."""
+    sampled = {"valid_loss": sCRPS(level=LEVEL), **UNITS, **DRAWING}
     return {
         "MAE": train(trainer, **UNITS),
         "RMSE": train(trainer, valid_loss=RMSE(), **UNITS, **STOPPING),
         "MASE": train(trainer, valid_loss=MASE(seasonality=2), **UNITS),
-        "MQLoss": train(trainer, loss=MQLoss(level=[80]), val_monitor="valid_loss", **UNITS, **STOPPING),
-        "distribution": train(trainer, **NORMAL),
-        "GRU": train(trainer, GRU, encoder_hidden_size=8, decoder_hidden_size=8),
-        "few batches": train(trainer, n_series=3, **UNITS),
-        "drawing": train(trainer, **drawing),
+        "MQLoss": train(trainer, loss=MQLoss(level=LEVEL), **UNITS, **STOPPING),
+        "valid_loss": train(trainer, val_monitor="valid_loss", **UNITS, **STOPPING),
+        "distribution": train(trainer, loss=NORMAL, **UNITS),
+        "HINT": train(trainer, "HINT", loss=MIXTURE, **UNITS),
+        "GRU": train(trainer, "GRU", encoder_hidden_size=8, decoder_hidden_size=8, **BATCHES),
+        "multivariate": train(trainer, "MLPMultivariate", n_series=23, hidden_size=8),
+        "few batches": train(trainer, n_ids=3, **UNITS),
+        "own class": train(trainer, "Overriding", **UNITS),
         "failing": train(trainer, valid_loss=Failing(), **UNITS),
+        "drawing": train(trainer, loss=NORMAL, **sampled),
+        "drawing HINT": train(trainer, "HINT", loss=MIXTURE, **sampled),
+        "drawing DeepAR": train(trainer, "DeepAR", loss=NORMAL, lstm_hidden_size=8, **BATCHES, **DRAWING),
     }
 
 

@@ -265,14 +265,12 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     install.file(compiled).write_bytes(b"compiled")
     found = survey(install, catalog)
     assert told(found, steps_for(found, changes_to(found, {CORE: frozenset()}))) == [
-        ("Place", CORE, kept(CORE)),
-        ("Remove", kept(CORE)),
+        ("Move", CORE, kept(CORE)),
         ("Remove", PACKAGE),
         ("Remove", RANKS),
         ("Remove", WIDTHS),
         ("Remove", compiled),
-        ("Place", RECORD, kept(RECORD)),
-        ("Remove", kept(RECORD)),
+        ("Move", RECORD, kept(RECORD)),
         ("Remove", LEDGER),
         ("Prune", "neuralforecast/__pycache__"),
         ("Prune", CACHE),

@@ -100,21 +100,18 @@ def test_a_second_file_is_kept_beside_the_first(with_both: Survey) -> None:
 
 
 BACK = [
-    ("Remove", kept(NET)),
+    ("Move", NET, kept(NET)),
     ("Remove", STALE),
-    *[("Place", OPTIMIZED, kept(OPTIMIZED)), ("Remove", kept(OPTIMIZED))],
-    *[("Place", COMPILED, kept(COMPILED)), ("Remove", kept(COMPILED))],
+    ("Move", OPTIMIZED, kept(OPTIMIZED)),
+    ("Move", COMPILED, kept(COMPILED)),
 ]
 
 
 def test_revert_of_all_puts_every_original_back_and_forgets_everything(with_both: Survey) -> None:
     assert steps_to(moved(with_both, {CORE: GATE}), {NET: NONE, CORE: NONE}) == [
-        ("Place", CORE, kept(CORE)),
-        ("Remove", kept(CORE)),
-        ("Place", NET, kept(NET)),
+        ("Move", CORE, kept(CORE)),
         *BACK,
-        ("Place", RECORD, kept(RECORD)),
-        ("Remove", kept(RECORD)),
+        ("Move", RECORD, kept(RECORD)),
         ("Remove", LEDGER),
         ("Prune", "neuralforecast/__pycache__"),
         ("Prune", CACHE),
@@ -123,7 +120,6 @@ def test_revert_of_all_puts_every_original_back_and_forgets_everything(with_both
 
 def test_revert_of_one_file_forgets_that_alone(with_both: Survey) -> None:
     assert steps_to(moved(with_both, {CORE: GATE}), {NET: NONE}) == [
-        ("Place", NET, kept(NET)),
         *BACK,
         *bookkeeping({CORE: ("gate",)}),
         ("Prune", CACHE),
@@ -135,8 +131,7 @@ def test_an_original_that_came_back_by_itself_stays_as_it_is(found: Survey) -> N
     found.install.file(CORE).write_bytes(RELEASED[CORE])
     assert steps_to(survey(found.install, found.catalog), {CORE: NONE}) == [
         ("Remove", kept(CORE)),
-        ("Place", RECORD, kept(RECORD)),
-        ("Remove", kept(RECORD)),
+        ("Move", RECORD, kept(RECORD)),
         ("Remove", LEDGER),
         ("Prune", "neuralforecast/__pycache__"),
     ]
@@ -215,9 +210,8 @@ def test_record_comes_back_whatever_somebody_put_in_the_place_of_a_patched_file(
     content: bytes, with_both: Survey
 ) -> None:
     with_both.install.file(NET).write_bytes(content)
-    assert steps_to(survey(with_both.install, with_both.catalog), {NET: NONE}, force=True)[-4:] == [
-        ("Place", RECORD, kept(RECORD)),
-        ("Remove", kept(RECORD)),
+    assert steps_to(survey(with_both.install, with_both.catalog), {NET: NONE}, force=True)[-3:] == [
+        ("Move", RECORD, kept(RECORD)),
         ("Remove", LEDGER),
         ("Prune", CACHE),
     ]
@@ -260,8 +254,7 @@ def test_a_source_checkout_has_a_ledger_and_no_record(tmp_path: Path, catalog: C
         ("Write", ".nfpatch/ledger.json", Ledger("1.0", {CORE: entry}).to_bytes(), None),
     ]
     assert steps_to(moved(found, {CORE: GATE}), {CORE: NONE}) == [
-        ("Place", CORE, f".nfpatch/originals/{CORE}.orig"),
-        ("Remove", f".nfpatch/originals/{CORE}.orig"),
+        ("Move", CORE, f".nfpatch/originals/{CORE}.orig"),
         ("Remove", ".nfpatch/ledger.json"),
         ("Prune", "neuralforecast/__pycache__"),
     ]

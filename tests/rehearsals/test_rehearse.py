@@ -210,6 +210,7 @@ def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehears
     code, document, words = rehearse("3.3.0", "missing.py")
     assert (code, document["exit_code"]) == (2, 2)
     assert "There is no script missing.py" in words
+    assert "Running" not in words
     code, document, words = rehearse("3.3.0", HABITS, "logs", options=["--html", tmp_path / "none" / "page.html"])
     assert code == 4
     assert "Make it first" in words

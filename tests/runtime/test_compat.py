@@ -94,3 +94,15 @@ def test_the_loader_of_a_training_is_that_of_either_lightning() -> None:
     assert compat.train_loader(SimpleNamespace(train_dataloader=combined)) is loader
     assert compat.train_loader(SimpleNamespace(train_dataloader=[loader, loader])) is None
     assert compat.train_loader(SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(
+    ("is_tensor", "on_epoch", "is_reduced", "expected"),
+    [(True, True, False, 1), (True, True, True, 0), (True, False, False, 0), (False, True, False, 0)],
+)
+def test_metrics_of_an_epoch_are_computed_if_they_are_not_reduced(is_tensor, on_epoch, is_reduced, expected):
+    computed = []
+    meta = SimpleNamespace(on_epoch=on_epoch, sync=SimpleNamespace(should=is_reduced))
+    metric = SimpleNamespace(is_tensor=is_tensor, meta=meta, compute=lambda: computed.append(1))
+    compat.compute_epoch_metrics(SimpleNamespace(_results=SimpleNamespace(result_metrics=[metric])))
+    assert len(computed) == expected

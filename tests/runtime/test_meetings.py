@@ -3,6 +3,7 @@ import threading
 import time
 import warnings
 from datetime import timedelta
+from random import Random
 
 import pytest
 import torch.distributed as dist
@@ -105,6 +106,16 @@ def test_ranks_with_several_tokens_share_nothing_and_meet_again():
     assert run_in_threads(3, share) == [[True, False, True]] * 3
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_all_ranks_share_a_call_or_none_does_whatever_they_bring(seed):
+    random = Random(seed)
+    calls = [[random.choice(["a", "a", "a", "b", ""]) for _ in range(3)] for _ in range(40)]
+    results = run_in_threads(3, lambda group: [attended(group, tokens[group.rank]) for tokens in calls])
+    expected = [len(set(tokens)) == 1 and "" not in tokens for tokens in calls]
+    assert any(expected)
+    assert results == [expected] * 3
+
+
 def test_an_empty_token_waits_for_nobody(store):
     first, second = groups(store)
     clock = Clock()
@@ -169,7 +180,7 @@ def test_who_decides_first_decides_for_all(store, monkeypatch, wins):
     monkeypatch.setattr(meetings.SharedCall, "_propose", propose_at_once)
     assert attended(first, "token", clock=clock) == outcomes[1] == (wins == "the meeting")
     expected = meetings.SHARE if wins == "the meeting" else meetings.MISSED
-    assert name.store.get("decision").decode() == f"1:{expected}"
+    assert name.store.get("decision").decode() == f"1:{expected}:{int(wins == 'the meeting')}"
     assert bool(keys_of(first, "alone")) == (wins == "the deadline")
 
 
@@ -189,6 +200,18 @@ def test_all_proposals_at_once_have_one_outcome():
 
     results = run_in_threads(6, propose)
     assert all(result == results[0] for result in results)
+
+
+def test_a_slow_rank_shares_the_call_before_one_in_which_the_others_differ(store):
+    slow, *others = [group.prefixed(meetings.NAME) for group in groups(store, 3)]
+    calls = [[meetings.SharedCall(group, number, Clock()) for number in (1, 2)] for group in others]
+    slow.publish("came/0", (1, "token"))
+    others[1].publish("came/2", (1, "token"))
+    assert calls[0][0].meet("token")
+    assert calls[1][0].meet("token")
+    others[1].publish("came/2", (2, "of rank 2"))
+    assert not calls[0][1].meet("of rank 1")
+    assert meetings.SharedCall(slow, 1, Clock()).meet("token")
 
 
 def test_a_call_that_the_others_have_left_was_missed(store):
@@ -211,7 +234,7 @@ def test_without_a_store_a_rank_is_alone(store, n_operations):
     group = RankGroup(0, 2, BrokenStore(OwnStore(store, "x"), n_operations))
     group = SimpleGroup(group)
     assert meetings.attend(group, "token", Clock()) is None
-    assert meetings.draws(SimpleGroup(RankGroup(0, 2, BrokenStore())), "name")
+    assert meetings.has_drawn(SimpleGroup(RankGroup(0, 2, BrokenStore())), "name")
 
 
 class SimpleGroup(RankGroup):
@@ -243,7 +266,7 @@ def test_each_rank_receives_the_parts_of_the_others(shared, monkeypatch):
         for other, part in parts.items():
             assert part == meetings.Part([f"value {other}", None, list(range(other * 10))])
     store = results[0][1]
-    left = [f"1/{rank}{key}" for rank in range(len(shared)) for key in ("", "/read", "/0/0", "/0/1", "/1/0", "/2/0")]
+    left = [f"1/{rank}{key}" for rank in range(len(shared)) for key in ("", "/read", "/0", "/1", "/2")]
     assert not [key for key in left if store.check([key])]
 
 
@@ -299,7 +322,7 @@ def test_a_part_that_nobody_needs_any_more_is_not_published(shared):
     for call in shared[1:]:
         call.decline()
     shared[0].publish(meetings.Part(["value"]))
-    assert not any(shared[0]._store.check([key]) for key in ("1/0", "1/0/0/0", "1/0/read"))
+    assert not any(shared[0]._store.check([key]) for key in ("1/0", "1/0/0", "1/0/read"))
 
 
 def test_a_rank_says_that_it_computes(shared, monkeypatch):
@@ -325,7 +348,7 @@ def test_without_a_store_a_part_is_lost_and_nothing_fails(shared):
 
 def test_what_draws_random_numbers_is_known_to_all(shared, store):
     first, second = groups(store)
-    assert not meetings.draws(first, "Model")
+    assert not meetings.has_drawn(first, "Model")
     meetings.SharedCall(first.prefixed(meetings.NAME), 1, time).mark_draws("Model")
-    assert meetings.draws(second, "Model")
-    assert not meetings.draws(second, "Other")
+    assert meetings.has_drawn(second, "Model")
+    assert not meetings.has_drawn(second, "Other")

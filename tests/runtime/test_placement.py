@@ -173,3 +173,13 @@ def test_the_model_of_hint(machine):
     with pytest.warns(UserWarning, match="devices="):
         placement.clamp_devices([SimpleNamespace(model=model)])
     assert copy.copy(model.trainer_kwargs) == {"devices": 1}
+
+
+def test_layers_that_are_called_model(machine):
+    """TimesNet has a list of these, PatchTST its backbone."""
+    machine(1)
+    model = loaded_model(devices=4)
+    model.model = torch.nn.ModuleList()
+    with pytest.warns(UserWarning, match="devices="):
+        placement.clamp_devices([model])
+    assert model.trainer_kwargs == {"devices": 1}

@@ -9,6 +9,7 @@ from several_ranks import run_in_processes, run_in_threads
 from torch.utils.data import DataLoader, Dataset
 
 from patches.runtime import meetings, prediction
+from patches.runtime.digests import class_name
 from patches.runtime.ranks import current_group
 
 
@@ -210,10 +211,12 @@ def test_an_error_in_a_batch_is_raised_on_every_rank():
 def test_the_others_predict_the_batches_of_a_rank_that_ends(monkeypatch, world_size):
     """Rank 1 agrees, and then neither publishes anything nor says that it computes."""
 
+    monkeypatch.setattr(prediction, "compute_digest", lambda *_: "token")
+
     def rank(group):
         model, data, trainer = Model(), Data(Series(VALUES)), MockTrainer()
         if group.rank == 1:
-            return meetings.attend(group, prediction._digest(trainer, model, data)) is not None
+            return meetings.attend(group, "token") is not None
         shared = prediction.predict(trainer, model, data, group)
         return [shared, prediction.predict(trainer, model, data, group)]
 
@@ -314,62 +317,123 @@ def test_an_interrupt_that_lightning_has_caught_is_raised():
 
 def test_one_process_predicts_as_without_the_patch():
     trainer = SimpleNamespace(world_size=1, predict=lambda model, datamodule: (model, datamodule))
+    model, data = Model(), Data(Series(VALUES))
+    assert prediction.predict(trainer, model, data) == (model, data)
+
+
+# --- predict_insample, from 3.0.0 on
+
+
+SERIES = [VALUES[:number] for number in range(1, 8)]
+
+
+def predict_series(group, model, step_size=1, datasets=None):
+    """What `predict_insample` does: it predicts each series by itself. Returns the results of all."""
+    results = []
+    datasets = datasets or [Series(values) for values in SERIES]
+    for _, dataset in prediction.share_series([model], datasets, results, step_size, group=group):
+        results.append(torch.vstack(prediction.predict(MockTrainer(), model, Data(dataset, len(dataset)), group)))
+    return results
+
+
+def reference_of_series():
+    return [torch.vstack(reference(values, batch_size=len(values))) for values in SERIES]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 9])
+def test_ranks_share_the_series_in_one_meeting(world_size):
+    def rank(group):
+        outcomes, datasets = [], [Series(values) for values in SERIES]
+        for _ in range(2):  # 3.0.0 has a loop for each model, over the same data sets
+            model = Model()
+            is_right = is_same(predict_series(group, model, datasets=datasets), reference_of_series())
+            n_calls = group.store.add(f"{meetings.NAME}/calls/{group.rank}", 0)
+            outcomes.append((is_right, n_seen(model), n_calls))
+        return outcomes
+
+    for number, outcomes in enumerate(run_in_threads(world_size, rank)):
+        n = max(1, len(range(number, len(SERIES), world_size)))
+        assert outcomes == [(True, n, 1), (True, n, 2)]
+
+
+def test_a_model_that_another_one_has_is_the_one_that_predicts():
+    def rank(group):
+        model, results = Model(), []
+        datasets = [Series(values) for values in SERIES]
+        for _, dataset in prediction.share_series([SimpleNamespace(model=model)], datasets, results, 1, group=group):
+            results.append(torch.vstack(prediction.predict(MockTrainer(), model, Data(dataset, len(dataset)), group)))
+        return is_same(results, reference_of_series()) and n_seen(model)
+
+    assert run_in_threads(2, rank) == [4, 3]
+
+
+def with_callback():
     model = Model()
-    assert prediction.predict(trainer, model, "data") == (model, "data")
+    model.trainer_kwargs["callbacks"] = OwnCallback()
+    return model
 
 
-# --- what is compared
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        pytest.param(Model, (1, 2), id="steps"),
+        pytest.param(lambda: DistributionModel(), (1, 1), id="distribution"),
+        pytest.param(with_callback, (1, 1), id="callback"),
+        pytest.param(lambda: Model(devices=1), (1, 1), id="one device"),
+    ],
+)
+def test_series_that_cannot_be_shared_are_predicted_by_each_rank(make, steps):
+    def rank(group):
+        model = make()
+        return is_same(predict_series(group, model, steps[group.rank]), reference_of_series()) and n_seen(model)
+
+    assert run_in_threads(2, rank) == [len(SERIES)] * 2
 
 
-def digest(model=None, dataset=None, **kwargs):
-    return prediction._digest(MockTrainer(), model or Model(), Data(dataset or Series(VALUES), **kwargs))
+def test_series_that_draw_random_numbers_are_predicted_by_each_rank_and_then_known():
+    def rank(group):
+        model = DrawingModel()
+        seen = []
+        for _ in range(2):
+            model.seen = []
+            seen.append((len(predict_series(group, model)), n_seen(model)))
+        return seen
+
+    n = len(SERIES)
+    assert run_in_threads(2, rank) == [[(n, 4 + n), (n, n)], [(n, 3 + n), (n, n)]]
 
 
-def test_the_digest_is_of_values(tmp_path):
-    assert digest() == digest(Model())
-    assert digest() == digest(Model().eval())  # the mode that an error in a prediction leaves
-    assert digest() == digest(vary(Model(), x_scale=torch.rand(3)))  # what the last batch of a training has left
-    others = [
-        digest(Model(2.5)),
-        digest(vary(Model(), h=3)),
-        digest(vary(Model(), options={"a": [1, None]})),
-        digest(vary(Model(), options={"a": [1, 2.0]})),
-        digest(Model().double()),
-        digest(batch_size=3),
-        digest(num_workers=0),
-        digest(dataset=Series(VALUES.T)),
-        digest(dataset=vary(Series(VALUES), last_times=np.array(["2020-01-01"], "datetime64[ns]"))),
-        digest(dataset=vary(Series(VALUES), last_times=np.array(["2020-01-02"], "datetime64[ns]"))),
-        digest(dataset=vary(Series(VALUES), static=torch.ones(3, dtype=torch.bfloat16))),
-    ]
-    assert "" not in others
-    assert len({digest(), *others}) == 1 + len(others)
+def test_the_others_predict_the_series_that_a_rank_fails_to():
+    def rank(group):
+        model = Model()
+        if group.rank == 1:
+            model._log_batch = lambda batch: 1 / 0
+        return predict_series(group, model), n_seen(model)
+
+    first, failed = run_in_threads(2, rank)
+    assert isinstance(failed, ZeroDivisionError)
+    assert is_same(first[0], reference_of_series())
+    assert first[1] == len(SERIES)
 
 
-def test_files_are_compared_by_their_names_and_sizes(tmp_path):
-    def of_files(text):
-        (tmp_path / "part.parquet").write_text(text)
-        return digest(dataset=vary(Series(VALUES), files_ds=[str(tmp_path)]))
-
-    assert of_files("abc") != of_files("abcd")
-    assert of_files("abc") == of_files("xyz")
+def test_one_process_predicts_all_series():
+    assert is_same(predict_series(None, Model()), reference_of_series())
 
 
-def test_what_has_no_values_cannot_be_compared():
-    assert digest(dataset=vary(Series(VALUES), lock=object())) == ""
+# --- random numbers
 
 
-def test_random_states_are_told_apart_and_restored():
+def test_random_states_are_compared_and_restored():
     draws = [random.random, np.random.rand, lambda: torch.rand(1).item()]
     for draw in draws:
-        watch = prediction._RandomWatch()
+        watch, model = prediction._RandomWatch(), Model()
         watch.on_predict_batch_start()
         before = prediction._random_states()
-        watch.on_predict_batch_end()
-        assert not watch.has_drawn
+        watch.on_predict_batch_end(None, model)
+        assert not watch.drawn_by
         value = draw()
-        watch.on_predict_batch_end()
-        assert watch.has_drawn
+        watch.on_predict_batch_end(None, model)
+        assert watch.drawn_by == {class_name(model)}
         prediction._set_random_states(before)
         assert draw() == value
 
@@ -383,8 +447,8 @@ def test_the_state_of_the_gpu_counts(monkeypatch):
     watch = prediction._RandomWatch()
     watch.on_predict_batch_start()
     state[0] = torch.ones(3)
-    watch.on_predict_batch_end()
-    assert watch.has_drawn
+    watch.on_predict_batch_end(None, Model())
+    assert watch.drawn_by
     prediction._set_random_states(before)
     assert torch.equal(state[0], torch.zeros(3))
 

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from several_ranks import run_in_threads
 from torch.utils.data import DataLoader, DistributedSampler
 
 from patches.runtime import validation
+from patches.runtime.ranks import RankGroup
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("validating.py")
@@ -66,8 +68,12 @@ def datamodule_on(rank, world_size, n_series=23, drop_last=False, model=None, **
 
 @pytest.fixture
 def several_ranks(monkeypatch):
-    """A process group, as far as `sample_batches` asks for it."""
-    monkeypatch.setattr(validation, "group_of_trainer", lambda trainer: object())
+    """A process group, as far as `sample_batches` asks for it; none waits for the others."""
+
+    def group_of(trainer):
+        return RankGroup(trainer.global_rank, 1, torch.distributed.HashStore())
+
+    monkeypatch.setattr(validation, "group_of_trainer", group_of)
 
 
 def batches_of(datamodule, batch_size):
@@ -84,15 +90,12 @@ def batches_of(datamodule, batch_size):
 def test_ranks_share_the_batches_of_one_process(several_ranks, n_series, batch_size, n_ranks, drop_last):
     loader = DataLoader(list(range(n_series)), batch_size=batch_size, drop_last=drop_last)
     expected = [batch.tolist() for batch in loader]
-    found, n_steps = {}, set()
+    found = {}
     for rank in range(n_ranks):
         sampler, batches = batches_of(datamodule_on(rank, n_ranks, n_series, drop_last), batch_size)
-        n_steps.add(len(batches))
-        numbers = [sampler.number_to_compute(step) for step in range(len(batches))]
-        assert numbers[: len(sampler.numbers)] == list(range(rank, len(expected), n_ranks))
-        found.update({number: batch for number, batch in zip(numbers, batches) if number is not None})
+        assert sampler.numbers == list(range(rank, len(expected), n_ranks))
+        found.update(zip(sampler.numbers, batches))
     assert [found[number] for number in sorted(found)] == expected
-    assert len(n_steps) == 1, "DDP broadcasts buffers in each step"
 
 
 @pytest.mark.parametrize(
@@ -220,9 +223,72 @@ def test_a_step_that_was_not_called_is_replaced(several_ranks):
 
 def test_after_an_error_a_rank_computes_no_further_batch(several_ranks):
     sampler = validation.sample_batches(datamodule_on(0, 2), 4)
-    assert sampler.number_to_compute(1) == 2
-    sampler.results[0] = validation.BatchResult(error=ValueError())
-    assert sampler.number_to_compute(1) is None
+    model = Model(sampler)
+    for step, n_computed in enumerate([1, 2, 2]):
+        validation.record_validation_step(model, torch.zeros(3), step)
+        model.validation_step(torch.zeros(3), step)
+        assert len(model.validation_step_outputs) == n_computed
+        if step == 1:
+            sampler.results[2].error = ValueError()
+
+
+def attend(meetings, n_meetings=1):
+    for _ in range(n_meetings):
+        meetings.meet()
+    return "met"
+
+
+def test_ranks_meet_and_leave_no_keys_but_the_last(several_ranks):
+    stores = []
+
+    def run(group):
+        stores.append(group.store)
+        return attend(validation.Meetings(group), n_meetings=5)
+
+    assert run_in_threads(3, run) == ["met"] * 3
+    assert stores[0].num_keys() <= 2
+
+
+@pytest.mark.parametrize("n_held", [0, 2])
+def test_an_error_elsewhere_is_raised_in_the_next_meeting(n_held):
+    error = KeyError("no column")
+
+    def run(group):
+        meetings = validation.Meetings(group)
+        attend(meetings, n_held)
+        if group.rank == 1:
+            meetings.on_exception(None, None, error)
+            return "failed"
+        return attend(meetings, 3)
+
+    results = run_in_threads(3, run)
+    assert results[1] == "failed"
+    for raised in (results[0], results[2]):
+        assert isinstance(raised, KeyError)
+        assert raised.args == error.args
+
+
+def test_an_error_is_no_other_one_where_the_store_is_gone():
+    group = SimpleNamespace(publish=lambda key, value: 1 / 0)
+    validation.Meetings(group).on_exception(None, None, ValueError())
+
+
+def test_saved_meetings_are_a_callback_of_lightning():
+    saved = pickle.dumps([validation.Meetings(None)])
+    assert validation.__name__.encode() not in saved
+    assert type(pickle.loads(saved)[0]) is pl.Callback
+
+
+def test_ranks_meet_after_the_callbacks_of_the_user(several_ranks):
+    own = type("Own", (pl.Callback,), {})()
+    stopping = pl.callbacks.EarlyStopping("x")
+    datamodule = datamodule_on(0, 2, callbacks=[own, stopping])
+    meetings = [validation.sample_batches(datamodule, 4).meetings for _ in range(2)]
+    assert meetings[0] is meetings[1]
+    assert datamodule.trainer.callbacks == [own, meetings[0], stopping]
+    datamodule = datamodule_on(0, 2, callbacks=[own])
+    meetings = validation.sample_batches(datamodule, 4).meetings
+    assert datamodule.trainer.callbacks == [own, meetings]
 
 
 @pytest.mark.parametrize("sampler", [DistributedSampler(range(4), 2, 1), None])
@@ -345,7 +411,19 @@ def test_ranks_have_the_validation_of_one_process(validated, n_ranks, name, n_co
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
-@pytest.mark.parametrize("name", ["fails on rank 1", "fails on rank 1 of few"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fails on rank 1",
+        "fails on rank 1 of few",
+        "first batch lost on rank 1",
+        "last batch lost on rank 1",
+        "start fails on rank 1",
+        "batch fails on rank 1",
+        "step fails on rank 1",
+        "end fails on rank 1",
+    ],
+)
 def test_an_error_on_one_rank_is_raised_on_all(validated, n_ranks, name):
     errors = {rank[name]["same"]["error"] for rank in validated[n_ranks]}
     assert len(errors) == 1

@@ -26,14 +26,14 @@ IS_LIGHTNING_1 = pl.__version__.startswith("1.")
 
 
 class Data(pl.LightningDataModule):
-    def __init__(self, n_series: int, batch_size: int, drop_last: bool = False):
+    def __init__(self, n_series: int, batch_size: int, drop_last: bool = False, lost: int = -1):
         super().__init__()
-        self.dataset = torch.sin(torch.arange(float(n_series))) * 1000
+        self.dataset: Any = Lossy(torch.sin(torch.arange(float(n_series))) * 1000, lost)
         self.batch_size = batch_size
         self.drop_last = drop_last
 
     def train_dataloader(self) -> Any:
-        return DataLoader(self.dataset)
+        return DataLoader(torch.ones(8))
 
     def val_dataloader(self) -> Any:
         sampler = validation.sample_batches(self, self.batch_size)
@@ -100,12 +100,45 @@ class Metrics(pl.Callback):
         self.seen.append({name: float(value).hex() for name, value in trainer.callback_metrics.items()})
 
 
+Metrics.__module__ = "script"
+
+
 class Follower(pl.Callback):
     def on_validation_batch_end(self, *args: Any) -> None:
         pass
 
 
 Follower.on_validation_batch_end.__module__ = "script"
+
+
+class Failing(pl.Callback):
+    """Raises an error in one of its hooks, on rank 1. Its class has no such hook, so that batches are shared."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.fail)
+
+    def fail(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_rank == 1:
+            raise ValueError("callback of rank 1")
+
+
+Failing.__module__ = "script"
+
+
+class Lossy:
+    """A dataset that loses one of its items on rank 1."""
+
+    def __init__(self, dataset: torch.Tensor, lost: int) -> None:
+        self.dataset = dataset
+        self.lost = lost
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == self.lost and os.environ.get("RANK") == "1":
+            raise ValueError("lost on rank 1")
+        return self.dataset[index]
 
 
 class OfUser(Model):
@@ -166,6 +199,15 @@ VALIDATIONS = {
     "fails and draws": lambda: validate(Model(True, float(torch.sin(torch.tensor(13.0)) * 1000)), Data(23, 2)),
     "fails on rank 1": lambda: validate(Model(fails_on=1), Data(23, 2)),
     "fails on rank 1 of few": lambda: validate(Model(fails_on=1), Data(5, 5)),
+    "first batch lost on rank 1": lambda: validate(Model(), Data(23, 2, lost=2)),
+    # the last of rank 1 of 2 and of 3, which is none of the sanity check
+    "last batch lost on rank 1": lambda: validate(Model(), Data(21, 2, lost=18 if N_RANKS == 2 else 20)),
+    "start fails on rank 1": lambda: validate(Model(), Data(23, 2), (Failing("on_validation_start"),)),
+    "batch fails on rank 1": lambda: validate(Model(), Data(23, 2), (Failing("on_validation_batch_end"),)),
+    "step fails on rank 1": lambda: validate(Model(), Data(23, 2), (Failing("on_train_batch_end"),)),
+    "end fails on rank 1": lambda: validate(
+        Model(), Data(23, 2), (Failing("on_validation_end"), pl.callbacks.EarlyStopping("val_loss"))
+    ),
 }
 
 found = {name: run() for name, run in VALIDATIONS.items()}

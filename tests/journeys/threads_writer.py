@@ -1,0 +1,27 @@
+"""What the ranks of a training tell of their threads."""
+
+import faulthandler
+import os
+
+import pytorch_lightning as pl
+import torch
+
+
+class ThreadsWriter(pl.Callback):
+    """Writes how many threads each rank has to FOLDER/threads-RANK, one line a training.
+
+    A training that takes more than `deadline` seconds from then on prints where it is, and its process exits.
+    """
+
+    def __init__(self, folder, deadline):
+        self.folder = folder
+        self.deadline = deadline
+
+    def setup(self, trainer, module, stage):
+        if stage == "fit":
+            with open(os.path.join(self.folder, f"threads-{trainer.global_rank}"), "a", encoding="utf-8") as file:
+                print(torch.get_num_threads(), file=file)
+            faulthandler.dump_traceback_later(self.deadline, exit=True)
+
+    def teardown(self, trainer, module, stage):
+        faulthandler.cancel_dump_traceback_later()
