@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits bench clean
+.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
 
 test: lint wheels lowest training-env runtime  ## everything that CI runs
 	@echo "== tests"
@@ -108,6 +108,12 @@ saved-models: training-env wheels  ## the table of docs/saved-models.md: real mo
 
 same-bits: training-env wheels  ## docs/same-bits.md: each model in one process, released and patched, bit for bit
 	PYTHONPATH=. $(BIN)/python scripts/same_bits.py
+
+next-release: wheels  ## docs/next-release.md: what fits a release that is not known yet
+	PYTHONPATH=. $(BIN)/python scripts/next_release.py
+
+commits: wheels  ## docs/commits.md: what fits installs from git; CLONE=DIR, a clone of Nixtla/neuralforecast
+	PYTHONPATH=. $(BIN)/python scripts/commits.py $(CLONE)
 
 bench: training-env .venv/ready  ## speed, side by side with other tools
 	$(BIN)/python benchmarks/growth.py

@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional, TypeVar
 
 from nfpatch.codemod import Rewrite
 from nfpatch.errors import EnvironmentProblem, UsageError
-from nfpatch.fingerprints import Fingerprints, read_fingerprints
+from nfpatch.fingerprints import Fingerprints, read_fingerprints, spans_of
 
 FINGERPRINTS_FILE_NAME = "fingerprints.json"
 # What each group of patches is for. The first three are applied where nothing is named.
@@ -28,6 +28,8 @@ DEFAULT_GROUPS = ("unused-parameters", "multi-process", "search")
 # Stands for all of these groups on the command line.
 ALL_GROUPS = "all"
 RUNTIME_FOLDER_NAME = "runtime"
+# Why a source does not need a patch where its code shows that upstream has fixed the bug.
+ALREADY_FIXED = "already fixed in this source"
 # How a runtime module imports its siblings, as ruff lays it out. Read as text, because every command does it.
 _IMPORT_OF_SIBLINGS = re.compile(r"^[ \t]*from \.(\w*)[\w.]* import (\([^)]*\)|.*)", re.MULTILINE)
 
@@ -86,7 +88,8 @@ class Patch(NamedTuple):
     `group` is one of GROUPS; a user's own patch may name another. `variants` maps version specifiers (PEP 440) to what
     fixes those releases: a codemod for each file that the bug stands in, by POSIX path below the folder that holds
     `neuralforecast/`. `unaffected` maps the other releases to the reason why they need none; the two together name
-    every release exactly once.
+    every release exactly once. `spared` tells a source between two releases that has not got the bug by its code: by
+    the reason, such as ALREADY_FIXED, a rewrite for each file that changes nothing, and finds such a source only.
 
     `unused_parameters` are the names, as `fnmatch` patterns, of the parameters that get no gradient in some
     configuration. The patch freezes them there, or gives them a gradient; it `removes_parameters` only where upstream
@@ -112,6 +115,7 @@ class Patch(NamedTuple):
     requires: tuple[str, ...] = ()
     opt_in: bool = False
     why_no_cases: str = ""
+    spared: Mapping[str, Mapping[str, Rewrite]] = MappingProxyType({})
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -193,6 +197,12 @@ class Catalog:
         """The codemods of a patch for this release by file; none where no variant claims it."""
         variant = self._first_match(patch.variants, version)
         return {} if variant is None else variant
+
+    def releases_of(self, patch: Patch, specifier: str) -> str:
+        """The releases that a variant of a patch is for, in words: `1.2.0 - 1.7.5`."""
+        named = self.fingerprints.specifiers.get(specifier, ())
+        spans = spans_of(named, self.releases) if self.is_on_record(patch) else []
+        return ", ".join(first if first == last else f"{first} - {last}" for first, last in spans) or specifier
 
     def modules_for(self, patch: Patch, version: str) -> tuple[str, ...]:
         """The runtime modules that a patch needs in this release, sorted: what its hooks import, and what that needs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -352,6 +353,11 @@ def status(names: tuple[str, ...], skip: tuple[str, ...], check: bool, show_all:
 @click.option(
     "--allow-modified", is_flag=True, help="Patch a file that is not the released one, if the codemod matches exactly."
 )
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Apply every patch that fits, each as a whole, and list those that do not; exit with code 1 if one is needed.",
+)
 @click.option("--allow-editable", is_flag=True, help="Patch an editable install or a source checkout.")
 @click.option(
     "--prove",
@@ -372,6 +378,7 @@ def apply(
     skip: tuple[str, ...],
     dry_run: bool,
     allow_modified: bool,
+    keep_going: bool,
     allow_editable: bool,
     prove: bool,
     timeout: Optional[float],
@@ -396,15 +403,50 @@ def apply(
     if prove:
         from nfpatch.proof.prove import ProofRequest
 
-        request = ProofRequest(selection, preview=True, allow_modified=allow_modified, force=force)
+        request = ProofRequest(
+            selection, preview=True, allow_modified=allow_modified, force=force, keep_going=keep_going
+        )
         may_write = allow_editable or dry_run
         proof = _prove_preview(request, install, catalog, may_write, timeout, target.as_json)
     found = survey(install, catalog)
     choice = choice_for_apply(found, selection)
-    outcome = operations.apply(
-        install, catalog, choice.patches, allow_modified, allow_editable, force, dry_run, lock_timeout, seen=found
-    )
+    try:
+        outcome = operations.apply(
+            install,
+            catalog,
+            choice.patches,
+            allow_modified,
+            allow_editable,
+            force,
+            dry_run,
+            lock_timeout,
+            seen=found,
+            keep_going=keep_going,
+        )
+    except operations.PartlyRefused as error:
+        flags = {
+            "--allow-modified": error.needs_consent,
+            "--keep-going": bool(error.fit.left_out),
+            "--allow-editable": allow_editable,
+            "--force": force,
+        }
+        command = _command_for(names, skip, [flag for flag, is_set in flags.items() if is_set], target)
+        raise Refused(f"{error} {console.fit_in_words(error.fit)}: `{command}`.") from error
     _print_outcome(outcome, selection, choice, "apply", dry_run, target.as_json, proof)
+    if outcome.left_out:
+        raise SystemExit(1)
+
+
+def _command_for(names: Sequence[str], skip: Sequence[str], flags: Sequence[str], target: Target) -> str:
+    """The command line of `apply` with these flags, to be pasted."""
+    options = {
+        "--skip": skip,
+        "--patches": target.patch_folders,
+        "--python": [target.python] if target.python else [],
+        "--site-packages": [target.site_packages] if target.site_packages else [],
+    }
+    valued = [word for option, values in options.items() for value in values for word in (option, str(value))]
+    return shlex.join(["nfpatch", "apply", *names, *flags, *valued])
 
 
 def _prove_preview(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what is not imported for a quick command need not be import
     from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
     from nfpatch.patching.operations import Outcome
-    from nfpatch.patching.plan import TreeChange
+    from nfpatch.patching.plan import Fit, TreeChange
     from nfpatch.patching.selection import Choice
     from nfpatch.patching.survey import PatchStatus, Survey
 
@@ -138,6 +138,7 @@ def outcome_to_json(
         **state_to_json(outcome.found, everything, changed),
         "brought_along": _reasons_to_json(choice.brought_along),
         "renewed": list(_renewed(outcome, choice)),
+        "left_out": _reasons_to_json(outcome.left_out),
         "saved": [str(path) for path in outcome.saved],
     }
     if dry_run:
@@ -169,7 +170,11 @@ def print_status(found: Survey, selection: Selection, show_all: bool) -> None:
         say(f"{renewable} applied by another version of nfpatch. `nfpatch apply` renews them.")
     if "applicable" in states:
         say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
-    if "modified" in states or "unknown-release" in states:
+    fitting = sum(status.state == "modified" and bool(status.variant_of) for status in unmet(found, selection))
+    if fitting:
+        fit = f"{count(fitting, 'patch', 'patches')} that {'is' if fitting == 1 else 'are'} needed"
+        say(f"This source is not a released one. Its code fits {fit}: `nfpatch apply --allow-modified --prove`.")
+    elif "modified" in states or "unknown-release" in states:
         say("nfpatch cannot tell by itself whether this install is sound. Try `nfpatch apply --dry-run`.")
     if not states:
         applied = any(status.state == "applied" for status in statuses)
@@ -223,6 +228,16 @@ def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bo
     _print_reasons("brought along", choice.brought_along, err)
     _print_reasons("renewed", renewed, err)
     _print_reasons("skipped", selection.skipped, err)
+    _print_reasons("left out", outcome.left_out, err)
+
+
+def fit_in_words(fit: Fit) -> str:
+    """How many of the patches that are needed fit a source that is not a released one."""
+    number = len(fit.patches)
+    if fit.left_out:
+        of_all = f"{number} of the {number + len(fit.left_out)} patches that are needed"
+        return f"{of_all} {'fits' if number == 1 else 'fit'}"
+    return "The one patch that is needed fits" if number == 1 else f"All {number} patches that are needed fit"
 
 
 def _print_reasons(what: str, reasons: Mapping[str, str], err: bool = False) -> None:
@@ -272,8 +287,13 @@ def print_traceback() -> None:
 
 def print_install(install: Install) -> None:
     """The line above every answer: which neuralforecast is meant."""
-    kind = "" if install.kind == "regular" else f" ({install.kind}: {install.package})"
-    click.echo(f"neuralforecast {install.version} in {install.site_packages}{kind}")
+    from nfpatch.installs.origin import commit_of
+
+    commit = commit_of(install)
+    facts = [] if install.kind == "regular" else [f"{install.kind}: {install.package}"]
+    facts += [f"commit {commit.short_id} of {commit.repository}"] if commit is not None else []
+    where = f"{install.site_packages} ({', '.join(facts)})" if facts else install.site_packages
+    click.echo(f"neuralforecast {install.version} in {where}")
 
 
 def _print_states(

@@ -108,7 +108,7 @@ class Fingerprints:
     specifiers: Mapping[str, tuple[str, ...]]
 
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
-        """What is known of a file of a release; None where no patch changes it there, or the release is not known."""
+        """What is known of a file of a release; None where it does not have it, or the release is not known."""
         return self._by_release.get(release, {}).get(file)
 
     def patch(self, release: str, file: str, patch_id: str) -> Optional[RecordedPatch]:

@@ -19,9 +19,12 @@ def on_train_end(self):
 
 
 def broadcast_in(class_: str) -> Rewrite:
-    """All ranks take the statistics of rank 0, as they do before each step."""
+    """All ranks take the statistics of rank 0, as they do before each step; with Lightning 2."""
     return Rewrite(
-        (Change(class_, old=SET_TEST_SIZE, new=f"{SET_TEST_SIZE}\n{HOOK}"),),
+        (
+            Change(class_, old=SET_TEST_SIZE, new=f"{SET_TEST_SIZE}\n{HOOK}"),
+            Change(class_, old="def on_validation_epoch_end(self): ..."),
+        ),
         imports=("batch_norm",),
         absent={class_: ("def on_train_end(self): ...",)},
     )

@@ -20,17 +20,24 @@ def on_train_batch_end(self, *args):
     super().on_train_batch_end(*args)
     failures.raise_error_of_rank(self)
 """
+EPOCH_END_OF_LIGHTNING_1 = "def validation_epoch_end(self, outputs): ..."
 ABSENT = (
     "def on_train_batch_start(self, batch, batch_idx): ...",
     "def on_train_batch_end(self, outputs, batch, batch_idx): ...",
 )
 
 
-def guarded(class_: str, last_hook: str = "on_train_epoch_end") -> Rewrite:
-    """Raise an error on all ranks, in the models of this base class; `last_hook` follows the last step."""
+def guarded(class_: str, *expected: str, last_hook: str = "on_train_epoch_end") -> Rewrite:
+    """Raise an error on all ranks, in the models of this base class; `last_hook` follows the last step.
+
+    Methods of the class that are `expected` tell which version of Lightning it is for.
+    """
     end = f"def {last_hook}(self):\n    super().{last_hook}()\n    failures.finish_training(self)\n"
     return Rewrite(
-        (Change(class_, old=FIT_START, new=f"{FIT_START}\n{STEP_HOOKS}\n{end}"),),
+        (
+            Change(class_, old=FIT_START, new=f"{FIT_START}\n{STEP_HOOKS}\n{end}"),
+            *(Change(class_, old=method) for method in expected),
+        ),
         imports=("failures",),
         absent={class_: (*ABSENT, f"def {last_hook}(self): ...")},
     )
@@ -38,8 +45,8 @@ def guarded(class_: str, last_hook: str = "on_train_epoch_end") -> Rewrite:
 
 # In Lightning 1.6 one rank reduces the losses of an epoch before `on_train_epoch_end`, and the others after it
 WITH_LIGHTNING_1 = {
-    f"{COMMON}_base_windows.py": guarded("BaseWindows", last_hook="on_train_end"),
-    f"{COMMON}_base_recurrent.py": guarded("BaseRecurrent", last_hook="on_train_end"),
+    f"{COMMON}_base_windows.py": guarded("BaseWindows", EPOCH_END_OF_LIGHTNING_1, last_hook="on_train_end"),
+    f"{COMMON}_base_recurrent.py": guarded("BaseRecurrent", EPOCH_END_OF_LIGHTNING_1, last_hook="on_train_end"),
 }
 WITH_THREE_BASES = {
     f"{COMMON}_base_windows.py": guarded("BaseWindows"),

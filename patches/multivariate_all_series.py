@@ -6,6 +6,9 @@ without an error. With the patch every device has all series, in one order, and 
 since 3.2.0 (pull request 1557), but for the order: there each device shuffles the series for itself.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
@@ -18,7 +21,9 @@ UNSHARDED = 'self.trainer_kwargs.setdefault("use_distributed_sampler", False)'
 COMMENT = "# Every device needs all series; the windows are sharded instead"
 
 
-def base_multivariate(n_windows: str, anchor: str = KEYWORDS) -> Rewrite:
+def base_multivariate(
+    n_windows: str, anchor: str = KEYWORDS, absent: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> Rewrite:
     """All series on each device, and windows of its own, in the base class that multivariate models had up to 2.0.1."""
     create_windows, is_train = "BaseMultivariate._create_windows", 'if step == "train":'
     old = """
@@ -40,6 +45,7 @@ windows = windows[:, :, w_idxs, :]
             Change(create_windows, old, new, inside=(is_train, "if self.batch_size is not None:")),
         ),
         imports=("sampling",),
+        absent=absent,
     )
 
 
@@ -103,7 +109,13 @@ patch = Patch(
         ">=1.5,<1.7": {MULTIVARIATE: base_multivariate("len(windows)")},
         "==1.7.0": {MULTIVARIATE: base_multivariate("windows.shape[2]")},
         # from here on the base class of all models sets `trainer_kwargs`
-        ">=1.7.1,<3": {MULTIVARIATE: base_multivariate("windows.shape[2]", anchor="self.n_series = n_series")},
+        ">=1.7.1,<3": {
+            MULTIVARIATE: base_multivariate(
+                "windows.shape[2]",
+                anchor="self.n_series = n_series",
+                absent={"BaseMultivariate.__init__": (KEYWORDS,)},
+            )
+        },
         "==3.0.0": {
             MODEL: base_model(
                 Change(
@@ -111,6 +123,11 @@ patch = Patch(
                     old=SELECTED,
                     new=f"{SELECTED}\nwindows = sampling.shard_windows(self, windows)",
                     inside=('if step == "train":',),
+                ),
+                Change(
+                    "BaseModel._create_windows",
+                    old="n_windows = windows.shape[0]",
+                    inside=('if step == "train":', "if self.windows_batch_size is not None:"),
                 ),
             ),
             DATASET: ONE_ORDER,

@@ -10,7 +10,7 @@ Upstream removed the layer in 1.7.6 (pull request 1168). This patch removes the 
 
 from typing import Optional
 
-from nfpatch.catalog import Case, Patch
+from nfpatch.catalog import ALREADY_FIXED, Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/models/nbeatsx.py"
@@ -61,6 +61,9 @@ patch = Patch(
         "<1.1": "this release has no NBEATSx",
         "==1.1.*": "never affected: forward uses the `out` layer in this release",
         ">=1.7.6": "fixed upstream in 1.7.6",
+    },
+    spared={
+        ALREADY_FIXED: {FILE: Rewrite((), ignores={"NBEATSx.__init__": ("out",)})},
     },
     unused_parameters=("out.weight", "out.bias"),
     removes_parameters=True,

@@ -5,7 +5,7 @@ mapped its forecast. 1.1.0 does no more, so its weight and bias never get a grad
 It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0. This patch freezes it.
 """
 
-from nfpatch.catalog import Case, Patch
+from nfpatch.catalog import ALREADY_FIXED, Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/models/nhits.py"
@@ -37,6 +37,9 @@ patch = Patch(
     unaffected={
         "<1.1": "never affected: forward uses the `out` layer in this release",
         ">=1.2": "fixed upstream in 1.2.0",
+    },
+    spared={
+        ALREADY_FIXED: {FILE: Rewrite((), ignores={"NHITS.__init__": ("out",)})},
     },
     unused_parameters=("out.weight", "out.bias"),
     cases=(

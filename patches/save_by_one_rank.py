@@ -45,13 +45,17 @@ EACH_RANK = Change(SAVE, old=ONLY_RANK_0, new="if saving.is_left_to_rank_0():\n 
 
 
 def core(condition: str, *more: Change) -> Mapping[str, Rewrite]:
-    """Let the ranks save the whole forecaster; the hook returns if this function has done it."""
+    """Let the ranks save the whole forecaster; the hook returns if this function has done it.
+
+    All ranks come to it: where upstream lets rank 0 alone go on, that is among the other changes.
+    """
     changes = (
         Change("NeuralForecast", old=SIGNATURE),
         *more,
         Change(SAVE, old=NORMALIZE, new=f"{NORMALIZE}if {condition}:\n    return"),
     )
-    return {CORE: Rewrite(changes, imports=MODULES)}
+    absent = {} if EACH_RANK in more else {SAVE: (ONLY_RANK_0,)}
+    return {CORE: Rewrite(changes, imports=MODULES, absent=absent)}
 
 
 # Up to 1.6.4 a path is always one of this machine, be it `s3://bucket`; up to 1.7.0 other files stay in the folder

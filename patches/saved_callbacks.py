@@ -13,6 +13,7 @@ from nfpatch.codemod import Change, Rewrite
 COMMON = "neuralforecast/common/"
 VALIDATION_STEP = "def validation_step(self, batch, batch_idx): ..."
 VALIDATION_END = "def on_validation_epoch_end(self): ..."
+VALIDATION_END_OF_LIGHTNING_1 = "def validation_epoch_end(self, outputs): ..."
 # Lightning calls it in each process before a training or a prediction
 HOOK = """
 def configure_callbacks(self):
@@ -21,18 +22,26 @@ def configure_callbacks(self):
 """
 
 
-def hooked(class_: str, after: str = VALIDATION_STEP) -> Rewrite:
-    """The hook in this base class, after one of its methods."""
+def hooked(class_: str, *expected: Change, after: str = VALIDATION_STEP) -> Rewrite:
+    """The hook in this base class, after one of its methods, where this is expected as well."""
     return Rewrite(
-        (Change(class_, old=after, new=f"{after}\n{HOOK}"),),
+        (Change(class_, old=after, new=f"{after}\n{HOOK}"), *expected),
         imports=("user_callbacks",),
         absent={class_: ("def configure_callbacks(self): ...",)},
     )
 
 
-WINDOWS = {f"{COMMON}_base_windows.py": hooked("BaseWindows")}
-RECURRENT = {f"{COMMON}_base_recurrent.py": hooked("BaseRecurrent")}
-MULTIVARIATE = {f"{COMMON}_base_multivariate.py": hooked("BaseMultivariate")}
+def in_bases(epoch_end: str, **names: str) -> dict[str, Rewrite]:
+    """The hook in base classes, which have this method and save their options, by the end of their files' names."""
+    return {
+        f"{COMMON}_base_{name}.py": hooked(
+            class_, Change(class_, old=epoch_end), Change(f"{class_}.__init__", old="self.save_hyperparameters()")
+        )
+        for name, class_ in names.items()
+    }
+
+
+BASES = {"windows": "BaseWindows", "recurrent": "BaseRecurrent"}
 
 patch = Patch(
     id="saved-callbacks",
@@ -42,8 +51,8 @@ patch = Patch(
     model="any",
     upstream="not fixed yet: docs/upstream/saved-callbacks.md",
     variants={
-        ">=1.1,<1.5": {**WINDOWS, **RECURRENT},
-        ">=1.5,<1.7": {**WINDOWS, **RECURRENT, **MULTIVARIATE},
+        ">=1.1,<1.5": in_bases(VALIDATION_END_OF_LIGHTNING_1, **BASES),
+        ">=1.5,<1.7": in_bases(VALIDATION_END, **BASES, multivariate="BaseMultivariate"),
         ">=1.7": {f"{COMMON}_base_model.py": hooked("BaseModel", after=VALIDATION_END)},
     },
     unaffected={"==1.0.0": "this release saves no options of its models"},

@@ -5,11 +5,12 @@ The objective asks the model for its trainer, which after ddp_spawn or ddp_noteb
 keeps its metrics, as it does with the patch.
 """
 
-from nfpatch.catalog import Case, Patch
+from nfpatch.catalog import ALREADY_FIXED, Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 COMMON = "neuralforecast/common/"
 
+OBJECTIVE = "BaseAuto._optuna_tune_model.objective"
 FIT = "trainer.fit(self, datamodule=datamodule)"
 LOSS = 'return fitted_model.trainer.callback_metrics["valid_loss"].item()'
 LOSS_OF_MODEL = 'return fitted_model.metrics["valid_loss"].item()'
@@ -32,12 +33,17 @@ patch = Patch(
             f"{COMMON}_base_windows.py": keep_metrics("BaseWindows"),
             f"{COMMON}_base_recurrent.py": keep_metrics("BaseRecurrent"),
             f"{COMMON}_base_multivariate.py": keep_metrics("BaseMultivariate"),
-            f"{COMMON}_base_auto.py": Rewrite(
-                (Change("BaseAuto._optuna_tune_model.objective", old=LOSS, new=LOSS_OF_MODEL),)
-            ),
+            f"{COMMON}_base_auto.py": Rewrite((Change(OBJECTIVE, old=LOSS, new=LOSS_OF_MODEL),)),
         }
     },
     unaffected={"<1.6.4": "this release does not search through Optuna", ">=1.7.0": "fixed upstream in 1.7.0"},
+    spared={
+        ALREADY_FIXED: {
+            f"{COMMON}_base_auto.py": Rewrite(
+                (), absent={OBJECTIVE: (LOSS, "metrics = fitted_model.trainer.callback_metrics")}
+            )
+        },
+    },
     cases=(
         Case(
             "AutoNHITS",

@@ -65,6 +65,8 @@ def through_ray(function: str, train: str) -> tuple[Change, ...]:
     )
 
 
+# All that `fit` did before it could search through Optuna
+RAY_ALONE = Change("BaseAuto.fit", old="best_config = results.get_best_result().config")
 THROUGH_RAY = (
     *through_ray("BaseAuto._tune_model", "self._train_tune"),
     Change("BaseAuto._train_tune", old=TRIAL, new=TRIAL_BY_ITSELF),
@@ -104,11 +106,22 @@ def with_options(more: str) -> tuple[str, str]:
     return OPTIMIZE.format(more=more), OPTIMIZE_ON_ALL_RANKS.format(more=more)
 
 
+SIGNATURE = """
+def _optuna_tune_model(
+    self, cls_model, dataset, val_size, test_size, verbose, num_samples, search_alg, config{more}
+): ...
+"""
+
+
 def through_optuna(
-    arguments: str, create: str, optimize: tuple[str, str], config: str = "user_cfg"
+    arguments: str, create: str, optimize: tuple[str, str], config: str = "user_cfg", more: str = ""
 ) -> Mapping[str, Rewrite]:
-    """Let rank 0 lead: what a search starts with, what its study is created with, and how it optimizes."""
+    """Let rank 0 lead: what a search starts with, what its study is created with, and how it optimizes.
+
+    `more` are the last parameters of the function.
+    """
     changes = (
+        Change("BaseAuto", old=SIGNATURE.format(more=more)),
         # the objective trains the class with what the function gives, by the names that the hooks bind again
         Change(f"{OPTUNA}.objective", old=f"{config} = config(trial)"),
         Change("BaseAuto._fit_model", old="model = cls_model(**config)"),
@@ -127,6 +140,7 @@ study = ranks.create_study({create})
     return {AUTO: Rewrite((*THROUGH_RAY, *changes), imports=MODULES)}
 
 
+WITH_TIME_BUDGET = ", distributed_config, time_budget"
 IN_PROCESSES = "config, MockTrial()"
 OR_ON_SPARK = "config, MockTrial(), distributed_config"
 
@@ -156,12 +170,14 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/search-by-one-rank.md",
     variants={
         "<1.6": {AUTO: Rewrite(THROUGH_RAY_BEFORE_1_6, imports=MODULES)},
-        ">=1.6,<1.6.4": {AUTO: Rewrite(THROUGH_RAY, imports=MODULES)},
+        ">=1.6,<1.6.4": {AUTO: Rewrite((RAY_ALONE, *THROUGH_RAY), imports=MODULES)},
         "==1.6.4": through_optuna(IN_PROCESSES, IN_MEMORY, with_options(""), config="cfg"),
         ">=1.7.0,<1.7.1": through_optuna(IN_PROCESSES, IN_MEMORY, with_options(CALLBACKS)),
-        ">=1.7.1,<3.1.7": through_optuna(OR_ON_SPARK, IN_MEMORY, with_options(CALLBACKS)),
-        ">=3.1.7,<3.1.9": through_optuna(OR_ON_SPARK, IN_MEMORY, with_options(CALLBACKS + TIMEOUT)),
-        ">=3.1.9": through_optuna(OR_ON_SPARK, "**create_kwargs", ALL_OPTIONS),
+        ">=1.7.1,<3.1.7": through_optuna(OR_ON_SPARK, IN_MEMORY, with_options(CALLBACKS), more=", distributed_config"),
+        ">=3.1.7,<3.1.9": through_optuna(
+            OR_ON_SPARK, IN_MEMORY, with_options(CALLBACKS + TIMEOUT), more=WITH_TIME_BUDGET
+        ),
+        ">=3.1.9": through_optuna(OR_ON_SPARK, "**create_kwargs", ALL_OPTIONS, more=WITH_TIME_BUDGET),
     },
     unaffected={},
     cases=(

@@ -5,7 +5,7 @@ With one device on each of two machines, one process trains on half of the serie
 devices on each of two machines, there are eight files for sixteen processes. Fixed in 1.7.3 (pull request 1028).
 """
 
-from nfpatch.catalog import Case, Patch
+from nfpatch.catalog import ALREADY_FIXED, Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/common/_base_model.py"
@@ -35,6 +35,19 @@ patch = Patch(
     unaffected={
         "<1.7.1": "this release does not train on Spark",
         ">=1.7.3": "fixed upstream in 1.7.3, pull request 1028",
+    },
+    spared={
+        ALREADY_FIXED: {
+            FILE: Rewrite(
+                (
+                    Change(
+                        "BaseModel._fit_distributed",
+                        old="num_tasks = distributed_config.num_nodes * distributed_config.devices",
+                        inside=("if local_mode:", "else:"),
+                    ),
+                )
+            )
+        },
     },
     cases=(
         Case(

@@ -39,6 +39,10 @@ def whole_series(function: str) -> Change:
 # Up to 1.7.2 a frame is repartitioned if it was passed, so that what the fit has stored is read before
 NEEDED = "needed_futr_exog = self._get_needed_futr_exog()"
 READ_BEFORE = Change("NeuralForecast.predict", NEEDED, f"df = spark.read_whole_series(self, df, engine)\n{NEEDED}")
+ON_SPARK = (
+    'if isinstance(df, SparkDataFrame) or (df is None and isinstance(getattr(self, "dataset", None), _FilesDataset)):'
+)
+PREDICTED_HERE = Change("NeuralForecast.predict", old="import fugue.api as fa", inside=(ON_SPARK,))
 
 
 def rewrites(*of_core: Change) -> Mapping[str, Rewrite]:
@@ -59,7 +63,7 @@ patch = Patch(
     model="any",
     upstream="not fixed yet: docs/upstream/spark-series-of-ranks.md",
     variants={
-        ">=1.7.1,<1.7.3": rewrites(READ_BEFORE),
+        ">=1.7.1,<1.7.3": rewrites(READ_BEFORE, PREDICTED_HERE),
         ">=1.7.3,<3.1.6": rewrites(PREDICT),
         ">=3.1.6": rewrites(PREDICT, SIMULATE),
     },

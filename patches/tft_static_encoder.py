@@ -7,7 +7,7 @@ Upstream put the constructor call under `if self.stat_exog_size > 0:` in 1.7.5 (
 the number of static variables otherwise, hence the variants; each guards with the very expression that it passes on.
 """
 
-from nfpatch.catalog import Case, Patch
+from nfpatch.catalog import ALREADY_FIXED, Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
 FILE = "neuralforecast/models/tft.py"
@@ -44,6 +44,9 @@ patch = Patch(
     unaffected={
         "<1.0": "releases before 1.0 have another layout and no TFT",
         ">=1.7.5": "fixed upstream in 1.7.5",
+    },
+    spared={
+        ALREADY_FIXED: {FILE: Rewrite((Change("TFT.__init__", old="if self.stat_exog_size > 0: ..."),))},
     },
     unused_parameters=("static_encoder.*",),
     removes_parameters=True,

@@ -18,7 +18,9 @@ def teardown(self, stage):
 """
 
 
-def kept_in(function: str, model: str = "self", after: str = GET_TEST_SIZE, inside: tuple[str, ...] = ()) -> Rewrite:
+def kept_in(
+    function: str, *expected: Change, model: str = "self", after: str = GET_TEST_SIZE, inside: tuple[str, ...] = ()
+) -> Rewrite:
     """Keep the trajectories where this function trains the model; the other hook stands after a method."""
     class_ = function.partition(".")[0]
     fit = f"trainer.fit({model}, datamodule=datamodule)"
@@ -27,9 +29,20 @@ def kept_in(function: str, model: str = "self", after: str = GET_TEST_SIZE, insi
         (
             Change(function, old=fit, new=new, inside=inside),
             Change(class_, old=after, new=f"{after}\n{TEARDOWN}"),
+            *expected,
         ),
         imports=("trajectories",),
         absent={class_: ("def teardown(self, stage): ...", "def teardown(self, stage=None): ...")},
+    )
+
+
+def kept_with_lightning_1(class_: str) -> Rewrite:
+    """Keep them in the models of this base class, which has them from 1.4.0 on."""
+    return kept_in(
+        f"{class_}.fit",
+        Change(f"{class_}.__init__", old="self.train_trajectories = []"),
+        Change(class_, old="def validation_epoch_end(self, outputs): ..."),
+        after=SET_TEST_SIZE,
     )
 
 
@@ -46,8 +59,8 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/trajectories-after-spawn.md",
     variants={
         "==1.4.0": {
-            WINDOWS: kept_in("BaseWindows.fit", after=SET_TEST_SIZE),
-            RECURRENT: kept_in("BaseRecurrent.fit", after=SET_TEST_SIZE),
+            WINDOWS: kept_with_lightning_1("BaseWindows"),
+            RECURRENT: kept_with_lightning_1("BaseRecurrent"),
         },
         ">=1.5,<1.7": {
             WINDOWS: kept_in("BaseWindows.fit"),

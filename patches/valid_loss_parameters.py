@@ -26,6 +26,11 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/valid-loss-parameters.md",
     variants={">=1.7.3": {"neuralforecast/common/_base_model.py": Rewrite((FREEZE,), imports=("validation",))}},
     unaffected={"<1.7.3": "no loss of this release has parameters that are trained"},
+    spared={
+        "no loss of this source has parameters that are trained": {
+            "neuralforecast/losses/pytorch.py": Rewrite((), absent={"": ("class IQLoss(QuantileLoss): ...",)})
+        }
+    },
     unused_parameters=("valid_loss.quantile_layer.*", "valid_loss.output_layer.*"),
     cases=(
         Case("NHITS", "IQLoss, valid_loss", "IQLoss", options={"mlp_units": [[8, 8]] * 3, "valid_loss": "IQLoss"}),

@@ -30,7 +30,10 @@ from nfpatch.patching.source import Source
 
 
 def fingerprints_of(catalog: Catalog) -> Fingerprints:
-    """The record of all releases. A file that several have, with the same patches, is computed once."""
+    """The record of all releases: of every file that some patch changes, in each release that has it.
+
+    A file that several have, with the same patches, is computed once.
+    """
     files = {}
     for file in catalog.files:
         releases: dict[tuple[object, ...], list[str]] = {}
@@ -41,7 +44,7 @@ def fingerprints_of(catalog: Catalog) -> Fingerprints:
             rewrites = {patch_id: rewrite for patch_id, rewrite in variants.items() if rewrite is not None}
             if source is None and rewrites:
                 raise CodemodRefused(f"{', '.join(rewrites)} names {file}, which {release} does not have")
-            if source is not None and rewrites:
+            if source is not None:
                 key = (source, *rewrites, *map(id, rewrites.values()))
                 releases.setdefault(key, []).append(release)
                 versions[key] = (source, rewrites)

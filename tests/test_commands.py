@@ -120,7 +120,7 @@ def test_status_as_json_has_the_promised_shape(site: Path) -> None:
     }
     assert document["changed"] == []
     assert {frozenset(patch) for patch in document["patches"]} == {
-        frozenset(("id", "group", "state", "files", "reason", "requires"))
+        frozenset(("id", "group", "state", "files", "reason", "requires", "variant_of"))
     }
     files = {patch["id"]: patch["files"] for patch in document["patches"]}
     assert [*files] == [patch.id for patch in load_catalog().patches]
@@ -442,24 +442,121 @@ def test_a_missing_file_is_refused(site: Path) -> None:
     assert "is missing" in result.stderr
 
 
-def test_an_unknown_release_is_refused(site: Path) -> None:
-    renamed_release(site, "3.4.0")
+@pytest.mark.parametrize("version", ["3.4.0", "1.7.4.1"])
+def test_an_unknown_release_is_patched_with_consent_where_the_code_fits(version: str, site: Path) -> None:
+    renamed_release(site, version)
     before = snapshot(site)
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "unknown-release")
-    for options in ([], ["--allow-modified"]):
-        result = invoke("apply", *MISSION, *options, "--site-packages", site)
-        assert result.exit_code == 3
-        assert "3.4.0" in result.stderr
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "modified")
+    variants = {patch["id"]: patch["variant_of"] for patch in answer("status", "--site-packages", site)["patches"]}
+    assert [variants[patch] for patch in MISSION] == ["1.2.0 - 1.7.5", "1.7.3 - 1.7.4"]
+    refused = invoke("apply", *MISSION, "--site-packages", site)
+    assert refused.exit_code == 3
+    assert version in refused.stderr
+    assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --site-packages {site}`" in refused.stderr
     assert snapshot(site) == before
-
-
-def test_an_unknown_release_that_a_variant_claims_is_patched_with_allow_modified(site: Path) -> None:
-    renamed_release(site, "1.7.4.1")
-    before = snapshot(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 3
     assert invoke("apply", *MISSION, "--allow-modified", "--site-packages", site).exit_code == 0
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert snapshot(site) == before
+
+
+def test_an_unknown_release_that_the_code_does_not_fit_is_refused(site: Path) -> None:
+    renamed_release(site, "3.4.0")
+    edit(site / TFT, "self.static_encoder = ", "self.encoder = ")
+    before = snapshot(site)
+    assert states(site, MISSION)["tft-static-encoder"] == "unknown-release"
+    for options in ([], ["--allow-modified"]):
+        assert invoke("apply", "tft-static-encoder", *options, "--site-packages", site).exit_code == 3
+    assert snapshot(site) == before
+
+
+# --- what fits, and nothing else
+
+
+def test_keep_going_applies_what_fits_and_lists_the_rest(site: Path) -> None:
+    edit(site / TFT, "self.static_encoder = ", "self.encoder = ")
+    edit(site / NBEATSX, "import torch\n", "import torch\nimport math\n")
+    before = snapshot(site)
+    command = ("apply", *MISSION, "--allow-modified", "--site-packages", site)
+    refused = invoke(*command)
+    assert refused.exit_code == 3
+    assert "self.static_encoder = " in refused.stderr
+    assert "1 of the 2 patches" in refused.stderr
+    assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --keep-going --site-packages {site}`" in refused.stderr
+    assert snapshot(site) == before
+
+    preview = invoke(*command, "--keep-going", "--dry-run")
+    assert (preview.exit_code, snapshot(site)) == (1, before)
+    assert NBEATSX in preview.stdout
+    assert TFT not in preview.stdout
+
+    result = invoke(*command, "--keep-going", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert document["changed"] == [NBEATSX]
+    assert [left_out["id"] for left_out in document["left_out"]] == ["tft-static-encoder"]
+    assert "self.static_encoder = " in document["left_out"][0]["reason"]
+    assert states(site, MISSION) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "modified"}
+    again = invoke(*command, "--keep-going")
+    assert again.exit_code == 1
+    assert "tft-static-encoder" in again.stdout
+    assert invoke("revert", "--site-packages", site).exit_code == 0
+    assert snapshot(site) == before
+
+
+def test_keep_going_with_nothing_in_the_way_is_a_plain_apply(site: Path) -> None:
+    result = invoke("apply", *MISSION, "--keep-going", "--site-packages", site)
+    assert result.exit_code == 0
+    assert answer("apply", *MISSION, "--keep-going", "--site-packages", site)["left_out"] == []
+    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
+
+
+# --- commits
+
+
+def made_of_git(site: Path) -> str:
+    """Note the install as pip notes one from git; the commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    origin = {"url": "https://example.com/fork", "vcs_info": {"vcs": "git", "commit_id": commit}}
+    (dist_info(site) / "direct_url.json").write_text(json.dumps(origin))
+    return commit
+
+
+def test_an_install_from_git_is_called_by_its_commit_and_told_what_to_do(site: Path) -> None:
+    commit = made_of_git(site)
+    edit(site / TFT, "import torch\n", "import torch\nimport math\n")
+    told = invoke("status", "--site-packages", site)
+    assert commit[:10] in told.stdout
+    assert "https://example.com/fork" in told.stdout
+    assert "nfpatch apply --allow-modified --prove" in told.stdout
+    refused = invoke("apply", "tft-static-encoder", "--site-packages", site)
+    assert refused.exit_code == 3
+    assert commit[:10] in refused.stderr
+    assert "--allow-modified --prove" in refused.stderr
+    (site / TFT).unlink()
+    missing = invoke("apply", "tft-static-encoder", "--site-packages", site)
+    assert missing.exit_code == 3
+    assert commit[:10] in missing.stderr
+
+
+def test_the_files_of_a_commit_are_got_back_from_that_commit(site: Path) -> None:
+    commit = made_of_git(site)
+    invoke("apply", *MISSION, "--site-packages", site)
+    shutil.rmtree(dist_info(site) / "nfpatch" / "originals")
+    refused = invoke("revert", "--site-packages", site)
+    assert refused.exit_code == 3
+    assert f"'neuralforecast @ git+https://example.com/fork@{commit}'" in refused.stderr
+
+
+def test_a_checkout_is_called_by_the_commit_it_stands_at(site: Path) -> None:
+    shutil.rmtree(dist_info(site))
+    version = (site / "neuralforecast" / "__init__.py").read_text()
+    assert '__version__ = "1.7.4"' in version
+    git = ("git", "-C", str(site), "-c", "user.name=x", "-c", "user.email=x@example.com")
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "x"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert head[:10] in invoke("status", "--site-packages", site).stdout
 
 
 @pytest.mark.parametrize("file", [NBEATSX, TFT])

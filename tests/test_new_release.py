@@ -53,10 +53,13 @@ def new_site(tmp_path: Path) -> Path:
     return site
 
 
-def test_it_is_unknown_although_patches_claim_it_and_apply_refuses(new_site: Path) -> None:
-    assert any(load_catalog().files_of(patch, NEW) for patch in load_catalog().patches)
+def test_its_code_tells_what_it_needs_and_apply_refuses(new_site: Path) -> None:
+    catalog = load_catalog()
     before = snapshot(new_site)
-    assert set(all_states(new_site).values()) == {"unknown-release"}
+    needed = {patch.id for patch in catalog.patches if catalog.files_of(patch, NEWEST)}
+    assert all_states(new_site) == {
+        patch.id: "modified" if patch.id in needed else "not-needed" for patch in catalog.patches
+    }
     assert invoke("status", "--check", "--site-packages", new_site).exit_code == 1
     refused = invoke("apply", "--site-packages", new_site)
     assert refused.exit_code == 3

@@ -63,7 +63,7 @@ def patched_before(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def users_of_module() -> set[str]:
     now = load_catalog()
-    return {patch.id for patch in now.patches if MODULE in now.modules_for(patch, RELEASE)}
+    return {patch.id for patch in now.patches if not patch.opt_in and MODULE in now.modules_for(patch, RELEASE)}
 
 
 def test_status_tells_what_is_outdated_and_check_fails(patched_before: Path) -> None:

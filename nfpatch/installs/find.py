@@ -192,11 +192,6 @@ def module_file(name: str) -> str:
     return f"{RUNTIME_FOLDER}/{name}.py"
 
 
-def reinstall_command(install: Install) -> str:
-    """What to type to get the released files back, where nfpatch cannot give them."""
-    return f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`"
-
-
 def _ambiguous(folder: Path, dist_infos: Sequence[Path]) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"{folder} holds {len(dist_infos)} installs of {DISTRIBUTION} at once "

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, Optional
 from nfpatch import __version__
 from nfpatch.errors import Refused
 from nfpatch.installs.disk import read_file
-from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file, reinstall_command
+from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.metadata import DISTRIBUTION
+from nfpatch.installs.origin import reinstall_command
 
 # A ledger of another schema is refused: no version of nfpatch that wrote one was published.
 SCHEMA = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Callable, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
@@ -12,9 +13,17 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
-from nfpatch.patching.plan import TreeChange, changes_to, wanted_by_apply, wanted_by_revert
+from nfpatch.patching.plan import Fit, TreeChange, changes_to, fitting, wanted_by_apply, wanted_by_revert
 from nfpatch.patching.steps import saved_path, steps_for, survey_after
 from nfpatch.patching.survey import Survey, survey
+
+
+class PartlyRefused(Refused):
+    """Not all patches that are needed can be applied as was asked. `fit` says which can, if need be with consent."""
+
+    def __init__(self, words: str, fit: Fit, needs_consent: bool) -> None:
+        super().__init__(words)
+        self.fit, self.needs_consent = fit, needs_consent
 
 
 class Outcome(NamedTuple):
@@ -22,7 +31,8 @@ class Outcome(NamedTuple):
 
     `found` is the install afterwards, `moved` are the patches that were put in or taken out, `renewed` those that were
     outdated and are no longer, `saved` the copies of edited files that `force` had kept, and `recovered` tells whether
-    a killed run was completed first.
+    a killed run was completed first. `left_out` are the patches that are needed and do not fit, with what is in the
+    way.
     """
 
     found: Survey
@@ -31,6 +41,7 @@ class Outcome(NamedTuple):
     renewed: tuple[Patch, ...] = ()
     saved: tuple[Path, ...] = ()
     recovered: bool = False
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     @property
     def changed(self) -> tuple[str, ...]:
@@ -49,21 +60,40 @@ def apply(
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     renew_all: bool = False,
     seen: Optional[Survey] = None,
+    keep_going: bool = False,
 ) -> Outcome:
     """Bring the install to its present patch set plus these patches; those that it does not need are left out.
 
     `seen` is a survey of the install that the caller has just made. With `renew_all` every applied patch that is
-    outdated is written again as well. With `dry_run` the changes are computed and nothing is written. Raises Refused or
-    EnvironmentProblem with nothing changed.
+    outdated is written again as well. With `keep_going` the patches that do not fit are left out. With `dry_run` the
+    changes are computed and nothing is written. Raises Refused or EnvironmentProblem with nothing changed; it is a
+    PartlyRefused where some patches fit and others do not.
     """
+    left_out: dict[str, str] = {}
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        sets = wanted_by_apply(found, patches, allow_modified, renew_all)
+        fit = Fit(tuple(patches), {})
+        if keep_going and not found.interrupted:
+            fit = fitting(found, patches, allow_modified, force)
+            left_out.clear()
+            left_out.update(fit.left_out)
+        sets = wanted_by_apply(found, fit.patches, allow_modified, renew_all)
         if sets and not (allow_editable or dry_run):
             refuse_checkout(install)
         return sets
 
-    return _move(seen or survey(install, catalog), wanted, allow_modified, force, dry_run, lock_timeout)
+    found = seen or survey(install, catalog)
+    try:
+        outcome = _move(found, wanted, allow_modified, force, dry_run, lock_timeout)
+    except Refused as error:
+        if found.interrupted or found.ledger_problem is not None:
+            raise
+        fit, with_consent = (fitting(found, patches, consent, force) for consent in (allow_modified, True))
+        if keep_going or not fit.left_out or not with_consent.patches:
+            raise
+        needs_consent = allow_modified or fit.patches != with_consent.patches
+        raise PartlyRefused(str(error), with_consent, needs_consent) from error
+    return outcome._replace(left_out=left_out)
 
 
 def refuse_checkout(install: Install) -> None:

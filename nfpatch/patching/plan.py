@@ -14,8 +14,10 @@ from typing import NamedTuple, Optional, Union
 from nfpatch.catalog import Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.errors import Refused
-from nfpatch.installs.find import Install, module_file, reinstall_command
+from nfpatch.fingerprints import RecordedPatch
+from nfpatch.installs.find import Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
+from nfpatch.installs.origin import commit_of, reinstall_command
 from nfpatch.patching.survey import PatchStatus, Survey
 
 # The set of patches that each of these files is to carry; files that are not named keep theirs.
@@ -70,13 +72,13 @@ def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = Fal
 
     By path. Raises as `changes_to`.
     """
-    catalog, version = found.catalog, found.install.version
+    catalog = found.catalog
     by_file: dict[str, set[str]] = {}
     modules: dict[str, bytes] = {}
     for patch in (patch for patch in catalog.patches if patch.id in ids):
-        for file in catalog.files_of(patch, version):
+        for file in found.variant_of(patch).files:
             by_file.setdefault(file, set()).add(patch.id)
-        for name in catalog.modules_for(patch, version):
+        for name in found.modules_for(patch):
             modules[module_file(name)] = catalog.modules[name]
     files = {
         file: _change_to(found, file, frozenset(own), allow_modified, force=True).then for file, own in by_file.items()
@@ -132,23 +134,26 @@ def _patched(
     if not ids:
         return original, {}
     version, path = found.install.version, found.install.file(file)
-    known = found.catalog.fingerprints.file(version, file)
-    recorded = known.patches if known is not None and known.sha256 == original_sha256 else {}
+    recorded = _recorded(found, file, original_sha256, ids)
     if not (allow_modified or ids <= recorded.keys() or file in found.ledger.files):
         raise Refused(
             f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
             "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
         )
-    from nfpatch.patching.edits import Edit, digest_of, spliced
+    from nfpatch.patching.edits import Edit, digest_of, joined, spliced
     from nfpatch.patching.rewriting import check_parses, edits_of
     from nfpatch.patching.source import Source
 
     source, edits = Source(original), dict[str, tuple[Edit, ...]]()
+    is_looked_at = original == found.variants.original(file)
     rewrites = _rewrites(found, file, ids)
     try:
         for patch_id, rewrite in rewrites.items():
             try:
-                edits[patch_id] = edits_of(rewrite, source, vouched=patch_id in recorded)
+                if patch_id not in recorded and is_looked_at:
+                    edits[patch_id] = joined(found.variants.edits(file, rewrite))
+                else:
+                    edits[patch_id] = edits_of(rewrite, source, vouched=patch_id in recorded)
             except CodemodRefused as error:
                 raise CodemodRefused(f"for {patch_id}, {error}") from error
             if patch_id in recorded and digest_of(edits[patch_id]) != recorded[patch_id].sha256:
@@ -165,13 +170,23 @@ def _patched(
     return result, {name: AppliedPatch(digest_of(own), modules[name]) for name, own in edits.items()}
 
 
+def _recorded(found: Survey, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
+    """What is on record of those of these patches whose variant is that of the release."""
+    catalog, version = found.catalog, found.install.version
+    known = catalog.fingerprints.file(version, file)
+    if known is None or known.sha256 != original_sha256:
+        return {}
+    own = [p.id for p in _known(found, ids) if found.variant_of(p).rewrites is catalog.rewrites_for(p, version)]
+    return {patch_id: known.patches[patch_id] for patch_id in own if patch_id in known.patches}
+
+
 def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
     """The codemods of these patches in a file by patch id. Raises Refused if the catalog lacks one."""
     version = found.install.version
     rewrites = {
         patch.id: rewrite
         for patch in found.catalog.patches
-        if patch.id in ids and (rewrite := found.catalog.rewrites_for(patch, version).get(file)) is not None
+        if patch.id in ids and (rewrite := found.variant_of(patch).rewrites.get(file)) is not None
     }
     for missing in sorted(ids - rewrites.keys()):
         raise Refused(
@@ -262,22 +277,73 @@ def wanted_by_apply(
     for status in map(found.status_of, patches):
         if status.state in ("applied", "not-needed"):
             continue
-        files = dict(status.files)
-        if status.state == "unknown-release":
-            files = dict.fromkeys(found.catalog.files_of(status.patch, found.install.version), status.state)
-        if not files:
+        if _is_unclaimed(found, status):
             unclaimed.append(status)
-        for file, state in files.items():
+            continue
+        if found.variant_of(status.patch).found == "none" and not found.ledger.files_of(status.patch.id):
+            raise Refused(_why_not_fitting(found, status))
+        for file, state in status.files.items():
             # what was changed after nfpatch patched it is judged where the change is computed, because of --force
             is_fit = state in ("applied", "applicable", "outdated")
             if not is_fit and not allow_modified and file not in found.ledger.files:
                 raise Refused(_why_not(found, status, file))
-        wanted = _with_patch(found, wanted, status.patch) if files else wanted
+        wanted = _with_patch(found, wanted, status.patch)
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
-        raise Refused(_why_not(found, unclaimed[0], unclaimed[0].patch.files[0]))
+        raise Refused(_why_not_fitting(found, unclaimed[0]))
     for patch in found.outdated if renew_all else ():
         wanted = _with_patch(found, wanted, patch)
     return _with_renewed(found, wanted)
+
+
+class Fit(NamedTuple):
+    """Those of some patches that can be applied together, and the others that are needed, with what is in the way."""
+
+    patches: tuple[Patch, ...]
+    left_out: Mapping[str, str]
+
+
+def fitting(found: Survey, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False) -> Fit:
+    """Which of these patches can be applied, each as a whole and with what it requires.
+
+    Raises Refused where nothing can be, because of the ledger.
+    """
+    if found.ledger_problem is not None:
+        raise Refused(found.ledger_problem)
+    problems: dict[str, str] = {}
+    chosen: list[Patch] = []
+    states = {status.patch.id: status for status in map(found.status_of, patches)}
+    needed = [
+        patch
+        for patch in patches
+        if states[patch.id].state not in ("applied", "not-needed") and not _is_unclaimed(found, states[patch.id])
+    ]
+
+    def why_not(some: Sequence[Patch]) -> str:
+        try:
+            changes_to(found, wanted_by_apply(found, some, allow_modified), allow_modified, force)
+        except Refused as error:
+            return str(error)
+        return ""
+
+    for patch in needed:
+        problems[patch.id] = why_not([patch])
+    if why_not([patch for patch in needed if not problems[patch.id]]):  # they do not fit together
+        for patch in needed:
+            problems[patch.id] = problems[patch.id] or why_not([*chosen, patch])
+            chosen += [] if problems[patch.id] else [patch]
+    left_out = {patch_id for patch_id, problem in problems.items() if problem}
+    for patch_id in found.catalog.ordered(found.catalog.with_requiring(left_out) & problems.keys()):
+        missing = found.catalog.ordered(found.catalog.with_required([patch_id]) & left_out - {patch_id})
+        problems[patch_id] = problems[patch_id] or f"it requires {', '.join(missing)}"
+    return Fit(
+        tuple(patch for patch in needed if not problems[patch.id]),
+        {patch_id: problem for patch_id, problem in problems.items() if problem},
+    )
+
+
+def _is_unclaimed(found: Survey, status: PatchStatus) -> bool:
+    """Whether nothing says that this unknown source needs the patch: neither its code nor its version."""
+    return status.state == "unknown-release" and not found.variant_of(status.patch).rewrites
 
 
 def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
@@ -333,7 +399,7 @@ def _known(found: Survey, ids: Iterable[str]) -> list[Patch]:
 def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
     """The modules that this patch needs and that the catalog has otherwise than they were added."""
     hashes = found.catalog.module_hashes
-    names = found.catalog.modules_for(patch, found.install.version)
+    names = found.modules_for(patch)
     return {
         module_file(name) for name in names if found.ledger.added.get(module_file(name), "") not in ("", hashes[name])
     }
@@ -341,7 +407,7 @@ def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
 
 def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
     """These patch sets with this patch in exactly those files that the catalog names for it."""
-    files = found.catalog.files_of(patch, found.install.version)
+    files = found.variant_of(patch).files
     sets = dict(wanted)
     for file in {*files, *found.ledger.files_of(patch.id)}:
         others = sets.get(file, found.ledger.patches_of(file)) - {patch.id}
@@ -350,15 +416,40 @@ def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, fro
 
 
 def _why_not(found: Survey, status: PatchStatus, file: str) -> str:
-    install = found.install
-    if status.state == "unknown-release":
+    commit = commit_of(found.install)
+    if commit is not None:
         return (
-            f"neuralforecast {install.version} in {install.site_packages} is unknown: {status.reason}. Upgrade "
-            "nfpatch, or let it patch the release where a codemod matches exactly, and prove that first: "
+            f"{found.install.package} is commit {commit.short_id} of {commit.repository}, not a release. Let nfpatch "
+            "patch it as it is, where the code in question matches exactly, and prove that first: "
+            "`--allow-modified --prove`."
+        )
+    if status.state == "modified" and not found.variants.is_release_known:
+        return (
+            f"neuralforecast {found.install.version} in {found.install.site_packages} is unknown: {status.reason}. "
+            "Upgrade nfpatch, or let it patch the release where a codemod matches exactly, and prove that first: "
             "`--allow-modified --prove`."
         )
     return (
-        f"{install.file(file)} is not known as a file of neuralforecast {install.version}: {status.reason}. "
-        "Restore the released file, or let nfpatch patch it as it is if the code in question still matches exactly: "
-        "`--allow-modified`."
+        f"{found.install.file(file)} is not known as a file of neuralforecast {found.install.version}: "
+        f"{status.reason}. Restore the released file, or let nfpatch patch it as it is if the code in question still "
+        "matches exactly: `--allow-modified`."
+    )
+
+
+def _why_not_fitting(found: Survey, status: PatchStatus) -> str:
+    install, variant = found.install, found.variant_of(status.patch)
+    commit = commit_of(install)
+    if commit is not None:
+        return (
+            f"{status.patch.id} does not fit {install.package}, which is commit {commit.short_id} of "
+            f"{commit.repository}: {variant.reason}. Leave the patch out: `--skip {status.patch.id}`."
+        )
+    if status.state == "unknown-release":
+        return (
+            f"neuralforecast {install.version} in {install.site_packages} is unknown, and {status.patch.id} does not "
+            f"fit it: {variant.reason}. Upgrade nfpatch, or leave the patch out: `--skip {status.patch.id}`."
+        )
+    return (
+        f"{status.patch.id} does not fit {install.package}, which is not as released: {variant.reason}. Restore the "
+        f"released file, or leave the patch out: `--skip {status.patch.id}`."
     )

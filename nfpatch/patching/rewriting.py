@@ -24,21 +24,37 @@ def edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[E
     and what the codemod demands of the rest of the file was asked when the record was made. Raises CodemodRefused
     where the source does not parse or is not what the codemod expects.
     """
+    return joined(separate_edits_of(rewrite, source, vouched))
+
+
+def separate_edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
+    """The same with each change by itself: edits that touch are not joined."""
     if not vouched:
         _check_before(rewrite, source)
-    edits = joined(
-        (
-            *_import_edits(rewrite.imports, source, vouched),
-            *(
-                edit
-                for change in rewrite.changes
-                for edit in _edits_of_change(change, _place_for(change, source, vouched), source)
-            ),
-        )
+    edits = (
+        *_import_edits(rewrite.imports, source, vouched),
+        *(
+            edit
+            for change in rewrite.changes
+            for edit in _edits_of_change(change, _place_for(change, source, vouched), source)
+        ),
     )
     if not vouched:
-        _check_after(rewrite, source, edits)
+        _check_after(rewrite, source, joined(edits))
     return edits
+
+
+def check_stands(rewrite: Rewrite, source: Source) -> None:
+    """Raise CodemodRefused unless what the codemod writes stands there already, in a file that needs no imports.
+
+    What it takes away, nobody can tell from what never was there.
+    """
+    if rewrite.imports or not all(change.new for change in rewrite.changes if change.new is not None):
+        raise CodemodRefused("it cannot be told from its result")
+    written = [change._replace(old=change.new, new=None) for change in rewrite.changes if change.new is not None]
+    if not written:
+        raise CodemodRefused("it writes nothing")
+    edits_of(Rewrite(tuple(written)), source)
 
 
 def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:

@@ -23,7 +23,9 @@ _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
 def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
-    """The survey of the install once these changes are carried out."""
+    """The survey of the install once these changes are carried out. Its variants are those of the same originals."""
+    for file in found.ledger.files:
+        found.variants.original(file)  # read now, as it may go
     after = _ledger_after(found, changes)
     contents = {**found.contents, **{change.file: change.then for change in changes}}
     current = {file: found.current[file] for file in found.current.keys() & after.files.keys()}

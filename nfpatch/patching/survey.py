@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
-from nfpatch.codemod import CodemodRefused
+from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.errors import Refused
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
-from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of, read_ledger, read_original
+from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of, read_ledger
 from nfpatch.installs.transaction import is_interrupted
+from nfpatch.patching.variants import Variant, Variants
 
 State = Literal[
     "applied", "applicable", "not-needed", "opt-in", "modified", "outdated", "unknown-release", "interrupted"
@@ -32,13 +33,14 @@ class PatchStatus(NamedTuple):
     """The state of one patch in one install, with the reason in words.
 
     `files` are those of neuralforecast's own that it rewrites here, with the state of each; empty where it is not
-    known to be needed.
+    known to be needed. `variant_of` names the releases whose variant fits a source that is not a released one.
     """
 
     patch: Patch
     state: State
     reason: str
     files: Mapping[str, State] = MappingProxyType({})
+    variant_of: str = ""
 
     def to_json(self) -> dict[str, object]:
         """An element of `patches` in the JSON documents. Where it rewrites nothing, its files in other releases."""
@@ -49,6 +51,7 @@ class PatchStatus(NamedTuple):
             "files": list(self.files) or list(self.patch.files),
             "reason": self.reason,
             "requires": list(self.patch.requires),
+            "variant_of": self.variant_of or None,
         }
 
 
@@ -61,12 +64,14 @@ class Survey:
     is no file that nfpatch could have written. `ledger_problem` says why there is a ledger that cannot be trusted;
     `ledger` is an empty one then. `current` is what the catalog makes of the applied patches, by file and id: None
     where it changes nothing in this file, or its hooks no longer fit; a patch of which that is not known is left out.
+    `variants` says which variant of each patch fits.
     """
 
     install: Install
     catalog: Catalog
     ledger: Ledger
     contents: Mapping[str, Optional[bytes]]
+    variants: Variants = field(compare=False, repr=False)
     interrupted: bool
     ledger_problem: Optional[str] = None
     obstacles: Mapping[str, str] = field(default_factory=dict)
@@ -85,12 +90,20 @@ class Survey:
 
     def carried_by(self, file: str) -> Optional[frozenset[str]]:
         """The patches that the present bytes of the file are known to carry; None for unknown content."""
-        content, known = self.contents[file], self.catalog.fingerprints.file(self.install.version, file)
-        return None if content is None or known is None else known.carried_by(content)
+        return self.variants.carried_by(file)
+
+    def variant_of(self, patch: Patch) -> Variant:
+        """The variant of this patch that fits here."""
+        return self.variants.of(patch)
+
+    def modules_for(self, patch: Patch) -> tuple[str, ...]:
+        """The names of the runtime modules that this patch needs here, sorted."""
+        rewrites = self.variant_of(patch).rewrites.values()
+        return tuple(sorted({name for rewrite in rewrites for name in self.catalog.modules_of(rewrite)}))
 
     def needed_modules(self, patch: Patch) -> tuple[str, ...]:
         """The runtime modules, by path, that the catalog adds for this patch."""
-        return tuple(map(module_file, self.catalog.modules_for(patch, self.install.version)))
+        return tuple(map(module_file, self.modules_for(patch)))
 
     def differences(self, patch: Patch) -> tuple[str, ...]:
         """The files and runtime modules, by path, that the catalog would write otherwise for this applied patch.
@@ -100,7 +113,7 @@ class Survey:
         applied = self.ledger.files_of(patch.id)
         if not applied:
             return ()
-        differing = set(self.catalog.files_of(patch, self.install.version)) - applied.keys()
+        differing = self.variant_of(patch).rewrites.keys() - applied.keys()
         for file, standing in applied.items():
             current = self.current.get(file, {}).get(patch.id, standing)
             if current is None or current.edits_sha256 != standing.edits_sha256:
@@ -134,8 +147,10 @@ def survey(install: Install, catalog: Catalog) -> Survey:
         problem = str(error)
     contents = {file: _content_of(install.file(file)) for file in sorted({*catalog.files, *ledger.files})}
     modules, obstacles = _modules_in(install, {*map(module_file, catalog.modules), *ledger.added})
-    current = {file: current_patches(install, catalog, file, entry) for file, entry in ledger.files.items()}
-    return Survey(install, catalog, ledger, {**contents, **modules}, interrupted, problem, obstacles, current)
+    contents.update(modules)
+    variants = Variants(install, catalog, ledger, contents)
+    current = {file: _current_patches(variants, file, entry) for file, entry in ledger.files.items()}
+    return Survey(install, catalog, ledger, contents, variants, interrupted, problem, obstacles, current)
 
 
 def _content_of(path: Path) -> Optional[bytes]:
@@ -181,52 +196,48 @@ def _kind_in_words(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
 
 
-def current_patches(
-    install: Install, catalog: Catalog, file: str, entry: PatchedFile
-) -> dict[str, Optional[AppliedPatch]]:
+def _current_patches(variants: Variants, file: str, entry: PatchedFile) -> dict[str, Optional[AppliedPatch]]:
     """What the catalog makes of the patches that this file carries, by id: None where it changes nothing, or not here.
 
     The record knows it of the released file. Else the codemods of patches that the catalog has are run on the kept
-    original; where that is lost they are left out, as are patches that the catalog does not have.
+    originals; where one is lost they are left out, as are patches that the catalog does not have.
     """
-    known = catalog.fingerprints.file(install.version, file)
-    recorded = known.patches if known is not None and known.sha256 == entry.original_sha256 else {}
+    catalog, ledger = variants.catalog, variants.ledger
+    known = catalog.fingerprints.file(variants.install.version, file)
     current: dict[str, Optional[AppliedPatch]] = {}
     for patch in (patch for patch in catalog.patches if patch.id in entry.patches):
-        rewrite = catalog.rewrites_for(patch, install.version).get(file)
-        if rewrite is None:
+        variant = variants.of(patch)
+        rewrite, is_released = variant.rewrites.get(file), variant.found == "release"
+        if is_released and rewrite is None:
             current[patch.id] = None
-        elif patch.id in recorded:
-            current[patch.id] = AppliedPatch(recorded[patch.id].sha256, catalog.modules_of(rewrite))
-        else:
-            from nfpatch.patching.edits import digest_of
-            from nfpatch.patching.rewriting import edits_of
-            from nfpatch.patching.source import Source
-
-            try:
-                original = read_original(install, file, entry.original_sha256)
-            except Refused:
-                continue
-            try:
-                digest = digest_of(edits_of(rewrite, Source(original)))
-                current[patch.id] = AppliedPatch(digest, catalog.modules_of(rewrite))
-            except CodemodRefused:
-                current[patch.id] = None
+        elif is_released and rewrite is not None and known is not None and patch.id in known.patches:
+            current[patch.id] = AppliedPatch(known.patches[patch.id].sha256, catalog.modules_of(rewrite))
+        elif all(variants.original(other) is not None for other in ledger.files_of(patch.id)):
+            current[patch.id] = None if rewrite is None else _applied_by(variants, file, rewrite)
     return current
 
 
+def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[AppliedPatch]:
+    """What a codemod comes to in the original of a file; None where it does not fit."""
+    from nfpatch.patching.edits import digest_of, joined
+
+    try:
+        edits = joined(variants.edits(file, rewrite))
+    except CodemodRefused:
+        return None
+    return AppliedPatch(digest_of(edits), variants.catalog.modules_of(rewrite))
+
+
 def _status_of(found: Survey, patch: Patch) -> PatchStatus:
-    catalog, version = found.catalog, found.install.version
     if found.interrupted:
         return PatchStatus(patch, "interrupted", "a killed run left work half done; the next apply or revert heals it")
     patched = {file for file, entry in found.ledger.files.items() if patch.id in entry.patches}
-    if not patched and version not in catalog.releases and catalog.is_on_record(patch):
-        reason = f"this nfpatch knows the releases up to {catalog.releases[-1]}, not {version}"
-        return PatchStatus(patch, "unknown-release", reason)
-    files = sorted({*catalog.files_of(patch, version), *patched})
+    variant = found.variant_of(patch)
+    files = sorted({*variant.rewrites, *patched})
+    if not patched and variant.found == "none":
+        return _status_without_variant(found, patch, variant)
     if not files:
-        reason = catalog.reason_unaffected(patch, version) or f"no variant of the patch names {version}"
-        return PatchStatus(patch, "not-needed", reason)
+        return PatchStatus(patch, "not-needed", variant.reason)
     told = {file: _state_in(found, patch, file) for file in files}
     is_elsewhere = not patched and all(state == "applied" for state, _ in told.values())
     modules = sorted({*found.needed_modules(patch), *found.ledger.added_by(patch.id)})
@@ -241,7 +252,18 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
         reason = f"{reason} (in {', '.join(file for file in told if told[file][0] == state)})"
     if patch.opt_in and not patched and state == "applicable":
         state, reason = "opt-in", f"{reason} (applied by its own id only)"
-    return PatchStatus(patch, state, reason, {file: told[file][0] for file in files})
+    if variant.found == "matched" and state == "applied":
+        reason = f"{reason} (by its variant for {variant.releases})"
+    return PatchStatus(patch, state, reason, {file: told[file][0] for file in files}, variant.releases)
+
+
+def _status_without_variant(found: Survey, patch: Patch, variant: Variant) -> PatchStatus:
+    """The state of a patch of which no variant fits the source, which is not known to be fixed."""
+    reason = f"no variant fits: {variant.reason}"
+    if found.variants.is_release_known:
+        return PatchStatus(patch, "modified", reason, dict.fromkeys(variant.files, "modified"))
+    newest = found.catalog.releases[-1]
+    return PatchStatus(patch, "unknown-release", f"this nfpatch knows the releases up to {newest}; {reason}")
 
 
 def _state_of_module(found: Survey, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
@@ -271,6 +293,9 @@ def _state_in(found: Survey, patch: Patch, file: str) -> tuple[State, str]:
         return _state_with_entry(patch, entry, content)
     if content is None:
         return "modified", "the file is missing"
+    variant = found.variant_of(patch)
+    if variant.found == "matched":
+        return "modified", f"the source is not the released one; the variant for {variant.releases} fits"
     if entry is None:
         return _state_by_fingerprint(found, patch, file)
     known = found.catalog.fingerprints.file(found.install.version, file)

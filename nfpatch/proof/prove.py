@@ -13,7 +13,7 @@ from nfpatch.engine.run import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import original_with, originals_of, wanted_by_apply
+from nfpatch.patching.plan import fitting, original_with, originals_of, wanted_by_apply
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
@@ -44,15 +44,16 @@ JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load"
 class ProofRequest:
     """What is to be proved, and how.
 
-    With `preview` it is the patched source that is computed, as `apply` does with `allow_modified` and `force`, and not
-    the installed one. With `thorough` all cases of the patches are trained, and where nothing was named the journeys
-    are taken as well. Each of the `launchers` trains them in turn.
+    With `preview` it is the patched source that is computed, as `apply` does with `allow_modified`, `force` and
+    `keep_going`, and not the installed one. With `thorough` all cases of the patches are trained, and where nothing was
+    named the journeys are taken as well. Each of the `launchers` trains them in turn.
     """
 
     selection: Selection
     preview: bool = False
     allow_modified: bool = False
     force: bool = False
+    keep_going: bool = False
     thorough: bool = False
     launchers: tuple[Launcher, ...] = ("torchrun",)
 
@@ -88,6 +89,8 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     version, selection, patched = found.install.version, request.selection, request.patched
     originals = originals_of(found)
     chosen = choice_for_apply(found, selection).patches if request.preview else ()
+    if request.keep_going:
+        chosen = fitting(found, chosen, request.allow_modified, request.force).patches
     wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
     changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
@@ -230,7 +233,7 @@ def _tree_of(
         return {**originals, **original_with(found, frozenset(fit.requires), request.allow_modified)}
     sets = dict(wanted)
     for patch in found.catalog.select(fit.requires):
-        for file in found.catalog.files_of(patch, found.install.version):
+        for file in found.variant_of(patch).files:
             sets[file] = sets.get(file, found.ledger.patches_of(file)) | {patch.id}
     return patched_tree(found, sets, request.allow_modified, request.force)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,7 +134,7 @@ def with_record(found: Survey, rewrite: Rewrite, sha256: str = "") -> tuple[Surv
     recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": patch})
     files = ({}, {NET: (recorded,)})
     catalogs = (Catalog((patch_of("patch", {"": {NET: rewrite}}),), Fingerprints((RELEASE,), f, {})) for f in files)
-    own, on_record = (replace(found, catalog=catalog) for catalog in catalogs)
+    own, on_record = (survey(found.install, catalog) for catalog in catalogs)
     return own, on_record
 
 

@@ -42,6 +42,13 @@ def refusal_of_apply(found: Survey, *patches: Patch, **options: bool) -> str:
     return str(refused.value)
 
 
+def without(found: Survey, file: str, statement: str) -> Survey:
+    """The install after somebody has rewritten a statement of a file."""
+    path = found.install.file(file)
+    path.write_bytes(path.read_bytes().replace(statement.encode(), b"self.other = 3"))
+    return survey(found.install, found.catalog)
+
+
 @pytest.fixture
 def unknown(tmp_path: Path, catalog: Catalog) -> Survey:
     """An install of a release that is not on record."""
@@ -79,11 +86,9 @@ def test_apply_to_a_file_that_is_not_the_released_one_needs_consent(found: Surve
     path = found.install.file(NET)
     path.write_bytes(RELEASED[NET] + b"# an edit\n")
     now = survey(found.install, found.catalog)
-    assert refusal_of_apply(now, BIAS) == (
-        f"{path} is not known as a file of neuralforecast 1.0: the file is neither the released one nor one that "
-        "nfpatch wrote. Restore the released file, or let nfpatch patch it as it is if the code in question still "
-        "matches exactly: `--allow-modified`."
-    )
+    words = refusal_of_apply(now, BIAS)
+    assert str(path) in words
+    assert "--allow-modified" in words
     assert wanted_by_apply(now, (BIAS,), allow_modified=True) == files(net="bias")
 
 
@@ -98,26 +103,28 @@ def test_a_file_that_was_patched_elsewhere_counts_as_applied(found: Survey) -> N
     assert wanted_by_apply(survey(found.install, found.catalog), (GATE,)) == files(net="gate", core="gate")
 
 
-UNKNOWN = (
-    "neuralforecast 2.0 in {} is unknown: this nfpatch knows the releases up to 1.0, not 2.0. Upgrade nfpatch, or let "
-    "it patch the release where a codemod matches exactly, and prove that first: `--allow-modified --prove`."
-)
-
-
-@pytest.mark.parametrize(
-    ("patches", "allow_modified"),
-    [((GATE,), False), ((BIAS,), False), ((OLDER, BIAS), False), ((BIAS,), True)],
-    ids=["claimed", "not claimed", "beside one that is not needed", "not claimed, with consent"],
-)
-def test_an_unknown_release_is_refused_without_consent_and_where_nothing_claims_it(
-    patches: tuple[Patch, ...], allow_modified: bool, unknown: Survey
+@pytest.mark.parametrize("patches", [(GATE,), (BIAS,), (BIAS, GATE)], ids=["claimed", "not claimed", "both"])
+def test_in_an_unknown_release_the_code_decides_and_consent_is_needed(
+    patches: tuple[Patch, ...], unknown: Survey
 ) -> None:
-    words = refusal_of_apply(unknown, *patches, allow_modified=allow_modified)
-    assert words == UNKNOWN.format(unknown.install.site_packages)
+    words = refusal_of_apply(unknown, *patches)
+    assert f"neuralforecast {UNKNOWN_RELEASE}" in words
+    assert "--allow-modified --prove" in words
+    expected = {"net": " ".join(patch.id for patch in patches), **({"core": "gate"} if GATE in patches else {})}
+    assert wanted_by_apply(unknown, patches, allow_modified=True) == files(**expected)
 
 
-def test_in_an_unknown_release_consent_leaves_out_what_does_not_claim_it(unknown: Survey) -> None:
-    assert wanted_by_apply(unknown, (BIAS, GATE), allow_modified=True) == files(net="gate", core="gate")
+def test_in_an_unknown_release_what_neither_fits_nor_claims_it_is_left_out(unknown: Survey) -> None:
+    now = without(unknown, NET, "self.bias = 1")
+    assert now.status_of(BIAS).state == "unknown-release"
+    assert "self.bias = 1" in refusal_of_apply(now, BIAS, allow_modified=True)
+    assert wanted_by_apply(now, (BIAS, GATE), allow_modified=True) == files(net="gate", core="gate")
+
+
+def test_what_claims_an_unknown_release_and_does_not_fit_is_refused(unknown: Survey) -> None:
+    now = without(unknown, CORE, "self.gate = 1")
+    assert now.status_of(GATE).state == "unknown-release"
+    assert "self.gate = 1" in refusal_of_apply(now, BIAS, GATE, allow_modified=True)
 
 
 # --- revert ---
