@@ -1,3 +1,3 @@
-"""Heal installed copies of neuralforecast that cannot train on several GPUs."""
+"""Patch installed copies of neuralforecast that cannot train on several GPUs."""
 
 __version__ = "0.2.0"

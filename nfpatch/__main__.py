@@ -1,7 +1,7 @@
 """The `nfpatch` command, and `python -m nfpatch`: as little as possible around the command line.
 
-A quick command is to take no more than twice the time of a bare `import click` (`benchmarks/`). So nobody looks for
-garbage in a process that is over in a moment, nor takes its modules apart at its end.
+A quick command is to take no more than twice the time of a bare `import click` (`benchmarks/`). So the garbage
+collector is off, and modules are not torn down at the end.
 """
 
 import gc
@@ -25,7 +25,7 @@ def run() -> NoReturn:
         code = end.code
     if not isinstance(code, (int, type(None))):
         sys.exit(str(code))
-    with suppress(OSError):  # somebody who has read enough has closed the pipe
+    with suppress(OSError):  # the reader has closed the pipe
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code or 0)

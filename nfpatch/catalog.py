@@ -350,7 +350,7 @@ def _closure(start: Iterable[str], links: Mapping[str, Iterable[str]]) -> frozen
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    """What to say to somebody who has written a name that does not exist."""
+    """What to say of a name that does not exist."""
     import difflib
 
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -46,7 +46,7 @@ def _reporting_errors(command: Command) -> Command:
             refuse_windows()
             return command(*args, **options)
         except BrokenPipeError:
-            raise  # somebody has read enough; click ends without a word
+            raise  # the reader has closed the pipe; click exits silently
         except (NfpatchError, OSError) as error:
             if traceback:
                 console.print_traceback()
@@ -56,7 +56,7 @@ def _reporting_errors(command: Command) -> Command:
 
 
 def _as_reported(error: Exception) -> NfpatchError:
-    """The error itself if it is nfpatch's own; a system error that nobody foresaw as an EnvironmentProblem."""
+    """The error itself if it is nfpatch's own; an unexpected system error as an EnvironmentProblem."""
     if isinstance(error, NfpatchError):
         return error
     assert isinstance(error, OSError)
@@ -182,7 +182,7 @@ _install_options = _options(_place_options, _catalog_option, _answer_options)
 
 SECTIONS = {
     "Look": ("list", "which", "status"),
-    "Heal": ("apply", "revert"),
+    "Patch": ("apply", "revert"),
     "Prove": ("verify", "rehearse", "audit"),
     "Saved models": ("migrate",),
 }
@@ -241,7 +241,7 @@ class _Sections(click.Group):
 @click.version_option(__version__, prog_name="nfpatch")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Heal an installed neuralforecast that cannot train on several GPUs.
+    """Patch an installed neuralforecast that cannot train on several GPUs.
 
     Exit codes: 0 done or nothing to do, 1 the answer is no, 2 usage, 3 refused and nothing changed, 4 the environment.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 _IMPORT = re.compile(rb"from neuralforecast\._nfpatch import (\w+)[\r\n]+")
-# Hexadecimal digits by which a part of a file is told from what else may stand there. They say what a file carries;
+# Hexadecimal digits that identify a part of a file. They say what a file carries;
 # what is written is held against whole hashes.
 DIGEST_LENGTH = 12
 EDIT_DIGEST_LENGTH = 8

@@ -1,13 +1,13 @@
 """After training on several processes, saving fails or leaves half-written files.
 
 Up to 3.1.4 all ranks write into the same folder, and one deletes what another has written; from 3.1.5 on (pull request
-1460) only rank 0 writes, but nobody waits for it, so that a load right afterwards finds nothing or half of the model.
+1460) only rank 0 writes, but no rank waits for it, so that a load right afterwards finds nothing or half of the model.
 No rank may wait for the others, because a script may save on one of them only.
 
 With the patch the first rank of a node writes, to a temporary directory, and then renames the files into place; stale
 files of an earlier save are removed last. A rank that comes later waits until they are whole, or a deadline. Which rank
 is the first, and whether it found the folder empty, the ranks agree on through the store of the process group: that is
-no collective call, and the first one waits for nobody.
+no collective call, and the first one does not wait.
 """
 
 from collections.abc import Mapping

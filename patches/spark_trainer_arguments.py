@@ -2,7 +2,7 @@
 
 neuralforecast passes a `strategy` and a `use_distributed_sampler` to Lightning in addition to those of the user:
 "Trainer() got multiple values for keyword argument 'strategy'". From 3.2.0 on, and with `multivariate-all-series` from
-3.0.0 on, every multivariate model has a `use_distributed_sampler`. And it reads an `accelerator` that nobody has given
+3.0.0 on, every multivariate model has a `use_distributed_sampler`. And it reads an `accelerator` that was not given
 unless there is a GPU where the driver runs: `KeyError: 'accelerator'`.
 
 The user's options of DDP are kept, except for how processes are started: Spark starts them.

@@ -7,7 +7,7 @@ N devices train on one series as one device does with N times the `windows_batch
 draw a start in time, which then differs on each device. Where all windows are asked for (`windows_batch_size=None`),
 each device has them all.
 
-It is the same with any number of series where the trainer is told `use_distributed_sampler=False` (in Lightning 1.6,
+It is the same with any number of series where the trainer gets `use_distributed_sampler=False` (in Lightning 1.6,
 `replace_sampler_ddp`), so that Lightning does not shard the series, and no sampler of the user's own does.
 """
 

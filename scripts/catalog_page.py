@@ -1,4 +1,4 @@
-"""Writes docs/catalog.md from the patches: what each heals, where, and by which words of an error it is known."""
+"""Writes docs/catalog.md from the patches: what each fixes, where, and by which words of an error it is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nfpatch.console import releases_in_words
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalog.md"
 HEADING = """\
-# What nfpatch heals
+# What nfpatch patches
 
 Written by `make catalog` from the modules in [`patches/`](../patches); `nfpatch list` prints the same. {patches}
 patches for the {releases} releases from {first} to {last}. In a release that is not named here a patch is `not-needed`,
@@ -24,7 +24,7 @@ model like TFT of 1.7.4 starts from other weights than before.
 ## By the error
 
 Where an error ends with one of these, look at these patches. Many of the others end with no error at all: wrong rows,
-another loss on each device, or waiting for ever. Words with a \\* are those of errors with other causes as well: they
+another loss on each device, or a hang. Words with a \\* are those of errors with other causes as well: they
 tell of the bug only if it does not happen with one device. `nfpatch which LOG` looks all of them up.
 
 | the error has the words | patch |

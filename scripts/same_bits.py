@@ -50,7 +50,7 @@ of the training; and what the patches for unused parameters name as their cases.
 A number is that of the configurations that are equal. Two patches remove layers, as upstream did in 1.7.5 and 1.7.6:
 where they apply, the second number is that without them. Where the release itself refuses a configuration, both
 sources must say the same, and it is not counted. `torch.linalg.lstsq`, which makes KAN's first weights, gives other
-last bits in each process by its default driver, as released too: here it is told another one.
+last bits in each process by its default driver, as released too: here it gets another one.
 
 {table}
 

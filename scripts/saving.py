@@ -117,7 +117,7 @@ def outcome_of(action: Callable[[], Any]) -> Any:
 
 
 def draw_alike_at_every_step() -> None:
-    """Makes what is random in a training step depend on its number alone, as a resumed fit draws anew."""
+    """Makes what is random in a training step depend on its number alone, as a resumed fit draws again."""
     import numpy
     import pytorch_lightning
     import torch

@@ -1,7 +1,7 @@
 """Runs the quick tests on every supported Python that is found, with the newest and the lowest dependencies.
 
 The table goes into docs/versions.md. With --lowest only the Python that runs this is taken, with the lowest
-dependencies, and nothing is written: so CI does. Environments lie in .cache/versions and are made anew each time.
+dependencies, and nothing is written: so CI does. Environments lie in .cache/versions and are re-created each time.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def _suggested(file: Path) -> tuple[str, ...]:
 def _aliases(folder: Path) -> dict[str, str]:
     """Alias -> class of the models in a folder, as neuralforecast wrote it down; empty where it did not.
 
-    The files are somebody else's: of the pickle no more is taken than a dictionary of texts, and a broken one says
+    The files are not trusted: of the pickle no more is taken than a dictionary of texts, and a broken one says
     nothing.
     """
     found: Any = {}
@@ -172,7 +172,7 @@ class Replacement:
 
 
 def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) -> tuple[Optional[Path], ...]:
-    """Put each new file in its place, with the mode and owner of the old one: all or none, unless somebody kills us.
+    """Put each new file in its place, with the mode and owner of the old one: all or none, unless the process dies.
 
     With `keep` the old files stay beside the new ones, and their paths are returned. Raises Refused where a file was
     changed after it was judged and EnvironmentProblem where the system refuses; nothing is changed then.

@@ -68,7 +68,7 @@ class Migration:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A file as the target interpreter judged it: what becomes of it, and whether it is to be written anew."""
+    """A file as the target interpreter judged it: what becomes of it, and whether it is to be rewritten."""
 
     number: int
     file: ModelFile
@@ -92,7 +92,7 @@ def migrate(
     pickle may run what code it likes. With `keep` the old files stay as `FILE.nfpatch-backup`. With `dry_run` nothing
     is written.
 
-    What is wrong with a file is told by its Migration. Raises UsageError where there is nothing at a path, Refused
+    What is wrong with a file is in its Migration. Raises UsageError where there is nothing at a path, Refused
     where a killed run left the install half done, and EnvironmentProblem where the interpreter cannot do the work.
     """
     found = survey(install, catalog)
@@ -103,9 +103,9 @@ def migrate(
         return hopeless
     probe(install.python, install.extra_path)
     with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-models-") as folder:
-        healed = _healed_tree(found, Path(folder, "healed"))
+        patched = _patched_tree(found, Path(folder, "patched"))
         with conversation(install.python, install.extra_path, Path(folder)) as talk:
-            judged = _judged(talk, files, found, healed, trust)
+            judged = _judged(talk, files, found, patched, trust)
             groups = [_together(list(group)) for _, group in groupby(judged, key=lambda each: each.file.group)]
             if not dry_run:
                 groups = [_replaced(talk, group, keep) for group in groups]
@@ -129,7 +129,7 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
     return replace(outcome, state="refused", dropped=(), added=(), detail=str(error), exit_code=error.exit_code)
 
 
-def _healed_tree(found: Survey, folder: Path) -> Optional[Path]:
+def _patched_tree(found: Survey, folder: Path) -> Optional[Path]:
     """A copy of the package without the layers that patches remove; None where none of these patches can be applied.
 
     A key that a patch declares dead is so only in some configurations of a model. Those that this source does not build
@@ -141,14 +141,14 @@ def _healed_tree(found: Survey, folder: Path) -> Optional[Path]:
         for file in status.files if is_removing else ():
             wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
     try:
-        healed = {change.file: change.then for change in changes_to(found, wanted)}
+        patched = {change.file: change.then for change in changes_to(found, wanted)}
     except Refused:  # such a source gives no evidence
         return None
-    return build_overlay(found.install.package, folder, healed) if healed else None
+    return build_overlay(found.install.package, folder, patched) if patched else None
 
 
 def _judged(
-    talk: Conversation, files: Sequence[ModelFile], found: Survey, healed: Optional[Path], trust: bool
+    talk: Conversation, files: Sequence[ModelFile], found: Survey, patched: Optional[Path], trust: bool
 ) -> list[_Judged]:
     """The files as the target interpreter finds them."""
     install = found.install
@@ -166,7 +166,7 @@ def _judged(
             "dead": dead,
             "trees": {
                 "installed": None if install.tree is None else str(install.tree),
-                "healed": None if healed is None else str(healed),
+                "healed": None if patched is None else str(patched),
             },
             "trust": trust,
         }
@@ -196,7 +196,7 @@ def _check_imported(event: Mapping[str, Any], install: Install) -> None:
 
 
 def _verdict_of(path: Path, event: Mapping[str, Any]) -> tuple[Migration, bool]:
-    """The verdict of the target interpreter, and whether the file is to be written anew."""
+    """The verdict of the target interpreter, and whether the file is to be rewritten."""
     outcome = Migration(
         path, "already-fits", event["model"], tuple(event["dropped"]), tuple(event["added"]), event["detail"]
     )
@@ -235,7 +235,7 @@ def _left_alone(judged: _Judged, reason: NfpatchError) -> _Judged:
 
 
 def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Judged]:
-    """The files of a folder after those that do not fit were written anew and put in place."""
+    """The files of a folder after those that do not fit were rewritten and put in place."""
     misfits = [each for each in group if each.is_misfit]
     if not misfits:
         remove_litter(group[0].file.path.parent)

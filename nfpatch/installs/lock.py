@@ -49,18 +49,18 @@ def refuse_windows() -> None:
     """Raise EnvironmentProblem on Windows, which has no `flock`, and refuses to rename over a file that is open."""
     if sys.platform == "win32":
         raise EnvironmentProblem(
-            "nfpatch does not work on Windows, where nobody can vouch for its locks and renames; run it on Linux, "
+            "nfpatch does not work on Windows, where its locks and renames are untested; run it on Linux, "
             "as in WSL or a container. Nothing was changed."
         )
 
 
 def lock_path(install: Install) -> Path:
-    """Where the lock file of an install is while somebody holds it."""
+    """Where the lock file of an install is while it is held."""
     return install.home.with_name(install.home.name + ".lock")
 
 
 def _unlink_own(path: Path, descriptor: int) -> None:
-    """Remove the lock file while it is still ours. If it stays, it is in nobody's way; the next holder removes it."""
+    """Remove the lock file while it is still ours. If it stays, it does no harm; the next holder removes it."""
     for _ in range(2):  # a passing fault shall not leave it
         try:
             if _is_still_at(path, descriptor):  # never another's, which may be there once ours is gone
@@ -71,7 +71,7 @@ def _unlink_own(path: Path, descriptor: int) -> None:
 
 
 def _try_lock(path: Path) -> Optional[int]:
-    """The descriptor of the locked lock file; None while somebody else holds it."""
+    """The descriptor of the locked lock file; None while another process holds it."""
     import fcntl
 
     try:

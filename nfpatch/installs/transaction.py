@@ -32,7 +32,7 @@ from nfpatch.installs.lock import lock_path
 JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"
 # What is said where the work can be neither done nor undone.
-HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` heals it."
+HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` completes it."
 
 
 class Write(NamedTuple):
@@ -272,7 +272,7 @@ def _set_aside_if_empty(folder: Path, aside: Path) -> None:
             raise
         _remove_if_empty(folder)
         return
-    if os.listdir(aside):  # somebody has put something there at this very moment
+    if os.listdir(aside):  # something was put there at this very moment
         os.replace(aside, folder)
 
 
@@ -402,6 +402,6 @@ def _require_inside(install: Install, paths: Sequence[Path]) -> None:
     outside += [install.home for wanted, real in homes if wanted != real]
     if outside:
         raise Refused(
-            f"{outside[0]} leads out of {install.root}, by a symbolic link or because somebody tampered with what "
+            f"{outside[0]} leads out of {install.root}, by a symbolic link or because of tampering with what "
             "nfpatch keeps. nfpatch writes nothing there; reinstall neuralforecast."
         )

@@ -73,7 +73,7 @@ def _parsed_statements(text: str) -> tuple[Statement, ...]:
 
 
 def _remember(statements: Sequence[Statement], trees: Sequence[ast.stmt]) -> None:
-    """Note the trees of statements, and of those in their bodies, as far as both are told apart in the same way."""
+    """Note the trees of statements, and of those in their bodies, as far as both are distinguished in the same way."""
     if len(statements) == len(trees):
         for statement, tree in zip(statements, trees):
             _TREES[statement] = tree

@@ -137,8 +137,8 @@ def _move(
 ) -> Outcome:
     install, catalog = found.install, found.catalog
     if dry_run and found.interrupted:
-        raise Refused("A killed run left work half done here. Run the command without --dry-run to heal it first.")
-    # Looking needs neither the lock nor the right to write, so an image that is read-only and healed already is fine.
+        raise Refused("A killed run left work half done here. Run the command without --dry-run to complete it first.")
+    # Looking needs neither the lock nor the right to write, so an image that is read-only and patched already is fine.
     if dry_run or not (found.interrupted or wanted(found)):
         if not dry_run and has_litter(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):

@@ -28,7 +28,7 @@ class FileChange(NamedTuple):
     """One file of neuralforecast's own on its way to another patch set.
 
     The bytes now (None: it is missing), the bytes then, the original, and what each patch comes to by id, in catalog
-    order. `saves` tells that the bytes now are somebody's edits, of which a copy is to be kept.
+    order. `saves` says that the present bytes are edits of the user, of which a copy is kept.
     """
 
     file: str

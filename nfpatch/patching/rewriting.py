@@ -47,10 +47,10 @@ def separate_edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -
 def check_stands(rewrite: Rewrite, source: Source) -> None:
     """Raise CodemodRefused unless what the codemod writes stands there already, in a file that needs no imports.
 
-    What it takes away, nobody can tell from what never was there.
+    What it removes cannot be distinguished from what was never there.
     """
     if rewrite.imports or not all(change.new for change in rewrite.changes if change.new is not None):
-        raise CodemodRefused("it cannot be told from its result")
+        raise CodemodRefused("it cannot be distinguished from its result")
     written = [change._replace(old=change.new, new=None) for change in rewrite.changes if change.new is not None]
     if not written:
         raise CodemodRefused("it writes nothing")
@@ -207,7 +207,7 @@ def _check_bodies_stay(old: Sequence[ast.stmt], new: Sequence[ast.stmt], where: 
 def _kept_around(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> int:
     """How many of the old statements stand before what is only added among them; 0 where more is done than that.
 
-    What is added before all of them is not told apart.
+    What is added before all of them is not distinguished.
     """
     before = 0
     while before < min(len(old), len(new)) and is_same(old[before], new[before]):

@@ -79,7 +79,7 @@ class Source:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """What Python makes of it. Raises CodemodRefused where it does not parse, or is nested as nobody nests it."""
+        """What Python makes of it. Raises CodemodRefused where it does not parse, or is nested too deeply."""
         tree = _parsed(self.content)
         try:
             self.content.decode(self.encoding)  # Python overlooks what is amiss in a comment

@@ -145,7 +145,7 @@ def _steps_to_patched(
 
 
 def saved_path(install: Install, change: TreeChange) -> Path:
-    """Where the copy of somebody's edits goes: beside the file, under the first name that is free."""
+    """Where the copy of edits goes: beside the file, under the first name that is free."""
     path = install.file(change.file)
     names = (f"{path.name}.nfpatch-saved{'' if number == 1 else f'-{number}'}" for number in count(1))
     return next(saved for name in names if not os.path.lexists(saved := path.with_name(name)))
@@ -158,7 +158,7 @@ def _saving(install: Install, change: TreeChange) -> list[Step]:
 def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
     path, kept = install.file(change.file), original_path(install, change.file)
     stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
-    # where somebody put the original back already, that file stays
+    # where the original was put back already, that file stays
     steps: list[Step]
     if change.now == change.then:
         steps = [Remove(kept)]
@@ -192,7 +192,7 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) ->
         return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
     record_name, origin = _relative_record(install), str(install.record)
     present = original = read_file(install.record)
-    # somebody's edit of a patched file is none of RECORD: the row that stands there is still what nfpatch wrote
+    # an edit of a patched file is not in RECORD: the row that stands there is still what nfpatch wrote
     standing = {row[0]: row for row in record.parse(present, origin)}
     written = {**standing, **_rows_of_modules(found, standing), **_rows_of_changes(changes)}
     rows_before: dict[str, Optional[record.Row]] = {}
@@ -202,7 +202,7 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) ->
     rows_after = _rows(install, after, after.to_bytes(), original, written) if after.files else {}
     if present == record.edit(original, origin, rows_before):
         desired = record.edit(original, origin, rows_after)
-    else:  # somebody else wrote RECORD meanwhile: their rows stay, ours are brought up to date one by one
+    else:  # another program wrote RECORD meanwhile: its rows stay, ours are brought up to date one by one
         released = {row[0]: row for row in record.parse(original, origin)}
         taken_back = {path: released.get(path) for path in rows_before}
         desired = record.edit(present, origin, {**taken_back, **rows_after})

@@ -230,7 +230,9 @@ def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[App
 
 def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     if found.interrupted:
-        return PatchStatus(patch, "interrupted", "a killed run left work half done; the next apply or revert heals it")
+        return PatchStatus(
+            patch, "interrupted", "a killed run left work half done; the next apply or revert completes it"
+        )
     patched = {file for file, entry in found.ledger.files.items() if patch.id in entry.patches}
     variant = found.variant_of(patch)
     files = sorted({*variant.rewrites, *patched})
@@ -238,23 +240,23 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
         return _status_without_variant(found, patch, variant)
     if not files:
         return PatchStatus(patch, "not-needed", variant.reason)
-    told = {file: _state_in(found, patch, file) for file in files}
-    is_elsewhere = not patched and all(state == "applied" for state, _ in told.values())
+    states = {file: _state_in(found, patch, file) for file in files}
+    is_elsewhere = not patched and all(state == "applied" for state, _ in states.values())
     modules = sorted({*found.needed_modules(patch), *found.ledger.added_by(patch.id)})
-    told.update({file: _state_of_module(found, patch, file, is_elsewhere) for file in modules})
+    states.update({file: _state_of_module(found, patch, file, is_elsewhere) for file in modules})
     for file in found.differences(patch):
-        # what somebody has changed, or put back, is still that
-        if told[file][0] == "applied" or (told[file][0] == "applicable" and file not in patched):
-            told[file] = ("outdated", _OUTDATED)
-    worst = max(told, key=lambda file: _FILE_STATES.index(told[file][0]))
-    state, reason = told[worst]
-    if any(told[file][0] != state for file in files):
-        reason = f"{reason} (in {', '.join(file for file in told if told[file][0] == state)})"
+        # what was changed, or put back, is still that
+        if states[file][0] == "applied" or (states[file][0] == "applicable" and file not in patched):
+            states[file] = ("outdated", _OUTDATED)
+    worst = max(states, key=lambda file: _FILE_STATES.index(states[file][0]))
+    state, reason = states[worst]
+    if any(states[file][0] != state for file in files):
+        reason = f"{reason} (in {', '.join(file for file in states if states[file][0] == state)})"
     if patch.opt_in and not patched and state == "applicable":
         state, reason = "opt-in", f"{reason} (applied by its own id only)"
     if variant.found == "matched" and state == "applied":
         reason = f"{reason} (by its variant for {variant.releases})"
-    return PatchStatus(patch, state, reason, {file: told[file][0] for file in files}, variant.releases)
+    return PatchStatus(patch, state, reason, {file: states[file][0] for file in files}, variant.releases)
 
 
 def _status_without_variant(found: Survey, patch: Patch, variant: Variant) -> PatchStatus:

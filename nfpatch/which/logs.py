@@ -70,7 +70,7 @@ class Frame(NamedTuple):
 
     @property
     def is_library(self) -> bool:
-        """Whether it is of an installed package, or of Python itself, and not of somebody's script."""
+        """Whether it is of an installed package, or of Python itself, and not of a user's script."""
         file = self.file.replace("\\", "/")
         return any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python")) or file[:1] == "<"
 

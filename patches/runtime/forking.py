@@ -1,7 +1,7 @@
 """A training in forked processes does not use the threads of the process that was forked.
 
 `ddp_notebook` and `ddp_fork` train in processes that Lightning forks. A fork has the memory of its parent, but none of
-its threads: where the parent has used the thread pool of OpenMP, as torch does, the forked process waits for ever for
+its threads: where the parent has used the thread pool of OpenMP, as torch does, the forked process hangs waiting for
 threads that are not there. With one thread it needs no pool.
 """
 

@@ -10,7 +10,7 @@ the process group. A shared call goes so:
 4. Each reads the parts of the others. A part that does not come, as its rank has failed or ended or is silent for
    LOST_SECONDS, is computed by whoever needs it.
 
-After a missed meeting or a lost part all ranks compute alone from then on, and wait for nobody. So no result depends on
+After a missed meeting or a lost part all ranks compute alone from then on, and do not wait. So no result depends on
 what the ranks agree on, but only how long a call takes.
 
 The keys are below `neuralforecast/prediction/`; only the last three are of one call, and go once it has been read:
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 def attend(group: RankGroup, token: str, clock: Any = time) -> Optional[SharedCall]:
     """Meet the other ranks in this call; None if this rank is to compute alone.
 
-    Either all ranks get a call or none does. A rank that brings an empty token does not wait, and lets nobody wait. No
+    Either all ranks get a call or none does. A rank that brings an empty token does not wait, and lets no rank wait. No
     rank waits longer than MEETING_SECONDS. After one that did in vain, all ranks compute alone from then on. `clock` is
     the module `time`, or has its `monotonic` and `sleep`. Raises nothing: without a store, each rank is alone.
     """
@@ -182,7 +182,7 @@ class SharedCall:
         self._store.set("alone", "1")
 
     def _polls(self) -> Iterator[None]:
-        """Yields for ever, with pauses between."""
+        """Yields without end, with pauses between."""
         pause = FIRST_PAUSE
         while True:
             yield
@@ -209,7 +209,7 @@ class SharedCall:
             thread.join(BEAT_SECONDS)
 
     def _beat(self, ended: threading.Event) -> None:
-        with suppress(Exception):  # without a store nobody looks
+        with suppress(Exception):  # without a store no rank looks
             self._store.add(f"alive/{self.rank}", 1)
             while not ended.wait(BEAT_SECONDS):
                 self._store.add(f"alive/{self.rank}", 1)
@@ -219,7 +219,7 @@ class SharedCall:
         key = f"{self._number}/{self.rank}"
         with suppress(Exception):
             if self._store.add(f"{key}/read", 0) >= self.world_size - 1:
-                self._store.delete_key(f"{key}/read")  # nobody needs it any more
+                self._store.delete_key(f"{key}/read")  # no rank needs it any more
                 return
             pickled = pickle.dumps(part, protocol=4)
             starts = range(0, len(pickled), CHUNK_BYTES)

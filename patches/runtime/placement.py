@@ -40,7 +40,7 @@ def single_device_changes(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def clamp_devices(models: Iterable[Any]) -> None:
     """Let loaded models train on no more GPUs than there are here, with a warning.
 
-    Whoever builds a model for more GPUs should be told; but a loaded model has their number from another machine.
+    A model built for more GPUs than there are is an error; but a loaded model has their number from another machine.
     Changes the `trainer_kwargs` of the models. What a model saves again keeps what it was built with.
     """
     for model in models:

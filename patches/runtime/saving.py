@@ -1,7 +1,7 @@
 """Saving on several ranks: the first rank of a node writes, and those that come later wait until the files are whole.
 
-A script may save on all ranks or on one, whichever it is; so saving makes no collective call, and the first rank waits
-for nobody. It writes below a path of its own and then renames the files into place, whole, over those of the ranks of
+A script may save on all ranks or on one, whichever it is; so saving makes no collective call, and the first rank does
+not wait. It writes below a path of its own and then renames the files into place, whole, over those of the ranks of
 another node that write to the same disk, which are the same. The store says which rank is the first.
 """
 

@@ -34,7 +34,7 @@ from nfpatch.installs.transaction import (
 )
 
 PACKAGE = "neuralforecast"
-HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` heals it."
+HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` completes it."
 HOME = "neuralforecast-1.7.4.dist-info/nfpatch"
 OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
@@ -615,7 +615,7 @@ def refusal(action: Callable[[], Any], install: Install) -> str:
 
 def leads_out(folder: Path, install: Install) -> str:
     return (
-        f"{folder} leads out of {install.root}, by a symbolic link or because somebody tampered with what nfpatch "
+        f"{folder} leads out of {install.root}, by a symbolic link or because of tampering with what nfpatch "
         "keeps. nfpatch writes nothing there; reinstall neuralforecast."
     )
 
