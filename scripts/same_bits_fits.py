@@ -75,7 +75,7 @@ class Fits:
         return result
 
     def trainer_arguments(self) -> dict[str, Any]:
-        """What Lightning's trainer is told."""
+        """The arguments of Lightning's trainer."""
         return {**TRAINER, **self.trainer.quiet_arguments(self.package.__version__, self.observation)}
 
 
