@@ -129,7 +129,8 @@ def items_of_patches(report: ProofReport) -> list[Item]:
         ok = all(case.ok for case in own)
         source = next((case.source for case in own if case.source != "released"), "patched")
         released = {_in_a_word(case) for case in own if case.source == "released" and case.expect != "pass"}
-        shown = f"released: {', '.join(sorted(released)) or 'no fault shown'}"
+        is_run = any(case.source == "released" for case in own)
+        shown = f"released: {', '.join(sorted(released)) or ('no fault shown' if is_run else 'not run')}"
         cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}")
         items.append(Item(ok, "pass" if ok else "failed", patch_id, cells, ()))
     return items
