@@ -12,7 +12,7 @@ import pytest
 from nfpatch.engine.report import junit_of, page_of
 from nfpatch.installs.find import Install, find_install
 from nfpatch.proof.prove import Agenda
-from nfpatch.proof.report import conditions_of, document_of
+from nfpatch.proof.report import conditions_of, document_of, print_report
 from nfpatch.proof.runner import CaseResult, ProofReport
 
 VOID = {"meta", "br", "hr"}
@@ -92,6 +92,25 @@ def test_a_page_of_a_failed_proof_says_so_in_words(install: Install) -> None:
     assert "NOT proved" in page
     assert "the ranks ended with other weights" in page
     assert '<td class="no">NO</td>' in page
+
+
+def test_the_text_has_a_line_for_each_patch_and_what_failed_and_if_verbose_every_fit(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused = ("static_encoder.a", "static_encoder.b")
+    found = report(case(0, True, "unused-parameters", unused=unused), case(1, False, "error", "rank 1: no luck"))
+
+    print_report(install, found)
+    short = capsys.readouterr().out
+    print_report(install, found, verbose=True)
+    everything = capsys.readouterr().out
+
+    (line,) = (line for line in short.splitlines() if line.startswith("  NO  p "))
+    assert "2 unused parameters" in line
+    assert "rank 1: no luck" in short
+    assert "static_encoder.a" not in short
+    assert "static_encoder.a" in everything
+    assert "rank 1: no luck" in everything
 
 
 class Reader(HTMLParser):
