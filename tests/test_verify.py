@@ -106,6 +106,16 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
     assert snapshot(site) == before
 
 
+@pytest.mark.ddp
+def test_three_ranks_show_on_the_released_source_what_two_show(site: Path, training_env: Path) -> None:
+    patches = ("validation-of-all-series", "save-by-one-rank")
+    where = ("--python", training_env, "--site-packages", site)
+    document = answer("verify", *patches, "--preview", "--devices", 3, *where)
+    assert (document["ok"], document["world_size"]) == (True, 3)
+    red = {case["patch"] for case in document["cases"] if case["source"] == "released" and case["expect"] == "wrong"}
+    assert red == set(patches)
+
+
 LIVE_LAYERS_REMOVED = """
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite

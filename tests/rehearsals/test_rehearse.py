@@ -114,9 +114,11 @@ def test_processes_that_end_with_the_training_are_watched(rehearse: Rehearse, ha
     assert len(document["stages"][0]["ranks"]) == 1
 
 
-def test_by_torch_s_launcher(rehearse: Rehearse) -> None:
-    code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun"])
+@pytest.mark.parametrize("devices", [2, 3])
+def test_by_torch_s_launcher(rehearse: Rehearse, devices: int) -> None:
+    code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun", "--devices", devices])
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
+    assert [len(stage["ranks"]) for stage in document["stages"]] == [devices, devices]
 
 
 def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: Rehearse, tmp_path: Path) -> None:
