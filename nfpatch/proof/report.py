@@ -128,21 +128,25 @@ def items_of_patches(report: ProofReport) -> list[Item]:
         own = [case for case in report.cases if case.patch == patch_id]
         ok = all(case.ok for case in own)
         source = next((case.source for case in own if case.source != "released"), "patched")
-        released = {_in_a_word(case) for case in own if case.source == "released" and case.expect != "pass"}
-        is_run = any(case.source == "released" for case in own)
-        shown = f"released: {', '.join(sorted(released)) or ('no fault shown' if is_run else 'not run')}"
+        together = [case for case in own if case.source == "released" and case.strategy != "single-process"]
+        released = _in_words([case for case in together if case.expect != "pass"])
+        shown = f"released: {released or ('no fault shown' if together else 'not run on several ranks')}"
         cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}")
         items.append(Item(ok, "pass" if ok else "failed", patch_id, cells, ()))
     return items
 
 
-def _in_a_word(result: CaseResult) -> str:
-    """What a released source showed that has a fault."""
-    if not result.ok:
-        return f"{result.outcome}, not as expected"
-    if result.outcome == "unused-parameters":
-        return f"{count(len(result.unused_parameters), 'unused parameter', 'unused parameters')}"
-    return {"wrong": "differs", "error": "fails"}.get(result.outcome, result.outcome)
+def _in_words(results: Sequence[CaseResult]) -> str:
+    """What the released source showed in fits that have a fault there; of several kinds, each once."""
+    words = {"wrong": "differs", "error": "fails"}
+    kinds = {words.get(each.outcome, each.outcome) for each in results if each.outcome != "unused-parameters"}
+    unused = [len(each.unused_parameters) for each in results if each.outcome == "unused-parameters"]
+    if unused:
+        number = count(max(unused), "unused parameter", "unused parameters")
+        kinds.add(number if len(set(unused)) == 1 else f"up to {number}")
+    if not all(each.ok for each in results):
+        kinds.add("not as expected")
+    return ", ".join(sorted(kinds))
 
 
 def document_of(install: Install, report: ProofReport, agenda: Optional[Agenda] = None) -> Document:
