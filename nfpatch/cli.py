@@ -455,18 +455,19 @@ def _prove_preview(
     """Prove what apply is about to write; leave with exit code 1 if that fails. None if there is nothing to write."""
     from nfpatch.patching.operations import refuse_checkout
     from nfpatch.proof import report as proof_report
-    from nfpatch.proof.prove import agenda_for, run_agenda
+    from nfpatch.proof.prove import agenda_for, run_agenda, timeout_for
+    from nfpatch.proof.runner import RunOptions
 
     found = survey(install, catalog)
     agenda = agenda_for(found, request)
-    if not agenda.trees["preview"]:
+    if not agenda.trees["patched"]:
         return None
     if not may_write:
         refuse_checkout(install)  # before a proof that would be in vain
     with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, timeout=timeout, on_event=on_event)
+        report = run_agenda(agenda, install, RunOptions(timeout=timeout or timeout_for(agenda)), on_event)
     if not as_json:
-        proof_report.print_report(install, agenda, report)
+        proof_report.print_report(install, report)
     if survey(install, catalog).contents != found.contents:
         raise Refused(f"{install.package} was changed while its patched source was being proved. Run it again.")
     if not report.ok:
@@ -572,6 +573,7 @@ def _check_report_files(*files: Optional[Path]) -> None:
 )
 @_nodes_options
 @click.option("--timeout", type=_seconds, metavar="SECONDS", help=PROOF_TIMEOUT_IN_WORDS)
+@click.option("--verbose", is_flag=True, help="Show every fit, and not only those that failed.")
 @_report_files
 @_install_options
 def verify(
@@ -584,21 +586,23 @@ def verify(
     accelerator: str,
     launchers: tuple[Any, ...],
     timeout: Optional[float],
+    verbose: bool,
     junit_xml: Optional[Path],
     html: Optional[Path],
     target: Target,
     **nodes_options: Any,
 ) -> None:
-    """Prove by real fits: the original source fails under strict DDP, the installed source trains.
+    """Prove by real fits: the released source fails under strict DDP, the installed source trains.
 
     Proved is what is applied (or with --preview would be), of the groups and patches named. Two processes train each
     model for a few steps with the interpreter that --python names (default: this one), on the CPU with the gloo
     backend. NHITS, which never needed a patch, trains as the control.
     """
-    from nfpatch.proof import exports
+    from nfpatch.engine.launch import Nodes
+    from nfpatch.engine.report import write_files
     from nfpatch.proof import report as proof_report
-    from nfpatch.proof.launch import Nodes
-    from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda
+    from nfpatch.proof.prove import ProofRequest, agenda_for, run_agenda, timeout_for
+    from nfpatch.proof.runner import RunOptions
 
     nodes = Nodes(**nodes_options)
     nodes.check(devices)
@@ -614,16 +618,14 @@ def verify(
     install = target.install()
     request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
     agenda = agenda_for(survey(install, catalog), request)
-    with proof_report.progress(agenda) as on_event:
-        report = run_agenda(agenda, install, devices, accelerator, timeout, on_event, nodes)
-    if junit_xml is not None:
-        exports.write_junit_xml(junit_xml, install, report)
-    if html is not None:
-        exports.write_html(html, install, agenda, report)
+    with proof_report.progress(agenda, verbose) as on_event:
+        options = RunOptions(devices, accelerator, timeout or timeout_for(agenda), nodes)
+        report = run_agenda(agenda, install, options, on_event)
+    write_files(proof_report.document_of(install, report, agenda), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": install.to_json()})
     else:
-        proof_report.print_report(install, agenda, report)
+        proof_report.print_report(install, report, verbose)
     if not report.ok:
         raise SystemExit(1)
 
@@ -676,7 +678,7 @@ def audit(
 )
 @click.option(
     "--source",
-    type=click.Choice(["released", "installed", "healed"]),
+    type=click.Choice(["released", "installed", "patched"]),
     default="installed",
     show_default=True,
     help="Which neuralforecast: as released, as installed, or as `apply` would make it. Nothing is written into it.",
@@ -715,8 +717,9 @@ def rehearse(
     stay. Each call of neuralforecast is watched on every rank and held against what one process gives. Options of
     nfpatch stand before SCRIPT; what follows it is the script's.
     """
-    from nfpatch.rehearsal import exports, run
+    from nfpatch.engine.report import write_files
     from nfpatch.rehearsal import report as rehearsal_report
+    from nfpatch.rehearsal import run
 
     if as_is and _is_given("--max-steps"):
         raise UsageError("--as-is shortens nothing: leave --max-steps out, or --as-is.")
@@ -735,10 +738,7 @@ def rehearse(
             on_event,
             (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None,
         )
-    if junit_xml is not None:
-        exports.write_junit_xml(junit_xml, found.install, what, report)
-    if html is not None:
-        exports.write_html(html, found.install, what, report)
+    write_files(rehearsal_report.document_of(found.install, what, report), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": found.install.to_json()})
     else:

@@ -28,7 +28,7 @@ from nfpatch.catalog import Case, load_catalog, names
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, Source, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
@@ -83,18 +83,16 @@ def journeys_in(
     stages: Sequence[str],
 ) -> dict[str, Any]:
     """How the script of each model ends with the source in these two folders, as released up to `last_before`."""
-    before = [case_of(each, stage, "original") for each in configurations for stage in last_before]
+    before = [case_of(each, stage, "released") for each in configurations for stage in last_before]
     after = [case_of(each, stage, "installed") for each in configurations for stage in stages]
     install = find_install(python, healed)
     try:
         report = run_proof(
             python=install.python,
             cases=[*before, *after],
-            trees={"original": released, "installed": healed},
+            trees={"released": released, "installed": healed},
             extra_path=install.extra_path,
-            timeout=TIMEOUT_SECONDS,
-            max_steps=STEPS,
-            persistent=True,
+            options=RunOptions(timeout=TIMEOUT_SECONDS, max_steps=STEPS, persistent=True),
         )
     except EnvironmentProblem as error:
         nothing = {"ends": "alone", "words": str(error)}
@@ -103,7 +101,7 @@ def journeys_in(
     for each in configurations:
         own = [result for result in report.cases if result.model == each.model]
         by_source = {
-            "released": ([result for result in own if result.source == "original"], released),
+            "released": ([result for result in own if result.source == "released"], released),
             "healed": ([result for result in own if result.source == "installed"], healed),
         }
         journeys[each.model] = {

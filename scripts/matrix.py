@@ -30,7 +30,7 @@ HEADING = """# The proof, release by release
 
 Written by `make matrix`. Each row is `nfpatch verify --preview{options}` on that release as its wheel has it, of all
 patches that it needs and of those that are opt-in: two processes, gloo, CPU, by torch's launcher, and for
-one of each line of releases by every other as well. *Red*: the original source is refused by strict DDP, with exactly
+one of each line of releases by every other as well. *Red*: the released source is refused by strict DDP, with exactly
 the parameters that the patch claims, or a stage of a script does not end as in one process. *Green*: the patched source
 trains, and each rank gets what one process gets. *Like the original*: weights and forecasts are bit for bit those of
 the original, trained by one process and with `find_unused_parameters=True`. *Control*: NHITS trains on both. *Patches*:
@@ -90,8 +90,8 @@ def row_of(release: str, document: dict[str, Any]) -> str:
     cells = [
         f"{len(document['proved'])} of {len(document['proved']) + len(document['unproved'])}",
         ", ".join(dict.fromkeys(case["launcher"] for case in cases)),
-        tally([case for case in strict if case["source"] == "original" and case["expect"] != "pass"]),
-        tally([case for case in strict if case["source"] != "original" and case["expect"] == "pass"]),
+        tally([case for case in strict if case["source"] == "released" and case["expect"] != "pass"]),
+        tally([case for case in strict if case["source"] != "released" and case["expect"] == "pass"]),
         tally([case for case in cases if case["like"] is not None and case["patch"] is not None]),
         tally([case for case in cases if case["patch"] is None]),
         f"{document['torch']}, {document['lightning']}, {document['python']}",

@@ -23,7 +23,7 @@ MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 # By picture: the commands that it shows, each with the exit code that it ends with
 PICTURES = {
     "demo.svg": ((0, "status"), (0, "apply", *MISSION), (0, "verify", *MISSION), (0, "revert", *MISSION)),
-    "rehearse.svg": ((1, "rehearse", SCRIPT.name), (0, "rehearse", "--source", "healed", SCRIPT.name)),
+    "rehearse.svg": ((1, "rehearse", SCRIPT.name), (0, "rehearse", "--source", "patched", SCRIPT.name)),
 }
 WIDTH = 112  # columns; what `status` prints fits without a break
 

@@ -108,7 +108,7 @@ def main() -> int:
                     continue
                 print(f"== {release} {name}", file=sys.stderr, flush=True)
                 released, healed = (
-                    rehearsed(subject, site, arguments.python.absolute(), source) for source in ("released", "healed")
+                    rehearsed(subject, site, arguments.python.absolute(), source) for source in ("released", "patched")
                 )
                 failed += not healed.get("ok", False) and not any(map(refused, healed.get("stages", ())))
                 stack = healed if "torch" in healed else stack

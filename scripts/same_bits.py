@@ -30,6 +30,7 @@ from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 from nfpatch.proof.prove import TRAVELLERS
 from nfpatch.target import ENTRY
+from nfpatch.target.events import CaseSpec, encode
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "same-bits.md"
 FITS = Path(__file__).with_name("same_bits_fits.py")
@@ -99,15 +100,16 @@ def specified(case: Case) -> dict[str, Any]:
         options["model"] = {**options["model"], **VALIDATE_EVERY}
     else:
         options = {**VALIDATE_EVERY, **options}
-    return {
-        "model": case.model,
-        "loss": case.loss,
-        "exogenous": list(case.exogenous),
-        "options": options,
-        "val_size": VAL_SIZE,
-        "cross_validation": case in TRAVELLERS,
-        **{"strategy": "single-process", "stage": "fit", "tree": "installed"},  # read by a search
-    }
+    spec = CaseSpec(
+        id=f"{case.model}, {case.config}",
+        model=case.model,
+        loss=case.loss,
+        tree="installed",
+        exogenous=tuple(case.exogenous),
+        options=options,
+        strategy="single-process",
+    )
+    return {"case": encode(spec), "val_size": VAL_SIZE, "cross_validation": case in TRAVELLERS}
 
 
 def fit_all(tree: Path, cases: Mapping[str, Case], python: Path, folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Trains cases in one process: `python same_bits_fits.py SPEC`, where torch is.
 
 SPEC is a JSON file: {entry, tree, out, cases}. `entry` is the path of `nfpatch/target/__main__.py`, whose package has
-models and data that serve here as well, `tree` a folder to put first on sys.path, and `cases` maps ids to cases as a
-proof has them, with `val_size`, the length of the validation data.
+models and data that serve here as well, `tree` a folder to put first on sys.path, and `cases` maps ids to
+{case, val_size, cross_validation}: a `CaseSpec`, the length of the validation data, and whether to cross-validate.
 
 `out` gets a JSON object for each case, one a line: {id, weights, random_streams, train_losses, valid_losses, forecasts,
 cross_validation} or {id, error}. Weights (by name, buffers included), the states of the random streams after the fit
@@ -36,22 +36,24 @@ class Fits:
     """Trains with the neuralforecast that is imported."""
 
     def __init__(self, package: Any) -> None:
-        self.models, self.trainer, self.comparing, self.data, self.observing = (
+        self.models, self.trainer, self.comparing, self.data, self.observing, self.events = (
             importlib.import_module("nfpatch_target." + name)
-            for name in ("models", "trainer", "comparing", "data", "observing")
+            for name in ("models", "trainer", "comparing", "data", "observing", "events")
         )
+        self.observation = self.observing.Observation()
         self.package = package
 
-    def result_of(self, case: dict[str, Any]) -> dict[str, Any]:
+    def result_of(self, content: dict[str, Any]) -> dict[str, Any]:
         """What the case comes to: a fit from a seed, with validation, and what is asked of the model afterwards."""
+        val_size = content["val_size"]
+        case = self.events.decode(self.events.CaseSpec, content["case"])
         self.comparing.seed_everything()
-        self.observing.OBSERVED.clear()
-        self.observing.OBSERVED.update(self.observing.no_evidence())
+        self.observation.begin()
         model = self.models.model_of(case, STEPS, self.trainer_arguments, self.data.n_series_of(case))
         data = self.data.data_of(case, model.h)
         forecaster = self.package.NeuralForecast(models=[model], freq=data.freq)
         static = {} if data.static is None else {"static_df": data.static}
-        forecaster.fit(df=data.past, val_size=case["val_size"], **static)
+        forecaster.fit(df=data.past, val_size=val_size, **static)
         result: dict[str, Any] = {
             "weights": {
                 name: digest_of(tensor.numpy().tobytes())
@@ -59,22 +61,22 @@ class Fits:
             },
             "random_streams": random_streams(),
             # as hexadecimal, which compares not-a-number as well
-            "train_losses": [loss.hex() for loss in self.observing.OBSERVED["losses"]],
-            "valid_losses": [loss.hex() for loss in self.observing.OBSERVED["validated"]],
+            "train_losses": [loss.hex() for loss in self.observation.evidence.losses],
+            "valid_losses": [loss.hex() for loss in self.observation.evidence.validated],
         }
         if not result["train_losses"] or not result["valid_losses"]:
             raise RuntimeError("nothing was trained or validated")
-        future = {"futr_df": data.future} if "future" in case["exogenous"] else {}
+        future = {"futr_df": data.future} if "future" in case.exogenous else {}
         result["forecasts"] = asked(lambda: forecaster.predict(**future))
-        if case["cross_validation"]:
+        if content["cross_validation"]:
             result["cross_validation"] = asked(
-                lambda: forecaster.cross_validation(df=data.past, n_windows=2, val_size=case["val_size"], **static)
+                lambda: forecaster.cross_validation(df=data.past, n_windows=2, val_size=val_size, **static)
             )
         return result
 
     def trainer_arguments(self) -> dict[str, Any]:
         """The arguments of Lightning's trainer."""
-        return {**TRAINER, **self.trainer.quiet_arguments(self.package.__version__)}
+        return {**TRAINER, **self.trainer.quiet_arguments(self.package.__version__, self.observation)}
 
 
 def asked(forecast: Callable[[], Any]) -> str:

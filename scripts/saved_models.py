@@ -25,6 +25,7 @@ from releases import CACHE, unpack
 
 from nfpatch.catalog import Case, load_catalog
 from nfpatch.target import ENTRY
+from nfpatch.target.events import CaseSpec, encode
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
 TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
@@ -137,7 +138,7 @@ def results_of(jobs: Sequence[Mapping[str, Any]], python: Path, folder: Path) ->
 
 def as_json(case: Case) -> dict[str, Any]:
     """A case as a proof takes it."""
-    return {"model": case.model, "loss": case.loss, "exogenous": [*case.exogenous], "options": {**case.options}}
+    return encode(CaseSpec("", case.model, case.loss, exogenous=tuple(case.exogenous), options=dict(case.options)))
 
 
 def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Result]:

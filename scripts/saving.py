@@ -45,28 +45,28 @@ class Bench:
         self.package = package
         self.utils = importlib.import_module("neuralforecast.utils")
 
-    def model(self, case: dict[str, Any], steps: int, **more: Any) -> Any:
+    def model(self, case: Any, steps: int, **more: Any) -> Any:
         """The model of a case, untrained."""
         numbers = tuple(int(number) for number in self.package.__version__.split(".")[:2])
         quiet = {"enable_progress_bar": False} if numbers >= self.trainer.FIRST_RELEASE_WITHOUT_PROGRESS_BAR else {}
         n_series = self.data.n_series_of(case)
         return self.models.model_of(case, steps, lambda: {**TRAINER, **quiet, **more}, n_series)
 
-    def trained(self, case: dict[str, Any], model: Any) -> Any:
+    def trained(self, case: Any, model: Any) -> Any:
         """A forecaster with this model, trained."""
         forecaster = self.package.NeuralForecast(models=[model], freq="M")
         panel = self.utils.AirPassengersPanel.groupby("unique_id").head(-model.h).reset_index(drop=True)
-        static = {"static_df": self.utils.AirPassengersStatic} if "static" in case["exogenous"] else {}
+        static = {"static_df": self.utils.AirPassengersStatic} if "static" in case.exogenous else {}
         self.comparing.seed_everything()
         forecaster.fit(df=panel, **static)
         return forecaster
 
-    def forecasts(self, case: dict[str, Any], forecaster: Any) -> bytes:
+    def forecasts(self, case: Any, forecaster: Any) -> bytes:
         """What it forecasts."""
         panel = self.utils.AirPassengersPanel
         future = panel.groupby("unique_id").tail(forecaster.h).reset_index(drop=True)
         self.comparing.seed_everything()
-        frame = forecaster.predict(**({"futr_df": future} if "future" in case["exogenous"] else {}))
+        frame = forecaster.predict(**({"futr_df": future} if "future" in case.exogenous else {}))
         columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
         return frame[columns].to_numpy(dtype="float64").tobytes()  # type: ignore[no-any-return]
 
@@ -75,18 +75,18 @@ class Bench:
         weights = self.comparing.weights_of(self.models.trained_model_of(forecaster))
         return {name: weight.numpy().tobytes() for name, weight in weights.items()}
 
-    def save(self, folder: str, case: dict[str, Any]) -> Any:
+    def save(self, folder: str, case: Any) -> Any:
         """Trains a model, saves it, and forecasts."""
         forecaster = self.trained(case, self.model(case, 2, enable_checkpointing=False))
         os.makedirs(folder)
         forecaster.save(folder, overwrite=True)
         return self.forecasts(case, forecaster)
 
-    def load(self, folder: str, case: dict[str, Any]) -> Any:
+    def load(self, folder: str, case: Any) -> Any:
         """Loads a model, and forecasts."""
         return self.forecasts(case, self.package.NeuralForecast.load(folder))
 
-    def fit(self, folder: str, case: dict[str, Any]) -> Any:
+    def fit(self, folder: str, case: Any) -> Any:
         """Trains a model, leaving a checkpoint half way."""
         from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -94,7 +94,7 @@ class Bench:
         forecaster = self.trained(case, self.model(case, STEPS, enable_checkpointing=True, callbacks=[half]))
         return self.weights(forecaster)
 
-    def resume(self, folder: str, case: dict[str, Any]) -> Any:
+    def resume(self, folder: str, case: Any) -> Any:
         """Goes on from the checkpoint."""
         import pytorch_lightning
 
@@ -137,14 +137,14 @@ def main(path: str) -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     runpy.run_path(spec["entry"])  # makes its package importable
-    source = importlib.import_module("nfpatch_target.source")
+    source, events = (importlib.import_module(f"nfpatch_target.{name}") for name in ("source", "events"))
     base_path = list(sys.path)
     results = []
     for job in spec["jobs"]:
         bench = Bench(source.import_neuralforecast(job["tree"], base_path))
         draw_alike_at_every_step()
         work = getattr(bench, job["do"])
-        cases = job["cases"].items()
+        cases = [(folder, events.decode(events.CaseSpec, case)) for folder, case in job["cases"].items()]
         results.append({folder: outcome_of(functools.partial(work, folder, case)) for folder, case in cases})
     with open(spec["out"], "wb") as out:
         pickle.dump(results, out)

@@ -190,8 +190,8 @@ def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path
     document = answer("apply", "mlp-gate", "--allow-modified", "--prove", *where)
     assert document["changed"] == [MLP]
     fits = {(case["source"], case["strategy"]): case for case in document["proof"]["cases"] if case["patch"]}
-    assert fits["original", "strict-ddp"]["unused_parameters"] == ["gate.weight", "gate.bias"]
-    assert fits["preview", "strict-ddp"]["equal_to_like"] is True
+    assert fits["released", "strict-ddp"]["unused_parameters"] == ["gate.weight", "gate.bias"]
+    assert fits["patched", "strict-ddp"]["equal_to_like"] is True
     assert document["proof"]["ok"] is True
 
 

@@ -18,13 +18,13 @@ from releases import RELEASES, read_member
 
 from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.codemod import Rewrite
+from nfpatch.engine.overlay import build_overlay
 from nfpatch.installs.find import find_install
 from nfpatch.patching.edits import Edit, spliced
 from nfpatch.patching.plan import original_with
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
 from nfpatch.patching.survey import survey
-from nfpatch.proof.overlay import build_overlay
 from nfpatch.proof.prove import ProofRequest, agenda_for
 from nfpatch.proof.runner import ProofCase, run_proof
 
@@ -178,7 +178,7 @@ def test_two_patches_of_one_function_are_proved_together_without_any_others(
 
 def is_green(fit: ProofCase) -> bool:
     """Whether the patched source is trained by all ranks: what hangs or fails does so there."""
-    return fit.patch is not None and fit.source == "preview" and fit.strategy == "strict-ddp"
+    return fit.patch is not None and fit.source == "patched" and fit.strategy == "strict-ddp"
 
 
 def together(fit: ProofCase, name: str, carried: tuple[str, ...]) -> ProofCase:

@@ -47,7 +47,7 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert unpatched.exit_code == 1
     document = json.loads(unpatched.stdout)
     assert document["ok"] is False
-    assert by_source(document, "original")["NBEATSx", "MQLoss"]["ok"] is True
+    assert by_source(document, "released")["NBEATSx", "MQLoss"]["ok"] is True
     assert by_source(document, "installed")["NBEATSx", "MQLoss"]["ok"] is False
     assert by_source(document, "installed")["NBEATSx", "MQLoss"]["unused_parameters"] == OUT_LAYER
     assert by_source(document, "installed")["NBEATSx", "MAE"]["ok"] is True
@@ -61,7 +61,7 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert (document["world_size"], document["backend"]) == (2, "gloo")
     assert document["neuralforecast"]["version"] == "1.7.4"
     assert document["torch"].startswith("2.13.0")
-    red, green = by_source(document, "original"), by_source(document, "installed")
+    red, green = by_source(document, "released"), by_source(document, "installed")
     assert red["NBEATSx", "MQLoss"]["outcome"] == "unused-parameters"
     assert red["NBEATSx", "MQLoss"]["unused_parameters"] == OUT_LAYER
     assert red["NBEATSx", "MAE"]["outcome"] == "pass"
@@ -74,7 +74,7 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert all(case["steps"] > 1 for case in green.values())
     compared = [case for case in document["cases"] if case["like"] is not None]
     assert {case["id"] for case in compared} == {
-        case["id"] for case in document["cases"] if case["source"] != "original"
+        case["id"] for case in document["cases"] if case["source"] != "released"
     }
     assert all(case["equal_to_like"] is True for case in compared)
     assert {case["strategy"] for case in compared} == {"strict-ddp", "single-process"}
@@ -91,19 +91,29 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
     before = snapshot(site)
     where = ("--python", training_env, "--site-packages", site)
     files = ("--junit-xml", tmp_path / "proof.xml", "--html", tmp_path / "proof.html")
-    ran = run_nfpatch("verify", "nbeatsx-unused-out", "--preview", *files, *where)
+    ran = run_nfpatch("verify", "nbeatsx-unused-out", "--preview", "--verbose", *files, *where)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Proved" in ran.stdout
-    assert "preview" in ran.stdout
+    assert "patched" in ran.stdout
     assert "out.weight, out.bias" in ran.stdout
     assert all(len(line) <= 80 for line in ran.stdout.splitlines()[1:])
-    assert "NBEATSx, MQLoss, preview source, strict DDP: pass" in ran.stderr
+    assert "NBEATSx, MQLoss, patched source, strict DDP: pass" in ran.stderr
     suite = ElementTree.parse(tmp_path / "proof.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("9", "0", "0")
     page = (tmp_path / "proof.html").read_text()
     assert "neuralforecast 1.7.4: proved" in page
     assert "<del>-            self.out = nn.Linear(\n</del>" in page
     assert snapshot(site) == before
+
+
+@pytest.mark.ddp
+def test_three_ranks_show_on_the_released_source_what_two_show(site: Path, training_env: Path) -> None:
+    patches = ("validation-of-all-series", "save-by-one-rank")
+    where = ("--python", training_env, "--site-packages", site)
+    document = answer("verify", *patches, "--preview", "--devices", 3, *where)
+    assert (document["ok"], document["world_size"]) == (True, 3)
+    red = {case["patch"] for case in document["cases"] if case["source"] == "released" and case["expect"] == "wrong"}
+    assert red == set(patches)
 
 
 LIVE_LAYERS_REMOVED = """
@@ -171,7 +181,7 @@ def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
     assert result.exit_code == 1
     document = json.loads(result.stdout)
     assert document["changed"] == []
-    green = by_source(document["proof"], "preview")["MLP", "MAE"]
+    green = by_source(document["proof"], "patched")["MLP", "MAE"]
     assert words in green["detail"]
     assert "nothing was written" in result.stderr
     assert snapshot(site) == before
@@ -206,7 +216,7 @@ def test_stages_of_a_script_that_do_not_end_as_in_one_process_are_told(
     where = ("--patches", tmp_path / "own", "--python", training_env, "--site-packages", released("3.3.0"))
     document = answer("verify", "empty-promise", "--preview", "--allow-modified", *where)
     assert document["ok"] is False
-    stages = {case["stage"]: case for case in document["cases"] if case["source"] == "preview"}
+    stages = {case["stage"]: case for case in document["cases"] if case["source"] == "patched"}
     told = {stage: (stages[stage]["outcome"], stages[stage]["ok"]) for stage in stages if stage != "fit"}
     assert told == {
         "validate": ("wrong", False),
@@ -249,10 +259,10 @@ def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Pa
 
     agenda = agenda_of(survey(find_install(None, site), catalog), "nbeatsx-unused-out", allow_modified=True)
 
-    assert agenda.trees["preview"][NBEATSX].startswith(b"# ours\n")
-    assert agenda.trees["original"] == {}
+    assert agenda.trees["patched"][NBEATSX].startswith(b"# ours\n")
+    assert agenda.trees["released"] == {}
     strict = [fit for fit in agenda.cases if fit.case.config == "MQLoss" and fit.strategy == "strict-ddp" and fit.patch]
-    assert [(fit.source, fit.expect) for fit in strict] == [("original", "unused-parameters"), ("preview", "pass")]
+    assert [(fit.source, fit.expect) for fit in strict] == [("released", "unused-parameters"), ("patched", "pass")]
 
 
 def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_telling_ones(site: Path) -> None:
@@ -288,17 +298,17 @@ def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     def trees(*names: str, preview: bool = True) -> dict[str, set[str]]:
         agenda = agenda_of(survey(find_install(None, site), catalog), *names, preview=preview)
         fits = [fit for fit in agenda.cases if fit.patch == "timemixer-channel-mixing"]
-        for tree in {fit.tree for fit in fits} - {"original", "preview", "installed"}:
+        for tree in {fit.tree for fit in fits} - {"released", "patched", "installed"}:
             assert file in agenda.trees[tree]
         return {source: {fit.tree for fit in fits if fit.source == source} for source in {fit.source for fit in fits}}
 
     plain = "timemixer-channel-mixing"
-    assert trees(plain) == {"original": {f"original+{required}"}, "preview": {f"preview+{required}"}}
-    assert trees(plain, required) == {"original": {f"original+{required}"}, "preview": {"preview"}}
+    assert trees(plain) == {"released": {f"released+{required}"}, "patched": {f"patched+{required}"}}
+    assert trees(plain, required) == {"released": {f"released+{required}"}, "patched": {"patched"}}
     assert invoke("apply", plain, "--site-packages", site).exit_code == 0
-    assert trees(preview=False) == {"original": {f"original+{required}"}, "installed": {f"installed+{required}"}}
+    assert trees(preview=False) == {"released": {f"released+{required}"}, "installed": {f"installed+{required}"}}
     assert invoke("apply", required, "--site-packages", site).exit_code == 0
-    assert trees(preview=False) == {"original": {f"original+{required}"}, "installed": {"installed"}}
+    assert trees(preview=False) == {"released": {f"released+{required}"}, "installed": {"installed"}}
 
 
 def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(released: Callable[[str], Path]) -> None:
@@ -503,10 +513,10 @@ def test_the_stages_are_proved_by_the_launcher_that_the_user_has(site: Path, tra
     assert {case["launcher"] for case in proved["cases"]} == {"script", "fork"}
     assert {case["world_size"] for case in proved["cases"]} == {2}
     cases = {case["id"]: case for case in proved["cases"]}
-    predicted = cases["predict-on-one-device/NHITS/predict/original/predict/fork"]
+    predicted = cases["predict-on-one-device/NHITS/predict/released/predict/fork"]
     assert (predicted["outcome"], predicted["ok"], predicted["launcher"]) == ("error", True, "fork")
     assert "must be tuple of Tensors, not NoneType" in predicted["detail"]
-    refused = cases["tft-static-encoder/TFT/no static features/original/strict-ddp/fork"]
+    refused = cases["tft-static-encoder/TFT/no static features/released/strict-ddp/fork"]
     assert (refused["outcome"], len(refused["unused_parameters"]), refused["ok"]) == ("unused-parameters", 41, True)
     reds = {(case["stage"], case["launcher"]) for case in proved["cases"] if case["expect"] != "pass"}
     assert reds == {("predict", "script"), ("predict", "fork"), ("save", "script"), ("fit", "script"), ("fit", "fork")}
@@ -543,9 +553,9 @@ def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callab
 
     asked_for = agenda_of(found, "tft-static-context", launchers=("spark",))
     fits = {(fit.case.model, fit.source): fit for fit in asked_for.cases}
-    assert (fits["TFT", "original"].expect, fits["TFT", "preview"].expect) == ("unused-parameters", "pass")
+    assert (fits["TFT", "released"].expect, fits["TFT", "patched"].expect) == ("unused-parameters", "pass")
     # Spark cannot predict in this release unless a patch says so, which is not asked for
-    assert fits["TFT", "preview"].forecast == "alone"
+    assert fits["TFT", "patched"].forecast == "alone"
 
 
 def test_a_launcher_is_told_in_words_and_trains_once(site: Path) -> None:

@@ -13,8 +13,8 @@ import click
 
 from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, TrainingCheck, outcome_of
 from nfpatch.console import count, print_install
+from nfpatch.engine.report import WIDTH, Progress
 from nfpatch.installs.find import Install
-from nfpatch.proof.report import WIDTH, Progress
 from nfpatch.proof.runner import ProofEvent
 
 # How many configurations, and how many names of parameters, are written out.
@@ -30,7 +30,7 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":
-                shown.say(f"Training {count(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
+                shown.print(f"Training {count(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(f"{event.case.case.model}, {event.case.case.config}")

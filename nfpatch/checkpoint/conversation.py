@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from nfpatch.engine.launch import training_environment
+from nfpatch.engine.probe import runnable
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.launch import training_environment
-from nfpatch.proof.probe import runnable
 from nfpatch.target import ENTRY
 
 _LOG_LINES = 4

@@ -13,13 +13,13 @@ from typing import Any, Literal, Optional
 from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.conversation import Conversation, conversation
 from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_litter, replace_all, staging_folder
+from nfpatch.engine.launch import termination_as_exit
+from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, as_problem
 from nfpatch.installs.find import Install
 from nfpatch.patching.plan import changes_to
 from nfpatch.patching.survey import Survey, survey
-from nfpatch.proof.launch import termination_as_exit
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.probe import probe
 
 State = Literal["migrated", "already-fits", "refused"]
 

@@ -1,5 +1,5 @@
-"""The proof: real multi-process DDP fits of original, installed and previewed source.
+"""The proof: real multi-process DDP fits of the released, the installed and the patched source.
 
-`runner` launches and judges what `target/` trains in the target interpreter, `overlay` builds a source tree with chosen
-files.
+`prove.py` says which fits there are, `runner.py` launches and follows them, and `verdict.py` compares what the checks
+of the engine find with what a case expects.
 """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Unproved:
-    """A patch that is applied, needed or named and that no fit shows; `is_named` tells that its id was named."""
+    """A patch that is applied, needed or named and that no fit shows; `is_named` where its id was named."""
 
     id: str
     reason: str

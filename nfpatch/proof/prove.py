@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch, Selection
+from nfpatch.engine.run import temporary_folder
+from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, fitting, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.plan import fitting, original_with, originals_of, wanted_by_apply
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.launch import ONE_NODE, Nodes
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, Source, full_disk, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, Strategy
 
-# NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has a dead output layer
-# of its own with losses of several outputs.
+# NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has an unused output
+# layer of its own with losses of several outputs.
 TINY = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 CONTROLS = (
     Case(model="NHITS", config="MQLoss", loss="MQLoss", options=TINY, releases=">=1.2"),
@@ -42,10 +38,6 @@ TRAVELLERS = (
 # What a proof may take, in seconds: to begin, and for each fit. An idle machine needs a tenth of it.
 STARTING_SECONDS, SECONDS_A_FIT = 300.0, 30.0
 JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load", "refit")
-
-
-# The files, by path, in which a source differs from the installed one; None for a file that it does not have.
-Tree = Mapping[str, Optional[bytes]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class ProofRequest:
     @property
     def patched(self) -> Source:
         """The source that is held against the original."""
-        return "preview" if self.preview else "installed"
+        return "patched" if self.preview else "installed"
 
 
 @dataclass(frozen=True)
@@ -93,15 +85,14 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     requires (`Case.requires`): where they lack one, in a tree of its own. Raises Refused when the patched source cannot
     be computed, or when a killed run left the install half done.
     """
-    if found.interrupted:
-        raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
+    check_not_interrupted(found)
     version, selection, patched = found.install.version, request.selection, request.patched
     originals = originals_of(found)
     chosen = choice_for_apply(found, selection).patches if request.preview else ()
     if request.keep_going:
         chosen = fitting(found, chosen, request.allow_modified, request.force).patches
     wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
-    changes = _computed(found, request, wanted)
+    changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
     carried = applied.union(*wanted.values())
     subjects = _subjects(found, request, carried)
@@ -119,14 +110,14 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
         journeys = _journeys(patched, version) if takes_journeys else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
     fits = [_with_required(found, fit, fits, carried) for fit in fits]
-    trees: dict[str, Tree] = {"original": originals, "preview": changes}
+    trees: dict[str, Tree] = {"released": originals, "patched": changes}
     problems: dict[str, str] = {}
     for fit in fits:
         if fit.requires and fit.tree not in (*trees, *problems):
             try:
                 trees[fit.tree] = _tree_of(found, request, fit, wanted, originals)
             except Refused as error:
-                problems[fit.tree] = f"{', '.join(fit.requires)} cannot be put beside it: {error}"
+                problems[fit.tree] = f"{', '.join(fit.requires)} cannot be applied with it: {error}"
     untrainable = {(fit.patch, fit.case.model, fit.case.config): fit.tree for fit in fits if fit.tree in problems}
     fits = [fit for fit in fits if (fit.patch, fit.case.model, fit.case.config) not in untrainable]
     coverage = _coverage(found, request, subjects, fits, {key[0]: problems[untrainable[key]] for key in untrainable})
@@ -218,14 +209,14 @@ def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], car
     """
     catalog = found.catalog
     required = {patch_id for patch_id in catalog.with_required(fit.case.requires) if _is_of_use(found, patch_id)}
-    if fit.source == "original":
+    if fit.source == "released":
         on_purpose = {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
         is_compared = any(other.like == fit.id for other in fits)
-        lacking = (required | (on_purpose if is_compared else set())) - {fit.patch}
-        return replace(fit, requires=tuple(sorted(lacking)))
-    lacking = required - carried
-    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | lacking, fit.launcher)
-    return replace(fit, requires=tuple(sorted(lacking)), forecast="together" if is_together else fit.forecast)
+        missing = (required | (on_purpose if is_compared else set())) - {fit.patch}
+        return replace(fit, requires=tuple(sorted(missing)))
+    missing = required - carried
+    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
+    return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
 
 
 def _is_of_use(found: Survey, patch_id: str) -> bool:
@@ -234,23 +225,17 @@ def _is_of_use(found: Survey, patch_id: str) -> bool:
     return found.status_of(patch).state != "not-needed"
 
 
-def _computed(found: Survey, request: ProofRequest, wanted: Mapping[str, frozenset[str]]) -> Tree:
-    """The files that change where each of those in `wanted` is to carry exactly these patches."""
-    changes = changes_to(found, wanted, request.allow_modified, request.force)
-    return {change.file: change.then for change in changes}
-
-
 def _tree_of(
     found: Survey, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
 ) -> Tree:
     """The source of a fit with the patches that its case requires."""
-    if fit.source == "original":
+    if fit.source == "released":
         return {**originals, **original_with(found, frozenset(fit.requires), request.allow_modified)}
     sets = dict(wanted)
     for patch in found.catalog.select(fit.requires):
         for file in found.variant_of(patch).files:
             sets[file] = sets.get(file, found.ledger.patches_of(file)) | {patch.id}
-    return _computed(found, request, sets)
+    return patched_tree(found, sets, request.allow_modified, request.force)
 
 
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
@@ -264,14 +249,14 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
 
 def _asks_all_ranks(fit: ProofCase) -> bool:
     """Whether what is trained is patched, and by all ranks, and makes forecasts."""
-    return fit.source != "original" and fit.strategy == "strict-ddp" and fit.forecast is not None
+    return fit.source != "released" and fit.strategy == "strict-ddp" and fit.forecast is not None
 
 
 def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     """Whether the case can be trained by this launcher.
 
     On Spark that are its own cases, and fits of one model that needs no other patch to train on several devices; these
-    many only where they are asked for, as each imports everything anew.
+    many only where they are asked for, as each imports everything again.
     """
     if launcher != "spark":
         return case.launchers != ("spark",)
@@ -310,24 +295,24 @@ def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, 
 
 
 def _fits_of(patch: Patch, case: Case, patched: Source, is_original_known: bool, launcher: Launcher) -> list[ProofCase]:
-    """Red, green and parity: what fails on the original source trains on the patched one, and nothing else changed.
+    """Red, green and parity: what fails on the released source trains on the patched one, and nothing else changed.
 
     A model that DDP refuses is compared in two ways in which it can be trained nonetheless; by torch's launcher, as
     what is learned does not hang on that. A search is not compared: it makes its models itself.
     """
     if case.stage != "fit":
         return _stage_of(patch, case, patched, is_original_known, launcher)
-    if launcher == "spawn":  # it would import everything anew for each of these many fits
+    if launcher == "spawn":  # it would import everything again for each of these many fits
         return []
     fit = partial(_fit, patch, case)
     if not is_original_known:
         return [fit(patched)]
     if case.is_search or launcher != "torchrun":
-        return [fit("original"), fit(patched)]
-    original = fit("original")
-    if not original.leaves_dead:
+        return [fit("released"), fit(patched)]
+    original = fit("released")
+    if not original.has_unused:
         return [original, fit(patched, like=original.id)]
-    worked_around, alone = fit("original", "find-unused-ddp"), fit("original", "single-process")
+    worked_around, alone = fit("released", "find-unused-ddp"), fit("released", "single-process")
     green, parity = fit(patched, like=worked_around.id), fit(patched, "single-process", like=alone.id)
     return [original, worked_around, alone, green, parity]
 
@@ -337,8 +322,8 @@ def _stage_of(
 ) -> list[ProofCase]:
     """Red, where it shows by the launcher, and green of a stage of a user's script; and parity of one process, once.
 
-    A search is many fits, for each of which ddp_spawn would import everything anew. What one process finds through ray
-    is not compared: ray imports everything anew for each trial.
+    A search is many fits, for each of which ddp_spawn would import everything again. What one process finds through ray
+    is not compared: ray imports everything again for each trial.
     """
     if launcher == "spawn" and case.is_search and launcher not in case.launchers:
         return []
@@ -351,11 +336,11 @@ def _stage_of(
     fits = [stage(patched, "pass")]
     if is_original_known:
         shows = not case.original_hangs and (not case.launchers or launcher in case.launchers)
-        fits = [*((stage("original", "wrong"),) if shows else ()), *fits]
+        fits = [*((stage("released", "wrong"),) if shows else ()), *fits]
     keeps_one_process = case.stage != "ray-search" and not patch.opt_in
     if is_original_known and launcher == "torchrun" and keeps_one_process:
         fit = partial(_fit, patch, case._replace(stage="fit", unused_parameters=()), strategy="single-process")
-        alone = fit("original")
+        alone = fit("released")
         fits += [alone, fit(patched, like=alone.id)]
     return fits
 
@@ -363,18 +348,18 @@ def _stage_of(
 def _fit(
     patch: Patch, case: Case, source: Source, strategy: Strategy = "strict-ddp", like: Optional[str] = None
 ) -> ProofCase:
-    """A fit of a patch's case: refused by strict DDP where the source leaves dead parameters, else passing."""
+    """A fit of a patch's case: refused by strict DDP where the source has unused parameters, else passing."""
     claimed = patch.unused_parameters if case.unused_parameters is None else case.unused_parameters
-    leaves_dead = source == "original" and case.unused_parameters != ()
+    has_unused = source == "released" and case.unused_parameters != ()
     return ProofCase(
         id=f"{patch.id}/{case.model}/{case.config}/{source}/{strategy}",
         patch=patch.id,
         case=case,
         source=source,
-        expect="unused-parameters" if leaves_dead and strategy == "strict-ddp" else "pass",
+        expect="unused-parameters" if has_unused and strategy == "strict-ddp" else "pass",
         unused_parameters=claimed,
         strategy=strategy,
-        leaves_dead=leaves_dead,
+        has_unused=has_unused,
         like=like,
     )
 
@@ -408,56 +393,27 @@ def timeout_for(agenda: Agenda) -> float:
 def run_agenda(
     agenda: Agenda,
     install: Install,
-    devices: int = 2,
-    accelerator: str = "cpu",
-    timeout: Optional[float] = None,
+    options: Optional[RunOptions] = None,
     on_event: Optional[Callable[[ProofEvent], None]] = None,
-    nodes: Nodes = ONE_NODE,
 ) -> ProofReport:
-    """Train all cases of the agenda, those of each launcher in one launch; `timeout` is `timeout_for` it unless given.
+    """Train all cases of the agenda, those of each launcher in one launch; without `options`, in `timeout_for` it.
 
     Raises what `run_proof` raises.
     """
-    # On several nodes the trials of the original wait for the other nodes for ever
-    cases = [
-        fit for fit in agenda.cases if nodes.nnodes == 1 or (fit.case.stage, fit.source) != ("ray-search", "original")
-    ]
+    options = options or RunOptions(timeout=timeout_for(agenda))
+    # On several nodes the trials of the released source hang
+    is_one_node = options.nodes.nnodes == 1
+    cases = [fit for fit in agenda.cases if is_one_node or (fit.case.stage, fit.source) != ("ray-search", "released")]
     if not cases:
         report = ProofReport(True, None, None, None, None, None, 0.0, ())
         return _covering(report, agenda.coverage)
-    with _full_disk_reported(), tempfile.TemporaryDirectory(prefix="nfpatch-trees-") as folder:
-        trees = {name: _tree(install, Path(folder, name), files) for name, files in agenda.trees.items()}
+    with temporary_folder() as folder:
+        trees = {name: build_source(install, files, folder / name) for name, files in agenda.trees.items()}
         trees["installed"] = install.tree
-        report = run_proof(
-            python=install.python,
-            cases=cases,
-            trees=trees,
-            extra_path=install.extra_path,
-            devices=devices,
-            accelerator=accelerator,
-            timeout=timeout_for(agenda) if timeout is None else timeout,
-            on_event=on_event,
-            nodes=nodes,
-        )
+        report = run_proof(install.python, cases, trees, options, install.extra_path, on_event)
     return _covering(report, agenda.coverage)
 
 
 def _covering(report: ProofReport, coverage: Coverage) -> ProofReport:
     """The report with what the proof leaves out, which may be too much."""
     return replace(report, ok=report.ok and coverage.suffices(report.proved), coverage=coverage)
-
-
-@contextmanager
-def _full_disk_reported() -> Iterator[None]:
-    """Gives an error of the system that the disk is full the place and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise full_disk() from error
-        raise
-
-
-def _tree(install: Install, folder: Path, replacements: Tree) -> Optional[Path]:
-    """A source tree with these files; None, which stands for the installed one, where nothing differs."""
-    return build_overlay(install.package, folder, replacements) if replacements else None

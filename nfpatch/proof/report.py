@@ -3,68 +3,39 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
-from typing import Callable
+from typing import Callable, Optional
 
 import click
 
-from nfpatch.console import count, print_install
+from nfpatch.console import count, print_install, unified_diff
+from nfpatch.engine.report import (
+    WIDTH,
+    Document,
+    Item,
+    Progress,
+    Section,
+    print_item,
+    print_sentence,
+    widths_of,
+)
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
 from nfpatch.proof.verdict import Launcher
 
 STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "one process"}
-WIDTH = 80
-
-
-class Progress:
-    """A live line on standard error where that is a terminal, and lines that stay above it."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as LiveLine
-
-        self._errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
-        self._live = LiveLine(*columns, TimeElapsedColumn(), console=self._errors, transient=True)
-        self._task = self._live.add_task("preparing", total=total)
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._live.live.is_started:
-            self._live.stop()
-
-    def say(self, line: str) -> None:
-        """Prints a line that stays."""
-        self._errors.print(line, markup=False)
-
-    def mark(self, mark: str, words: str) -> None:
-        """Prints a line that stays, with a mark in front: "ok", "NO" or another."""
-        self._errors.print(f"  {mark}  ", style={"ok": "green", "NO": "red"}.get(mark), end="")
-        self._errors.print(words, markup=False)
-
-    def show(self, words: str) -> None:
-        """What the live line tells from now on; the first time, it appears."""
-        self._live.start()
-        self._live.update(self._task, description=words)
-
-    def advance(self) -> None:
-        """One more of the total is done."""
-        self._live.advance(self._task)
+# The title of the section of what no fit shows
+UNPROVED = "Not proved"
 
 
 @contextmanager
-def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
-    """What `verify` shows on standard error while it runs: each result as it comes, and on a terminal a live line."""
+def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofEvent], None]]:
+    """What `verify` shows on standard error while it runs: a bar on a terminal, and what fails, or if `verbose` all."""
     if not agenda.cases:
         yield lambda event: None
         return
@@ -76,14 +47,15 @@ def progress(agenda: Agenda) -> Iterator[Callable[[ProofEvent], None]]:
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":  # so the interpreter has what it takes
                 while beginning:
-                    shown.say(beginning.pop())
+                    shown.print(beginning.pop())
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(_title(event.case))
             elif event.result is not None and event.case is not None:
                 shown.advance()
-                words = f"{_title(event.case)}: {event.result.outcome}, {event.result.seconds:.1f} s"
-                shown.mark("ok" if event.result.ok else "NO", words)
+                if verbose or not event.result.ok:
+                    words = f"{_title(event.case)}: {event.result.outcome}, {event.result.seconds:.1f} s"
+                    shown.mark("ok" if event.result.ok else "NO", words)
 
         yield show
 
@@ -117,25 +89,137 @@ def required_in_words(results: Sequence[CaseResult]) -> str:
     return "; ".join(f"{' and '.join(names)} with {', '.join(ids)}" for ids, names in sources.items())
 
 
-def print_report(install: Install, agenda: Agenda, report: ProofReport) -> None:
-    """The answer of `verify`: the fits of each configuration, what is not proved, and the verdict."""
+def print_report(install: Install, report: ProofReport, verbose: bool = False) -> None:
+    """The answer of `verify`: a line for each patch, what failed, what is not proved, and the verdict.
+
+    If it is `verbose`, every fit has a line.
+    """
     print_install(install)
-    told: set[str] = set()
-    for title, results in groups(report):
-        click.secho(f"\n{title}", bold=True)
-        required = required_in_words(results)
-        if required:
-            click.echo(textwrap.fill(f"(for this configuration: {required})", WIDTH, initial_indent="  "))
-        for result in results:
-            _print_fit(result, finding_of(result) if result.detail not in told else f"{result.outcome}: as above")
-            told |= {result.detail} - {""}
+    document = document_of(install, report)
+    patches = items_of_patches(report)
+    if patches:
+        click.echo()
+    widths = widths_of(patches)
+    for item in patches:
+        print_item(item, widths)
+    shown: set[str] = set()
+    for section in document.sections:
+        items = [item for item in section.items if verbose or not item.ok]
+        if not items or section.title == UNPROVED:
+            continue
+        click.secho(f"\n{section.title}", bold=True)
+        for note in section.notes:
+            print_sentence(f"({note})", "  ")
+        for item in items:
+            is_known = bool(item.detail) and item.detail in shown
+            print_item(replace(item, lines=(f"{item.outcome}: as above",)) if is_known else item, widths_of(items))
+            shown.add(item.detail)
     click.echo()
-    for line in coverage_in_words(report):
+    for line in document.notes:
         click.echo(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
-    if report.cases:
-        click.echo(textwrap.fill(conditions_of(report), WIDTH))
-    for sentence in verdict_of(report):
-        click.echo(textwrap.fill(sentence, WIDTH, break_on_hyphens=False))
+    for line in (*([conditions_of(report)] if report.cases else []), *document.verdict):
+        click.echo(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+
+
+def items_of_patches(report: ProofReport) -> list[Item]:
+    """For each patch what the released source showed and what the patched one did, in few words."""
+    items = []
+    for patch_id in dict.fromkeys(case.patch for case in report.cases if case.patch is not None):
+        own = [case for case in report.cases if case.patch == patch_id]
+        ok = all(case.ok for case in own)
+        source = next((case.source for case in own if case.source != "released"), "patched")
+        together = [case for case in own if case.source == "released" and case.strategy != "single-process"]
+        released = _in_words([case for case in together if case.expect != "pass"])
+        shown = f"released: {released or ('no fault shown' if together else 'not run on several ranks')}"
+        cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}")
+        items.append(Item(ok, "pass" if ok else "failed", patch_id, cells, ()))
+    return items
+
+
+def _in_words(results: Sequence[CaseResult]) -> str:
+    """What the released source showed in fits that have a fault there; of several kinds, each once."""
+    words = {"wrong": "differs", "error": "fails"}
+    kinds = {words.get(each.outcome, each.outcome) for each in results if each.outcome != "unused-parameters"}
+    unused = [len(each.unused_parameters) for each in results if each.outcome == "unused-parameters"]
+    if unused:
+        number = count(max(unused), "unused parameter", "unused parameters")
+        kinds.add(number if len(set(unused)) == 1 else f"up to {number}")
+    if not all(each.ok for each in results):
+        kinds.add("not as expected")
+    return ", ".join(sorted(kinds))
+
+
+def document_of(install: Install, report: ProofReport, agenda: Optional[Agenda] = None) -> Document:
+    """The proof as a document: a section for each configuration, and one for what is not proved."""
+    sections = []
+    for title, results in groups(report):
+        required = required_in_words(results)
+        notes = (f"for this configuration: {required}",) if required else ()
+        sections.append(Section(title, tuple(map(_item_of, results)), notes, _unused_in(results)))
+    missing = report.coverage.missing
+    unproved = tuple(
+        Item(
+            ok=patch.id not in missing,
+            outcome="unproved",
+            name="proof",
+            cells=(patch.id, ""),
+            lines=(f"not proved: {patch.reason}",),
+            detail=patch.reason,
+            is_skipped=patch.id not in missing,
+        )
+        for patch in report.coverage.unproved
+    )
+    if unproved:
+        sections.append(Section(UNPROVED, unproved))
+    diff = "" if agenda is None else "".join(
+        line for file, (old, new) in agenda.rewritten.items() for line in unified_diff(file, old, new)
+    )  # fmt: skip
+    return Document(
+        command="nfpatch verify",
+        title=f"neuralforecast {install.version}: {'proved' if report.ok else 'NOT proved'}",
+        ok=report.ok,
+        facts=_facts(install, report),
+        sections=tuple(sections),
+        verdict=tuple(verdict_of(report)),
+        notes=tuple(coverage_in_words(report)),
+        extra=("The diff", diff),
+        seconds=report.seconds,
+    )
+
+
+def _item_of(result: CaseResult) -> Item:
+    what = STRATEGIES[result.strategy] if result.stage == "fit" else result.stage
+    return Item(
+        ok=result.ok,
+        outcome=result.outcome,
+        name=f"{result.source} source, {STRATEGIES[result.strategy]}",
+        cells=(result.source, what),
+        lines=(finding_of(result),),
+        detail=result.detail,
+        seconds=result.seconds,
+    )
+
+
+def _unused_in(results: Sequence[CaseResult]) -> tuple[tuple[str, str], ...]:
+    """The names of all parameters without a gradient, under a summary each."""
+    named = {result.unused_parameters: result.source for result in results if result.unused_parameters}
+    return tuple(
+        (f"{count(len(names), 'parameter', 'parameters')} without a gradient ({source} source)", "\n".join(names))
+        for names, source in named.items()
+    )
+
+
+def _facts(install: Install, report: ProofReport) -> tuple[tuple[str, str], ...]:
+    facts = {
+        "neuralforecast": f"{install.version} in {install.site_packages}",
+        "torch": report.torch,
+        "Lightning": report.lightning,
+        "Python": report.python,
+        "world size": report.world_size,
+        "backend": report.backend,
+        "seconds": f"{report.seconds:.1f}",
+    }
+    return tuple((name, str(value)) for name, value in facts.items() if value is not None)
 
 
 def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
@@ -151,20 +235,6 @@ def is_control(result: CaseResult) -> bool:
 def _group_of(result: CaseResult) -> str:
     what = f"{result.model} (control)" if is_control(result) else f"{result.model}, {result.config}"
     return what + _by(result.launcher)
-
-
-def _print_fit(result: CaseResult, finding: str) -> None:
-    """One fit in as many lines as it takes; paths and other long words are not broken."""
-    what = STRATEGIES[result.strategy] if result.stage == "fit" else result.stage
-    place = f"  {result.source:<9}  {what:<16}  "
-    margin = " " * (len("  ok") + len(place))
-    width = (shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH) - len(margin)
-    wrap = textwrap.TextWrapper(max(width, 30), break_long_words=False, break_on_hyphens=False).wrap
-    lines = [line for part in finding.splitlines() for line in wrap(part)]
-    mark, colour = ("ok", "green") if result.ok else ("NO", "red")
-    click.echo(f"  {click.style(mark, fg=colour, bold=not result.ok)}{place}{lines[0]}")
-    for line in lines[1:]:
-        click.echo(margin + line)
 
 
 def finding_of(result: CaseResult) -> str:

@@ -11,37 +11,38 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import names
+from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
+from nfpatch.engine.logs import tail_of
+from nfpatch.engine.probe import Stack, probe, runnable
+from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
+from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
-from nfpatch.proof.launch import ONE_NODE, Launch, Nodes, is_alive, termination_as_exit, training_environment
-from nfpatch.proof.probe import Stack, probe, runnable
-from nfpatch.proof.ranks import Rank, ranks_of_fit, tail_of
+from nfpatch.proof.ranks import Rank, ranks_of_fit
 from nfpatch.proof.verdict import (
     CaseResult,
     Expectation,
-    Outcome,
     ProofCase,
-    Source,
     result_of_fits,
     result_without_fits,
 )
 from nfpatch.target import ENTRY
+from nfpatch.target.events import CaseSpec, TrainSpec, encode
 
 __all__ = [
     "CaseResult",
     "Expectation",
-    "Outcome",
     "ProofCase",
     "ProofEvent",
     "ProofReport",
+    "RunOptions",
     "Source",
     "Stack",
     "probe",
@@ -56,17 +57,11 @@ MAX_STEPS = 3
 
 # Seconds for which a rank that has finished a case waits for the others.
 PATIENCE = 30.0
-# Seconds between two looks at the ranks' files.
-_POLL_INTERVAL = 0.05
-# Seconds that a process gets to say where it hangs.
-_ANSWER_TIME = 0.3
-# Seconds that torch's launcher gets to report a dead worker.
+# Seconds that torch's launcher gets to report a worker that ended.
 _REPORT_TIME = 5.0
 # Seconds that the launchers of several nodes get to take leave of each other.
 _FAREWELL_TIME = 20.0
 _LOG_LINES = 8
-# Bytes; a disk with less is full.
-_LEAST_SPACE = 65536
 
 
 @dataclass(frozen=True)
@@ -133,29 +128,39 @@ class ProofReport:
         }
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How cases are run: by `devices` processes on each of the `nodes`, on the `accelerator` "cpu" or "gpu".
+
+    `timeout` is in seconds, for all of them. Each case is trained by every process, or if they are `dealt` by one of
+    them alone. Where a process ends early, the cases that were not reached are errors; a `persistent` run launches them
+    again.
+    """
+
+    devices: int = 2
+    accelerator: str = "cpu"
+    timeout: float = 300.0
+    nodes: Nodes = ONE_NODE
+    max_steps: int = MAX_STEPS
+    dealt: bool = False
+    persistent: bool = False
+
+
 def run_proof(
     python: Path,
     cases: Sequence[ProofCase],
     trees: Mapping[str, Path | None],
+    options: RunOptions = RunOptions(),
     extra_path: Sequence[Path] = (),
-    devices: int = 2,
-    accelerator: str = "cpu",
-    timeout: float = 300.0,
     on_event: Callable[[ProofEvent], None] | None = None,
-    nodes: Nodes = ONE_NODE,
-    max_steps: int = MAX_STEPS,
-    dealt: bool = False,
-    persistent: bool = False,
 ) -> ProofReport:
-    """Trains the cases in the interpreter `python`, in one launch of `devices` processes a launcher, and judges them.
+    """Trains the cases in the interpreter `python`, in one launch of processes for each launcher, and judges them.
 
     With several nodes, each calls this for processes of its own, and judges what all of them report.
 
     `trees` gives for each `tree` of a case the folder that holds its `neuralforecast/`, or None for the one that the
-    interpreter finds, `extra_path` being first on its path. `accelerator` is "cpu" or "gpu". `timeout` is in seconds,
-    for the whole proof. Each case is trained by every process, or if they are `dealt` by one of them alone. Where a
-    process dies, the cases that were not reached are errors; a `persistent` proof launches them anew. Whatever ends the
-    call, no process and no temporary file is left.
+    interpreter finds, `extra_path` being first on its path. Whatever ends the call, no process and no temporary file is
+    left.
 
     Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, where it finds no GPU to
     train on, and where the temporary folder is full.
@@ -171,21 +176,15 @@ def run_proof(
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
     reporting: Rank | None = None
-    with termination_as_exit():
-        while len(finished) < len(cases):
-            left = [case for case in cases if case.id not in finished]
-            left = [case for case in left if case.launcher == left[0].launcher]
-            with _temporary_folder() as folder:
-                proof = _Proof(
-                    left, trees, stack, devices, accelerator, nodes, folder, on_event, max_steps, dealt, persistent
-                )
-                launch = proof.launch(python, extra_path, timeout)
-                try:
-                    proof.watch(launch, begin + timeout, timeout)
-                finally:
-                    launch.end(rank.pid for rank in proof.ranks if rank.pid is not None and not rank.done)
-            finished.update(proof.results)
-            reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
+    while len(finished) < len(cases):
+        left = [case for case in cases if case.id not in finished]
+        left = [case for case in left if case.launcher == left[0].launcher]
+        with temporary_folder() as folder:
+            proof = _Proof(left, trees, stack, options, folder, on_event)
+            with running(proof.program(python, extra_path), proof.workers) as launch:
+                proof.watch(launch, begin + options.timeout)
+        finished.update(proof.results)
+        reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
     results = tuple(finished[case.id] for case in cases)
     distributed = (result for result in results if result.strategy != "single-process" and result.expect != "wrong")
     trained = next((result for result in distributed if result.world_size is not None), None)
@@ -198,8 +197,8 @@ def run_proof(
         backend=trained.backend if trained else None,
         seconds=time.monotonic() - begin,
         cases=results,
-        accelerator=accelerator,
-        nodes=nodes.nnodes,
+        accelerator=options.accelerator,
+        nodes=options.nodes.nnodes,
     )
 
 
@@ -223,14 +222,9 @@ class _Proof:
         cases: Sequence[ProofCase],
         trees: Mapping[str, Path | None],
         stack: Stack,
-        devices: int,
-        accelerator: str,
-        nodes: Nodes,
+        options: RunOptions,
         folder: Path,
         on_event: Callable[[ProofEvent], None],
-        max_steps: int,
-        dealt: bool,
-        persistent: bool,
     ) -> None:
         self.launcher = cases[0].launcher
         # Each tree is imported once, so its cases follow each other; what they are compared with comes first. By
@@ -241,102 +235,101 @@ class _Proof:
         )
         self.trees = {case.tree: trees[case.tree] for case in self.cases}
         self.stack = stack
-        self.devices = devices
-        self.accelerator = accelerator
-        self.nodes = nodes
+        self.options = options
         self.folder = folder
         self.on_event = on_event
-        self.max_steps = max_steps
-        self.dealt = dealt
-        self.persistent = persistent
         self.reports = folder / "reports"
-        self.world_size = nodes.nnodes * devices
+        self.world_size = options.nodes.nnodes * options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
         self.ranks = [Rank(number, self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
-    def launch(self, python: Path, extra_path: Sequence[Path], timeout: float) -> Launch:
-        """Writes the specification and starts the processes."""
+    def program(self, python: Path, extra_path: Sequence[Path]) -> Program:
+        """What is started; its specification is written."""
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
-        specification.write_text(json.dumps(self._specification(timeout)), encoding="utf-8")
-        return Launch.start(
+        specification.write_text(json.dumps(encode(self._specification())), encoding="utf-8")
+        return Program(
             python=runnable(python),
-            devices=self.devices if self.launcher == "torchrun" else None,
-            nodes=self.nodes,
-            program=[str(ENTRY), "train", str(specification)],
-            environment=training_environment(extra_path, self.accelerator, temporary),
+            arguments=[str(ENTRY), "train", str(specification)],
+            environment=training_environment(extra_path, self.options.accelerator, temporary),
             folder=workplace,
             log=self.folder / "launcher.log",
+            devices=self.options.devices if self.launcher == "torchrun" else None,
+            nodes=self.options.nodes,
         )
 
-    def _specification(self, timeout: float) -> dict[str, object]:
-        """What `target/train.py` is told; its docstring gives the meaning."""
-        return {
-            "trees": {name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
-            "cases": [
-                {
-                    "id": case.id,
-                    "patch": case.patch,
-                    "tree": case.tree,
-                    "model": case.case.model,
-                    "loss": case.case.loss,
-                    "exogenous": list(case.case.exogenous),
-                    "options": dict(case.case.options),
-                    "strategy": case.strategy,
-                    "forecast": case.forecast,
-                    "like": case.like,
-                    "stage": case.case.stage,
-                }
-                for case in self.cases
-            ],
-            "launcher": self.launcher,
-            "accelerator": self.accelerator,
-            "devices": self.devices,
-            "world_size": self.world_size,
-            "reporting": len(self.ranks),
-            "max_steps": self.max_steps,
-            "dealt": self.dealt,
-            "patience": PATIENCE,
-            "timeout": timeout,
-            "out": str(self.reports),
-        }
+    def workers(self) -> list[int]:
+        """The ids of the processes that may still run."""
+        return [rank.pid for rank in self.ranks if rank.pid is not None and not rank.done]
 
-    def watch(self, launch: Launch, deadline: float, timeout: float) -> None:
+    def _specification(self) -> TrainSpec:
+        """What `target/train.py` does."""
+        return TrainSpec(
+            trees={name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
+            cases=tuple(
+                CaseSpec(
+                    id=case.id,
+                    model=case.case.model,
+                    loss=case.case.loss,
+                    tree=case.tree,
+                    patch=case.patch,
+                    exogenous=tuple(case.case.exogenous),
+                    options=dict(case.case.options),
+                    strategy=case.strategy,
+                    forecast=case.forecast,
+                    like=case.like,
+                    stage=case.case.stage,
+                )
+                for case in self.cases
+            ),
+            launcher=self.launcher,
+            accelerator=self.options.accelerator,
+            devices=self.options.devices,
+            world_size=self.world_size,
+            reporting=len(self.ranks),
+            max_steps=self.options.max_steps,
+            dealt=self.options.dealt,
+            patience=PATIENCE,
+            timeout=self.options.timeout,
+            out=str(self.reports),
+        )
+
+    def watch(self, launch: Launch, deadline: float) -> None:
         """Follows the launch to its end; afterwards every case has its result."""
         self.on_event(ProofEvent("launched"))
-        while True:
-            # Looked up before the reports are read: who is found dead has written all it will ever write.
-            ended = launch.process.poll() is not None
+
+        def look(ended: bool) -> Optional[bool]:
             dead = [rank for rank in self.ranks if rank.pid is not None and not is_alive(rank.pid)]
             self._take_reports()
             if all(rank.done for rank in self.ranks):
                 self._take_leave(launch, deadline)
-                return
-            if ended or any(not rank.done for rank in dead):
+            elif ended or any(not rank.done for rank in dead):
                 self._conclude(self._death(launch))
-                return
-            if time.monotonic() > deadline:
-                self._conclude(_Ending("timeout", self._lateness(timeout)))
-                return
-            time.sleep(_POLL_INTERVAL)
+            elif time.monotonic() > deadline:
+                self._conclude(_Ending("timeout", self._lateness()))
+            else:
+                return None
+            return True
+
+        wait_for(launch, look)
 
     def _take_leave(self, launch: Launch, deadline: float) -> None:
         """Lets the launcher end by itself where others may still depend on it: one of them holds what all share."""
-        if self.nodes.nnodes > 1:
+        if self.options.nodes.nnodes > 1:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 launch.process.wait(max(0.0, min(_FAREWELL_TIME, deadline - time.monotonic())))
 
-    def _lateness(self, timeout: float) -> str:
+    def _lateness(self) -> str:
         """What was still to come when the time-out struck."""
-        when = f"when the time-out of {timeout:g} s struck"
-        if self.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
+        when = f"when the time-out of {self.options.timeout:g} s struck"
+        if self.options.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
             return f"not finished {when}"
         return (
-            f"the {self.nodes.nnodes} nodes had not all come to {self.nodes.rdzv_endpoint} {when}. Run the same "
-            "command on each of them, or raise --timeout"
+            f"the {self.options.nodes.nnodes} nodes had not all come to {self.options.nodes.rdzv_endpoint} {when}. Run "
+            "the same command on each of them, or raise --timeout"
         )
 
     def _take_reports(self) -> None:
@@ -350,7 +343,7 @@ class _Proof:
                 self.started.add(case.id)
                 self.on_event(ProofEvent("started", case))
             finished = [case.id in rank.finished for rank in self.ranks]
-            if case.id not in self.results and (any(finished) if self.dealt else all(finished)):
+            if case.id not in self.results and (any(finished) if self.options.dealt else all(finished)):
                 self._finish(case, self._judged(case))
 
     def _finish(self, case: ProofCase, result: CaseResult) -> None:
@@ -367,7 +360,8 @@ class _Proof:
                 wrong = f"rank {rank.number} imported neuralforecast from {file}, and not from {tree}"
                 return result_without_fits(case, "error", wrong)
         # On GPUs the ranks agree on the backend, as only they know how many there are.
-        backend = "gloo" if self.accelerator == "cpu" else next(rank.backend for rank in self.ranks if rank.backend)
+        agreed = (rank.backend for rank in self.ranks if rank.backend)
+        backend = "gloo" if self.options.accelerator == "cpu" else next(agreed)
         fits = [rank.finished[case.id] for rank in self.ranks if case.id in rank.finished]
         return result_of_fits(case, fits, self.world_size, backend)
 
@@ -377,14 +371,14 @@ class _Proof:
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
         self._take_reports()
-        if shutil.disk_usage(self.folder).free < _LEAST_SPACE:
+        if is_disk_full(self.folder):
             raise full_disk()
         failure = launch.first_failure()
         if failure is not None:
             rank = next((rank for rank in self.ranks if rank.pid == failure.pid), None)
             if rank is not None:
                 who, last_words = f"rank {rank.number}", rank.log_tail(_LOG_LINES)
-            else:  # it ended before it could tell its rank
+            else:  # it ended before it wrote its rank
                 who, last_words = f"process {failure.local_rank} of this node", tail_of(launch.log, _LOG_LINES)
             words = f"{who} {_in_words(failure.exit_code)}\n{last_words}".rstrip()
             return _Ending("error", words, None if rank is None else rank.number)
@@ -401,7 +395,7 @@ class _Proof:
         A persistent proof does so only with the cases that a process died of: the others will be launched again. Where
         it died between two cases, all others are, if any was finished.
         """
-        is_final = not self.persistent or ending.outcome == "timeout"
+        is_final = not self.options.persistent or ending.outcome == "timeout"
         fatal = set() if is_final else self._running_on(ending.rank) or self._running_on(None)
         if not is_final and not fatal and self.results:
             return
@@ -435,24 +429,13 @@ class _Proof:
             if rank.pid is not None and not rank.done
         }
         asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
-        for pid in (rank.pid for rank in asked.values() if rank.pid is not None):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGUSR1)
-        time.sleep(_ANSWER_TIME)
-        return "".join(f"\n{who} was at {rank.place() or 'a place it does not tell'}" for who, rank in asked.items())
+        ask_for_places(rank.pid for rank in asked.values() if rank.pid is not None)
+        return "".join(f"\n{who} was at {rank.place() or 'an unknown place'}" for who, rank in asked.items())
 
     def _places_told(self) -> str:
-        """Where processes that have not finished have told, asked by another rank, that they were."""
+        """Where processes that have not finished were when another rank asked them."""
         places = {rank.number: rank.place() for rank in self.ranks if not rank.done}
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
-
-
-def full_disk() -> EnvironmentProblem:
-    """What to say where the proof cannot write its temporary files."""
-    return EnvironmentProblem(
-        f"The temporary folder {tempfile.gettempdir()} is full, so the proof cannot go on. Make room there, or let "
-        "TMPDIR name a folder on another disk."
-    )
 
 
 def check_that_it_forks(stack: Stack) -> None:
@@ -507,13 +490,3 @@ def _is_package_file(file: str | None, folder: Path | None) -> bool:
     with contextlib.suppress(OSError):
         return file is not None and os.path.samefile(Path(file).parent.parent, folder)
     return False
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, whatever happened."""
-    folder = Path(tempfile.mkdtemp(prefix="nfpatch-proof-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

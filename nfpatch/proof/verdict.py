@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal, Optional
 
 from nfpatch.catalog import Case
+from nfpatch.engine.checks import errors, first_finding, reference
+from nfpatch.engine.checks import world_size as world_size_check
+from nfpatch.engine.checks.errors import errors_in_full, failures_of
+from nfpatch.engine.facts import Answer, CallFacts, Failure, Outcome, RankFacts, Training
+from nfpatch.engine.sources import Source
+from nfpatch.target.events import CaseFinished
 
-Source = Literal["original", "installed", "preview"]
 Expectation = Literal["unused-parameters", "pass", "wrong"]
-Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
 Launcher = Literal["torchrun", "script", "spawn", "fork", "spark"]
-
-# DDP refuses unused parameters at the second step: a fit of one step proves nothing.
-FEWEST_STEPS = 2
 
 
 @dataclass(frozen=True)
 class ProofCase:
     """One fit of a proof and what it must come to.
 
-    `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `leaves_dead` says that the source
+    `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `has_unused` says that the source
     has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a
     model, the other strategies put up with it. `like` is the id of the case, of another source, from whose first
     weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a
@@ -32,7 +33,7 @@ class ProofCase:
 
     `requires` are patches that this source is given in a tree of its own, because the model does not train without
     them.
-    `forecast` tells how the trained model is asked: by all ranks "together", as a user does, or by one process "alone".
+    `forecast` says who makes forecasts: all ranks "together", as a user does, or one process "alone".
     """
 
     id: str
@@ -42,7 +43,7 @@ class ProofCase:
     expect: Expectation
     unused_parameters: tuple[str, ...] = ()
     strategy: Strategy = "strict-ddp"
-    leaves_dead: bool = False
+    has_unused: bool = False
     like: str | None = None
     forecast: Literal["together", "alone", None] = "alone"
     symptoms: tuple[str, ...] = ()
@@ -56,99 +57,14 @@ class ProofCase:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How a fit differs from the one that it must be like; of last weights, in those that both have.
-
-    `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
-    those that only the other fit had, `frozen` the parameters that are frozen in this fit alone (`requires_grad` is
-    False). `losses_equal` speaks of the losses of all steps.
-    """
-
-    different: tuple[str, ...]
-    largest: float
-    forecasts_equal: bool
-    losses_equal: bool
-    removed: tuple[str, ...]
-    frozen: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What one rank reports of one case. `no_evidence` of `target/observing.py` tells the meaning."""
-
-    outcome: Outcome
-    detail: str
-    seconds: float
-    world_size: int | None
-    backend: str | None
-    steps: int
-    finite_loss: bool
-    unused: tuple[str, ...]
-    unused_last: tuple[str, ...]
-    unused_by_torch: tuple[str, ...] | None
-    parameters: int | None
-    digest: str | None
-    forecast_shape: tuple[int, ...] | None
-    due_shape: tuple[int, ...] | None
-    finite_forecasts: bool | None
-    refused: bool = False
-    comparison: Comparison | None = None
-    batches: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
-    buffers: str | None = None
-    refused_alone: bool = False
-
-    @classmethod
-    def from_event(cls, event: Mapping[str, Any]) -> Fit:
-        """The fit that a rank's event "finished" describes."""
-        comparison = event["comparison"]
-        return cls(
-            outcome=event["outcome"],
-            detail=event["detail"],
-            seconds=event["seconds"],
-            world_size=event["world_size"],
-            backend=event["backend"],
-            steps=event["steps"],
-            finite_loss=event["finite_loss"],
-            unused=tuple(event["unused"]),
-            unused_last=tuple(event["unused_last"]),
-            unused_by_torch=_as_tuple(event["unused_by_torch"]),
-            parameters=event["parameters"],
-            digest=event["digest"],
-            forecast_shape=_as_tuple(event["forecast_shape"]),
-            due_shape=_as_tuple(event["due_shape"]),
-            finite_forecasts=event["finite_forecasts"],
-            refused=event["refused"],
-            batches=tuple(event["batches"]),
-            answers=tuple(event["answers"]),
-            buffers=event["buffers"],
-            refused_alone=event["refused_alone"],
-            comparison=None
-            if comparison is None
-            else Comparison(
-                different=tuple(comparison["different"]),
-                largest=comparison["largest"],
-                forecasts_equal=comparison["forecasts_equal"],
-                losses_equal=comparison["losses_equal"],
-                removed=tuple(comparison["removed"]),
-                frozen=tuple(comparison["frozen"]),
-            ),
-        )
-
-
-def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if values is None else tuple(values)
-
-
-@dataclass(frozen=True)
 class CaseResult:
     """What a case came to, and the evidence for it.
 
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
-    the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` tells whether
-    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` tells if
+    the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` says whether
+    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` says if
     losses, weights and forecasts are those of the case `like`, bit for bit; None where there was nothing to compare.
-    `refused` tells if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
+    `refused` says if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
     process ends with it as well, which counts for nothing where no patch is at stake, `is_finished` if processes
     have reported what came of the case; else it was not reached, or they ended before.
     """
@@ -198,42 +114,83 @@ def result_without_fits(case: ProofCase, outcome: Outcome, detail: str) -> CaseR
     return _result(case, (), outcome, ok=False, detail=detail)
 
 
-def result_of_fits(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
+def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CaseResult:
     """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
+    facts = facts_of(case, fits, world_size, backend)
     if case.case.stage != "fit":
-        return _result_of_stage(case, fits, world_size, backend)
-    asked = (1, None) if case.strategy == "single-process" else (world_size, backend)
-    error = _errors(fits) or _why_not_as_asked(fits, *asked)
-    if error is not None:
-        return _result(case, fits, "error", ok=False, detail=error)
+        return _result_of_stage(case, fits, facts)
+    failed = errors.find(facts) or world_size_check.find(facts)
+    if failed is not None:
+        return _result(case, fits, "error", ok=False, detail="\n".join(failed.errors) or failed.detail)
 
-    unused = _unused_parameters(fits)
+    unused = facts.unused_parameters()
     refused = any(fit.outcome == "unused-parameters" for fit in fits)
-    if refused or (unused and not (case.leaves_dead and case.expect == "pass")):
+    if refused or (unused and not (case.has_unused and case.expect == "pass")):
         if case.expect == "pass":
-            told = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
-            detail = f"without a gradient: {', '.join(unused or told[:1])}"
+            refusals = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
+            detail = f"without a gradient: {', '.join(unused or refusals[:1])}"
         else:
             detail = _why_not_refused(fits) or difference(unused, case.unused_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
 
-    why_not = _why_not_trained(case, fits) or _why_weights_differ(fits) or _why_not_alike(case, fits)
+    found = first_finding(facts)
+    why_not = found.detail if found is not None else _why_no_forecasts(case, fits) or _why_not_alike(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
     if case.expect != "pass":
         detail = "every parameter got a gradient, and DDP had no complaint"
     else:
-        detail = difference(unused, case.unused_parameters) if case.leaves_dead else ""
+        detail = difference(unused, case.unused_parameters) if case.has_unused else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
 
 
-def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, backend: str) -> CaseResult:
-    """The result of a case that went on to a stage of a user's script, each rank held against one process."""
-    told: dict[str, str] = {}
-    for rank, fit in enumerate(fits):
-        if fit.outcome != "pass":
-            told.setdefault(fit.detail, f"rank {rank}: {fit.detail}")
-    words = "\n".join(told.values())
+def facts_of(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CallFacts:
+    """What the checks look at. Of a plain fit, forecasts, batches and running statistics are not compared."""
+    is_stage = case.case.stage != "fit"
+    is_alone = case.strategy == "single-process"
+    return CallFacts(
+        name=case.case.stage,
+        ranks={
+            rank: RankFacts(
+                name=case.case.stage,
+                has_returned=fit.outcome in ("pass", "wrong"),
+                failure=_failure_of(fit),
+                differences=(fit.detail,) if fit.outcome == "wrong" else (),
+                answers=tuple(map(Answer, fit.answers)) if is_stage else (),
+                buffers=fit.buffers if is_stage else None,
+            )
+            for rank, fit in enumerate(fits)
+        },
+        trainings={0: {rank: _training_of(fit, is_stage) for rank, fit in enumerate(fits)}},
+        world_size=1 if is_alone else world_size,
+        is_case=True,
+        backend=None if is_alone else backend,
+    )
+
+
+def _failure_of(fit: CaseFinished) -> Optional[Failure]:
+    if fit.outcome not in ("error", "unused-parameters"):
+        return None
+    message, *places = fit.detail.split("\n")
+    return Failure(message, tuple(places), fit.seconds, fit.unused_by_torch or (), fit.outcome == "unused-parameters")
+
+
+def _training_of(fit: CaseFinished, is_stage: bool) -> Training:
+    return Training(
+        world_size=fit.world_size,
+        backend=fit.backend,
+        steps=fit.steps,
+        finite_loss=fit.finite_loss,
+        unused=fit.unused,
+        weights=fit.digest or None,
+        batches=fit.batches if is_stage else (),
+    )
+
+
+def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallFacts) -> CaseResult:
+    """The result of a case that went on to a stage of a user's script, each rank compared with one process."""
+    differences = reference.find(facts)
+    words = "\n".join([*errors_in_full(failures_of(facts)), *(() if differences is None else [differences.detail])])
     outcomes = {fit.outcome for fit in fits}
     if case.patch is None and _is_refused_alone(fits):
         return _result(case, fits, "error", ok=True, detail=words)
@@ -241,37 +198,18 @@ def _result_of_stage(case: ProofCase, fits: Sequence[Fit], world_size: int, back
         outcome: Outcome = "error" if "error" in outcomes else "unused-parameters"
         is_the_bug = case.expect == "wrong" and any(symptom in words for symptom in case.symptoms)
         return _result(case, fits, outcome, ok=is_the_bug, detail=words)
-    why_not = _why_not_as_asked(fits, world_size, backend) or _why_not_trained(case, fits)
     # On Spark, how many processes train is neuralforecast's own doing
-    is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and bool(words)
-    if why_not is not None and not is_wrong_number:
-        return _result(case, fits, "error", ok=False, detail=why_not)
-    words = words or _why_not_the_same(fits) or _why_weights_differ(fits)
-    if words:
-        return _result(case, fits, "wrong", ok=case.expect == "wrong", detail=words)
-    detail = "every rank got what one process gets" if case.expect == "wrong" else ""
-    return _result(case, fits, "pass", ok=not detail, detail=detail)
+    is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and differences is not None
+    found = differences if is_wrong_number else first_finding(facts)
+    if found is None:
+        detail = "every rank got what one process gets" if case.expect == "wrong" else ""
+        return _result(case, fits, "pass", ok=not detail, detail=detail)
+    return _result(case, fits, found.outcome, ok=found.outcome == case.expect == "wrong", detail=found.detail)
 
 
-def _is_refused_alone(fits: Sequence[Fit]) -> bool:
+def _is_refused_alone(fits: Sequence[CaseFinished]) -> bool:
     """Whether one process ends as badly. What the other ranks end with may be a consequence of that."""
     return any(fit.refused_alone for fit in fits) and all(fit.outcome in ("error", "wrong") for fit in fits)
-
-
-def _why_not_the_same(fits: Sequence[Fit]) -> str:
-    """How the ranks differ in what each has alike with itself alone; empty where they do not.
-
-    That is the order of the series of a multivariate model, running statistics, and the forecasts.
-    """
-    for rank, fit in enumerate(fits):
-        steps = sum(one != other for one, other in zip(fit.batches, fits[0].batches))
-        if steps:
-            return f"rank {rank}: has the series in another order than rank 0, at {steps} of {len(fit.batches)} steps"
-        if fit.buffers != fits[0].buffers:
-            return f"rank {rank}: has other running statistics (buffers of the model) than rank 0"
-        if fit.answers != fits[0].answers:
-            return f"rank {rank}: has other forecasts than rank 0"
-    return ""
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
@@ -286,32 +224,7 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
     return "; ".join(complaints)
 
 
-def _errors(fits: Sequence[Fit]) -> str | None:
-    """What the ranks failed with, the first to fail first, as the others may have failed only because of it."""
-    failed = sorted((fit.seconds, rank, fit.detail) for rank, fit in enumerate(fits) if fit.outcome == "error")
-    told: dict[str, str] = {}
-    for _, rank, detail in failed:
-        told.setdefault(detail, f"rank {rank}: {detail}")
-    return "\n".join(told.values()) or None
-
-
-def _unused_parameters(fits: Sequence[Fit]) -> tuple[str, ...]:
-    """The parameters that got no gradient in some step on some rank, in the model's order."""
-    return tuple(dict.fromkeys(name for fit in fits for name in fit.unused))
-
-
-def _why_not_as_asked(fits: Sequence[Fit], world_size: int, backend: str | None) -> str | None:
-    """What shows that a fit was not trained by as many processes as it should have been; None where it was."""
-    for rank, fit in enumerate(fits):
-        if (fit.world_size, fit.backend) != (world_size, backend):
-            return (
-                f"rank {rank}: torch reports world size {fit.world_size} and backend {fit.backend} "
-                f"where {world_size} and {backend} were asked for"
-            )
-    return None
-
-
-def _why_not_refused(fits: Sequence[Fit]) -> str | None:
+def _why_not_refused(fits: Sequence[CaseFinished]) -> str | None:
     """What keeps missing gradients from being DDP's refusal of them; None where nothing does."""
     for rank, fit in enumerate(fits):
         if fit.outcome != "unused-parameters":
@@ -321,15 +234,9 @@ def _why_not_refused(fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
-    """What keeps fits that went through from being a proof; None where nothing does."""
-    for rank, fit in enumerate(fits):
-        if fit.steps < FEWEST_STEPS:
-            return f"rank {rank}: {fit.steps} training steps, which proves nothing; at least {FEWEST_STEPS} are needed"
-        if not fit.finite_loss:
-            return f"rank {rank}: the loss is not finite"
-        if case.forecast is None:
-            continue
+def _why_no_forecasts(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
+    """What is wrong with the forecasts of a plain fit; None where nothing is."""
+    for rank, fit in enumerate(fits if case.forecast is not None else ()):
         if fit.forecast_shape is None or fit.forecast_shape != fit.due_shape:
             return f"rank {rank}: the forecasts have the shape {fit.forecast_shape}, and not {fit.due_shape}"
         if not fit.finite_forecasts:
@@ -337,12 +244,7 @@ def _why_not_trained(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _why_weights_differ(fits: Sequence[Fit]) -> str:
-    """What shows that the ranks ended with different weights; empty where they did not."""
-    return "" if _equal_weights(fits) else "the ranks ended with different weights"
-
-
-def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
+def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     """What keeps fits from having ended as those that they must be like; None where nothing does.
 
     Two addends have the same sum in any order, more have not: with three ranks and more, the last bits depend on how
@@ -366,12 +268,12 @@ def _why_not_alike(case: ProofCase, fits: Sequence[Fit]) -> str | None:
     return None
 
 
-def _is_bit_equality_due(case: ProofCase, fits: Sequence[Fit]) -> bool:
+def _is_bit_equality_due(case: ProofCase, fits: Sequence[CaseFinished]) -> bool:
     """Whether the arithmetic of both fits is the same to the last bit."""
     return case.strategy == "single-process" or len(fits) <= 2
 
 
-def _is_alike(fit: Fit) -> bool:
+def _is_alike(fit: CaseFinished) -> bool:
     """Whether a fit had the losses, weights and forecasts of the one that it must be like, bit for bit."""
     found = fit.comparison
     return found is not None and not found.different and found.forecasts_equal and found.losses_equal
@@ -382,12 +284,12 @@ def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _equal_weights(fits: Sequence[Fit]) -> bool:
+def _equal_weights(fits: Sequence[CaseFinished]) -> bool:
     """Whether all ranks ended with the same bits in their parameters."""
     return len({fit.digest for fit in fits}) == 1 and all(fit.digest for fit in fits)
 
 
-def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
+def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
     """A result with the evidence that the fits give."""
     trained = [fit for fit in fits if fit.world_size is not None]
     return CaseResult(
@@ -399,7 +301,7 @@ def _result(case: ProofCase, fits: Sequence[Fit], outcome: Outcome, ok: bool, de
         expect=case.expect,
         outcome=outcome,
         ok=ok,
-        unused_parameters=_unused_parameters(fits),
+        unused_parameters=tuple(dict.fromkeys(name for fit in fits for name in fit.unused)),
         seconds=max((fit.seconds for fit in fits), default=0.0),
         detail=detail,
         world_size=trained[0].world_size if trained else None,

@@ -1,5 +1,5 @@
-"""The rehearsal: a user's own script on several CPU processes, shortened, and held against one process.
+"""The rehearsal: a user's own script on several CPU processes, shortened, and compared with one process.
 
-`run.py` starts and ends it, `heard.py` reads what the ranks have noted, `verdict.py` judges, `report.py` and
-`exports.py` tell. What runs in the processes is `target/rehearsal/`.
+`run.py` starts and ends it, `records.py` reads what the ranks have recorded, `verdict.py` makes facts of it, which the
+checks of the engine judge, and `report.py` reports. What runs in the processes is `target/rehearsal/`.
 """

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from dataclasses import replace
+from typing import Callable
 
 import click
 
 from nfpatch.console import count, print_install
+from nfpatch.engine.report import Document, Item, Section, print_item, print_sentence, widths_of
 from nfpatch.installs.find import Install
-from nfpatch.proof.report import WIDTH
 from nfpatch.rehearsal.run import RehearsalReport, Script
 from nfpatch.rehearsal.verdict import Stage
+from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry, ProcessStarted
 
 _LAUNCHERS = {"script": "Lightning's launcher", "torchrun": "torch's launcher"}
 _PAGE = "docs/rehearse.md"
 
 
 @contextmanager
-def progress(script: Script, devices: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
     """What is shown while the script runs: each call of the first rank, and on a terminal a live line."""
     from rich.console import Console
 
@@ -30,77 +31,111 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[dict[str, Any]]
     command = shlex.join([script.name, *script.arguments])
     with errors.status("starting") as live:
 
-        def show(event: dict[str, Any]) -> None:
-            if event["event"] == "launched":
+        def show(entry: Entry) -> None:
+            event = entry.event
+            if entry.rank == 0 and isinstance(event, ProcessStarted):
                 errors.print(f"Running {command} on {devices} processes ...", markup=False)
-            if event.get("rank") != 0:
+            if entry.rank != 0:
                 return
-            if event["event"] == "call":
-                name = event["file"].rpartition("/")[2]
-                live.update(f"{event['name']} in {name}:{event['line']}")
-            elif event["event"] in ("returned", "raised"):
+            if isinstance(event, CallStarted):
+                live.update(f"{event.name} in {event.file.rpartition('/')[2]}:{event.line}")
+            elif isinstance(event, (CallReturned, CallRaised)):
                 live.update("going on")
 
         yield show
 
 
 def print_report(install: Install, script: Script, report: RehearsalReport) -> None:
-    """The answer: what was changed, the table of calls by rank, what is wrong and what heals it, the verdict last."""
+    """The answer: what was overridden, the calls by rank, what is wrong and what fixes it, the verdict last."""
     print_install(install)
     by = _LAUNCHERS[report.launcher]
-    _say(
+    print_sentence(
         f"{script.name} on {report.world_size} processes of the CPU, by {by}, with the {report.source} source; "
         f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}; {report.seconds:.1f} s."
     )
-    if report.changed:
-        _say(f"Changed for the rehearsal: {'; '.join(report.changed)}.")
+    if report.overrides:
+        print_sentence(f"Changed for the rehearsal: {'; '.join(report.overrides)}.")
     click.echo()
-    _print_table(report)
+    items = [_item_of(stage) for stage in report.stages]
+    if items:
+        _print_table(items)
     for note in report.notes:
-        _say(f"Note: {note}")
+        print_sentence(f"Note: {note}")
     if report.tail and not report.ok and all(stage.outcome in ("pass", "timeout") for stage in report.stages):
         click.echo("The last lines of the script:")
         click.echo(textwrap.indent(report.tail, "  | "))
     for sentence in verdict_of(report):
-        _say(sentence)
+        print_sentence(sentence)
 
 
-def _print_table(report: RehearsalReport) -> None:
-    """A line a call, and below it what is wrong with it."""
-    if not report.stages:
-        return
-    ranks = max(len(stage.ranks) for stage in report.stages)
-    place = max(len(stage.place) for stage in report.stages)
-    name = max(len(stage.call) for stage in report.stages)
-    cell = max(12, *(len(word) for stage in report.stages for word in stage.ranks))
-    heading = "  ".join([f"{'':4}", f"{'where':<{place}}", f"{'call':<{name}}"])
-    click.secho("  ".join([heading, *(f"{f'rank {number}':<{cell}}" for number in range(ranks)), "model"]), bold=True)
-    told: set[str] = set()
-    for stage in report.stages:
-        mark, colour = ("ok", "green") if stage.ok else ("NO", "red")
-        row = "  ".join([f"{stage.place:<{place}}", f"{stage.call:<{name}}", *(f"{w:<{cell}}" for w in stage.ranks)])
-        click.echo(f"  {click.style(mark, fg=colour, bold=not stage.ok)}  {row}  {stage.model}".rstrip())
-        for line in (line for line in lines_of(stage) if line not in told):
-            click.echo(textwrap.fill(line, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6, **_WHOLE))
-        told.update(stage.notes)
+def _print_table(items: list[Item]) -> None:
+    """A line for each call, and below it what is wrong with it; a note that was shown before is not again."""
+    ranks = [f"rank {number}" for number in range(len(items[0].cells) - 3)]
+    heading = replace(items[0], cells=("where", "call", *ranks, "model"))
+    widths = widths_of([heading, *items])
+    widths[2:-1] = [max(12, *widths[2:-1])] * len(ranks)
+    titles = "  ".join(f"{cell:<{width}}" for cell, width in zip(heading.cells, widths))
+    click.secho(f"{'':6}{titles}".rstrip(), bold=True)
+    shown: set[str] = set()
+    for item in items:
+        print_item(replace(item, lines=tuple(line for line in item.lines if line not in shown)), widths)
+        shown.update(item.lines)
     click.echo()
 
 
+def _item_of(stage: Stage) -> Item:
+    return Item(
+        ok=stage.ok,
+        outcome=stage.outcome,
+        name=f"{stage.place} {stage.call}",
+        cells=(stage.place, stage.call, *stage.ranks, stage.model),
+        lines=tuple(lines_of(stage)),
+        detail=stage.detail,
+    )
+
+
+def document_of(install: Install, script: Script, report: RehearsalReport) -> Document:
+    """The rehearsal as a document: an item for each call, and one for the end of the script."""
+    came_to_end = report.exit_code == 0
+    end = Item(
+        ok=came_to_end,
+        outcome="error",
+        name="the script",
+        cells=("the script", *[""] * (len(_item_of(report.stages[0]).cells) - 1 if report.stages else 0)),
+        lines=tuple(verdict_of(report)),
+        detail=report.tail,
+        seconds=report.seconds,
+    )
+    return Document(
+        command="nfpatch rehearse",
+        title=f"{script.name}: {'rehearsed' if report.ok else 'NOT as in one process'}",
+        ok=report.ok,
+        facts=(
+            ("script", shlex.join([script.name, *script.arguments])),
+            ("neuralforecast", f"{install.version} in {install.site_packages}, {report.source} source"),
+            ("torch", report.torch),
+            ("Lightning", report.lightning),
+            ("Python", report.python),
+            ("processes", f"{report.world_size}, by {report.launcher}"),
+            ("overrides", "; ".join(report.overrides) or "none"),
+            ("seconds", f"{report.seconds:.1f}"),
+        ),
+        sections=(Section(script.name, (*map(_item_of, report.stages), end)),),
+        verdict=tuple(verdict_of(report)),
+        notes=report.notes,
+        extra=("The last lines of the script", "" if report.ok else report.tail),
+        seconds=report.seconds,
+    )
+
+
 def lines_of(stage: Stage) -> list[str]:
-    """What is wrong with a call and what heals it, and what is worth knowing of it."""
+    """What is wrong with a call and what fixes it, and what is worth knowing of it."""
     lines = [] if stage.ok else [f"{stage.outcome}: {stage.detail}"]
     if stage.patches:
-        lines.append(f"healed by: nfpatch apply {' '.join(stage.patches)}")
+        lines.append(f"fixed by: nfpatch apply {' '.join(stage.patches)}")
     elif stage.is_sought:
         lines.append(f"No patch of the catalog is known for it; {_PAGE} tells how to go on.")
     return [*lines, *stage.notes]
-
-
-_WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-
-
-def _say(sentence: str) -> None:
-    click.echo(textwrap.fill(sentence, WIDTH, **_WHOLE) if not sys.stdout.isatty() else sentence)
 
 
 def verdict_of(report: RehearsalReport) -> list[str]:
@@ -124,7 +159,7 @@ def verdict_of(report: RehearsalReport) -> list[str]:
         sentences.append(f"The script ended with exit code {report.exit_code}.")
     if report.patches and report.source == "installed":
         sentences.append(
-            f"`nfpatch apply {' '.join(report.patches)}` heals what is known; `nfpatch rehearse --source healed` shows "
-            "first what that comes to."
+            f"`nfpatch apply {' '.join(report.patches)}` fixes what is known; `nfpatch rehearse --source patched` "
+            "shows first what that comes to."
         )
     return sentences

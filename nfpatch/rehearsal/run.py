@@ -5,43 +5,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Literal, Optional
 
-from nfpatch.catalog import Patch
 from nfpatch.console import count
-from nfpatch.errors import EnvironmentProblem, Refused, UsageError
-from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, originals_of, wanted_by_apply
+from nfpatch.engine.checks.shared_files import shared_files
+from nfpatch.engine.facts import listed
+from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
+from nfpatch.engine.logs import place_of, tail_of
+from nfpatch.engine.probe import probe, runnable
+from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
+from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
+from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.patching.survey import Survey
-from nfpatch.proof.launch import ONE_NODE, Launch, bearers_of, interpreter_environment, is_alive, termination_as_exit
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.probe import probe, runnable
-from nfpatch.proof.ranks import tail_of
-from nfpatch.rehearsal.heard import Heard
-from nfpatch.rehearsal.verdict import Stage, listed, place_of, shared_files, stages_of
+from nfpatch.rehearsal.records import Records
+from nfpatch.rehearsal.verdict import Stage, stages_of
 from nfpatch.target import REHEARSAL
+from nfpatch.target.events import Entry, RehearsalSpec, encode
 
-Source = Literal["released", "installed", "healed"]
 LauncherName = Literal["script", "torchrun"]
 
 TRIALS = 2
-# Seconds between two looks at what the ranks have noted.
-_POLL_INTERVAL = 0.05
 # Seconds for which all processes are idle, while one is in a call, until they are said to wait for each other; and the
 # share of a processor below which they are called idle.
 _PATIENCE = 30.0
 _IDLE = 0.02
 # Seconds that what the script has started gets to end by itself after it.
 _GRACE = 3.0
-# Seconds that a process gets to say where it is.
-_ANSWER_TIME = 0.5
 _LOG_LINES = 20
 
 
@@ -69,7 +63,7 @@ class RehearsalReport:
     """
 
     stages: tuple[Stage, ...]
-    changed: tuple[str, ...]
+    overrides: tuple[str, ...]
     notes: tuple[str, ...]
     source: Source
     torch: str
@@ -89,7 +83,7 @@ class RehearsalReport:
 
     @property
     def patches(self) -> tuple[str, ...]:
-        """The ids of the patches that heal what was found."""
+        """The ids of the patches that fix what was found."""
         return tuple(dict.fromkeys(patch for stage in self.stages for patch in stage.patches))
 
     def to_json(self) -> dict[str, object]:
@@ -105,7 +99,7 @@ class RehearsalReport:
             "exit_code": self.exit_code,
             "ended": self.ended,
             "seconds": round(self.seconds, 3),
-            "changed": list(self.changed),
+            "overrides": list(self.overrides),
             "notes": list(self.notes),
             "stages": [stage.to_json() for stage in self.stages],
         }
@@ -119,14 +113,13 @@ def rehearse(
     launcher: LauncherName = "script",
     max_steps: Optional[int] = 4,
     timeout: float = 600.0,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+    on_event: Callable[[Entry], None] = lambda event: None,
     output: Optional[Callable[[bytes], None]] = None,
 ) -> RehearsalReport:
     """Runs a script with `devices` processes in the current folder, and judges what they have noted.
 
-    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` is called
-    when the script is started, and with what is noted; `output` with what the script prints. However the call ends, no
-    process and no file of nfpatch's is left.
+    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` gets each event,
+    `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.
 
     Raises UsageError where there is no such script, Refused where the source cannot be computed, and
     EnvironmentProblem where the interpreter cannot run it or does not find that source.
@@ -139,54 +132,40 @@ def rehearse(
         )
     tree = tree_of(found, source)
     stack = probe(install.python, install.extra_path)
-    with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-rehearsal-") as name:
-        folder = Path(os.path.realpath(name))
-        path = [REHEARSAL]
-        if tree:
-            path.append(build_overlay(install.package, folder / "source", tree))
-        elif install.tree is not None:
-            path.append(install.tree)
-        heard = Heard(folder / "notes")
-        heard.folder.mkdir()
-        specification = {
-            "out": str(heard.folder),
-            "devices": devices,
-            "max_steps": max_steps,
-            "trials": None if max_steps is None else TRIALS,
-            "launcher": launcher,
-        }
-        (folder / "spec.json").write_text(json.dumps(specification), encoding="utf-8")
-        launch = Launch.start(
+    with temporary_folder() as folder:
+        expected = build_source(install, tree, folder / "source") or install.tree
+        path = [REHEARSAL, *([] if expected is None else [expected]), *install.extra_path]
+        records = Records(folder / "notes")
+        records.folder.mkdir()
+        trials = None if max_steps is None else TRIALS
+        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials)
+        (folder / "spec.json").write_text(json.dumps(encode(specification)), encoding="utf-8")
+        program = Program(
             python=runnable(install.python),
-            devices=devices if launcher == "torchrun" else None,
-            nodes=ONE_NODE,
-            program=script.program(launcher),
-            environment=environment_of([*path, *install.extra_path], folder / "spec.json"),
+            arguments=script.program(launcher),
+            environment=environment_of(path, folder / "spec.json"),
             folder=Path.cwd(),
             log=folder / "output.log",
+            devices=devices if launcher == "torchrun" else None,
         )
-        on_event({"event": "launched"})
-        try:
-            with _followed(launch.log, output) as follow:
-                ended, left = _watch(launch, heard, begin + timeout, timeout, on_event, follow)
-        finally:
-            launch.end(rank.pid for rank in heard.ranks.values())
-        heard.read()
-        _check_source(heard, tree, path, install)
-        stages = stages_of(heard, devices, lacking(found, source), ended)
-        places = _places_in_script(heard) if ended else []
+        with running(program, records.pids) as launch, _followed(launch.log, output) as follow:
+            ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
+        records.read()
+        _check_source(records.source, expected or install.root)
+        stages = stages_of(records, devices, missing_patches(found, source), ended)
+        places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
     return RehearsalReport(
         stages=tuple(stages),
-        changed=tuple(heard.changed),
-        notes=(*places, *_notes_of(heard, left, tail)),
+        overrides=tuple(records.overrides),
+        notes=(*places, *_notes_of(records, left, tail)),
         source=source,
         torch=stack.torch,
         lightning=stack.lightning,
         python=stack.python,
         launcher=launcher,
         world_size=devices,
-        exit_code=None if ended else _exit_code_of(launch, heard),
+        exit_code=None if ended else _exit_code_of(launch, records),
         ended=ended,
         tail=tail,
         seconds=time.monotonic() - begin,
@@ -199,47 +178,9 @@ def last_words_of(printed: str) -> str:
     return before.rpartition("\n")[2] + heading + after if heading else printed
 
 
-def tree_of(found: Survey, source: Source) -> Mapping[str, Optional[bytes]]:
-    """The files, by path, in which this source differs from the installed one; None for one that it does not have.
-
-    Raises Refused where it is not known.
-    """
-    if found.interrupted:
-        raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
-    if source == "installed":
-        return {}
-    if source == "healed":
-        wanted = wanted_by_apply(found, found.catalog.default, renew_all=True)
-        return {change.file: change.then for change in changes_to(found, wanted)}
-    for status in found.statuses:
-        if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
-            raise Refused(
-                f"{status.patch.id} was applied elsewhere, and its original is not kept here, so that the released "
-                "source cannot be rehearsed. Leave --source out, or install the release anew."
-            )
-    return originals_of(found)
-
-
-def lacking(found: Survey, source: Source) -> list[Patch]:
-    """The patches that the release has a use for, and this source of it lacks."""
-    if source == "healed":
-        return []
-    useful = [status for status in found.statuses if status.files and not status.patch.opt_in]
-    return [status.patch for status in useful if source == "released" or status.state not in ("applied", "outdated")]
-
-
 def environment_of(path: Sequence[Path], specification: Path) -> dict[str, str]:
     """The environment of a rehearsed script: the user's, without GPUs, and with what watches first on the path."""
-    environment = interpreter_environment(path)
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    environment.update(
-        NFPATCH_REHEARSAL=str(specification),
-        # Makes torch name the parameters that got no gradient.
-        TORCH_DISTRIBUTED_DEBUG="INFO",
-        CUDA_VISIBLE_DEVICES="",
-        PYTHONUNBUFFERED="1",
-    )
-    return environment
+    return {**process_environment(path), "NFPATCH_REHEARSAL": str(specification), "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager
@@ -261,26 +202,27 @@ def _followed(log: Path, output: Optional[Callable[[bytes], None]]) -> Iterator[
 
 def _watch(
     launch: Launch,
-    heard: Heard,
+    records: Records,
     deadline: float,
     timeout: float,
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Callable[[Entry], None],
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Follows the processes to their end: why they had to be ended, if so, and how many the script left running."""
-    idleness, over = _Idleness(launch), None
-    while True:
-        ended = launch.process.poll() is not None
-        living = [rank for rank in heard.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
-        events = heard.read()
-        for event in events:
-            on_event(event)
+    idleness = _Idleness(launch)
+    over: list[float] = []  # when the script itself was over
+
+    def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
+        living = [rank for rank in records.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
+        entries = records.read()
+        for entry in entries:
+            on_event(entry)
         follow()
-        if ended and not living and not events:
+        if ended and not living and not entries:
             others = bearers_of(launch.token) if sys.platform == "linux" else set()
-            left = len(others - {rank.pid for rank in heard.ranks.values()})
-            over = over or time.monotonic()
-            if not left or time.monotonic() - over > _GRACE:
+            left = len(others - {rank.pid for rank in records.ranks.values()})
+            over.append(time.monotonic())
+            if not left or time.monotonic() - over[0] > _GRACE:
                 return None, left
         in_call = any(not call.is_over for rank in living for call in rank.calls.values())
         if time.monotonic() > deadline:
@@ -288,13 +230,11 @@ def _watch(
         elif idleness.seconds() > _PATIENCE and in_call:
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
-            time.sleep(_POLL_INTERVAL)
-            continue
-        for rank in living:
-            with contextlib.suppress(OSError):
-                os.kill(rank.pid, signal.SIGUSR1)
-        time.sleep(_ANSWER_TIME)
+            return None
+        ask_for_places(rank.pid for rank in living)
         return reason, 0
+
+    return wait_for(launch, look)
 
 
 class _Idleness:
@@ -325,34 +265,32 @@ def _processor_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _exit_code_of(launch: Launch, heard: Heard) -> int:
+def _exit_code_of(launch: Launch, records: Records) -> int:
     """The exit code of the first process; 1 where that is 0 and another rank has died."""
     code = launch.process.wait()
-    died = [rank for rank in heard.ranks.values() if not rank.has_ended]
+    died = [rank for rank in records.ranks.values() if not rank.has_ended]
     return 1 if code == 0 and died else code
 
 
-def _check_source(heard: Heard, tree: Mapping[str, Optional[bytes]], path: Sequence[Path], install: Install) -> None:
-    """Raises EnvironmentProblem where the script found another neuralforecast than the one that is meant."""
-    due = path[1] if len(path) > 1 else install.root
-    file = None if heard.source is None else heard.source["file"]
-    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(due)):
+def _check_source(file: Optional[str], expected: Path) -> None:
+    """Raises EnvironmentProblem where the script imported another neuralforecast, from this `file`."""
+    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(expected)):
         raise EnvironmentProblem(
-            f"The script imports neuralforecast from {Path(file).parent}, and not from {due}. Name that install with "
-            "--python or --site-packages, or rename the folder that hides it."
+            f"The script imports neuralforecast from {Path(file).parent}, and not from {expected}. Name that install "
+            "with --python or --site-packages, or rename the folder that hides it."
         )
 
 
-def _places_in_script(heard: Heard) -> list[str]:
+def _places_in_script(records: Records) -> list[str]:
     """Where the ranks are that have been ended between two calls."""
-    between = [rank for rank in heard.ranks.values() if all(call.is_over for call in rank.calls.values())]
-    places = {rank.number: place_of(heard.stack_of(rank)) for rank in between if not rank.has_ended}
+    between = [rank for rank in records.ranks.values() if all(call.is_over for call in rank.calls.values())]
+    places = {rank.number: place_of(records.stack_of(rank)) for rank in between if not rank.has_ended}
     return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
 
 
-def _notes_of(heard: Heard, left: int, tail: str) -> Iterator[str]:
-    """What is worth knowing beside the calls."""
-    shared = shared_files(rank.written for rank in heard.ranks.values())
+def _notes_of(records: Records, left: int, tail: str) -> Iterator[str]:
+    """What is worth knowing besides the calls."""
+    shared = shared_files(rank.written for rank in records.ranks.values())
     if shared:
         yield (
             f"More than one rank writes {listed(shared)}: the script does, not neuralforecast. "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
+from .events import Comparison
 from .frames import difference_of, digest_of_frame
-from .observing import OBSERVED
+from .observing import Observation
 from .outcomes import Differs
 
 # Set before every case, so that two of them draw the same numbers.
@@ -14,7 +15,7 @@ SEED = 1
 
 
 def seed_everything() -> None:
-    """Starts all streams of random numbers anew."""
+    """Starts all streams of random numbers again."""
     import numpy
     import torch
 
@@ -33,9 +34,9 @@ def weights_of(model: Any) -> dict[str, Any]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
 
 
-def frozen_in(model: Any) -> list[str]:
+def frozen_in(model: Any) -> tuple[str, ...]:
     """The names of the parameters that are not to be trained."""
-    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
 
 
 def start_from(model: Any, weights: dict[str, Any]) -> None:
@@ -51,21 +52,35 @@ def start_from(model: Any, weights: dict[str, Any]) -> None:
             own[name].copy_(weights[name])
 
 
-def compared(fitted: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+class FitEnd(NamedTuple):
+    """How a fit ended: plain tensors and arrays, as the classes of one source tree mean nothing to another.
+
+    `first` are the weights from which it started, None where the case makes no forecasts, `frozen` the names of frozen
+    parameters, `losses` those of every step.
+    """
+
+    first: dict[str, Any] | None
+    last: dict[str, Any]
+    frozen: tuple[str, ...]
+    losses: tuple[float, ...]
+    forecasts: Any
+
+
+def compared(fitted: FitEnd, reference: FitEnd) -> Comparison:
     """How the end of a fit differs from that of its reference; two bit-equal ends differ in nothing and by nothing."""
     import torch
 
-    last, like = fitted["last"], reference["last"]
-    forecasts = torch.from_numpy(fitted["forecasts"]), torch.from_numpy(reference["forecasts"])
+    last, like = fitted.last, reference.last
+    forecasts = torch.from_numpy(fitted.forecasts), torch.from_numpy(reference.forecasts)
     same_shape = forecasts[0].shape == forecasts[1].shape
-    return {
-        "different": [name for name in last if not torch.equal(last[name], like[name])],
-        "largest": max((largest_difference(last[name], like[name]) for name in last), default=0.0),
-        "forecasts_equal": same_shape and torch.equal(*forecasts),
-        "losses_equal": fitted["losses"] == reference["losses"],
-        "removed": [name for name in like if name not in last],
-        "frozen": [name for name in fitted["frozen"] if name not in reference["frozen"]],
-    }
+    return Comparison(
+        different=tuple(name for name in last if not torch.equal(last[name], like[name])),
+        largest=max((largest_difference(last[name], like[name]) for name in last), default=0.0),
+        forecasts_equal=same_shape and torch.equal(*forecasts),
+        losses_equal=fitted.losses == reference.losses,
+        removed=tuple(name for name in like if name not in last),
+        frozen=tuple(name for name in fitted.frozen if name not in reference.frozen),
+    )
 
 
 def largest_difference(one: Any, other: Any) -> float:
@@ -73,12 +88,12 @@ def largest_difference(one: Any, other: Any) -> float:
     return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
-def compare_frames(found: Any, due: Any) -> None:
+def compare_frames(found: Any, expected: Any, observation: Observation) -> None:
     """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
 
-    What was `found` is noted, as it must be the same on all ranks.
+    The digest of `found` is recorded, as it must be the same on all ranks.
     """
-    OBSERVED["answers"] = [*OBSERVED["answers"], digest_of_frame(found)]
-    difference = difference_of(found, due)
+    observation.evidence.answers += (digest_of_frame(found),)
+    difference = difference_of(found, expected)
     if difference is not None:
         raise Differs(difference)

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from .events import CaseSpec
 from .source import numbers_of
 
 # By the kind of features: the option that takes them, the column, and the column that is added where there are
@@ -16,6 +17,7 @@ EXOGENOUS_COLUMNS = {
     "future": ("futr_exog_list", "trend", "month"),
 }
 N_SERIES = 2  # of the panel
+LENGTH = 143  # points in time of a series of `levelled_data`
 CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 
 
@@ -29,21 +31,21 @@ class Data:
     freq: str
 
 
-def data_of(case: dict[str, Any], horizon: int) -> Data:
+def data_of(case: CaseSpec, horizon: int) -> Data:
     """The data of a case that forecasts so many points in time."""
     utils = importlib.import_module("neuralforecast.utils")
     by_series = panel_of(case, utils).groupby("unique_id")
     return Data(
         past=by_series.head(-horizon).reset_index(drop=True),
         future=by_series.tail(horizon).reset_index(drop=True),
-        static=utils.AirPassengersStatic if "static" in case["exogenous"] else None,
+        static=utils.AirPassengersStatic if "static" in case.exogenous else None,
         freq=freq_of(),
     )
 
 
-def n_series_of(case: dict[str, Any]) -> int:
+def n_series_of(case: CaseSpec) -> int:
     """How many series there are for a case; HINT has their total as well."""
-    return N_SERIES + int(case["model"] == "HINT")
+    return N_SERIES + int(case.model == "HINT")
 
 
 def freq_of() -> str:
@@ -73,14 +75,14 @@ def levelled_data(horizon: int, n_series: int, cut: int) -> Data:
     )
 
 
-def panel_of(case: dict[str, Any], utils: Any) -> Any:
+def panel_of(case: CaseSpec, utils: Any) -> Any:
     """The whole panel, with categorical columns where they are asked for, and its total for HINT."""
     import pandas
 
     panel = utils.AirPassengersPanel
-    if "categorical" in case["exogenous"]:
+    if "categorical" in case.exogenous:
         panel = panel.assign(month=panel["ds"].dt.month - 1, quarter=panel["ds"].dt.quarter - 1)
-    if case["model"] == "HINT":
+    if case.model == "HINT":
         total = panel.groupby("ds", as_index=False)["y"].sum().assign(unique_id="Airlines")
         panel = pandas.concat([total, panel[["unique_id", "ds", "y"]]], ignore_index=True)
     return panel

@@ -1,26 +1,28 @@
-"""Frames of forecasts: what is told of them, and how two of them differ."""
+"""Frames of forecasts: what is recorded of them, and how two of them differ."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
+from .events import Frame
+
 KEYS = ("unique_id", "ds", "cutoff")
 
 
-def described(frame: Any) -> dict[str, Any] | None:
-    """Rows, series, missing numbers and a digest of the bits of a frame; None for what is no frame."""
+def described(frame: Any) -> Frame | None:
+    """The record of a frame; None for what is no frame."""
     found = as_pandas(frame)
     if found is None:
         return None
     numbers = [name for name in found.columns if found[name].dtype.kind == "f"]
-    return {
-        "rows": len(found),
-        "columns": [str(name) for name in found.columns],
-        "ids": int(found["unique_id"].nunique()) if "unique_id" in found.columns else None,
-        "nan": int(found[numbers].isna().to_numpy().sum()),
-        "digest": digest_of_frame(found),
-    }
+    return Frame(
+        rows=len(found),
+        columns=tuple(str(name) for name in found.columns),
+        ids=int(found["unique_id"].nunique()) if "unique_id" in found.columns else None,
+        nan=int(found[numbers].isna().to_numpy().sum()),
+        digest=digest_of_frame(found),
+    )
 
 
 def digest_of_frame(frame: Any) -> str:
@@ -37,20 +39,21 @@ def as_pandas(frame: Any) -> Any:
     return frame if "unique_id" in frame.columns or frame.index.name != "unique_id" else frame.reset_index()
 
 
-def difference_of(found: Any, due: Any) -> str | None:
+def difference_of(found: Any, expected: Any) -> str | None:
     """In what two frames of forecasts differ: in rows, their order, or any bit of a number; None if in nothing."""
     import numpy
 
-    found, due = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, due))
-    if found.shape != due.shape or list(found.columns) != list(due.columns):
-        told, instead = (f"{len(frame)} rows of {', '.join(map(str, frame.columns))}" for frame in (found, due))
-        return f"{told}, where one process gives {instead}"
-    for key in (name for name in KEYS if name in due.columns):
-        other = int((found[key].to_numpy() != due[key].to_numpy()).sum())
+    found, expected = (frame if "unique_id" in frame.columns else frame.reset_index() for frame in (found, expected))
+    if found.shape != expected.shape or list(found.columns) != list(expected.columns):
+        frames = (found, expected)
+        own, reference = (f"{len(frame)} rows of {', '.join(map(str, frame.columns))}" for frame in frames)
+        return f"{own}, where one process gives {reference}"
+    for key in (name for name in KEYS if name in expected.columns):
+        other = int((found[key].to_numpy() != expected[key].to_numpy()).sum())
         if other:
-            return f"{other} of {len(due)} rows have another {key} than in one process"
-    numbers = [name for name in due.columns if due[name].dtype.kind == "f"]
-    one, other = (frame[numbers].to_numpy() for frame in (found, due))
+            return f"{other} of {len(expected)} rows have another {key} than in one process"
+    numbers = [name for name in expected.columns if expected[name].dtype.kind == "f"]
+    one, other = (frame[numbers].to_numpy() for frame in (found, expected))
     missing = int((numpy.isnan(one) & ~numpy.isnan(other)).sum())
     unequal = int((~((one == other) | (numpy.isnan(one) & numpy.isnan(other)))).sum())
     if not unequal:

@@ -73,11 +73,11 @@ def judge_all(spec: dict[str, Any], import_tree: Callable[[str], Any]) -> list[d
 
 
 def main() -> None:
-    """Judges all files, then writes those anew that it is told to."""
+    """Judges all files, then writes those anew that are asked for."""
     base_path = list(sys.path)
     end_with_parent()
     talk = Talk()
-    spec = talk.hear()
+    spec = talk.receive()
 
     def import_tree(name: str) -> Any:
         return import_neuralforecast(spec["trees"][name], base_path)
@@ -85,19 +85,19 @@ def main() -> None:
     try:
         package = import_tree("installed")
     except Exception as error:
-        talk.say("not-imported", detail=in_short(error))
+        talk.send("not-imported", detail=in_short(error))
         return
-    talk.say("imported", file=package.__file__)
+    talk.send("imported", file=package.__file__)
     verdicts = judge_all(spec, import_tree)
     for number, verdict in enumerate(verdicts):
-        talk.say("judged", file=number, **verdict)
-    talk.say("all-judged")
-    for request in iter(talk.hear, None):
+        talk.send("judged", file=number, **verdict)
+    talk.send("all-judged")
+    for request in iter(talk.receive, None):
         for number, path in request["write"]:
             try:
                 write_anew(spec["files"][number], verdicts[number], path, spec["trust"])
-                talk.say("written", file=number)
+                talk.send("written", file=number)
             except Exception as error:
                 words = str(error) if isinstance(error, Refusal) else in_short(error)
-                talk.say("failed", file=number, detail=words, errno=getattr(error, "errno", None))
-        talk.say("done")
+                talk.send("failed", file=number, detail=words, errno=getattr(error, "errno", None))
+        talk.send("done")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import replace
 from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
+from .events import CaseSpec
 from .language_model import language_model_arguments
 from .through_ray import NOT_SAID, two_trials_through_ray
 
@@ -22,28 +24,26 @@ NOT_NAMED = ("accelerator", None)
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
-def model_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """The model of a case, untrained; `trainer` gives the arguments that go to Lightning's trainer, anew each time."""
-    model_class = getattr(importlib.import_module("neuralforecast.models"), case["model"], None)
+def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+    """The model of a case, untrained; `trainer` gives new arguments for Lightning's trainer each time."""
+    model_class = getattr(importlib.import_module("neuralforecast.models"), case.model, None)
     if model_class is None:
         return search_of(case, max_steps, trainer, n_series)
-    if case["model"] == "HINT":
+    if case.model == "HINT":
         return reconciled_model_of(case, max_steps, trainer, n_series)
     arguments = dict(SMALL_SIZES, loss=loss_of(case), **{**trainer(), **case_arguments(case, max_steps)})
     if "n_series" in inspect.signature(model_class.__init__).parameters:
         arguments["n_series"] = n_series
-    if case["model"] == "TimeLLM":
+    if case.model == "TimeLLM":
         arguments.update(language_model_arguments())
     return model_class(**{name: value for name, value in arguments.items() if (name, value) != NOT_NAMED})
 
 
-def reconciled_model_of(
-    case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int
-) -> Any:
+def reconciled_model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
     """HINT around a model; it makes the forecasts of a total and its two parts coherent."""
-    options = dict(case["options"])
+    options = dict(case.options)
     wrapped = dict(options.pop("model"))
-    model = model_of(dict(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
+    model = model_of(replace(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
     hint_class = importlib.import_module("neuralforecast.models").HINT
     return hint_class(h=SMALL_SIZES["h"], S=total_and_parts(), model=model, **options)
 
@@ -55,35 +55,35 @@ def total_and_parts() -> Any:
     return numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
 
 
-def search_of(case: dict[str, Any], max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """A search: two trials of models that differ in shape, of which the better one is trained anew.
+def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+    """A search: two trials of models that differ in shape, of which the better one is trained again.
 
     Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
-    On the original source ranks may prefer different trials: were these models of different shapes, the ranks would
+    On the released source ranks may prefer different trials: were these models of different shapes, the ranks would
     wait for each other for ever.
     """
-    search_class = getattr(importlib.import_module("neuralforecast.auto"), case["model"])
+    search_class = getattr(importlib.import_module("neuralforecast.auto"), case.model)
     models = importlib.import_module("neuralforecast.models")
     sizes: dict[str, Any] = dict(SMALL_SIZES)
     common = {"h": sizes.pop("h")}
     taken = inspect.signature(search_class.__init__).parameters
     (common if "loss" in taken else sizes)["loss"] = loss_of(case)  # before 1.3 it goes with what is searched
-    if case["model"] == "AutoHINT":
-        options = dict(case["options"])
+    if case.model == "AutoHINT":
+        options = dict(case.options)
         wrapped = dict(options.pop("model"))
         model_class = getattr(models, wrapped.pop("name"))
-        case = dict(case, options={**options, **wrapped})
+        case = replace(case, options={**options, **wrapped})
         common.update(cls_model=model_class, valid_loss=None, S=total_and_parts())
     else:
-        model_class = getattr(models, case["model"][len("Auto") :])
+        model_class = getattr(models, case.model[len("Auto") :])
     known = inspect.signature(model_class.__init__).parameters
     if "n_series" in taken:
         common["n_series"] = n_series
-    is_alone, through_ray = case["strategy"] == "single-process", case["stage"] == "ray-search"
+    is_alone, through_ray = case.strategy == "single-process", case.stage == "ray-search"
     if through_ray and "gpus" in taken and isinstance(taken["gpus"].default, int):  # as many as at the import
         common["gpus"] = importlib.import_module("torch").cuda.device_count()
     other_shapes = {name: size for name, size in OTHER_SHAPES.items() if name in known}
-    if case["tree"].startswith("original") and not is_alone:
+    if case.tree.startswith("released") and not is_alone:
         other_shapes = {}
 
     def constant() -> dict[str, Any]:
@@ -115,33 +115,33 @@ def two_trials_through_optuna(
     return {"config": config, "num_samples": 2, "backend": "optuna", "search_alg": sampler}
 
 
-def case_arguments(case: dict[str, Any], max_steps: int) -> dict[str, Any]:
+def case_arguments(case: CaseSpec, max_steps: int) -> dict[str, Any]:
     """The arguments for a model's constructor that the case itself decides about."""
-    chosen = [EXOGENOUS_COLUMNS[kind] for kind in case["exogenous"] if kind != "categorical"]
+    chosen = [EXOGENOUS_COLUMNS[kind] for kind in case.exogenous if kind != "categorical"]
     arguments: dict[str, Any] = {option: [column] for option, column, _ in chosen}
-    if "categorical" in case["exogenous"]:
+    if "categorical" in case.exogenous:
         arguments = {option: [column, embedded] for option, column, embedded in chosen}
         names = [embedded for _, _, embedded in chosen]
         arguments.update(cat_exog_list=names, categorical_cardinalities={name: CARDINALITIES[name] for name in names})
-    arguments = {**arguments, "max_steps": max_steps, **case["options"]}
+    arguments = {**arguments, "max_steps": max_steps, **case.options}
     if arguments.get("valid_loss") is not None:
-        arguments["valid_loss"] = loss_of(dict(case, loss=arguments["valid_loss"]))
+        arguments["valid_loss"] = loss_of(replace(case, loss=arguments["valid_loss"]))
     for option, module in TORCH_CLASSES.items():
         if option in arguments:
             arguments[option] = getattr(importlib.import_module(module), arguments[option])
     return arguments
 
 
-def with_options(case: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def with_options(case: CaseSpec, options: dict[str, Any]) -> CaseSpec:
     """The case with these options of the model that is trained, which of HINT is the wrapped one."""
-    own = case["options"]
-    merged = {**own, "model": {**own["model"], **options}} if case["model"] == "HINT" else {**own, **options}
-    return dict(case, options=merged)
+    own = case.options
+    merged = {**own, "model": {**own["model"], **options}} if case.model == "HINT" else {**own, **options}
+    return replace(case, options=merged)
 
 
-def loss_of(case: dict[str, Any]) -> Any:
+def loss_of(case: CaseSpec) -> Any:
     """The loss that a case names, with arguments where it insists on them."""
-    loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case["loss"])
+    loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case.loss)
     parameters = inspect.signature(loss_class.__init__).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
     return loss_class(**{name: LOSS_ARGUMENTS[name] for name in required if name in LOSS_ARGUMENTS})

@@ -14,103 +14,119 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .observing import OBSERVED
+from .events import CaseSpec, Evidence, TrainSpec
 from .outcomes import Differs, FailedElsewhere
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PRETENDED = os.path.join(HERE, "pretended")
 # The one folder of Databricks' file system, as Hadoop has it for Spark, and fsspec for those that read the files
 DBFS_FOLDER = "/partitions"
-# How many rows a file has where a case cuts them: more than the shortest of the series, less than the others
-ROWS_OF_FILE = 100
-# The session of the running source tree; there is one at a time
-RUNNING: dict[str, Any] = {}
 # What torch's launcher puts in front of what a rank prints last, and the last line of a traceback
 RANK_PREFIX = re.compile(r"^\[rank\d+\]:\s?", re.MULTILINE)
 LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re.MULTILINE)
-# What a rank ends with because another has ended, what the launcher says of that, and what Java puts around it
+# What a rank ends with because another has ended, what the launcher reports then, and what Java puts around it
 CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection reset by peer", "Traceback", "Py4J")
 
 
-def is_on_spark(spec: dict[str, Any]) -> bool:
+def is_on_spark(spec: TrainSpec) -> bool:
     """Whether Spark makes the processes."""
-    return bool(spec["launcher"] == "spark")
+    return spec.launcher == "spark"
 
 
-def session(case: dict[str, Any], spec: dict[str, Any]) -> Any:
-    """The Spark session in which the source tree of the case is found, started unless it runs.
+class Spark:
+    """The Spark session of the running source tree; there is one at a time."""
 
-    What Java and Spark write goes into the folder for temporary files, which goes with the proof.
-    """
-    tree = spec["trees"][case["tree"]]
-    if RUNNING:
-        if RUNNING["tree"] == tree:
-            return RUNNING["session"]
-        RUNNING["session"].stop()
-    from pyspark.sql import SparkSession
+    def __init__(self, spec: TrainSpec) -> None:
+        self.spec = spec
+        self._path = os.environ.get("PYTHONPATH")
+        self._tree: str | None = None
+        self._session: Any = None
 
-    temporary = tempfile.gettempdir()
-    own = os.path.join(spec["out"], "path")
-    if not os.path.isdir(own):
-        os.mkdir(own)
-        os.symlink(HERE, os.path.join(own, __name__.split(".", 1)[0]))
-    before = RUNNING.get("path", os.environ.get("PYTHONPATH"))
-    path = os.pathsep.join(filter(None, [own, tree, PRETENDED, before]))
-    os.makedirs(dbfs_root() + DBFS_FOLDER, exist_ok=True)
-    os.environ.update(
-        PYTHONPATH=path,
-        PYSPARK_PYTHON=sys.executable,
-        PYSPARK_DRIVER_PYTHON=sys.executable,
-        SPARK_LOCAL_IP="127.0.0.1",
-        SPARK_LOCAL_DIRS=temporary,
-        JAVA_TOOL_OPTIONS=f"-XX:-UsePerfData -Djava.io.tmpdir={temporary}",
-    )
-    builder = SparkSession.builder.master("local[{}]".format(spec["world_size"]))
-    settings = {
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.memory": "1g",
-        "spark.executorEnv.PYTHONPATH": path,
-        "spark.sql.shuffle.partitions": str(spec["world_size"]),
-        "spark.sql.warehouse.dir": os.path.join(temporary, "warehouse"),
-        "spark.ui.enabled": "false",
-        "spark.hadoop.fs.dbfs.impl": "org.apache.hadoop.fs.viewfs.ViewFileSystemOverloadScheme",
-        "spark.hadoop.fs.viewfs.overload.scheme.target.dbfs.impl": "org.apache.hadoop.fs.LocalFileSystem",
-        f"spark.hadoop.fs.viewfs.mounttable.default.link.{DBFS_FOLDER}": f"file://{dbfs_root()}{DBFS_FOLDER}",
-    }
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    RUNNING.update(tree=tree, path=before, session=builder.getOrCreate())
-    return RUNNING["session"]
+    def session(self, case: CaseSpec) -> Any:
+        """The Spark session in which the source tree of the case is found, started unless it runs.
 
+        What Java and Spark write goes into the folder for temporary files, which goes with the proof.
+        """
+        spec, tree = self.spec, self.spec.trees[case.tree]
+        if self._session is not None:
+            if self._tree == tree:
+                return self._session
+            self._session.stop()
+        from pyspark.sql import SparkSession
 
-def fit(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], past: Any, static: Any, **options: Any) -> None:
-    """Trains on Spark: in processes of one task, or for "several-tasks", of as many with one device each.
+        temporary = tempfile.gettempdir()
+        own = os.path.join(spec.out, "path")
+        if not os.path.isdir(own):
+            os.mkdir(own)
+            os.symlink(HERE, os.path.join(own, __name__.split(".", 1)[0]))
+        path = os.pathsep.join(filter(None, [own, tree, PRETENDED, self._path]))
+        os.makedirs(dbfs_root() + DBFS_FOLDER, exist_ok=True)
+        os.environ.update(
+            PYTHONPATH=path,
+            PYSPARK_PYTHON=sys.executable,
+            PYSPARK_DRIVER_PYTHON=sys.executable,
+            SPARK_LOCAL_IP="127.0.0.1",
+            SPARK_LOCAL_DIRS=temporary,
+            JAVA_TOOL_OPTIONS=f"-XX:-UsePerfData -Djava.io.tmpdir={temporary}",
+        )
+        builder = SparkSession.builder.master(f"local[{spec.world_size}]")
+        settings = {
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.memory": "1g",
+            "spark.executorEnv.PYTHONPATH": path,
+            "spark.sql.shuffle.partitions": str(spec.world_size),
+            "spark.sql.warehouse.dir": os.path.join(temporary, "warehouse"),
+            "spark.ui.enabled": "false",
+            "spark.hadoop.fs.dbfs.impl": "org.apache.hadoop.fs.viewfs.ViewFileSystemOverloadScheme",
+            "spark.hadoop.fs.viewfs.overload.scheme.target.dbfs.impl": "org.apache.hadoop.fs.LocalFileSystem",
+            f"spark.hadoop.fs.viewfs.mounttable.default.link.{DBFS_FOLDER}": f"file://{dbfs_root()}{DBFS_FOLDER}",
+        }
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        self._tree, self._session = tree, builder.getOrCreate()
+        return self._session
 
-    The partitions are files of this machine, or for "on-dbfs" of one that is pretended.
+    def fit(self, forecaster: Any, case: CaseSpec, past: Any, static: Any, **options: Any) -> None:
+        """Trains on Spark: in processes of one task, or for "several-tasks", of as many with one device each.
 
-    Raises FailedElsewhere with what a process of the fit ended with.
-    """
-    from neuralforecast import DistributedConfig
+        The partitions are files of this machine, or for "on-dbfs" of one that is pretended.
 
-    spark, n_devices = session(case, spec), spec["world_size"]
-    n_nodes = n_devices if case["stage"] == "several-tasks" else 1
-    folder = tempfile.mkdtemp(prefix="partitions-")
-    if case["stage"] == "on-dbfs":
-        from .pretended import pretended_dbfs
+        Raises FailedElsewhere with what a process of the fit ended with.
+        """
+        from neuralforecast import DistributedConfig
 
-        pretended_dbfs.pretend(dbfs_root())
-        folder = f"dbfs://{DBFS_FOLDER}/{os.path.basename(folder)}"
-    config = DistributedConfig(f"{folder}/files", num_nodes=n_nodes, devices=n_devices // n_nodes)
-    if static is not None:
-        options["static_df"] = spark.createDataFrame(static)
-    if case["stage"] == "cut-files":
-        spark.conf.set("spark.sql.files.maxRecordsPerFile", ROWS_OF_FILE)
-    try:
-        with told_by_processes(spec):
-            forecaster.fit(df=spark.createDataFrame(past), distributed_config=config, **options)
-    finally:
-        spark.conf.unset("spark.sql.files.maxRecordsPerFile")
+        spark, n_devices = self.session(case), self.spec.world_size
+        n_nodes = n_devices if case.stage == "several-tasks" else 1
+        folder = tempfile.mkdtemp(prefix="partitions-")
+        if case.stage == "on-dbfs":
+            from .pretended import pretended_dbfs
+
+            pretended_dbfs.pretend(dbfs_root())
+            folder = f"dbfs://{DBFS_FOLDER}/{os.path.basename(folder)}"
+        config = DistributedConfig(f"{folder}/files", num_nodes=n_nodes, devices=n_devices // n_nodes)
+        if static is not None:
+            options["static_df"] = spark.createDataFrame(static)
+        if case.stage == "cut-files":
+            shortest, second = sorted(past.groupby("unique_id").size())[:2]
+            spark.conf.set("spark.sql.files.maxRecordsPerFile", (shortest + second) // 2)
+        try:
+            with error_of_processes(self.spec):
+                forecaster.fit(df=spark.createDataFrame(past), distributed_config=config, **options)
+        finally:
+            spark.conf.unset("spark.sql.files.maxRecordsPerFile")
+
+    def predict(self, forecaster: Any, case: CaseSpec, futr_df: Any = None) -> tuple[Any, list[Any]]:
+        """What it predicts on Spark, by series and time, and the series of each partition, asked together."""
+        from pyspark.sql.functions import spark_partition_id
+
+        spark = self.session(case)
+        known = {} if futr_df is None else {"futr_df": spark.createDataFrame(futr_df.drop(columns="y"))}
+        with error_of_processes(self.spec):
+            frame = forecaster.predict(engine=spark, **known).withColumn("partition", spark_partition_id()).toPandas()
+        together = [part["unique_id"].unique().tolist() for _, part in frame.groupby("partition")]
+        frame = frame.drop(columns="partition").sort_values(["unique_id", "ds"], kind="stable")
+        return frame.reset_index(drop=True), together
 
 
 def dbfs_root() -> str:
@@ -118,35 +134,22 @@ def dbfs_root() -> str:
     return os.path.join(tempfile.gettempdir(), "dbfs")
 
 
-def check_all_is_read(past: Any) -> None:
+def check_all_is_read(past: Any, evidence: Evidence) -> None:
     """Raises Differs unless the ranks have trained on all of the data, each on a part of it or each on all.
 
     And on the series of a multivariate model in the same order.
     """
-    found = OBSERVED["points"]
+    found = evidence.points
     if sum(found) != len(past) and set(found) != {len(past)}:
-        raise Differs(f"the processes have trained on {found} of {len(past)} points in time")
-    if not OBSERVED["in_one_order"]:
+        raise Differs(f"the processes have trained on {list(found)} of {len(past)} points in time")
+    if not evidence.in_one_order:
         raise Differs("the processes have trained on the series in different orders")
 
 
-def predict(forecaster: Any, case: dict[str, Any], spec: dict[str, Any], futr_df: Any = None) -> tuple[Any, list[Any]]:
-    """What it predicts on Spark, by series and time, and the series of each partition, which were asked together."""
-    from pyspark.sql.functions import spark_partition_id
-
-    spark = session(case, spec)
-    known = {} if futr_df is None else {"futr_df": spark.createDataFrame(futr_df.drop(columns="y"))}
-    with told_by_processes(spec):
-        frame = forecaster.predict(engine=spark, **known).withColumn("partition", spark_partition_id()).toPandas()
-    together = [part["unique_id"].unique().tolist() for _, part in frame.groupby("partition")]
-    frame = frame.drop(columns="partition").sort_values(["unique_id", "ds"], kind="stable")
-    return frame.reset_index(drop=True), together
-
-
 @contextmanager
-def told_by_processes(spec: dict[str, Any]) -> Iterator[None]:
-    """Gives an error of Spark's the words of the process that failed first, which of a fit are printed only."""
-    log = os.path.join(spec["out"], "rank-0.log")
+def error_of_processes(spec: TrainSpec) -> Iterator[None]:
+    """Replaces an error of Spark by that of the process that failed first, which a fit only prints."""
+    log = os.path.join(spec.out, "rank-0.log")
     begin = os.path.getsize(log)
     try:
         yield
@@ -163,5 +166,5 @@ def told_by_processes(spec: dict[str, Any]) -> Iterator[None]:
 def first_error_in(text: str) -> str | None:
     """The last line of the first traceback in a text that is no consequence of another; None if there is none."""
     found = [match.group(1) for match in LAST_OF_TRACEBACK.finditer(RANK_PREFIX.sub("", text))]
-    told = [words for words in found if not any(consequence in words for consequence in CONSEQUENCES)]
-    return told[0] if told else None
+    causes = [words for words in found if not any(consequence in words for consequence in CONSEQUENCES)]
+    return causes[0] if causes else None

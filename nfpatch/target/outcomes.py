@@ -6,16 +6,14 @@ import os
 import re
 import sys
 import traceback
-from typing import Callable
-
-from .observing import OBSERVED
+from typing import Callable, NamedTuple
 
 # Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with.
 UNUSED_PARAMETERS_MESSAGES = (
     "Expected to have finished reduction in the prior iteration",
     "parameters that were not used in producing the loss",
 )
-# The frames of this package tell nothing: it only calls what goes wrong.
+# The frames of this package are left out: it only calls what goes wrong.
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # How much of an exception is reported.
 LAST_FRAMES = 3
@@ -30,24 +28,32 @@ class FailedElsewhere(Exception):
     """What another process ended with; the text is the type and the words of its error."""
 
 
-def outcome_of(action: Callable[[], None]) -> tuple[str, str]:
-    """(outcome, detail) of what a case does.
+class Ending(NamedTuple):
+    """How an action ended: with the `outcome` "pass", "unused-parameters", "wrong" or "error".
 
-    "pass", "unused-parameters", "wrong" where it ended otherwise than in one process, or "error" with the exception and
-    its last frames.
+    It is "wrong" where it differs from one process. The detail of an error is the exception with its last frames;
+    `refused` says whether a statement of neuralforecast raised it.
     """
+
+    outcome: str
+    detail: str = ""
+    refused: bool = False
+
+
+def outcome_of(action: Callable[[], None]) -> Ending:
+    """How what a case does ends."""
     try:
         action()
     except Differs as difference:
-        return "wrong", str(difference)
+        return Ending("wrong", str(difference))
     except Exception as error:
         message = message_of(error)
         if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
-            return "unused-parameters", message
+            return Ending("unused-parameters", message)
         frames = frames_of(error)
-        OBSERVED["refused"] = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
-        return "error", "\n".join([message[:LONGEST_MESSAGE], *places_of(error)])
-    return "pass", ""
+        refused = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
+        return Ending("error", "\n".join([message[:LONGEST_MESSAGE], *places_of(error)]), refused)
+    return Ending("pass")
 
 
 def frames_of(error: BaseException) -> list[traceback.FrameSummary]:

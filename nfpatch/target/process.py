@@ -43,9 +43,9 @@ def print_stack_when_asked(log: str | None = None) -> None:
     signal handlers afterwards that Python does not know of.
     """
     # the file stays open until the process ends
-    told = 2 if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = 2 if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     faulthandler.disable()
-    faulthandler.enable(told)
+    faulthandler.enable(descriptor)
     if hasattr(signal, "SIGUSR1"):
         faulthandler.unregister(signal.SIGUSR1)
-        faulthandler.register(signal.SIGUSR1, told, all_threads=False)
+        faulthandler.register(signal.SIGUSR1, descriptor, all_threads=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .comparing import compare_frames, seed_everything
+from .comparing import seed_everything
 from .script import Script, one_process
 
 
@@ -28,9 +28,9 @@ def save(script: Script) -> None:
                 script.gathered(None)
     if complaint is not None:
         raise complaint
-    due = alone_with(forecaster, script)
+    expected = alone_with(forecaster, script)
     for frame in frames:
-        compare_frames(frame, due)
+        script.compare(frame, expected)
 
 
 def load(script: Script) -> None:
@@ -42,7 +42,7 @@ def load(script: Script) -> None:
                 forecaster.save(folder, overwrite=False)
         finally:
             script.gathered(None)
-    compare_frames(forecasts_of(loaded(script, folder)), alone_with(forecaster, script))
+    script.compare(forecasts_of(loaded(script, folder)), alone_with(forecaster, script))
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def forecasts_of(forecaster: Any) -> Any:
 def folder_of(script: Script, name: str) -> str:
     """A folder of this case, the same on every rank of a node; in a script of this process alone, its own."""
     owner = f"-of-{os.getpid()}" if script.world is None else ""
-    return os.path.join(script.spec["out"], f"{name}-{script.spec['cases'].index(script.case)}{owner}")
+    return os.path.join(script.spec.out, f"{name}-{script.spec.cases.index(script.case)}{owner}")
 
 
 def loaded(script: Script, folder: str) -> Any:

@@ -1,7 +1,8 @@
 """A user's script on every rank: a forecaster that all have trained, and twins of it.
 
-The trainer is told what a user tells it, and nothing is set right for neuralforecast. What one process gives is asked
-of the same forecaster, with a trainer for this process alone, or of a twin that starts from its weights and keeps them.
+The trainer gets the arguments that a user passes, and nothing is adjusted for neuralforecast. What one process gives
+comes from the same forecaster, with a trainer for this process alone, or from a twin that starts from its weights and
+keeps them.
 """
 
 from __future__ import annotations
@@ -9,43 +10,69 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Callable
 
 from . import on_spark
-from .comparing import seed_everything, start_from, weights_of
-from .data import Data, levelled_data
+from .comparing import compare_frames, seed_everything, start_from, weights_of
+from .data import LENGTH, Data, levelled_data
+from .events import CaseSpec, Evidence, TrainSpec
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
-from .observing import OBSERVED
+from .session import Session
 from .spawned import trained
 from .through_ray import surroundings
 from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
-from .world import World
 
-N_SERIES = 3  # one more than two ranks share evenly
-SERIES_CUT = 20  # points in time by which each series is shorter than the one before
+# Points in time by which each series is shorter than the one before, and that the shortest has at least
+SERIES_CUT = 20
+SHORTEST_SERIES = 80
 
 
 class Script:
     """The script of one case: a forecaster that was trained by all ranks, and what makes further ones.
 
-    `evidence` is that of its training. Where `world` is None, it is the script of this process alone.
+    `evidence` is that of its training. One that `is_alone` is the script of this process alone, and has no `world`.
     """
 
-    def __init__(self, case: dict[str, Any], spec: dict[str, Any], package: Any, world: World | None) -> None:
+    def __init__(self, case: CaseSpec, session: Session, is_alone: bool = False) -> None:
         self.case = case
-        self.spec = spec
-        self.package = package
-        self.world = world
-        self.data: Data = levelled_data(SMALL_SIZES["h"], n_series_of(case), cut_of(case))
-        with surroundings(case, spec):
+        self.session = session
+        self.spec = session.spec
+        self.package = session.package
+        self.world = None if is_alone else session.world
+        self.data: Data = levelled_data(SMALL_SIZES["h"], self.n_series_of_data, cut_of(case, self.n_series))
+        with surroundings(case, self.spec, session.observation):
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
-        self.evidence = {name: OBSERVED[name] for name in OBSERVED if name != "answers"}
+        self.evidence = replace(self.evidence_now)
+
+    @property
+    def evidence_now(self) -> Evidence:
+        """What is observed of the case under way."""
+        return self.session.observation.evidence
+
+    def restore_evidence(self) -> None:
+        """Makes the evidence that of the script's own training again, but for the forecasts that were compared."""
+        self.session.observation.evidence = replace(self.evidence, answers=self.evidence_now.answers)
+
+    def compare(self, found: Any, expected: Any) -> None:
+        """Raises Differs where two frames of forecasts differ; see `compare_frames`."""
+        compare_frames(found, expected, self.session.observation)
+
+    @property
+    def n_series(self) -> int:
+        """How many series there are: one more than all ranks share evenly."""
+        return self.spec.world_size + 1
+
+    @property
+    def n_series_of_data(self) -> int:
+        """How many of them the case trains on."""
+        return 1 if self.case.stage == "single-series" else self.n_series
 
     def together(self) -> dict[str, Any]:
-        """What a user tells Lightning's trainer, for all ranks."""
-        return self.alone() if self.world is None else script_arguments(self.spec, self.package.__version__)
+        """The arguments that a user passes to Lightning's trainer, for all ranks."""
+        return self.alone() if self.world is None else script_arguments(self.session)
 
     @property
     def rank(self) -> int:
@@ -63,13 +90,13 @@ class Script:
 
     def alone(self) -> dict[str, Any]:
         """What makes Lightning work in this process alone."""
-        return {**arguments_alone(self.spec), **quiet_arguments(self.package.__version__)}
+        return {**arguments_alone(self.spec), **quiet_arguments(self.session.release, self.session.observation)}
 
     def made(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster of the case's model, untrained."""
         seed_everything()
         case = with_options(self.case, options)
-        model = model_of(case, self.spec["max_steps"], trainer, n_series=N_SERIES)
+        model = model_of(case, self.spec.max_steps, trainer, self.n_series)
         return self.package.NeuralForecast(models=[model], freq=self.data.freq)
 
     @property
@@ -81,7 +108,7 @@ class Script:
         """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
         forecaster = self.made(trainer, learning_rate=0.0, **options)
         model = trained_model_of(forecaster)
-        if not self.is_on_spark:  # which makes each model anew, as its options and seed say
+        if not self.is_on_spark:  # which makes each model again, by its options and seed
             start_from(model, self.weights)
         for module in model.modules():
             if hasattr(module, "running_mean"):
@@ -96,36 +123,32 @@ class Script:
         """Trains, with validation, on the script's data unless others are given.
 
         Not `is_watched` is one by this process alone, or without the callback. A `further` one goes on from what has
-        been trained, which 1.6.0 does not do unless it is told.
+        been trained, which 1.6.0 does not do by default.
         """
         past = self.data.past if past is None else past
         go_on = further and "use_init_models" in inspect.signature(forecaster.fit).parameters
         options = {"use_init_models": False} if go_on else {}
         seed_everything()
-        with trained(forecaster, self.spec, is_watched and self.world is not None):
+        with trained(forecaster, self.spec, self.session.observation, is_watched and self.world is not None):
             if is_watched and self.is_on_spark:
-                on_spark.fit(forecaster, self.case, self.spec, past, None, val_size=SMALL_SIZES["h"])
+                self.session.spark.fit(forecaster, self.case, past, None, val_size=SMALL_SIZES["h"])
             else:
                 forecaster.fit(df=past, val_size=SMALL_SIZES["h"], **options)
         if is_watched and self.is_on_spark:
-            on_spark.check_all_is_read(past)
+            on_spark.check_all_is_read(past, self.evidence_now)
 
 
-def n_series_of(case: dict[str, Any]) -> int:
-    """How many series there are for a case."""
-    return 1 if case["stage"] == "single-series" else N_SERIES
-
-
-def cut_of(case: dict[str, Any]) -> int:
-    """By how much each series is shorter than the one before.
+def cut_of(case: CaseSpec, n_series: int) -> int:
+    """By how much each of so many series is shorter than the one before.
 
     1.x predicts in sample for series of one length only, with one process as well.
     """
-    return 0 if case["stage"] == "insample" else SERIES_CUT
+    most = (LENGTH - SHORTEST_SERIES) // max(n_series - 1, 1)
+    return 0 if case.stage == "insample" else min(SERIES_CUT, most)
 
 
 @contextmanager
-def one_process(forecaster: Any, spec: dict[str, Any]) -> Iterator[Any]:
+def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
     """The forecaster, for a while as if it had been trained and asked in this process alone."""
     model = trained_model_of(forecaster)
     kept = model.trainer_kwargs

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from . import on_spark
-from .comparing import compare_frames, start_from, weights_of
+from .comparing import start_from, weights_of
 from .models import trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs
@@ -11,20 +10,20 @@ from .script import Script, one_process
 
 
 def predict_on_spark(script: Script) -> None:
-    """`predict` on Spark, held against what one process predicts of the series that were asked together.
+    """`predict` on Spark, compared with what one process predicts for the series that were predicted together.
 
     The last bits of a forecast depend on how many are made at once.
     """
     import pandas
 
-    found, together = on_spark.predict(script.forecaster, script.case, script.spec)
+    found, together = script.session.spark.predict(script.forecaster, script.case)
     past = script.data.past
     if is_multivariate(trained_model_of(script.forecaster)):
         together = [past["unique_id"].unique().tolist()]
     with one_process(script.forecaster, script.spec) as forecaster:
-        due = [forecaster.predict(df=past[past["unique_id"].isin(ids)]) for ids in together]
-    frames = [frame if "unique_id" in frame.columns else frame.reset_index() for frame in due]
-    compare_frames(found, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
+        expected = [forecaster.predict(df=past[past["unique_id"].isin(ids)]) for ids in together]
+    frames = [frame if "unique_id" in frame.columns else frame.reset_index() for frame in expected]
+    script.compare(found, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
 
 
 def fit_from_weights(script: Script) -> None:

@@ -4,72 +4,71 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from typing import Any, Callable
 
 from . import training_stages
-from .comparing import compare_frames, seed_everything
+from .comparing import seed_everything
+from .events import CaseFinished, CaseSpec
 from .models import EARLY_STOPPING
-from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .saving import load, save
 from .script import Script, cut_of, one_process
 from .script_on_spark import fit_from_weights, predict_on_spark
 from .searched import attempts_of
+from .session import Session
 from .stopping import stop_early
-from .world import World
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
 # Stages whose training is another than that of the others
 TRAINED_OTHERWISE = ("ray-search", "single-series", "cut-files", "several-tasks", "on-dbfs")
-# The scripts that have come through all their stages so far, on all ranks, and can go on to the next.
-KEPT: dict[str, Script] = {}
 
 
-def run(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> None:
+def run(case: CaseSpec, session: Session) -> None:
     """Runs the script of a case to its stage. Raises Differs where that does not end as it does in one process."""
-    stage = STAGES[case["stage"]]
+    stage = STAGES[case.stage]
     try:
-        script = script_of(case, spec, package, world)
+        script = script_of(case, session)
         try:
             stage(script)
         finally:
             if stage is not fit_again:  # what follows the training is trained too, but is not what the evidence is of
-                OBSERVED.update(script.evidence)
+                script.restore_evidence()
     except Exception as error:
-        if case["patch"] is None:  # else it is known that one process is not refused
-            evidence = dict(OBSERVED)
-            is_refused_alone = message_of(error) == refusal_alone(case, spec, package)
-            OBSERVED.update(evidence, refused_alone=is_refused_alone)
+        if case.patch is None:  # else it is known that one process is not refused
+            evidence = replace(session.observation.evidence)
+            is_refused_alone = message_of(error) == refusal_alone(case, session)
+            session.observation.evidence = replace(evidence, refused_alone=is_refused_alone)
         raise
 
 
-def script_of(case: dict[str, Any], spec: dict[str, Any], package: Any, world: World) -> Script:
+def script_of(case: CaseSpec, session: Session) -> Script:
     """The script of a case; one that an earlier case has trained alike goes on."""
-    stage = case["stage"] if case["stage"] in TRAINED_OTHERWISE else None
-    said = [case["tree"], case["model"], case["loss"], case["options"], cut_of(case), stage]
+    stage = case.stage if case.stage in TRAINED_OTHERWISE else None
+    said = [case.tree, case.model, case.loss, case.options, cut_of(case, session.spec.world_size + 1), stage]
     key = json.dumps(said, sort_keys=True)
-    if key not in KEPT:
-        KEPT[key] = Script(case, spec, package, world)
-    script = KEPT[key] if case["stage"] != "refit" else KEPT.pop(key)
+    if key not in session.scripts:
+        session.scripts[key] = Script(case, session)
+    script: Script = session.scripts[key] if case.stage != "refit" else session.scripts.pop(key)
     script.case = case
-    OBSERVED.update(script.evidence)
+    script.restore_evidence()
     return script
 
 
-def go_on_after(finished: list[dict[str, Any]]) -> None:
+def go_on_after(finished: list[CaseFinished], session: Session) -> None:
     """Lets go of all scripts where a rank has not come through its case: the ranks must go on alike."""
-    if any(one["outcome"] != "pass" for one in finished):
-        KEPT.clear()
+    if any(one.outcome != "pass" for one in finished):
+        session.scripts.clear()
 
 
-def refusal_alone(case: dict[str, Any], spec: dict[str, Any], package: Any) -> str | None:
+def refusal_alone(case: CaseSpec, session: Session) -> str | None:
     """The words of the error that the script ends with in this process alone; None if it does not.
 
     Of DeepAR, what is loaded draws other samples than what was saved.
     """
     try:
-        STAGES[case["stage"]](Script(case, spec, package, None))
+        STAGES[case.stage](Script(case, session, is_alone=True))
     except Exception as error:
         return message_of(error)
     return None
@@ -77,7 +76,7 @@ def refusal_alone(case: dict[str, Any], spec: dict[str, Any], package: Any) -> s
 
 def validate(script: Script) -> None:
     """The validation losses, and where it is asked for, the step at which they stop the training."""
-    options = script.case["options"]
+    options = script.case.options
     if options.get("val_monitor") != "train_loss":  # which is that of the windows that were drawn
         compare_losses(script)
     if EARLY_STOPPING in options:
@@ -90,9 +89,9 @@ def compare_losses(script: Script) -> None:
     def losses(trainer: Callable[[], dict[str, Any]]) -> list[float]:
         options = {"val_check_steps": 1} if script.has_option("val_check_steps") else {}
         forecaster = script.still(trainer, **options)
-        OBSERVED["validated"] = []
+        script.evidence_now.validated = ()
         script.fit(forecaster, is_watched=trainer != script.alone)
-        return list(OBSERVED["validated"])
+        return list(script.evidence_now.validated)
 
     found, due = losses(script.together), losses(script.alone)
     if not due or len(found) != len(due):
@@ -121,16 +120,16 @@ def cross_validation(script: Script) -> None:
     for refit in (False, True) if knows_refit else (None,):
         options = {} if refit is None else {"refit": refit}
         found, due = (cross_validated(script, trainer, 1, options) for trainer in (script.together, script.alone))
-        noted = OBSERVED["answers"]
+        recorded = script.evidence_now.answers
         try:
-            compare_frames(found, due)
+            script.compare(found, due)
         except Differs:
             if cross_validated(script, script.alone, 2, options).equals(due):
                 raise
             # It draws samples, of a stream that the training has left elsewhere: rows and their order are compared
-            OBSERVED["answers"] = noted
+            script.evidence_now.answers = recorded
             names = [name for name in due.columns if due[name].dtype.kind == "f"]
-            compare_frames(found.drop(columns=names), due.drop(columns=names))
+            script.compare(found.drop(columns=names), due.drop(columns=names))
 
 
 def cross_validated(script: Script, trainer: Callable[[], dict[str, Any]], seed: int, options: dict[str, Any]) -> Any:
@@ -191,4 +190,4 @@ def compare_with_one_process(script: Script, asked: Callable[[Any], Any]) -> Non
     found = asked(script.forecaster)
     seed_everything()
     with one_process(script.forecaster, script.spec) as forecaster:
-        compare_frames(found, asked(forecaster))
+        script.compare(found, asked(forecaster))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from .models import EARLY_STOPPING, trained_model_of
-from .observing import OBSERVED
 from .outcomes import Differs
 from .script import Script
 
@@ -18,18 +17,19 @@ def stop_early(script: Script) -> None:
     """Early stopping: all ranks at the step at which one process stops with these losses."""
     forecaster = script.made(script.together, max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=1.0)
     add_early_stopping(trained_model_of(forecaster))
-    OBSERVED["validated"] = []
+    script.evidence_now.validated = ()
     script.fit(forecaster)
-    losses, steps = list(OBSERVED["validated"]), OBSERVED["steps"]
-    for rank, told in enumerate(script.gathered({"losses": losses, "steps": steps})):
-        if told["losses"] != losses:
-            others = told["losses"]
+    losses: list[float] = list(script.evidence_now.validated)
+    steps = script.evidence_now.steps
+    for rank, other in enumerate(script.gathered({"losses": losses, "steps": steps})):
+        if other["losses"] != losses:
+            others = other["losses"]
             raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {others}")
-        if told["steps"] != steps:
-            raise Differs(f"stopped after {steps} steps, and rank {rank} after {told['steps']}")
-    due = stops_after(losses, script.case["options"][EARLY_STOPPING])
-    if len(losses) != due or steps != due:
-        raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {due}")
+        if other["steps"] != steps:
+            raise Differs(f"stopped after {steps} steps, and rank {rank} after {other['steps']}")
+    expected = stops_after(losses, script.case.options[EARLY_STOPPING])
+    if len(losses) != expected or steps != expected:
+        raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {expected}")
 
 
 def add_early_stopping(model: Any) -> None:

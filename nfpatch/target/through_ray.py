@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Callable
 from unittest import mock
 
-from .observing import recorder
+from .events import CaseSpec, TrainSpec
+from .observing import Observation, recorder
 from .pretended.pretended_gpus import pretend
 
 PRETENDED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretended")
 TRIALS = 2
-# What a user does not tell the trainer, so that a trial trains on one device, and the best model on all; and what
-# observes, as the trials are not ours to watch
+# Arguments that a user does not pass to the trainer, so that a trial trains on one device, and the best model on all;
+# and what observes, as the trials are not ours to watch
 NOT_SAID = ("accelerator", "devices", "callbacks")
 # Bytes for ray's object store: it insists on 75 MB, and would take a third of the memory.
 OBJECT_STORE = 100 * 2**20
@@ -44,27 +45,27 @@ def two_trials_through_ray(
 
 
 @contextmanager
-def surroundings(case: dict[str, Any], spec: dict[str, Any]) -> Iterator[None]:
+def surroundings(case: CaseSpec, spec: TrainSpec, observation: Observation) -> Iterator[None]:
     """What a search through ray needs around it; nothing for any other case.
 
     Ray starts when it is asked to search, as in a user's script, and has ended afterwards. It leaves nothing behind.
     """
-    if case["stage"] != "ray-search":
+    if case.stage != "ray-search":
         yield
         return
     import pytorch_lightning
     import ray
     from ray import tune
 
-    tree = spec["trees"][case["tree"]]
+    tree = spec.trees[case.tree]
     path = [PRETENDED, *([] if tree is None else [tree]), os.environ.get("PYTHONPATH", "")]
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
     resources = {}
-    is_pretended = spec["accelerator"] == "cpu" and case["strategy"] != "single-process"
+    is_pretended = spec.accelerator == "cpu" and case.strategy != "single-process"
     if is_pretended:
-        resources["num_gpus"] = spec["devices"]
-        variables["NFPATCH_PRETENDED_GPUS"] = str(spec["devices"])
-    place = os.path.dirname(spec["out"])  # which goes with the proof, however that ends
+        resources["num_gpus"] = spec.devices
+        variables["NFPATCH_PRETENDED_GPUS"] = str(spec.devices)
+    place = os.path.dirname(spec.out)  # which goes with the proof, however that ends
     folder = tempfile.mkdtemp(prefix="ray-", dir=place if len(place) <= LONGEST_FOLDER else "/tmp")
 
     begin, search, fit = ray.init, tune.Tuner.fit, pytorch_lightning.Trainer.fit
@@ -88,7 +89,7 @@ def surroundings(case: dict[str, Any], spec: dict[str, Any]) -> Iterator[None]:
         return search(tuner)
 
     def watched(trainer: Any, *arguments: Any, **options: Any) -> Any:
-        trainer.callbacks.append(recorder())
+        trainer.callbacks.append(recorder(observation))
         return fit(trainer, *arguments, **options)
 
     with ExitStack() as undone:
@@ -97,9 +98,9 @@ def surroundings(case: dict[str, Any], spec: dict[str, Any]) -> Iterator[None]:
         undone.enter_context(mock.patch.object(ray, "init", started))
         undone.enter_context(mock.patch.object(tune.Tuner, "fit", searched))
         undone.enter_context(mock.patch.object(pytorch_lightning.Trainer, "fit", watched))
-        # where ray keeps its token, which the process remembers, and neuralforecast what it tells of the trials
-        undone.enter_context(mock.patch.dict(os.environ, HOME=spec["out"]))
+        # where ray keeps its token, which the process remembers, and neuralforecast its results of the trials
+        undone.enter_context(mock.patch.dict(os.environ, HOME=spec.out))
         if is_pretended:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
-            undone.callback(pretend(spec["devices"]))
+            undone.callback(pretend(spec.devices))
         yield

@@ -1,10 +1,13 @@
-"""What Lightning's trainer is told: over which processes to train, on which device, and to leave nothing on disk."""
+"""Arguments of Lightning's trainer: over which processes to train, on which device, and nothing left on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from .observing import recorder
+from .events import CaseSpec, RankInfo, TrainSpec
+from .observing import Observation, recorder
+from .session import Session
 from .source import numbers_of
 from .world import local_rank
 
@@ -15,55 +18,55 @@ STRATEGIES = {"torchrun": "ddp", "script": "ddp", "spawn": "ddp_spawn", "fork": 
 FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
 
 
-def trainer_arguments(case: dict[str, Any], spec: dict[str, Any], backend: str, release: str) -> dict[str, Any]:
+def trainer_arguments(case: CaseSpec, session: Session) -> dict[str, Any]:
     """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk.
 
-    They are what a user tells it, but where processes share a GPU, which Lightning does not let them.
+    They are those that a user passes, but where processes share a GPU, which Lightning does not let them.
     """
-    find_unused_parameters = case["strategy"] == "find-unused-ddp"
-    if case["strategy"] == "single-process":
+    spec, backend, find_unused_parameters = session.spec, session.backend, case.strategy == "find-unused-ddp"
+    if case.strategy == "single-process":
         placement = arguments_alone(spec)
-    elif spec["accelerator"] == "gpu" and backend == "gloo":
+    elif spec.accelerator == "gpu" and backend == "gloo":
         placement = arguments_sharing_gpus(spec, backend, find_unused_parameters)
     else:
         placement = arguments_together(spec, find_unused_parameters)
-    return {**placement, **quiet_arguments(release)}
+    return {**placement, **quiet_arguments(session.release, session.observation)}
 
 
-def script_arguments(spec: dict[str, Any], release: str) -> dict[str, Any]:
-    """What a user's script tells Lightning, observed, and nothing written to disk."""
-    return {**arguments_together(spec), **quiet_arguments(release)}
+def script_arguments(session: Session) -> dict[str, Any]:
+    """The arguments of a user's script, observed, and nothing written to disk."""
+    return {**arguments_together(session.spec), **quiet_arguments(session.release, session.observation)}
 
 
-def arguments_together(spec: dict[str, Any], find_unused_parameters: bool = False) -> dict[str, Any]:
-    """What a user tells Lightning so that it trains by DDP, in the processes that this launcher makes."""
+def arguments_together(spec: TrainSpec, find_unused_parameters: bool = False) -> dict[str, Any]:
+    """What a user passes to Lightning so that it trains by DDP, in the processes that this launcher makes."""
     import pytorch_lightning
 
-    if spec["launcher"] == "spark":  # which is told by neuralforecast how many there are, and tells Lightning
-        return {"accelerator": spec["accelerator"]}
-    strategy = STRATEGIES[spec["launcher"]]
+    if spec.launcher == "spark":  # neuralforecast passes their number to Spark and to Lightning
+        return {"accelerator": spec.accelerator}
+    strategy = STRATEGIES[spec.launcher]
     # Lightning 1 looks for unused parameters by default, and so hides the bug; Lightning 2 does not
     if (numbers_of(pytorch_lightning.__version__) >= (2, 0)) == find_unused_parameters:
         strategy += f"_find_unused_parameters_{str(find_unused_parameters).lower()}"
     return {
-        "accelerator": spec["accelerator"],
-        "devices": spec["devices"],
-        "num_nodes": spec["world_size"] // spec["devices"],
+        "accelerator": spec.accelerator,
+        "devices": spec.devices,
+        "num_nodes": spec.world_size // spec.devices,
         "strategy": strategy,
     }
 
 
-def arguments_less_processes(arguments: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments, as one process would tell them that works alone."""
+def arguments_less_processes(arguments: dict[str, Any], spec: TrainSpec) -> dict[str, Any]:
+    """The same arguments, for one process that works alone."""
     training_only = ("strategy", "num_nodes", "callbacks")
     kept = {name: value for name, value in arguments.items() if name not in training_only}
     return {**kept, **arguments_alone(spec)}
 
 
-def quiet_arguments(release: str) -> dict[str, Any]:
+def quiet_arguments(release: str, observation: Observation) -> dict[str, Any]:
     """What lets the callback look on, and leaves nothing on disk."""
     arguments: dict[str, Any] = {
-        "callbacks": [recorder()],
+        "callbacks": [recorder(observation)],
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
@@ -73,7 +76,7 @@ def quiet_arguments(release: str) -> dict[str, Any]:
     return arguments
 
 
-def arguments_sharing_gpus(spec: dict[str, Any], backend: str, find_unused_parameters: bool) -> dict[str, Any]:
+def arguments_sharing_gpus(spec: TrainSpec, backend: str, find_unused_parameters: bool) -> dict[str, Any]:
     """What makes Lightning train by DDP over processes that share GPUs.
 
     To Lightning each process is a node with one device. It would not let two processes of a node share a GPU: it
@@ -97,30 +100,30 @@ def arguments_sharing_gpus(spec: dict[str, Any], backend: str, find_unused_param
         process_group_backend=backend,
     )
     return {
-        "accelerator": spec["accelerator"],
+        "accelerator": spec.accelerator,
         "devices": own_device(spec),
-        "num_nodes": spec["world_size"],
+        "num_nodes": spec.world_size,
         "strategy": STRATEGY_NAME,
         "plugins": [NodeOfOneDevice()],
     }
 
 
-def arguments_alone(spec: dict[str, Any]) -> dict[str, Any]:
+def arguments_alone(spec: TrainSpec) -> dict[str, Any]:
     """What makes Lightning work in this process alone, whatever launched it."""
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     return {
-        "accelerator": spec["accelerator"],
+        "accelerator": spec.accelerator,
         "devices": own_device(spec),
         "plugins": [LightningEnvironment()],
     }
 
 
-def own_device(spec: dict[str, Any]) -> int | list[int]:
-    """The one device of this process, as Lightning's trainer wants to be told."""
+def own_device(spec: TrainSpec) -> int | list[int]:
+    """The one device of this process, as Lightning's trainer takes it."""
     import torch
 
-    return 1 if spec["accelerator"] == "cpu" else [gpu_of(local_rank(), torch.cuda.device_count())]
+    return 1 if spec.accelerator == "cpu" else [gpu_of(local_rank(), torch.cuda.device_count())]
 
 
 def gpu_of(local_rank: int, gpus: int) -> int:
@@ -128,10 +131,10 @@ def gpu_of(local_rank: int, gpus: int) -> int:
     return local_rank % gpus
 
 
-def backend_for(accelerator: str, ranks: list[dict[str, Any]]) -> str:
-    """The backend of the process group, by what the ranks tell about themselves, as `assembled` returns it.
+def backend_for(accelerator: str, ranks: Sequence[RankInfo]) -> str:
+    """The backend of the process group, by what the ranks say of themselves, as `assembled` returns it.
 
     nccl refuses two processes on one GPU, gloo does not mind; and one backend has to serve all nodes.
     """
-    has_gpu_for_each = accelerator == "gpu" and all(rank["processes"] <= rank["gpus"] for rank in ranks)
+    has_gpu_for_each = accelerator == "gpu" and all(rank.processes <= (rank.gpus or 0) for rank in ranks)
     return "nccl" if has_gpu_for_each else "gloo"

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from .comparing import compare_frames
 from .data import levelled_data
 from .models import SMALL_SIZES, trained_model_of
-from .observing import OBSERVED
 from .outcomes import Differs, message_of
 from .pretended.pretended_gpus import pretend
 from .saving import alone_with, folder_of, loaded
-from .script import N_SERIES, Script
+from .script import Script
 
 FAILURE = "what is planted in a step"
 # What goes into the file of a model that was trained on two GPUs
@@ -25,7 +23,7 @@ TWO_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp"}
 
 def no_batch(script: Script) -> None:
     """A fit in which each rank's share of the series is no whole batch, and is dropped: it must say so."""
-    forecaster = script.made(script.together, batch_size=N_SERIES, drop_last_loader=True)
+    forecaster = script.made(script.together, batch_size=script.n_series, drop_last_loader=True)
     try:
         script.fit(forecaster, is_watched=False)
     except Exception as error:
@@ -89,10 +87,10 @@ def trajectories(script: Script) -> None:
     """The losses that the model keeps, after a fit in whatever processes."""
     model, due = trained_model_of(script.forecaster), script.evidence
     losses = [loss for _, loss in model.train_trajectories]
-    if losses != due["losses"]:
-        raise Differs(f"train_trajectories has {losses}, and the training of the first process {due['losses']}")
-    if len(model.valid_trajectories) < len(due["validated"]):
-        raise Differs(f"valid_trajectories has {model.valid_trajectories} after {len(due['validated'])} validations")
+    if losses != list(due.losses):
+        raise Differs(f"train_trajectories has {losses}, and the training of the first process {list(due.losses)}")
+    if len(model.valid_trajectories) < len(due.validated):
+        raise Differs(f"valid_trajectories has {model.valid_trajectories} after {len(due.validated)} validations")
 
 
 def several_threads(script: Script) -> None:
@@ -112,7 +110,7 @@ def several_threads(script: Script) -> None:
 def one_series(script: Script) -> None:
     """A training on one series: each rank has losses of its own, as it has windows of its own."""
     script.fit(script.made(script.together), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)
-    of_ranks = OBSERVED["losses_of_ranks"] or script.gathered(OBSERVED["losses"])
+    of_ranks = script.evidence_now.losses_of_ranks or script.gathered(script.evidence_now.losses)
     for step, losses in enumerate(zip(*of_ranks), 1):
         if len(set(losses)) < len(losses):
             raise Differs(
@@ -124,8 +122,8 @@ def one_order(script: Script) -> None:
     """The series of a multivariate model: at every step in the order of the data."""
     for trainer in (script.together, script.alone):
         script.fit(script.made(trainer), is_watched=trainer == script.together)
-        orders = list(dict.fromkeys(OBSERVED["batches"]))
-        OBSERVED["batches"] = []
+        orders = list(dict.fromkeys(script.evidence_now.batches))
+        script.evidence_now.batches = ()
         if len(orders) > 1:
             raise Differs(f"the series came in {len(orders)} orders")
 
@@ -149,7 +147,7 @@ def fewer_devices(script: Script) -> None:
     finally:
         undo()
     script.fit(forecaster, is_watched=False, further=True)
-    compare_frames(found, alone_with(forecaster, script))
+    script.compare(found, alone_with(forecaster, script))
 
 
 @contextmanager

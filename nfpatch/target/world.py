@@ -9,10 +9,12 @@ import signal
 import time
 from typing import Any
 
+from .events import RankInfo, TrainSpec, decode, encode
+
 # Set by the first process of Lightning's own launcher until there are others: the id of the case in which it starts
 # them. They run the cases before it without the first one, which has run them alone.
 STARTED_IN = "NFPATCH_STARTED_IN"
-# Seconds that a process gets to say where it hangs.
+# Seconds that a process gets to print where it hangs.
 ANSWER_TIME = 0.5
 
 
@@ -23,20 +25,20 @@ class World:
     for it in a collective of this one, as their messages would mix.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: TrainSpec) -> None:
         from torch import distributed
         from torch.distributed.rendezvous import rendezvous
 
-        self._is_together = spec["launcher"] != "script"
-        if spec["launcher"] == "torchrun":
-            patience = datetime.timedelta(seconds=spec["timeout"])
+        self._is_together = spec.launcher != "script"
+        if spec.launcher == "torchrun":
+            patience = datetime.timedelta(seconds=spec.timeout)
             store, self.rank, self.size = next(rendezvous("env://", timeout=patience))
         else:
-            self.rank, self.size = rank_of(spec), spec["reporting"]
-            store = distributed.FileStore(os.path.join(spec["out"], "store"), self.size)
+            self.rank, self.size = rank_of(spec), spec.reporting
+            store = distributed.FileStore(os.path.join(spec.out, "store"), self.size)
         self._store = distributed.PrefixStore("nfpatch", store)
         self._meetings = 0
-        self._patience = spec["patience"]
+        self._patience = spec.patience
         self._node = os.environ.get("GROUP_RANK", "0")
         self._store.set(f"process/{self.rank}", json.dumps([self._node, os.getpid()]))
 
@@ -83,7 +85,7 @@ class World:
             brought: bytes = self._store.get(self._key(rank))
         except RuntimeError as error:
             self._ask_for_place(rank)
-            raise RuntimeError(f"rank {rank} has ended, or was not heard of for {patience:g} s") from error
+            raise RuntimeError(f"rank {rank} has ended, or did not come within {patience:g} s") from error
         return brought
 
     def _ask_for_place(self, rank: int) -> None:
@@ -98,30 +100,26 @@ class World:
             pass  # it has never come, or has ended
 
 
-def rank_of(spec: dict[str, Any]) -> int:
+def rank_of(spec: TrainSpec) -> int:
     """The rank of this process among those that report."""
-    return int(os.environ["RANK"]) if spec["launcher"] == "torchrun" else local_rank()
+    return int(os.environ["RANK"]) if spec.launcher == "torchrun" else local_rank()
 
 
 def local_rank() -> int:
-    """The rank of this process on its node, as its launcher tells it; 0 if there is no other yet."""
+    """The rank of this process on its node, as its launcher sets it; 0 if there is no other yet."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def assembled(world: World, spec: dict[str, Any], gpus: int | None) -> list[dict[str, Any]]:
-    """What each rank tells about itself, once all are there and have come for the same proof."""
-    own = {
-        "node": os.environ.get("GROUP_RANK", "0"),
-        "processes": spec["devices"],
-        "gpus": gpus,
-        "proof": [spec["world_size"], spec["accelerator"], spec["cases"]],
-    }
-    if spec["launcher"] != "torchrun":  # there may be no others yet, and all are on this machine
-        return [own] * spec["world_size"]
-    ranks = world.gather(own, spec["timeout"])
+def assembled(world: World, spec: TrainSpec, gpus: int | None) -> list[RankInfo]:
+    """What each rank says of itself, once all are there and have come for the same proof."""
+    node = os.environ.get("GROUP_RANK", "0")
+    own = RankInfo(node, spec.devices, gpus, spec.world_size, spec.accelerator, spec.cases)
+    if spec.launcher != "torchrun":  # there may be no others yet, and all are on this machine
+        return [own] * spec.world_size
+    ranks = [decode(RankInfo, rank) for rank in world.gather(encode(own), spec.timeout)]
     for number, other in enumerate(ranks):
-        if other["proof"] != own["proof"]:
+        if not other.came_for_the_same(own):
             raise RuntimeError(f"rank {number} came for another proof: run the same command on every node")
-    if world.size != spec["world_size"]:
-        raise RuntimeError("{} ranks came, and not {}".format(world.size, spec["world_size"]))
+    if world.size != spec.world_size:
+        raise RuntimeError(f"{world.size} ranks came, and not {spec.world_size}")
     return ranks

@@ -16,7 +16,7 @@ ASIDE, NAMED = Unproved("aside", "it has no cases"), Unproved("named", "it takes
 
 
 def result(patch: str, ok: bool = True, **facts: object) -> CaseResult:
-    case = ProofCase(f"{patch}/{ok}", patch, Case("NHITS", "MAE"), "preview", "pass")
+    case = ProofCase(f"{patch}/{ok}", patch, Case("NHITS", "MAE"), "patched", "pass")
     return replace(result_without_fits(case, "pass", ""), ok=ok, **facts)  # type: ignore[arg-type]
 
 
@@ -55,8 +55,8 @@ def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> Non
 
 def test_what_the_sources_of_a_configuration_carry_besides_is_told() -> None:
     required = ("multivariate-all-series",)
-    alone = [result("one", source="original"), result("one", source="installed")]
+    alone = [result("one", source="released"), result("one", source="installed")]
     both = [replace(each, requires=required) for each in alone]
     assert required_in_words(alone) == ""
-    assert required_in_words(both) == "original and installed with multivariate-all-series"
-    assert required_in_words([both[0], alone[1]]) == "original with multivariate-all-series"
+    assert required_in_words(both) == "released and installed with multivariate-all-series"
+    assert required_in_words([both[0], alone[1]]) == "released with multivariate-all-series"

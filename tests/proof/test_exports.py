@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from nfpatch.engine.report import junit_of, page_of
 from nfpatch.installs.find import Install, find_install
-from nfpatch.proof.exports import html_page, junit_xml
 from nfpatch.proof.prove import Agenda
-from nfpatch.proof.report import conditions_of
+from nfpatch.proof.report import conditions_of, document_of, print_report
 from nfpatch.proof.runner import CaseResult, ProofReport
 
 VOID = {"meta", "br", "hr"}
@@ -24,7 +24,7 @@ def case(number: int, ok: bool, outcome: str, detail: str = "", unused: tuple[st
         patch="p",
         model="TFT",
         config="<none>",
-        source="preview" if number else "original",
+        source="patched" if number else "released",
         expect="unused-parameters" if unused else "pass",
         outcome=outcome,
         ok=ok,
@@ -51,7 +51,7 @@ def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_ap
     failed = case(1, False, "pass", "every parameter got a gradient")
     crashed = case(2, False, "error", "rank 1: ValueError: \x1b[31mno & <never>\nplace.py:1 in f")
 
-    (suite,) = ElementTree.fromstring(junit_xml(install, report(refused, failed, crashed)))
+    (suite,) = ElementTree.fromstring(junit_of(document_of(install, report(refused, failed, crashed))))
 
     assert {name: suite.get(name) for name in ("tests", "failures", "errors", "time")} == {
         "tests": "3",
@@ -61,7 +61,7 @@ def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_ap
     }
     found = {test.get("name"): test for test in suite.iter("testcase")}
     assert len(suite.findall("testcase")) == 3
-    assert found["original source, strict DDP"].find("failure") is None
+    assert found["released source, strict DDP"].find("failure") is None
     error = suite.find("testcase/error")
     assert error.get("type") == "error"
     assert "no & <never>\nplace.py:1" in error.text
@@ -72,7 +72,8 @@ def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Inst
     unused = ("static_encoder.a", "static_encoder.b", "static_encoder.c", "static_encoder.d")
     agenda = Agenda((), {}, rewritten={"neuralforecast/models/tft.py": (b"a = 1 < 2\n", b"a = 3\n")})
 
-    page = html_page(install, agenda, report(case(0, True, "unused-parameters", unused=unused), case(1, True, "pass")))
+    cases = (case(0, True, "unused-parameters", unused=unused), case(1, True, "pass"))
+    page = page_of(document_of(install, report(*cases), agenda))
 
     reader = Reader()
     reader.feed(page)
@@ -86,11 +87,30 @@ def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Inst
 
 
 def test_a_page_of_a_failed_proof_says_so_in_words(install: Install) -> None:
-    page = html_page(install, Agenda((), {}), report(case(1, False, "pass", "the ranks ended with other weights")))
+    page = page_of(document_of(install, report(case(1, False, "pass", "the ranks ended with other weights"))))
 
     assert "NOT proved" in page
     assert "the ranks ended with other weights" in page
     assert '<td class="no">NO</td>' in page
+
+
+def test_the_text_has_a_line_for_each_patch_and_what_failed_and_if_verbose_every_fit(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unused = ("static_encoder.a", "static_encoder.b")
+    found = report(case(0, True, "unused-parameters", unused=unused), case(1, False, "error", "rank 1: no luck"))
+
+    print_report(install, found)
+    short = capsys.readouterr().out
+    print_report(install, found, verbose=True)
+    everything = capsys.readouterr().out
+
+    (line,) = (line for line in short.splitlines() if line.startswith("  NO  p "))
+    assert "2 unused parameters" in line
+    assert "rank 1: no luck" in short
+    assert "static_encoder.a" not in short
+    assert "static_encoder.a" in everything
+    assert "rank 1: no luck" in everything
 
 
 class Reader(HTMLParser):

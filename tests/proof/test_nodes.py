@@ -18,10 +18,10 @@ from support import invoke, run_nfpatch
 from test_runner import NBEATSX, OUT, SEARCH, healed, mark, package, processes_with
 
 from nfpatch.catalog import Case
-from nfpatch.proof.launch import Nodes
-from nfpatch.proof.overlay import build_overlay
+from nfpatch.engine.launch import Nodes
+from nfpatch.engine.overlay import build_overlay
 from nfpatch.proof.report import conditions_of
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, run_proof
+from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 
 __all__ = ["mark", "package"]  # fixtures
 
@@ -50,7 +50,7 @@ def prove_on_two_nodes(
     with ThreadPoolExecutor() as pool:
         proofs = []
         for node in nodes:
-            proofs.append(pool.submit(run_proof, python, cases, trees, (), 1, on_event=on_event, nodes=node))
+            proofs.append(pool.submit(run_proof, python, cases, trees, RunOptions(1, nodes=node), on_event=on_event))
             wait_for_listener(endpoint)
         return [proof.result() for proof in proofs]
 
@@ -87,17 +87,17 @@ MLP.fit = fit
 def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
-    preview = build_overlay(package, tmp_path / "preview", with_mlp(package, DIVERGING))
-    red = ProofCase("red", "p", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True)
+    preview = build_overlay(package, tmp_path / "patched", with_mlp(package, DIVERGING))
+    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, has_unused=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
     cases = [
         red,
         worked_around,
-        ProofCase("green", "p", NBEATSX, "preview", "pass", OUT, like="worked-around"),
-        ProofCase("diverging", None, MLP, "preview", "pass"),
+        ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around"),
+        ProofCase("diverging", None, MLP, "patched", "pass"),
     ]
 
-    one, other = prove_on_two_nodes(training_env, cases, {"original": None, "preview": preview}, endpoint)
+    one, other = prove_on_two_nodes(training_env, cases, {"released": None, "patched": preview}, endpoint)
 
     assert one.cases == other.cases
     assert (one.world_size, one.backend, one.nodes) == (2, "gloo", 2)
@@ -108,7 +108,7 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
         ("green", True, ""),
     ]
     assert (proved[-1].equal_weights, proved[-1].equal_to_like) == (True, True)
-    assert diverging.detail == "the ranks ended with different weights"
+    assert diverging.detail == "the weights are not the same on all ranks"
     assert "World size 2 on 2 nodes, backend gloo" in conditions_of(one)
     assert processes_with(mark) == set()
 
@@ -139,8 +139,8 @@ MLP.fit = fit
 def test_a_node_that_dies_ends_the_other(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
-    trees = {"preview": build_overlay(package, tmp_path / "hanging", with_mlp(package, RANK_1_HANGS))}
-    cases = [ProofCase("hung", None, MLP, "preview", "pass"), ProofCase("unreached", None, MLP, "preview", "pass")]
+    trees = {"patched": build_overlay(package, tmp_path / "hanging", with_mlp(package, RANK_1_HANGS))}
+    cases = [ProofCase("hung", None, MLP, "patched", "pass"), ProofCase("unreached", None, MLP, "patched", "pass")]
 
     started: list[ProofEvent] = []
 

@@ -21,10 +21,10 @@ import pytest
 from support import MARK, ROOT, environment, processes_with
 
 from nfpatch.catalog import Case
+from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.probe import probe
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 
 pytestmark = [
     pytest.mark.ddp,
@@ -93,12 +93,12 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 CASES = (
-    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True),
-    ProofCase("nbeatsx-green", "nbeatsx-unused-out", NBEATSX, "preview", "pass", OUT),
-    ProofCase("tft-red", "tft-static-encoder", TFT, "original", "unused-parameters", STATIC_ENCODER, leaves_dead=True),
-    ProofCase("tft-green", "tft-static-encoder", TFT, "preview", "pass", STATIC_ENCODER),
-    ProofCase("nhits-original", None, NHITS, "original", "pass"),
-    ProofCase("nhits-preview", None, NHITS, "preview", "pass"),
+    ProofCase("nbeatsx-red", "nbeatsx-unused-out", NBEATSX, "released", "unused-parameters", OUT, has_unused=True),
+    ProofCase("nbeatsx-green", "nbeatsx-unused-out", NBEATSX, "patched", "pass", OUT),
+    ProofCase("tft-red", "tft-static-encoder", TFT, "released", "unused-parameters", STATIC_ENCODER, has_unused=True),
+    ProofCase("tft-green", "tft-static-encoder", TFT, "patched", "pass", STATIC_ENCODER),
+    ProofCase("nhits-released", None, NHITS, "released", "pass"),
+    ProofCase("nhits-patched", None, NHITS, "patched", "pass"),
 )
 
 
@@ -131,9 +131,9 @@ def proof(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFa
         patch.setattr(tempfile, "tempdir", str(folder))
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "PET_NNODES", "SLURM_NTASKS", "PL_TRAINER_MAX_EPOCHS"):
             patch.setenv(name, "7")
-        preview = build_overlay(package, folder / "preview", healed(package))
+        preview = build_overlay(package, folder / "patched", healed(package))
         temporary = temporary_folders()
-        report = run_proof(training_env, CASES, {"original": None, "preview": preview}, on_event=events.append)
+        report = run_proof(training_env, CASES, {"released": None, "patched": preview}, on_event=events.append)
         left_over = temporary_folders() - temporary
     return Proof(report, events, times(package) != install, left_over)
 
@@ -159,7 +159,7 @@ def test_the_original_tft_leaves_its_41_static_encoder_parameters_without_a_grad
     assert all(name.startswith("static_encoder.") for name in red.unused_parameters)
 
 
-@pytest.mark.parametrize("case", ["nbeatsx-green", "tft-green", "nhits-original", "nhits-preview"])
+@pytest.mark.parametrize("case", ["nbeatsx-green", "tft-green", "nhits-released", "nhits-patched"])
 def test_every_other_case_trains_on_two_ranks_that_stay_equal(proof: Proof, case: str) -> None:
     green = proof[case]
     assert (green.outcome, green.unused_parameters) == ("pass", ())
@@ -174,13 +174,13 @@ def test_the_patched_models_are_smaller_by_what_was_dead(proof: Proof) -> None:
     outputs = 12 * 5  # the horizon, for each of the five quantiles of MQLoss
     assert proof["nbeatsx-red"].parameters == proof["nbeatsx-green"].parameters + 12 * outputs + outputs
     assert proof["tft-red"].parameters > proof["tft-green"].parameters > 0
-    assert proof["nhits-original"].parameters == proof["nhits-preview"].parameters
+    assert proof["nhits-released"].parameters == proof["nhits-patched"].parameters
 
 
 def test_the_progress_is_told_source_by_source_and_case_by_case(proof: Proof) -> None:
     launched, *others = [(event.kind, event.case and event.case.id) for event in proof.events]
     assert launched == ("launched", None)
-    order = ["nbeatsx-red", "tft-red", "nhits-original", "nbeatsx-green", "tft-green", "nhits-preview"]
+    order = ["nbeatsx-red", "tft-red", "nhits-released", "nbeatsx-green", "tft-green", "nhits-patched"]
     assert others == [(kind, case) for case in order for kind in ("started", "finished")]
     assert {event.result for event in proof.events if event.result} == set(proof.report.cases)
 
@@ -231,7 +231,7 @@ def fit(self, *args, **kwargs):
     return self
 NBEATS.fit = fit
 """,
-        "the ranks ended with different weights",
+        "the weights are not the same on all ranks",
     ),
     "DLinear": (
         """
@@ -261,9 +261,9 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         for model, (code, _) in PLANTED.items()
     }
     planted["neuralforecast/models/nbeatsx.py"] = without_a_live_block(package)
-    trees = {"original": None, "preview": build_overlay(package, tmp_path_factory.mktemp("planted") / "tree", planted)}
-    original = ProofCase("worked-around", "p", NBEATSX, "original", "pass", OUT, "find-unused-ddp", leaves_dead=True)
-    like = ProofCase("unclaimed", "p", NBEATSX, "preview", "pass", OUT, like="worked-around")
+    trees = {"released": None, "patched": build_overlay(package, tmp_path_factory.mktemp("planted") / "tree", planted)}
+    original = ProofCase("worked-around", "p", NBEATSX, "released", "pass", OUT, "find-unused-ddp", has_unused=True)
+    like = ProofCase("unclaimed", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
     cases = [
         original,
         replace(original, id="alone", strategy="single-process"),
@@ -271,10 +271,10 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         replace(like, id="claimed", unused_parameters=(*OUT, "blocks.2.*")),
         replace(like, id="parity", unused_parameters=(*OUT, "blocks.2.*"), strategy="single-process", like="alone"),
         replace(like, id="incomparable", like="nobody"),
-        *(ProofCase(model, None, Case(model, "MAE"), "preview", "pass") for model in PLANTED),
-        ProofCase("search", "p", SEARCH, "preview", "pass", strategy="single-process"),
-        ProofCase("searches", "p", SEARCH, "preview", "pass"),
-        ProofCase("static", "p", STATIC, "original", "unused-parameters", STATIC_CONTEXT, leaves_dead=True),
+        *(ProofCase(model, None, Case(model, "MAE"), "patched", "pass") for model in PLANTED),
+        ProofCase("search", "p", SEARCH, "patched", "pass", strategy="single-process"),
+        ProofCase("searches", "p", SEARCH, "patched", "pass"),
+        ProofCase("static", "p", STATIC, "released", "unused-parameters", STATIC_CONTEXT, has_unused=True),
     ]
     return {result.id: result for result in run_proof(training_env, cases, trees).cases}
 
@@ -311,7 +311,7 @@ def test_a_search_through_optuna_is_trained_like_any_model(flawed: dict[str, Cas
 
 
 def test_ranks_that_each_make_a_search_of_their_own_are_caught(flawed: dict[str, CaseResult]) -> None:
-    assert (flawed["searches"].ok, flawed["searches"].detail) == (False, "the ranks ended with different weights")
+    assert (flawed["searches"].ok, flawed["searches"].detail) == (False, "the weights are not the same on all ranks")
 
 
 def test_tft_with_static_features_has_another_dead_layer(flawed: dict[str, CaseResult]) -> None:
@@ -340,24 +340,24 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
 ) -> None:
     (tmp_path / "empty").mkdir()
     trees = {
-        "original": build_overlay(
+        "released": build_overlay(
             package, tmp_path / "broken", {"neuralforecast/__init__.py": b"raise ImportError('no such luck')\n"}
         ),
         "installed": tmp_path / "empty",
-        "preview": build_overlay(package, tmp_path / "sleeping", sleeping(package)),
+        "patched": build_overlay(package, tmp_path / "sleeping", sleeping(package)),
     }
     cases = [
-        ProofCase("broken", None, NHITS, "original", "pass"),
+        ProofCase("broken", None, NHITS, "released", "pass"),
         ProofCase("wrong-tree", None, NHITS, "installed", "pass"),
-        ProofCase("hung", None, NHITS, "preview", "pass"),
-        ProofCase("unreached", None, NHITS, "preview", "pass"),
+        ProofCase("hung", None, NHITS, "patched", "pass"),
+        ProofCase("unreached", None, NHITS, "patched", "pass"),
     ]
 
     def stop_rank_1() -> None:
         for pid in processes_with(mark, "RANK=1"):
             os.kill(pid, signal.SIGSTOP)
 
-    report = run_proof(training_env, cases, trees, timeout=45, on_event=on_start_of("hung", stop_rank_1))
+    report = run_proof(training_env, cases, trees, RunOptions(timeout=45), on_event=on_start_of("hung", stop_rank_1))
 
     broken, wrong_tree, hung, unreached = report.cases
     assert not report.ok
@@ -368,7 +368,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert (hung.outcome, hung.ok) == ("timeout", False)
     assert "time-out of 45 s" in hung.detail
     assert re.search(r"rank 0 was at \S+torch/distributed/\S+\.py:\d+ in \w+", hung.detail)  # in a collective
-    assert "rank 1 was at a place it does not tell" in hung.detail  # it is stopped
+    assert "rank 1 was at an unknown place" in hung.detail  # it is stopped
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
     assert report.seconds >= 45
     assert processes_with(mark) == set()
@@ -377,12 +377,12 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
 def test_three_ranks_train_together_and_end_with_equal_weights(
     training_env: Path, package: Path, tmp_path: Path
 ) -> None:
-    red = ProofCase("red", "p", NBEATSX, "original", "unused-parameters", OUT, leaves_dead=True)
+    red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, has_unused=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
-    green = ProofCase("green", "p", NBEATSX, "preview", "pass", OUT, like="worked-around")
-    trees = {"original": None, "preview": build_overlay(package, tmp_path / "preview", healed(package))}
+    green = ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
+    trees = {"released": None, "patched": build_overlay(package, tmp_path / "patched", healed(package))}
 
-    report = run_proof(training_env, [red, worked_around, green], trees, devices=3)
+    report = run_proof(training_env, [red, worked_around, green], trees, RunOptions(devices=3))
 
     assert [(case.id, case.ok, case.detail) for case in report.cases] == [
         ("red", True, ""),
@@ -396,10 +396,10 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
 
 
 def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_env: Path, mark: str) -> None:
-    cases = [ProofCase("nhits", None, NHITS, "original", "pass")]
+    cases = [ProofCase("nhits", None, NHITS, "released", "pass")]
 
     with pytest.raises(EnvironmentProblem, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
-        run_proof(training_env, cases, {"original": None}, accelerator="gpu")
+        run_proof(training_env, cases, {"released": None}, RunOptions(accelerator="gpu"))
 
     assert processes_with(mark) == set()
 
@@ -407,10 +407,10 @@ def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_e
 def test_a_killed_rank_is_an_error_that_names_the_signal(
     training_env: Path, package: Path, tmp_path: Path, mark: str
 ) -> None:
-    trees = {"preview": build_overlay(package, tmp_path / "sleeping", sleeping(package))}
+    trees = {"patched": build_overlay(package, tmp_path / "sleeping", sleeping(package))}
     cases = [
-        ProofCase("killed", None, NHITS, "preview", "pass"),
-        ProofCase("unreached", None, NHITS, "preview", "pass"),
+        ProofCase("killed", None, NHITS, "patched", "pass"),
+        ProofCase("unreached", None, NHITS, "patched", "pass"),
     ]
 
     def kill_rank_1() -> None:
@@ -455,11 +455,11 @@ def test_without_a_network_interface_every_distributed_fit_fails_in_the_words_of
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nfpatch0")
     cases = [
-        ProofCase("distributed", None, NHITS, "original", "pass"),
-        ProofCase("alone", None, NHITS, "original", "pass", strategy="single-process"),
+        ProofCase("distributed", None, NHITS, "released", "pass"),
+        ProofCase("alone", None, NHITS, "released", "pass", strategy="single-process"),
     ]
 
-    report = run_proof(training_env, cases, {"original": None})
+    report = run_proof(training_env, cases, {"released": None})
 
     distributed, alone = report.cases
     assert (distributed.outcome, distributed.ok) == ("error", False)
@@ -474,7 +474,7 @@ import sys
 from pathlib import Path
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
 
 folder = Path(sys.argv[2])
 
@@ -489,7 +489,7 @@ def fill(event):
 
 try:
     case = Case("TFT", "MAE", options={"hidden_size": 8, "n_head": 2})  # reports more than the last page can hold
-    run_proof(Path(sys.argv[1]), [ProofCase("full", None, case, "original", "pass")], {"original": None}, on_event=fill)
+    run_proof(Path(sys.argv[1]), [ProofCase("full", None, case, "released", "pass")], {"released": None}, on_event=fill)
 except EnvironmentProblem as problem:
     print(problem)
 print(sorted(path.name for path in folder.iterdir()))
@@ -533,6 +533,6 @@ def test_a_temporary_disk_that_fills_up_while_training_is_an_error_of_the_enviro
 ) -> None:
     done = small_disk("2m", sys.executable, "-c", FILL_THE_DISK, training_env, ...)
 
-    assert "is full, so the proof cannot go on" in done.stdout, done.stderr
+    assert "is full. Make room there" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "['filler']"
     assert processes_with(mark) == set()

@@ -14,7 +14,7 @@ from support import MARK, answer, processes_with
 
 from nfpatch.catalog import Case
 from nfpatch.proof import runner
-from nfpatch.proof.runner import CaseResult, ProofCase, run_proof
+from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, run_proof
 
 pytestmark = [
     pytest.mark.ddp,
@@ -139,7 +139,7 @@ BaseAuto._fit_model = planted_fit
 """
 
 CAUGHT = {
-    ("MLP", "predict"): "rank 1: has other forecasts than rank 0",
+    ("MLP", "predict"): "rank 1 and rank 0 have different forecasts",
     ("NBEATS", "predict"): "rank 1: 24 rows of unique_id, ds, NBEATS, where one process gives 36 rows of",
     ("NLinear", "predict"): "rows have another unique_id than in one process",
     ("DLinear", "predict"): "rank 0: 1 of 36 forecasts are not those of one process, 1 of them NaN",
@@ -148,7 +148,7 @@ CAUGHT = {
     ("TiDE", "save"): "IndexError",
     ("NBEATSx", "failing-rank"): "fit ends on rank 1 with 'RuntimeError: the other device'",
     ("AutoDLinear", "search"): "rank 1: has tried 0: {'learning_rate': ",
-    ("AutoMLP", "search"): "the ranks ended with different weights",
+    ("AutoMLP", "search"): "the weights are not the same on all ranks",
 }
 OPTIONS = {
     "NHITS": NHITS,
@@ -184,7 +184,7 @@ def caught(planted: Path, training_env: Path) -> dict[tuple[str, str], CaseResul
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(MARK, token)
         patched.setattr(runner, "PATIENCE", 5.0)
-        report = run_proof(training_env, cases, {"installed": planted}, timeout=120)
+        report = run_proof(training_env, cases, {"installed": planted}, RunOptions(timeout=120))
     assert processes_with(token) == set()
     return {(result.model, result.stage): result for result in report.cases}
 
@@ -217,7 +217,7 @@ def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
 ) -> None:
     result = caught["NHITS", "predict"]
     assert (result.ok, result.outcome) == (False, "error")
-    assert "rank 1 has ended, or was not heard of for 5 s" in result.detail
+    assert "rank 1 has ended, or did not come within 5 s" in result.detail
     assert "threading.py:" in result.detail.partition("rank 1 was at ")[2]
     assert "in planted_predict" in result.detail
 
@@ -226,11 +226,11 @@ def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
 def hung(planted: Path, training_env: Path) -> tuple[CaseResult, CaseResult]:
     """A trial of a search, and a fit in processes of its own, in which rank 1 hangs and rank 0 waits; side by side."""
     cases = [case_of("AutoNHITS", "search"), case_of("MLP", "predict", "fork")]
-    token = str(uuid.uuid4())
+    token, options = str(uuid.uuid4()), RunOptions(timeout=45)
     with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor() as pool:
         patched.setenv(MARK, token)
         patched.setenv("HANGS", "yes")
-        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, timeout=45) for case in cases]
+        proofs = [pool.submit(run_proof, training_env, [case], {"installed": planted}, options) for case in cases]
         (trial,), (fit,) = (proof.result().cases for proof in proofs)
     assert processes_with(token) == set()
     return trial, fit

@@ -28,9 +28,9 @@ def test_each_shows_its_fault_and_is_healed(release: str, released: Callable[[st
 
     assert proof["ok"], [case for case in proof["cases"] if not case["ok"]]
     stages = [case for case in proof["cases"] if case["stage"] != "fit"]
-    healed = {case["patch"] for case in stages if case["source"] == "preview" and case["outcome"] == "pass"}
+    healed = {case["patch"] for case in stages if case["source"] == "patched" and case["outcome"] == "pass"}
     assert healed == set(due)
-    original = {case["patch"]: case["detail"] for case in stages if case["source"] == "original"}
+    original = {case["patch"]: case["detail"] for case in stages if case["source"] == "released"}
     assert {patch for patch, words in due.items() if words and words in original[patch]} | {
         "error-on-one-rank"
     } == healed
@@ -43,5 +43,5 @@ def test_the_losses_of_a_notebooks_training_are_kept(released: Callable[[str], P
 
     assert proof["ok"], proof["cases"]
     found = {case["source"]: case["detail"] for case in proof["cases"] if case["stage"] == "trajectories"}
-    assert "train_trajectories has []" in found["original"]
-    assert found["preview"] == ""
+    assert "train_trajectories has []" in found["released"]
+    assert found["patched"] == ""

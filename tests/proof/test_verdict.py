@@ -1,7 +1,7 @@
 """What the ranks report is a proof only if all of it fits together."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Optional
 
 import pytest
@@ -9,19 +9,19 @@ import pytest
 from nfpatch.catalog import Case
 from nfpatch.proof.verdict import (
     CaseResult,
-    Comparison,
-    Fit,
     ProofCase,
     Strategy,
     difference,
     result_of_fits,
     result_without_fits,
 )
+from nfpatch.target.events import CaseFinished, Comparison, Entry
 
-GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "preview", "pass", ("out.*",))
-RED = replace(GREEN, id="red", source="original", expect="unused-parameters")
+GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "patched", "pass", ("out.*",))
+RED = replace(GREEN, id="red", source="released", expect="unused-parameters")
 
-TRAINED = Fit(
+TRAINED = CaseFinished(
+    case="green",
     outcome="pass",
     detail="",
     seconds=1.0,
@@ -60,7 +60,7 @@ PROVED = CaseResult(
     patch="nbeatsx-unused-out",
     model="NBEATSx",
     config="MQLoss",
-    source="preview",
+    source="patched",
     expect="pass",
     outcome="pass",
     ok=True,
@@ -88,7 +88,7 @@ NO_EVIDENCE = {
 }
 
 
-def result(case: ProofCase, *fits: Fit) -> CaseResult:
+def result(case: ProofCase, *fits: CaseFinished) -> CaseResult:
     return result_of_fits(case, fits, world_size=2, backend="gloo")
 
 
@@ -102,15 +102,15 @@ def result(case: ProofCase, *fits: Fit) -> CaseResult:
     ],
     ids=["trained", "refused", "other weights than its like", "other forecasts than its like"],
 )
-def test_a_fit_is_what_the_rank_has_written_of_it(fit: Fit) -> None:
-    event = json.loads(json.dumps({"event": "finished", "case": "green", **asdict(fit)}))
+def test_a_fit_is_what_the_rank_has_written_of_it(fit: CaseFinished) -> None:
+    line = json.dumps(Entry(0, 1, 2.0, fit).to_json())
 
-    assert Fit.from_event(event) == fit
+    assert Entry.from_json(json.loads(line)).event == fit
 
 
 def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
-    assert GREEN.tree == "preview"
-    assert replace(RED, requires=("a", "b")).tree == "original+a+b"
+    assert GREEN.tree == "patched"
+    assert replace(RED, requires=("a", "b")).tree == "released+a+b"
 
 
 def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> None:
@@ -142,7 +142,7 @@ def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
     assert result(RED, REFUSED, REFUSED) == replace(
         PROVED,
         id="red",
-        source="original",
+        source="released",
         expect="unused-parameters",
         outcome="unused-parameters",
         unused_parameters=DEAD,
@@ -157,7 +157,7 @@ def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -
     case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", requires=("another",), like="other")
     fit = replace(TRAINED, comparison=SAME)
 
-    assert result(case, fit, replace(fit, seconds=2.0, steps=4)) == replace(
+    assert result(case, fit, replace(fit, seconds=2.0)) == replace(
         PROVED,
         strategy="find-unused-ddp",
         launcher="spawn",
@@ -211,7 +211,7 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
         "patch": "nbeatsx-unused-out",
         "model": "NBEATSx",
         "config": "MQLoss",
-        "source": "preview",
+        "source": "patched",
         "expect": "pass",
         "outcome": "pass",
         "ok": True,
@@ -249,8 +249,8 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
         ({"backend": "nccl"}, "rank 1: torch reports world size 2 and backend nccl where 2 and gloo were asked for"),
         ({"steps": 1}, "rank 1: 1 training steps, which proves nothing; at least 2 are needed"),
         ({"finite_loss": False}, "rank 1: the loss is not finite"),
-        ({"digest": "other"}, "the ranks ended with different weights"),
-        ({"digest": None}, "the ranks ended with different weights"),
+        ({"digest": "other"}, "the weights are not the same on all ranks"),
+        ({"digest": None}, "the weights are not the same on all ranks"),
         ({"forecast_shape": None, "due_shape": None}, "rank 1: the forecasts have the shape None, and not None"),
         ({"forecast_shape": (24, 1)}, "rank 1: the forecasts have the shape (24, 1), and not (24, 5)"),
         ({"finite_forecasts": False}, "rank 1: not all forecasts are finite numbers"),
@@ -310,7 +310,7 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
         ),
     ],
 )
-def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[Fit], words: str) -> None:
+def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[CaseFinished], words: str) -> None:
     other = result(RED, *fits)
 
     assert (other.outcome, other.ok, other.detail) == ("unused-parameters", False, words)
@@ -330,7 +330,7 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
 
 
 def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
-    worked_around = replace(GREEN, source="original", strategy="find-unused-ddp", leaves_dead=True)
+    worked_around = replace(GREEN, source="released", strategy="find-unused-ddp", has_unused=True)
     fit = replace(TRAINED, unused=DEAD, unused_last=DEAD)
 
     assert result(worked_around, fit, fit).ok
@@ -399,8 +399,8 @@ def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
 
 
 STAGE = Case("NHITS", "predict", stage="predict")
-STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "preview", "pass", forecast=None)
-STAGE_RED = replace(STAGE_GREEN, source="original", expect="wrong", symptoms=("could not broadcast",))
+STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "patched", "pass", forecast=None)
+STAGE_RED = replace(STAGE_GREEN, source="released", expect="wrong", symptoms=("could not broadcast",))
 DIFFERS = replace(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
 CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", digest=None)
 ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None where 2 and gloo were asked for"
@@ -419,7 +419,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
         ((DIFFERS, replace(DIFFERS, detail="another")), "wrong", f"rank 0: {DIFFERS.detail}\nrank 1: another"),
         ((DIFFERS, DIFFERS), "wrong", f"rank 0: {DIFFERS.detail}"),
         ((TRAINED, CRASHED), "error", f"rank 1: {CRASHED.detail}"),
-        ((TRAINED, replace(TRAINED, answers=("a",))), "wrong", "rank 1: has other forecasts than rank 0"),
+        ((TRAINED, replace(TRAINED, answers=("a",))), "wrong", "rank 1 and rank 0 have different forecasts"),
         (
             (TRAINED, replace(TRAINED, buffers="other")),
             "wrong",
@@ -430,7 +430,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
             "wrong",
             "rank 1: has the series in another order than rank 0, at 1 of 2 steps",
         ),
-        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the ranks ended with different weights"),
+        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the weights are not the same on all ranks"),
         ((TRAINED, ALONE), "error", ANOTHER_SIZE),
         ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "rank 1: the loss is not finite"),
         (
@@ -454,7 +454,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
     ],
 )
 def test_a_stage_is_not_green_where_any_rank_got_something_else(
-    fits: tuple[Fit, ...], outcome: str, words: str
+    fits: tuple[CaseFinished, ...], outcome: str, words: str
 ) -> None:
     red = result(STAGE_GREEN, *fits)
     assert (red.outcome, red.ok, red.detail) == (outcome, False, words)

@@ -3,63 +3,100 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nfpatch.catalog import load_catalog
-from nfpatch.rehearsal.heard import Heard
-from nfpatch.rehearsal.verdict import Stage, place_of, stages_of
+from nfpatch.engine.logs import place_of
+from nfpatch.rehearsal.records import Records
+from nfpatch.rehearsal.verdict import Stage, stages_of
 from nfpatch.target import ENTRY
+from nfpatch.target.events import (
+    CallRaised,
+    CallReturned,
+    CallStarted,
+    Entry,
+    FileChanged,
+    Frame,
+    OptionOverridden,
+    ProcessEnded,
+    ProcessStarted,
+    ReferenceMade,
+    SourceImported,
+    TrainingObserved,
+    TrainingStarted,
+    encode,
+)
 
 CATALOG = load_catalog()
 PATCHES = [patch for patch in CATALOG.default if CATALOG.files_of(patch, "1.7.4")]
 REFUSAL = "RuntimeError: It looks like your LightningModule has parameters that were not used in producing the loss"
-FORECASTS = {"rows": 24, "columns": ["unique_id", "ds", "NHITS"], "ids": 2, "nan": 0, "digest": "a"}
-COMING_TO_AN_END = {"forecasts": None, "weights": ["w"], "chosen": []}
+FORECASTS = Frame(rows=24, columns=("unique_id", "ds", "NHITS"), ids=2, nan=0, digest="a")
+BEGIN = ProcessStarted("3.11.9")
 HEADING_OF_A_STACK = "Current thread 0x1 (most recent call first):"
 NAN, INFINITE = float("nan"), float("inf")
 
 
+def returned(
+    number: int = 0, forecasts: Frame | None = None, weights: tuple[str, ...] = ("w",), chosen: tuple[str, ...] = ()
+) -> CallReturned:
+    return CallReturned(number, forecasts, weights, chosen)
+
+
+def raised(error: str, unused: Iterable[str] | None = None, places: tuple[str, ...] = ()) -> CallRaised:
+    return CallRaised(0, error, None if unused is None else tuple(unused), places)
+
+
+def observed(index: int = 0, number: int = 0, **fields: Any) -> TrainingObserved:
+    usual = {"losses": (1.0,), "validated": (2.0,), "unused": (), "weights": "w", "steps": 4}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return TrainingObserved(number, index, "NHITS", **{**usual, **given})
+
+
 class Ranks:
-    """The notes of two ranks, and what is made of them. Each event of `both` is noted by both, one after the other."""
+    """The events of two ranks, and what is made of them. `both` record one event, one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.time = 0.0
         for rank in (0, 1):
-            self.note(rank, "begin", command=["train.py"])
+            self.record(rank, BEGIN)
 
-    def note(self, rank: int, event: str, pid: int = 0, **fields: Any) -> None:
+    def record(self, rank: int, event: Any, pid: int = 0) -> None:
         self.time += 1
         pid = pid or rank + 100
         with (self.folder / f"events-{pid}.jsonl").open("a") as file:
-            file.write(json.dumps({"event": event, "rank": rank, "pid": pid, "time": self.time, **fields}) + "\n")
+            file.write(json.dumps(Entry(rank, pid, self.time, event).to_json()) + "\n")
 
-    def both(self, event: str, **fields: Any) -> None:
+    def both(self, event: Any) -> None:
         for rank in (0, 1):
-            self.note(rank, event, **fields)
+            self.record(rank, event)
 
     def call(self, name: str, number: int = 0, models: tuple[str, ...] = ("NHITS",), search: str = "") -> None:
-        where = {"file": "/home/me/train.py", "line": 10 + number}
-        self.both("call", number=number, name=f"NeuralForecast.{name}", models=models, search=search, **where)
+        self.both(CallStarted(number, f"NeuralForecast.{name}", "/home/me/train.py", 10 + number, models, search))
 
-    def train(self, rank: int, number: int = 0, index: int = 0, **fields: Any) -> None:
-        place = {"number": number, "index": index, "model": "NHITS"}
-        told = {"world_size": 2, "find_unused": None, **fields}
-        self.note(rank, "training", **place, **{name: told[name] for name in ("world_size", "find_unused")})
-        usual = {"losses": [1.0], "validated": [2.0], "unused": [], "weights": "w", "steps": 4}
-        self.note(rank, "trained", **place, **{name: fields.get(name, value) for name, value in usual.items()})
+    def train(
+        self, rank: int, number: int = 0, index: int = 0, world_size: int = 2, find_unused: Any = None, **fields: Any
+    ) -> None:
+        self.record(rank, TrainingStarted(number, index, "NHITS", world_size, find_unused))
+        self.record(rank, observed(index, number, **fields))
 
     def stages(self, lacking: Any = PATCHES, ended: str | None = None) -> list[Stage]:
-        heard = Heard(self.folder)
-        heard.read()
-        return stages_of(heard, 2, lacking, ended)
+        records = Records(self.folder)
+        records.read()
+        return stages_of(records, 2, lacking, ended)
 
     def stage(self) -> Stage:
         (found,) = self.stages()
         return found
+
+
+def as_json(frame: Frame) -> Any:
+    return json.loads(json.dumps(encode(frame)))
 
 
 def stack_of(*frames: str) -> str:
@@ -80,8 +117,8 @@ def test_a_call_that_gives_on_all_ranks_what_one_process_gives_is_no_fault(ranks
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
-    ranks.note(0, "alone", number=0, index=0, validation=2.0)
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.record(0, ReferenceMade(number=0, index=0, validation=2.0))
+    ranks.both(returned(0))
     stage = ranks.stage()
     assert (stage.outcome, stage.ranks, stage.patches, stage.place) == (
         "pass",
@@ -94,15 +131,15 @@ def test_a_call_that_gives_on_all_ranks_what_one_process_gives_is_no_fault(ranks
 def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> None:
     ranks.call("fit", models=("NHITS", "NBEATSx"))
     ranks.train(0)
-    ranks.note(0, "wrote", number=0, path="/home/me/b", how="opened")
-    ranks.note(0, "wrote", number=0, path="/home/me/a", how="opened")
-    ranks.note(0, "returned", number=0, **{**COMING_TO_AN_END, "forecasts": FORECASTS})
-    ranks.note(1, "raised", number=0, error="KeyError: 'y': none", unused=None, places=[])
+    ranks.record(0, FileChanged(0, "/home/me/b", "opened"))
+    ranks.record(0, FileChanged(0, "/home/me/a", "opened"))
+    ranks.record(0, returned(0, forecasts=FORECASTS))
+    ranks.record(1, raised("KeyError: 'y': none"))
     training = {
         **{"model": "NHITS", "world_size": 2, "find_unused": None, "steps": 4},
         **{"losses": [1.0], "validated": [2.0], "unused": [], "weights": "w"},
     }
-    assert ranks.stage().to_json() == {
+    assert json.loads(json.dumps(ranks.stage().to_json())) == {
         "call": "NeuralForecast.fit",
         "file": "/home/me/train.py",
         "line": 10,
@@ -112,7 +149,12 @@ def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> 
         "ranks": [
             {
                 **{"rank": 0, "state": "24 rows", "trainings": [training], "error": None},
-                **{"written": ["/home/me/a", "/home/me/b"], "forecasts": FORECASTS, "chosen": [], "weights": ["w"]},
+                **{
+                    "written": ["/home/me/a", "/home/me/b"],
+                    "forecasts": as_json(FORECASTS),
+                    "chosen": [],
+                    "weights": ["w"],
+                },
             },
             {
                 **{"rank": 1, "state": "KeyError", "trainings": [], "error": "KeyError: 'y': none"},
@@ -127,31 +169,29 @@ def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> 
 
 def test_what_was_changed_for_the_rehearsal_is_told_once_and_the_source_by_the_first(ranks: Ranks) -> None:
     for rank, what in ((0, "devices=1 is 2"), (1, "devices=1 is 2"), (1, "max_steps=50 is 4")):
-        ranks.note(rank, "changed", what=what)
-        ranks.note(rank, "source", torch=f"of {rank}")
-    ranks.note(1, "end")
-    heard = Heard(ranks.folder)
-    heard.read()
-    assert heard.changed == ["devices=1 is 2", "max_steps=50 is 4"]
-    assert heard.source is not None
-    assert heard.source["torch"] == "of 0"
-    assert [rank.has_ended for rank in heard.ranks.values()] == [False, True]
+        ranks.record(rank, OptionOverridden(what))
+        ranks.record(rank, SourceImported(f"of {rank}"))
+    ranks.record(1, ProcessEnded())
+    records = Records(ranks.folder)
+    records.read()
+    assert records.overrides == ["devices=1 is 2", "max_steps=50 is 4"]
+    assert records.source == "of 0"
+    assert [rank.has_ended for rank in records.ranks.values()] == [False, True]
 
 
-def test_a_rank_tells_of_its_training_itself_whatever_another_process_has_noted_for_it(ranks: Ranks) -> None:
+def test_a_rank_tells_of_its_training_itself_whatever_another_process_has_recorded_for_it(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
-    place = {"number": 0, "index": 0, "model": "NHITS", "pid": 300}
-    ranks.note(0, "training", **place, world_size=2, find_unused=None)
-    ranks.note(0, "trained", **place, losses=[9.0], validated=[9.0], unused=[], weights="others", steps=1)
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.record(0, TrainingStarted(0, 0, "NHITS", 2, None), pid=300)
+    ranks.record(0, observed(losses=(9.0,), validated=(9.0,), weights="others", steps=1), pid=300)
+    ranks.both(returned(0))
     assert ranks.stage().ok
 
 
 def test_parameters_without_a_gradient_are_named_with_the_patch_of_the_model(ranks: Ranks) -> None:
     ranks.call("fit", models=("NBEATSx",))
-    ranks.both("raised", number=0, error=REFUSAL, unused=["blocks.0.out.weight", "out.weight"], places=[])
+    ranks.both(raised(REFUSAL, ["blocks.0.out.weight", "out.weight"]))
     stage = ranks.stage()
     assert stage.outcome == "unused-parameters"
     assert stage.detail == ("refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)")
@@ -185,7 +225,7 @@ def test_no_more_patches_are_named_than_account_for_the_parameters(
     ranks: Ranks, model: str, unused: list[str], words: str, patches: list[str]
 ) -> None:
     ranks.call("fit", models=(model,))
-    ranks.both("raised", number=0, error=REFUSAL, unused=unused, places=[])
+    ranks.both(raised(REFUSAL, unused))
     stage = ranks.stage()
     assert stage.detail == f"refused by strict DDP: {words}"
     assert [*stage.patches] == patches
@@ -193,17 +233,17 @@ def test_no_more_patches_are_named_than_account_for_the_parameters(
 
 def test_a_patch_that_the_source_has_is_not_named(ranks: Ranks) -> None:
     ranks.call("fit", models=("NBEATSx",))
-    ranks.both("raised", number=0, error=REFUSAL, unused=["out.weight"], places=[])
+    ranks.both(raised(REFUSAL, ["out.weight"]))
     (stage,) = ranks.stages(lacking=[])
     assert (stage.patches, stage.is_sought) == ((), True)
 
 
 def test_the_rank_that_failed_first_is_the_one_that_is_told_of(ranks: Ranks) -> None:
     ranks.call("predict")
-    ranks.note(0, "raised", number=0, error="RuntimeError: Connection closed by peer", unused=None, places=[])
+    ranks.record(0, raised("RuntimeError: Connection closed by peer"))
     place = "/site-packages/of/mine/lib/site-packages/neuralforecast/common/_base_windows.py:710 in predict"
     error = "IndexError: list index out of range"
-    ranks.note(1, "raised", number=0, error=error, unused=None, places=[place, "ddp.py:1 in root_device"])
+    ranks.record(1, raised(error, places=(place, "ddp.py:1 in root_device")))
     stage = ranks.stage()
     assert stage.detail == f"rank 1: {error}, at neuralforecast/common/_base_windows.py:710 in predict"
     assert stage.patches == ("predict-on-one-device",)
@@ -211,7 +251,7 @@ def test_the_rank_that_failed_first_is_the_one_that_is_told_of(ranks: Ranks) -> 
 
 def test_an_error_of_other_words_names_no_patch(ranks: Ranks) -> None:
     ranks.call("predict")
-    ranks.both("raised", number=0, error="KeyError: 'a column of mine'", unused=None, places=[])
+    ranks.both(raised("KeyError: 'a column of mine'"))
     stage = ranks.stage()
     assert stage.detail == "every rank: KeyError: 'a column of mine'"
     assert (stage.patches, stage.is_sought) == ((), True)
@@ -221,7 +261,7 @@ def test_an_error_of_other_words_names_no_patch(ranks: Ranks) -> None:
 def test_a_long_error_is_shortened(ranks: Ranks, length: int, ending: str) -> None:
     error = "KeyError: ".ljust(length, "x")
     ranks.call("fit")
-    ranks.both("raised", number=0, error=error, unused=None, places=[])
+    ranks.both(raised(error))
     assert ranks.stage().detail == f"every rank: {error[:300]}{ending}"
 
 
@@ -229,16 +269,16 @@ def test_a_long_error_is_shortened(ranks: Ranks, length: int, ending: str) -> No
 def test_long_errors_are_the_same_if_they_begin_alike(ranks: Ranks, length: int, is_the_same: bool) -> None:
     begins = "IndexError: ".ljust(length, "x")
     ranks.call("predict")
-    ranks.both("raised", number=0, error=f"{begins}, at 0x1", unused=None, places=[])
-    ranks.note(0, "alone", number=0, error=f"{begins}; at 0x2")
+    ranks.both(raised(f"{begins}, at 0x1"))
+    ranks.record(0, ReferenceMade(number=0, error=f"{begins}; at 0x2"))
     assert ranks.stage().detail.endswith("one process is refused as well") == is_the_same
 
 
 def test_another_error_of_one_process_does_not_excuse_that_of_several(ranks: Ranks) -> None:
     ranks.call("predict")
-    ranks.both("raised", number=0, error="IndexError: list index out of range", unused=None, places=[])
-    ranks.note(0, "alone", number=0, differ=None)
-    ranks.note(0, "alone", number=0, error="KeyError: 'y'")
+    ranks.both(raised("IndexError: list index out of range"))
+    ranks.record(0, ReferenceMade(number=0, differ=None))
+    ranks.record(0, ReferenceMade(number=0, error="KeyError: 'y'"))
     stage = ranks.stage()
     assert (stage.is_sought, stage.patches) == (True, ("predict-on-one-device",))
     assert stage.notes == ()
@@ -247,8 +287,8 @@ def test_another_error_of_one_process_does_not_excuse_that_of_several(ranks: Ran
 def test_what_one_process_is_refused_as_well_is_no_fault_of_several(ranks: Ranks) -> None:
     error = "IndexError: list index out of range"
     ranks.call("predict")
-    ranks.both("raised", number=0, error=error, unused=None, places=[])
-    ranks.note(0, "alone", number=0, error=error)
+    ranks.both(raised(error))
+    ranks.record(0, ReferenceMade(number=0, error=error))
     stage = ranks.stage()
     assert stage.detail.endswith("one process is refused as well")
     assert (stage.ok, stage.patches, stage.is_sought) == (False, (), False)
@@ -258,8 +298,8 @@ def test_what_could_not_be_asked_of_one_process_is_told(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
-    ranks.note(0, "alone", number=0, index=0, validation=None, error="RuntimeError: out of memory")
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.record(0, ReferenceMade(number=0, index=0, validation=None, error="RuntimeError: out of memory"))
+    ranks.both(returned(0))
     stage = ranks.stage()
     assert stage.notes == ("not held against one process, which ended with RuntimeError: out of memory",)
     assert (stage.ok, stage.patches) == (True, ())
@@ -281,8 +321,8 @@ def test_validation_losses_are_those_of_one_process(
     ranks.call("fit")
     ranks.train(0, validated=[4.0, 3.0, 2.0])
     ranks.train(1, validated=[4.0, 3.0, on_rank_1])
-    ranks.note(0, "alone", number=0, index=0, validation=alone)
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.record(0, ReferenceMade(number=0, index=0, validation=alone))
+    ranks.both(returned(0))
     stage = ranks.stage()
     assert stage.detail == words
     assert stage.patches == (("validation-of-all-series",) if words else ())
@@ -307,8 +347,8 @@ def test_validation_losses_of_the_ranks_are_alike_to_rounding(
     ranks.call("fit")
     ranks.train(0, validated=on_rank_0)
     ranks.train(1, validated=on_rank_1)
-    ranks.note(0, "alone", number=0, index=0, validation=on_rank_0[-1] if on_rank_0 else 2.0)
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.record(0, ReferenceMade(number=0, index=0, validation=on_rank_0[-1] if on_rank_0 else 2.0))
+    ranks.both(returned(0))
     assert ranks.stage().ok == is_ok
 
 
@@ -317,7 +357,7 @@ def test_other_weights_on_another_rank_are_a_fault(ranks: Ranks) -> None:
     for index, weights in enumerate(("w", "others")):
         ranks.train(0, index=index)
         ranks.train(1, index=index, weights=weights)
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.both(returned(0))
     stage = ranks.stage()
     assert stage.detail == "the weights of training 2, NHITS, are not the same on all ranks"
     assert stage.patches == ("batch-norm-of-one-rank",)
@@ -329,7 +369,7 @@ def test_trainings_of_each_rank_for_itself_may_end_with_other_weights(ranks: Ran
     ranks.train(1, index=1)
     for rank in (0, 1):  # a trial
         ranks.train(rank, world_size=1, weights=f"of {rank}", validated=[float(rank)])
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.both(returned(0))
     assert ranks.stage().ok
 
 
@@ -338,9 +378,9 @@ def test_a_search_that_goes_on_with_other_weights_is_a_fault_of_the_search(ranks
         ranks.call("fit", number=number, models=("AutoNHITS",), search="search")
     ranks.train(0)
     ranks.train(1, weights="others")
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.both(returned(0))
     for rank in (0, 1):
-        ranks.note(rank, "returned", number=1, **{**COMING_TO_AN_END, "weights": [f"of {rank}"]})
+        ranks.record(rank, returned(1, weights=(f"of {rank}",)))
     trained, kept = ranks.stages()
     assert trained.detail == "the weights are not the same on all ranks"
     assert kept.detail == "rank 1 goes on with other weights than rank 0"
@@ -350,7 +390,7 @@ def test_a_search_that_goes_on_with_other_weights_is_a_fault_of_the_search(ranks
 def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
-        ranks.note(rank, "returned", number=0, **{**COMING_TO_AN_END, "weights": [f"of {rank}"]})
+        ranks.record(rank, returned(0, weights=(f"of {rank}",)))
     stage = ranks.stage()
     assert stage.detail == "rank 1 goes on with other weights than rank 0"
     assert stage.patches == ("batch-norm-of-one-rank",)
@@ -362,21 +402,19 @@ def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -
 )
 def test_a_training_of_another_number_of_processes_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
     ranks.call("fit")
-    place = {"number": 0, "index": 0, "model": "NHITS"}
-    ranks.both("training", **place, world_size=size, find_unused=None)
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+    ranks.both(TrainingStarted(0, 0, "NHITS", size, None))
+    ranks.both(returned(0))
     assert ranks.stage().detail == words
 
 
 def test_processes_that_end_with_the_training_tell_for_their_ranks(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path)
     (tmp_path / "events-101.jsonl").unlink()  # one process runs the script, as with ddp_spawn
-    ranks.note(0, "call", number=0, name="NeuralForecast.fit", file="train.py", line=1, models=["NHITS"], search="")
+    ranks.record(0, CallStarted(0, "NeuralForecast.fit", "train.py", 1, ("NHITS",), ""))
     for rank, loss in ((0, 2.0), (1, 2.5)):
-        place = {"number": 0, "index": 0, "model": "NHITS", "pid": 200 + rank}
-        ranks.note(rank, "training", **place, world_size=2, find_unused=None)
-        ranks.note(rank, "trained", **place, losses=[1.0], validated=[loss], unused=[], weights="w", steps=4)
-    ranks.note(0, "returned", number=0, **COMING_TO_AN_END)
+        ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None), pid=200 + rank)
+        ranks.record(rank, observed(validated=(loss,)), pid=200 + rank)
+    ranks.record(0, returned(0))
     assert ranks.stage().detail == "the validation loss is 2 on rank 0, 2.5 on 1"
 
 
@@ -384,13 +422,13 @@ def test_forecasts_are_those_of_one_process_and_the_same_on_all_ranks(ranks: Ran
     ranks.call("predict", number=0)
     ranks.call("predict", number=1)
     for rank in (0, 1):
-        other = {**FORECASTS, "digest": f"{rank}", "nan": 12 * rank}
-        ranks.note(rank, "returned", number=0, **{**COMING_TO_AN_END, "forecasts": other})
-        ranks.note(rank, "returned", number=1, **{**COMING_TO_AN_END, "forecasts": FORECASTS})
-    ranks.note(0, "alone", number=1, differ="12 of 24 rows have another unique_id than in one process")
+        other = replace(FORECASTS, digest=f"{rank}", nan=12 * rank)
+        ranks.record(rank, returned(0, forecasts=other))
+        ranks.record(rank, returned(1, forecasts=FORECASTS))
+    ranks.record(0, ReferenceMade(number=1, differ="12 of 24 rows have another unique_id than in one process"))
     first, second = ranks.stages()
     assert first.detail == (
-        "rank 1 and rank 0 have other forecasts: 24 rows, 12 numbers missing, and 24 rows, 0 missing"
+        "rank 1 and rank 0 have different forecasts: 24 rows, 12 numbers missing, and 24 rows, 0 numbers missing"
     )
     assert second.detail == "12 of 24 rows have another unique_id than in one process"
     assert first.patches == second.patches == ("predict-on-one-device",)
@@ -399,7 +437,7 @@ def test_forecasts_are_those_of_one_process_and_the_same_on_all_ranks(ranks: Ran
 def test_ranks_that_choose_otherwise_are_a_fault_of_the_search(ranks: Ranks) -> None:
     ranks.call("fit", models=("AutoNHITS",), search="search")
     for rank in (0, 1):
-        ranks.note(rank, "returned", number=0, **{**COMING_TO_AN_END, "chosen": [f"trial {rank} of 2"]})
+        ranks.record(rank, returned(0, chosen=(f"trial {rank} of 2",)))
     stage = ranks.stage()
     assert stage.detail == "rank 0 has chosen trial 0 of 2; rank 1 trial 1 of 2"
     assert stage.patches == ("search-by-one-rank",)
@@ -407,7 +445,7 @@ def test_ranks_that_choose_otherwise_are_a_fault_of_the_search(ranks: Ranks) -> 
 
 def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks) -> None:
     ranks.call("cross_validation")
-    ranks.note(1, "returned", number=0, **COMING_TO_AN_END)
+    ranks.record(1, returned(0))
     stack = f"""{HEADING_OF_A_STACK}
   File "/env/site-packages/torch/distributed/distributed_c10d.py", line 4000 in barrier
   File "/env/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
@@ -426,7 +464,7 @@ def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks
 
 
 def test_every_rank_that_the_others_wait_for_is_told(ranks: Ranks) -> None:
-    ranks.note(2, "begin", command=["train.py"])
+    ranks.record(2, BEGIN)
     ranks.call("predict")
     stage = ranks.stage()
     assert stage.ranks == ("waits", "waits", "-")
@@ -435,19 +473,19 @@ def test_every_rank_that_the_others_wait_for_is_told(ranks: Ranks) -> None:
 
 def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks) -> None:
     ranks.call("fit", models=("AutoNHITS",), search="search")
-    ranks.note(0, "returned", number=0, **COMING_TO_AN_END)
+    ranks.record(0, returned(0))
     assert ranks.stage().patches == ("search-by-one-rank",)
 
 
 def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ranks: Ranks) -> None:
-    ranks.note(2, "begin", command=["train.py"])
+    ranks.record(2, BEGIN)
     ranks.call("load", number=0)
-    ranks.note(2, "call", number=0, name="NeuralForecast.load", file="train.py", line=10, models=[], search="")
-    ranks.note(0, "returned", number=0, **COMING_TO_AN_END)
+    ranks.record(2, CallStarted(0, "NeuralForecast.load", "train.py", 10, (), ""))
+    ranks.record(0, returned(0))
     for rank in (1, 2):
-        ranks.note(rank, "raised", number=0, error="FileNotFoundError: [Errno 2] model", unused=None, places=[])
-    ranks.note(0, "call", number=1, name="NeuralForecast.predict", file="train.py", line=12, models=[], search="")
-    ranks.note(0, "returned", number=1, **{**COMING_TO_AN_END, "forecasts": FORECASTS})
+        ranks.record(rank, raised("FileNotFoundError: [Errno 2] model"))
+    ranks.record(0, CallStarted(1, "NeuralForecast.predict", "train.py", 12, (), ""))
+    ranks.record(0, returned(1, forecasts=FORECASTS))
     load, predict = ranks.stages()
     assert load.patches == ("save-by-one-rank",)
     assert predict.detail == (
@@ -471,9 +509,9 @@ def test_files_that_ranks_write_at_once_are_a_fault_unless_they_are_put_there_wh
 ) -> None:
     ranks.call("save")
     for rank, how in enumerate(ways):
-        ranks.note(rank, "wrote", number=0, path="/home/me/model/NHITS_0.ckpt", how=how)
-        ranks.note(rank, "wrote", number=0, path=f"/home/me/of-{rank}", how="opened")
-    ranks.both("returned", number=0, **COMING_TO_AN_END)
+        ranks.record(rank, FileChanged(0, "/home/me/model/NHITS_0.ckpt", how))
+        ranks.record(rank, FileChanged(0, f"/home/me/of-{rank}", "opened"))
+    ranks.both(returned(0))
     stage = ranks.stage()
     assert stage.ok != is_fault
     assert stage.detail == ("more than one rank writes /home/me/model/NHITS_0.ckpt" if is_fault else "")
@@ -487,7 +525,7 @@ def test_find_unused_parameters_is_told_with_what_makes_it_needless(ranks: Ranks
         ranks.train(rank, number=0, find_unused=True, unused=["out.weight"])
         ranks.train(rank, number=1, find_unused=True)
     for number in (0, 1):
-        ranks.both("returned", number=number, **COMING_TO_AN_END)
+        ranks.both(returned(number))
     first, second = ranks.stages()
     assert first.notes == (
         "find_unused_parameters=True is kept, because of out.weight: needless with nbeatsx-unused-out",
@@ -503,7 +541,7 @@ def test_what_no_patch_makes_needless_is_told_of_find_unused_parameters(ranks: R
     ranks.call("fit", number=1, models=("TFT",))
     ranks.train(0, number=1, find_unused=True, unused=["a.layer.of.mine"])
     for number in (0, 1):
-        ranks.both("returned", number=number, **COMING_TO_AN_END)
+        ranks.both(returned(number))
     healed, unknown = ranks.stages()
     assert healed.notes == (
         "find_unused_parameters=True is kept, because of static_encoder.a, scaler.revin_bias: "

@@ -30,7 +30,7 @@ def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path
     folder = tmp_path / "work"
     folder.mkdir()
 
-    def run(release: str, *arguments: object, source: str = "healed", options: Sequence[object] = ()) -> Any:
+    def run(release: str, *arguments: object, source: str = "patched", options: Sequence[object] = ()) -> Any:
         site = tmp_path / f"site-{release}"
         site = site if site.exists() else released(release)
         place = ("--python", training_env, "--site-packages", site, "--source", source, "--json")
@@ -82,7 +82,7 @@ with open(f"told-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
 def test_habits_of_scripts_do_no_harm(rehearse: Rehearse, tmp_path: Path, habit: str) -> None:
     code, document, words = rehearse("3.3.0", HABITS, habit)
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
-    assert document["changed"] == ["max_steps=50 is 4", "val_check_interval=50 is 4"]
+    assert document["overrides"] == ["max_steps=50 is 4", "val_check_interval=50 is 4"]
     assert any("left 2 processes running" in note for note in document["notes"]) == (habit == "leaves")
     for rank in document["stages"][0]["ranks"]:
         (training,) = rank["trainings"]
@@ -114,9 +114,11 @@ def test_processes_that_end_with_the_training_are_watched(rehearse: Rehearse, ha
     assert len(document["stages"][0]["ranks"]) == 1
 
 
-def test_by_torch_s_launcher(rehearse: Rehearse) -> None:
-    code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun"])
+@pytest.mark.parametrize("devices", [2, 3])
+def test_by_torch_s_launcher(rehearse: Rehearse, devices: int) -> None:
+    code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun", "--devices", devices])
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
+    assert [len(stage["ranks"]) for stage in document["stages"]] == [devices, devices]
 
 
 def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: Rehearse, tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
     assert f"```python\n{script.read_text()}```\n" in page
     place = ("--python", training_env, "--site-packages", released("1.7.4"))
     shutil.copy(script, tmp_path)
-    for shown, arguments in (("train.py", ()), ("--source healed train.py", ("--source", "healed"))):
+    for shown, arguments in (("train.py", ()), ("--source patched train.py", ("--source", "patched"))):
         command = [*map(str, (*COMMAND, *place, *arguments, "train.py"))]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         (told,) = re.findall(rf"^\$ nfpatch rehearse {shown}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -186,7 +188,7 @@ def test_an_interrupt_leaves_no_process_and_no_file(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     site = released("3.3.0")
-    arguments = ["--python", training_env, "--site-packages", site, "--source", "healed", HABITS, "interrupted"]
+    arguments = ["--python", training_env, "--site-packages", site, "--source", "patched", HABITS, "interrupted"]
     # a shell that runs this test in the background has told its processes to ignore the interrupt
     starter = """import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -242,10 +244,33 @@ nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
 """)
     code, document, words = rehearse("3.3.0", "train.py", options=["--as-is"])
     assert code == 0, words
-    assert document["changed"] == ["devices=8 is 2", "precision='16-mixed' is 32, as the CPU has no such"]
+    assert document["overrides"] == ["devices=8 is 2", "precision='16-mixed' is 32, as the CPU has no such"]
     (stage,) = document["stages"]
     assert stage["notes"] == ["find_unused_parameters=True is kept, and needless: every parameter gets a gradient"]
     assert [rank["trainings"][0]["steps"] for rank in stage["ranks"]] == [7, 7]
+
+
+@pytest.mark.parametrize("source", ["patched", "released"])
+def test_a_validation_before_the_last_step_is_compared_with_the_weights_that_it_had(
+    rehearse: Rehearse, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "work" / "train.py").write_text("""
+import pandas as pd
+from neuralforecast import NeuralForecast
+from neuralforecast.models import NHITS
+from neuralforecast.utils import AirPassengersPanel
+
+frame = AirPassengersPanel[["unique_id", "ds", "y"]]
+third = frame[frame["unique_id"] == "Airline1"].assign(unique_id="Airline3", y=lambda part: 9 * part["y"])
+frame = pd.concat([frame, third], ignore_index=True)
+model = NHITS(h=6, input_size=12, max_steps=4, val_check_steps=3, learning_rate=0.01, mlp_units=3 * [[16, 16]])
+NeuralForecast([model], freq="M").fit(frame, val_size=12)
+""")
+    code, document, words = rehearse("3.3.0", "train.py", source=source, options=["--as-is"])
+    (stage,) = document["stages"]
+    shown = ("pass", []) if source == "patched" else ("wrong", ["validation-of-all-series"])
+    assert (stage["outcome"], stage["patches"]) == shown, words
+    assert code == (0 if source == "patched" else 1)
 
 
 def test_the_environment_says_nothing_to_other_processes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy
 import pandas
 import pytest
 
+from nfpatch.target.events import Frame
 from nfpatch.target.frames import as_pandas, described, difference_of, digest_of_frame
 
 DAYS = pandas.to_datetime(["2020-01-01", "2020-01-02"])
@@ -50,25 +51,33 @@ class PandasOnSpark(pandas.DataFrame):
 def test_a_frame_is_told_by_its_size_its_series_its_missing_forecasts_and_its_digest() -> None:
     frame = forecasts(NHITS=[NAN, 0.2, 0.3, NAN], y=[1, 2, 3, 4], note=[None, "x", "x", "x"])
 
-    assert described(frame) == {
-        "rows": 4,
-        "columns": ["unique_id", "ds", "cutoff", "NHITS", "TFT", "y", "note"],
-        "ids": 2,
-        "nan": 2,
-        "digest": digest_of_frame(frame),
-    }
+    assert described(frame) == Frame(
+        rows=4,
+        columns=(
+            "unique_id",
+            "ds",
+            "cutoff",
+            "NHITS",
+            "TFT",
+            "y",
+            "note",
+        ),
+        ids=2,
+        nan=2,
+        digest=digest_of_frame(frame),
+    )
 
 
 def test_a_frame_without_ids_is_told_without_a_number_of_series() -> None:
     frame = pandas.DataFrame({7: [0.5, NAN, 0.5]})
 
-    assert described(frame) == {
-        "rows": 3,
-        "columns": ["7"],
-        "ids": None,
-        "nan": 1,
-        "digest": digest_of_frame(frame),
-    }
+    assert described(frame) == Frame(
+        rows=3,
+        columns=("7",),
+        ids=None,
+        nan=1,
+        digest=digest_of_frame(frame),
+    )
 
 
 @pytest.mark.parametrize("frame", [Polars(), forecasts().set_index("unique_id")], ids=["polars", "ids as index"])

@@ -11,7 +11,6 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from nfpatch.target.models import trained_model_of
-from nfpatch.target.observing import OBSERVED
 from nfpatch.target.outcomes import Differs, FailedElsewhere, message_of, outcome_of
 from nfpatch.target.saved.optimizers import optimizers_for
 
@@ -57,11 +56,6 @@ class ProcessRaisedException(Exception):
     """An error of the name that torch.multiprocessing gives what a process has sent."""
 
 
-@pytest.fixture(autouse=True)
-def _nothing_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(OBSERVED, "refused", raising=False)
-
-
 @pytest.fixture
 def neuralforecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A package of this name, which is imported."""
@@ -96,7 +90,7 @@ def test_the_places_are_those_of_others() -> None:
         (partial(trained_model_of, Breaking()), "models"),
         (partial(optimizers_for, Breaking(), SimpleNamespace(state={}, optimizers=[]), []), "parameters"),
     ):
-        outcome, detail = outcome_of(action)
+        outcome, detail, _ = outcome_of(action)
 
         message, *places = detail.splitlines()
         assert (outcome, message) == ("error", f"ValueError: no {place}")
@@ -108,11 +102,10 @@ def test_what_the_package_itself_raises_has_no_place_and_is_no_refusal_of_neural
     def nothing() -> None:
         trained_model_of(SimpleNamespace(models=[]))
 
-    outcome, detail = outcome_of(nothing)
+    outcome, detail, refused = outcome_of(nothing)
 
-    assert outcome == "error"
+    assert (outcome, refused) == ("error", False)
     assert [line.rpartition(" in ")[2] for line in detail.splitlines()[1:]] == ["nothing"]
-    assert OBSERVED["refused"] is False
 
 
 def test_torchs_refusal_is_told_apart() -> None:
@@ -120,14 +113,14 @@ def test_torchs_refusal_is_told_apart() -> None:
         raise RuntimeError("Expected to have finished reduction in the prior iteration before ...")
 
     assert outcome_of(refuse)[0] == "unused-parameters"
-    assert outcome_of(lambda: None) == ("pass", "")
+    assert outcome_of(lambda: None) == ("pass", "", False)
 
 
 def test_what_ends_otherwise_than_in_one_process_is_wrong_in_what_it_says() -> None:
     def differ() -> None:
         raise Differs("2 of 24 forecasts are not those of one process")
 
-    assert outcome_of(differ) == ("wrong", "2 of 24 forecasts are not those of one process")
+    assert outcome_of(differ) == ("wrong", "2 of 24 forecasts are not those of one process", False)
 
 
 @pytest.mark.parametrize(
@@ -136,34 +129,29 @@ def test_what_ends_otherwise_than_in_one_process_is_wrong_in_what_it_says() -> N
 def test_a_refusal_is_a_statement_of_neuralforecast_that_is_there_to_raise(
     neuralforecast: ModuleType, name: str, is_refusal: bool
 ) -> None:
-    outcome, _ = outcome_of(partial(getattr(neuralforecast, name), None))
+    ending = outcome_of(partial(getattr(neuralforecast, name), None))
 
-    assert (outcome, OBSERVED["refused"]) == ("error", is_refusal)
+    assert (ending.outcome, ending.refused) == ("error", is_refusal)
 
 
 @pytest.mark.usefixtures("neuralforecast")
 def test_what_another_package_demands_is_no_refusal_of_neuralforecasts(tmp_path: Path) -> None:
     beside = imported(tmp_path / "neuralforecast_beside")
 
-    outcome_of(partial(beside.demand, None))
-
-    assert OBSERVED["refused"] is False
+    assert outcome_of(partial(beside.demand, None)).refused is False
 
 
 def test_where_neuralforecast_could_not_be_imported_nothing_is_a_refusal_of_it(tmp_path: Path) -> None:
     package = imported(tmp_path / "another")
 
-    outcome_of(partial(package.demand, None))
-
-    assert OBSERVED["refused"] is False
+    assert outcome_of(partial(package.demand, None)).refused is False
 
 
 def test_what_another_process_has_sent_is_told_in_its_words_alone() -> None:
     def fail() -> None:
         raise FailedElsewhere("ValueError: no  freq\nwas given")
 
-    assert outcome_of(fail) == ("error", "ValueError: no freq was given")
-    assert OBSERVED["refused"] is False
+    assert outcome_of(fail) == ("error", "ValueError: no freq was given", False)
 
 
 @pytest.mark.parametrize(

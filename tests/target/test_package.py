@@ -84,12 +84,6 @@ def test_no_module_hides_one_of_the_standard_library_before_its_folder_is_off_th
     assert not {path.stem for path in FOLDER.iterdir()} & set(sys.stdlib_module_names)
 
 
-def test_a_module_fits_on_two_screens() -> None:
-    lengths = {name_of(source): len(source.read_text().splitlines()) for source in SOURCES}
-
-    assert {name: length for name, length in lengths.items() if length > 200} == {}
-
-
 def test_every_module_can_be_imported_without_torch_and_without_nfpatch(python: Path, tmp_path: Path) -> None:
     command = [python, "-I", "-c", IMPORTING, ENTRY, *MODULES]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)

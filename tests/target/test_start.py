@@ -16,10 +16,11 @@ import pytest
 from support import environment
 
 from nfpatch.catalog import Case
-from nfpatch.proof.overlay import build_overlay
-from nfpatch.proof.probe import probe
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.probe import probe
+from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
 from nfpatch.target import ENTRY
+from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
 
 PROGRAMS = ("train", "migrate")
 NFPATCH = ENTRY.parent.parent
@@ -78,20 +79,20 @@ class Target:
     def seen(self) -> Path:
         return self.folder / "seen.json"
 
-    @property
-    def specification(self) -> Path:
-        """What both programs take, for nothing to do."""
+    def specification(self, program: str) -> Path:
+        """What the program takes, for nothing to do."""
         path = self.folder / "spec.json"
-        trees = {"installed": None, "healed": None}
-        spec = {"out": str(self.folder), "timeout": PATIENCE, "cases": [], "trees": trees, "files": []}
-        spec["launcher"] = "torchrun"
+        spec: dict[str, Any] = {"trees": {"installed": None, "healed": None}, "files": []}
+        if program == "train":
+            training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
+            spec = encode(training)
         path.write_text(json.dumps(spec) + "\n")
         return path
 
     def run(self, program: str, first_import: str, entry: Path = ENTRY) -> Any:
         """What the code that stands for the first import has seen."""
         (self.folder / f"{FIRST_IMPORT[program]}.py").write_text(first_import)
-        with self.specification.open() as stdin:
+        with self.specification(program).open() as stdin:
             command = [self.python, entry, program, *([stdin.name] if program == "train" else [])]
             done = subprocess.run(
                 command,
@@ -148,7 +149,7 @@ def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, p
 def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
     train, migrate = (own_modules(target.run(program, LOOK)) for program in PROGRAMS)
 
-    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("talk", "process", "source"))}
+    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("process", "source"))}
     assert train & migrate == shared
     assert "nfpatch_target.train" in train
     assert "nfpatch_target.saved.judging" in migrate
@@ -158,7 +159,7 @@ def test_it_can_be_started_again_from_its_own_arguments(target: Target) -> None:
     """As Lightning's launcher does for each further process."""
     seen = target.run("train", LOOK)
 
-    assert seen["argv"] == [str(ENTRY), "train", str(target.specification)]
+    assert seen["argv"] == [str(ENTRY), "train", str(target.specification("train"))]
     assert seen["spec"] == "None"
 
 
@@ -171,7 +172,7 @@ def test_a_process_that_multiprocessing_spawns_finds_the_package(target: Target)
 
 def test_without_torch_it_says_so(target: Target) -> None:
     (target.folder / "pytorch_lightning.py").touch()
-    command = [target.python, ENTRY, "train", target.specification]
+    command = [target.python, ENTRY, "train", target.specification("train")]
     done = subprocess.run(command, env=target.environment(), check=False)
 
     assert done.returncode == 1
@@ -198,7 +199,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 def test_it_ends_when_its_parent_is_killed(target: Target, program: str, pipe: tuple[int, int]) -> None:
     (target.folder / f"{FIRST_IMPORT[program]}.py").write_text(SLEEPING)
     reading, writing = pipe
-    with target.specification.open() as stdin:
+    with target.specification(program).open() as stdin:
         parent = subprocess.Popen(
             [target.python, "-c", LAUNCHER, ENTRY, program, *([stdin.name] if program == "train" else [])],
             env={**target.environment(), "TELL": str(writing)},
@@ -217,7 +218,7 @@ def test_it_ends_when_its_parent_is_killed(target: Target, program: str, pipe: t
     assert os.read(reading, 1) == b""
     if program == "train":
         (greeting,) = map(json.loads, (target.folder / "rank-0.jsonl").read_text().splitlines())
-        assert greeting["event"] == "hello"
+        assert isinstance(Entry.from_json(greeting).event, ProcessStarted)
 
 
 # Planted at the end of a model's module.
@@ -248,8 +249,8 @@ def test_while_it_trains_the_target_has_nothing_of_nfpatchs_but_the_package(
     monkeypatch.setenv("NAMES", " ".join(NAMES_IN_USE))
 
     small = Case("NHITS", "MAE", options={"windows_batch_size": 16, "mlp_units": [[8, 8]] * 3})
-    case = ProofCase("looking", None, small, "preview", "pass", strategy="single-process")
-    report = run_proof(training_env, [case], {"preview": tree}, devices=1)
+    case = ProofCase("looking", None, small, "patched", "pass", strategy="single-process")
+    report = run_proof(training_env, [case], {"patched": tree}, RunOptions(devices=1))
 
     assert report.ok, report.cases
     seen = json.loads((tmp_path / "seen.json").read_text())

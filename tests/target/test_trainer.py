@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from nfpatch.target.events import RankInfo
 from nfpatch.target.trainer import backend_for, gpu_of
 
 
 def test_on_gpus_the_backend_is_nccl_as_long_as_no_process_shares_one() -> None:
-    def node(processes: int, gpus: int | None) -> dict[str, int | None]:
-        return {"processes": processes, "gpus": gpus}
+    def node(processes: int, gpus: int | None) -> RankInfo:
+        return RankInfo("0", processes, gpus, 2, "gpu", ())
 
     assert backend_for("cpu", [node(2, None)]) == "gloo"
     assert backend_for("gpu", [node(2, 2)]) == "nccl"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from nfpatch.target.events import CaseSpec, TrainSpec, encode
 from nfpatch.target.world import assembled
 
 # Seconds; nobody waits here.
@@ -12,9 +15,8 @@ PATIENCE = 60
 
 def test_ranks_that_came_for_another_proof_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUP_RANK", "0")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    spec = {"world_size": 2, "accelerator": "cpu", "cases": ["a"], "timeout": PATIENCE}
-    spec.update(launcher="torchrun", devices=1)
+    case = CaseSpec("a", "NHITS", "MAE", options={"mlp_units": [[8, 8]]})
+    spec = TrainSpec({}, (case,), "torchrun", "cpu", 1, 2, 2, 3, False, PATIENCE, PATIENCE, "out")
 
     class Meeting:
         """Two ranks, of which the other came with something else."""
@@ -25,10 +27,9 @@ def test_ranks_that_came_for_another_proof_are_told_apart(monkeypatch: pytest.Mo
             self.other = other
 
         def gather(self, own: dict[str, object], patience: float) -> list[object]:
-            theirs = {**spec, **self.other}
-            return [own, {**own, "proof": [theirs["world_size"], theirs["accelerator"], theirs["cases"]]}]
+            return [own, {**own, "node": "1", "gpus": 8, **self.other}]
 
     assert len(assembled(Meeting(), spec, None)) == 2
-    for other in ({"cases": ["b"]}, {"accelerator": "gpu"}, {"world_size": 4}):
+    for other in ({"cases": [encode(replace(case, id="b"))]}, {"accelerator": "gpu"}, {"world_size": 4}):
         with pytest.raises(RuntimeError, match="rank 1 came for another proof: run the same command on every node"):
             assembled(Meeting(**other), spec, None)

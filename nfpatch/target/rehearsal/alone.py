@@ -13,14 +13,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, NamedTuple
 
 from ..comparing import start_from, weights_of
+from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
 from ..outcomes import message_of
-from .noting import Notes
+from .noting import Notes, Trained
 
 # By release, the name of the loss that neuralforecast reports of a validation
 VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
-# The trainings of the call under way: the weights with which each has ended, its metrics, and the random numbers then
-WEIGHTS: list[tuple[dict[str, Any], dict[str, Any], Any]] = []
 
 
 def random_state() -> Any:
@@ -41,24 +40,24 @@ def go_on_from(state: Any) -> None:
     torch.set_rng_state(state[2])
 
 
-def keep(trainer: Any, model: Any) -> None:
+def keep(notes: Notes, trainer: Any, model: Any) -> None:
     """Keeps what a training has come to until the call has ended."""
-    WEIGHTS.append((weights_of(model), dict(trainer.callback_metrics), random_state()))
+    notes.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
-def train_again(trainer: Any, model: Any) -> None:
+def train_again(notes: Notes, trainer: Any, model: Any) -> None:
     """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
-    if not WEIGHTS:
+    if not notes.trained:
         raise LookupError("one process trains more often")
-    weights, metrics, state = WEIGHTS.pop(0)
-    start_from(model, weights)
-    go_on_from(state)
-    trainer._logger_connector._callback_metrics.update(metrics)
+    trained = notes.trained.pop(0)
+    start_from(model, trained.weights)
+    go_on_from(trained.random_state)
+    trainer._logger_connector._callback_metrics.update(trained.metrics)
 
 
 @contextmanager
 def one_process(notes: Notes) -> Iterator[None]:
-    """What neuralforecast is asked for meanwhile, this process does alone; its random numbers come as they would."""
+    """What neuralforecast is called for meanwhile, this process does alone; its random numbers come as they would."""
     kept = random_state()
     notes.is_alone = True
     try:
@@ -75,14 +74,14 @@ def as_it_was(model: Any) -> Iterator[None]:
     attributes = dict(vars(model))
     lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
     own: dict[str, Any] = attributes.get("_hparams", {})
-    told = dict(own)
+    hyperparameters = dict(own)
     try:
         yield
     finally:
         vars(model).clear()
         vars(model).update({**attributes, **lists})
         own.clear()
-        own.update(told)
+        own.update(hyperparameters)
 
 
 def models_of(subject: Any) -> list[Any]:
@@ -119,15 +118,15 @@ def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
             for model in models_of(call.arguments[0]):
                 kept.enter_context(as_it_was(model))
             kept.enter_context(one_process(notes))
-            due = as_pandas(call.made_of(copy.copy(call.arguments[0])))
+            expected = as_pandas(call.made_of(copy.copy(call.arguments[0])))
     except Exception as error:
-        notes.write("alone", number=call.number, error=message_of(error)[:1000])
+        notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
         return
     finally:
-        WEIGHTS.clear()
-    if due is not None:
-        differ = None if answer is None else difference_of(as_pandas(answer), due)
-        notes.write("alone", number=call.number, differ=differ)
+        notes.trained.clear()
+    if expected is not None:
+        differ = None if answer is None else difference_of(as_pandas(answer), expected)
+        notes.write(ReferenceMade(call.number, differ=differ))
 
 
 def train_alone(notes: Notes, call: Call) -> None:
@@ -144,7 +143,7 @@ def train_alone(notes: Notes, call: Call) -> None:
         with one_process(notes):
             call.made_of(twin)
     except Exception as error:
-        notes.write("alone", number=call.number, error=message_of(error)[:1000])
+        notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
     finally:
         notes.trains_alone = False
 
@@ -165,19 +164,32 @@ def is_sampled(model: Any) -> bool:
 
 
 def validate(notes: Notes, trainer: Any, model: Any, datamodule: Any) -> None:
-    """Notes the validation loss of the trained weights, of all series, if that is no matter of chance."""
+    """Records the validation loss of all series in one process, with the weights of the last validation.
+
+    Not where it is a matter of chance, nor where those weights were another process's and are gone.
+    """
     if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
+        return
+    if notes.validated is None and not is_validated_last(trainer):
         return
     import pytorch_lightning
 
     number, index = notes.place()
-    trains = model.training
+    trains, trained = model.training, weights_of(model)
     try:
         with as_it_was(model), one_process(notes):
+            start_from(model, notes.validated or trained)
             judge = pytorch_lightning.Trainer()
             judge.validate(model, datamodule=datamodule, verbose=False)
-        notes.write("alone", number=number, index=index, validation=validation_loss_of(judge))
+        notes.write(ReferenceMade(number, index, validation_loss_of(judge)))
     except Exception as error:
-        notes.write("alone", number=number, index=index, validation=None, error=message_of(error)[:1000])
+        notes.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
     finally:
+        start_from(model, trained)
         model.train(trains)
+
+
+def is_validated_last(trainer: Any) -> bool:
+    """Whether the last step of a training was followed by a validation."""
+    every = trainer.val_check_interval
+    return not isinstance(every, int) or trainer.global_step % every == 0

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from ..events import FileChanged
 from .noting import Notes
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -18,7 +19,7 @@ NO_FILES = ("/dev/", "/proc/", "/sys/")
 def watch_files(notes: Notes) -> None:
     """Notes each file that this process, and what it forks, writes or removes. Python 3.7 has no such events."""
     seen: set[tuple[int, str, str]] = set()
-    own = os.path.abspath(notes.spec["out"]) + os.sep
+    own = os.path.abspath(notes.spec.out) + os.sep
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         how = "opened"
@@ -33,12 +34,12 @@ def watch_files(notes: Notes) -> None:
             return
         if notes.is_alone or not isinstance(path, (str, bytes)):
             return
-        told = os.path.abspath(os.fsdecode(path))
+        changed = os.path.abspath(os.fsdecode(path))
         number, _ = notes.place()
-        if told.startswith((own, *NO_FILES)) or "__pycache__" in told or (number, told, how) in seen:
+        if changed.startswith((own, *NO_FILES)) or "__pycache__" in changed or (number, changed, how) in seen:
             return
-        seen.add((number, told, how))
-        notes.write("wrote", number=number, path=told, how=how)
+        seen.add((number, changed, how))
+        notes.write(FileChanged(number, changed, how))
 
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(look)

@@ -1,31 +1,15 @@
-"""What a process of a rehearsal notes: an event a line, and the call of the script that is under way.
-
-The events, each with "pid", "rank", "time" (seconds since the epoch), and of what happens in a call its "number":
-
-    begin       the process is a rank
-    source      the file of its neuralforecast
-    changed     what of the script's options was changed: "what"
-    call        a call of neuralforecast, with its "name", the "file" and "line" of the script, the "models"
-                and which "search" there is among them
-    training    the "index"-th training of the call begins: "find_unused", "world_size", "model"
-    trained     it has ended, or a step has: "unused", "losses", "validated", "steps", "weights"
-    alone       what one process gives: a "validation" loss, or how the forecasts "differ"; "error" if it is refused
-    returned    the call has: "forecasts" as `frames.py` describes them, "chosen" hyper-parameters, "weights"
-    raised      or an exception: "error", "unused" as torch names them, "places"
-    wrote       a file: its "path", and "how": "opened", "replaced" by a whole one, or "removed"
-    end         the process ends by itself
-"""
+"""What a process of a rehearsal records: events of `events.py`, and which call of the script is under way."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import time
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..event_file import EventFile
+from ..events import RehearsalSpec, decode
 from ..process import print_stack_when_asked
-from ..talk import Events
 from . import VARIABLE
 
 # The rank that a process of the rehearsal is, for those that it starts: they are no ranks unless they have another.
@@ -34,10 +18,18 @@ RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
 CALL_VARIABLE = "NFPATCH_REHEARSED_CALL"
 
 
+class Trained(NamedTuple):
+    """How a training ended: with these weights and metrics, and the streams of random numbers there."""
+
+    weights: dict[str, Any]
+    metrics: dict[str, Any]
+    random_state: Any
+
+
 class Notes:
     """The notes of this process, and of those that it forks."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: RehearsalSpec) -> None:
         self.spec = spec
         self.rank = rank_of(spec)
         self.is_rank = self.rank is not None and os.environ.get(RANK_VARIABLE) != str(self.rank)
@@ -46,7 +38,9 @@ class Notes:
         self.calls: list[str] = []  # under way, the outermost first
         self._next = 0
         self._pid = os.getpid()
-        self._file: tuple[int, Events] | None = None
+        self._file: tuple[int, EventFile] | None = None
+        self.trained: list[Trained] = []  # the trainings of the call under way
+        self.validated: dict[str, Any] | None = None  # the weights at the last validation of the training under way
         if self.is_rank:
             os.environ[RANK_VARIABLE] = str(self.rank)
             os.environ.pop(CALL_VARIABLE, None)
@@ -61,17 +55,16 @@ class Notes:
         """Whether this process is there for a training only, and ends with it."""
         return self.rank is not None and not self.is_main
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Writes an event."""
+    def write(self, event: Any, rank: int | None = None) -> None:
+        """Writes an event of this rank, or of the `rank` that the process is in a training."""
         pid = os.getpid()
         if self._file is None or self._file[0] != pid:
-            self._file = (pid, Events(os.path.join(self.spec["out"], f"events-{pid}.jsonl")))
-        fields.setdefault("rank", self.rank)
-        self._file[1].write(event, pid=pid, time=time.time(), **fields)
+            self._file = (pid, EventFile(os.path.join(self.spec.out, f"events-{pid}.jsonl"), self.rank))
+        self._file[1].write(event, rank)
 
     def watch_place(self) -> None:
         """Makes the process tell where it is when it is asked. Lightning takes that away whenever it has run."""
-        print_stack_when_asked(os.path.join(self.spec["out"], f"stack-{os.getpid()}.txt"))
+        print_stack_when_asked(os.path.join(self.spec.out, f"stack-{os.getpid()}.txt"))
 
     def enter(self, name: str) -> int | None:
         """Begins a call; its number if it is the script's own, None for one that neuralforecast makes."""
@@ -99,18 +92,18 @@ class Notes:
         return int(number), int(index)
 
 
-def rank_of(spec: dict[str, Any]) -> int | None:
+def rank_of(spec: RehearsalSpec) -> int | None:
     """The rank that this process is by its environment; None for torch's launcher itself."""
-    told = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
-    if told is None:
-        return None if spec["launcher"] == "torchrun" else 0
-    return int(told)
+    number = os.environ.get("RANK", os.environ.get("LOCAL_RANK"))
+    if number is None:
+        return None if spec.launcher == "torchrun" else 0
+    return int(number)
 
 
 def notes_of_environment() -> Notes:
     """The notes of this process, by the specification that its environment names."""
     with open(os.environ[VARIABLE], encoding="utf-8") as file:
-        return Notes(json.load(file))
+        return Notes(decode(RehearsalSpec, json.load(file)))
 
 
 def place_in_script() -> tuple[str, int]:

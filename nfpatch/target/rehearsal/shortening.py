@@ -8,6 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any, Callable
 
+from ..events import OptionOverridden
 from ..pretended.pretended_gpus import pretend
 from .noting import Notes
 
@@ -21,11 +22,11 @@ ON_GPUS = (None, "auto", "gpu", "cuda")
 def pretend_gpus(notes: Notes) -> None:
     """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
 
-    torch itself, and whatever other library asks, is told the truth.
+    torch itself, and any other library, sees what is there.
     """
     import torch
 
-    pretend(notes.spec["devices"])
+    pretend(notes.spec.devices)
     package = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
 
     def is_available() -> bool:
@@ -44,14 +45,14 @@ def give_ray_gpus(notes: Notes, ray: ModuleType) -> None:
     def init(*arguments: Any, **options: Any) -> Any:
         if not arguments and options.get("address") in (None, "local"):
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
-            options.setdefault("num_gpus", notes.spec["devices"])
+            options.setdefault("num_gpus", notes.spec.devices)
         return begin(*arguments, **options)
 
     ray.init = init  # type: ignore[attr-defined]
 
 
 def widen(notes: Notes, model: Any) -> None:
-    """Makes a model train on all processes, however many the script has asked for; also one that a search makes.
+    """Makes a model train on all processes, however many the script names; also one that a search makes.
 
     HINT has another in it.
     """
@@ -69,8 +70,8 @@ def is_search(model: Any) -> bool:
 
 
 def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
-    """Sets what the trainer is told of devices, in place; what was changed, in words."""
-    count, changes = notes.spec["devices"], []
+    """Sets the devices of a trainer, in place; what was changed, in words."""
+    count, changes = notes.spec.devices, []
     if arguments.get("accelerator") not in (*ON_GPUS, "cpu"):
         changes.append("accelerator={!r} is taken for a GPU".format(arguments["accelerator"]))
         arguments["accelerator"] = "gpu"
@@ -89,8 +90,8 @@ def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
 
 
 def shorten_search(notes: Notes, model: Any) -> None:
-    """Caps the trials of a search, and widens what its configuration says of devices."""
-    trials, config = notes.spec["trials"], model.config
+    """Caps the trials of a search, and widens the devices of its configuration."""
+    trials, config = notes.spec.trials, model.config
     if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
         notes_of(notes, [f"num_samples={model.num_samples} is {trials}"])
         model.num_samples = trials
@@ -100,10 +101,10 @@ def shorten_search(notes: Notes, model: Any) -> None:
     elif callable(config) and not hasattr(config, "is_rehearsed"):
 
         def configured(trial: Any) -> Any:
-            told = config(trial)
-            if "devices" in told:
-                notes_of(notes, widened(notes, told))
-            return told
+            chosen = config(trial)
+            if "devices" in chosen:
+                notes_of(notes, widened(notes, chosen))
+            return chosen
 
         configured.is_rehearsed = True  # type: ignore[attr-defined]
         model.config = configured
@@ -112,7 +113,7 @@ def shorten_search(notes: Notes, model: Any) -> None:
 def notes_of(notes: Notes, changes: list[str]) -> None:
     """Notes what was changed; not of a trainer of this process alone, which is none of the script's."""
     for what in changes if not notes.is_alone else ():
-        notes.write("changed", what=what)
+        notes.write(OptionOverridden(what))
 
 
 def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -120,32 +121,32 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for a strategy that no CPU process can follow.
     """
-    told, changes = dict(arguments), []
-    refuse_without_gpus(told.get("strategy"))
-    steps = notes.spec["max_steps"]
+    shorter, changes = dict(arguments), []
+    refuse_without_gpus(shorter.get("strategy"))
+    steps = notes.spec.max_steps
     if steps is not None:
-        asked = told.get("max_steps")
+        asked = shorter.get("max_steps")
         if asked is None or not 0 <= asked <= steps:
             changes.append(f"max_steps={asked} is {steps}")
-            told["max_steps"] = steps
-        if isinstance(told.get("min_steps"), int) and told["min_steps"] > steps:
-            told["min_steps"] = steps
-        every = told.get("val_check_interval")
+            shorter["max_steps"] = steps
+        if isinstance(shorter.get("min_steps"), int) and shorter["min_steps"] > steps:
+            shorter["min_steps"] = steps
+        every = shorter.get("val_check_interval")
         if isinstance(every, int) and not isinstance(every, bool) and every > steps:
             changes.append(f"val_check_interval={every} is {steps}")
-            told["val_check_interval"] = steps
-    if str(told.get("precision", 32)).startswith("16"):
-        changes.append("precision={!r} is 32, as the CPU has no such".format(told["precision"]))
-        told["precision"] = 32
-    if told.get("sync_batchnorm"):
+            shorter["val_check_interval"] = steps
+    if str(shorter.get("precision", 32)).startswith("16"):
+        changes.append("precision={!r} is 32, as the CPU has no such".format(shorter["precision"]))
+        shorter["precision"] = 32
+    if shorter.get("sync_batchnorm"):
         changes.append("sync_batchnorm is off, as the CPU has none")
-        told["sync_batchnorm"] = False
-    strategy: Any = told.get("strategy")
+        shorter["sync_batchnorm"] = False
+    strategy: Any = shorter.get("strategy")
     if getattr(strategy, "_process_group_backend", None) not in (None, "gloo"):
         changes.append(f"process_group_backend={strategy._process_group_backend!r} is 'gloo'")
         strategy._process_group_backend = "gloo"
     notes_of(notes, changes)
-    return told
+    return shorter
 
 
 def refuse_without_gpus(strategy: Any) -> None:

@@ -1,6 +1,6 @@
 """Python imports this when it starts. It makes a process one of a rehearsal, and hands on to the user's own.
 
-Where anything of it fails, the script goes on unwatched: that is told, as no process has been heard of.
+Where anything of it fails, the script goes on unwatched, and the report says so, as no process has recorded anything.
 """
 
 from __future__ import annotations

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from ..observing import digest_of
+from ..comparing import weights_of
+from ..events import TrainingObserved, TrainingStarted
+from ..observing import Observation, digest_of, observer_class
 from . import alone
 from .noting import Notes, notes_of_environment
 
 
 def wrap_fit(notes: Notes, trainer_class: Any) -> None:
-    """Makes a trainer of neuralforecast's tell of each training, or give a model the weights of one that has been."""
+    """Makes a trainer of neuralforecast record each training, or give a model the weights of one that has been."""
     fit = trainer_class.fit
 
     @functools.wraps(fit)
@@ -19,7 +21,7 @@ def wrap_fit(notes: Notes, trainer_class: Any) -> None:
         if not notes.calls or notes.trains_alone:
             return fit(self, model, *arguments, **options)
         if notes.is_alone:
-            alone.train_again(self, model)
+            alone.train_again(notes, self, model)
             return None
         notes.begin_training()
         try:
@@ -27,7 +29,7 @@ def wrap_fit(notes: Notes, trainer_class: Any) -> None:
         finally:
             notes.watch_place()
         if notes.is_main and notes.rank == 0:
-            alone.keep(self, model)
+            alone.keep(notes, self, model)
             alone.validate(notes, self, model, options.get("datamodule"))
         return answer
 
@@ -35,65 +37,54 @@ def wrap_fit(notes: Notes, trainer_class: Any) -> None:
 
 
 def watcher(notes: Notes | None = None) -> Any:
-    """A callback that notes how each training goes."""
-    import pytorch_lightning
+    """A callback that records how each training goes."""
+    own = notes_of_environment() if notes is None else notes  # in a process that has just been made
 
-    told = notes_of_environment() if notes is None else notes  # in a process that has just been made
-
-    class Watcher(pytorch_lightning.Callback):
-        def __init__(self) -> None:
-            self.seen: dict[str, Any] = {}
-
+    class Watcher(observer_class()):
         def __reduce__(self) -> Any:
-            return watcher, ()  # its class cannot be pickled
-
-        def __deepcopy__(self, memory: Any) -> Any:
-            return self
+            return watcher, ()
 
         def setup(self, trainer: Any, module: Any, stage: Any = None) -> None:
-            if told.trains_for_a_rank:
+            if own.trains_for_a_rank:
                 # Processes that are spawned share the model's memory until it is on their GPUs, and these are the CPU.
-                # Lightning itself does this where it is told of a CPU
+                # Lightning itself does this for a CPU
                 for tensor in (*module.parameters(), *module.buffers()):
                     tensor.data = tensor.data.clone()
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
-            told.watch_place()
-            self.seen = {"losses": [], "validated": [], "unused": []}
+            own.watch_place()
+            self.observation.begin()
+            own.validated = None
 
         def on_predict_start(self, trainer: Any, module: Any) -> None:
-            told.watch_place()
-
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            self.note(
-                trainer,
-                "training",
-                model=type(module).__name__,
-                world_size=trainer.world_size,
-                find_unused=getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters"),
-            )
-
-        def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
-            self.seen["losses"].append(loss.item())
-
-        def on_after_backward(self, trainer: Any, module: Any) -> None:
-            unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
-            self.seen["unused"] += [name for name in unused if name not in self.seen["unused"]]
-            self.tell(trainer, module)  # the next step may be refused
+            own.watch_place()
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
-            loss = alone.validation_loss_of(trainer)
-            if "validated" in self.seen and loss is not None and not trainer.sanity_checking:
-                self.seen["validated"].append(loss)
+            super().on_validation_end(trainer, module)
+            if own.is_main and own.rank == 0 and not trainer.sanity_checking:
+                own.validated = weights_of(module)
 
-        def on_train_end(self, trainer: Any, module: Any) -> None:
-            self.tell(trainer, module, weights=digest_of(module))
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            find_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters")
+            event = TrainingStarted(*own.place(), type(module).__name__, trainer.world_size, find_unused)
+            own.write(event, trainer.global_rank)
 
-        def tell(self, trainer: Any, module: Any, **more: Any) -> None:
-            self.note(trainer, "trained", model=type(module).__name__, steps=trainer.global_step, **self.seen, **more)
+        def validation_loss(self, trainer: Any) -> float | None:
+            return alone.validation_loss_of(trainer)
 
-        def note(self, trainer: Any, event: str, **fields: Any) -> None:
-            number, index = told.place()
-            told.write(event, rank=trainer.global_rank, number=number, index=index, **fields)
+        def report(self, trainer: Any, module: Any, has_ended: bool = False) -> None:
+            number, index = own.place()
+            seen = self.observation.evidence
+            event = TrainingObserved(
+                number,
+                index,
+                type(module).__name__,
+                trainer.global_step,
+                seen.losses,
+                seen.validated,
+                seen.unused,
+                digest_of(module) if has_ended else None,
+            )
+            own.write(event, trainer.global_rank)
 
-    return Watcher()
+    return Watcher(Observation())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import functools
+import platform
 import sys
 from types import ModuleType
 from typing import Any, Callable
 
+from ..events import CallRaised, CallReturned, CallStarted, ProcessEnded, ProcessStarted, SourceImported
 from ..frames import described
 from ..observing import digest_of, parameters_named_by_torch
 from ..outcomes import message_of, places_of
@@ -40,7 +42,7 @@ def begin() -> None:
     if notes.rank is None:
         return
     if notes.is_rank:
-        notes.write("begin")
+        notes.write(ProcessStarted(platform.python_version()))
         notes.watch_place()
         watch_files(notes)
         atexit.register(end, notes)
@@ -58,7 +60,7 @@ def begin() -> None:
 def end(notes: Notes) -> None:
     """Notes that the process ends by itself."""
     if notes.is_main:
-        notes.write("end")
+        notes.write(ProcessEnded())
 
 
 def watch_lightning(notes: Notes, module: ModuleType) -> None:
@@ -70,7 +72,7 @@ def watch_lightning(notes: Notes, module: ModuleType) -> None:
 
 def tell_source(notes: Notes, module: ModuleType) -> None:
     """Notes which neuralforecast it is."""
-    notes.write("source", file=module.__file__)
+    notes.write(SourceImported(module.__file__))
 
 
 def watch_models(notes: Notes, classes: tuple[str, ...], module: ModuleType) -> None:
@@ -114,27 +116,23 @@ def noted(notes: Notes, call: alone.Call) -> Any:
     models = alone.models_of(subject)
     for model in models:
         widen(notes, model)
-    labels, search = [type(model).__name__ for model in models], search_of(models)
-    notes.write("call", number=number, name=call.name, file=file, line=line, models=labels, search=search)
-    alone.WEIGHTS.clear()
+    labels = tuple(type(model).__name__ for model in models)
+    notes.write(CallStarted(number, call.name, file, line, labels, search_of(models)))
+    notes.trained.clear()
     try:
         answer = call.method(*call.arguments, **call.options)
     except BaseException as error:
-        told = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+        message = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
         unused = parameters_named_by_torch(str(error))
-        notes.write("raised", number=number, error=told[:4000], unused=unused, places=places_of(error, LAST_FRAMES))
+        notes.write(CallRaised(number, message[:4000], unused, tuple(places_of(error, LAST_FRAMES))))
         if isinstance(error, Exception) and unused is None and notes.rank == 0:
             ask_whether_one_is_refused(notes, call, models)
         raise
     trained = alone.models_of(subject)
     best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
-    notes.write(
-        "returned",
-        number=number,
-        forecasts=described(answer),
-        weights=[digest_of(model) for model in best if hasattr(model, "named_parameters")],
-        chosen=[chosen_by(model) for model in trained if hasattr(model, "results")],
-    )
+    weights = tuple(digest_of(model) for model in best if hasattr(model, "named_parameters"))
+    chosen = tuple(chosen_by(model) for model in trained if hasattr(model, "results"))
+    notes.write(CallReturned(number, described(answer), weights, chosen))
     if is_asked_alone(notes, call, models):
         alone.ask_again(notes, call, answer)
     return answer
@@ -142,7 +140,7 @@ def noted(notes: Notes, call: alone.Call) -> Any:
 
 def ask_whether_one_is_refused(notes: Notes, call: alone.Call, models: list[Any]) -> None:
     """Notes whether a call that has failed is refused to one process as well; of a search it is not known."""
-    if call.name.endswith(".load") or (is_asked_alone(notes, call, models) and not alone.WEIGHTS):
+    if call.name.endswith(".load") or (is_asked_alone(notes, call, models) and not notes.trained):
         alone.ask_again(notes, call)
     elif call.name.endswith(".fit") and models and not any(map(is_search, models)):
         alone.train_alone(notes, call)

@@ -1,4 +1,4 @@
-"""The processes of one proof: how they are started, and how it is made sure that none of them is left."""
+"""The processes of a run: how they are started, and how it is made sure that none of them is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRACE = 2.0
 # Seconds after which processes that cannot be killed (uninterruptible sleep in a driver) are given up.
 GIVE_UP = 10.0
 
-# What a surrounding training job or launcher would tell our own launch: torch's ranks and rendezvous, defaults for
+# What a surrounding training job or launcher would pass to our own launch: torch's ranks and rendezvous, defaults for
 # the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), the level of the launcher's log, and
 # the jobs in which Lightning would look for its ranks (SLURM, LSF, MPI), and the Spark of a notebook.
 _FOREIGN_VARIABLES = re.compile(
@@ -91,7 +91,7 @@ class Nodes:
         ]
 
     def environment(self) -> dict[str, str]:
-        """What the launcher is told by its environment, where releases of torch that do not know it overlook it."""
+        """Options of the launcher in its environment, where releases of torch that do not know them ignore them."""
         # A single machine needs no name service.
         local_addr = "127.0.0.1" if self.nnodes == 1 else self.local_addr
         return {} if local_addr is None else {"PET_LOCAL_ADDR": local_addr}
@@ -115,23 +115,50 @@ def interpreter_environment(extra_path: Sequence[Path]) -> dict[str, str]:
     }
 
 
-def training_environment(extra_path: Sequence[Path], accelerator: str, temporary: Path) -> dict[str, str]:
-    """The environment of a launch; everything that the processes write for a while goes into `temporary`."""
+def process_environment(extra_path: Sequence[Path], accelerator: str = "cpu") -> dict[str, str]:
+    """The environment of processes that train."""
     environment = interpreter_environment(extra_path)
     environment.setdefault("OMP_NUM_THREADS", "1")
-    environment.update(
-        # Makes torch name the parameters that got no gradient.
-        TORCH_DISTRIBUTED_DEBUG="INFO",
-        RAY_USAGE_STATS_ENABLED="0",
-        TMPDIR=str(temporary),
-        NUMBA_CACHE_DIR=str(temporary),
-        MPLCONFIGDIR=str(temporary),
-    )
+    environment["TORCH_DISTRIBUTED_DEBUG"] = "INFO"  # makes torch name the parameters that got no gradient
     if accelerator == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     else:
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # its sums are reproducible only with this
     return environment
+
+
+def training_environment(extra_path: Sequence[Path], accelerator: str, temporary: Path) -> dict[str, str]:
+    """The same for programs of nfpatch; everything that they write for a while goes into `temporary`."""
+    return {
+        **process_environment(extra_path, accelerator),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **dict.fromkeys(("TMPDIR", "NUMBA_CACHE_DIR", "MPLCONFIGDIR"), str(temporary)),
+    }
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is started in the interpreter `python`: a script, or a module, and its arguments.
+
+    It runs in `folder`, and its output goes to the file `log`. With `devices`, torch's launcher starts so many
+    processes on this node; without, one process is started as a user does, which makes others itself.
+    """
+
+    python: Path
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    log: Path
+    devices: int | None = None
+    nodes: Nodes = ONE_NODE
+
+    def command(self, token: str) -> list[str]:
+        """The command line; `token` is the id of the launch."""
+        launcher = [] if self.devices is None else [
+            "-m", "torch.distributed.run", *self.nodes.launcher_options(token), f"--nproc_per_node={self.devices}",
+            "--max_restarts=0", "--monitor_interval=0.1",  # seconds; older releases take five
+        ]  # fmt: skip
+        return [str(self.python), *launcher, *self.arguments]
 
 
 @dataclass(frozen=True)
@@ -147,7 +174,7 @@ class Failure:
 class Launch:
     """One run of what starts the processes. It owns a session; a worker of torch's launcher has its own.
 
-    `by_torch` tells whether it is torch's launcher; else it is the first process itself.
+    `by_torch`: whether it is torch's launcher; else it is the first process itself.
     """
 
     process: subprocess.Popen[bytes]
@@ -156,38 +183,20 @@ class Launch:
     by_torch: bool
 
     @classmethod
-    def start(
-        cls,
-        python: Path,
-        devices: int | None,
-        nodes: Nodes,
-        program: Sequence[str],
-        environment: Mapping[str, str],
-        folder: Path,
-        log: Path,
-    ) -> Launch:
-        """Starts `devices` processes of a program in `folder` by torch's launcher; their output goes to the file `log`.
-
-        `program` is a script and its arguments. Without `devices`, one process is started as a user does, which makes
-        others itself.
-        """
+    def start(cls, program: Program) -> Launch:
+        """Starts the processes of a program."""
         token = str(uuid.uuid4())
-        launcher = [] if devices is None else [
-            "-m", "torch.distributed.run", *nodes.launcher_options(token), f"--nproc_per_node={devices}",
-            "--max_restarts=0", "--monitor_interval=0.1",  # seconds; older releases take five
-        ]  # fmt: skip
-        command = [str(python), *launcher, *program]
-        with log.open("wb") as output:
+        with program.log.open("wb") as output:
             process = subprocess.Popen(
-                command,
-                env={**environment, **nodes.environment(), TOKEN_VARIABLE: token},
-                cwd=folder,
+                program.command(token),
+                env={**program.environment, **program.nodes.environment(), TOKEN_VARIABLE: token},
+                cwd=program.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return cls(process, token, log, by_torch=devices is not None)
+        return cls(process, token, program.log, by_torch=program.devices is not None)
 
     def first_failure(self) -> Failure | None:
         """The worker of this node that failed first, as the launcher logged it; None if it did not."""

@@ -8,8 +8,8 @@ from typing import Optional
 import pytest
 
 from nfpatch.catalog import Case
+from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.probe import probe
 from nfpatch.proof.runner import ProofCase, run_proof
 
 

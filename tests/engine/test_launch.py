@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nfpatch.proof.launch import interpreter_environment, termination_as_exit, training_environment
+from nfpatch.engine.launch import interpreter_environment, termination_as_exit, training_environment
 
 
 def test_a_surrounding_training_job_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nfpatch.engine.launch import interpreter_environment
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.interpreter import interpreter_path
-from nfpatch.proof.launch import interpreter_environment
 
 OLDEST_PYTHON = (3, 7)
 # Seconds; the answer takes a fraction of one, except from cold network file systems.

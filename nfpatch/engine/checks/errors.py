@@ -1,0 +1,69 @@
+"""A call raises on some rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from nfpatch.engine.facts import CallFacts, Failure, Finding, shortened
+from nfpatch.engine.logs import without_site_packages
+
+# How other ranks see that one has ended
+CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
+# By call, the stages of the catalog's cases at which its errors are raised
+STAGES: dict[str, tuple[str, ...]] = {
+    "predict": ("predict", "load", "fewer-devices"),
+    "predict_insample": ("insample", "predict"),
+    "cross_validation": ("cross-validation", "predict", "refit", "validate", "search", "ray-search", "failing-rank"),
+    "save": ("save", "own-callbacks"),
+    "load": ("save", "load"),
+    "fit": (
+        *("own-callbacks", "validate", "refit", "predict", "search", "ray-search", "no-batch", "strategy-object"),
+        *("failing-rank", "fewer-devices", "cross-validation"),
+    ),
+}
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """The error of the rank that failed first, and all others; what DDP refuses is `unused_parameters`."""
+    failures = failures_of(facts)
+    first = next(((rank, each) for rank, each in failures if not each.is_refusal), None)
+    if first is None:
+        return None
+    rank, failure = first
+    is_the_same = len(failures) == len(facts.ranks) and len({each.message for _, each in failures}) == 1
+    who = "every rank" if is_the_same else f"rank {rank}"
+    places = [place for place in failure.places if "/neuralforecast/" in place] or [*failure.places]
+    where = f", at {without_site_packages(places[-1])}" if places else ""
+    return Finding(
+        "error",
+        f"{who}: {shortened(failure.message)}{where}",
+        stages=STAGES.get(facts.method, ()),
+        message=failure.message,
+        errors=errors_in_full(failures),
+    )
+
+
+def first_failure(facts: CallFacts) -> Optional[tuple[int, Failure]]:
+    """The rank that failed first, and how; None if none did."""
+    return next(iter(failures_of(facts)), None)
+
+
+def failures_of(facts: CallFacts) -> list[tuple[int, Failure]]:
+    """The failures of the ranks, the first to fail first, but last those that only follow from another's end."""
+    failures = [(rank, each.failure) for rank, each in facts.ranks.items() if each.failure is not None]
+    return sorted(failures, key=lambda each: (is_consequence(each[1]), each[1].time))
+
+
+def is_consequence(failure: Failure) -> bool:
+    """Whether a rank failed because another had ended."""
+    return any(words in failure.message for words in CONSEQUENCES)
+
+
+def errors_in_full(failures: Sequence[tuple[int, Failure]]) -> tuple[str, ...]:
+    """Each distinct error with its frames and the rank that had it first."""
+    errors: dict[str, str] = {}
+    for rank, failure in failures:
+        text = "\n".join([failure.message, *failure.places])
+        errors.setdefault(text, f"rank {rank}: {text}")
+    return tuple(errors.values())

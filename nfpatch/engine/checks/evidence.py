@@ -1,0 +1,24 @@
+"""A training is no evidence: it took too few steps, or its loss is not finite."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from nfpatch.engine.facts import CallFacts, Finding
+
+# DDP refuses unused parameters at the second step: a training of one step shows nothing.
+FEWEST_STEPS = 2
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """What keeps a training of a case from being one. How a user's script trains is the user's own matter."""
+    if not facts.is_case:
+        return None
+    for ranks in facts.trainings.values():
+        for rank, each in ranks.items():
+            if each.steps < FEWEST_STEPS:
+                words = f"{each.steps} training steps, which proves nothing; at least {FEWEST_STEPS} are needed"
+                return Finding("error", f"rank {rank}: {words}")
+            if not each.finite_loss:
+                return Finding("error", f"rank {rank}: the loss is not finite")
+    return None

@@ -1,0 +1,34 @@
+"""Ranks are still in a call, or have never come to it, when the others are through."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from nfpatch.engine.facts import CallFacts, Finding
+
+# By call, the stage of the catalog's cases that shows its hang
+STAGES = {
+    "predict": "load",  # and predict, which alone also shows how multivariate models have been trained
+    "predict_insample": "insample",
+    "cross_validation": "cross-validation",
+    "save": "save",
+    "load": "save",
+}
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """Which ranks have not ended the call, and where they are."""
+    waiting = {rank: each for rank, each in facts.ranks.items() if not each.is_over}
+    if not waiting:
+        return None
+    absent = {rank: each.failed_before for rank, each in waiting.items() if not each.name}
+    if absent and all(absent.values()):
+        words = "; ".join(f"rank {rank} has ended in {name}" for rank, name in absent.items())
+        return Finding("timeout", f"not made on all ranks: {words}", is_consequence=True)
+    words = "; ".join(
+        f"rank {rank} {'does not come back' if each.name else 'never comes to it'}"
+        + (f": it waits in {each.place}" if each.place else "")
+        for rank, each in waiting.items()
+    )
+    stage = facts.search or STAGES.get(facts.method, "")
+    return Finding("timeout", words + (f" ({facts.ended})" if facts.ended else ""), stages=(stage,))

@@ -1,0 +1,19 @@
+"""The ranks of a multivariate model, which sees all series in every batch, have them in different orders."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from nfpatch.engine.facts import CallFacts, Finding
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """The first rank whose batches are not those of the first rank."""
+    for ranks in facts.trainings.values():
+        first = ranks[min(ranks)].batches
+        for rank, each in ranks.items():
+            steps = sum(one != other for one, other in zip(each.batches, first))
+            if steps:
+                words = f"rank {rank}: has the series in another order than rank {min(ranks)}"
+                return Finding("wrong", f"{words}, at {steps} of {len(first)} steps", stages=("one-order",))
+    return None

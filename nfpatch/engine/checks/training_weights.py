@@ -1,0 +1,23 @@
+"""The ranks of a training end with different weights."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from nfpatch.engine.facts import CallFacts, Finding
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """The first training of all ranks after which their weights differ."""
+    for index, ranks in facts.trainings.items():
+        which = "" if len(facts.trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
+        weights = {each.weights for each in ranks.values()}
+        if not facts.is_case:  # of which each rank reports them
+            weights.discard(None)
+            is_together = all((each.world_size or 0) > 1 for each in ranks.values())
+            if len(ranks) != facts.world_size or not is_together:
+                continue
+        if len(weights) > 1 or None in weights:
+            words = f"the weights{which} are not the same on all ranks"
+            return Finding("wrong", words, stages=(facts.search or "refit",))
+    return None

@@ -1,0 +1,40 @@
+"""A validation loss differs between ranks, or from that of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from nfpatch.engine.facts import CallFacts, Finding
+
+# A validation loss is a sum over series, and the ranks may add in another order.
+TOLERANCE = 1e-5
+STAGES = ("validate",)
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """The first training whose losses differ."""
+    for index, ranks in facts.trainings.items():
+        which = "" if len(facts.trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
+        is_together = all((each.world_size or 0) > 1 for each in ranks.values())
+        losses = {rank: each.validated for rank, each in ranks.items() if each.validated and is_together}
+        if not losses:
+            continue
+        first = losses[min(losses)]
+        for rank, found in losses.items():
+            if not are_close(found, first):
+                words = f"is {first[-1]:.6g} on rank {min(losses)}, {found[-1]:.6g} on {rank}"
+                return Finding("wrong", f"the validation loss{which} {words}", stages=STAGES)
+        expected = facts.reference_losses.get(index)
+        if expected is not None and not are_close(first[-1:], [expected]):
+            words = f"the validation loss{which} is {first[-1]:.6g}, and {expected:.6g} in one process"
+            return Finding("wrong", words, stages=STAGES)
+    return None
+
+
+def are_close(found: Sequence[float], expected: Sequence[float]) -> bool:
+    """Whether these are the same losses but for rounding."""
+    return len(found) == len(expected) and all(
+        one == other or (one != one and other != other) or abs(one - other) <= TOLERANCE * abs(other)
+        for one, other in zip(found, expected)
+    )

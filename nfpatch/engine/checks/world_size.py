@@ -1,0 +1,27 @@
+"""A training runs in another number of processes, or with another backend, than was asked for."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from nfpatch.console import count
+from nfpatch.engine.facts import CallFacts, Finding
+
+
+def find(facts: CallFacts) -> Optional[Finding]:
+    """The mismatch: of the widest training of a script, whose trials may train alone, or of each rank of a case."""
+    trainings = [(rank, each) for ranks in facts.trainings.values() for rank, each in ranks.items()]
+    if not facts.is_case:
+        size = max((each.world_size or 0 for _, each in trainings), default=0)
+        if size and size != facts.world_size:
+            return Finding("wrong", f"trained on {count(size, 'process', 'processes')}, and not on {facts.world_size}")
+        return None
+    expected = (facts.world_size, facts.backend)
+    for rank, each in trainings:
+        if (each.world_size, each.backend) != expected:
+            return Finding(
+                "error",
+                f"rank {rank}: torch reports world size {each.world_size} and backend {each.backend} "
+                f"where {expected[0]} and {expected[1]} were asked for",
+            )
+    return None

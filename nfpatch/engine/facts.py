@@ -1,0 +1,149 @@
+"""What checks look at: all that the ranks recorded of one call of a user's script, or of one case of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
+
+
+@dataclass
+class Training:
+    """One training, as one rank observed it. `Evidence` and `TrainingObserved` of `events.py` say what is what."""
+
+    model: str = ""
+    world_size: Optional[int] = None
+    backend: Optional[str] = None
+    find_unused: Optional[bool] = None
+    steps: int = 0
+    losses: tuple[float, ...] = ()
+    finite_loss: bool = True
+    validated: tuple[float, ...] = ()
+    unused: tuple[str, ...] = ()
+    weights: Optional[str] = None
+    batches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Forecasts that a rank got: their SHA-256, and rows and missing numbers where they are known."""
+
+    digest: str
+    rows: Optional[int] = None
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception on one rank, in one line, with the frames of its traceback, and when it was raised.
+
+    `unused` are the parameters that torch names in it. It `is_refusal` where DDP refuses unused parameters.
+    """
+
+    message: str
+    places: tuple[str, ...] = ()
+    time: float = 0.0
+    unused: tuple[str, ...] = ()
+    is_refusal: bool = False
+
+
+@dataclass(frozen=True)
+class RankFacts:
+    """What one rank recorded of a call. `name` is empty where it has not made the call.
+
+    `differences` say how its result differs from that of one process. `weights` are digests of the models afterwards,
+    `buffers` one of their running statistics; `chosen` is what searches have chosen; `written` has, by path, how files
+    were changed. `place` is where the process is that has not ended the call, `failed_before` an earlier call in which
+    it raised.
+    """
+
+    name: str = ""
+    line: int = 0
+    has_returned: bool = False
+    failure: Optional[Failure] = None
+    differences: tuple[str, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    weights: tuple[str, ...] = ()
+    buffers: Optional[str] = None
+    chosen: tuple[str, ...] = ()
+    written: Mapping[str, set[str]] = field(default_factory=dict)
+    place: str = ""
+    failed_before: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has ended, one way or another."""
+        return self.has_returned or self.failure is not None
+
+
+@dataclass(frozen=True)
+class CallFacts:
+    """What all ranks recorded of a call; `name` is that of the first.
+
+    It `is_case` where nfpatch itself trains, and knows what is expected. `trainings` are by index in the call and by
+    rank; a rank of a training may be none of the script (ddp_spawn). `world_size` and `backend` are what was asked for,
+    `search` the stage that shows the search of the call, if it is one, `reference_losses` the validation loss of one
+    process by training. `ended` says why nfpatch ended the processes, if it did.
+    """
+
+    name: str
+    ranks: Mapping[int, RankFacts]
+    trainings: Mapping[int, Mapping[int, Training]]
+    world_size: int
+    is_case: bool = False
+    backend: Optional[str] = None
+    search: str = ""
+    models: tuple[str, ...] = ()
+    reference_losses: Mapping[int, float] = field(default_factory=dict)
+    ended: Optional[str] = None
+
+    @property
+    def method(self) -> str:
+        """The name without the class that it is of."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def line(self) -> int:
+        """Where the first rank calls it."""
+        return next(iter(self.ranks.values())).line
+
+    @property
+    def returned(self) -> dict[int, RankFacts]:
+        """The ranks on which it returned."""
+        return {rank: facts for rank, facts in self.ranks.items() if facts.has_returned}
+
+    def unused_parameters(self) -> tuple[str, ...]:
+        """The parameters that got no gradient in some step on some rank, in the model's order."""
+        trainings = [training for ranks in self.trainings.values() for training in ranks.values()]
+        return tuple(dict.fromkeys(name for training in trainings for name in training.unused))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check has found: how the call ended, in words, and by what a patch is found that fixes it.
+
+    `stages` are those of the catalog's cases that show just this; of an "error" they are those at which it may be
+    raised, and the patch is found by its symptoms in the `message`. `unused` are parameters, by which the patch is
+    found. `errors` are the distinct errors of the ranks, in full. It `is_consequence` of what is wrong with an earlier
+    call.
+    """
+
+    outcome: Outcome
+    detail: str
+    stages: tuple[str, ...] = ()
+    message: str = ""
+    unused: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    is_consequence: bool = False
+
+
+def listed(names: Sequence[str]) -> str:
+    """Up to three of them, and how many more."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def shortened(text: str) -> str:
+    """At most 300 characters of it."""
+    return text if len(text) <= 300 else text[:300] + " ..."

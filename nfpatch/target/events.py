@@ -1,0 +1,407 @@
+"""What crosses the boundary between nfpatch and the processes that it runs: one dataclass for each kind of record.
+
+Both sides use this module, so it is Python 3.7. A specification is one JSON document, an `Entry` one line of a file:
+the fields of its event, the name of its class as "event", and rank, process and time. `decode` takes exactly what
+`encode` gives: a field that is missing, unknown or of another type raises WrongRecord.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Dict, Optional, Tuple, Type, TypeVar
+
+T = TypeVar("T")
+
+
+class WrongRecord(ValueError):
+    """A record that is not as this version of nfpatch writes it."""
+
+
+def encode(record: Any) -> Dict[str, Any]:
+    """The record as JSON has it."""
+    return asdict(record)
+
+
+def decode(kind: Type[T], data: Any) -> T:
+    """The record of this dataclass in what JSON gave. Raises WrongRecord where it is not exactly one."""
+    if not isinstance(data, dict):
+        raise WrongRecord(f"{kind.__name__}: {data!r} is no object")
+    types = types_of(kind)  # type: ignore[arg-type]
+    for problem, names in (("lacks", set(types) - set(data)), ("does not know", set(data) - set(types))):
+        if names:
+            raise WrongRecord(f"{kind.__name__} {problem} {', '.join(sorted(names))}")
+    return kind(**{name: _value(types[name], value, f"{kind.__name__}.{name}") for name, value in data.items()})
+
+
+@functools.lru_cache(maxsize=None)
+def types_of(kind: Type[Any]) -> Dict[str, Any]:
+    """The types of a dataclass's fields by name."""
+    hints = typing.get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind)}
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """The value of a field of this type. JSON has lists for tuples, and may have an integer for a float."""
+    origin, inner = getattr(kind, "__origin__", None), getattr(kind, "__args__", ())
+    if origin is typing.Union:
+        return None if value is None else _value(inner[0], value, where)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_value(inner[0], each, where) for each in value)
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _value(inner[1], each, where) for key, each in value.items()}
+    if isinstance(kind, type) and is_dataclass(kind):
+        return decode(kind, value)
+    if kind is Any:
+        return value
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise WrongRecord(f"{where}: {value!r} is no {getattr(kind, '__name__', kind)}")
+
+
+# Specifications: what nfpatch tells the processes
+
+
+@dataclass(frozen=True)
+class CaseSpec:
+    """One case for `train.py`.
+
+    `stage` is "fit", or what a user's script does after it, one of `script_stages.STAGES`. `strategy` is "strict-ddp",
+    "find-unused-ddp" or "single-process". `forecast` says who asks the trained model for forecasts: all ranks
+    "together", as a user does, this process "alone", or None. `like` is the id of an earlier case from whose first
+    weights this one starts and with whose end its own is compared.
+    """
+
+    id: str
+    model: str
+    loss: str
+    tree: str = ""
+    patch: Optional[str] = None
+    exogenous: Tuple[str, ...] = ()
+    options: Dict[str, Any] = field(default_factory=dict)
+    strategy: str = "strict-ddp"
+    forecast: Optional[str] = None
+    like: Optional[str] = None
+    stage: str = "fit"
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What `train.py` does: the cases of a launch; all cases of one tree follow each other.
+
+    `trees` are folders to put first on sys.path, None for neuralforecast as it is found. `launcher` makes the
+    processes: "torchrun", torch's own; "script", Lightning's, which starts this program again for each process but the
+    first; "spawn" or "fork", for the time of a fit; or "spark". There are `devices` processes on each node,
+    `world_size` on all, of which `reporting` run this program. `max_steps` is at least two, as DDP refuses unused
+    parameters at the second. A rank that has finished a case waits `patience` seconds for the others, and the process
+    ends itself after `timeout` seconds. Where the cases are `dealt`, each is trained by one rank only, the first that
+    takes it. `out` is the folder for events, logs and whatever else the processes write.
+    """
+
+    trees: Dict[str, Optional[str]]
+    cases: Tuple[CaseSpec, ...]
+    launcher: str
+    accelerator: str
+    devices: int
+    world_size: int
+    reporting: int
+    max_steps: int
+    dealt: bool
+    patience: float
+    timeout: float
+    out: str
+
+
+@dataclass(frozen=True)
+class RehearsalSpec:
+    """How a user's script is run: on so many `devices`, `launcher` being "script" or "torchrun".
+
+    `max_steps` is the limit of steps in a training and `trials` that of trials in a search, None for no limit. `out` is
+    the folder for events and stacks.
+    """
+
+    out: str
+    devices: int
+    launcher: str
+    max_steps: Optional[int] = None
+    trials: Optional[int] = None
+
+
+# Events of every process
+
+
+@dataclass(frozen=True)
+class ProcessStarted:
+    """The process runs, as a rank. `python` is its version."""
+
+    python: str
+
+
+@dataclass(frozen=True)
+class SourceImported:
+    """neuralforecast was imported, from this file. `tree` is its name in the specification, if it has one."""
+
+    file: Optional[str]
+    tree: str = ""
+
+
+@dataclass(frozen=True)
+class ProcessEnded:
+    """The process ends by itself, and has done what it was to do."""
+
+
+# Events of `train.py`
+
+
+@dataclass(frozen=True)
+class StackImported:
+    """torch and Lightning were imported. `gpus` is the number that torch sees, None for a run on the CPU."""
+
+    torch: str
+    lightning: str
+    gpus: Optional[int]
+
+
+@dataclass(frozen=True)
+class RanksAssembled:
+    """All ranks are there, and train with this backend: "gloo" or "nccl"."""
+
+    backend: str
+
+
+@dataclass(frozen=True)
+class CaseStarted:
+    """A case began. `case` is its id."""
+
+    case: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a fit differs from the one that it must be like; of last weights, in those that both have.
+
+    `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
+    those that only the other fit had, `frozen` the parameters that are frozen in this fit alone (`requires_grad` is
+    False). `losses_equal` speaks of the losses of all steps.
+    """
+
+    different: Tuple[str, ...]
+    largest: float
+    forecasts_equal: bool
+    losses_equal: bool
+    removed: Tuple[str, ...]
+    frozen: Tuple[str, ...]
+
+
+@dataclass
+class Evidence:
+    """What the observer of a training has seen. It fills one in step by step.
+
+    `world_size` and `backend` are what torch.distributed reports during training: 1 and None without a process group.
+    `steps` are optimizer steps, `losses` those of every step, `validated` the validation losses, one per validation, or
+    what early stopping monitors instead. `unused` are the trainable parameters without a gradient after the backward
+    pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in torch's own error.
+    `parameters` counts the numbers in trainable parameters; `digest` is a SHA-256 over all parameters after the fit,
+    `buffers` one over what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a
+    multivariate model, which must see the same series on each rank.
+    """
+
+    world_size: Optional[int] = None
+    backend: Optional[str] = None
+    steps: int = 0
+    losses: Tuple[float, ...] = ()
+    finite_loss: bool = True
+    validated: Tuple[float, ...] = ()
+    unused: Tuple[str, ...] = ()
+    unused_last: Tuple[str, ...] = ()
+    unused_by_torch: Optional[Tuple[str, ...]] = None
+    parameters: Optional[int] = None
+    digest: Optional[str] = None
+    buffers: Optional[str] = None
+    batches: Tuple[str, ...] = ()
+    # of a fit in processes that end with it, of which one reports for all: the losses by rank, how many points in time
+    # each trained on, and whether they saw the same series in one order
+    losses_of_ranks: Tuple[Tuple[float, ...], ...] = ()
+    points: Tuple[int, ...] = ()
+    in_one_order: Optional[bool] = None
+    # what came after the fit: rows and columns of the forecasts and what they must be (series x horizon, outputs of the
+    # loss), whether all are finite numbers, and a SHA-256 of every frame that was asked of all ranks
+    forecast_shape: Optional[Tuple[int, ...]] = None
+    due_shape: Optional[Tuple[int, ...]] = None
+    finite_forecasts: Optional[bool] = None
+    answers: Tuple[str, ...] = ()
+    comparison: Optional[Comparison] = None
+    # whether neuralforecast itself raised the error, by a statement of its own, and whether one process fails as well,
+    # with the same message
+    refused: bool = False
+    refused_alone: bool = False
+
+
+@dataclass
+class CaseFinished(Evidence):
+    """A case came to its end on one rank.
+
+    `outcome` is "pass", "unused-parameters", "error", or "wrong" where the end is not that of one process.
+    """
+
+    case: str = ""
+    outcome: str = "pass"
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """What a rank says of itself: its node, how many processes and GPUs that has, and what it came to run."""
+
+    node: str
+    processes: int
+    gpus: Optional[int]
+    world_size: int
+    accelerator: str
+    cases: Tuple[CaseSpec, ...]
+
+    def came_for_the_same(self, other: RankInfo) -> bool:
+        """Whether both run the same proof."""
+        own, others = (replace(each, node="", processes=0, gpus=None) for each in (self, other))
+        return own == others
+
+
+# Events of a user's script. Those of a call have its number, which counts the calls of the process, and those of a
+# training its index in the call.
+
+
+@dataclass(frozen=True)
+class OptionOverridden:
+    """An option of the script was overridden for the run, in words."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class CallStarted:
+    """The script calls neuralforecast, from this file and line; `search` is the stage that shows its search, if any."""
+
+    number: int
+    name: str
+    file: str
+    line: int
+    models: Tuple[str, ...]
+    search: str
+
+
+@dataclass(frozen=True)
+class TrainingStarted:
+    """A training of a call began. `find_unused` is DDP's `find_unused_parameters`, None where it is the default."""
+
+    number: int
+    index: int
+    model: str
+    world_size: int
+    find_unused: Optional[bool]
+
+
+@dataclass(frozen=True)
+class TrainingObserved:
+    """What a training has come to so far; `weights` is the SHA-256 of the parameters where it has ended."""
+
+    number: int
+    index: int
+    model: str
+    steps: int
+    losses: Tuple[float, ...]
+    validated: Tuple[float, ...]
+    unused: Tuple[str, ...]
+    weights: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of forecasts: rows, columns, series, missing numbers, and the SHA-256 of all that is in it."""
+
+    rows: int
+    columns: Tuple[str, ...]
+    ids: Optional[int]
+    nan: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ReferenceMade:
+    """What one process gives for a call, as the single-process reference.
+
+    `index` is the training that it is of, with its `validation` loss; else it is of the call, whose forecasts may
+    `differ`, in words. `error` is what one process raises.
+    """
+
+    number: int
+    index: Optional[int] = None
+    validation: Optional[float] = None
+    differ: Optional[str] = None
+    error: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class CallReturned:
+    """A call returned: its forecasts, the digests of the models' weights, and what its searches have chosen."""
+
+    number: int
+    forecasts: Optional[Frame]
+    weights: Tuple[str, ...]
+    chosen: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CallRaised:
+    """A call raised. `unused` are the parameters that torch names, `places` the frames of the traceback."""
+
+    number: int
+    error: str
+    unused: Optional[Tuple[str, ...]]
+    places: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileChanged:
+    """A file was "opened" for writing, "replaced" by a whole one, or "removed"; number -1 is outside of all calls."""
+
+    number: int
+    path: str
+    how: str
+
+
+EVENTS = (
+    *(ProcessStarted, SourceImported, ProcessEnded),
+    *(StackImported, RanksAssembled, CaseStarted, CaseFinished),
+    *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
+    *(TrainingStarted, TrainingObserved),
+)
+KINDS = {kind.__name__: kind for kind in EVENTS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event with the rank and the process that it is of, and when it was (seconds since the epoch)."""
+
+    rank: Optional[int]
+    pid: int
+    time: float
+    event: Any
+
+    def to_json(self) -> Dict[str, Any]:
+        """One line of a file of events."""
+        kind = type(self.event).__name__
+        return {"rank": self.rank, "pid": self.pid, "time": self.time, "event": kind, "fields": encode(self.event)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Entry:
+        """The entry in such a line. Raises WrongRecord where it is none."""
+        try:
+            kind, content = KINDS[data["event"]], data["fields"]
+            rank, pid, time = data["rank"], data["pid"], data["time"]
+        except (KeyError, TypeError) as error:
+            raise WrongRecord(f"no event: {data!r}") from error
+        return cls(_value(Optional[int], rank, "rank"), _value(int, pid, "pid"), float(time), decode(kind, content))

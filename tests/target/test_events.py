@@ -1,0 +1,103 @@
+"""What crosses the boundary between two interpreters comes out as it went in, or not at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfpatch.target import ENTRY
+from nfpatch.target.events import (
+    EVENTS,
+    KINDS,
+    CallReturned,
+    CaseFinished,
+    CaseSpec,
+    Comparison,
+    Entry,
+    Frame,
+    ReferenceMade,
+    TrainSpec,
+    WrongRecord,
+    decode,
+    encode,
+)
+
+CASE = CaseSpec("a", "NHITS", "MAE", exogenous=("static",), options={"mlp_units": [[8, 8]], "h": 2}, like="b")
+FINISHED = CaseFinished(
+    case="a",
+    losses=(1.0, 2.5),
+    losses_of_ranks=((1.0,), (2.0,)),
+    unused_by_torch=("out.weight",),
+    comparison=Comparison(("a",), 0.5, True, False, (), ()),
+)
+RETURNED = CallReturned(3, Frame(24, ("ds", "NHITS"), None, 0, "d"), ("w",), ())
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize("event", [FINISHED, RETURNED, ReferenceMade(1, validation=2)], ids=lambda e: type(e).__name__)
+def test_an_entry_is_read_as_it_was_written(event: Any) -> None:
+    entry = Entry(1, 100, 2.5, event)
+
+    assert Entry.from_json(as_json(entry.to_json())) == entry
+
+
+def test_a_specification_is_read_as_it_was_written() -> None:
+    spec = TrainSpec({"released": None}, (CASE,), "torchrun", "cpu", 2, 2, 2, 3, False, 1.0, 2.0, "out")
+
+    assert decode(TrainSpec, as_json(encode(spec))) == spec
+
+
+def test_every_event_has_a_name_of_its_own() -> None:
+    assert len(KINDS) == len(EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"steps": None}, "steps"),
+        ({"steps": "3"}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"losses": [1.0, "2"]}, "losses"),
+        ({"comparison": {"different": []}}, "Comparison"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_record_that_is_not_as_it_is_written_is_refused(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(WrongRecord, match=word):
+        decode(CaseFinished, {**as_json(encode(FINISHED)), **change})
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(CaseFinished)])
+def test_no_field_may_be_missing(name: str) -> None:
+    content = as_json(encode(FINISHED))
+    del content[name]
+
+    with pytest.raises(WrongRecord, match=f"lacks {name}"):
+        decode(CaseFinished, content)
+
+
+@pytest.mark.parametrize("line", [{}, [], {"event": "Surprise", "fields": {}, "rank": 0, "pid": 1, "time": 0.0}])
+def test_what_is_no_event_is_refused(line: Any) -> None:
+    with pytest.raises(WrongRecord):
+        Entry.from_json(line)
+
+
+def test_any_interpreter_reads_what_another_has_written(python: Path) -> None:
+    program = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); import events\n"
+        "print(json.dumps(events.Entry.from_json(json.loads(sys.argv[2])).to_json()))"
+    )
+    line = Entry(0, 1, 2.0, FINISHED).to_json()
+    done = subprocess.run(
+        [python, "-c", program, ENTRY.parent, json.dumps(line)], capture_output=True, text=True, check=True
+    )
+
+    assert json.loads(done.stdout) == as_json(line)
