@@ -200,6 +200,16 @@ def test_apply_as_json_names_the_changed_files(site: Path) -> None:
     assert {patch["state"] for patch in document["patches"] if patch["id"] in MISSION} == {"applied"}
 
 
+@pytest.mark.parametrize("release", ["1.7.4", "3.3.0"])
+def test_apply_and_revert_report_the_states_that_status_finds_next(
+    released: Callable[[str], Path], release: str
+) -> None:
+    site = released(release)
+    for command in (["apply", "all"], ["revert", "save-by-one-rank"], ["apply"], ["revert", "search"], ["revert"]):
+        reported = answer(*command, "--site-packages", site)["patches"]
+        assert reported == answer("status", "--site-packages", site)["patches"], command
+
+
 def test_apply_of_one_patch_leaves_the_other_file_alone(site: Path) -> None:
     tft = (site / TFT).read_bytes()
     assert answer("apply", "nbeatsx-unused-out", "--site-packages", site)["changed"] == [NBEATSX]

@@ -23,7 +23,7 @@ _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
 def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
-    """The survey of the install once these changes are carried out. Its variants are those of the same originals."""
+    """The survey of the install once these changes are carried out."""
     for file in found.ledger.files:
         found.variants.original(file)  # read now, as it may go
     after = _ledger_after(found, changes)
@@ -32,7 +32,8 @@ def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     for change in _files_in(changes):
         if change.patches:
             current[change.file] = dict(change.patches)
-    return replace(found, ledger=after, contents=contents, current=current)
+    variants = found.variants.after(after, contents)
+    return replace(found, ledger=after, contents=contents, variants=variants, current=current)
 
 
 def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:

@@ -8,6 +8,7 @@ every variant is tried, and fits if all of its files are exactly what it expects
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
@@ -70,6 +71,12 @@ class Variants:
         self._originals: dict[str, Optional[bytes]] = {}
         self._sources: dict[str, Source] = {}
         self._edits: dict[tuple[str, int], Union[tuple[Edit, ...], CodemodRefused]] = {}
+
+    def after(self, ledger: Ledger, contents: Mapping[str, Optional[bytes]]) -> Variants:
+        """The variants once the install has this ledger and these contents, made of the same originals."""
+        later = copy(self)
+        later.ledger, later.contents, later._carried = ledger, contents, {}
+        return later
 
     @cached_property
     def is_release_known(self) -> bool:
