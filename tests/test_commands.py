@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -581,7 +580,7 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
             for version in known[file]
         )
     }
-    forged = replace(catalog, fingerprints=replace(catalog.fingerprints, files={**known, **false}))
+    forged = catalog._replace(fingerprints=catalog.fingerprints._replace(files={**known, **false}))
     before = snapshot(site)
     with pytest.raises(Refused, match="another result than the recorded one"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -24,8 +24,6 @@ _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     """The survey of the install once these changes are carried out."""
-    for file in found.ledger.files:
-        found.variants.original(file)  # read now, as it may go
     after = _ledger_after(found, changes)
     contents = {**found.contents, **{change.file: change.then for change in changes}}
     current = {file: found.current[file] for file in found.current.keys() & after.files.keys()}
@@ -33,7 +31,7 @@ def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
         if change.patches:
             current[change.file] = dict(change.patches)
     variants = found.variants.after(after, contents)
-    return replace(found, ledger=after, contents=contents, variants=variants, current=current)
+    return found._replace(ledger=after, contents=contents, variants=variants, current=current)
 
 
 def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
@@ -42,6 +40,7 @@ def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
     Modules come before the files that import them, and go after them.
     """
     install, after = found.install, _ledger_after(found, changes)
+    _names_in.cache_clear()
     steps: list[Step] = _steps_to_modules(
         install, [change for change in _modules_in(changes) if change.then is not None]
     )
@@ -173,13 +172,18 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
 
 def _bytecode_of(source: Path) -> list[Path]:
     """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder = source.parent / "__pycache__"
+    folder, stem = source.parent / "__pycache__", source.stem
+    names = (name for name in _names_in(folder) if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
+    return sorted(folder / name for name in names)
+
+
+@cache
+def _names_in(folder: Path) -> tuple[str, ...]:
+    """What stands in a folder, looked up once for all steps of one operation; nothing where there is none."""
     try:
-        names = os.listdir(folder)
+        return tuple(os.listdir(folder))
     except FileNotFoundError:
-        return []
-    stem = source.stem
-    return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
+        return ()
 
 
 def _relative(install: Install, path: Path) -> str:
