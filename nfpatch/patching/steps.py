@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -40,7 +39,6 @@ def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
     Modules come before the files that import them, and go after them.
     """
     install, after = found.install, _ledger_after(found, changes)
-    _names_in.cache_clear()
     steps: list[Step] = _steps_to_modules(
         install, [change for change in _modules_in(changes) if change.then is not None]
     )
@@ -173,17 +171,11 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
 def _bytecode_of(source: Path) -> list[Path]:
     """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
     folder, stem = source.parent / "__pycache__", source.stem
-    names = (name for name in _names_in(folder) if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
-    return sorted(folder / name for name in names)
-
-
-@cache
-def _names_in(folder: Path) -> tuple[str, ...]:
-    """What stands in a folder, looked up once for all steps of one operation; nothing where there is none."""
     try:
-        return tuple(os.listdir(folder))
+        names = os.listdir(folder)
     except FileNotFoundError:
-        return ()
+        return []
+    return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
 
 
 def _relative(install: Install, path: Path) -> str:
