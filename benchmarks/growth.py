@@ -54,7 +54,7 @@ def costs_of(catalog: Catalog, release: str) -> list[tuple[float, str]]:
             content = read_member(release, file)
             assert content is not None
             start = time.perf_counter()
-            edits_of(rewrite, Source(content), vouched=True)
+            edits_of(rewrite, Source(content), fingerprinted=True)
             costs.append((time.perf_counter() - start, f"{patch.id} in {file.rpartition('/')[2]}"))
     return costs
 
@@ -66,12 +66,12 @@ def main() -> int:
     rewrite = catalog.rewrites_for(patch, RELEASE)[FILE]
     released = read_member(RELEASE, FILE)
     assert released is not None
-    edits_of(rewrite, Source(released), vouched=True)  # imports LibCST
+    edits_of(rewrite, Source(released), fingerprinted=True)  # imports LibCST
     print(f"{'lines':>9}{'patch ms':>10}{'ratio':>7}{'hash ms':>10}")
     first, is_kept = 0.0, True
     for times in TIMES:
         content = grown(released, times)
-        patching = seconds(partial(edits_of, rewrite, Source(content), vouched=True))
+        patching = seconds(partial(edits_of, rewrite, Source(content), fingerprinted=True))
         hashing = seconds(partial(hash_of, content))
         first = first or patching
         # where the file is so long that to search it counts, that takes the time of two hashes at most

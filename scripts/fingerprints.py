@@ -60,11 +60,11 @@ def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, 
     for patch_id, rewrite in rewrites.items():
         try:
             edits[patch_id] = edits_of(rewrite, module)
-            if edits_of(rewrite, module, vouched=True) != edits[patch_id]:
+            if edits_of(rewrite, module, fingerprinted=True) != edits[patch_id]:
                 raise CodemodRefused("its functions are not found by their text")
         except CodemodRefused as error:
             raise CodemodRefused(f"{patch_id} on {releases[0]}: {error}") from error
-    check_parses(editing.spliced(source, edits))
+    check_parses(editing.apply_edits(source, edits))
     rest, at = hashlib.sha256(), 0
     changed = {patch_id: [edit for edit in own if not edit.is_import] for patch_id, own in edits.items()}
     for edit in sorted(edit for own in changed.values() for edit in own):

@@ -19,7 +19,7 @@ from nfpatch.codemod import Rewrite
 from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import Ledger
-from nfpatch.patching.edits import Edit, joined
+from nfpatch.patching.edits import Edit, merge_adjacent
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
 from nfpatch.patching.variants import Variants
@@ -88,7 +88,9 @@ def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
         elif not is_applied:
             found.append(Outcome(release, patch.id, REFUSED, variant.reason))
         else:
-            written = {file: joined(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()}
+            written = {
+                file: merge_adjacent(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()
+            }
             found.append(Outcome(release, patch.id, SAME if written == expected else OTHER))
     return found
 

@@ -10,7 +10,7 @@ from releases import RELEASES, read_member
 
 from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, names, patches_folder
 from nfpatch.fingerprints import RecordedFile, rendered
-from nfpatch.patching.edits import Edit, digest_of, spliced
+from nfpatch.patching.edits import Edit, apply_edits, digest_of
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
 
@@ -58,11 +58,11 @@ def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catal
         assert source is not None
         edits: dict[str, tuple[Edit, ...]] = {}
         for patch in catalog.select([*known.patches]):
-            edits[patch.id] = edits_of(catalog.rewrites_for(patch, release)[file], Source(source), vouched=True)
+            edits[patch.id] = edits_of(catalog.rewrites_for(patch, release)[file], Source(source), fingerprinted=True)
             assert digest_of(edits[patch.id]) == known.patches[patch.id].sha256
         chosen = [set(some) for number in range(len(edits) + 1) for some in combinations(edits, number)]
         for some in chosen if len(chosen) <= 16 else [*chosen[:8], *chosen[-8:]]:
-            result = spliced(source, {name: edits[name] for name in some})
+            result = apply_edits(source, {name: edits[name] for name in some})
             assert known.carried_by(result) == some
             assert known.carried_by(result + b"#") is None
             assert known.carried_by(result.replace(b"import", b"imp0rt", 1)) is None
@@ -80,5 +80,5 @@ def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> N
     assert imports.is_import
     assert others
     for half in ([imports, first], [first, *others], [imports]):
-        assert known.carried_by(spliced(source, {patch.id: half})) is None
-    assert known.carried_by(spliced(source, {patch.id: [imports, first, *others]})) == {patch.id}
+        assert known.carried_by(apply_edits(source, {patch.id: half})) is None
+    assert known.carried_by(apply_edits(source, {patch.id: [imports, first, *others]})) == {patch.id}

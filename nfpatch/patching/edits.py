@@ -33,7 +33,7 @@ class Edit:
         return self.start == self.stop
 
 
-def joined(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+def merge_adjacent(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """The edits of one patch in their order; those that touch are one. Raises CodemodRefused where two overlap."""
     result: list[Edit] = []
     for edit in sorted(edits):
@@ -47,7 +47,7 @@ def joined(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     return tuple(result)
 
 
-def spliced(original: bytes, edits: Mapping[str, Sequence[Edit]]) -> bytes:
+def apply_edits(original: bytes, edits: Mapping[str, Sequence[Edit]]) -> bytes:
     """The original with the edits of these patches, which are keyed by their ids.
 
     Raises CodemodRefused where edits of two patches overlap, or insert at the same place.

@@ -140,7 +140,7 @@ def _patched(
             f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
             "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
         )
-    from nfpatch.patching.edits import Edit, digest_of, joined, spliced
+    from nfpatch.patching.edits import Edit, apply_edits, digest_of, merge_adjacent
     from nfpatch.patching.rewriting import check_parses, edits_of
     from nfpatch.patching.source import Source
 
@@ -151,9 +151,9 @@ def _patched(
         for patch_id, rewrite in rewrites.items():
             try:
                 if patch_id not in recorded and is_looked_at:
-                    edits[patch_id] = joined(found.variants.edits(file, rewrite))
+                    edits[patch_id] = merge_adjacent(found.variants.edits(file, rewrite))
                 else:
-                    edits[patch_id] = edits_of(rewrite, source, vouched=patch_id in recorded)
+                    edits[patch_id] = edits_of(rewrite, source, fingerprinted=patch_id in recorded)
             except CodemodRefused as error:
                 raise CodemodRefused(f"for {patch_id}, {error}") from error
             if patch_id in recorded and digest_of(edits[patch_id]) != recorded[patch_id].sha256:
@@ -161,7 +161,7 @@ def _patched(
                     f"{patch_id} came to another result than the recorded one in {path}, so it was not written. This "
                     "is a fault of nfpatch or of the installed LibCST; please report it with the output of `pip list`."
                 )
-        result = spliced(original, edits)
+        result = apply_edits(original, edits)
         if not ids <= recorded.keys():
             check_parses(result)
     except CodemodRefused as error:

@@ -13,34 +13,34 @@ from functools import cache
 from textwrap import dedent
 
 from nfpatch.codemod import RUNTIME_PACKAGE, Change, CodemodRefused, Rewrite
-from nfpatch.patching.edits import Edit, joined, spliced
+from nfpatch.patching.edits import Edit, apply_edits, merge_adjacent
 from nfpatch.patching.source import Place, Source, indentation_of, is_same, parsed_statements
 
 
-def edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
+def edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = False) -> tuple[Edit, ...]:
     """What the codemod changes in this source.
 
-    `vouched` tells that the caller holds the result against a record; then each function is looked for by its text,
-    and what the codemod demands of the rest of the file was asked when the record was made. Raises CodemodRefused
-    where the source does not parse or is not what the codemod expects.
+    `fingerprinted` means that the caller compares the result with a fingerprint. Each function is then found by
+    its text, and the conditions on the rest of the file are not checked: they were when the fingerprint was recorded.
+    Raises CodemodRefused where the source does not parse or is not what the codemod expects.
     """
-    return joined(separate_edits_of(rewrite, source, vouched))
+    return merge_adjacent(separate_edits_of(rewrite, source, fingerprinted))
 
 
-def separate_edits_of(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
+def separate_edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = False) -> tuple[Edit, ...]:
     """The same with each change by itself: edits that touch are not joined."""
-    if not vouched:
+    if not fingerprinted:
         _check_before(rewrite, source)
     edits = (
-        *_import_edits(rewrite.imports, source, vouched),
+        *_import_edits(rewrite.imports, source, fingerprinted),
         *(
             edit
             for change in rewrite.changes
-            for edit in _edits_of_change(change, _place_for(change, source, vouched), source)
+            for edit in _edits_of_change(change, _place_for(change, source, fingerprinted), source)
         ),
     )
-    if not vouched:
-        _check_after(rewrite, source, joined(edits))
+    if not fingerprinted:
+        _check_after(rewrite, source, merge_adjacent(edits))
     return edits
 
 
@@ -60,7 +60,7 @@ def check_stands(rewrite: Rewrite, source: Source) -> None:
 def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:
     """The source with the edits of these codemods, which are keyed by the ids of their patches. Nothing is vouched for.
 
-    Raises CodemodRefused as `edits_of` and `spliced` do; the error names the patch.
+    Raises CodemodRefused as `edits_of` and `apply_edits` do; the error names the patch.
     """
     module, edits = Source(source), {}
     for patch_id, rewrite in rewrites.items():
@@ -68,7 +68,7 @@ def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:
             edits[patch_id] = edits_of(rewrite, module)
         except CodemodRefused as error:
             raise CodemodRefused(f"for {patch_id}, {error}") from error
-    return spliced(source, edits)
+    return apply_edits(source, edits)
 
 
 def check_parses(source: bytes) -> None:
@@ -95,7 +95,7 @@ def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> Non
     from nfpatch.patching import readers
 
     if rewrite.reads:
-        result = Source(spliced(source.content, {"": edits}))
+        result = Source(apply_edits(source.content, {"": edits}))
         quoted = {line for change in rewrite.changes if change.new is None for line in _lines_of(change, source)}
         for attribute, condition in rewrite.reads.items():
             readers.check_unread(result, attribute, condition, source, quoted)
@@ -103,24 +103,24 @@ def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> Non
 
 def _lines_of(change: Change, source: Source) -> range:
     """The numbers of the lines that a change quotes; none where it leaves the body of a statement open."""
-    expected, place = _statements(change.old), _place_for(change, source, vouched=False)
+    expected, place = _statements(change.old), _place_for(change, source, fingerprinted=False)
     start = _place_of(expected, place, change.where)
     if any(map(_has_any_body, expected)):
         return range(0)
     return range(_first_line(place.body[start]), _last_line(place.body[start + len(expected) - 1]) + 1)
 
 
-def _import_edits(modules: Sequence[str], source: Source, vouched: bool) -> Iterator[Edit]:
+def _import_edits(modules: Sequence[str], source: Source, fingerprinted: bool) -> Iterator[Edit]:
     """The lines that import runtime modules, before the first import of the file."""
     if modules:
-        at, ending = source.first_import_by_text() if vouched else source.first_import()
+        at, ending = source.first_import_by_text() if fingerprinted else source.first_import()
         lines = (b"from %s import %s%s" % (RUNTIME_PACKAGE.encode(), name.encode(), ending) for name in sorted(modules))
         yield Edit(at, at, b"".join(lines), is_import=True)
 
 
-def _place_for(change: Change, source: Source, vouched: bool) -> Place:
+def _place_for(change: Change, source: Source, fingerprinted: bool) -> Place:
     """Where to look for the statements of a change."""
-    if not vouched:
+    if not fingerprinted:
         place = source.definition(change.where)
     else:
         first, *others = _statements(change.old)

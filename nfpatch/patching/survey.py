@@ -219,10 +219,10 @@ def _current_patches(variants: Variants, file: str, entry: PatchedFile) -> dict[
 
 def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[AppliedPatch]:
     """What a codemod comes to in the original of a file; None where it does not fit."""
-    from nfpatch.patching.edits import digest_of, joined
+    from nfpatch.patching.edits import digest_of, merge_adjacent
 
     try:
-        edits = joined(variants.edits(file, rewrite))
+        edits = merge_adjacent(variants.edits(file, rewrite))
     except CodemodRefused:
         return None
     return AppliedPatch(digest_of(edits), variants.catalog.modules_of(rewrite))

@@ -128,7 +128,7 @@ def test_a_result_that_is_not_on_record_is_written_with_consent_only_and_that_is
 
 def with_record(found: Survey, rewrite: Rewrite, sha256: str = "") -> tuple[Survey, Survey]:
     """The install where one patch is known: as one of the user's own, and as one that is on record."""
-    edits = edits_of(rewrite, Source(RELEASED[NET]), vouched=True)
+    edits = edits_of(rewrite, Source(RELEASED[NET]), fingerprinted=True)
     places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
     patch = RecordedPatch(sha256 or text_digest_of(edits), (), places)
     recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": patch})
