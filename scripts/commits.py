@@ -132,7 +132,7 @@ def _is_needed(catalog: Catalog, patch: Patch, tree: Mapping[str, bytes], around
     if any(like):
         return needing[like.index(True)]
     if needing[0]:  # upstream has fixed it between the two
-        return not any(_fits(each, tree) for each in patch.spared.values())
+        return not any(_fits(each, tree) for each in patch.unaffected_code.values())
     return any(_fits(each, tree) for each in patch.variants.values())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from releases import RELEASES, download_all, read_member, unlisted_on_the_index
 
-from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_patches, names, patches_folder
+from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_patches, patches_folder, specifier_contains
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.fingerprints import (
     DIGEST_LENGTH,
@@ -50,7 +50,7 @@ def fingerprints_of(catalog: Catalog) -> Fingerprints:
                 versions[key] = (source, rewrites)
         files[file] = tuple(_record_of(tuple(releases[key]), *versions[key]) for key in versions)
     specifiers = {specifier for patch in catalog.patches for specifier in (*patch.variants, *patch.unaffected)}
-    named = {each: tuple(release for release in RELEASES if names(each, release)) for each in specifiers}
+    named = {each: tuple(release for release in RELEASES if specifier_contains(each, release)) for each in specifiers}
     return Fingerprints(RELEASES, files, named)
 
 

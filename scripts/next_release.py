@@ -70,7 +70,10 @@ class Outcome(NamedTuple):
 
 def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
     """What becomes of each patch in a release that is not known; nothing of those that neither catalog applies."""
-    files = {*catalog.files, *(file for patch in catalog.patches for forms in patch.spared.values() for file in forms)}
+    files = {
+        *catalog.files,
+        *(file for patch in catalog.patches for forms in patch.unaffected_code.values() for file in forms),
+    }
     contents = {file: read_member(release, file) for file in files}
     nowhere = Path("nowhere")
     install = Install(release, nowhere, nowhere, None, "regular")
@@ -137,7 +140,7 @@ def _known_of(catalog: Catalog, patch: Patch, known: tuple[str, ...], ended: Map
         },
         unaffected={ended[each]: why for each, why in patch.unaffected.items()},
         # a fix is known once a release has it
-        spared=patch.spared if len(since) > len(needing) else {},
+        unaffected_code=patch.unaffected_code if len(since) > len(needing) else {},
     )
 
 

@@ -79,10 +79,10 @@ def check_parses(source: bytes) -> None:
 def _check_before(rewrite: Rewrite, source: Source) -> None:
     from nfpatch.patching import readers
 
-    for where, parameters in rewrite.ignores.items():
+    for where, parameters in rewrite.unused_arguments.items():
         for parameter in parameters:
             readers.check_ignored(source.definition(where).node, where, parameter)
-    for attribute in rewrite.reads:
+    for attribute in rewrite.guarded_attributes:
         readers.check_assigned_once(source, attribute)
     for where, statements in rewrite.absent.items():
         body = source.definition(where).body
@@ -94,10 +94,10 @@ def _check_before(rewrite: Rewrite, source: Source) -> None:
 def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> None:
     from nfpatch.patching import readers
 
-    if rewrite.reads:
+    if rewrite.guarded_attributes:
         result = Source(apply_edits(source.content, {"": edits}))
         quoted = {line for change in rewrite.changes if change.new is None for line in _lines_of(change, source)}
-        for attribute, condition in rewrite.reads.items():
+        for attribute, condition in rewrite.guarded_attributes.items():
             readers.check_unread(result, attribute, condition, source, quoted)
 
 

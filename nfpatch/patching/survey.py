@@ -322,8 +322,8 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
 def _state_by_fingerprint(found: Survey, patch: Patch, file: str) -> tuple[State, str]:
     """The state of a patch in a file that the ledger does not know."""
     carried = found.carried_by(file)
-    is_on_record = found.catalog.fingerprints.patch(found.install.version, file, patch.id) is not None
-    if not is_on_record and not carried:
+    has_fingerprints = found.catalog.fingerprints.patch(found.install.version, file, patch.id) is not None
+    if not has_fingerprints and not carried:
         return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"
     if carried is None:
         return "modified", "the file is neither the released one nor one that nfpatch wrote"

@@ -148,7 +148,7 @@ class Variants:
         reason = catalog.reason_unaffected(patch, version) or f"no variant of the patch names {version}"
         if self.is_release_known and all(map(self.is_released, own or patch.files)):
             return Variant("release", own, reason="" if own else reason)
-        for why, rewrites in patch.spared.items():
+        for why, rewrites in patch.unaffected_code.items():
             if not any(self._problems(rewrites)):
                 return Variant("fixed", reason=why)
         return self._matched(patch, own) or self._unmatched(patch, own, reason)
@@ -178,13 +178,13 @@ class Variants:
             return Variant("fixed", reason=ALREADY_FIXED)
         if not own and patch.model != ANY_MODEL and all(self.original(file) is None for file in patch.files):
             return Variant("release", reason=f"this source has no {patch.model}")
-        if not own and (self.is_release_known or self._is_spared_by_next_release(patch)):
+        if not own and (self.is_release_known or self._is_unaffected_in_next_release(patch)):
             return Variant("release", reason=reason)
         tried = [own] if own else [*patch.variants.values()][-1:]
         problems = (str(error) for rewrites in tried for error in self._problems(rewrites))
         return Variant("none", own, reason=next(problems, ""))
 
-    def _is_spared_by_next_release(self, patch: Patch) -> bool:
+    def _is_unaffected_in_next_release(self, patch: Patch) -> bool:
         """Whether the release after this source needs the patch no more than the source does by its version."""
         return self._next_release is not None and not self.catalog.rewrites_for(patch, self._next_release)
 

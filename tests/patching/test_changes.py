@@ -153,7 +153,9 @@ DEEP = "self.bias = " + "-" * 100 + "1"
     ("rewrite", "words"),
     [
         (
-            Rewrite((Change("Net.__init__", "self.bias = 1", "self.bias = 0"),), ignores={"Net.forward": ("x",)}),
+            Rewrite(
+                (Change("Net.__init__", "self.bias = 1", "self.bias = 0"),), unused_arguments={"Net.forward": ("x",)}
+            ),
             "for patch, `Net.forward` uses its `x` in line 9",
         ),
         (Rewrite((Change("Net.__init__", "self.bias = 1", DEEP),)), "it is nested too deeply to be parsed"),

@@ -134,7 +134,7 @@ def test_a_source_that_has_the_fixed_form_needs_no_patch(tmp_path: Path) -> None
 
 def test_the_form_of_upstreams_own_fix_is_known_though_the_old_code_stands_there_too(tmp_path: Path) -> None:
     form = {NET: Rewrite((Change(INIT, old="self.depth = 1"),))}
-    patch = BIAS._replace(spared={ALREADY_FIXED: form})
+    patch = BIAS._replace(unaffected_code={ALREADY_FIXED: form})
     assert look(tmp_path / "released", patch).status_of(patch).state == "applicable"
     assert look(tmp_path / "edited", patch, net=edited(NET)).status_of(patch).state == "modified"
     found = look(tmp_path / "fixed", patch, net=edited(NET, ("self.size = 2", "self.depth = 1")))
