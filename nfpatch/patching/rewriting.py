@@ -175,7 +175,7 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
         yield Edit(place.offset(_first_line_to_remove(place, start, end)), place.offset(last + 1), b"")
         return
     _check_bodies_stay(expected, new, change.where)
-    from nfpatch.patching.fitting import fitted
+    from nfpatch.patching.libcst_merge import render_replacement
 
     kept = _kept_around(expected, new)
     line_before = place.line(_last_line(body[start + kept - 1])) if kept else b""
@@ -183,12 +183,12 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
     if ending:  # what is there stays there, and need not be looked at
         added = _text_behind(change.new, new[kept - 1], new[len(new) - len(expected) + kept - 1])
         anchor = indentation_of(place.line(body[start].lineno)).encode("ascii") + b"pass" + ending
-        text = fitted([anchor], "pass", "pass\n" + added, source.encoding, place.indent)[len(anchor) :]
+        text = render_replacement([anchor], "pass", "pass\n" + added, source.encoding, place.indent)[len(anchor) :]
         where = place.offset(_last_line(body[start + kept - 1]) + 1)
         yield Edit(where, where, text)
         return
     lines = [place.line(number) for number in range(first, last + 1)]
-    text = fitted(lines, change.old, change.new, source.encoding, place.indent)
+    text = render_replacement(lines, change.old, change.new, source.encoding, place.indent)
     yield from _trimmed(Edit(place.offset(first), place.offset(last + 1), text), source.content)
 
 

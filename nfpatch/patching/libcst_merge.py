@@ -24,7 +24,7 @@ ANY_BODY = cst.SimpleStatementSuite(body=[cst.Expr(cst.Ellipsis())])
 _HEAD = "if 1:"
 
 
-def fitted(lines: Sequence[bytes], old: str, new: str, encoding: str, outer: str) -> bytes:
+def render_replacement(lines: Sequence[bytes], old: str, new: str, encoding: str, outer: str) -> bytes:
     """What shall stand in the place of these lines, which are the statements `old` as a file has them.
 
     `outer` is the indentation of the function or class around them. Raises CodemodRefused where LibCST cannot reproduce
@@ -40,8 +40,8 @@ def fitted(lines: Sequence[bytes], old: str, new: str, encoding: str, outer: str
     for _ in range(heads.count(_HEAD)):
         block = cast("cst.If", block.body[0]).body
     style = _Style(block.indent, block.header.newline) if isinstance(block, cst.IndentedBlock) else _Style(None)
-    fitting = _Fitting(_statements_of(block), _parsed_statements(old), style)
-    body = [fitting.fit(statement) for statement in _parsed_statements(new)]
+    merger = _Merger(_statements_of(block), _parsed_statements(old), style)
+    body = [merger.render(statement) for statement in _parsed_statements(new)]
     result = module.with_changes(body=body) if block is module else module.with_deep_changes(block, body=body)
     return result.code[len(heads) :].encode(encoding)
 
@@ -106,14 +106,14 @@ def _meaning_of(statement: cst.CSTNode) -> Optional[str]:
         return None
 
 
-class _Fitting:
+class _Merger:
     """New statements in the place of found ones: those that they share, and parts of them, keep their bytes."""
 
     def __init__(self, found: Sequence[Statement], old: Sequence[Statement], style: _Style) -> None:
         self.known = list(_pairs(found, old))
         self.style = style
 
-    def fit(self, new: Statement) -> Statement:
+    def render(self, new: Statement) -> Statement:
         for found, old in self.known:
             if _mean_the_same(old, new):
                 return found
@@ -130,7 +130,7 @@ class _Fitting:
         return styled
 
     def _filled(self, block: cst.BaseSuite, new: cst.BaseSuite) -> cst.BaseSuite:
-        return block.with_changes(body=[self.fit(statement) for statement in _statements_of(new)])
+        return block.with_changes(body=[self.render(statement) for statement in _statements_of(new)])
 
     def _merged(self, found: Statement, old: Statement, new: Statement) -> Optional[Statement]:
         """The found statement, changed where the new one differs from the old.
@@ -190,11 +190,11 @@ def _with_items(found: Sequence[Item], old: Sequence[Item], new: Sequence[Item])
             changed = {"value": item.value} if isinstance(item, cst.Arg) else {"default": item.default}
             known = known.with_changes(**changed)
         is_set_off = place is not None and place < len(found) - 1
-        items.append(known if is_set_off else _set_off_as(known, found[0], len(found) > 1))
-    return [*items[:-1], _set_off_as(items[-1], found[-1])]
+        items.append(known if is_set_off else _copy_separators(known, found[0], len(found) > 1))
+    return [*items[:-1], _copy_separators(items[-1], found[-1])]
 
 
-def _set_off_as(item: Item, other: Item, is_followed: bool = True) -> Item:
+def _copy_separators(item: Item, other: Item, is_followed: bool = True) -> Item:
     """The item with the comma and the space behind it that the other has; comments stay with their own item."""
     comma = other.comma if is_followed else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     lines, own = _lines_behind(other), _lines_behind(item)
