@@ -426,12 +426,12 @@ def apply(
     except operations.PartlyRefused as error:
         flags = {
             "--allow-modified": error.needs_consent,
-            "--keep-going": bool(error.fit.left_out),
+            "--keep-going": bool(error.plan.left_out),
             "--allow-editable": allow_editable,
             "--force": force,
         }
         command = _command_for(names, skip, [flag for flag, is_set in flags.items() if is_set], target)
-        raise Refused(f"{error} {console.fit_in_words(error.fit)}: `{command}`.") from error
+        raise Refused(f"{error} {console.describe_partial_plan(error.plan)}: `{command}`.") from error
     _print_outcome(outcome, selection, choice, "apply", dry_run, target.as_json, proof)
     if outcome.left_out:
         raise SystemExit(1)

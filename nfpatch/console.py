@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what is not imported for a quick command need not be import
     from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
     from nfpatch.patching.operations import Outcome
-    from nfpatch.patching.plan import Fit, TreeChange
+    from nfpatch.patching.plan import PartialPlan, TreeChange
     from nfpatch.patching.selection import Choice
     from nfpatch.patching.survey import PatchStatus, Survey
 
@@ -193,8 +193,8 @@ def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: 
         say(f"Nothing to {verb}.")
         return
     for change in outcome.changes:
-        if change.now != change.then:
-            what = "added" if change.now is None else "removed" if change.then is None else "changed"
+        if change.current != change.desired:
+            what = "added" if change.current is None else "removed" if change.desired is None else "changed"
             click.echo(f"  {what:<7}  {outcome.found.install.file(change.file)}")
     for saved in outcome.saved:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
@@ -210,8 +210,11 @@ def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: 
 
 def _changed_in_words(outcome: Outcome, verb: str = "changed") -> str:
     """How many files were changed, added and removed."""
-    changes = [change for change in outcome.changes if change.now != change.then]
-    added, removed = sum(change.now is None for change in changes), sum(change.then is None for change in changes)
+    changes = [change for change in outcome.changes if change.current != change.desired]
+    added, removed = (
+        sum(change.current is None for change in changes),
+        sum(change.desired is None for change in changes),
+    )
     parts = {verb: len(changes) - added - removed, "added": added, "removed": removed}
     words = [f"{count(number, 'file', 'files')} {how}" for how, number in parts.items() if number or how == verb]
     return ", ".join(words)
@@ -231,11 +234,11 @@ def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bo
     _print_reasons("left out", outcome.left_out, err)
 
 
-def fit_in_words(fit: Fit) -> str:
+def describe_partial_plan(plan: PartialPlan) -> str:
     """How many of the patches that are needed fit a source that is not a released one."""
-    number = len(fit.patches)
-    if fit.left_out:
-        of_all = f"{number} of the {number + len(fit.left_out)} patches that are needed"
+    number = len(plan.patches)
+    if plan.left_out:
+        of_all = f"{number} of the {number + len(plan.left_out)} patches that are needed"
         return f"{of_all} {'fits' if number == 1 else 'fit'}"
     return "The one patch that is needed fits" if number == 1 else f"All {number} patches that are needed fit"
 
@@ -254,7 +257,7 @@ def print_diff(changes: Iterable[TreeChange]) -> None:
 
 def diff_lines(changes: Iterable[TreeChange]) -> list[str]:
     """The lines of the unified diff, each with its ending."""
-    return [line for change in changes for line in unified_diff(change.file, change.now, change.then)]
+    return [line for change in changes for line in unified_diff(change.file, change.current, change.desired)]
 
 
 def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> list[str]:

@@ -141,7 +141,7 @@ def _patched_tree(found: Survey, folder: Path) -> Optional[Path]:
         for file in status.files if is_removing else ():
             wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
     try:
-        patched = {change.file: change.then for change in changes_to(found, wanted)}
+        patched = {change.file: change.desired for change in changes_to(found, wanted)}
     except Refused:  # such a source gives no evidence
         return None
     return build_overlay(found.install.package, folder, patched) if patched else None

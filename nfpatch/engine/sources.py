@@ -10,7 +10,7 @@ from nfpatch.catalog import Patch
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, originals_of, wanted_by_apply
+from nfpatch.patching.plan import changes_to, originals_of, plan_apply
 from nfpatch.patching.survey import Survey
 
 Source = Literal["released", "installed", "patched"]
@@ -30,7 +30,7 @@ def tree_of(found: Survey, source: Source) -> Tree:
     if source == "installed":
         return {}
     if source == "patched":
-        return patched_tree(found, wanted_by_apply(found, found.catalog.default, renew_all=True))
+        return patched_tree(found, plan_apply(found, found.catalog.default, renew_all=True))
     for status in found.statuses:
         if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
             raise Refused(
@@ -44,7 +44,7 @@ def patched_tree(
     found: Survey, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
 ) -> Tree:
     """The files that change where each of those in `wanted` has exactly these patches."""
-    return {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
+    return {change.file: change.desired for change in changes_to(found, wanted, allow_modified, force)}
 
 
 def missing_patches(found: Survey, source: Source) -> list[Patch]:

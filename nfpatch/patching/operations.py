@@ -13,7 +13,7 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
-from nfpatch.patching.plan import Fit, TreeChange, changes_to, fitting, wanted_by_apply, wanted_by_revert
+from nfpatch.patching.plan import PartialPlan, TreeChange, changes_to, plan_apply, plan_partial, plan_revert
 from nfpatch.patching.steps import saved_path, steps_for, survey_after
 from nfpatch.patching.survey import Survey, survey
 
@@ -21,9 +21,9 @@ from nfpatch.patching.survey import Survey, survey
 class PartlyRefused(Refused):
     """Not all patches that are needed can be applied as was asked. `fit` says which can, if need be with consent."""
 
-    def __init__(self, words: str, fit: Fit, needs_consent: bool) -> None:
-        super().__init__(words)
-        self.fit, self.needs_consent = fit, needs_consent
+    def __init__(self, message: str, plan: PartialPlan, needs_consent: bool) -> None:
+        super().__init__(message)
+        self.plan, self.needs_consent = plan, needs_consent
 
 
 class Outcome(NamedTuple):
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     @property
     def changed(self) -> tuple[str, ...]:
         """The files whose bytes are others now, added and removed ones included, by path."""
-        return tuple(sorted(change.file for change in self.changes if change.now != change.then))
+        return tuple(sorted(change.file for change in self.changes if change.current != change.desired))
 
 
 def apply(
@@ -72,12 +72,12 @@ def apply(
     left_out: dict[str, str] = {}
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        fit = Fit(tuple(patches), {})
+        plan = PartialPlan(tuple(patches), {})
         if keep_going and not found.interrupted:
-            fit = fitting(found, patches, allow_modified, force)
+            plan = plan_partial(found, patches, allow_modified, force)
             left_out.clear()
-            left_out.update(fit.left_out)
-        sets = wanted_by_apply(found, fit.patches, allow_modified, renew_all)
+            left_out.update(plan.left_out)
+        sets = plan_apply(found, plan.patches, allow_modified, renew_all)
         if sets and not (allow_editable or dry_run):
             refuse_checkout(install)
         return sets
@@ -88,10 +88,10 @@ def apply(
     except Refused as error:
         if found.interrupted or found.ledger_problem is not None:
             raise
-        fit, with_consent = (fitting(found, patches, consent, force) for consent in (allow_modified, True))
-        if keep_going or not fit.left_out or not with_consent.patches:
+        plan, with_consent = (plan_partial(found, patches, consent, force) for consent in (allow_modified, True))
+        if keep_going or not plan.left_out or not with_consent.patches:
             raise
-        needs_consent = allow_modified or fit.patches != with_consent.patches
+        needs_consent = allow_modified or plan.patches != with_consent.patches
         raise PartlyRefused(str(error), with_consent, needs_consent) from error
     return outcome._replace(left_out=left_out)
 
@@ -121,7 +121,7 @@ def revert(
     """
 
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        return wanted_by_revert(found, patches)
+        return plan_revert(found, patches)
 
     # a patch that stays was allowed on this file when it was applied
     return _move(seen or survey(install, catalog), wanted, True, force, dry_run, lock_timeout)
@@ -150,7 +150,7 @@ def _move(
         found = survey(install, catalog)
         changes = changes_to(found, wanted(found), allow_modified, force)
         after = survey_after(found, changes)
-        saved = tuple(saved_path(install, change) for change in changes if change.saves)
+        saved = tuple(saved_path(install, change) for change in changes if change.needs_backup)
         if changes:
             commit(install, steps_for(found, changes))
         moved_ids = found.ledger.patch_ids ^ after.ledger.patch_ids

@@ -27,25 +27,25 @@ PatchSets = Mapping[str, frozenset[str]]
 class FileChange(NamedTuple):
     """One file of neuralforecast's own on its way to another patch set.
 
-    The bytes now (None: it is missing), the bytes then, the original, and what each patch comes to by id, in catalog
-    order. `saves` says that the present bytes are edits of the user, of which a copy is kept.
+    The bytes now (None: it is missing), the bytes desired, the original, and what each patch comes to by id, in catalog
+    order. `needs_backup` says that the present bytes are edits of the user, of which a copy is kept.
     """
 
     file: str
-    now: Optional[bytes]
-    then: bytes
+    current: Optional[bytes]
+    desired: bytes
     original_sha256: str
     patches: Mapping[str, AppliedPatch]
-    saves: bool = False
+    needs_backup: bool = False
 
 
 class ModuleChange(NamedTuple):
-    """One runtime module that is added, replaced or, where `then` is None, removed. `saves` as in FileChange."""
+    """The change of one runtime module, which is removed if `desired` is None. `needs_backup` as in FileChange."""
 
     file: str
-    now: Optional[bytes]
-    then: Optional[bytes]
-    saves: bool = False
+    current: Optional[bytes]
+    desired: Optional[bytes]
+    needs_backup: bool = False
 
 
 TreeChange = Union[FileChange, ModuleChange]
@@ -63,7 +63,9 @@ def changes_to(
     """
     files = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
     before = {file: entry.patches for file, entry in found.ledger.files.items()}
-    changed = [change for change in files if change.now != change.then or change.patches != before.get(change.file, {})]
+    changed = [
+        change for change in files if change.current != change.desired or change.patches != before.get(change.file, {})
+    ]
     return (*changed, *_module_changes(found, files, force))
 
 
@@ -81,7 +83,8 @@ def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = Fal
         for name in found.modules_for(patch):
             modules[module_file(name)] = catalog.modules[name]
     files = {
-        file: _change_to(found, file, frozenset(own), allow_modified, force=True).then for file, own in by_file.items()
+        file: _change_to(found, file, frozenset(own), allow_modified, force=True).desired
+        for file, own in by_file.items()
     }
     return {**files, **modules}
 
@@ -100,27 +103,27 @@ def originals_of(found: Survey) -> dict[str, Optional[bytes]]:
 
 
 def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
-    install, entry, now = found.install, found.ledger.files.get(file), found.contents[file]
+    install, entry, current = found.install, found.ledger.files.get(file), found.contents[file]
     path = install.file(file)
-    saves = False
+    needs_backup = False
     if entry is None:
-        if now is None:
+        if current is None:
             raise Refused(f"{path} is missing. Reinstall neuralforecast: {reinstall_command(install)}.")
-        original, original_sha256 = now, hash_of(now)
+        original, original_sha256 = current, hash_of(current)
     else:
         original, original_sha256 = read_original(install, file, entry.original_sha256), entry.original_sha256
-        known = now is not None and hash_of(now) in (entry.patched_sha256, original_sha256)
+        known = current is not None and hash_of(current) in (entry.patched_sha256, original_sha256)
         if not known and not force:
-            raise _edited(path, now)
-        saves = not known and now is not None
-    then, patches = _patched(found, file, original, original_sha256, ids, allow_modified)
-    return FileChange(file, now, then, original_sha256, patches, saves)
+            raise _edited(path, current)
+        needs_backup = not known and current is not None
+    desired, patches = _patched(found, file, original, original_sha256, ids, allow_modified)
+    return FileChange(file, current, desired, original_sha256, patches, needs_backup)
 
 
-def _edited(path: Path, now: Optional[bytes]) -> Refused:
+def _edited(path: Path, current: Optional[bytes]) -> Refused:
     return Refused(
-        f"{path} was {'removed' if now is None else 'changed'} after nfpatch wrote it. nfpatch does not overwrite what "
-        "somebody else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
+        f"{path} was {'removed' if current is None else 'changed'} after nfpatch wrote it. Undo that change, or let "
+        "nfpatch overwrite the file and keep a copy of it next to it: `--force`."
     )
 
 
@@ -223,21 +226,21 @@ def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> 
     for file in sorted({*needed, *found.ledger.added}):
         if file in staying:
             continue
-        now, then, standing = found.contents.get(file), needed.get(file), found.ledger.added.get(file)
+        current, desired, standing = found.contents.get(file), needed.get(file), found.ledger.added.get(file)
         path = found.install.file(file)
         if file in found.obstacles:
             raise _in_the_way(found.obstacles[file], found.install)
-        if standing is None and now is not None:
+        if standing is None and current is not None:
             raise _in_the_way(f"{path} stands where nfpatch adds a file", found.install)
-        is_new = then is not None and hash_of(then) != standing
+        is_new = desired is not None and hash_of(desired) != standing
         if is_new:
             _check_users(found, file, {patch_id for module, patch_id in users if module == file})
-        is_known = now in (None, then) or (now is not None and hash_of(now) == standing)
-        is_missing = now is None and then is not None and standing is not None
+        is_known = current in (None, desired) or (current is not None and hash_of(current) == standing)
+        is_missing = current is None and desired is not None and standing is not None
         if (is_missing or not is_known) and not force:
-            raise _edited(path, now)
-        if now != then or is_new or then is None:
-            changes.append(ModuleChange(file, now, then, saves=not is_known))
+            raise _edited(path, current)
+        if current != desired or is_new or desired is None:
+            changes.append(ModuleChange(file, current, desired, needs_backup=not is_known))
     return changes
 
 
@@ -260,7 +263,7 @@ def _check_users(found: Survey, file: str, ids: set[str]) -> None:
 # --- which patches a command puts in or takes out ---
 
 
-def wanted_by_apply(
+def plan_apply(
     found: Survey, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
 ) -> dict[str, frozenset[str]]:
     """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
@@ -281,7 +284,7 @@ def wanted_by_apply(
             unclaimed.append(status)
             continue
         if found.variant_of(status.patch).found == "none" and not found.ledger.files_of(status.patch.id):
-            raise Refused(_why_not_fitting(found, status))
+            raise Refused(_why_no_variant_fits(found, status))
         for file, state in status.files.items():
             # what was changed after nfpatch patched it is judged where the change is computed, because of --force
             is_fit = state in ("applied", "applicable", "outdated")
@@ -289,20 +292,22 @@ def wanted_by_apply(
                 raise Refused(_why_not(found, status, file))
         wanted = _with_patch(found, wanted, status.patch)
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
-        raise Refused(_why_not_fitting(found, unclaimed[0]))
+        raise Refused(_why_no_variant_fits(found, unclaimed[0]))
     for patch in found.outdated if renew_all else ():
         wanted = _with_patch(found, wanted, patch)
     return _with_renewed(found, wanted)
 
 
-class Fit(NamedTuple):
+class PartialPlan(NamedTuple):
     """Those of some patches that can be applied together, and the others that are needed, with what is in the way."""
 
     patches: tuple[Patch, ...]
     left_out: Mapping[str, str]
 
 
-def fitting(found: Survey, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False) -> Fit:
+def plan_partial(
+    found: Survey, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
+) -> PartialPlan:
     """Which of these patches can be applied, each as a whole and with what it requires.
 
     Raises Refused where nothing can be, because of the ledger.
@@ -320,7 +325,7 @@ def fitting(found: Survey, patches: Sequence[Patch], allow_modified: bool = Fals
 
     def why_not(some: Sequence[Patch]) -> str:
         try:
-            changes_to(found, wanted_by_apply(found, some, allow_modified), allow_modified, force)
+            changes_to(found, plan_apply(found, some, allow_modified), allow_modified, force)
         except Refused as error:
             return str(error)
         return ""
@@ -335,7 +340,7 @@ def fitting(found: Survey, patches: Sequence[Patch], allow_modified: bool = Fals
     for patch_id in found.catalog.ordered(found.catalog.with_requiring(left_out) & problems.keys()):
         missing = found.catalog.ordered(found.catalog.with_required([patch_id]) & left_out - {patch_id})
         problems[patch_id] = problems[patch_id] or f"it requires {', '.join(missing)}"
-    return Fit(
+    return PartialPlan(
         tuple(patch for patch in needed if not problems[patch.id]),
         {patch_id: problem for patch_id, problem in problems.items() if problem},
     )
@@ -346,7 +351,7 @@ def _is_unclaimed(found: Survey, status: PatchStatus) -> bool:
     return status.state == "unknown-release" and not found.variant_of(status.patch).rewrites
 
 
-def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
+def plan_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
     """The patch set of each file that is left when these patches are taken out; without patches, when all are.
 
     Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
@@ -436,7 +441,7 @@ def _why_not(found: Survey, status: PatchStatus, file: str) -> str:
     )
 
 
-def _why_not_fitting(found: Survey, status: PatchStatus) -> str:
+def _why_no_variant_fits(found: Survey, status: PatchStatus) -> str:
     install, variant = found.install, found.variant_of(status.patch)
     commit = commit_of(install)
     if commit is not None:

@@ -27,12 +27,12 @@ def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     for file in found.ledger.files:
         found.variants.original(file)  # read now, as it may go
     after = _ledger_after(found, changes)
-    contents = {**found.contents, **{change.file: change.then for change in changes}}
-    current = {file: found.current[file] for file in found.current.keys() & after.files.keys()}
+    contents = {**found.contents, **{change.file: change.desired for change in changes}}
+    expected = {file: found.expected[file] for file in found.expected.keys() & after.files.keys()}
     for change in _files_in(changes):
         if change.patches:
-            current[change.file] = dict(change.patches)
-    return replace(found, ledger=after, contents=contents, current=current)
+            expected[change.file] = dict(change.patches)
+    return replace(found, ledger=after, contents=contents, expected=expected)
 
 
 def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
@@ -42,7 +42,7 @@ def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
     """
     install, after = found.install, _ledger_after(found, changes)
     steps: list[Step] = _steps_to_modules(
-        install, [change for change in _modules_in(changes) if change.then is not None]
+        install, [change for change in _modules_in(changes) if change.desired is not None]
     )
     for change in _files_in(changes):
         entry = found.ledger.files.get(change.file)
@@ -52,7 +52,7 @@ def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
         else:
             assert entry is not None  # only a patched file can go back to its original
             steps += _steps_to_original(install, change, entry)
-    removed = [change for change in _modules_in(changes) if change.then is None]
+    removed = [change for change in _modules_in(changes) if change.desired is None]
     steps += _steps_without_modules(install, removed)
     # last, because a folder that is gone is the one thing that takes room on the disk to take back
     caches = [
@@ -74,9 +74,9 @@ def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list
     """The steps that write these runtime modules, in a folder and with an owner like those of their neighbours."""
     steps: list[Step] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
     for change in changes:
-        assert change.then is not None
+        assert change.desired is not None
         path = install.file(change.file)
-        steps += [*_saving(install, change), Write(path, change.then, like=install.package / "__init__.py")]
+        steps += [*_saving(install, change), Write(path, change.desired, like=install.package / "__init__.py")]
         steps += [Remove(compiled) for compiled in _bytecode_of(path)]
     return steps
 
@@ -103,8 +103,8 @@ def _ledger_after(found: Survey, changes: Sequence[TreeChange]) -> Ledger:
     before, files, added = found.ledger, _entries_after(found, _files_in(changes)), dict(found.ledger.added)
     for change in _modules_in(changes):
         added.pop(change.file, None)
-        if change.then is not None:
-            added[change.file] = hash_of(change.then)
+        if change.desired is not None:
+            added[change.file] = hash_of(change.desired)
     record_sha256 = before.record_sha256
     if not before.files and found.install.record is not None:
         record_sha256 = hash_of(read_file(found.install.record))
@@ -115,7 +115,7 @@ def _ledger_after(found: Survey, changes: Sequence[TreeChange]) -> Ledger:
 
 
 def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
-    patched = hash_of(change.then)
+    patched = hash_of(change.desired)
     if entry is not None:
         return entry._replace(patched_sha256=patched, patches=change.patches)
     path = install.file(change.file)
@@ -136,10 +136,10 @@ def _steps_to_patched(
     if entry is None:
         kept = original_path(install, change.file)
         # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
-        assert change.now is not None  # a missing file has no original to keep
-        steps.append(Write(kept, change.now, like=path) if after.link is not None else Place(kept, path))
+        assert change.current is not None  # a missing file has no original to keep
+        steps.append(Write(kept, change.current, like=path) if after.link is not None else Place(kept, path))
         steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
-    steps.append(Write(path, change.then, like=path))
+    steps.append(Write(path, change.desired, like=path))
     steps += [Remove(compiled) for compiled in _bytecode_of(path)]
     return steps
 
@@ -152,7 +152,7 @@ def saved_path(install: Install, change: TreeChange) -> Path:
 
 
 def _saving(install: Install, change: TreeChange) -> list[Step]:
-    return [Place(saved_path(install, change), install.file(change.file))] if change.saves else []
+    return [Place(saved_path(install, change), install.file(change.file))] if change.needs_backup else []
 
 
 def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
@@ -160,7 +160,7 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
     stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
     # where the original was put back already, that file stays
     steps: list[Step]
-    if change.now == change.then:
+    if change.current == change.desired:
         steps = [Remove(kept)]
     else:
         steps = [Move(path, kept)] if entry.link is None else [Link(path, entry.link), Remove(kept)]
@@ -216,7 +216,9 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) ->
 
 
 def _rows_of_changes(changes: Sequence[TreeChange]) -> dict[str, record.Row]:
-    return {change.file: record.row_for(change.file, change.then) for change in changes if change.then is not None}
+    return {
+        change.file: record.row_for(change.file, change.desired) for change in changes if change.desired is not None
+    }
 
 
 def _rows_of_modules(found: Survey, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:

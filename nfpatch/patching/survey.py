@@ -62,7 +62,7 @@ class Survey:
     `contents` are the present bytes of every file that a patch rewrites, and of every runtime module, by path; None
     where there is no such file. `obstacles` tells, by the path of a runtime module, what stands there or in the way and
     is no file that nfpatch could have written. `ledger_problem` says why there is a ledger that cannot be trusted;
-    `ledger` is an empty one then. `current` is what the catalog makes of the applied patches, by file and id: None
+    `ledger` is an empty one then. `expected` is what the catalog makes of the applied patches, by file and id: None
     where it changes nothing in this file, or its hooks no longer fit; a patch of which that is not known is left out.
     `variants` says which variant of each patch fits.
     """
@@ -75,7 +75,7 @@ class Survey:
     interrupted: bool
     ledger_problem: Optional[str] = None
     obstacles: Mapping[str, str] = field(default_factory=dict)
-    current: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = field(default_factory=dict)
+    expected: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = field(default_factory=dict)
 
     def status_of(self, patch: Patch) -> PatchStatus:
         """The state of this patch here."""
@@ -115,7 +115,7 @@ class Survey:
             return ()
         differing = self.variant_of(patch).rewrites.keys() - applied.keys()
         for file, standing in applied.items():
-            current = self.current.get(file, {}).get(patch.id, standing)
+            current = self.expected.get(file, {}).get(patch.id, standing)
             if current is None or current.edits_sha256 != standing.edits_sha256:
                 differing.add(file)
             else:
@@ -149,8 +149,8 @@ def survey(install: Install, catalog: Catalog) -> Survey:
     modules, obstacles = _modules_in(install, {*map(module_file, catalog.modules), *ledger.added})
     contents.update(modules)
     variants = Variants(install, catalog, ledger, contents)
-    current = {file: _current_patches(variants, file, entry) for file, entry in ledger.files.items()}
-    return Survey(install, catalog, ledger, contents, variants, interrupted, problem, obstacles, current)
+    expected = {file: _expected_patches(variants, file, entry) for file, entry in ledger.files.items()}
+    return Survey(install, catalog, ledger, contents, variants, interrupted, problem, obstacles, expected)
 
 
 def _content_of(path: Path) -> Optional[bytes]:
@@ -196,7 +196,7 @@ def _kind_in_words(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
 
 
-def _current_patches(variants: Variants, file: str, entry: PatchedFile) -> dict[str, Optional[AppliedPatch]]:
+def _expected_patches(variants: Variants, file: str, entry: PatchedFile) -> dict[str, Optional[AppliedPatch]]:
     """What the catalog makes of the patches that this file carries, by id: None where it changes nothing, or not here.
 
     The record knows it of the released file. Else the codemods of patches that the catalog has are run on the kept
@@ -204,17 +204,17 @@ def _current_patches(variants: Variants, file: str, entry: PatchedFile) -> dict[
     """
     catalog, ledger = variants.catalog, variants.ledger
     known = catalog.fingerprints.file(variants.install.version, file)
-    current: dict[str, Optional[AppliedPatch]] = {}
+    expected: dict[str, Optional[AppliedPatch]] = {}
     for patch in (patch for patch in catalog.patches if patch.id in entry.patches):
         variant = variants.of(patch)
         rewrite, is_released = variant.rewrites.get(file), variant.found == "release"
         if is_released and rewrite is None:
-            current[patch.id] = None
+            expected[patch.id] = None
         elif is_released and rewrite is not None and known is not None and patch.id in known.patches:
-            current[patch.id] = AppliedPatch(known.patches[patch.id].sha256, catalog.modules_of(rewrite))
+            expected[patch.id] = AppliedPatch(known.patches[patch.id].sha256, catalog.modules_of(rewrite))
         elif all(variants.original(other) is not None for other in ledger.files_of(patch.id)):
-            current[patch.id] = None if rewrite is None else _applied_by(variants, file, rewrite)
-    return current
+            expected[patch.id] = None if rewrite is None else _applied_by(variants, file, rewrite)
+    return expected
 
 
 def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[AppliedPatch]:

@@ -13,7 +13,7 @@ from nfpatch.engine.run import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import fitting, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.plan import original_with, originals_of, plan_apply, plan_partial
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
@@ -90,8 +90,8 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     originals = originals_of(found)
     chosen = choice_for_apply(found, selection).patches if request.preview else ()
     if request.keep_going:
-        chosen = fitting(found, chosen, request.allow_modified, request.force).patches
-    wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
+        chosen = plan_partial(found, chosen, request.allow_modified, request.force).patches
+    wanted = plan_apply(found, chosen, request.allow_modified) if request.preview else {}
     changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
     carried = applied.union(*wanted.values())

@@ -77,7 +77,7 @@ def test_what_somebody_did_to_a_patched_file_is_overwritten_by_force_only(found:
             patched(NET, "bias"),
             NET_SHA256,
             applied(NET, ["bias"]),
-            saves=True,
+            needs_backup=True,
         ),
     )
 
@@ -168,7 +168,7 @@ def test_what_no_record_vouches_for_is_looked_at(found: Survey, rewrite: Rewrite
         f"{found.install.file(NET)} is not what the patch expects: {words}. The file stays as it is."
     )
     (change,) = changes_to(on_record, {NET: frozenset({"patch"})})
-    assert change.then == RELEASED[NET].replace(b"self.bias = 1", str(rewrite.changes[0].new).encode())
+    assert change.desired == RELEASED[NET].replace(b"self.bias = 1", str(rewrite.changes[0].new).encode())
 
 
 def test_a_patch_that_the_catalog_does_not_have_is_never_left_out_in_silence(found: Survey) -> None:

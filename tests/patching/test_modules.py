@@ -38,7 +38,7 @@ from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, original_path, read_ledger
 from nfpatch.patching import operations
 from nfpatch.patching.edits import digest_of
-from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, plan_apply
 from nfpatch.patching.rewriting import edits_of, rewritten
 from nfpatch.patching.source import Source
 from nfpatch.patching.steps import steps_for, survey_after
@@ -745,7 +745,7 @@ def test_the_originals_with_some_patches_have_their_modules(install: Install, ca
 
 def test_changes_have_the_bytes_before_and_after(install: Install, catalog: Catalog) -> None:
     def changes(found: Survey) -> list[ModuleChange]:
-        wanted = wanted_by_apply(found, [STEP])
+        wanted = plan_apply(found, [STEP])
         return [change for change in changes_to(found, wanted) if isinstance(change, ModuleChange)]
 
     assert changes(survey(install, catalog)) == [

@@ -15,7 +15,7 @@ from nfpatch.errors import Refused
 from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
 from nfpatch.patching.operations import PartlyRefused, apply, revert
-from nfpatch.patching.plan import fitting
+from nfpatch.patching.plan import plan_partial
 from nfpatch.patching.survey import Survey, survey
 
 INIT, FIT = "Net.__init__", "Core.fit"
@@ -170,7 +170,7 @@ def git_like(install: Install, catalog: Catalog) -> Survey:
 
 
 def test_each_patch_fits_for_itself_and_is_applied_as_a_whole(git_like: Survey) -> None:
-    fit = fitting(git_like, (BIAS, GATE, STEP), allow_modified=True)
+    fit = plan_partial(git_like, (BIAS, GATE, STEP), allow_modified=True)
     assert fit.patches == (BIAS, STEP)
     assert fit.left_out.keys() == {"gate"}
     assert "self.gate = 1" in fit.left_out["gate"]
@@ -188,7 +188,7 @@ def test_what_requires_a_patch_that_does_not_fit_is_left_out_too(git_like: Surve
     requiring = BIAS._replace(requires=("gate",))
     patches = tuple(requiring if patch is BIAS else patch for patch in git_like.catalog.patches)
     found = survey(git_like.install, Catalog(patches, git_like.catalog.fingerprints))
-    fit = fitting(found, (requiring, GATE, STEP), allow_modified=True)
+    fit = plan_partial(found, (requiring, GATE, STEP), allow_modified=True)
     assert fit.patches == (STEP,)
     assert "gate" in fit.left_out["bias"]
 
@@ -198,15 +198,15 @@ def test_of_two_patches_of_the_same_statement_the_first_is_applied(tmp_path: Pat
     install = make_install(tmp_path / "site")
     install.file(NET).write_bytes(edited(NET))
     found = survey(install, Catalog((BIAS, twin), catalog_of(BIAS).fingerprints))
-    assert fitting(found, (BIAS, twin), allow_modified=True).patches == (BIAS,)
+    assert plan_partial(found, (BIAS, twin), allow_modified=True).patches == (BIAS,)
 
 
 def test_without_it_nothing_is_applied_and_the_refusal_knows_what_would_be(git_like: Survey) -> None:
     for options in ({}, {"allow_modified": True}):
         with pytest.raises(PartlyRefused) as refused:
             apply(git_like.install, git_like.catalog, (BIAS, GATE), **options)
-        assert refused.value.fit.patches == (BIAS,)
-        assert refused.value.fit.left_out.keys() == {"gate"}
+        assert refused.value.plan.patches == (BIAS,)
+        assert refused.value.plan.left_out.keys() == {"gate"}
     assert survey(git_like.install, git_like.catalog).contents == git_like.contents
 
 
