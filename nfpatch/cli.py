@@ -23,7 +23,7 @@ from nfpatch.patching.survey import Survey, survey
 
 if TYPE_CHECKING:
     from nfpatch.catalog import Selection
-    from nfpatch.patching.operations import Outcome
+    from nfpatch.patching.operations import OperationResult
     from nfpatch.patching.selection import Choice
     from nfpatch.proof.prove import ProofRequest
 
@@ -784,7 +784,7 @@ def migrate(
 
 
 def _print_outcome(
-    outcome: Outcome,
+    outcome: OperationResult,
     selection: Selection,
     choice: Choice,
     verb: str,

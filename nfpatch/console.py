@@ -19,7 +19,7 @@ from nfpatch.catalog import DEFAULT_GROUPS, GROUPS
 if TYPE_CHECKING:  # what is not imported for a quick command need not be imported to print its answer
     from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
-    from nfpatch.patching.operations import Outcome
+    from nfpatch.patching.operations import OperationResult
     from nfpatch.patching.plan import PartialPlan, TreeChange
     from nfpatch.patching.selection import Choice
     from nfpatch.patching.survey import PatchStatus, Survey
@@ -129,7 +129,7 @@ def state_to_json(found: Survey, selection: Selection, changed: Sequence[str]) -
 
 
 def outcome_to_json(
-    outcome: Outcome, selection: Selection, choice: Choice, dry_run: bool, proof: Optional[dict[str, object]]
+    outcome: OperationResult, selection: Selection, choice: Choice, dry_run: bool, proof: Optional[dict[str, object]]
 ) -> dict[str, object]:
     """The JSON document of `apply` and `revert`: the state of every patch, and what changed."""
     changed = () if dry_run else outcome.changed
@@ -139,7 +139,7 @@ def outcome_to_json(
         "brought_along": _reasons_to_json(choice.brought_along),
         "renewed": list(_renewed(outcome, choice)),
         "left_out": _reasons_to_json(outcome.left_out),
-        "saved": [str(path) for path in outcome.saved],
+        "backups": [str(path) for path in outcome.backups],
     }
     if dry_run:
         document["diff"] = "".join(diff_lines(outcome.changes))
@@ -181,10 +181,10 @@ def print_status(found: Survey, selection: Selection, show_all: bool) -> None:
         say("Patched: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
 
 
-def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: str) -> None:
+def print_outcome(outcome: OperationResult, selection: Selection, choice: Choice, verb: str) -> None:
     """The answer of `apply` and `revert`: the state of the patches in question, and what changed."""
     print_install(outcome.found.install)
-    patches = choice.patches or outcome.moved
+    patches = choice.patches or outcome.changed_patches
     _print_states(outcome.found.catalog, [outcome.found.status_of(patch) for patch in patches], selection.ids)
     print_choice(outcome, selection, choice)
     if outcome.recovered:
@@ -196,19 +196,19 @@ def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: 
         if change.current != change.desired:
             what = "added" if change.current is None else "removed" if change.desired is None else "changed"
             click.echo(f"  {what:<7}  {outcome.found.install.file(change.file)}")
-    for saved in outcome.saved:
+    for saved in outcome.backups:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
         say(f"{_changed_in_words(outcome)}. `nfpatch verify` proves it, `nfpatch revert` restores the originals.")
     else:
         say(f"{_changed_in_words(outcome, 'restored')}.")
     # Models that were saved before have other parameters than their class has now.
-    models = sorted({patch.model for patch in outcome.moved if patch.removes_parameters})
+    models = sorted({patch.model for patch in outcome.changed_patches if patch.removes_parameters})
     if models:
         say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
 
 
-def _changed_in_words(outcome: Outcome, verb: str = "changed") -> str:
+def _changed_in_words(outcome: OperationResult, verb: str = "changed") -> str:
     """How many files were changed, added and removed."""
     changes = [change for change in outcome.changes if change.current != change.desired]
     added, removed = (
@@ -220,12 +220,12 @@ def _changed_in_words(outcome: Outcome, verb: str = "changed") -> str:
     return ", ".join(words)
 
 
-def _renewed(outcome: Outcome, choice: Choice) -> tuple[str, ...]:
+def _renewed(outcome: OperationResult, choice: Choice) -> tuple[str, ...]:
     """The patches that were applied by another version of nfpatch and are written again, or would be."""
     return outcome.found.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
 
 
-def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bool = False) -> None:
+def print_choice(outcome: OperationResult, selection: Selection, choice: Choice, err: bool = False) -> None:
     """A line for each patch that is in question though it was not named, that is renewed, or that is left out."""
     renewed = dict.fromkeys(_renewed(outcome, choice), "another version of nfpatch had applied it")
     _print_reasons("brought along", choice.brought_along, err)

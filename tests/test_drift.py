@@ -78,7 +78,7 @@ def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(
 
     document = answer(*on_some(command), "--force", "--site-packages", patched)
     copy = patched / f"{file}.nfpatch-saved"
-    assert document["saved"] == [str(copy)]
+    assert document["backups"] == [str(copy)]
     assert copy.read_bytes() == edit
     copy.unlink()
     invoke("apply", *SOME_PATCHES, "--site-packages", patched)

@@ -46,7 +46,7 @@ def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
     )
     for change in _files_in(changes):
         entry = found.ledger.files.get(change.file)
-        steps += _saving(install, change)
+        steps += _backup_steps(install, change)
         if change.patches:
             steps += _steps_to_patched(install, change, entry, after.files[change.file])
         else:
@@ -76,7 +76,7 @@ def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list
     for change in changes:
         assert change.desired is not None
         path = install.file(change.file)
-        steps += [*_saving(install, change), Write(path, change.desired, like=install.package / "__init__.py")]
+        steps += [*_backup_steps(install, change), Write(path, change.desired, like=install.package / "__init__.py")]
         steps += [Remove(compiled) for compiled in _bytecode_of(path)]
     return steps
 
@@ -85,7 +85,7 @@ def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) ->
     steps: list[Step] = []
     for change in changes:
         path = install.file(change.file)
-        steps += [*_saving(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
+        steps += [*_backup_steps(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
     return steps
 
 
@@ -144,15 +144,15 @@ def _steps_to_patched(
     return steps
 
 
-def saved_path(install: Install, change: TreeChange) -> Path:
+def backup_path(install: Install, change: TreeChange) -> Path:
     """Where the copy of edits goes: beside the file, under the first name that is free."""
     path = install.file(change.file)
     names = (f"{path.name}.nfpatch-saved{'' if number == 1 else f'-{number}'}" for number in count(1))
     return next(saved for name in names if not os.path.lexists(saved := path.with_name(name)))
 
 
-def _saving(install: Install, change: TreeChange) -> list[Step]:
-    return [Place(saved_path(install, change), install.file(change.file))] if change.needs_backup else []
+def _backup_steps(install: Install, change: TreeChange) -> list[Step]:
+    return [Place(backup_path(install, change), install.file(change.file))] if change.needs_backup else []
 
 
 def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:

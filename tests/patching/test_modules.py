@@ -119,11 +119,11 @@ def newer() -> Catalog:
     return catalog_of(BIAS, SIZE, NEW_STEP, modules=NEW_MODULES)
 
 
-def apply(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.Outcome:
+def apply(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.OperationResult:
     return operations.apply(install, catalog, patches, **options)
 
 
-def revert(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.Outcome:
+def revert(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.OperationResult:
     return operations.revert(install, catalog, patches, **options)
 
 
@@ -359,7 +359,7 @@ def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
 
     copy = path.with_name("sizes.py.nfpatch-saved")
     outcome = apply(install, catalog, SIZE, force=True)
-    assert outcome.saved == ((copy,) if harm is edit else ())
+    assert outcome.backups == ((copy,) if harm is edit else ())
     if harm is edit:
         assert copy.read_bytes() == b"# edited\n"
         copy.unlink()
@@ -368,7 +368,7 @@ def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
     harm(path)
     if harm is edit:
         assert str(path) in refusal(lambda: revert(install, catalog, SIZE))
-        assert revert(install, catalog, SIZE, force=True).saved == (copy,)
+        assert revert(install, catalog, SIZE, force=True).backups == (copy,)
         assert [each.name for each in install.file(RUNTIME_FOLDER).iterdir()] == [copy.name]
         shutil.rmtree(install.file(RUNTIME_FOLDER))
     else:
@@ -393,7 +393,7 @@ def test_an_edited_module_does_not_concern_patches_that_do_not_need_it(install: 
     assert (found["bias"], found["own"], found["size"]) == ("applied", "modified", "applied")
     apply(install, catalog, BIAS)
     outcome = operations.revert(install, catalog, [OWN], force=True)
-    assert [path.name for path in outcome.saved] == ["widths.py.nfpatch-saved"]
+    assert [path.name for path in outcome.backups] == ["widths.py.nfpatch-saved"]
 
 
 def test_a_row_that_somebody_took_out_of_record_comes_again(install: Install, catalog: Catalog) -> None:
@@ -541,7 +541,7 @@ def test_apply_renews_all_that_is_outdated_and_revert_takes_it_back(
     outcome = apply(install, newer, BIAS, SIZE, renew_all=True)
     assert set(outcome.changed) == {CORE, RANKS}
     assert [patch.id for patch in outcome.renewed] == ["size", "step"]
-    assert outcome.moved == ()
+    assert outcome.changed_patches == ()
     assert outcome.found == survey(install, newer)
     fresh = make_install(tmp_path / "fresh")
     apply(fresh, newer, BIAS, SIZE, NEW_STEP)

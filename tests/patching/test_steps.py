@@ -31,7 +31,7 @@ from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of
 from nfpatch.patching.plan import changes_to
-from nfpatch.patching.steps import saved_path, steps_for
+from nfpatch.patching.steps import backup_path, steps_for
 from nfpatch.patching.survey import Survey, survey
 
 CACHE, STALE = "neuralforecast/models/__pycache__", "neuralforecast/models/__pycache__/net.cpython-312.pyc"
@@ -174,7 +174,7 @@ def test_a_copy_gets_the_first_name_that_is_free(with_both: Survey) -> None:
     (change,) = changes_to(with_both, {NET: NONE})
     names = [path.with_name(f"net.py.nfpatch-saved{end}") for end in ("", "-2", "-3")]
     for name in names:
-        assert saved_path(with_both.install, change) == name
+        assert backup_path(with_both.install, change) == name
         name.symlink_to("nowhere")
 
 
