@@ -19,7 +19,7 @@ from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, refuse_windows
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.install_state import InstallState, inspect_install
 
 if TYPE_CHECKING:
     from nfpatch.catalog import Selection
@@ -146,9 +146,9 @@ class Target(NamedTuple):
         """The shipped patches and the user's own. Raises what `load_catalog` raises."""
         return load_catalog(self.patch_folders)
 
-    def survey(self) -> Survey:
+    def install_state(self) -> InstallState:
         """The install as it is."""
-        return survey(self.install(), self.catalog())
+        return inspect_install(self.install(), self.catalog())
 
 
 def _with_target(command: Command) -> Command:
@@ -288,7 +288,7 @@ def which(log: Optional[str], target: Target) -> None:
         if target.options:  # one was named
             raise
         missing = str(error)
-    answer = answer_for(Log(text), catalog, None if install is None else survey(install, catalog))
+    answer = answer_for(Log(text), catalog, None if install is None else inspect_install(install, catalog))
     if target.as_json:
         console.print_json(report.answer_to_json(answer, install, target.options))
     else:
@@ -337,7 +337,7 @@ def status(names: tuple[str, ...], skip: tuple[str, ...], check: bool, show_all:
         raise UsageError("--json lists every patch anyway: leave out --all.")
     catalog = target.catalog()
     selection = catalog.selection(names, skip)
-    found = survey(target.install(), catalog)
+    found = inspect_install(target.install(), catalog)
     if target.as_json:
         console.print_json(console.state_to_json(found, selection, changed=()))
     else:
@@ -408,7 +408,7 @@ def apply(
         )
         may_write = allow_editable or dry_run
         proof = _prove_preview(request, install, catalog, may_write, timeout, target.as_json)
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     choice = choice_for_apply(found, selection)
     try:
         outcome = operations.apply(
@@ -458,7 +458,7 @@ def _prove_preview(
     from nfpatch.proof.prove import agenda_for, run_agenda, timeout_for
     from nfpatch.proof.runner import RunOptions
 
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     agenda = agenda_for(found, request)
     if not agenda.trees["patched"]:
         return None
@@ -468,7 +468,7 @@ def _prove_preview(
         report = run_agenda(agenda, install, RunOptions(timeout=timeout or timeout_for(agenda)), on_event)
     if not as_json:
         proof_report.print_report(install, report)
-    if survey(install, catalog).contents != found.contents:
+    if inspect_install(install, catalog).contents != found.contents:
         raise Refused(f"{install.package} was changed while its patched source was being proved. Run it again.")
     if not report.ok:
         if as_json:
@@ -494,7 +494,7 @@ def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: flo
     catalog = target.catalog()
     selection = catalog.selection(names)
     install = target.install()
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     choice = choice_for_revert(found, selection)
     outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen=found)
     _print_outcome(outcome, selection, choice, "revert", dry_run, target.as_json)
@@ -617,7 +617,7 @@ def verify(
     selection = catalog.selection(names, skip)
     install = target.install()
     request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
-    agenda = agenda_for(survey(install, catalog), request)
+    agenda = agenda_for(inspect_install(install, catalog), request)
     with proof_report.progress(agenda, verbose) as on_event:
         options = RunOptions(devices, accelerator, timeout or timeout_for(agenda), nodes)
         report = run_agenda(agenda, install, options, on_event)
@@ -724,7 +724,7 @@ def rehearse(
     if as_is and _is_given("--max-steps"):
         raise UsageError("--as-is shortens nothing: leave --max-steps out, or --as-is.")
     _check_report_files(junit_xml, html)
-    found = target.survey()
+    found = target.install_state()
     what = run.Script(script, arguments, is_module)
     with rehearsal_report.progress(what, devices) as on_event:
         report = run.rehearse(

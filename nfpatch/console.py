@@ -19,10 +19,10 @@ from nfpatch.catalog import DEFAULT_GROUPS, GROUPS
 if TYPE_CHECKING:  # what is not imported for a quick command need not be imported to print its answer
     from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
+    from nfpatch.patching.install_state import InstallState, PatchStatus
     from nfpatch.patching.operations import OperationResult
     from nfpatch.patching.plan import PartialPlan, TreeChange
     from nfpatch.patching.selection import Choice
-    from nfpatch.patching.survey import PatchStatus, Survey
 
 SCHEMA_VERSION = 1
 # The condition under which an error with ambiguous words is that of a patch.
@@ -118,7 +118,7 @@ def releases_in_words(catalog: Catalog, patch: Patch) -> str:
     return ", ".join(first if first == last else f"{first} - {last}" for first, last in spans) or "none known"
 
 
-def state_to_json(found: Survey, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
+def state_to_json(found: InstallState, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
     """The JSON document of `status`, and what those of `apply` and `revert` begin with."""
     return {
         "neuralforecast": found.install.to_json(),
@@ -152,7 +152,7 @@ def _reasons_to_json(reasons: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"id": patch_id, "reason": reason} for patch_id, reason in reasons.items()]
 
 
-def print_status(found: Survey, selection: Selection, show_all: bool) -> None:
+def print_status(found: InstallState, selection: Selection, show_all: bool) -> None:
     """The answer of `status`: by group what it is for and the state of its patches, and what to do."""
     from nfpatch.patching.selection import unmet
 

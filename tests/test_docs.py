@@ -22,7 +22,7 @@ from support import ROOT, invoke
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
 from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
-from nfpatch.patching.survey import State
+from nfpatch.patching.install_state import State
 
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -21,10 +21,10 @@ from nfpatch.codemod import Rewrite
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.installs.find import find_install
 from nfpatch.patching.edits import Edit, apply_edits
+from nfpatch.patching.install_state import inspect_install
 from nfpatch.patching.plan import original_with
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
-from nfpatch.patching.survey import survey
 from nfpatch.proof.prove import ProofRequest, agenda_for
 from nfpatch.proof.runner import ProofCase, run_proof
 
@@ -157,7 +157,7 @@ def test_two_patches_of_one_function_are_proved_together_without_any_others(
 ) -> None:
     """Each two that share a function of the newest release, alone with what they require, in one launch."""
     catalog = the_catalog()
-    found = survey(find_install(None, released(NEWEST)), catalog)
+    found = inspect_install(find_install(None, released(NEWEST)), catalog)
     ids = sorted({(pair.one, pair.other) for pair in pairs_in(NEWEST)})
     trees, cases = {}, []
     for pair in ids:

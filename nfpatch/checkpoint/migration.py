@@ -18,8 +18,8 @@ from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, as_problem
 from nfpatch.installs.find import Install
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
-from nfpatch.patching.survey import Survey, survey
 
 State = Literal["migrated", "already-fits", "refused"]
 
@@ -95,7 +95,7 @@ def migrate(
     What is wrong with a file is in its Migration. Raises UsageError where there is nothing at a path, Refused
     where a killed run left the install half done, and EnvironmentProblem where the interpreter cannot do the work.
     """
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
     files, hopeless = _files_at(paths, model)
@@ -129,7 +129,7 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
     return replace(outcome, state="refused", dropped=(), added=(), detail=str(error), exit_code=error.exit_code)
 
 
-def _patched_tree(found: Survey, folder: Path) -> Optional[Path]:
+def _patched_tree(found: InstallState, folder: Path) -> Optional[Path]:
     """A copy of the package without the layers that patches remove; None where none of these patches can be applied.
 
     A key that a patch declares dead is so only in some configurations of a model. Those that this source does not build
@@ -148,7 +148,7 @@ def _patched_tree(found: Survey, folder: Path) -> Optional[Path]:
 
 
 def _judged(
-    talk: Conversation, files: Sequence[ModelFile], found: Survey, patched: Optional[Path], trust: bool
+    talk: Conversation, files: Sequence[ModelFile], found: InstallState, patched: Optional[Path], trust: bool
 ) -> list[_Judged]:
     """The files as the target interpreter finds them."""
     install = found.install

@@ -13,9 +13,9 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import PartialPlan, TreeChange, changes_to, plan_apply, plan_partial, plan_revert
-from nfpatch.patching.steps import backup_path, steps_for, survey_after
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.steps import backup_path, state_after, steps_for
 
 
 class PartlyRefused(Refused):
@@ -34,7 +34,7 @@ class OperationResult(NamedTuple):
     interrupted run was completed first. `left_out` maps patches that are needed but do not fit to the reason.
     """
 
-    found: Survey
+    found: InstallState
     changes: tuple[TreeChange, ...]
     changed_patches: tuple[Patch, ...] = ()
     renewed: tuple[Patch, ...] = ()
@@ -58,7 +58,7 @@ def apply(
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     renew_all: bool = False,
-    seen: Optional[Survey] = None,
+    seen: Optional[InstallState] = None,
     keep_going: bool = False,
 ) -> OperationResult:
     """Apply those of these patches that the install needs, in addition to those that it has.
@@ -70,7 +70,7 @@ def apply(
     """
     left_out: dict[str, str] = {}
 
-    def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
+    def wanted(found: InstallState) -> Mapping[str, frozenset[str]]:
         plan = PartialPlan(tuple(patches), {})
         if keep_going and not found.interrupted:
             plan = plan_partial(found, patches, allow_modified, force)
@@ -81,7 +81,7 @@ def apply(
             refuse_checkout(install)
         return sets
 
-    found = seen or survey(install, catalog)
+    found = seen or inspect_install(install, catalog)
     try:
         outcome = _move(found, wanted, allow_modified, force, dry_run, lock_timeout)
     except Refused as error:
@@ -111,7 +111,7 @@ def revert(
     force: bool = False,
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
-    seen: Optional[Survey] = None,
+    seen: Optional[InstallState] = None,
 ) -> OperationResult:
     """Revert these patches; without patches, restore all originals.
 
@@ -119,16 +119,16 @@ def revert(
     nothing changed.
     """
 
-    def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
+    def wanted(found: InstallState) -> Mapping[str, frozenset[str]]:
         return plan_revert(found, patches)
 
     # the patches that stay were allowed on these files when they were applied
-    return _move(seen or survey(install, catalog), wanted, True, force, dry_run, lock_timeout)
+    return _move(seen or inspect_install(install, catalog), wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
-    found: Survey,
-    wanted: Callable[[Survey], Mapping[str, frozenset[str]]],
+    found: InstallState,
+    wanted: Callable[[InstallState], Mapping[str, frozenset[str]]],
     allow_modified: bool,
     force: bool,
     dry_run: bool,
@@ -146,9 +146,9 @@ def _move(
     with locked(install, lock_timeout):
         recovered = is_interrupted(install)
         recover(install)
-        found = survey(install, catalog)
+        found = inspect_install(install, catalog)
         changes = changes_to(found, wanted(found), allow_modified, force)
-        after = survey_after(found, changes)
+        after = state_after(found, changes)
         backups = tuple(backup_path(install, change) for change in changes if change.needs_backup)
         if changes:
             commit(install, steps_for(found, changes))

@@ -18,7 +18,7 @@ from nfpatch.fingerprints import RecordedPatch
 from nfpatch.installs.find import Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
 from nfpatch.installs.origin import commit_of, reinstall_command
-from nfpatch.patching.survey import PatchStatus, Survey
+from nfpatch.patching.install_state import InstallState, PatchStatus
 
 # The set of patches that each of these files is to carry; files that are not named keep theirs.
 PatchSets = Mapping[str, frozenset[str]]
@@ -52,7 +52,7 @@ TreeChange = Union[FileChange, ModuleChange]
 
 
 def changes_to(
-    found: Survey, wanted: PatchSets, allow_modified: bool = False, force: bool = False
+    found: InstallState, wanted: PatchSets, allow_modified: bool = False, force: bool = False
 ) -> tuple[TreeChange, ...]:
     """What must change for each file in `wanted` to carry exactly that set of patches, and for the modules to fit.
 
@@ -69,7 +69,7 @@ def changes_to(
     return (*changed, *_module_changes(found, files, force))
 
 
-def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
+def original_with(found: InstallState, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
     """The originals with nothing but these patches: the files that they rewrite and the modules that they need.
 
     By path. Raises as `changes_to`.
@@ -89,7 +89,7 @@ def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = Fal
     return {**files, **modules}
 
 
-def originals_of(found: Survey) -> dict[str, Optional[bytes]]:
+def originals_of(found: InstallState) -> dict[str, Optional[bytes]]:
     """The original bytes, by path, of each file that nfpatch has written; None for one that it has added.
 
     Raises Refused where an original is not kept.
@@ -102,7 +102,7 @@ def originals_of(found: Survey) -> dict[str, Optional[bytes]]:
 # --- files ---
 
 
-def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
+def _change_to(found: InstallState, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
     install, entry, current = found.install, found.ledger.files.get(file), found.contents[file]
     path = install.file(file)
     needs_backup = False
@@ -128,7 +128,7 @@ def _edited(path: Path, current: Optional[bytes]) -> Refused:
 
 
 def _patched(
-    found: Survey, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
+    found: InstallState, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
 ) -> tuple[bytes, dict[str, AppliedPatch]]:
     """The original with the edits of these patches, each held against the record where that knows it.
 
@@ -173,7 +173,7 @@ def _patched(
     return result, {name: AppliedPatch(digest_of(own), modules[name]) for name, own in edits.items()}
 
 
-def _recorded(found: Survey, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
+def _recorded(found: InstallState, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
     """What is on record of those of these patches whose variant is that of the release."""
     catalog, version = found.catalog, found.install.version
     known = catalog.fingerprints.file(version, file)
@@ -183,7 +183,7 @@ def _recorded(found: Survey, file: str, original_sha256: str, ids: frozenset[str
     return {patch_id: known.patches[patch_id] for patch_id in own if patch_id in known.patches}
 
 
-def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
+def _rewrites(found: InstallState, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
     """The codemods of these patches in a file by patch id. Raises Refused if the catalog lacks one."""
     version = found.install.version
     rewrites = {
@@ -202,7 +202,7 @@ def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrit
 # --- runtime modules ---
 
 
-def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
+def _module_changes(found: InstallState, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
     """What must change for the install to have exactly the runtime modules that the patches need then.
 
     The patches in these files get them as the catalog has them; what only other patches need stays as it is.
@@ -251,7 +251,7 @@ def _in_the_way(what: str, install: Install) -> Refused:
     )
 
 
-def _check_users(found: Survey, file: str, ids: set[str]) -> None:
+def _check_users(found: InstallState, file: str, ids: set[str]) -> None:
     """Raise Refused where another content of this module would come under the hooks of a patch that is not at hand."""
     for unknown in sorted(ids - {patch.id for patch in found.catalog.patches}):
         raise Refused(
@@ -264,7 +264,7 @@ def _check_users(found: Survey, file: str, ids: set[str]) -> None:
 
 
 def plan_apply(
-    found: Survey, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
+    found: InstallState, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
 ) -> dict[str, frozenset[str]]:
     """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
 
@@ -306,7 +306,7 @@ class PartialPlan(NamedTuple):
 
 
 def plan_partial(
-    found: Survey, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
+    found: InstallState, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
 ) -> PartialPlan:
     """Which of these patches can be applied, each as a whole and with what it requires.
 
@@ -346,12 +346,12 @@ def plan_partial(
     )
 
 
-def _is_unclaimed(found: Survey, status: PatchStatus) -> bool:
+def _is_unclaimed(found: InstallState, status: PatchStatus) -> bool:
     """Whether nothing says that this unknown source needs the patch: neither its code nor its version."""
     return status.state == "unknown-release" and not found.variant_of(status.patch).rewrites
 
 
-def plan_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
+def plan_revert(found: InstallState, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
     """The patch set of each file that is left when these patches are taken out; without patches, when all are.
 
     Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
@@ -376,7 +376,7 @@ def plan_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[
     return _with_renewed(found, wanted)
 
 
-def _with_renewed(found: Survey, wanted: PatchSets) -> dict[str, frozenset[str]]:
+def _with_renewed(found: InstallState, wanted: PatchSets) -> dict[str, frozenset[str]]:
     """These patch sets, and those of every patch that is outdated in what is written for them.
 
     A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
@@ -396,12 +396,12 @@ def _with_renewed(found: Survey, wanted: PatchSets) -> dict[str, frozenset[str]]
     return dict(wanted)
 
 
-def _known(found: Survey, ids: Iterable[str]) -> list[Patch]:
+def _known(found: InstallState, ids: Iterable[str]) -> list[Patch]:
     """Those of these patches that the catalog has, in its order."""
     return [patch for patch in found.catalog.patches if patch.id in ids]
 
 
-def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
+def _renewed_modules(found: InstallState, patch: Patch) -> set[str]:
     """The modules that this patch needs and that the catalog has otherwise than they were added."""
     hashes = found.catalog.module_hashes
     names = found.modules_for(patch)
@@ -410,7 +410,7 @@ def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
     }
 
 
-def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
+def _with_patch(found: InstallState, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
     """These patch sets with this patch in exactly those files that the catalog names for it."""
     files = found.variant_of(patch).files
     sets = dict(wanted)
@@ -420,7 +420,7 @@ def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, fro
     return sets
 
 
-def _why_not(found: Survey, status: PatchStatus, file: str) -> str:
+def _why_not(found: InstallState, status: PatchStatus, file: str) -> str:
     commit = commit_of(found.install)
     if commit is not None:
         return (
@@ -441,7 +441,7 @@ def _why_not(found: Survey, status: PatchStatus, file: str) -> str:
     )
 
 
-def _why_no_variant_fits(found: Survey, status: PatchStatus) -> str:
+def _why_no_variant_fits(found: InstallState, status: PatchStatus) -> str:
     install, variant = found.install, found.variant_of(status.patch)
     commit = commit_of(install)
     if commit is not None:

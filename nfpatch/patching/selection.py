@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from nfpatch.catalog import DEFAULT_GROUPS, Patch, Selection
-from nfpatch.patching.survey import PatchStatus, Survey
+from nfpatch.patching.install_state import InstallState, PatchStatus
 
 
 class Choice(NamedTuple):
@@ -25,14 +25,14 @@ class Choice(NamedTuple):
     renewed: tuple[str, ...] = ()
 
 
-def is_applied(found: Survey, status: PatchStatus) -> bool:
+def is_applied(found: InstallState, status: PatchStatus) -> bool:
     """Whether the patch was applied here, be it that its files were changed since."""
     if status.state in ("applied", "outdated"):
         return True
     return any(status.patch.id in entry.patches for entry in found.ledger.files.values())
 
 
-def choice_for_apply(found: Survey, selection: Selection) -> Choice:
+def choice_for_apply(found: InstallState, selection: Selection) -> Choice:
     """What `apply` of this selection is about.
 
     That is what was named by its id, the other patches of named groups that are not opt-in, what of those is outdated,
@@ -52,7 +52,7 @@ def choice_for_apply(found: Survey, selection: Selection) -> Choice:
     return Choice(patches, brought_along, renewed)
 
 
-def choice_for_revert(found: Survey, selection: Selection) -> Choice:
+def choice_for_revert(found: InstallState, selection: Selection) -> Choice:
     """What `revert` of this selection is about: the patches selected, and what is applied and requires one of them."""
     if selection.is_default:
         return Choice(())
@@ -67,7 +67,7 @@ def choice_for_revert(found: Survey, selection: Selection) -> Choice:
     return Choice(patches, brought_along)
 
 
-def unmet(found: Survey, selection: Selection) -> tuple[PatchStatus, ...]:
+def unmet(found: InstallState, selection: Selection) -> tuple[PatchStatus, ...]:
     """The patches that make `status --check` fail: needed and not applied, or applied and changed since.
 
     Looked at are the default groups, or those that were named, and what is applied; an opt-in patch that is not
@@ -88,12 +88,12 @@ def is_selected(selection: Selection, patch: Patch) -> bool:
     return not patch.opt_in and (patch.group in DEFAULT_GROUPS or not selection.is_default)
 
 
-def _patch(found: Survey, patch_id: str) -> Patch:
+def _patch(found: InstallState, patch_id: str) -> Patch:
     (patch,) = found.catalog.select([patch_id])
     return patch
 
 
-def _requiring(found: Survey, patch_id: str, among: list[str]) -> str:
+def _requiring(found: InstallState, patch_id: str, among: list[str]) -> str:
     """Those of these patches that require this one."""
     requiring = [other for other in among if patch_id in found.catalog.with_required([other])]
     return ", ".join(found.catalog.ordered(requiring))

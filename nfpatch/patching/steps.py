@@ -15,14 +15,14 @@ from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
 from nfpatch.installs.transaction import Folder, Link, Move, Place, Prune, Remove, Step, Write
+from nfpatch.patching.install_state import InstallState
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
-from nfpatch.patching.survey import Survey
 
 # What follows the name of a module in the name of its compiled file.
 _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
-def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
+def state_after(found: InstallState, changes: Sequence[TreeChange]) -> InstallState:
     """The survey of the install once these changes are carried out. Its variants are those of the same originals."""
     for file in found.ledger.files:
         found.variants.original(file)  # read now, as it may go
@@ -35,7 +35,7 @@ def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
     return replace(found, ledger=after, contents=contents, expected=expected)
 
 
-def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
+def steps_for(found: InstallState, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
     """The steps that carry out these changes: modules, files, kept originals, compiled files, RECORD and ledger.
 
     Modules come before the files that import them, and go after them.
@@ -89,7 +89,7 @@ def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) ->
     return steps
 
 
-def _entries_after(found: Survey, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
+def _entries_after(found: InstallState, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
     """The patched files, by path, once these changes are carried out."""
     files = dict(found.ledger.files)
     for change in changes:
@@ -99,7 +99,7 @@ def _entries_after(found: Survey, changes: Sequence[FileChange]) -> dict[str, Pa
     return files
 
 
-def _ledger_after(found: Survey, changes: Sequence[TreeChange]) -> Ledger:
+def _ledger_after(found: InstallState, changes: Sequence[TreeChange]) -> Ledger:
     before, files, added = found.ledger, _entries_after(found, _files_in(changes)), dict(found.ledger.added)
     for change in _modules_in(changes):
         added.pop(change.file, None)
@@ -185,7 +185,7 @@ def _relative(install: Install, path: Path) -> str:
     return path.relative_to(install.root).as_posix()
 
 
-def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
+def _bookkeeping(found: InstallState, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
     """The steps for RECORD and ledger."""
     install, before = found.install, found.ledger
     if install.record is None:
@@ -221,7 +221,7 @@ def _rows_of_changes(changes: Sequence[TreeChange]) -> dict[str, record.Row]:
     }
 
 
-def _rows_of_modules(found: Survey, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
+def _rows_of_modules(found: InstallState, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
     """The rows of the runtime modules that RECORD lacks, where they are as nfpatch wrote them."""
     rows = {}
     for file, sha256 in found.ledger.added.items():

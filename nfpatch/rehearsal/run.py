@@ -21,7 +21,7 @@ from nfpatch.engine.probe import probe, runnable
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import EnvironmentProblem, UsageError
-from nfpatch.patching.survey import Survey
+from nfpatch.patching.install_state import InstallState
 from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Stage, stages_of
 from nfpatch.target import REHEARSAL
@@ -106,7 +106,7 @@ class RehearsalReport:
 
 
 def rehearse(
-    found: Survey,
+    found: InstallState,
     script: Script,
     source: Source = "installed",
     devices: int = 2,

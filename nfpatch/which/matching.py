@@ -9,7 +9,7 @@ from typing import Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.console import ONLY_IF
-from nfpatch.patching.survey import State, Survey
+from nfpatch.patching.install_state import InstallState, State
 from nfpatch.which.logs import Frame, Line, Log
 
 # What strict DDP refuses unused parameters with: Lightning 2, which replaces torch's words, and torch itself.
@@ -80,7 +80,7 @@ class Answer:
         return any(match.state != "not-needed" for match in self.matches)
 
 
-def answer_for(log: Log, catalog: Catalog, found: Optional[Survey] = None) -> Answer:
+def answer_for(log: Log, catalog: Catalog, found: Optional[InstallState] = None) -> Answer:
     """The patches of the catalog that fix what a log says, in the light of what an install needs and has."""
     refusal = min((line for words in REFUSALS for line in log.find(words)), default=None)
     unused = log.unused
@@ -108,7 +108,7 @@ def listed(names: Sequence[str]) -> str:
     )
 
 
-def _in_install(match: Match, found: Survey) -> Match:
+def _in_install(match: Match, found: InstallState) -> Match:
     status = found.status_of(match.patch)
     return replace(match, state=status.state, reason=status.reason)
 

@@ -38,11 +38,11 @@ from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, original_path, read_ledger
 from nfpatch.patching import operations
 from nfpatch.patching.edits import digest_of
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, plan_apply
 from nfpatch.patching.rewriting import edits_of, rewritten
 from nfpatch.patching.source import Source
-from nfpatch.patching.steps import steps_for, survey_after
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.steps import state_after, steps_for
 
 PACKAGE, RANKS, SIZES, WIDTHS = map(module_file, ("__init__", "ranks", "sizes", "widths"))
 CACHE = f"{RUNTIME_FOLDER}/__pycache__"
@@ -134,7 +134,7 @@ def refusal(action: Callable[[], object]) -> str:
 
 
 def states(install: Install, catalog: Catalog) -> dict[str, str]:
-    return {status.patch.id: status.state for status in survey(install, catalog).statuses}
+    return {status.patch.id: status.state for status in inspect_install(install, catalog).statuses}
 
 
 def added(install: Install) -> dict[str, bytes]:
@@ -228,15 +228,15 @@ def test_the_survey_after_a_change_is_what_a_look_at_the_install_tells(install: 
     for action in (apply, revert):
         for patches in ((SIZE,), (STEP,), (OWN,)):
             outcome = action(install, catalog, *patches, **({"allow_modified": True} if action is apply else {}))
-            assert outcome.found == survey(install, catalog)
+            assert outcome.found == inspect_install(install, catalog)
 
 
 def test_modules_are_written_before_the_files_that_import_them_and_removed_after(
     install: Install, catalog: Catalog
 ) -> None:
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     writing = told(found, steps_for(found, changes_to(found, {CORE: frozenset({"step"})})))
-    ledger = survey_after(found, changes_to(found, {CORE: frozenset({"step"})})).ledger.to_bytes()
+    ledger = state_after(found, changes_to(found, {CORE: frozenset({"step"})})).ledger.to_bytes()
     patched = rewritten(RELEASED[CORE], {"step": STEP.variants["==1.0"][CORE]})
     rows = {
         **made_up.RELEASED_ROWS,
@@ -263,7 +263,7 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     compiled = f"{CACHE}/widths.cpython-311.pyc"
     install.file(compiled).parent.mkdir()
     install.file(compiled).write_bytes(b"compiled")
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     assert told(found, steps_for(found, changes_to(found, {CORE: frozenset()}))) == [
         ("Move", CORE, kept(CORE)),
         ("Remove", PACKAGE),
@@ -519,7 +519,7 @@ def test_without_its_ledger_a_patched_install_is_applied_only_with_its_modules(
 def test_what_the_catalog_would_write_otherwise_is_outdated(install: Install, catalog: Catalog, newer: Catalog) -> None:
     apply(install, catalog, BIAS, SIZE, STEP)
     assert states(install, catalog) == {"bias": "applied", "own": "applicable", "size": "applied", "step": "applied"}
-    found = survey(install, newer)
+    found = inspect_install(install, newer)
     assert {status.patch.id: status.state for status in found.statuses} == {
         "bias": "applied",
         "own": "applicable",
@@ -542,7 +542,7 @@ def test_apply_renews_all_that_is_outdated_and_revert_takes_it_back(
     assert set(outcome.changed) == {CORE, RANKS}
     assert [patch.id for patch in outcome.renewed] == ["size", "step"]
     assert outcome.changed_patches == ()
-    assert outcome.found == survey(install, newer)
+    assert outcome.found == inspect_install(install, newer)
     fresh = make_install(tmp_path / "fresh")
     apply(fresh, newer, BIAS, SIZE, NEW_STEP)
     assert everything(install) == everything(fresh)
@@ -729,7 +729,7 @@ def test_a_module_of_a_patch_that_the_catalog_lacks_is_not_renewed_under_it(
 def test_the_originals_lack_what_was_added(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, STEP)
     none: Optional[bytes] = None
-    assert originals_of(survey(install, catalog)) == {
+    assert originals_of(inspect_install(install, catalog)) == {
         CORE: RELEASED[CORE],
         **dict.fromkeys((PACKAGE, RANKS, WIDTHS), none),
     }
@@ -737,22 +737,22 @@ def test_the_originals_lack_what_was_added(install: Install, catalog: Catalog) -
 
 def test_the_originals_with_some_patches_have_their_modules(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, STEP)
-    assert original_with(survey(install, catalog), frozenset({"size"})) == {
+    assert original_with(inspect_install(install, catalog), frozenset({"size"})) == {
         **{file: rewritten(RELEASED[file], {"size": SIZE.variants["==1.0"][file]}) for file in (CORE, NET)},
         **{module_file(name): MODULES[name] for name in ("__init__", "ranks", "sizes")},
     }
 
 
 def test_changes_have_the_bytes_before_and_after(install: Install, catalog: Catalog) -> None:
-    def changes(found: Survey) -> list[ModuleChange]:
+    def changes(found: InstallState) -> list[ModuleChange]:
         wanted = plan_apply(found, [STEP])
         return [change for change in changes_to(found, wanted) if isinstance(change, ModuleChange)]
 
-    assert changes(survey(install, catalog)) == [
+    assert changes(inspect_install(install, catalog)) == [
         ModuleChange(module_file(name), None, MODULES[name]) for name in ("__init__", "ranks", "widths")
     ]
     apply(install, catalog, SIZE)
-    assert changes(survey(install, catalog)) == [ModuleChange(WIDTHS, None, MODULES["widths"])]
+    assert changes(inspect_install(install, catalog)) == [ModuleChange(WIDTHS, None, MODULES["widths"])]
 
 
 def test_mode_of_what_is_added_is_that_of_its_neighbours(install: Install, catalog: Catalog) -> None:

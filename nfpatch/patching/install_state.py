@@ -56,7 +56,7 @@ class PatchStatus(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Survey:
+class InstallState:
     """An install as it was found.
 
     `contents` are the present bytes of every file that a patch rewrites, and of every runtime module, by path; None
@@ -137,7 +137,7 @@ class Survey:
         return tuple(self.status_of(patch) for patch in self.catalog.patches)
 
 
-def survey(install: Install, catalog: Catalog) -> Survey:
+def inspect_install(install: Install, catalog: Catalog) -> InstallState:
     """Look at an install. Raises Refused or EnvironmentProblem where a file cannot be looked at."""
     interrupted, problem, ledger = is_interrupted(install), None, Ledger(install.version)
     try:
@@ -150,7 +150,7 @@ def survey(install: Install, catalog: Catalog) -> Survey:
     contents.update(modules)
     variants = Variants(install, catalog, ledger, contents)
     expected = {file: _expected_patches(variants, file, entry) for file, entry in ledger.files.items()}
-    return Survey(install, catalog, ledger, contents, variants, interrupted, problem, obstacles, expected)
+    return InstallState(install, catalog, ledger, contents, variants, interrupted, problem, obstacles, expected)
 
 
 def _content_of(path: Path) -> Optional[bytes]:
@@ -228,7 +228,7 @@ def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[App
     return AppliedPatch(digest_of(edits), variants.catalog.modules_of(rewrite))
 
 
-def _status_of(found: Survey, patch: Patch) -> PatchStatus:
+def _status_of(found: InstallState, patch: Patch) -> PatchStatus:
     if found.interrupted:
         return PatchStatus(
             patch, "interrupted", "a killed run left work half done; the next apply or revert completes it"
@@ -259,7 +259,7 @@ def _status_of(found: Survey, patch: Patch) -> PatchStatus:
     return PatchStatus(patch, state, reason, {file: states[file][0] for file in files}, variant.releases)
 
 
-def _status_without_variant(found: Survey, patch: Patch, variant: Variant) -> PatchStatus:
+def _status_without_variant(found: InstallState, patch: Patch, variant: Variant) -> PatchStatus:
     """The state of a patch of which no variant fits the source, which is not known to be fixed."""
     reason = f"no variant fits: {variant.reason}"
     if found.variants.is_release_known:
@@ -268,7 +268,7 @@ def _status_without_variant(found: Survey, patch: Patch, variant: Variant) -> Pa
     return PatchStatus(patch, "unknown-release", f"this nfpatch knows the releases up to {newest}; {reason}")
 
 
-def _state_of_module(found: Survey, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
+def _state_of_module(found: InstallState, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
     """The state of a patch in a runtime module; `is_elsewhere` tells that its files carry it, and no ledger says so."""
     content, standing = found.contents[file], found.ledger.added.get(file)
     if file in found.obstacles:
@@ -288,7 +288,7 @@ def _state_of_module(found: Survey, patch: Patch, file: str, is_elsewhere: bool)
     return "applicable", patch.summary
 
 
-def _state_in(found: Survey, patch: Patch, file: str) -> tuple[State, str]:
+def _state_in(found: InstallState, patch: Patch, file: str) -> tuple[State, str]:
     """The state of a patch in one of its files."""
     entry, content = found.ledger.files.get(file), found.contents[file]
     if entry is not None and patch.id in entry.patches:
@@ -319,7 +319,7 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
     return "modified", "the file was changed after nfpatch patched it"
 
 
-def _state_by_fingerprint(found: Survey, patch: Patch, file: str) -> tuple[State, str]:
+def _state_by_fingerprint(found: InstallState, patch: Patch, file: str) -> tuple[State, str]:
     """The state of a patch in a file that the ledger does not know."""
     carried = found.carried_by(file)
     has_fingerprints = found.catalog.fingerprints.patch(found.install.version, file, patch.id) is not None
