@@ -337,12 +337,12 @@ def status(names: tuple[str, ...], skip: tuple[str, ...], check: bool, show_all:
         raise UsageError("--json lists every patch anyway: leave out --all.")
     catalog = target.catalog()
     selection = catalog.selection(names, skip)
-    found = inspect_install(target.install(), catalog)
+    state = inspect_install(target.install(), catalog)
     if target.as_json:
-        console.print_json(console.state_to_json(found, selection, changed=()))
+        console.print_json(console.state_to_json(state, selection, changed=()))
     else:
-        console.print_status(found, selection, show_all)
-    if check and unmet(found, selection):
+        console.print_status(state, selection, show_all)
+    if check and unmet(state, selection):
         raise SystemExit(1)
 
 
@@ -408,8 +408,8 @@ def apply(
         )
         may_write = allow_editable or dry_run
         proof = _prove_preview(request, install, catalog, may_write, timeout, target.as_json)
-    found = inspect_install(install, catalog)
-    choice = choice_for_apply(found, selection)
+    state = inspect_install(install, catalog)
+    choice = choice_for_apply(state, selection)
     try:
         outcome = operations.apply(
             install,
@@ -420,7 +420,7 @@ def apply(
             force,
             dry_run,
             lock_timeout,
-            seen=found,
+            seen=state,
             keep_going=keep_going,
         )
     except operations.PartlyRefused as error:
@@ -458,8 +458,8 @@ def _prove_preview(
     from nfpatch.proof.prove import agenda_for, run_agenda, timeout_for
     from nfpatch.proof.runner import RunOptions
 
-    found = inspect_install(install, catalog)
-    agenda = agenda_for(found, request)
+    state = inspect_install(install, catalog)
+    agenda = agenda_for(state, request)
     if not agenda.trees["patched"]:
         return None
     if not may_write:
@@ -468,11 +468,11 @@ def _prove_preview(
         report = run_agenda(agenda, install, RunOptions(timeout=timeout or timeout_for(agenda)), on_event)
     if not as_json:
         proof_report.print_report(install, report)
-    if inspect_install(install, catalog).contents != found.contents:
+    if inspect_install(install, catalog).contents != state.contents:
         raise Refused(f"{install.package} was changed while its patched source was being proved. Run it again.")
     if not report.ok:
         if as_json:
-            document = console.state_to_json(found, catalog.selection(), changed=())
+            document = console.state_to_json(state, catalog.selection(), changed=())
             console.print_json({**document, "proof": report.to_json()})
         console.complain("The proof failed, so nothing was written.")
         raise SystemExit(1)
@@ -494,9 +494,9 @@ def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: flo
     catalog = target.catalog()
     selection = catalog.selection(names)
     install = target.install()
-    found = inspect_install(install, catalog)
-    choice = choice_for_revert(found, selection)
-    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen=found)
+    state = inspect_install(install, catalog)
+    choice = choice_for_revert(state, selection)
+    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen=state)
     _print_outcome(outcome, selection, choice, "revert", dry_run, target.as_json)
 
 
@@ -724,11 +724,11 @@ def rehearse(
     if as_is and _is_given("--max-steps"):
         raise UsageError("--as-is shortens nothing: leave --max-steps out, or --as-is.")
     _check_report_files(junit_xml, html)
-    found = target.install_state()
+    state = target.install_state()
     what = run.Script(script, arguments, is_module)
     with rehearsal_report.progress(what, devices) as on_event:
         report = run.rehearse(
-            found,
+            state,
             what,
             source,
             devices,
@@ -738,11 +738,11 @@ def rehearse(
             on_event,
             (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None,
         )
-    write_files(rehearsal_report.document_of(found.install, what, report), junit_xml, html)
+    write_files(rehearsal_report.document_of(state.install, what, report), junit_xml, html)
     if target.as_json:
-        console.print_json({**report.to_json(), "neuralforecast": found.install.to_json()})
+        console.print_json({**report.to_json(), "neuralforecast": state.install.to_json()})
     else:
-        rehearsal_report.print_report(found.install, what, report)
+        rehearsal_report.print_report(state.install, what, report)
     if not report.ok:
         raise SystemExit(1)
 

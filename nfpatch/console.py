@@ -118,11 +118,11 @@ def releases_in_words(catalog: Catalog, patch: Patch) -> str:
     return ", ".join(first if first == last else f"{first} - {last}" for first, last in spans) or "none known"
 
 
-def state_to_json(found: InstallState, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
+def state_to_json(state: InstallState, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
     """The JSON document of `status`, and what those of `apply` and `revert` begin with."""
     return {
-        "neuralforecast": found.install.to_json(),
-        "patches": [found.status_of(patch).to_json() for patch in selection.patches],
+        "neuralforecast": state.install.to_json(),
+        "patches": [state.status_of(patch).to_json() for patch in selection.patches],
         "skipped": _reasons_to_json(selection.skipped),
         "changed": list(changed),
     }
@@ -133,9 +133,9 @@ def outcome_to_json(
 ) -> dict[str, object]:
     """The JSON document of `apply` and `revert`: the state of every patch, and what changed."""
     changed = () if dry_run else outcome.changed
-    everything = outcome.found.catalog.selection()._replace(skipped=selection.skipped)
+    everything = outcome.state.catalog.selection()._replace(skipped=selection.skipped)
     document = {
-        **state_to_json(outcome.found, everything, changed),
+        **state_to_json(outcome.state, everything, changed),
         "brought_along": _reasons_to_json(choice.brought_along),
         "renewed": list(_renewed(outcome, choice)),
         "left_out": _reasons_to_json(outcome.left_out),
@@ -152,17 +152,17 @@ def _reasons_to_json(reasons: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"id": patch_id, "reason": reason} for patch_id, reason in reasons.items()]
 
 
-def print_status(found: InstallState, selection: Selection, show_all: bool) -> None:
+def print_status(state: InstallState, selection: Selection, show_all: bool) -> None:
     """The answer of `status`: by group what it is for and the state of its patches, and what to do."""
     from nfpatch.patching.selection import unmet
 
-    print_install(found.install)
-    statuses = [found.status_of(patch) for patch in selection.patches]
-    _print_states(found.catalog, statuses, selection.ids, show_all)
+    print_install(state.install)
+    statuses = [state.status_of(patch) for patch in selection.patches]
+    _print_states(state.catalog, statuses, selection.ids, show_all)
     _print_reasons("skipped", selection.skipped)
-    if found.ledger_problem is not None:
-        complain(found.ledger_problem)
-    states = [status.state for status in unmet(found, selection)]
+    if state.ledger_problem is not None:
+        complain(state.ledger_problem)
+    states = [status.state for status in unmet(state, selection)]
     if "interrupted" in states:
         say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` completes it.")
     if "outdated" in states:
@@ -170,7 +170,7 @@ def print_status(found: InstallState, selection: Selection, show_all: bool) -> N
         say(f"{renewable} applied by another version of nfpatch. `nfpatch apply` renews them.")
     if "applicable" in states:
         say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
-    fitting = sum(status.state == "modified" and bool(status.variant_of) for status in unmet(found, selection))
+    fitting = sum(status.state == "modified" and bool(status.variant_of) for status in unmet(state, selection))
     if fitting:
         fit = f"{count(fitting, 'patch', 'patches')} that {'is' if fitting == 1 else 'are'} needed"
         say(f"This source is not a released one. Its code fits {fit}: `nfpatch apply --allow-modified --prove`.")
@@ -183,9 +183,9 @@ def print_status(found: InstallState, selection: Selection, show_all: bool) -> N
 
 def print_outcome(outcome: OperationResult, selection: Selection, choice: Choice, verb: str) -> None:
     """The answer of `apply` and `revert`: the state of the patches in question, and what changed."""
-    print_install(outcome.found.install)
+    print_install(outcome.state.install)
     patches = choice.patches or outcome.changed_patches
-    _print_states(outcome.found.catalog, [outcome.found.status_of(patch) for patch in patches], selection.ids)
+    _print_states(outcome.state.catalog, [outcome.state.status_of(patch) for patch in patches], selection.ids)
     print_choice(outcome, selection, choice)
     if outcome.recovered:
         say("What a killed run had left half done was completed first.")
@@ -195,7 +195,7 @@ def print_outcome(outcome: OperationResult, selection: Selection, choice: Choice
     for change in outcome.changes:
         if change.current != change.desired:
             what = "added" if change.current is None else "removed" if change.desired is None else "changed"
-            click.echo(f"  {what:<7}  {outcome.found.install.file(change.file)}")
+            click.echo(f"  {what:<7}  {outcome.state.install.file(change.file)}")
     for saved in outcome.backups:
         click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
     if verb == "apply":
@@ -222,7 +222,7 @@ def _changed_in_words(outcome: OperationResult, verb: str = "changed") -> str:
 
 def _renewed(outcome: OperationResult, choice: Choice) -> tuple[str, ...]:
     """The patches that were applied by another version of nfpatch and are written again, or would be."""
-    return outcome.found.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
+    return outcome.state.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
 
 
 def print_choice(outcome: OperationResult, selection: Selection, choice: Choice, err: bool = False) -> None:

@@ -83,7 +83,7 @@ def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
     found = []
     for full, patch in zip(catalog.patches, hidden.patches):
         variant, expected = variants.of(patch), _edits(catalog.rewrites_for(full, release), sources)
-        is_applied = variant.found == "matched"
+        is_applied = variant.kind == "matched"
         if not expected:
             found += [Outcome(release, patch.id, WRONG)] if is_applied else []
         elif not patch.variants:

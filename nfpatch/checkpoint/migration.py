@@ -95,17 +95,17 @@ def migrate(
     What is wrong with a file is in its Migration. Raises UsageError where there is nothing at a path, Refused
     where a killed run left the install half done, and EnvironmentProblem where the interpreter cannot do the work.
     """
-    found = inspect_install(install, catalog)
-    if found.interrupted:
+    state = inspect_install(install, catalog)
+    if state.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
     files, hopeless = _files_at(paths, model)
     if not files:
         return hopeless
     probe(install.python, install.extra_path)
     with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-models-") as folder:
-        patched = _patched_tree(found, Path(folder, "patched"))
+        patched = _patched_tree(state, Path(folder, "patched"))
         with conversation(install.python, install.extra_path, Path(folder)) as talk:
-            judged = _judged(talk, files, found, patched, trust)
+            judged = _judged(talk, files, state, patched, trust)
             groups = [_together(list(group)) for _, group in groupby(judged, key=lambda each: each.file.group)]
             if not dry_run:
                 groups = [_replaced(talk, group, keep) for group in groups]
@@ -129,32 +129,32 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
     return replace(outcome, state="refused", dropped=(), added=(), detail=str(error), exit_code=error.exit_code)
 
 
-def _patched_tree(found: InstallState, folder: Path) -> Optional[Path]:
+def _patched_tree(state: InstallState, folder: Path) -> Optional[Path]:
     """A copy of the package without the layers that patches remove; None where none of these patches can be applied.
 
     A key that a patch declares dead is so only in some configurations of a model. Those that this source does not build
     are the ones.
     """
     wanted: dict[str, frozenset[str]] = {}
-    for status in found.statuses:
+    for status in state.statuses:
         is_removing = status.patch.removes_parameters and status.state == "applicable"
         for file in status.files if is_removing else ():
-            wanted[file] = wanted.get(file, found.ledger.patches_of(file)) | {status.patch.id}
+            wanted[file] = wanted.get(file, state.ledger.patches_of(file)) | {status.patch.id}
     try:
-        patched = {change.file: change.desired for change in changes_to(found, wanted)}
+        patched = {change.file: change.desired for change in changes_to(state, wanted)}
     except Refused:  # such a source gives no evidence
         return None
-    return build_overlay(found.install.package, folder, patched) if patched else None
+    return build_overlay(state.install.package, folder, patched) if patched else None
 
 
 def _judged(
-    talk: Conversation, files: Sequence[ModelFile], found: InstallState, patched: Optional[Path], trust: bool
+    talk: Conversation, files: Sequence[ModelFile], state: InstallState, patched: Optional[Path], trust: bool
 ) -> list[_Judged]:
     """The files as the target interpreter finds them."""
-    install = found.install
+    install = state.install
     seen = [os.stat(file.path) for file in files]
     dead: dict[str, list[str]] = {}
-    for patch in found.catalog.patches:
+    for patch in state.catalog.patches:
         if patch.removes_parameters:
             dead.setdefault(patch.model, []).extend(patch.unused_parameters)
     talk.tell(

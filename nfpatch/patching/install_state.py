@@ -207,7 +207,7 @@ def _expected_patches(variants: Variants, file: str, entry: PatchedFile) -> dict
     expected: dict[str, Optional[AppliedPatch]] = {}
     for patch in (patch for patch in catalog.patches if patch.id in entry.patches):
         variant = variants.of(patch)
-        rewrite, is_released = variant.rewrites.get(file), variant.found == "release"
+        rewrite, is_released = variant.rewrites.get(file), variant.kind == "release"
         if is_released and rewrite is None:
             expected[patch.id] = None
         elif is_released and rewrite is not None and known is not None and patch.id in known.patches:
@@ -228,59 +228,59 @@ def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[App
     return AppliedPatch(digest_of(edits), variants.catalog.modules_of(rewrite))
 
 
-def _status_of(found: InstallState, patch: Patch) -> PatchStatus:
-    if found.interrupted:
+def _status_of(state: InstallState, patch: Patch) -> PatchStatus:
+    if state.interrupted:
         return PatchStatus(
             patch, "interrupted", "a killed run left work half done; the next apply or revert completes it"
         )
-    patched = {file for file, entry in found.ledger.files.items() if patch.id in entry.patches}
-    variant = found.variant_of(patch)
+    patched = {file for file, entry in state.ledger.files.items() if patch.id in entry.patches}
+    variant = state.variant_of(patch)
     files = sorted({*variant.rewrites, *patched})
-    if not patched and variant.found == "none":
-        return _status_without_variant(found, patch, variant)
+    if not patched and variant.kind == "none":
+        return _status_without_variant(state, patch, variant)
     if not files:
         return PatchStatus(patch, "not-needed", variant.reason)
-    states = {file: _state_in(found, patch, file) for file in files}
-    is_elsewhere = not patched and all(state == "applied" for state, _ in states.values())
-    modules = sorted({*found.needed_modules(patch), *found.ledger.added_by(patch.id)})
-    states.update({file: _state_of_module(found, patch, file, is_elsewhere) for file in modules})
-    for file in found.differences(patch):
+    states = {file: _state_in(state, patch, file) for file in files}
+    is_elsewhere = not patched and all(each == "applied" for each, _ in states.values())
+    modules = sorted({*state.needed_modules(patch), *state.ledger.added_by(patch.id)})
+    states.update({file: _state_of_module(state, patch, file, is_elsewhere) for file in modules})
+    for file in state.differences(patch):
         # what was changed, or put back, is still that
         if states[file][0] == "applied" or (states[file][0] == "applicable" and file not in patched):
             states[file] = ("outdated", _OUTDATED)
     worst = max(states, key=lambda file: _FILE_STATES.index(states[file][0]))
-    state, reason = states[worst]
-    if any(states[file][0] != state for file in files):
-        reason = f"{reason} (in {', '.join(file for file in states if states[file][0] == state)})"
-    if patch.opt_in and not patched and state == "applicable":
-        state, reason = "opt-in", f"{reason} (applied by its own id only)"
-    if variant.found == "matched" and state == "applied":
+    patch_state, reason = states[worst]
+    if any(states[file][0] != patch_state for file in files):
+        reason = f"{reason} (in {', '.join(file for file in states if states[file][0] == patch_state)})"
+    if patch.opt_in and not patched and patch_state == "applicable":
+        patch_state, reason = "opt-in", f"{reason} (applied by its own id only)"
+    if variant.kind == "matched" and patch_state == "applied":
         reason = f"{reason} (by its variant for {variant.releases})"
-    return PatchStatus(patch, state, reason, {file: states[file][0] for file in files}, variant.releases)
+    return PatchStatus(patch, patch_state, reason, {file: states[file][0] for file in files}, variant.releases)
 
 
-def _status_without_variant(found: InstallState, patch: Patch, variant: Variant) -> PatchStatus:
+def _status_without_variant(state: InstallState, patch: Patch, variant: Variant) -> PatchStatus:
     """The state of a patch of which no variant fits the source, which is not known to be fixed."""
     reason = f"no variant fits: {variant.reason}"
-    if found.variants.is_release_known:
+    if state.variants.is_release_known:
         return PatchStatus(patch, "modified", reason, dict.fromkeys(variant.files, "modified"))
-    newest = found.catalog.releases[-1]
+    newest = state.catalog.releases[-1]
     return PatchStatus(patch, "unknown-release", f"this nfpatch knows the releases up to {newest}; {reason}")
 
 
-def _state_of_module(found: InstallState, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
+def _state_of_module(state: InstallState, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
     """The state of a patch in a runtime module; `is_elsewhere` tells that its files carry it, and no ledger says so."""
-    content, standing = found.contents[file], found.ledger.added.get(file)
-    if file in found.obstacles:
-        return "modified", f"{found.obstacles[file]}, and nfpatch did not put it there"
+    content, standing = state.contents[file], state.ledger.added.get(file)
+    if file in state.obstacles:
+        return "modified", f"{state.obstacles[file]}, and nfpatch did not put it there"
     if standing is not None:
         if content is None:
             return "modified", "the file is missing"
         if hash_of(content) != standing:
             return "modified", "the file was changed after nfpatch wrote it"
-        return ("applied" if file in found.ledger.added_by(patch.id) else "applicable"), patch.summary
+        return ("applied" if file in state.ledger.added_by(patch.id) else "applicable"), patch.summary
     if is_elsewhere:
-        if content == found.catalog.modules[Path(file).stem]:
+        if content == state.catalog.modules[Path(file).stem]:
             return "applied", patch.summary
         return "modified", f"the file {'is missing' if content is None else 'is not the one that the patch needs'}"
     if content is not None:
@@ -288,23 +288,23 @@ def _state_of_module(found: InstallState, patch: Patch, file: str, is_elsewhere:
     return "applicable", patch.summary
 
 
-def _state_in(found: InstallState, patch: Patch, file: str) -> tuple[State, str]:
+def _state_in(state: InstallState, patch: Patch, file: str) -> tuple[State, str]:
     """The state of a patch in one of its files."""
-    entry, content = found.ledger.files.get(file), found.contents[file]
+    entry, content = state.ledger.files.get(file), state.contents[file]
     if entry is not None and patch.id in entry.patches:
         return _state_with_entry(patch, entry, content)
     if content is None:
         return "modified", "the file is missing"
-    variant = found.variant_of(patch)
-    if variant.found == "matched":
+    variant = state.variant_of(patch)
+    if variant.kind == "matched":
         return "modified", f"the source is not the released one; the variant for {variant.releases} fits"
     if entry is None:
-        return _state_by_fingerprint(found, patch, file)
-    known = found.catalog.fingerprints.file(found.install.version, file)
+        return _state_by_fingerprint(state, patch, file)
+    known = state.catalog.fingerprints.file(state.install.version, file)
     if known is None or entry.original_sha256 != known.sha256:
         return "modified", "the file was not the released one when nfpatch patched it"
-    state, reason = _state_with_entry(patch, entry, content)
-    return ("applicable" if state == "applied" else state), reason
+    patch_state, reason = _state_with_entry(patch, entry, content)
+    return ("applicable" if patch_state == "applied" else patch_state), reason
 
 
 def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]) -> tuple[State, str]:
@@ -319,10 +319,10 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
     return "modified", "the file was changed after nfpatch patched it"
 
 
-def _state_by_fingerprint(found: InstallState, patch: Patch, file: str) -> tuple[State, str]:
+def _state_by_fingerprint(state: InstallState, patch: Patch, file: str) -> tuple[State, str]:
     """The state of a patch in a file that the ledger does not know."""
-    carried = found.carried_by(file)
-    has_fingerprints = found.catalog.fingerprints.patch(found.install.version, file, patch.id) is not None
+    carried = state.carried_by(file)
+    has_fingerprints = state.catalog.fingerprints.patch(state.install.version, file, patch.id) is not None
     if not has_fingerprints and not carried:
         return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"
     if carried is None:

@@ -29,12 +29,12 @@ class PartlyRefused(Refused):
 class OperationResult(NamedTuple):
     """The result of `apply` or `revert`.
 
-    `found` is the install afterwards. `changed_patches` were applied or reverted, `renewed` were outdated and are up to
+    `state` is the install afterwards. `changed_patches` were applied or reverted, `renewed` were outdated and are up to
     date now. `backups` are the copies of edited files that were kept because of `force`. `recovered` is whether an
     interrupted run was completed first. `left_out` maps patches that are needed but do not fit to the reason.
     """
 
-    found: InstallState
+    state: InstallState
     changes: tuple[TreeChange, ...]
     changed_patches: tuple[Patch, ...] = ()
     renewed: tuple[Patch, ...] = ()
@@ -70,24 +70,24 @@ def apply(
     """
     left_out: dict[str, str] = {}
 
-    def wanted(found: InstallState) -> Mapping[str, frozenset[str]]:
+    def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
         plan = PartialPlan(tuple(patches), {})
-        if keep_going and not found.interrupted:
-            plan = plan_partial(found, patches, allow_modified, force)
+        if keep_going and not state.interrupted:
+            plan = plan_partial(state, patches, allow_modified, force)
             left_out.clear()
             left_out.update(plan.left_out)
-        sets = plan_apply(found, plan.patches, allow_modified, renew_all)
+        sets = plan_apply(state, plan.patches, allow_modified, renew_all)
         if sets and not (allow_editable or dry_run):
             refuse_checkout(install)
         return sets
 
-    found = seen or inspect_install(install, catalog)
+    state = seen or inspect_install(install, catalog)
     try:
-        outcome = _move(found, wanted, allow_modified, force, dry_run, lock_timeout)
+        outcome = _move(state, wanted, allow_modified, force, dry_run, lock_timeout)
     except Refused as error:
-        if found.interrupted or found.ledger_problem is not None:
+        if state.interrupted or state.ledger_problem is not None:
             raise
-        plan, with_consent = (plan_partial(found, patches, consent, force) for consent in (allow_modified, True))
+        plan, with_consent = (plan_partial(state, patches, consent, force) for consent in (allow_modified, True))
         if keep_going or not plan.left_out or not with_consent.patches:
             raise
         needs_consent = allow_modified or plan.patches != with_consent.patches
@@ -119,42 +119,42 @@ def revert(
     nothing changed.
     """
 
-    def wanted(found: InstallState) -> Mapping[str, frozenset[str]]:
-        return plan_revert(found, patches)
+    def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
+        return plan_revert(state, patches)
 
     # the patches that stay were allowed on these files when they were applied
     return _move(seen or inspect_install(install, catalog), wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
-    found: InstallState,
+    state: InstallState,
     wanted: Callable[[InstallState], Mapping[str, frozenset[str]]],
     allow_modified: bool,
     force: bool,
     dry_run: bool,
     lock_timeout: float,
 ) -> OperationResult:
-    install, catalog = found.install, found.catalog
-    if dry_run and found.interrupted:
+    install, catalog = state.install, state.catalog
+    if dry_run and state.interrupted:
         raise Refused("An interrupted run left its work unfinished. Run the command without --dry-run to complete it.")
     # Inspection needs neither the lock nor write access, so a read-only image that is already patched is no error
-    if dry_run or not (found.interrupted or wanted(found)):
+    if dry_run or not (state.interrupted or wanted(state)):
         if not dry_run and has_litter(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):
                 recover(install)
-        return OperationResult(found, changes_to(found, wanted(found), allow_modified, force))
+        return OperationResult(state, changes_to(state, wanted(state), allow_modified, force))
     with locked(install, lock_timeout):
         recovered = is_interrupted(install)
         recover(install)
-        found = inspect_install(install, catalog)
-        changes = changes_to(found, wanted(found), allow_modified, force)
-        after = state_after(found, changes)
+        state = inspect_install(install, catalog)
+        changes = changes_to(state, wanted(state), allow_modified, force)
+        after = state_after(state, changes)
         backups = tuple(backup_path(install, change) for change in changes if change.needs_backup)
         if changes:
-            commit(install, steps_for(found, changes))
-        changed_ids = found.ledger.patch_ids ^ after.ledger.patch_ids
+            commit(install, steps_for(state, changes))
+        changed_ids = state.ledger.patch_ids ^ after.ledger.patch_ids
         changed_patches = tuple(patch for patch in catalog.patches if patch.id in changed_ids)
         renewed = tuple(
-            patch for patch in found.outdated if patch.id in after.ledger.patch_ids and not after.differences(patch)
+            patch for patch in state.outdated if patch.id in after.ledger.patch_ids and not after.differences(patch)
         )
         return OperationResult(after, changes, changed_patches, renewed, backups, recovered)

@@ -52,7 +52,7 @@ TreeChange = Union[FileChange, ModuleChange]
 
 
 def changes_to(
-    found: InstallState, wanted: PatchSets, allow_modified: bool = False, force: bool = False
+    state: InstallState, wanted: PatchSets, allow_modified: bool = False, force: bool = False
 ) -> tuple[TreeChange, ...]:
     """What must change for each file in `wanted` to carry exactly that set of patches, and for the modules to fit.
 
@@ -61,49 +61,49 @@ def changes_to(
     Raises Refused, before anything is written, where a file is not what it should be or a result misses its
     fingerprint.
     """
-    files = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
-    before = {file: entry.patches for file, entry in found.ledger.files.items()}
+    files = [_change_to(state, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
+    before = {file: entry.patches for file, entry in state.ledger.files.items()}
     changed = [
         change for change in files if change.current != change.desired or change.patches != before.get(change.file, {})
     ]
-    return (*changed, *_module_changes(found, files, force))
+    return (*changed, *_module_changes(state, files, force))
 
 
-def original_with(found: InstallState, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
+def original_with(state: InstallState, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
     """The originals with nothing but these patches: the files that they rewrite and the modules that they need.
 
     By path. Raises as `changes_to`.
     """
-    catalog = found.catalog
+    catalog = state.catalog
     by_file: dict[str, set[str]] = {}
     modules: dict[str, bytes] = {}
     for patch in (patch for patch in catalog.patches if patch.id in ids):
-        for file in found.variant_of(patch).files:
+        for file in state.variant_of(patch).files:
             by_file.setdefault(file, set()).add(patch.id)
-        for name in found.modules_for(patch):
+        for name in state.modules_for(patch):
             modules[module_file(name)] = catalog.modules[name]
     files = {
-        file: _change_to(found, file, frozenset(own), allow_modified, force=True).desired
+        file: _change_to(state, file, frozenset(own), allow_modified, force=True).desired
         for file, own in by_file.items()
     }
     return {**files, **modules}
 
 
-def originals_of(found: InstallState) -> dict[str, Optional[bytes]]:
+def originals_of(state: InstallState) -> dict[str, Optional[bytes]]:
     """The original bytes, by path, of each file that nfpatch has written; None for one that it has added.
 
     Raises Refused where an original is not kept.
     """
-    files = found.ledger.files.items()
-    originals = {file: read_original(found.install, file, entry.original_sha256) for file, entry in files}
-    return {**originals, **dict.fromkeys(found.ledger.added)}
+    files = state.ledger.files.items()
+    originals = {file: read_original(state.install, file, entry.original_sha256) for file, entry in files}
+    return {**originals, **dict.fromkeys(state.ledger.added)}
 
 
 # --- files ---
 
 
-def _change_to(found: InstallState, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
-    install, entry, current = found.install, found.ledger.files.get(file), found.contents[file]
+def _change_to(state: InstallState, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
+    install, entry, current = state.install, state.ledger.files.get(file), state.contents[file]
     path = install.file(file)
     needs_backup = False
     if entry is None:
@@ -116,7 +116,7 @@ def _change_to(found: InstallState, file: str, ids: frozenset[str], allow_modifi
         if not known and not force:
             raise _edited(path, current)
         needs_backup = not known and current is not None
-    desired, patches = _patched(found, file, original, original_sha256, ids, allow_modified)
+    desired, patches = _patched(state, file, original, original_sha256, ids, allow_modified)
     return FileChange(file, current, desired, original_sha256, patches, needs_backup)
 
 
@@ -128,7 +128,7 @@ def _edited(path: Path, current: Optional[bytes]) -> Refused:
 
 
 def _patched(
-    found: InstallState, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
+    state: InstallState, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
 ) -> tuple[bytes, dict[str, AppliedPatch]]:
     """The original with the edits of these patches, each held against the record where that knows it.
 
@@ -136,9 +136,9 @@ def _patched(
     """
     if not ids:
         return original, {}
-    version, path = found.install.version, found.install.file(file)
-    recorded = _recorded(found, file, original_sha256, ids)
-    if not (allow_modified or ids <= recorded.keys() or file in found.ledger.files):
+    version, path = state.install.version, state.install.file(file)
+    recorded = _recorded(state, file, original_sha256, ids)
+    if not (allow_modified or ids <= recorded.keys() or file in state.ledger.files):
         raise Refused(
             f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
             "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
@@ -148,13 +148,13 @@ def _patched(
     from nfpatch.patching.source import Source
 
     source, edits = Source(original), dict[str, tuple[Edit, ...]]()
-    is_looked_at = original == found.variants.original(file)
-    rewrites = _rewrites(found, file, ids)
+    is_looked_at = original == state.variants.original(file)
+    rewrites = _rewrites(state, file, ids)
     try:
         for patch_id, rewrite in rewrites.items():
             try:
                 if patch_id not in recorded and is_looked_at:
-                    edits[patch_id] = merge_adjacent(found.variants.edits(file, rewrite))
+                    edits[patch_id] = merge_adjacent(state.variants.edits(file, rewrite))
                 else:
                     edits[patch_id] = edits_of(rewrite, source, fingerprinted=patch_id in recorded)
             except CodemodRefused as error:
@@ -169,31 +169,31 @@ def _patched(
             check_parses(result)
     except CodemodRefused as error:
         raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
-    modules = {patch_id: found.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
+    modules = {patch_id: state.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
     return result, {name: AppliedPatch(digest_of(own), modules[name]) for name, own in edits.items()}
 
 
-def _recorded(found: InstallState, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
+def _recorded(state: InstallState, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
     """What is on record of those of these patches whose variant is that of the release."""
-    catalog, version = found.catalog, found.install.version
+    catalog, version = state.catalog, state.install.version
     known = catalog.fingerprints.file(version, file)
     if known is None or known.sha256 != original_sha256:
         return {}
-    own = [p.id for p in _known(found, ids) if found.variant_of(p).rewrites is catalog.rewrites_for(p, version)]
+    own = [p.id for p in _known(state, ids) if state.variant_of(p).rewrites is catalog.rewrites_for(p, version)]
     return {patch_id: known.patches[patch_id] for patch_id in own if patch_id in known.patches}
 
 
-def _rewrites(found: InstallState, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
+def _rewrites(state: InstallState, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
     """The codemods of these patches in a file by patch id. Raises Refused if the catalog lacks one."""
-    version = found.install.version
+    version = state.install.version
     rewrites = {
         patch.id: rewrite
-        for patch in found.catalog.patches
-        if patch.id in ids and (rewrite := found.variant_of(patch).rewrites.get(file)) is not None
+        for patch in state.catalog.patches
+        if patch.id in ids and (rewrite := state.variant_of(patch).rewrites.get(file)) is not None
     }
     for missing in sorted(ids - rewrites.keys()):
         raise Refused(
-            f"The catalog has no variant of {missing} for neuralforecast {version}; {found.install.file(file)} stays "
+            f"The catalog has no variant of {missing} for neuralforecast {version}; {state.install.file(file)} stays "
             "as it is. A patch of your own is found with --patches DIR."
         )
     return rewrites
@@ -202,18 +202,18 @@ def _rewrites(found: InstallState, file: str, ids: frozenset[str]) -> dict[str, 
 # --- runtime modules ---
 
 
-def _module_changes(found: InstallState, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
+def _module_changes(state: InstallState, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
     """What must change for the install to have exactly the runtime modules that the patches need then.
 
     The patches in these files get them as the catalog has them; what only other patches need stays as it is.
     """
     needed = {
-        module_file(name): found.catalog.modules[name]
+        module_file(name): state.catalog.modules[name]
         for change in files
         for applied in change.patches.values()
         for name in applied.modules
     }
-    patches: dict[str, Mapping[str, AppliedPatch]] = {file: entry.patches for file, entry in found.ledger.files.items()}
+    patches: dict[str, Mapping[str, AppliedPatch]] = {file: entry.patches for file, entry in state.ledger.files.items()}
     patches.update({change.file: change.patches for change in files})
     users = {
         (module_file(name), patch_id)
@@ -223,18 +223,18 @@ def _module_changes(found: InstallState, files: Sequence[FileChange], force: boo
     }
     staying = {file for file, _ in users} - needed.keys()
     changes = []
-    for file in sorted({*needed, *found.ledger.added}):
+    for file in sorted({*needed, *state.ledger.added}):
         if file in staying:
             continue
-        current, desired, standing = found.contents.get(file), needed.get(file), found.ledger.added.get(file)
-        path = found.install.file(file)
-        if file in found.obstacles:
-            raise _in_the_way(found.obstacles[file], found.install)
+        current, desired, standing = state.contents.get(file), needed.get(file), state.ledger.added.get(file)
+        path = state.install.file(file)
+        if file in state.obstacles:
+            raise _in_the_way(state.obstacles[file], state.install)
         if standing is None and current is not None:
-            raise _in_the_way(f"{path} stands where nfpatch adds a file", found.install)
+            raise _in_the_way(f"{path} stands where nfpatch adds a file", state.install)
         is_new = desired is not None and hash_of(desired) != standing
         if is_new:
-            _check_users(found, file, {patch_id for module, patch_id in users if module == file})
+            _check_users(state, file, {patch_id for module, patch_id in users if module == file})
         is_known = current in (None, desired) or (current is not None and hash_of(current) == standing)
         is_missing = current is None and desired is not None and standing is not None
         if (is_missing or not is_known) and not force:
@@ -251,11 +251,11 @@ def _in_the_way(what: str, install: Install) -> Refused:
     )
 
 
-def _check_users(found: InstallState, file: str, ids: set[str]) -> None:
+def _check_users(state: InstallState, file: str, ids: set[str]) -> None:
     """Raise Refused where another content of this module would come under the hooks of a patch that is not at hand."""
-    for unknown in sorted(ids - {patch.id for patch in found.catalog.patches}):
+    for unknown in sorted(ids - {patch.id for patch in state.catalog.patches}):
         raise Refused(
-            f"{found.install.file(file)} is to be renewed, and the applied patch {unknown}, which the catalog does not "
+            f"{state.install.file(file)} is to be renewed, and the applied patch {unknown}, which the catalog does not "
             "have, needs it too. A patch of your own is found with --patches DIR."
         )
 
@@ -264,7 +264,7 @@ def _check_users(found: InstallState, file: str, ids: set[str]) -> None:
 
 
 def plan_apply(
-    found: InstallState, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
+    state: InstallState, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
 ) -> dict[str, frozenset[str]]:
     """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
 
@@ -273,29 +273,29 @@ def plan_apply(
     known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for the first patch that is
     needed and cannot be applied, so that apply does all or nothing.
     """
-    if found.ledger_problem is not None:
-        raise Refused(found.ledger_problem)
+    if state.ledger_problem is not None:
+        raise Refused(state.ledger_problem)
     wanted: dict[str, frozenset[str]] = {}
     unclaimed = []
-    for status in map(found.status_of, patches):
+    for status in map(state.status_of, patches):
         if status.state in ("applied", "not-needed"):
             continue
-        if _is_unclaimed(found, status):
+        if _is_unclaimed(state, status):
             unclaimed.append(status)
             continue
-        if found.variant_of(status.patch).found == "none" and not found.ledger.files_of(status.patch.id):
-            raise Refused(_why_no_variant_fits(found, status))
-        for file, state in status.files.items():
+        if state.variant_of(status.patch).kind == "none" and not state.ledger.files_of(status.patch.id):
+            raise Refused(_why_no_variant_fits(state, status))
+        for file, file_state in status.files.items():
             # what was changed after nfpatch patched it is judged where the change is computed, because of --force
-            is_fit = state in ("applied", "applicable", "outdated")
-            if not is_fit and not allow_modified and file not in found.ledger.files:
-                raise Refused(_why_not(found, status, file))
-        wanted = _with_patch(found, wanted, status.patch)
+            is_fit = file_state in ("applied", "applicable", "outdated")
+            if not is_fit and not allow_modified and file not in state.ledger.files:
+                raise Refused(_why_not(state, status, file))
+        wanted = _with_patch(state, wanted, status.patch)
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
-        raise Refused(_why_no_variant_fits(found, unclaimed[0]))
-    for patch in found.outdated if renew_all else ():
-        wanted = _with_patch(found, wanted, patch)
-    return _with_renewed(found, wanted)
+        raise Refused(_why_no_variant_fits(state, unclaimed[0]))
+    for patch in state.outdated if renew_all else ():
+        wanted = _with_patch(state, wanted, patch)
+    return _with_renewed(state, wanted)
 
 
 class PartialPlan(NamedTuple):
@@ -306,26 +306,26 @@ class PartialPlan(NamedTuple):
 
 
 def plan_partial(
-    found: InstallState, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
+    state: InstallState, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
 ) -> PartialPlan:
     """Which of these patches can be applied, each as a whole and with what it requires.
 
     Raises Refused where nothing can be, because of the ledger.
     """
-    if found.ledger_problem is not None:
-        raise Refused(found.ledger_problem)
+    if state.ledger_problem is not None:
+        raise Refused(state.ledger_problem)
     problems: dict[str, str] = {}
     chosen: list[Patch] = []
-    states = {status.patch.id: status for status in map(found.status_of, patches)}
+    states = {status.patch.id: status for status in map(state.status_of, patches)}
     needed = [
         patch
         for patch in patches
-        if states[patch.id].state not in ("applied", "not-needed") and not _is_unclaimed(found, states[patch.id])
+        if states[patch.id].state not in ("applied", "not-needed") and not _is_unclaimed(state, states[patch.id])
     ]
 
     def why_not(some: Sequence[Patch]) -> str:
         try:
-            changes_to(found, plan_apply(found, some, allow_modified), allow_modified, force)
+            changes_to(state, plan_apply(state, some, allow_modified), allow_modified, force)
         except Refused as error:
             return str(error)
         return ""
@@ -337,8 +337,8 @@ def plan_partial(
             problems[patch.id] = problems[patch.id] or why_not([*chosen, patch])
             chosen += [] if problems[patch.id] else [patch]
     left_out = {patch_id for patch_id, problem in problems.items() if problem}
-    for patch_id in found.catalog.ordered(found.catalog.with_requiring(left_out) & problems.keys()):
-        missing = found.catalog.ordered(found.catalog.with_required([patch_id]) & left_out - {patch_id})
+    for patch_id in state.catalog.ordered(state.catalog.with_requiring(left_out) & problems.keys()):
+        missing = state.catalog.ordered(state.catalog.with_required([patch_id]) & left_out - {patch_id})
         problems[patch_id] = problems[patch_id] or f"it requires {', '.join(missing)}"
     return PartialPlan(
         tuple(patch for patch in needed if not problems[patch.id]),
@@ -346,103 +346,103 @@ def plan_partial(
     )
 
 
-def _is_unclaimed(found: InstallState, status: PatchStatus) -> bool:
+def _is_unclaimed(state: InstallState, status: PatchStatus) -> bool:
     """Whether nothing says that this unknown source needs the patch: neither its code nor its version."""
-    return status.state == "unknown-release" and not found.variant_of(status.patch).rewrites
+    return status.state == "unknown-release" and not state.variant_of(status.patch).rewrites
 
 
-def plan_revert(found: InstallState, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
+def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
     """The patch set of each file that is left when these patches are taken out; without patches, when all are.
 
     Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
     original is not kept here.
     """
-    if found.ledger_problem is not None:
-        raise Refused(found.ledger_problem)
+    if state.ledger_problem is not None:
+        raise Refused(state.ledger_problem)
     ids = {patch.id for patch in patches}
     wanted = {
         file: frozenset(entry.patches) - ids if ids else frozenset()
-        for file, entry in found.ledger.files.items()
+        for file, entry in state.ledger.files.items()
         if not ids or ids & set(entry.patches)
     }
-    named = {patch.id for patch in patches or found.catalog.patches}
-    for file in sorted(found.contents.keys() - found.ledger.files.keys()):
-        for patch_id in sorted(named & (found.carried_by(file) or frozenset())):
+    named = {patch.id for patch in patches or state.catalog.patches}
+    for file in sorted(state.contents.keys() - state.ledger.files.keys()):
+        for patch_id in sorted(named & (state.carried_by(file) or frozenset())):
             raise Refused(
-                f"{found.install.file(file)} carries {patch_id}, but its original is not kept here "
+                f"{state.install.file(file)} carries {patch_id}, but its original is not kept here "
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
-                f"file: {reinstall_command(found.install)}."
+                f"file: {reinstall_command(state.install)}."
             )
-    return _with_renewed(found, wanted)
+    return _with_renewed(state, wanted)
 
 
-def _with_renewed(found: InstallState, wanted: PatchSets) -> dict[str, frozenset[str]]:
+def _with_renewed(state: InstallState, wanted: PatchSets) -> dict[str, frozenset[str]]:
     """These patch sets, and those of every patch that is outdated in what is written for them.
 
     A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
     outdated one of these is renewed in all of its files, which may concern further patches.
     """
-    leaving = {patch_id for file, ids in wanted.items() for patch_id in found.ledger.patches_of(file) - ids}
-    outdated = {patch.id: patch for patch in found.outdated if patch.id not in leaving}
+    leaving = {patch_id for file, ids in wanted.items() for patch_id in state.ledger.patches_of(file) - ids}
+    outdated = {patch.id: patch for patch in state.outdated if patch.id not in leaving}
     while outdated:
         concerned = {patch_id for ids in wanted.values() for patch_id in ids}
-        modules = {module for patch in _known(found, concerned) for module in _renewed_modules(found, patch)}
-        concerned |= {patch_id for patch_id in found.ledger.patch_ids if modules & found.ledger.added_by(patch_id)}
+        modules = {module for patch in _known(state, concerned) for module in _renewed_modules(state, patch)}
+        concerned |= {patch_id for patch_id in state.ledger.patch_ids if modules & state.ledger.added_by(patch_id)}
         more = [outdated.pop(patch_id) for patch_id in sorted(concerned & outdated.keys())]
         if not more:
             break
         for patch in more:
-            wanted = _with_patch(found, wanted, patch)
+            wanted = _with_patch(state, wanted, patch)
     return dict(wanted)
 
 
-def _known(found: InstallState, ids: Iterable[str]) -> list[Patch]:
+def _known(state: InstallState, ids: Iterable[str]) -> list[Patch]:
     """Those of these patches that the catalog has, in its order."""
-    return [patch for patch in found.catalog.patches if patch.id in ids]
+    return [patch for patch in state.catalog.patches if patch.id in ids]
 
 
-def _renewed_modules(found: InstallState, patch: Patch) -> set[str]:
+def _renewed_modules(state: InstallState, patch: Patch) -> set[str]:
     """The modules that this patch needs and that the catalog has otherwise than they were added."""
-    hashes = found.catalog.module_hashes
-    names = found.modules_for(patch)
+    hashes = state.catalog.module_hashes
+    names = state.modules_for(patch)
     return {
-        module_file(name) for name in names if found.ledger.added.get(module_file(name), "") not in ("", hashes[name])
+        module_file(name) for name in names if state.ledger.added.get(module_file(name), "") not in ("", hashes[name])
     }
 
 
-def _with_patch(found: InstallState, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
+def _with_patch(state: InstallState, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
     """These patch sets with this patch in exactly those files that the catalog names for it."""
-    files = found.variant_of(patch).files
+    files = state.variant_of(patch).files
     sets = dict(wanted)
-    for file in {*files, *found.ledger.files_of(patch.id)}:
-        others = sets.get(file, found.ledger.patches_of(file)) - {patch.id}
+    for file in {*files, *state.ledger.files_of(patch.id)}:
+        others = sets.get(file, state.ledger.patches_of(file)) - {patch.id}
         sets[file] = others | {patch.id} if file in files else others
     return sets
 
 
-def _why_not(found: InstallState, status: PatchStatus, file: str) -> str:
-    commit = commit_of(found.install)
+def _why_not(state: InstallState, status: PatchStatus, file: str) -> str:
+    commit = commit_of(state.install)
     if commit is not None:
         return (
-            f"{found.install.package} is commit {commit.short_id} of {commit.repository}, not a release. Let nfpatch "
+            f"{state.install.package} is commit {commit.short_id} of {commit.repository}, not a release. Let nfpatch "
             "patch it as it is, where the code in question matches exactly, and prove that first: "
             "`--allow-modified --prove`."
         )
-    if status.state == "modified" and not found.variants.is_release_known:
+    if status.state == "modified" and not state.variants.is_release_known:
         return (
-            f"neuralforecast {found.install.version} in {found.install.site_packages} is unknown: {status.reason}. "
+            f"neuralforecast {state.install.version} in {state.install.site_packages} is unknown: {status.reason}. "
             "Upgrade nfpatch, or let it patch the release where a codemod matches exactly, and prove that first: "
             "`--allow-modified --prove`."
         )
     return (
-        f"{found.install.file(file)} is not known as a file of neuralforecast {found.install.version}: "
+        f"{state.install.file(file)} is not known as a file of neuralforecast {state.install.version}: "
         f"{status.reason}. Restore the released file, or let nfpatch patch it as it is if the code in question still "
         "matches exactly: `--allow-modified`."
     )
 
 
-def _why_no_variant_fits(found: InstallState, status: PatchStatus) -> str:
-    install, variant = found.install, found.variant_of(status.patch)
+def _why_no_variant_fits(state: InstallState, status: PatchStatus) -> str:
+    install, variant = state.install, state.variant_of(status.patch)
     commit = commit_of(install)
     if commit is not None:
         return (

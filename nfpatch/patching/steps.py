@@ -22,30 +22,30 @@ from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
-def state_after(found: InstallState, changes: Sequence[TreeChange]) -> InstallState:
+def state_after(state: InstallState, changes: Sequence[TreeChange]) -> InstallState:
     """The survey of the install once these changes are carried out. Its variants are those of the same originals."""
-    for file in found.ledger.files:
-        found.variants.original(file)  # read now, as it may go
-    after = _ledger_after(found, changes)
-    contents = {**found.contents, **{change.file: change.desired for change in changes}}
-    expected = {file: found.expected[file] for file in found.expected.keys() & after.files.keys()}
+    for file in state.ledger.files:
+        state.variants.original(file)  # read now, as it may go
+    after = _ledger_after(state, changes)
+    contents = {**state.contents, **{change.file: change.desired for change in changes}}
+    expected = {file: state.expected[file] for file in state.expected.keys() & after.files.keys()}
     for change in _files_in(changes):
         if change.patches:
             expected[change.file] = dict(change.patches)
-    return replace(found, ledger=after, contents=contents, expected=expected)
+    return replace(state, ledger=after, contents=contents, expected=expected)
 
 
-def steps_for(found: InstallState, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
+def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
     """The steps that carry out these changes: modules, files, kept originals, compiled files, RECORD and ledger.
 
     Modules come before the files that import them, and go after them.
     """
-    install, after = found.install, _ledger_after(found, changes)
+    install, after = state.install, _ledger_after(state, changes)
     steps: list[Step] = _steps_to_modules(
         install, [change for change in _modules_in(changes) if change.desired is not None]
     )
     for change in _files_in(changes):
-        entry = found.ledger.files.get(change.file)
+        entry = state.ledger.files.get(change.file)
         steps += _backup_steps(install, change)
         if change.patches:
             steps += _steps_to_patched(install, change, entry, after.files[change.file])
@@ -59,7 +59,7 @@ def steps_for(found: InstallState, changes: Sequence[TreeChange]) -> tuple[Step,
         Prune(install.file(change.file).parent / "__pycache__") for change in _files_in(changes) if not change.patches
     ]
     folders = [install.file(RUNTIME_FOLDER) / "__pycache__", install.file(RUNTIME_FOLDER)] if removed else []
-    return (*steps, *_bookkeeping(found, after, changes), *caches, *map(Prune, folders))
+    return (*steps, *_bookkeeping(state, after, changes), *caches, *map(Prune, folders))
 
 
 def _files_in(changes: Sequence[TreeChange]) -> list[FileChange]:
@@ -89,25 +89,25 @@ def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) ->
     return steps
 
 
-def _entries_after(found: InstallState, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
+def _entries_after(state: InstallState, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
     """The patched files, by path, once these changes are carried out."""
-    files = dict(found.ledger.files)
+    files = dict(state.ledger.files)
     for change in changes:
         entry = files.pop(change.file, None)
         if change.patches:
-            files[change.file] = _entry_after(found.install, change, entry)
+            files[change.file] = _entry_after(state.install, change, entry)
     return files
 
 
-def _ledger_after(found: InstallState, changes: Sequence[TreeChange]) -> Ledger:
-    before, files, added = found.ledger, _entries_after(found, _files_in(changes)), dict(found.ledger.added)
+def _ledger_after(state: InstallState, changes: Sequence[TreeChange]) -> Ledger:
+    before, files, added = state.ledger, _entries_after(state, _files_in(changes)), dict(state.ledger.added)
     for change in _modules_in(changes):
         added.pop(change.file, None)
         if change.desired is not None:
             added[change.file] = hash_of(change.desired)
     record_sha256 = before.record_sha256
-    if not before.files and found.install.record is not None:
-        record_sha256 = hash_of(read_file(found.install.record))
+    if not before.files and state.install.record is not None:
+        record_sha256 = hash_of(read_file(state.install.record))
     if not files:
         return Ledger(before.version)
     # in the order of the files, so that ledger and RECORD tell nothing of the way to this set
@@ -185,16 +185,16 @@ def _relative(install: Install, path: Path) -> str:
     return path.relative_to(install.root).as_posix()
 
 
-def _bookkeeping(found: InstallState, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
+def _bookkeeping(state: InstallState, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
     """The steps for RECORD and ledger."""
-    install, before = found.install, found.ledger
+    install, before = state.install, state.ledger
     if install.record is None:
         return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
     record_name, origin = _relative_record(install), str(install.record)
     present = original = read_file(install.record)
     # an edit of a patched file is not in RECORD: the row that stands there is still what nfpatch wrote
     standing = {row[0]: row for row in record.parse(present, origin)}
-    written = {**standing, **_rows_of_modules(found, standing), **_rows_of_changes(changes)}
+    written = {**standing, **_rows_of_modules(state, standing), **_rows_of_changes(changes)}
     rows_before: dict[str, Optional[record.Row]] = {}
     if before.files:
         original = read_original(install, record_name, before.record_sha256 or "")
@@ -221,11 +221,11 @@ def _rows_of_changes(changes: Sequence[TreeChange]) -> dict[str, record.Row]:
     }
 
 
-def _rows_of_modules(found: InstallState, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
+def _rows_of_modules(state: InstallState, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
     """The rows of the runtime modules that RECORD lacks, where they are as nfpatch wrote them."""
     rows = {}
-    for file, sha256 in found.ledger.added.items():
-        content = found.contents[file]
+    for file, sha256 in state.ledger.added.items():
+        content = state.contents[file]
         if file not in standing and content is not None and hash_of(content) == sha256:
             rows[file] = record.row_for(file, content)
     return rows

@@ -32,13 +32,13 @@ ANY_MODEL = "any"
 class Variant(NamedTuple):
     """The variant of a patch in an install, and how it was found.
 
-    `found` is "release" where the release decides, "matched" where the code does, "fixed" where the code shows that it
+    `kind` is "release" where the release decides, "matched" where the code does, "fixed" where the code shows that it
     is not needed, and "none" where no variant fits. `rewrites` are its codemods by file: those of the release where
     none fits, if it has any. `releases` names the releases that a matched variant is for. `reason` says why there is
     nothing to rewrite, or why that does not fit.
     """
 
-    found: Literal["release", "matched", "fixed", "none"]
+    kind: Literal["release", "matched", "fixed", "none"]
     rewrites: Mapping[str, Rewrite] = MappingProxyType({})
     releases: str = ""
     reason: str = ""
