@@ -26,7 +26,7 @@ from nfpatch.fingerprints import (
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching import edits as editing
 from nfpatch.patching.rewriting import check_parses, edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 
 def fingerprints_of(catalog: Catalog) -> Fingerprints:
@@ -56,7 +56,7 @@ def fingerprints_of(catalog: Catalog) -> Fingerprints:
 
 def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, Rewrite]) -> RecordedFile:
     """What is known of a file. Raises CodemodRefused where it is not what a codemod expects."""
-    module, edits = Source(source), dict[str, tuple[editing.Edit, ...]]()
+    module, edits = SourceFile(source), dict[str, tuple[editing.Edit, ...]]()
     for patch_id, rewrite in rewrites.items():
         try:
             edits[patch_id] = edits_of(rewrite, module)

@@ -21,7 +21,7 @@ from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import Ledger
 from nfpatch.patching.edits import Edit, merge_adjacent
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.patching.variants import Variants
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "next-release.md"
@@ -79,7 +79,7 @@ def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
     install = Install(release, nowhere, nowhere, None, "regular")
     hidden = hidden_from(catalog, release)
     variants = Variants(install, hidden, Ledger(release), contents)
-    sources = {file: Source(content) for file, content in contents.items() if content is not None}
+    sources = {file: SourceFile(content) for file, content in contents.items() if content is not None}
     found = []
     for full, patch in zip(catalog.patches, hidden.patches):
         variant, expected = variants.of(patch), _edits(catalog.rewrites_for(full, release), sources)
@@ -98,7 +98,7 @@ def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
     return found
 
 
-def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, Source]) -> dict[str, tuple[Edit, ...]]:
+def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, SourceFile]) -> dict[str, tuple[Edit, ...]]:
     return {file: edits_of(rewrite, sources[file]) for file, rewrite in rewrites.items()}
 
 

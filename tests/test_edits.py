@@ -9,7 +9,7 @@ import pytest
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
 from nfpatch.patching.edits import Edit, apply_edits, digest_of, merge_adjacent
 from nfpatch.patching.rewriting import edits_of, rewritten
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 TEXT = b"zero\none\ntwo\nthree\n"
 
@@ -103,7 +103,7 @@ class Other:
 
 
 def test_a_function_is_found_by_its_text_where_that_is_sure_and_by_the_tree_where_not() -> None:
-    source = Source(MODULE)
+    source = SourceFile(MODULE)
     for where in ("Model.fit", "Other.fit", "Other", "Model", "Model.size", ""):
         by_tree, by_text = source.definition(where), source.definition_by_text(where)
         statement, twin = by_tree.node.body[-1], by_text.node.body[-1]
@@ -113,7 +113,7 @@ def test_a_function_is_found_by_its_text_where_that_is_sure_and_by_the_tree_wher
 @pytest.mark.parametrize("fingerprinted", [False, True])
 def test_statements_of_a_module_are_changed_like_those_of_a_function(fingerprinted: bool) -> None:
     change = Rewrite((Change("", "LIMIT = 3", "LIMIT = 4\nMORE = 5"),))
-    edits = edits_of(change, Source(MODULE), fingerprinted)
+    edits = edits_of(change, SourceFile(MODULE), fingerprinted)
     assert apply_edits(MODULE, {"p": edits}) == MODULE.replace(b"LIMIT = 3\n", b"LIMIT = 4\nMORE = 5\n")
 
 

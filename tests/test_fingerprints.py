@@ -12,7 +12,7 @@ from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, patch
 from nfpatch.fingerprints import RecordedFile, rendered
 from nfpatch.patching.edits import Edit, apply_edits, digest_of
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,9 @@ def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catal
         assert source is not None
         edits: dict[str, tuple[Edit, ...]] = {}
         for patch in catalog.select([*known.patches]):
-            edits[patch.id] = edits_of(catalog.rewrites_for(patch, release)[file], Source(source), fingerprinted=True)
+            edits[patch.id] = edits_of(
+                catalog.rewrites_for(patch, release)[file], SourceFile(source), fingerprinted=True
+            )
             assert digest_of(edits[patch.id]) == known.patches[patch.id].sha256
         chosen = [set(some) for number in range(len(edits) + 1) for some in combinations(edits, number)]
         for some in chosen if len(chosen) <= 16 else [*chosen[:8], *chosen[-8:]]:
@@ -78,7 +80,7 @@ def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> N
     source = read_member("1.7.4", file)
     assert source is not None
     (patch,) = catalog.select(["trajectories-after-spawn"])
-    imports, first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")[file], Source(source))
+    imports, first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")[file], SourceFile(source))
     assert imports.is_import
     assert others
     for half in ([imports, first], [first, *others], [imports]):

@@ -15,7 +15,7 @@ from nfpatch.fingerprints import RecordedEdit, RecordedPatch
 from nfpatch.installs.find import module_file
 from nfpatch.patching.edits import text_digest_of
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 RELEASE = "1.7.4"
 # A patch of one file whose hook was another, and a module that several patches need, one of Spark among them.
@@ -34,7 +34,7 @@ def older_catalog() -> Catalog:
     once = rewrite._replace(changes=(change._replace(new=hook),))
     source = read_member(RELEASE, file)
     assert source is not None
-    edits = edits_of(once, Source(source))
+    edits = edits_of(once, SourceFile(source))
     places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
     known = now.fingerprints.file(RELEASE, file)
     assert known is not None

@@ -24,7 +24,7 @@ from nfpatch.patching.edits import Edit, apply_edits
 from nfpatch.patching.install_state import inspect_install
 from nfpatch.patching.plan import original_with
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.proof.prove import ProofRequest, agenda_for
 from nfpatch.proof.runner import ProofCase, run_proof
 
@@ -78,7 +78,7 @@ def is_inside(edit: Edit, start: int, stop: int, indentation: int) -> bool:
 
 
 def edits_in(content: bytes, rewrites: Mapping[str, Rewrite]) -> dict[str, tuple[Edit, ...]]:
-    source = Source(content)
+    source = SourceFile(content)
     return {patch_id: edits_of(rewrite, source, fingerprinted=True) for patch_id, rewrite in rewrites.items()}
 
 

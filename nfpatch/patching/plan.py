@@ -145,9 +145,9 @@ def _patched(
         )
     from nfpatch.patching.edits import Edit, apply_edits, digest_of, merge_adjacent
     from nfpatch.patching.rewriting import check_parses, edits_of
-    from nfpatch.patching.source import Source
+    from nfpatch.patching.source import SourceFile
 
-    source, edits = Source(original), dict[str, tuple[Edit, ...]]()
+    source, edits = SourceFile(original), dict[str, tuple[Edit, ...]]()
     is_looked_at = original == state.variants.original(file)
     rewrites = _rewrites(state, file, ids)
     try:

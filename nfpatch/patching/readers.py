@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfpatch.codemod import CodemodRefused
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,16 @@ def _frozen_attribute(statement: ast.expr) -> ast.Attribute | None:
     return None
 
 
-def check_assigned_once(source: Source, attribute: str) -> None:
+def check_assigned_once(source: SourceFile, attribute: str) -> None:
     """Raise CodemodRefused unless there is one assignment to the attribute."""
     times = sum(use.is_assignment for use in uses_in(source.tree).get(attribute, ()))
     if times != 1:
         raise CodemodRefused(f"`self.{attribute} = ...` stands there {times or 'no'} times, not once")
 
 
-def check_unread(result: Source, attribute: str, condition: str, source: Source, quoted: Collection[int] = ()) -> None:
+def check_unread(
+    result: SourceFile, attribute: str, condition: str, source: SourceFile, quoted: Collection[int] = ()
+) -> None:
     """Raise CodemodRefused where the module uses the attribute outside `if CONDITION:`, or at all without a condition.
 
     For `not CONDITION`, a use in the `else` of `if CONDITION:` is one inside as well. Freezing it is no use. In the

@@ -14,10 +14,10 @@ from textwrap import dedent
 
 from nfpatch.codemod import RUNTIME_PACKAGE, Change, CodemodRefused, Rewrite
 from nfpatch.patching.edits import Edit, apply_edits, merge_adjacent
-from nfpatch.patching.source import Place, Source, indentation_of, is_same, parsed_statements
+from nfpatch.patching.source import CodeBlock, SourceFile, indentation_of, is_same, parsed_statements
 
 
-def edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = False) -> tuple[Edit, ...]:
+def edits_of(rewrite: Rewrite, source: SourceFile, fingerprinted: bool = False) -> tuple[Edit, ...]:
     """What the codemod changes in this source.
 
     `fingerprinted` means that the caller compares the result with a fingerprint. Each function is then found by
@@ -27,7 +27,7 @@ def edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = False) -> t
     return merge_adjacent(separate_edits_of(rewrite, source, fingerprinted))
 
 
-def separate_edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = False) -> tuple[Edit, ...]:
+def separate_edits_of(rewrite: Rewrite, source: SourceFile, fingerprinted: bool = False) -> tuple[Edit, ...]:
     """The same with each change by itself: edits that touch are not joined."""
     if not fingerprinted:
         _check_before(rewrite, source)
@@ -36,7 +36,7 @@ def separate_edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = Fa
         *(
             edit
             for change in rewrite.changes
-            for edit in _edits_of_change(change, _place_for(change, source, fingerprinted), source)
+            for edit in _edits_of_change(change, _find_block(change, source, fingerprinted), source)
         ),
     )
     if not fingerprinted:
@@ -44,7 +44,7 @@ def separate_edits_of(rewrite: Rewrite, source: Source, fingerprinted: bool = Fa
     return edits
 
 
-def check_stands(rewrite: Rewrite, source: Source) -> None:
+def check_stands(rewrite: Rewrite, source: SourceFile) -> None:
     """Raise CodemodRefused unless what the codemod writes stands there already, in a file that needs no imports.
 
     What it removes cannot be distinguished from what was never there.
@@ -62,7 +62,7 @@ def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:
 
     Raises CodemodRefused as `edits_of` and `apply_edits` do; the error names the patch.
     """
-    module, edits = Source(source), {}
+    module, edits = SourceFile(source), {}
     for patch_id, rewrite in rewrites.items():
         try:
             edits[patch_id] = edits_of(rewrite, module)
@@ -73,10 +73,10 @@ def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:
 
 def check_parses(source: bytes) -> None:
     """Raise CodemodRefused unless the source parses: the last check of a result that no record vouches for."""
-    _ = Source(source).tree
+    _ = SourceFile(source).tree
 
 
-def _check_before(rewrite: Rewrite, source: Source) -> None:
+def _check_before(rewrite: Rewrite, source: SourceFile) -> None:
     from nfpatch.patching import readers
 
     for where, parameters in rewrite.unused_arguments.items():
@@ -91,26 +91,26 @@ def _check_before(rewrite: Rewrite, source: Source) -> None:
                 raise CodemodRefused(f"`{_first_words(statement)}` stands in {where} already")
 
 
-def _check_after(rewrite: Rewrite, source: Source, edits: Sequence[Edit]) -> None:
+def _check_after(rewrite: Rewrite, source: SourceFile, edits: Sequence[Edit]) -> None:
     from nfpatch.patching import readers
 
     if rewrite.guarded_attributes:
-        result = Source(apply_edits(source.content, {"": edits}))
+        result = SourceFile(apply_edits(source.content, {"": edits}))
         quoted = {line for change in rewrite.changes if change.new is None for line in _lines_of(change, source)}
         for attribute, condition in rewrite.guarded_attributes.items():
             readers.check_unread(result, attribute, condition, source, quoted)
 
 
-def _lines_of(change: Change, source: Source) -> range:
+def _lines_of(change: Change, source: SourceFile) -> range:
     """The numbers of the lines that a change quotes; none where it leaves the body of a statement open."""
-    expected, place = _statements(change.old), _place_for(change, source, fingerprinted=False)
-    start = _place_of(expected, place, change.where)
+    expected, block = _statements(change.old), _find_block(change, source, fingerprinted=False)
+    start = _find_statements(expected, block, change.where)
     if any(map(_has_any_body, expected)):
         return range(0)
-    return range(_first_line(place.body[start]), _last_line(place.body[start + len(expected) - 1]) + 1)
+    return range(_first_line(block.body[start]), _last_line(block.body[start + len(expected) - 1]) + 1)
 
 
-def _import_edits(modules: Sequence[str], source: Source, fingerprinted: bool) -> Iterator[Edit]:
+def _import_edits(modules: Sequence[str], source: SourceFile, fingerprinted: bool) -> Iterator[Edit]:
     """The lines that import runtime modules, before the first import of the file."""
     if modules:
         at, ending = source.first_import_by_text() if fingerprinted else source.first_import()
@@ -118,25 +118,25 @@ def _import_edits(modules: Sequence[str], source: Source, fingerprinted: bool) -
         yield Edit(at, at, b"".join(lines), is_import=True)
 
 
-def _place_for(change: Change, source: Source, fingerprinted: bool) -> Place:
+def _find_block(change: Change, source: SourceFile, fingerprinted: bool) -> CodeBlock:
     """Where to look for the statements of a change."""
     if not fingerprinted:
-        place = source.definition(change.where)
+        block = source.definition(change.where)
     else:
         first, *others = _statements(change.old)
         only = first.name if isinstance(first, ast.FunctionDef) and not others and not change.inside else ""
-        place = source.definition_by_text(change.where, only)
-    return place if not change.inside else _block_of(place, change)
+        block = source.definition_by_text(change.where, only)
+    return block if not change.inside else _nested_block(block, change)
 
 
-def _block_of(place: Place, change: Change) -> Place:
+def _nested_block(block: CodeBlock, change: Change) -> CodeBlock:
     """The block that the heads of the change lead to.
 
     Of several statements with the same head, it is that of the one whose block has the statements of the change. Raises
     CodemodRefused unless there is exactly one.
     """
     found: list[ast.stmt] = []
-    blocks = [place.body]
+    blocks = [block.body]
     for head in change.inside:
         keyword = head.partition(" ")[0].rstrip(":")
         if keyword in ("else", "elif"):  # of the statements that were found last
@@ -157,13 +157,13 @@ def _block_of(place: Place, change: Change) -> Place:
         words = f"`{change.inside[-1]}` with `{_first_words(_statements(change.old)[0])}`"
         raise CodemodRefused(f"{words} stands {len(candidates)} times in {change.where}, not once")
     ((statement, body),) = candidates
-    return replace(place, body=body, indent=indentation_of(place.line(statement.lineno)))
+    return replace(block, body=body, indent=indentation_of(block.line(statement.lineno)))
 
 
-def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[Edit]:
+def _edits_of_change(change: Change, block: CodeBlock, source: SourceFile) -> Iterator[Edit]:
     """The edit that a change comes to, if any. Raises CodemodRefused unless its statements stand there once."""
-    expected, body = _statements(change.old), place.body
-    start = _place_of(expected, place, change.where)
+    expected, body = _statements(change.old), block.body
+    start = _find_statements(expected, block, change.where)
     if change.new is None:
         return
     end = start + len(expected)
@@ -172,24 +172,24 @@ def _edits_of_change(change: Change, place: Place, source: Source) -> Iterator[E
     if not new:
         if len(expected) == len(body):
             raise CodemodRefused(f"nothing would be left in {change.where}")
-        yield Edit(place.offset(_first_line_to_remove(place, start, end)), place.offset(last + 1), b"")
+        yield Edit(block.offset(_first_line_to_remove(block, start, end)), block.offset(last + 1), b"")
         return
     _check_bodies_stay(expected, new, change.where)
     from nfpatch.patching.libcst_merge import render_replacement
 
     kept = _kept_around(expected, new)
-    line_before = place.line(_last_line(body[start + kept - 1])) if kept else b""
+    line_before = block.line(_last_line(body[start + kept - 1])) if kept else b""
     ending = line_before[len(line_before.rstrip(b"\r\n")) :]
     if ending:  # what is there stays there, and need not be looked at
         added = _text_behind(change.new, new[kept - 1], new[len(new) - len(expected) + kept - 1])
-        anchor = indentation_of(place.line(body[start].lineno)).encode("ascii") + b"pass" + ending
-        text = render_replacement([anchor], "pass", "pass\n" + added, source.encoding, place.indent)[len(anchor) :]
-        where = place.offset(_last_line(body[start + kept - 1]) + 1)
+        anchor = indentation_of(block.line(body[start].lineno)).encode("ascii") + b"pass" + ending
+        text = render_replacement([anchor], "pass", "pass\n" + added, source.encoding, block.indent)[len(anchor) :]
+        where = block.offset(_last_line(body[start + kept - 1]) + 1)
         yield Edit(where, where, text)
         return
-    lines = [place.line(number) for number in range(first, last + 1)]
-    text = render_replacement(lines, change.old, change.new, source.encoding, place.indent)
-    yield from _trimmed(Edit(place.offset(first), place.offset(last + 1), text), source.content)
+    lines = [block.line(number) for number in range(first, last + 1)]
+    text = render_replacement(lines, change.old, change.new, source.encoding, block.indent)
+    yield from _trimmed(Edit(block.offset(first), block.offset(last + 1), text), source.content)
 
 
 def _check_bodies_stay(old: Sequence[ast.stmt], new: Sequence[ast.stmt], where: str) -> None:
@@ -229,22 +229,22 @@ def _statements(text: str) -> tuple[ast.stmt, ...]:
     return tuple(parsed_statements(dedent(text).strip() + "\n"))
 
 
-def _place_of(expected: Sequence[ast.stmt], place: Place, where: str) -> int:
+def _find_statements(expected: Sequence[ast.stmt], block: CodeBlock, where: str) -> int:
     """Where in the body these statements begin. Raises CodemodRefused unless they stand there exactly once."""
-    body = place.body
-    if not isinstance(place.node, ast.Module) and not _begins_its_line(place, body[0]):
+    body = block.body
+    if not isinstance(block.node, ast.Module) and not _begins_its_line(block, body[0]):
         raise CodemodRefused(f"`{where.rpartition('.')[2]}` is defined on one line")
-    places = [
+    starts = [
         start
         for start in _starts_of(expected, body)
-        if all(_begins_its_line(place, each) for each in body[start : start + len(expected) + 1])
+        if all(_begins_its_line(block, each) for each in body[start : start + len(expected) + 1])
     ]
-    if len(places) == 1:
-        return places[0]
+    if len(starts) == 1:
+        return starts[0]
     words = _first_words(expected[0]) if len(expected) == 1 else f"{_first_words(expected[0]).rstrip('. ')} ..."
     raise CodemodRefused(
-        f"`{words}` stands {len(places)} times in {where}, not once"
-        if places
+        f"`{words}` stands {len(starts)} times in {where}, not once"
+        if starts
         else f"`{words}` is not a statement of {where} as it stands there"
     )
 
@@ -261,8 +261,8 @@ def _first_words(statement: ast.stmt) -> str:
     return f"{first} ..." if more else first
 
 
-def _begins_its_line(place: Place, statement: ast.stmt) -> bool:
-    return not place.line(statement.lineno)[: statement.col_offset].strip()
+def _begins_its_line(block: CodeBlock, statement: ast.stmt) -> bool:
+    return not block.line(statement.lineno)[: statement.col_offset].strip()
 
 
 def _is_like(found: ast.stmt, expected: ast.stmt) -> bool:
@@ -289,30 +289,30 @@ def _last_line(statement: ast.stmt) -> int:
     return statement.end_lineno
 
 
-def _first_line_to_remove(place: Place, start: int, end: int) -> int:
+def _first_line_to_remove(block: CodeBlock, start: int, end: int) -> int:
     """The first line that goes with these statements: that of the comment directly above, or of the blank ones before.
 
     A blank line stays where the next statement would otherwise touch the one before.
     """
-    body = place.body
+    body = block.body
     number = _first_line(body[start])
-    above = _last_line(body[start - 1]) if start else _last_line_of_head(place)
-    indent = indentation_of(place.line(body[start].lineno)).encode("ascii")
-    while number - 1 > above and place.line(number - 1).startswith(indent + b"#"):
+    above = _last_line(body[start - 1]) if start else _last_line_of_head(block)
+    indent = indentation_of(block.line(body[start].lineno)).encode("ascii")
+    while number - 1 > above and block.line(number - 1).startswith(indent + b"#"):
         number -= 1
     is_last = end == len(body)
-    if is_last or not place.line(_last_line(body[end - 1]) + 1).strip():
+    if is_last or not block.line(_last_line(body[end - 1]) + 1).strip():
         blank = number
-        while blank - 1 > above and not place.line(blank - 1).strip():
+        while blank - 1 > above and not block.line(blank - 1).strip():
             blank -= 1
         number = blank
     return number
 
 
-def _last_line_of_head(place: Place) -> int:
+def _last_line_of_head(block: CodeBlock) -> int:
     """The number of the last line before the body that is neither blank nor a comment; one too few in a module."""
-    number = _first_line(place.body[0]) - 1
-    while number >= place.first_number and place.line(number).strip()[:1] in (b"", b"#"):
+    number = _first_line(block.body[0]) - 1
+    while number >= block.first_number and block.line(number).strip()[:1] in (b"", b"#"):
         number -= 1
     return number
 

@@ -1,8 +1,8 @@
-"""The text of a module: its lines, its tree, and where in it a function is.
+"""The source of a module: its lines, its syntax tree, and the definitions in it.
 
-A definition can be found in two ways. `Source.definition` asks Python's own tree of the whole file, which is sure.
-`Source.definition_by_text` looks for the line that begins it and reads no further than its end, which costs what the
-function costs and not what the file does; it serves where a record vouches for what comes of it.
+There are two ways to find a definition. `SourceFile.definition` parses the whole file, which is always right.
+`SourceFile.definition_by_text` searches for the line that begins it and parses only that definition. Its cost depends
+on the length of the function, not of the file; it is used if a fingerprint verifies the result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BLANK_OR_COMMENT = re.compile(rb"[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)?")
 
 
 @dataclass(frozen=True)
-class Place:
+class CodeBlock:
     """A definition, or a block of statements in it, and the lines around it.
 
     `node` is the definition, `body` the statements in question. `indent` is the indentation of the line that begins the
@@ -53,12 +53,12 @@ class Place:
         return self.start + sum(map(len, self.lines[: number - self.first_number]))
 
 
-class Source:
+class SourceFile:
     """A module as it lies on the disk."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self._found_by_text: dict[tuple[str, str], Place] = {}
+        self._found_by_text: dict[tuple[str, str], CodeBlock] = {}
 
     @cached_property
     def encoding(self) -> str:
@@ -88,7 +88,7 @@ class Source:
         _check_nesting(tree)
         return tree
 
-    def definition(self, where: str) -> Place:
+    def definition(self, where: str) -> CodeBlock:
         """The function or class that the dotted name leads to; the module itself for the empty name.
 
         Raises CodemodRefused where a name is not defined exactly once.
@@ -104,9 +104,9 @@ class Source:
             node = found[0]
         lines = tuple(_LINE.findall(self.content))
         indent = "" if isinstance(node, ast.Module) else indentation_of(lines[node.lineno - 1])
-        return Place(node, node.body, indent, lines, 0)
+        return CodeBlock(node, node.body, indent, lines, 0)
 
-    def definition_by_text(self, where: str, only: str = "") -> Place:
+    def definition_by_text(self, where: str, only: str = "") -> CodeBlock:
         """The same where one line of the text begins it, and it parses by itself; else as `definition` finds it.
 
         With `only`, the name of a function in it, nothing else of it is read, and its body is that function.
@@ -115,7 +115,7 @@ class Source:
             self._found_by_text[where, only] = self._look_for_definition(where, only)
         return self._found_by_text[where, only]
 
-    def _look_for_definition(self, where: str, only: str) -> Place:
+    def _look_for_definition(self, where: str, only: str) -> CodeBlock:
         start, stop, indents = 0, len(self.content), [-1]
         for name in (*where.split("."), *filter(None, [only])):
             begun = self._begun_once(name, start, stop, indents[-1])
@@ -138,7 +138,7 @@ class Source:
         if only:
             node = ast.ClassDef(name=where, bases=[], keywords=[], body=[node], decorator_list=[])
         depth = indents[-2] if only else indents[-1]
-        return Place(node, node.body, indentation_of(lines[0])[:depth], lines, start, first_number=2)
+        return CodeBlock(node, node.body, indentation_of(lines[0])[:depth], lines, start, first_number=2)
 
     def first_import(self) -> tuple[int, bytes]:
         """Where the first import begins that is not from `__future__`, in bytes, and the end of its line.

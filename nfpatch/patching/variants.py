@@ -23,7 +23,7 @@ from nfpatch.installs.origin import commit_of
 
 if TYPE_CHECKING:
     from nfpatch.patching.edits import Edit
-    from nfpatch.patching.source import Source
+    from nfpatch.patching.source import SourceFile
 
 # The `model` of a patch that is about all of them
 ANY_MODEL = "any"
@@ -68,7 +68,7 @@ class Variants:
         self._released: dict[str, bool] = {}
         self._carried: dict[str, Optional[frozenset[str]]] = {}
         self._originals: dict[str, Optional[bytes]] = {}
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, SourceFile] = {}
         self._edits: dict[tuple[str, int], Union[tuple[Edit, ...], CodemodRefused]] = {}
 
     @cached_property
@@ -222,14 +222,14 @@ class Variants:
             raise found
         return found
 
-    def _source(self, file: str) -> Source:
-        from nfpatch.patching.source import Source
+    def _source(self, file: str) -> SourceFile:
+        from nfpatch.patching.source import SourceFile
 
         content = self.original(file)
         if content is None:
             raise CodemodRefused("the file is missing")
         if file not in self._sources:
-            self._sources[file] = Source(content)
+            self._sources[file] = SourceFile(content)
         return self._sources[file]
 
 

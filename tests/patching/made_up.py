@@ -17,7 +17,7 @@ from nfpatch.patching.edits import digest_of
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.patching.steps import steps_for
 
 RELEASE, UNKNOWN_RELEASE = "1.0", "2.0"
@@ -99,7 +99,7 @@ def patched(file: str, *patches: str) -> bytes:
 
 def applied(file: str, patch_ids: Sequence[str], original: Optional[bytes] = None) -> dict[str, AppliedPatch]:
     """What these patches come to in a file, by default the released one."""
-    source = Source(RELEASED[file] if original is None else original)
+    source = SourceFile(RELEASED[file] if original is None else original)
     return {
         patch.id: AppliedPatch(digest_of(edits_of(variant[file], source)))
         for patch in sorted((*ON_RECORD, OWN))

@@ -16,7 +16,7 @@ from nfpatch.patching.edits import text_digest_of
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import FileChange, changes_to, original_with
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.patching.steps import state_after
 
 NONE, BOTH = frozenset[str](), frozenset({"bias", "gate"})
@@ -130,7 +130,7 @@ def test_a_result_that_is_not_on_record_is_written_with_consent_only_and_that_is
 
 def with_record(found: InstallState, rewrite: Rewrite, sha256: str = "") -> tuple[InstallState, InstallState]:
     """The install where one patch is known: as one of the user's own, and as one that is on record."""
-    edits = edits_of(rewrite, Source(RELEASED[NET]), fingerprinted=True)
+    edits = edits_of(rewrite, SourceFile(RELEASED[NET]), fingerprinted=True)
     places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
     patch = RecordedPatch(sha256 or text_digest_of(edits), (), places)
     recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": patch})

@@ -6,7 +6,7 @@ import pytest
 
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
 from nfpatch.patching.rewriting import edits_of, rewritten
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 MODEL = b"""\
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rewrite(*inside: str, old: str = DRAW, new: str = OWN, **more: object) -> Re
 def changed_lines(source: bytes, codemod: Rewrite) -> list[tuple[int, str]]:
     """The lines, with their numbers from 1, that the codemod gives another text; both ways to find them agree."""
     result = rewritten(source, {"patch": codemod})
-    assert edits_of(codemod, Source(source), fingerprinted=True) == edits_of(codemod, Source(source))
+    assert edits_of(codemod, SourceFile(source), fingerprinted=True) == edits_of(codemod, SourceFile(source))
     before, after = source.decode().splitlines(), result.decode().splitlines()
     assert len(before) == len(after)
     return [(number, new.strip()) for number, (old, new) in enumerate(zip(before, after), 1) if old != new]
