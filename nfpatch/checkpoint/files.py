@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from nfpatch.errors import EnvironmentProblem, Refused, UsageError, as_problem
-from nfpatch.installs.disk import copy_owner, duplicate, flush_folder
+from nfpatch.installs.disk import copy_owner, flush_folder, link_or_copy
 
 SUFFIXES = (".ckpt", ".safetensors")
 # What neuralforecast 3.3.0 saves beside the models, in the format of the models.
@@ -106,7 +106,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
-def remove_litter(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs left in a folder of models, if that can be done."""
     if any(folder.glob(f"{STAGING_PREFIX}*")):
         with suppress(EnvironmentProblem), staging_folder(folder):
@@ -189,11 +189,11 @@ def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) 
             path, old = replacement.path, staging / f"old-{number}"
             os.chmod(replacement.new, stat.S_IMODE(replacement.seen.st_mode))
             copy_owner(replacement.seen, replacement.new)
-            duplicate(path, old)
+            link_or_copy(path, old)
             backup = _backup_of(path) if keep else None
             if backup is not None and not os.path.lexists(backup):
                 made.append(backup)
-                duplicate(path, backup)
+                link_or_copy(path, backup)
             kept.append(backup)
         flush_folder(folder)
         for number, replacement in enumerate(replacements):

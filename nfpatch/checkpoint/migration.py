@@ -12,7 +12,7 @@ from typing import Any, Literal, Optional
 
 from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.conversation import Conversation, conversation
-from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_litter, replace_all, staging_folder
+from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_leftovers, replace_all, staging_folder
 from nfpatch.engine.launch import termination_as_exit
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
@@ -238,7 +238,7 @@ def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Jud
     """The files of a folder after those that do not fit were rewritten and put in place."""
     misfits = [each for each in group if each.is_misfit]
     if not misfits:
-        remove_litter(group[0].file.path.parent)
+        remove_leftovers(group[0].file.path.parent)
         return group
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:

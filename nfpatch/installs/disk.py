@@ -48,7 +48,7 @@ def _not_a_regular_file(path: Path) -> Refused:
     return Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
 
 
-def duplicate(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link where possible, else a copy with mode, times and owner."""
     if source.is_symlink():
         os.symlink(os.readlink(source), target)
@@ -58,7 +58,7 @@ def duplicate(source: Path, target: Path) -> None:
     except OSError:  # no hard links on this file system, another file system, or links to others' files are forbidden
         import shutil
 
-        with naming(target):
+        with add_path_to_oserror(target):
             shutil.copy2(source, target)
             copy_owner(source.stat(), target)
             with target.open("rb") as copy:
@@ -67,7 +67,7 @@ def duplicate(source: Path, target: Path) -> None:
 
 def write_new(path: Path, content: bytes, like: Path) -> None:
     """Make a new file with this content, on the disk, and with the mode and owner of `like` if that exists."""
-    with naming(path):
+    with add_path_to_oserror(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -89,7 +89,7 @@ def make_folder_like_parent(path: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def add_path_to_oserror(path: Path) -> Iterator[None]:
     """Give the errors of operations on a descriptor the path that they lack."""
     try:
         yield
@@ -108,7 +108,7 @@ def copy_owner(model: os.stat_result, path: Path) -> None:
 
 def flush_folder(folder: Path) -> None:
     """Make the names in a folder durable; where a folder cannot be opened (Windows), the system sees to it itself."""
-    with naming(folder):
+    with add_path_to_oserror(folder):
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except PermissionError:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 from nfpatch.errors import Refused, as_problem
-from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, read_file, write_new
+from nfpatch.installs.disk import flush_folder, link_or_copy, make_folder_like_parent, read_file, write_new
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 
@@ -43,7 +43,7 @@ class Write(NamedTuple):
     like: Optional[Path] = None
 
 
-class Place(NamedTuple):
+class LinkOrCopy(NamedTuple):
     """Put what stands at `source` at the path, the same inode if possible; `source` itself stays."""
 
     path: Path
@@ -82,7 +82,7 @@ class Prune(NamedTuple):
     path: Path
 
 
-Step = Union[Write, Place, Move, Link, Remove, Folder, Prune]
+Step = Union[Write, LinkOrCopy, Move, Link, Remove, Folder, Prune]
 
 
 class _Entry(NamedTuple):
@@ -115,11 +115,11 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
         _discard(home)
         raise as_problem(error) from error
     try:
-        _carry_out(home, entries)
+        _execute(home, entries)
     except BaseException as error:
         try:
             os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
-            _take_back(home, entries)
+            _rollback(home, entries)
         except OSError as second:
             raise as_problem(second, HALF_DONE) from error
         _discard(home)
@@ -133,7 +133,7 @@ def is_interrupted(install: Install) -> bool:
     return (staging / JOURNAL_NAME).exists() or (staging / UNDO_NAME).exists()
 
 
-def has_litter(install: Install) -> bool:
+def has_leftovers(install: Install) -> bool:
     """Whether a killed run left anything of its own here, be it only a lock file."""
     home = install.home
     return (home / "staging").exists() or lock_path(install).exists() or (home.exists() and not any(home.iterdir()))
@@ -149,9 +149,9 @@ def recover(install: Install) -> bool:
     _require_inside(install, [_absolute(home, path) for path in _paths_of(undo or redo or ())])
     try:
         if undo is not None:
-            _take_back(home, undo)
+            _rollback(home, undo)
         elif redo is not None:
-            _carry_out(home, redo)
+            _execute(home, redo)
         else:
             return False
     except OSError as error:
@@ -167,12 +167,12 @@ def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
     if isinstance(step, Remove):
         _require_no_folder(step.path)
     elif existed and not isinstance(step, (Folder, Prune)):
-        duplicate(step.path, staging / f"old-{number}")
+        link_or_copy(step.path, staging / f"old-{number}")
     new = staging / f"new-{number}"
     if isinstance(step, Write):
         write_new(new, step.content, like=step.like or step.path)
-    elif isinstance(step, Place):
-        duplicate(step.source, new)
+    elif isinstance(step, LinkOrCopy):
+        link_or_copy(step.source, new)
     elif isinstance(step, Link):
         os.symlink(step.target, new)
     source = ""
@@ -182,7 +182,7 @@ def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
     return _Entry(os.path.relpath(step.path, home), type(step).__name__, existed, source)
 
 
-def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
+def _execute(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in enumerate(entries):
         path = _absolute(home, entry.path)
@@ -206,7 +206,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
     (staging / JOURNAL_NAME).unlink()
 
 
-def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
+def _rollback(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in reversed(list(enumerate(entries))):
         path, old = _absolute(home, entry.path), staging / f"old-{number}"
@@ -336,7 +336,7 @@ def _rename_over(source: Path, target: Path) -> None:
         beside = target.with_name(f".{target.name}.nfpatch-new")
         try:
             beside.unlink(missing_ok=True)
-            duplicate(source, beside)
+            link_or_copy(source, beside)
             os.replace(beside, target)
         except OSError:
             with suppress(OSError):

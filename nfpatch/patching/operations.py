@@ -12,7 +12,7 @@ from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
-from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
+from nfpatch.installs.transaction import commit, has_leftovers, is_interrupted, recover
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import PartialPlan, TreeChange, changes_to, plan_apply, plan_partial, plan_revert
 from nfpatch.patching.steps import backup_path, state_after, steps_for
@@ -139,7 +139,7 @@ def _move(
         raise Refused("An interrupted run left its work unfinished. Run the command without --dry-run to complete it.")
     # Inspection needs neither the lock nor write access, so a read-only image that is already patched is no error
     if dry_run or not (state.interrupted or wanted(state)):
-        if not dry_run and has_litter(install):
+        if not dry_run and has_leftovers(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):
                 recover(install)
         return OperationResult(state, changes_to(state, wanted(state), allow_modified, force))

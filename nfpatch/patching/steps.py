@@ -14,7 +14,7 @@ from nfpatch.installs import record
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
-from nfpatch.installs.transaction import Folder, Link, Move, Place, Prune, Remove, Step, Write
+from nfpatch.installs.transaction import Folder, Link, LinkOrCopy, Move, Prune, Remove, Step, Write
 from nfpatch.patching.install_state import InstallState
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 
@@ -137,8 +137,8 @@ def _steps_to_patched(
         kept = original_path(install, change.file)
         # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
         assert change.current is not None  # a missing file has no original to keep
-        steps.append(Write(kept, change.current, like=path) if after.link is not None else Place(kept, path))
-        steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
+        steps.append(Write(kept, change.current, like=path) if after.link is not None else LinkOrCopy(kept, path))
+        steps += [LinkOrCopy(original_path(install, name), install.file(name)) for name in after.bytecode]
     steps.append(Write(path, change.desired, like=path))
     steps += [Remove(compiled) for compiled in _bytecode_of(path)]
     return steps
@@ -152,7 +152,7 @@ def backup_path(install: Install, change: TreeChange) -> Path:
 
 
 def _backup_steps(install: Install, change: TreeChange) -> list[Step]:
-    return [Place(backup_path(install, change), install.file(change.file))] if change.needs_backup else []
+    return [LinkOrCopy(backup_path(install, change), install.file(change.file))] if change.needs_backup else []
 
 
 def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
@@ -208,7 +208,7 @@ def _bookkeeping(state: InstallState, after: Ledger, changes: Sequence[TreeChang
         desired = record.edit(present, origin, {**taken_back, **rows_after})
     kept_record = original_path(install, record_name)
     if after.files:
-        keep = [] if before.files else [Place(kept_record, install.record)]
+        keep = [] if before.files else [LinkOrCopy(kept_record, install.record)]
         return [*keep, Write(install.record, desired), Write(ledger_path(install), after.to_bytes())]
     if desired == original:
         return [Move(install.record, kept_record), Remove(ledger_path(install))]

@@ -15,7 +15,7 @@ import pytest
 from faults import Strike, call_forked, fail_at, kill_at
 from support import snapshot
 
-from nfpatch.checkpoint.files import Replacement, model_files, remove_litter, replace_all, staging_folder
+from nfpatch.checkpoint.files import Replacement, model_files, remove_leftovers, replace_all, staging_folder
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 
 NAMES = ("NBEATSx_0.ckpt", "TFT_0.ckpt")
@@ -46,7 +46,7 @@ def migrate(folder: Path, keep: bool = True) -> tuple[int, str]:
                 new = [Replacement(path, status, staging / path.name) for path, status in zip(stale, seen)]
                 replace_all(new, staging, keep)
         else:
-            remove_litter(folder)
+            remove_leftovers(folder)
     except NfpatchError as error:
         return error.exit_code, f"{error}\n"
     except OSError as error:  # of reading the old ones and making the new, which is the worker's part

@@ -21,14 +21,14 @@ from nfpatch.installs.lock import lock_path
 from nfpatch.installs.transaction import (
     Folder,
     Link,
+    LinkOrCopy,
     Move,
-    Place,
     Prune,
     Remove,
     Step,
     Write,
     commit,
-    has_litter,
+    has_leftovers,
     is_interrupted,
     recover,
 )
@@ -60,12 +60,12 @@ def steps(install: Install) -> list[Step]:
     """Every kind of step, on paths where something stands and on others."""
     package, home = install.package, install.home
     return [
-        Place(home / "originals" / PACKAGE / "models" / "replaced.py.orig", package / "replaced.py"),
-        Place(home / "originals" / "restored.py.orig", package / "restored.py"),
+        LinkOrCopy(home / "originals" / PACKAGE / "models" / "replaced.py.orig", package / "replaced.py"),
+        LinkOrCopy(home / "originals" / "restored.py.orig", package / "restored.py"),
         Write(package / "replaced.py", b"new\n"),
         Write(package / "made.py", b"made\n", like=package / "kept.py"),
         Write(home / "ledger.json", b"{}\n", like=package / "replaced.py"),
-        Place(package / "restored.py", package / "kept.py"),
+        LinkOrCopy(package / "restored.py", package / "kept.py"),
         Remove(package / "removed.py"),
         Remove(package / "absent.py"),
         Remove(package / "emptied" / "compiled.pyc"),
@@ -108,7 +108,7 @@ def steps_back(install: Install) -> list[Step]:
     """What undoes the steps, and so leaves nothing of nfpatch's own."""
     package, originals = install.package, install.home / "originals"
     return [
-        Place(package / "replaced.py", originals / PACKAGE / "models" / "replaced.py.orig"),
+        LinkOrCopy(package / "replaced.py", originals / PACKAGE / "models" / "replaced.py.orig"),
         Remove(originals / PACKAGE / "models" / "replaced.py.orig"),
         Link(package / "restored.py", "kept.py"),
         Remove(originals / "restored.py.orig"),
@@ -121,7 +121,7 @@ def steps_back(install: Install) -> list[Step]:
         Write(package / "over.py", b"old\n", like=package / "__init__.py"),
         Move(package / "taken_link.py", package / "new" / "arrived.py"),
         Prune(package / "new"),
-        Place(package / "kept.py", package / "twin.py"),
+        LinkOrCopy(package / "kept.py", package / "twin.py"),
     ]
 
 
@@ -132,7 +132,7 @@ def test_every_step_is_carried_out_and_nothing_else_is_left(install: Install) ->
     before = snapshot(install.root)
     commit(install, steps(install))
     assert snapshot(install.root) == after(before)
-    assert not has_litter(install)
+    assert not has_leftovers(install)
 
 
 def test_the_way_back_leaves_no_folder_of_nfpatchs_own(install: Install) -> None:
@@ -376,7 +376,7 @@ def check_healing(install: Install, before: dict[str, Entry], decided: dict[str,
     interrupted = is_interrupted(install)
     assert recover(install) is interrupted
     assert snapshot(install.root) in ([decided] if interrupted else [before, decided])
-    assert not has_litter(install)
+    assert not has_leftovers(install)
 
 
 def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +457,7 @@ def test_taking_back_leaves_alone_what_is_as_it_was(
     monkeypatch.setattr("os.replace", refuse)
     assert recover(install) is True
     assert snapshot(install.package) == before
-    assert not has_litter(install)
+    assert not has_leftovers(install)
 
 
 def other_content(path: Path) -> None:
@@ -568,9 +568,9 @@ def test_the_traces_of_a_killed_run_are_told_and_healing_removes_all_but_the_loc
     left: Callable[[Install], None], interrupted: bool, litter: bool, install: Install
 ) -> None:
     left(install)
-    assert (is_interrupted(install), has_litter(install)) == (interrupted, litter)
+    assert (is_interrupted(install), has_leftovers(install)) == (interrupted, litter)
     assert recover(install) is interrupted
-    assert (is_interrupted(install), has_litter(install)) == (False, left is killed_in_the_lock)
+    assert (is_interrupted(install), has_leftovers(install)) == (False, left is killed_in_the_lock)
     assert install.home.exists() == (left is patched)
 
 
@@ -589,7 +589,7 @@ def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_t
 
     monkeypatch.setattr("os.listdir", listing)
     assert recover(install) is False
-    assert has_litter(install) == (times > 1)
+    assert has_leftovers(install) == (times > 1)
 
 
 # --- inside ---

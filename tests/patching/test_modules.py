@@ -253,9 +253,9 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
         ("Write", PACKAGE, MODULES["__init__"], INIT),
         ("Write", RANKS, MODULES["ranks"], INIT),
         ("Write", WIDTHS, MODULES["widths"], INIT),
-        ("Place", kept(CORE), CORE),
+        ("LinkOrCopy", kept(CORE), CORE),
         ("Write", CORE, patched, CORE),
-        ("Place", kept(RECORD), RECORD),
+        ("LinkOrCopy", kept(RECORD), RECORD),
         ("Write", RECORD, record_of(rows), None),
         ("Write", LEDGER, ledger, None),
     ]

@@ -62,15 +62,15 @@ def bookkeeping(carried: dict[str, tuple[str, ...]]) -> Steps:
 
 def test_apply_keeps_what_it_replaces_and_takes_away_what_was_compiled_of_it(found: InstallState) -> None:
     assert steps_to(found, {NET: BOTH, CORE: GATE}) == [
-        ("Place", kept(CORE), CORE),
+        ("LinkOrCopy", kept(CORE), CORE),
         ("Write", CORE, patched(CORE, "gate"), CORE),
-        ("Place", kept(NET), NET),
-        ("Place", kept(OPTIMIZED), OPTIMIZED),
-        ("Place", kept(COMPILED), COMPILED),
+        ("LinkOrCopy", kept(NET), NET),
+        ("LinkOrCopy", kept(OPTIMIZED), OPTIMIZED),
+        ("LinkOrCopy", kept(COMPILED), COMPILED),
         ("Write", NET, patched(NET, "bias", "gate"), NET),
         ("Remove", OPTIMIZED),
         ("Remove", COMPILED),
-        ("Place", kept(RECORD), RECORD),
+        ("LinkOrCopy", kept(RECORD), RECORD),
         *bookkeeping({CORE: ("gate",), NET: ("bias", "gate")}),
     ]
 
@@ -95,7 +95,7 @@ def test_another_set_of_patches_is_written_over_the_first_and_the_same_original_
 
 def test_a_second_file_is_kept_beside_the_first(with_both: InstallState) -> None:
     assert steps_to(with_both, {CORE: GATE}) == [
-        ("Place", kept(CORE), CORE),
+        ("LinkOrCopy", kept(CORE), CORE),
         ("Write", CORE, patched(CORE, "gate"), CORE),
         *bookkeeping({CORE: ("gate",), NET: ("bias", "gate")}),
     ]
@@ -150,7 +150,7 @@ def test_the_content_of_a_symbolic_link_is_kept_and_the_link_comes_back(found: I
     assert steps_to(found, {CORE: GATE}) == [
         ("Write", kept(CORE), RELEASED[CORE], CORE),
         ("Write", CORE, patched(CORE, "gate"), CORE),
-        ("Place", kept(RECORD), RECORD),
+        ("LinkOrCopy", kept(RECORD), RECORD),
         ("Write", RECORD, record_of(rows_with({CORE: ("gate",)}, ledger)), None),
         ("Write", LEDGER, ledger, None),
     ]
@@ -168,7 +168,7 @@ def test_a_copy_of_somebodys_edits_is_put_beside_the_file_before_anything_else(
     unedited = steps_to(found, {CORE: patches})
     found.install.file(CORE).write_bytes(b"edited")
     saving = steps_to(inspect_install(found.install, found.catalog), {CORE: patches}, force=True)
-    assert saving == [("Place", f"{CORE}.nfpatch-saved", CORE), *unedited]
+    assert saving == [("LinkOrCopy", f"{CORE}.nfpatch-saved", CORE), *unedited]
 
 
 def test_a_copy_gets_the_first_name_that_is_free(with_both: InstallState) -> None:
@@ -253,7 +253,7 @@ def test_a_source_checkout_has_a_ledger_and_no_record(tmp_path: Path, catalog: C
     found = inspect_install(find_install(site_packages=tmp_path), catalog)
     entry = PatchedFile(hash_of(RELEASED[CORE]), hash_of(patched(CORE, "gate")), applied(CORE, ["gate"]))
     assert steps_to(found, {CORE: GATE}) == [
-        ("Place", f".nfpatch/originals/{CORE}.orig", CORE),
+        ("LinkOrCopy", f".nfpatch/originals/{CORE}.orig", CORE),
         ("Write", CORE, patched(CORE, "gate"), CORE),
         ("Write", ".nfpatch/ledger.json", Ledger("1.0", {CORE: entry}).to_bytes(), None),
     ]
