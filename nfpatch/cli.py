@@ -67,7 +67,7 @@ def _as_reported(error: Exception) -> NfpatchError:
 def _fail(error: NfpatchError, as_json: bool) -> NoReturn:
     if as_json:
         console.print_json({"error": str(error), "exit_code": error.exit_code})
-    console.complain(str(error))
+    console.print_error(str(error))
     raise SystemExit(error.exit_code)
 
 
@@ -301,7 +301,7 @@ def _text_of(log: Optional[str]) -> str:
     """What the argument of `which` stands for: a file, standard input, or the text itself."""
     if log in (None, "-"):
         if sys.stdin.isatty():
-            console.note("Paste the log, then press Ctrl-D.")
+            console.print_note("Paste the log, then press Ctrl-D.")
         return sys.stdin.buffer.read().decode("utf-8", "replace")
     assert log is not None
     path = Path(log)
@@ -474,7 +474,7 @@ def _prove_preview(
         if as_json:
             document = console.state_to_json(state, catalog.selection(), changed=())
             console.print_json({**document, "proof": report.to_json()})
-        console.complain("The proof failed, so nothing was written.")
+        console.print_error("The proof failed, so nothing was written.")
         raise SystemExit(1)
     return report.to_json()
 
