@@ -46,8 +46,8 @@ class RecordedPatch(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (hex) over its edits, places and bytes, as `edits.digest_of` makes it."""
-        return digest_at_places(self.text_sha256, [(edit.start, edit.stop) for edit in self.edits])
+        """SHA-256 (hex) over its edits, places and bytes, as `edits.digest_edits` makes it."""
+        return digest_with_positions(self.text_sha256, [(edit.start, edit.stop) for edit in self.edits])
 
 
 class RecordedFile(NamedTuple):
@@ -58,29 +58,31 @@ class RecordedFile(NamedTuple):
 
     releases: tuple[str, ...]
     sha256: str
-    rest: str
+    unpatched_digest: str
     imports_at: int
     patches: Mapping[str, RecordedPatch]
 
-    def carried_by(self, content: bytes) -> Optional[frozenset[str]]:
+    def detect_patches(self, content: bytes) -> Optional[frozenset[str]]:
         """The patches that this content carries, the empty set for the file as released; None for unknown content."""
         if hashlib.sha256(content).hexdigest() == self.sha256:
             return frozenset()
         content, imported = self._without_imports(content)
-        rest, at, place = hashlib.sha256(), 0, 0
+        unpatched_digest, at, place = hashlib.sha256(), 0, 0
         is_there: dict[str, set[bool]] = {}
         for edit, patch_id in sorted((edit, name) for name, patch in self.patches.items() for edit in patch.edits):
             kept = place + edit.start - at
-            rest.update(content[place:kept])
+            unpatched_digest.update(content[place:kept])
             # the longer first, because where nothing should be, nothing always is
             sides = sorted([(edit.size, edit.new, True), (edit.stop - edit.start, edit.old, False)], reverse=True)
-            found = next((side for side in sides if digest_of(content[kept : kept + side[0]]) == side[1]), None)
+            found = next((side for side in sides if short_digest(content[kept : kept + side[0]]) == side[1]), None)
             if found is None:
                 return None
             is_there.setdefault(patch_id, set()).add(found[2])
             place, at = kept + found[0], edit.stop
-        rest.update(content[place:])
-        if rest.hexdigest()[:DIGEST_LENGTH] != self.rest or any(len(sides) > 1 for sides in is_there.values()):
+        unpatched_digest.update(content[place:])
+        if unpatched_digest.hexdigest()[:DIGEST_LENGTH] != self.unpatched_digest or any(
+            len(sides) > 1 for sides in is_there.values()
+        ):
             return None
         carried = frozenset(patch_id for patch_id, sides in is_there.items() if True in sides)
         needed = {module for patch_id in carried for module in self.patches[patch_id].imports}
@@ -144,12 +146,12 @@ class Fingerprints:
         return frozenset(name for versions in self.files.values() for known in versions for name in known.patches)
 
 
-def digest_of(content: bytes) -> str:
+def short_digest(content: bytes) -> str:
     """What the bytes of an edit are known by."""
     return hashlib.sha256(content).hexdigest()[:EDIT_DIGEST_LENGTH]
 
 
-def digest_at_places(text_sha256: str, places: Sequence[tuple[int, int]]) -> str:
+def digest_with_positions(text_sha256: str, places: Sequence[tuple[int, int]]) -> str:
     """SHA-256 (hex) over a digest of inserted texts and the bytes of the original that they replace."""
     text = " ".join([text_sha256, *(f"{start}:{stop}" for start, stop in places)])
     return hashlib.sha256(text.encode()).hexdigest()
@@ -167,11 +169,11 @@ def read_fingerprints(path: Path) -> Fingerprints:
                 RecordedFile(
                     releases=_listed(spans, releases),
                     sha256=_as_hex(sha256),
-                    rest=rest,
+                    unpatched_digest=unpatched_digest,
                     imports_at=imports_at,
                     patches=_Patches(texts, {texts[number][0]: (number, starts) for number, *starts in patches}),
                 )
-                for spans, sha256, rest, imports_at, *patches in versions
+                for spans, sha256, unpatched_digest, imports_at, *patches in versions
             )
             for file, versions in document["files"].items()
         },
@@ -224,7 +226,7 @@ def rendered(fingerprints: Fingerprints) -> str:
                 for patch_id, patch in known.patches.items()
             ]
             spans = spans_of(known.releases, fingerprints.releases)
-            lines.append(_line([spans, _as_base64(known.sha256), known.rest, known.imports_at, *patches]))
+            lines.append(_line([spans, _as_base64(known.sha256), known.unpatched_digest, known.imports_at, *patches]))
         files.append(f"  {json.dumps(file)}: [\n   " + ",\n   ".join(lines) + "\n  ]")
     named = {
         specifier: spans_of(releases, fingerprints.releases)

@@ -20,8 +20,8 @@ from nfpatch.fingerprints import (
     RecordedEdit,
     RecordedFile,
     RecordedPatch,
-    digest_of,
     rendered,
+    short_digest,
 )
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching import edits as editing
@@ -65,25 +65,25 @@ def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, 
         except CodemodRefused as error:
             raise CodemodRefused(f"{patch_id} on {releases[0]}: {error}") from error
     check_parses(editing.apply_edits(source, edits))
-    rest, at = hashlib.sha256(), 0
+    unpatched_digest, at = hashlib.sha256(), 0
     changed = {patch_id: [edit for edit in own if not edit.is_import] for patch_id, own in edits.items()}
     for edit in sorted(edit for own in changed.values() for edit in own):
-        rest.update(source[at : edit.start])
+        unpatched_digest.update(source[at : edit.start])
         at = edit.stop
-    rest.update(source[at:])
+    unpatched_digest.update(source[at:])
     recorded = {
         patch_id: RecordedPatch(
-            editing.text_digest_of(own),
+            editing.digest_inserted_text(own),
             rewrites[patch_id].imports,
             tuple(
-                RecordedEdit(e.start, e.stop, len(e.new), digest_of(source[e.start : e.stop]), digest_of(e.new))
+                RecordedEdit(e.start, e.stop, len(e.new), short_digest(source[e.start : e.stop]), short_digest(e.new))
                 for e in changed[patch_id]
             ),
         )
         for patch_id, own in edits.items()
     }
     imports_at = next((edit.start for own in edits.values() for edit in own if edit.is_import), 0)
-    return RecordedFile(releases, hash_of(source), rest.hexdigest()[:DIGEST_LENGTH], imports_at, recorded)
+    return RecordedFile(releases, hash_of(source), unpatched_digest.hexdigest()[:DIGEST_LENGTH], imports_at, recorded)
 
 
 def main() -> int:

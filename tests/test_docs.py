@@ -22,7 +22,7 @@ from support import ROOT, invoke
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
 from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
-from nfpatch.patching.install_state import State
+from nfpatch.patching.install_state import PatchState
 
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -111,7 +111,7 @@ def test_the_page_of_commands_has_the_exit_codes_and_the_states_that_there_are()
     codes = {error.exit_code for error in (AnswerIsNo, UsageError, Refused, EnvironmentProblem)}
     assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS, re.MULTILINE)} == codes | {0}
     (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(State))
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(PatchState))
 
 
 def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
-from nfpatch.patching.edits import Edit, apply_edits, digest_of, merge_adjacent
+from nfpatch.patching.edits import Edit, apply_edits, digest_edits, merge_adjacent
 from nfpatch.patching.rewriting import edits_of, rewritten
 from nfpatch.patching.source import SourceFile
 
@@ -63,7 +63,7 @@ def test_edits_of_one_patch_that_touch_are_one() -> None:
 
 def test_the_digest_tells_places_and_bytes_apart() -> None:
     edits = [(), (Edit(1, 2, b"a"),), (Edit(1, 3, b"a"),), (Edit(1, 2, b"b"),), (Edit(1, 2, b"a"), Edit(4, 4, b""))]
-    assert len({digest_of(each) for each in edits}) == len(edits)
+    assert len({digest_edits(each) for each in edits}) == len(edits)
 
 
 MODULE = b'''"""A module.

@@ -10,7 +10,7 @@ from releases import RELEASES, read_member
 
 from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, patches_folder, specifier_contains
 from nfpatch.fingerprints import RecordedFile, rendered
-from nfpatch.patching.edits import Edit, apply_edits, digest_of
+from nfpatch.patching.edits import Edit, apply_edits, digest_edits
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import SourceFile
 
@@ -63,13 +63,13 @@ def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catal
             edits[patch.id] = edits_of(
                 catalog.rewrites_for(patch, release)[file], SourceFile(source), fingerprinted=True
             )
-            assert digest_of(edits[patch.id]) == known.patches[patch.id].sha256
+            assert digest_edits(edits[patch.id]) == known.patches[patch.id].sha256
         chosen = [set(some) for number in range(len(edits) + 1) for some in combinations(edits, number)]
         for some in chosen if len(chosen) <= 16 else [*chosen[:8], *chosen[-8:]]:
             result = apply_edits(source, {name: edits[name] for name in some})
-            assert known.carried_by(result) == some
-            assert known.carried_by(result + b"#") is None
-            assert known.carried_by(result.replace(b"import", b"imp0rt", 1)) is None
+            assert known.detect_patches(result) == some
+            assert known.detect_patches(result + b"#") is None
+            assert known.detect_patches(result.replace(b"import", b"imp0rt", 1)) is None
             told += 1
     assert told > 250
 
@@ -84,5 +84,5 @@ def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> N
     assert imports.is_import
     assert others
     for half in ([imports, first], [first, *others], [imports]):
-        assert known.carried_by(apply_edits(source, {patch.id: half})) is None
-    assert known.carried_by(apply_edits(source, {patch.id: [imports, first, *others]})) == {patch.id}
+        assert known.detect_patches(apply_edits(source, {patch.id: half})) is None
+    assert known.detect_patches(apply_edits(source, {patch.id: [imports, first, *others]})) == {patch.id}

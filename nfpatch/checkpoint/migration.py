@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Optional
 
 from nfpatch.catalog import Catalog
-from nfpatch.checkpoint.conversation import Conversation, conversation
 from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_leftovers, replace_all, staging_folder
+from nfpatch.checkpoint.worker import MigrationWorker, start_worker
 from nfpatch.engine.launch import termination_as_exit
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
@@ -21,7 +21,7 @@ from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
 
-State = Literal["migrated", "already-fits", "refused"]
+MigrationState = Literal["migrated", "already-fits", "refused"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Migration:
     """
 
     path: Path
-    state: State
+    state: MigrationState
     model: Optional[str] = None
     dropped: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
@@ -104,11 +104,11 @@ def migrate(
     probe(install.python, install.extra_path)
     with termination_as_exit(), tempfile.TemporaryDirectory(prefix="nfpatch-models-") as folder:
         patched = _patched_tree(state, Path(folder, "patched"))
-        with conversation(install.python, install.extra_path, Path(folder)) as talk:
-            judged = _judged(talk, files, state, patched, trust)
+        with start_worker(install.python, install.extra_path, Path(folder)) as worker:
+            judged = _judged(worker, files, state, patched, trust)
             groups = [_together(list(group)) for _, group in groupby(judged, key=lambda each: each.file.group)]
             if not dry_run:
-                groups = [_replaced(talk, group, keep) for group in groups]
+                groups = [_replaced(worker, group, keep) for group in groups]
     return (*hopeless, *(each.outcome for group in groups for each in group))
 
 
@@ -148,7 +148,7 @@ def _patched_tree(state: InstallState, folder: Path) -> Optional[Path]:
 
 
 def _judged(
-    talk: Conversation, files: Sequence[ModelFile], state: InstallState, patched: Optional[Path], trust: bool
+    worker: MigrationWorker, files: Sequence[ModelFile], state: InstallState, patched: Optional[Path], trust: bool
 ) -> list[_Judged]:
     """The files as the target interpreter finds them."""
     install = state.install
@@ -157,7 +157,7 @@ def _judged(
     for patch in state.catalog.patches:
         if patch.removes_parameters:
             dead.setdefault(patch.model, []).extend(patch.unused_parameters)
-    talk.tell(
+    worker.send(
         {
             "files": [
                 {"path": os.path.abspath(file.path), "claimed": file.claimed, "suggested": file.suggested}
@@ -172,7 +172,7 @@ def _judged(
         }
     )
     judged = []
-    for event in talk.events(until="all-judged"):
+    for event in worker.events(until="all-judged"):
         if event["event"] == "judged":
             number = event["file"]
             judged.append(_Judged(number, files[number], seen[number], *_verdict_of(files[number].path, event)))
@@ -234,7 +234,7 @@ def _left_alone(judged: _Judged, reason: NfpatchError) -> _Judged:
     return replace(judged, outcome=_refused(judged.outcome, reason), is_misfit=False)
 
 
-def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Judged]:
+def _replaced(worker: MigrationWorker, group: list[_Judged], keep: bool) -> list[_Judged]:
     """The files of a folder after those that do not fit were rewritten and put in place."""
     misfits = [each for each in group if each.is_misfit]
     if not misfits:
@@ -243,8 +243,10 @@ def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Jud
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:
             replacements = [Replacement(each.file.path, each.seen, staging / f"new-{each.number}") for each in misfits]
-            talk.tell({"write": [[each.number, os.path.abspath(new.new)] for each, new in zip(misfits, replacements)]})
-            failures = [event for event in talk.events(until="done") if event["event"] == "failed"]
+            worker.send(
+                {"write": [[each.number, os.path.abspath(new.new)] for each, new in zip(misfits, replacements)]}
+            )
+            failures = [event for event in worker.events(until="done") if event["event"] == "failed"]
             for event in failures:
                 raise _failure(next(each for each in misfits if each.number == event["file"]), event)
             kept = replace_all(replacements, staging, keep)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nfpatch.codemod import CodemodRefused
-from nfpatch.fingerprints import digest_at_places
+from nfpatch.fingerprints import digest_with_positions
 
 
 @dataclass(frozen=True, order=True)
@@ -80,16 +80,16 @@ def _other_edits_of(edits: Mapping[str, Sequence[Edit]]) -> list[tuple[Edit, str
     return [(edit, patch_id) for patch_id, own in edits.items() for edit in own if not edit.is_import]
 
 
-def digest_of(edits: Sequence[Edit]) -> str:
+def digest_edits(edits: Sequence[Edit]) -> str:
     """SHA-256 (hex) over the edits, places and bytes: what is on record of a patch in a file.
 
     Imports of runtime modules count by what they import; where they stand, the file says.
     """
     places = [(edit.start, edit.stop) for edit in edits if not edit.is_import]
-    return digest_at_places(text_digest_of(edits), places)
+    return digest_with_positions(digest_inserted_text(edits), places)
 
 
-def text_digest_of(edits: Sequence[Edit]) -> str:
+def digest_inserted_text(edits: Sequence[Edit]) -> str:
     """SHA-256 (hex) over what the edits insert, wherever."""
     digest = hashlib.sha256()
     for edit in edits:

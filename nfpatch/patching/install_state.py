@@ -19,13 +19,13 @@ from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of, 
 from nfpatch.installs.transaction import is_interrupted
 from nfpatch.patching.variants import Variant, Variants
 
-State = Literal[
+PatchState = Literal[
     "applied", "applicable", "not-needed", "opt-in", "modified", "outdated", "unknown-release", "interrupted"
 ]
 
 
 # From the best to the worst: a patch is in the state of the worst of its files and runtime modules.
-_FILE_STATES: tuple[State, ...] = ("applied", "outdated", "applicable", "modified")
+_FILE_STATES: tuple[PatchState, ...] = ("applied", "outdated", "applicable", "modified")
 _OUTDATED = "another version of nfpatch applied it and wrote other bytes; `nfpatch apply` renews it"
 
 
@@ -37,9 +37,9 @@ class PatchStatus(NamedTuple):
     """
 
     patch: Patch
-    state: State
+    state: PatchState
     reason: str
-    files: Mapping[str, State] = MappingProxyType({})
+    files: Mapping[str, PatchState] = MappingProxyType({})
     variant_of: str = ""
 
     def to_json(self) -> dict[str, object]:
@@ -88,9 +88,9 @@ class InstallState:
         """The states that were asked for so far, by the id of the patch."""
         return {}
 
-    def carried_by(self, file: str) -> Optional[frozenset[str]]:
+    def detect_patches(self, file: str) -> Optional[frozenset[str]]:
         """The patches that the present bytes of the file are known to carry; None for unknown content."""
-        return self.variants.carried_by(file)
+        return self.variants.detect_patches(file)
 
     def variant_of(self, patch: Patch) -> Variant:
         """The variant of this patch that fits here."""
@@ -219,13 +219,13 @@ def _expected_patches(variants: Variants, file: str, entry: PatchedFile) -> dict
 
 def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[AppliedPatch]:
     """What a codemod comes to in the original of a file; None where it does not fit."""
-    from nfpatch.patching.edits import digest_of, merge_adjacent
+    from nfpatch.patching.edits import digest_edits, merge_adjacent
 
     try:
         edits = merge_adjacent(variants.edits(file, rewrite))
     except CodemodRefused:
         return None
-    return AppliedPatch(digest_of(edits), variants.catalog.modules_of(rewrite))
+    return AppliedPatch(digest_edits(edits), variants.catalog.modules_of(rewrite))
 
 
 def _status_of(state: InstallState, patch: Patch) -> PatchStatus:
@@ -268,7 +268,7 @@ def _status_without_variant(state: InstallState, patch: Patch, variant: Variant)
     return PatchStatus(patch, "unknown-release", f"this nfpatch knows the releases up to {newest}; {reason}")
 
 
-def _state_of_module(state: InstallState, patch: Patch, file: str, is_elsewhere: bool) -> tuple[State, str]:
+def _state_of_module(state: InstallState, patch: Patch, file: str, is_elsewhere: bool) -> tuple[PatchState, str]:
     """The state of a patch in a runtime module; `is_elsewhere` tells that its files carry it, and no ledger says so."""
     content, standing = state.contents[file], state.ledger.added.get(file)
     if file in state.obstacles:
@@ -288,7 +288,7 @@ def _state_of_module(state: InstallState, patch: Patch, file: str, is_elsewhere:
     return "applicable", patch.summary
 
 
-def _state_in(state: InstallState, patch: Patch, file: str) -> tuple[State, str]:
+def _state_in(state: InstallState, patch: Patch, file: str) -> tuple[PatchState, str]:
     """The state of a patch in one of its files."""
     entry, content = state.ledger.files.get(file), state.contents[file]
     if entry is not None and patch.id in entry.patches:
@@ -307,7 +307,7 @@ def _state_in(state: InstallState, patch: Patch, file: str) -> tuple[State, str]
     return ("applicable" if patch_state == "applied" else patch_state), reason
 
 
-def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]) -> tuple[State, str]:
+def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]) -> tuple[PatchState, str]:
     """The state of a patch that the ledger says the file carries."""
     if content is None:
         return "modified", "the file is missing"
@@ -319,9 +319,9 @@ def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]
     return "modified", "the file was changed after nfpatch patched it"
 
 
-def _state_by_fingerprint(state: InstallState, patch: Patch, file: str) -> tuple[State, str]:
+def _state_by_fingerprint(state: InstallState, patch: Patch, file: str) -> tuple[PatchState, str]:
     """The state of a patch in a file that the ledger does not know."""
-    carried = state.carried_by(file)
+    carried = state.detect_patches(file)
     has_fingerprints = state.catalog.fingerprints.patch(state.install.version, file, patch.id) is not None
     if not has_fingerprints and not carried:
         return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"

@@ -143,7 +143,7 @@ def _patched(
             f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
             "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
         )
-    from nfpatch.patching.edits import Edit, apply_edits, digest_of, merge_adjacent
+    from nfpatch.patching.edits import Edit, apply_edits, digest_edits, merge_adjacent
     from nfpatch.patching.rewriting import check_parses, edits_of
     from nfpatch.patching.source import SourceFile
 
@@ -159,7 +159,7 @@ def _patched(
                     edits[patch_id] = edits_of(rewrite, source, fingerprinted=patch_id in recorded)
             except CodemodRefused as error:
                 raise CodemodRefused(f"for {patch_id}, {error}") from error
-            if patch_id in recorded and digest_of(edits[patch_id]) != recorded[patch_id].sha256:
+            if patch_id in recorded and digest_edits(edits[patch_id]) != recorded[patch_id].sha256:
                 raise Refused(
                     f"{patch_id} came to another result than the recorded one in {path}, so it was not written. This "
                     "is a fault of nfpatch or of the installed LibCST; please report it with the output of `pip list`."
@@ -170,7 +170,7 @@ def _patched(
     except CodemodRefused as error:
         raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
     modules = {patch_id: state.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
-    return result, {name: AppliedPatch(digest_of(own), modules[name]) for name, own in edits.items()}
+    return result, {name: AppliedPatch(digest_edits(own), modules[name]) for name, own in edits.items()}
 
 
 def _recorded(state: InstallState, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
@@ -367,7 +367,7 @@ def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, froz
     }
     named = {patch.id for patch in patches or state.catalog.patches}
     for file in sorted(state.contents.keys() - state.ledger.files.keys()):
-        for patch_id in sorted(named & (state.carried_by(file) or frozenset())):
+        for patch_id in sorted(named & (state.detect_patches(file) or frozenset())):
             raise Refused(
                 f"{state.install.file(file)} carries {patch_id}, but its original is not kept here "
                 "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "

@@ -105,7 +105,7 @@ class Variants:
                 self._originals[file] = None
         return self._originals[file]
 
-    def carried_by(self, file: str) -> Optional[frozenset[str]]:
+    def detect_patches(self, file: str) -> Optional[frozenset[str]]:
         """The patches that the present bytes of the file are known to carry; None for unknown content.
 
         Where upstream has fixed a bug as the patch does, to the byte, a source of a commit or of another release has
@@ -113,7 +113,7 @@ class Variants:
         """
         if file not in self._carried:
             content, known = self.contents[file], self.catalog.fingerprints.file(self.install.version, file)
-            carried = None if content is None or known is None else known.carried_by(content)
+            carried = None if content is None or known is None else known.detect_patches(content)
             if carried and content is not None and known is not None and file not in self.ledger.files:
                 is_plain = not any(known.patches[patch_id].imports for patch_id in carried)
                 if is_plain and (self._is_of_a_release(file, content) or commit_of(self.install) is not None):
@@ -139,7 +139,7 @@ class Variants:
             elif known is None or content is None:
                 self._released[file] = self.is_release_known and known is None and content is None
             else:
-                self._released[file] = self.carried_by(file) is not None
+                self._released[file] = self.detect_patches(file) is not None
         return self._released[file]
 
     def _variant_of(self, patch: Patch) -> Variant:

@@ -9,7 +9,7 @@ from typing import Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.console import ONLY_IF
-from nfpatch.patching.install_state import InstallState, State
+from nfpatch.patching.install_state import InstallState, PatchState
 from nfpatch.which.logs import Frame, Line, Log
 
 # What strict DDP refuses unused parameters with: Lightning 2, which replaces torch's words, and torch itself.
@@ -45,7 +45,7 @@ class Match:
     line: int
     text: str
     words: str
-    state: Optional[State] = None
+    state: Optional[PatchState] = None
     reason: str = ""
     only_if: str = ""
 

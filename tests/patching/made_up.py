@@ -13,7 +13,7 @@ from nfpatch.codemod import Change, Rewrite
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of
 from nfpatch.installs.transaction import Step, commit
-from nfpatch.patching.edits import digest_of
+from nfpatch.patching.edits import digest_edits
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
 from nfpatch.patching.rewriting import edits_of
@@ -101,7 +101,7 @@ def applied(file: str, patch_ids: Sequence[str], original: Optional[bytes] = Non
     """What these patches come to in a file, by default the released one."""
     source = SourceFile(RELEASED[file] if original is None else original)
     return {
-        patch.id: AppliedPatch(digest_of(edits_of(variant[file], source)))
+        patch.id: AppliedPatch(digest_edits(edits_of(variant[file], source)))
         for patch in sorted((*ON_RECORD, OWN))
         for variant in patch.variants.values()
         if patch.id in patch_ids and file in variant and patch is not OLDER

@@ -12,7 +12,7 @@ from nfpatch.codemod import Change, Rewrite
 from nfpatch.errors import Refused
 from nfpatch.fingerprints import Fingerprints, RecordedEdit, RecordedFile, RecordedPatch
 from nfpatch.installs.ledger import hash_of
-from nfpatch.patching.edits import text_digest_of
+from nfpatch.patching.edits import digest_inserted_text
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import FileChange, changes_to, original_with
 from nfpatch.patching.rewriting import edits_of
@@ -132,7 +132,7 @@ def with_record(found: InstallState, rewrite: Rewrite, sha256: str = "") -> tupl
     """The install where one patch is known: as one of the user's own, and as one that is on record."""
     edits = edits_of(rewrite, SourceFile(RELEASED[NET]), fingerprinted=True)
     places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
-    patch = RecordedPatch(sha256 or text_digest_of(edits), (), places)
+    patch = RecordedPatch(sha256 or digest_inserted_text(edits), (), places)
     recorded = RecordedFile((RELEASE,), NET_SHA256, "", 0, {"patch": patch})
     files = ({}, {NET: (recorded,)})
     catalogs = (Catalog((patch_of("patch", {"": {NET: rewrite}}),), Fingerprints((RELEASE,), f, {})) for f in files)

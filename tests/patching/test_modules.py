@@ -37,7 +37,7 @@ from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, original_path, read_ledger
 from nfpatch.patching import operations
-from nfpatch.patching.edits import digest_of
+from nfpatch.patching.edits import digest_edits
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, plan_apply
 from nfpatch.patching.rewriting import edits_of, rewritten
@@ -284,7 +284,7 @@ def test_the_ledger_lists_what_was_added_and_for_what(install: Install, catalog:
     assert ledger.added == {
         module_file(name): hash_of(MODULES[name]) for name in ("__init__", "ranks", "sizes", "widths")
     }
-    digest = digest_of(edits_of(STEP.variants["==1.0"][CORE], SourceFile(RELEASED[CORE])))
+    digest = digest_edits(edits_of(STEP.variants["==1.0"][CORE], SourceFile(RELEASED[CORE])))
     assert ledger.files[CORE].patches["step"] == AppliedPatch(digest, ("__init__", "ranks", "widths"))
     assert list(ledger.files[CORE].patches) == ["size", "step"]
 

@@ -18,14 +18,14 @@ from nfpatch.target import ENTRY
 _LOG_LINES = 4
 
 
-class Conversation:
+class MigrationWorker:
     """A running process: requests go in, events come out, each a JSON object."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
 
-    def tell(self, request: Mapping[str, object]) -> None:
+    def send(self, request: Mapping[str, object]) -> None:
         """Send a request. A process that is gone is noticed by `events`, which has the reason."""
         try:
             _open(self._process.stdin).write(json.dumps(request) + "\n")
@@ -60,7 +60,7 @@ class Conversation:
 
 
 @contextmanager
-def conversation(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[Conversation]:
+def start_worker(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[MigrationWorker]:
     """A process of the interpreter `python`, `extra_path` being first on its path; gone afterwards.
 
     `folder` is for what it writes for a while. Raises EnvironmentProblem where the interpreter cannot run.
@@ -77,7 +77,7 @@ def conversation(python: Path, extra_path: Sequence[Path], folder: Path) -> Iter
             encoding="utf-8",
         )
     try:
-        yield Conversation(process, log)
+        yield MigrationWorker(process, log)
     finally:
         process.kill()
         process.communicate()
