@@ -1,4 +1,4 @@
-"""What an install needs and has: the state of each patch, with the reason in words. Only looks."""
+"""The state of an install: which patches it needs and has, and why. Changes nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PatchStatus(NamedTuple):
     variant_of: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """An element of `patches` in the JSON documents. Where it rewrites nothing, its files in other releases."""
+        """An element of `patches` in the JSON documents. If it rewrites nothing here, `files` are all that it names."""
         return {
             "id": self.patch.id,
             "group": self.patch.group,
@@ -57,14 +57,14 @@ class PatchStatus(NamedTuple):
 
 @dataclass(frozen=True)
 class InstallState:
-    """An install as it was found.
+    """An install at the time of `inspect_install`.
 
-    `contents` are the present bytes of every file that a patch rewrites, and of every runtime module, by path; None
-    where there is no such file. `obstacles` tells, by the path of a runtime module, what stands there or in the way and
-    is no file that nfpatch could have written. `ledger_problem` says why there is a ledger that cannot be trusted;
-    `ledger` is an empty one then. `expected` is what the catalog makes of the applied patches, by file and id: None
-    where it changes nothing in this file, or its hooks no longer fit; a patch of which that is not known is left out.
-    `variants` says which variant of each patch fits.
+    `contents` has the content, by path, of every file that a patch rewrites and of every runtime module; None for a
+    missing file. `obstacles` describes, by the path of a runtime module, what exists in its place that nfpatch cannot
+    have written. `ledger_problem` says why the ledger cannot be used, if that is so; `ledger` is an empty one then.
+    `expected` is what the current catalog would write for the applied patches, by file and id: None if it changes
+    nothing in this file, or does not fit any more; patches for which this is unknown are left out. `variants` has the
+    variant of each patch that fits.
     """
 
     install: Install
@@ -85,11 +85,11 @@ class InstallState:
 
     @cached_property
     def _states(self) -> dict[str, PatchStatus]:
-        """The states that were asked for so far, by the id of the patch."""
+        """The states that were computed so far, by patch id."""
         return {}
 
     def detect_patches(self, file: str) -> Optional[frozenset[str]]:
-        """The patches that the present bytes of the file are known to carry; None for unknown content."""
+        """The patches that the current content of the file has, by its fingerprint; None for unknown content."""
         return self.variants.detect_patches(file)
 
     def variant_of(self, patch: Patch) -> Variant:
@@ -106,9 +106,9 @@ class InstallState:
         return tuple(map(module_file, self.modules_for(patch)))
 
     def differences(self, patch: Patch) -> tuple[str, ...]:
-        """The files and runtime modules, by path, that the catalog would write otherwise for this applied patch.
+        """The paths of files and runtime modules that the current catalog would write differently for this patch.
 
-        Empty where it is up to date, or not applied by the ledger.
+        Empty if the patch is up to date, or not in the ledger.
         """
         applied = self.ledger.files_of(patch.id)
         if not applied:
@@ -128,7 +128,7 @@ class InstallState:
 
     @cached_property
     def outdated(self) -> tuple[Patch, ...]:
-        """The applied patches that the catalog would write otherwise, in catalog order."""
+        """The applied patches that the current catalog would write differently, in catalog order."""
         return tuple(patch for patch in self.catalog.patches if self.differences(patch))
 
     @property
@@ -138,7 +138,7 @@ class InstallState:
 
 
 def inspect_install(install: Install, catalog: Catalog) -> InstallState:
-    """Look at an install. Raises Refused or EnvironmentProblem where a file cannot be looked at."""
+    """Inspect an install. Raises Refused or EnvironmentProblem if a file cannot be inspected."""
     interrupted, problem, ledger = is_interrupted(install), None, Ledger(install.version)
     try:
         if not interrupted:
@@ -161,7 +161,7 @@ def _content_of(path: Path) -> Optional[bytes]:
 
 
 def _modules_in(install: Install, files: set[str]) -> tuple[dict[str, Optional[bytes]], dict[str, str]]:
-    """The content of each of these runtime modules, None where there is none, and what stands in the way of some."""
+    """The content of each of these runtime modules (None if it is missing), and the obstacles in their places."""
     contents: dict[str, Optional[bytes]] = dict.fromkeys(sorted(files))
     obstacles: dict[str, str] = {}
     folder = install.file(RUNTIME_FOLDER)
@@ -184,7 +184,7 @@ def _modules_in(install: Install, files: set[str]) -> tuple[dict[str, Optional[b
 
 
 def _mode_of(path: Path) -> Optional[int]:
-    """The mode of what stands at a path, links not followed; None for nothing."""
+    """The mode of a path, without following links; None if it does not exist."""
     try:
         return path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -197,10 +197,10 @@ def _kind_in_words(mode: int) -> str:
 
 
 def _expected_patches(variants: Variants, file: str, entry: PatchedFile) -> dict[str, Optional[AppliedPatch]]:
-    """What the catalog makes of the patches that this file carries, by id: None where it changes nothing, or not here.
+    """What the current catalog would write for the patches in this file, by id: None if it changes nothing here.
 
-    The record knows it of the released file. Else the codemods of patches that the catalog has are run on the kept
-    originals; where one is lost they are left out, as are patches that the catalog does not have.
+    For a released file, the fingerprints have it. For any other file, the codemods are run on the kept originals.
+    Patches that are not in the catalog, or whose originals are missing, are left out.
     """
     catalog, ledger = variants.catalog, variants.ledger
     known = catalog.fingerprints.file(variants.install.version, file)
@@ -218,7 +218,7 @@ def _expected_patches(variants: Variants, file: str, entry: PatchedFile) -> dict
 
 
 def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[AppliedPatch]:
-    """What a codemod comes to in the original of a file; None where it does not fit."""
+    """The entry that a codemod would get in the ledger for the original of a file; None if it does not fit."""
     from nfpatch.patching.edits import digest_edits, merge_adjacent
 
     try:
@@ -231,7 +231,7 @@ def _applied_by(variants: Variants, file: str, rewrite: Rewrite) -> Optional[App
 def _status_of(state: InstallState, patch: Patch) -> PatchStatus:
     if state.interrupted:
         return PatchStatus(
-            patch, "interrupted", "a killed run left work half done; the next apply or revert completes it"
+            patch, "interrupted", "an interrupted run left its work unfinished; the next apply or revert completes it"
         )
     patched = {file for file, entry in state.ledger.files.items() if patch.id in entry.patches}
     variant = state.variant_of(patch)
@@ -245,7 +245,7 @@ def _status_of(state: InstallState, patch: Patch) -> PatchStatus:
     modules = sorted({*state.needed_modules(patch), *state.ledger.added_by(patch.id)})
     states.update({file: _state_of_module(state, patch, file, is_elsewhere) for file in modules})
     for file in state.differences(patch):
-        # what was changed, or put back, is still that
+        # files that were changed or restored by hand keep their state
         if states[file][0] == "applied" or (states[file][0] == "applicable" and file not in patched):
             states[file] = ("outdated", _OUTDATED)
     worst = max(states, key=lambda file: _FILE_STATES.index(states[file][0]))
@@ -253,26 +253,26 @@ def _status_of(state: InstallState, patch: Patch) -> PatchStatus:
     if any(states[file][0] != patch_state for file in files):
         reason = f"{reason} (in {', '.join(file for file in states if states[file][0] == patch_state)})"
     if patch.opt_in and not patched and patch_state == "applicable":
-        patch_state, reason = "opt-in", f"{reason} (applied by its own id only)"
+        patch_state, reason = "opt-in", f"{reason} (applied only by its own id)"
     if variant.kind == "matched" and patch_state == "applied":
-        reason = f"{reason} (by its variant for {variant.releases})"
+        reason = f"{reason} (with its variant for {variant.releases})"
     return PatchStatus(patch, patch_state, reason, {file: states[file][0] for file in files}, variant.releases)
 
 
 def _status_without_variant(state: InstallState, patch: Patch, variant: Variant) -> PatchStatus:
-    """The state of a patch of which no variant fits the source, which is not known to be fixed."""
+    """The state of a patch that has no fitting variant, in a source that is not known to be fixed."""
     reason = f"no variant fits: {variant.reason}"
     if state.variants.is_release_known:
         return PatchStatus(patch, "modified", reason, dict.fromkeys(variant.files, "modified"))
     newest = state.catalog.releases[-1]
-    return PatchStatus(patch, "unknown-release", f"this nfpatch knows the releases up to {newest}; {reason}")
+    return PatchStatus(patch, "unknown-release", f"this nfpatch only knows the releases up to {newest}; {reason}")
 
 
 def _state_of_module(state: InstallState, patch: Patch, file: str, is_elsewhere: bool) -> tuple[PatchState, str]:
-    """The state of a patch in a runtime module; `is_elsewhere` tells that its files carry it, and no ledger says so."""
+    """The state of a patch in a runtime module. If `is_elsewhere`, its files are patched, but not in the ledger."""
     content, standing = state.contents[file], state.ledger.added.get(file)
     if file in state.obstacles:
-        return "modified", f"{state.obstacles[file]}, and nfpatch did not put it there"
+        return "modified", f"{state.obstacles[file]}, which nfpatch did not create"
     if standing is not None:
         if content is None:
             return "modified", "the file is missing"
@@ -284,7 +284,7 @@ def _state_of_module(state: InstallState, patch: Patch, file: str, is_elsewhere:
             return "applied", patch.summary
         return "modified", f"the file {'is missing' if content is None else 'is not the one that the patch needs'}"
     if content is not None:
-        return "modified", "a file stands there that nfpatch did not write"
+        return "modified", "there is a file that nfpatch did not write"
     return "applicable", patch.summary
 
 
@@ -297,38 +297,38 @@ def _state_in(state: InstallState, patch: Patch, file: str) -> tuple[PatchState,
         return "modified", "the file is missing"
     variant = state.variant_of(patch)
     if variant.kind == "matched":
-        return "modified", f"the source is not the released one; the variant for {variant.releases} fits"
+        return "modified", f"the source differs from the release; the variant for {variant.releases} fits"
     if entry is None:
         return _state_by_fingerprint(state, patch, file)
     known = state.catalog.fingerprints.file(state.install.version, file)
     if known is None or entry.original_sha256 != known.sha256:
-        return "modified", "the file was not the released one when nfpatch patched it"
+        return "modified", "the file already differed from the release when nfpatch patched it"
     patch_state, reason = _state_with_entry(patch, entry, content)
     return ("applicable" if patch_state == "applied" else patch_state), reason
 
 
 def _state_with_entry(patch: Patch, entry: PatchedFile, content: Optional[bytes]) -> tuple[PatchState, str]:
-    """The state of a patch that the ledger says the file carries."""
+    """The state of a patch in a file for which it is in the ledger."""
     if content is None:
         return "modified", "the file is missing"
     sha256 = hash_of(content)
     if sha256 == entry.patched_sha256:
         return "applied", patch.summary
     if sha256 == entry.original_sha256:
-        return "applicable", f"{patch.summary} (the original came back over the patch)"
+        return "applicable", f"{patch.summary} (the patched file was replaced by the original)"
     return "modified", "the file was changed after nfpatch patched it"
 
 
 def _state_by_fingerprint(state: InstallState, patch: Patch, file: str) -> tuple[PatchState, str]:
-    """The state of a patch in a file that the ledger does not know."""
+    """The state of a patch in a file that is not in the ledger."""
     carried = state.detect_patches(file)
     has_fingerprints = state.catalog.fingerprints.patch(state.install.version, file, patch.id) is not None
     if not has_fingerprints and not carried:
-        return "modified", "no fingerprint of its result is on record, so that nfpatch cannot tell whether it is right"
+        return "modified", "there is no fingerprint of the result, so nfpatch cannot verify it"
     if carried is None:
-        return "modified", "the file is neither the released one nor one that nfpatch wrote"
+        return "modified", "the file is neither the released one nor written by nfpatch"
     if patch.id in carried:
-        return "applied", f"{patch.summary} (patched elsewhere: the original is not kept here)"
+        return "applied", f"{patch.summary} (patched elsewhere: the original is missing)"
     if carried:
-        return "modified", "the file carries another patch whose original is not kept here"
+        return "modified", "the file has another patch whose original is missing"
     return "applicable", patch.summary

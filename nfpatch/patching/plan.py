@@ -1,6 +1,6 @@
-"""What must change for an install to have another set of patches.
+"""Computes the changes that give an install another set of patches.
 
-Pure: it reads the install and computes. One rule carries all of it:
+Reads the install, and writes nothing. Everything follows from one rule:
 
     desired tree = the originals with the edits of the applied patches + the runtime modules that these need
 """
@@ -20,15 +20,15 @@ from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
 from nfpatch.installs.origin import commit_of, reinstall_command
 from nfpatch.patching.install_state import InstallState, PatchStatus
 
-# The set of patches that each of these files is to carry; files that are not named keep theirs.
+# The patches that each of these files should have; all other files keep theirs.
 PatchSets = Mapping[str, frozenset[str]]
 
 
 class FileChange(NamedTuple):
-    """One file of neuralforecast's own on its way to another patch set.
+    """The change of one file of neuralforecast.
 
-    The bytes now (None: it is missing), the bytes desired, the original, and what each patch comes to by id, in catalog
-    order. `needs_backup` says that the present bytes are edits of the user, of which a copy is kept.
+    `current` is its content (None if it is missing), and `patches` has the entry of each of its patches afterwards, in
+    catalog order. `needs_backup` means that the current content has edits of the user, so a copy is kept.
     """
 
     file: str
@@ -54,12 +54,11 @@ TreeChange = Union[FileChange, ModuleChange]
 def changes_to(
     state: InstallState, wanted: PatchSets, allow_modified: bool = False, force: bool = False
 ) -> tuple[TreeChange, ...]:
-    """What must change for each file in `wanted` to carry exactly that set of patches, and for the modules to fit.
+    """The changes that give each file in `wanted` exactly that set of patches, and the install the modules they need.
 
-    A file that is neither the released one nor nfpatch's own serves as the original only
-    with `allow_modified`; what was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`.
-    Raises Refused, before anything is written, where a file is not what it should be or a result misses its
-    fingerprint.
+    A file that is neither the released one nor patched by nfpatch serves as the original only with `allow_modified`.
+    A file that was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`. Raises Refused if
+    a file is not as expected, or if a result does not have its fingerprint.
     """
     files = [_change_to(state, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
     before = {file: entry.patches for file, entry in state.ledger.files.items()}
@@ -70,9 +69,9 @@ def changes_to(
 
 
 def original_with(state: InstallState, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
-    """The originals with nothing but these patches: the files that they rewrite and the modules that they need.
+    """The originals with only these patches: the files that they rewrite and the modules that they need, by path.
 
-    By path. Raises as `changes_to`.
+    Raises what `changes_to` raises.
     """
     catalog = state.catalog
     by_file: dict[str, set[str]] = {}
@@ -90,9 +89,9 @@ def original_with(state: InstallState, ids: frozenset[str], allow_modified: bool
 
 
 def originals_of(state: InstallState) -> dict[str, Optional[bytes]]:
-    """The original bytes, by path, of each file that nfpatch has written; None for one that it has added.
+    """The original content, by path, of each file that nfpatch changed; None for files that it added.
 
-    Raises Refused where an original is not kept.
+    Raises Refused if an original is missing.
     """
     files = state.ledger.files.items()
     originals = {file: read_original(state.install, file, entry.original_sha256) for file, entry in files}
@@ -130,9 +129,9 @@ def _edited(path: Path, current: Optional[bytes]) -> Refused:
 def _patched(
     state: InstallState, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
 ) -> tuple[bytes, dict[str, AppliedPatch]]:
-    """The original with the edits of these patches, each held against the record where that knows it.
+    """The original with the edits of these patches, and the entry of each patch, in catalog order.
 
-    Also what each patch came to, in catalog order.
+    The edits are compared with the fingerprints if there are any.
     """
     if not ids:
         return original, {}
@@ -140,20 +139,20 @@ def _patched(
     recorded = _recorded(state, file, original_sha256, ids)
     if not (allow_modified or ids <= recorded.keys() or file in state.ledger.files):
         raise Refused(
-            f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
-            "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
+            f"{path} is not the file of neuralforecast {version}, or its result has no fingerprint. Restore the "
+            "released file, or let nfpatch patch it where the code matches exactly: `--allow-modified`."
         )
     from nfpatch.patching.edits import Edit, apply_edits, digest_edits, merge_adjacent
     from nfpatch.patching.rewriting import check_parses, edits_of
     from nfpatch.patching.source import SourceFile
 
     source, edits = SourceFile(original), dict[str, tuple[Edit, ...]]()
-    is_looked_at = original == state.variants.original(file)
+    is_known_original = original == state.variants.original(file)
     rewrites = _rewrites(state, file, ids)
     try:
         for patch_id, rewrite in rewrites.items():
             try:
-                if patch_id not in recorded and is_looked_at:
+                if patch_id not in recorded and is_known_original:
                     edits[patch_id] = merge_adjacent(state.variants.edits(file, rewrite))
                 else:
                     edits[patch_id] = edits_of(rewrite, source, fingerprinted=patch_id in recorded)
@@ -161,20 +160,20 @@ def _patched(
                 raise CodemodRefused(f"for {patch_id}, {error}") from error
             if patch_id in recorded and digest_edits(edits[patch_id]) != recorded[patch_id].sha256:
                 raise Refused(
-                    f"{patch_id} came to another result than the recorded one in {path}, so it was not written. This "
-                    "is a fault of nfpatch or of the installed LibCST; please report it with the output of `pip list`."
+                    f"The result of {patch_id} in {path} does not match its fingerprint, so nothing was written. This "
+                    "is a bug of nfpatch or of the installed LibCST: please report it with the output of `pip list`."
                 )
         result = apply_edits(original, edits)
         if not ids <= recorded.keys():
             check_parses(result)
     except CodemodRefused as error:
-        raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
+        raise Refused(f"{path} is not what the patch expects: {error}. The file was not changed.") from error
     modules = {patch_id: state.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
     return result, {name: AppliedPatch(digest_edits(own), modules[name]) for name, own in edits.items()}
 
 
 def _recorded(state: InstallState, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
-    """What is on record of those of these patches whose variant is that of the release."""
+    """The fingerprints of those of these patches that use the variant of the release."""
     catalog, version = state.catalog, state.install.version
     known = catalog.fingerprints.file(version, file)
     if known is None or known.sha256 != original_sha256:
@@ -193,8 +192,8 @@ def _rewrites(state: InstallState, file: str, ids: frozenset[str]) -> dict[str, 
     }
     for missing in sorted(ids - rewrites.keys()):
         raise Refused(
-            f"The catalog has no variant of {missing} for neuralforecast {version}; {state.install.file(file)} stays "
-            "as it is. A patch of your own is found with --patches DIR."
+            f"The catalog has no variant of {missing} for neuralforecast {version}; {state.install.file(file)} was not "
+            "changed. If it is your own patch, name its folder with --patches DIR."
         )
     return rewrites
 
@@ -203,9 +202,9 @@ def _rewrites(state: InstallState, file: str, ids: frozenset[str]) -> dict[str, 
 
 
 def _module_changes(state: InstallState, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
-    """What must change for the install to have exactly the runtime modules that the patches need then.
+    """The changes that give the install exactly the runtime modules that its patches need then.
 
-    The patches in these files get them as the catalog has them; what only other patches need stays as it is.
+    Modules that the patches in these files need are updated from the catalog; all other modules stay unchanged.
     """
     needed = {
         module_file(name): state.catalog.modules[name]
@@ -231,7 +230,7 @@ def _module_changes(state: InstallState, files: Sequence[FileChange], force: boo
         if file in state.obstacles:
             raise _in_the_way(state.obstacles[file], state.install)
         if standing is None and current is not None:
-            raise _in_the_way(f"{path} stands where nfpatch adds a file", state.install)
+            raise _in_the_way(f"{path} exists, where nfpatch would add a file", state.install)
         is_new = desired is not None and hash_of(desired) != standing
         if is_new:
             _check_users(state, file, {patch_id for module, patch_id in users if module == file})
@@ -246,32 +245,32 @@ def _module_changes(state: InstallState, files: Sequence[FileChange], force: boo
 
 def _in_the_way(what: str, install: Install) -> Refused:
     return Refused(
-        f"{what}, and nfpatch did not write it. It is not overwritten. Move it away, or reinstall neuralforecast: "
+        f"{what}. nfpatch did not write it, so it does not overwrite it. Move it away, or reinstall neuralforecast: "
         f"{reinstall_command(install)}."
     )
 
 
 def _check_users(state: InstallState, file: str, ids: set[str]) -> None:
-    """Raise Refused where another content of this module would come under the hooks of a patch that is not at hand."""
+    """Raise Refused if this module would be changed for an applied patch that the catalog does not have."""
     for unknown in sorted(ids - {patch.id for patch in state.catalog.patches}):
         raise Refused(
-            f"{state.install.file(file)} is to be renewed, and the applied patch {unknown}, which the catalog does not "
-            "have, needs it too. A patch of your own is found with --patches DIR."
+            f"{state.install.file(file)} would be renewed, but the applied patch {unknown}, which the catalog does not "
+            "have, also needs it. If it is your own patch, name its folder with --patches DIR."
         )
 
 
-# --- which patches a command puts in or takes out ---
+# --- the patches that a command applies or reverts ---
 
 
 def plan_apply(
     state: InstallState, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
 ) -> dict[str, frozenset[str]]:
-    """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
+    """The new patch sets of the files that `apply` of these patches changes; empty if there is nothing to do.
 
-    Outdated patches in these files, or of which a runtime module is renewed, are renewed as a whole, so that no patch
-    is ever half of one version and half of another; with `renew_all` all that are outdated. In a release that is not
-    known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for the first patch that is
-    needed and cannot be applied, so that apply does all or nothing.
+    Outdated patches in these files, and those that need a runtime module that is renewed, are renewed as a whole, so
+    that no patch is a mixture of two versions; with `renew_all`, all outdated patches are. For an unknown release,
+    `allow_modified` leaves out the patches that do not name it. Raises Refused for the first patch that is needed and
+    cannot be applied.
     """
     if state.ledger_problem is not None:
         raise Refused(state.ledger_problem)
@@ -286,7 +285,7 @@ def plan_apply(
         if state.variant_of(status.patch).kind == "none" and not state.ledger.files_of(status.patch.id):
             raise Refused(_why_no_variant_fits(state, status))
         for file, file_state in status.files.items():
-            # what was changed after nfpatch patched it is judged where the change is computed, because of --force
+            # files that were changed after nfpatch patched them are checked in `changes_to`, which knows --force
             is_fit = file_state in ("applied", "applicable", "outdated")
             if not is_fit and not allow_modified and file not in state.ledger.files:
                 raise Refused(_why_not(state, status, file))
@@ -299,7 +298,7 @@ def plan_apply(
 
 
 class PartialPlan(NamedTuple):
-    """Those of some patches that can be applied together, and the others that are needed, with what is in the way."""
+    """The patches that can be applied together, and the other needed patches, with the reasons why they cannot."""
 
     patches: tuple[Patch, ...]
     left_out: Mapping[str, str]
@@ -308,9 +307,9 @@ class PartialPlan(NamedTuple):
 def plan_partial(
     state: InstallState, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
 ) -> PartialPlan:
-    """Which of these patches can be applied, each as a whole and with what it requires.
+    """The patches among these that can be applied, each as a whole and with the patches that it requires.
 
-    Raises Refused where nothing can be, because of the ledger.
+    Raises Refused if the ledger prevents all of them.
     """
     if state.ledger_problem is not None:
         raise Refused(state.ledger_problem)
@@ -332,7 +331,7 @@ def plan_partial(
 
     for patch in needed:
         problems[patch.id] = why_not([patch])
-    if why_not([patch for patch in needed if not problems[patch.id]]):  # they do not fit together
+    if why_not([patch for patch in needed if not problems[patch.id]]):  # they cannot be applied together
         for patch in needed:
             problems[patch.id] = problems[patch.id] or why_not([*chosen, patch])
             chosen += [] if problems[patch.id] else [patch]
@@ -347,15 +346,15 @@ def plan_partial(
 
 
 def _is_unclaimed(state: InstallState, status: PatchStatus) -> bool:
-    """Whether nothing says that this unknown source needs the patch: neither its code nor its version."""
+    """Whether neither the code nor the version of an unknown source shows that it needs the patch."""
     return status.state == "unknown-release" and not state.variant_of(status.patch).rewrites
 
 
 def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
-    """The patch set of each file that is left when these patches are taken out; without patches, when all are.
+    """The new patch sets of the files that `revert` of these patches changes; without patches, of all of them.
 
-    Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
-    original is not kept here.
+    Outdated patches that stay in these files are renewed as a whole. Raises Refused if a file has a patch whose
+    original is missing.
     """
     if state.ledger_problem is not None:
         raise Refused(state.ledger_problem)
@@ -369,18 +368,18 @@ def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, froz
     for file in sorted(state.contents.keys() - state.ledger.files.keys()):
         for patch_id in sorted(named & (state.detect_patches(file) or frozenset())):
             raise Refused(
-                f"{state.install.file(file)} carries {patch_id}, but its original is not kept here "
-                "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
-                f"file: {reinstall_command(state.install)}."
+                f"{state.install.file(file)} has the patch {patch_id}, but its original is missing (the ledger was "
+                "deleted, or the file was patched elsewhere). Reinstall neuralforecast to restore the released file: "
+                f"{reinstall_command(state.install)}."
             )
     return _with_renewed(state, wanted)
 
 
 def _with_renewed(state: InstallState, wanted: PatchSets) -> dict[str, frozenset[str]]:
-    """These patch sets, and those of every patch that is outdated in what is written for them.
+    """These patch sets, with the outdated patches that must be renewed with them.
 
-    A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
-    outdated one of these is renewed in all of its files, which may concern further patches.
+    A file or a module is always written according to the current catalog, for all patches that are in it or need it. So
+    if one of these is outdated, it is renewed in all of its files, which may concern further patches.
     """
     leaving = {patch_id for file, ids in wanted.items() for patch_id in state.ledger.patches_of(file) - ids}
     outdated = {patch.id: patch for patch in state.outdated if patch.id not in leaving}
@@ -397,12 +396,12 @@ def _with_renewed(state: InstallState, wanted: PatchSets) -> dict[str, frozenset
 
 
 def _known(state: InstallState, ids: Iterable[str]) -> list[Patch]:
-    """Those of these patches that the catalog has, in its order."""
+    """Those of these patches that are in the catalog, in catalog order."""
     return [patch for patch in state.catalog.patches if patch.id in ids]
 
 
 def _renewed_modules(state: InstallState, patch: Patch) -> set[str]:
-    """The modules that this patch needs and that the catalog has otherwise than they were added."""
+    """The modules that this patch needs and that differ from those in the catalog."""
     hashes = state.catalog.module_hashes
     names = state.modules_for(patch)
     return {
@@ -411,7 +410,7 @@ def _renewed_modules(state: InstallState, patch: Patch) -> set[str]:
 
 
 def _with_patch(state: InstallState, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
-    """These patch sets with this patch in exactly those files that the catalog names for it."""
+    """These patch sets, with this patch in exactly the files that the catalog names for it."""
     files = state.variant_of(patch).files
     sets = dict(wanted)
     for file in {*files, *state.ledger.files_of(patch.id)}:
@@ -425,19 +424,17 @@ def _why_not(state: InstallState, status: PatchStatus, file: str) -> str:
     if commit is not None:
         return (
             f"{state.install.package} is commit {commit.short_id} of {commit.repository}, not a release. Let nfpatch "
-            "patch it as it is, where the code in question matches exactly, and prove that first: "
-            "`--allow-modified --prove`."
+            "patch it where the code matches exactly, and prove that first: `--allow-modified --prove`."
         )
     if status.state == "modified" and not state.variants.is_release_known:
         return (
             f"neuralforecast {state.install.version} in {state.install.site_packages} is unknown: {status.reason}. "
-            "Upgrade nfpatch, or let it patch the release where a codemod matches exactly, and prove that first: "
+            "Upgrade nfpatch, or let it patch the release where the code matches exactly, and prove that first: "
             "`--allow-modified --prove`."
         )
     return (
-        f"{state.install.file(file)} is not known as a file of neuralforecast {state.install.version}: "
-        f"{status.reason}. Restore the released file, or let nfpatch patch it as it is if the code in question still "
-        "matches exactly: `--allow-modified`."
+        f"{state.install.file(file)} is not the file of neuralforecast {state.install.version}: {status.reason}. "
+        "Restore the released file, or let nfpatch patch it where the code matches exactly: `--allow-modified`."
     )
 
 
@@ -455,6 +452,6 @@ def _why_no_variant_fits(state: InstallState, status: PatchStatus) -> str:
             f"fit it: {variant.reason}. Upgrade nfpatch, or leave the patch out: `--skip {status.patch.id}`."
         )
     return (
-        f"{status.patch.id} does not fit {install.package}, which is not as released: {variant.reason}. Restore the "
-        f"released file, or leave the patch out: `--skip {status.patch.id}`."
+        f"{status.patch.id} does not fit {install.package}, which differs from the release: {variant.reason}. Restore "
+        f"the released file, or leave the patch out: `--skip {status.patch.id}`."
     )

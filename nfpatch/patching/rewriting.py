@@ -1,7 +1,7 @@
-"""A codemod and a source give edits.
+"""Computes the edits of a codemod in a source file.
 
-The statements that a change names are found by Python's own tree, in the one function that they belong to. LibCST is
-asked to fit the new statements into the place of the old (`fitting`); it never sees more than those.
+The statements of a change are found in the syntax tree of the function that contains them. LibCST merges the new
+statements into the old ones (`libcst_merge`), and parses nothing else.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from nfpatch.patching.source import CodeBlock, SourceFile, indentation_of, is_sa
 
 
 def edits_of(rewrite: Rewrite, source: SourceFile, fingerprinted: bool = False) -> tuple[Edit, ...]:
-    """What the codemod changes in this source.
+    """The edits of the codemod in this source.
 
-    `fingerprinted` means that the caller compares the result with a fingerprint. Each function is then found by
-    its text, and the conditions on the rest of the file are not checked: they were when the fingerprint was recorded.
-    Raises CodemodRefused where the source does not parse or is not what the codemod expects.
+    `fingerprinted` means that the caller compares the result with a fingerprint. Each function is then found by its
+    text, and the conditions on the rest of the file are not checked, as this was done when the fingerprint was
+    recorded. Raises CodemodRefused if the source cannot be parsed or is not what the codemod expects.
     """
     return merge_adjacent(separate_edits_of(rewrite, source, fingerprinted))
 
 
 def separate_edits_of(rewrite: Rewrite, source: SourceFile, fingerprinted: bool = False) -> tuple[Edit, ...]:
-    """The same with each change by itself: edits that touch are not joined."""
+    """Like `edits_of`, but adjacent edits are not merged."""
     if not fingerprinted:
         _check_before(rewrite, source)
     edits = (
@@ -45,9 +45,9 @@ def separate_edits_of(rewrite: Rewrite, source: SourceFile, fingerprinted: bool 
 
 
 def check_stands(rewrite: Rewrite, source: SourceFile) -> None:
-    """Raise CodemodRefused unless what the codemod writes stands there already, in a file that needs no imports.
+    """Raise CodemodRefused unless the source already contains what the codemod writes.
 
-    What it removes cannot be distinguished from what was never there.
+    Also raises it if that cannot be decided: if the codemod imports runtime modules, or removes statements.
     """
     if rewrite.imports or not all(change.new for change in rewrite.changes if change.new is not None):
         raise CodemodRefused("it cannot be distinguished from its result")
@@ -58,7 +58,7 @@ def check_stands(rewrite: Rewrite, source: SourceFile) -> None:
 
 
 def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:
-    """The source with the edits of these codemods, which are keyed by the ids of their patches. Nothing is vouched for.
+    """The source with the edits of these codemods, by patch id. No fingerprints are used.
 
     Raises CodemodRefused as `edits_of` and `apply_edits` do; the error names the patch.
     """
@@ -72,7 +72,7 @@ def rewritten(source: bytes, rewrites: Mapping[str, Rewrite]) -> bytes:
 
 
 def check_parses(source: bytes) -> None:
-    """Raise CodemodRefused unless the source parses: the last check of a result that no record vouches for."""
+    """Raise CodemodRefused unless the source can be parsed: the last check of a result without a fingerprint."""
     _ = SourceFile(source).tree
 
 
@@ -88,7 +88,7 @@ def _check_before(rewrite: Rewrite, source: SourceFile) -> None:
         body = source.definition(where).body
         for statement in (statement for text in statements for statement in _statements(text)):
             if any(_is_like(found, statement) for found in body):
-                raise CodemodRefused(f"`{_first_words(statement)}` stands in {where} already")
+                raise CodemodRefused(f"{where} already contains `{_first_words(statement)}`")
 
 
 def _check_after(rewrite: Rewrite, source: SourceFile, edits: Sequence[Edit]) -> None:
@@ -102,7 +102,7 @@ def _check_after(rewrite: Rewrite, source: SourceFile, edits: Sequence[Edit]) ->
 
 
 def _lines_of(change: Change, source: SourceFile) -> range:
-    """The numbers of the lines that a change quotes; none where it leaves the body of a statement open."""
+    """The numbers of the lines that a change quotes; none if it uses `...` as the body of a statement."""
     expected, block = _statements(change.old), _find_block(change, source, fingerprinted=False)
     start = _find_statements(expected, block, change.where)
     if any(map(_has_any_body, expected)):
@@ -111,7 +111,7 @@ def _lines_of(change: Change, source: SourceFile) -> range:
 
 
 def _import_edits(modules: Sequence[str], source: SourceFile, fingerprinted: bool) -> Iterator[Edit]:
-    """The lines that import runtime modules, before the first import of the file."""
+    """The edit that imports runtime modules, before the first import of the file."""
     if modules:
         at, ending = source.first_import_by_text() if fingerprinted else source.first_import()
         lines = (b"from %s import %s%s" % (RUNTIME_PACKAGE.encode(), name.encode(), ending) for name in sorted(modules))
@@ -119,7 +119,7 @@ def _import_edits(modules: Sequence[str], source: SourceFile, fingerprinted: boo
 
 
 def _find_block(change: Change, source: SourceFile, fingerprinted: bool) -> CodeBlock:
-    """Where to look for the statements of a change."""
+    """The block that contains the statements of a change."""
     if not fingerprinted:
         block = source.definition(change.where)
     else:
@@ -130,16 +130,16 @@ def _find_block(change: Change, source: SourceFile, fingerprinted: bool) -> Code
 
 
 def _nested_block(block: CodeBlock, change: Change) -> CodeBlock:
-    """The block that the heads of the change lead to.
+    """The nested block that the headers in `inside` lead to.
 
-    Of several statements with the same head, it is that of the one whose block has the statements of the change. Raises
+    If several statements have the same header, it is the one whose block contains the statements of the change. Raises
     CodemodRefused unless there is exactly one.
     """
     found: list[ast.stmt] = []
     blocks = [block.body]
     for head in change.inside:
         keyword = head.partition(" ")[0].rstrip(":")
-        if keyword in ("else", "elif"):  # of the statements that were found last
+        if keyword in ("else", "elif"):  # they belong to the statements of the last iteration
             found = [each for each in found if getattr(each, "orelse", [])]
             blocks = [getattr(each, "orelse", []) for each in found]
         if keyword != "else":
@@ -148,20 +148,20 @@ def _nested_block(block: CodeBlock, change: Change) -> CodeBlock:
             found = [each for block in blocks for each in block if is_same(each, expected, but)]
             blocks = [getattr(each, "body", []) for each in found]
         if not found:
-            raise CodemodRefused(f"`{head}` stands 0 times in {change.where}, not once")
+            raise CodemodRefused(f"`{head}` occurs 0 times in {change.where}, not once")
     candidates = list(zip(found, blocks))
     if len(candidates) > 1:
         expected_here = _statements(change.old)
         candidates = [(each, block) for each, block in candidates if _starts_of(expected_here, block)]
     if len(candidates) != 1:
         words = f"`{change.inside[-1]}` with `{_first_words(_statements(change.old)[0])}`"
-        raise CodemodRefused(f"{words} stands {len(candidates)} times in {change.where}, not once")
+        raise CodemodRefused(f"{words} occurs {len(candidates)} times in {change.where}, not once")
     ((statement, body),) = candidates
     return replace(block, body=body, indent=indentation_of(block.line(statement.lineno)))
 
 
 def _edits_of_change(change: Change, block: CodeBlock, source: SourceFile) -> Iterator[Edit]:
-    """The edit that a change comes to, if any. Raises CodemodRefused unless its statements stand there once."""
+    """The edits of a change: one, or none. Raises CodemodRefused unless its statements occur exactly once."""
     expected, body = _statements(change.old), block.body
     start = _find_statements(expected, block, change.where)
     if change.new is None:
@@ -180,7 +180,7 @@ def _edits_of_change(change: Change, block: CodeBlock, source: SourceFile) -> It
     kept = _kept_around(expected, new)
     line_before = block.line(_last_line(body[start + kept - 1])) if kept else b""
     ending = line_before[len(line_before.rstrip(b"\r\n")) :]
-    if ending:  # what is there stays there, and need not be looked at
+    if ending:  # statements are only added, so the existing lines need not be parsed by LibCST
         added = _text_behind(change.new, new[kept - 1], new[len(new) - len(expected) + kept - 1])
         anchor = indentation_of(block.line(body[start].lineno)).encode("ascii") + b"pass" + ending
         text = render_replacement([anchor], "pass", "pass\n" + added, source.encoding, block.indent)[len(anchor) :]
@@ -193,22 +193,21 @@ def _edits_of_change(change: Change, block: CodeBlock, source: SourceFile) -> It
 
 
 def _check_bodies_stay(old: Sequence[ast.stmt], new: Sequence[ast.stmt], where: str) -> None:
-    """Raise CodemodRefused where a statement whose body is not quoted goes: nothing would say that the body goes too.
+    """Raise CodemodRefused if a statement with `...` as its body is removed, because the body is not quoted.
 
-    It may become a function of the same name with other parameters.
+    It may only be replaced by a function of the same name with other parameters.
     """
     for statement in filter(_has_any_body, old):
         name = getattr(statement, "name", None)
         functions = [each for each in new if isinstance(each, ast.FunctionDef) and each.name == name]
         if not functions and not any(is_same(statement, each) for each in new):
-            raise CodemodRefused(f"the body of `{_first_words(statement)}` in {where} is not quoted, and would go")
+            raise CodemodRefused(
+                f"it would remove the body of `{_first_words(statement)}` in {where} without quoting it"
+            )
 
 
 def _kept_around(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> int:
-    """How many of the old statements stand before what is only added among them; 0 where more is done than that.
-
-    What is added before all of them is not distinguished.
-    """
+    """The number of old statements before the added ones; 0 unless statements are only added between or after them."""
     before = 0
     while before < min(len(old), len(new)) and is_same(old[before], new[before]):
         before += 1
@@ -218,19 +217,19 @@ def _kept_around(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> int:
 
 
 def _text_behind(text: str, last_before: ast.stmt, last: ast.stmt) -> str:
-    """The lines of a patch's text behind one statement up to another, comments and blank lines included."""
+    """The lines of a patch's text after one statement up to another, including comments and blank lines."""
     lines = dedent(text).strip().splitlines(keepends=True)
     return "".join(lines[_last_line(last_before) : _last_line(last)])
 
 
 @cache
 def _statements(text: str) -> tuple[ast.stmt, ...]:
-    """The statements of a text that may be indented as a whole."""
+    """The statements in a text, which may be indented as a whole."""
     return tuple(parsed_statements(dedent(text).strip() + "\n"))
 
 
 def _find_statements(expected: Sequence[ast.stmt], block: CodeBlock, where: str) -> int:
-    """Where in the body these statements begin. Raises CodemodRefused unless they stand there exactly once."""
+    """The index of these statements in the body. Raises CodemodRefused unless they occur exactly once."""
     body = block.body
     if not isinstance(block.node, ast.Module) and not _begins_its_line(block, body[0]):
         raise CodemodRefused(f"`{where.rpartition('.')[2]}` is defined on one line")
@@ -243,20 +242,20 @@ def _find_statements(expected: Sequence[ast.stmt], block: CodeBlock, where: str)
         return starts[0]
     words = _first_words(expected[0]) if len(expected) == 1 else f"{_first_words(expected[0]).rstrip('. ')} ..."
     raise CodemodRefused(
-        f"`{words}` stands {len(starts)} times in {where}, not once"
+        f"`{words}` occurs {len(starts)} times in {where}, not once"
         if starts
-        else f"`{words}` is not a statement of {where} as it stands there"
+        else f"{where} does not contain the statement `{words}`"
     )
 
 
 def _starts_of(expected: Sequence[ast.stmt], body: Sequence[ast.stmt]) -> list[int]:
-    """Where in the body statements begin that are like these."""
+    """The indices in the body at which statements like these begin."""
     starts = range(len(body) - len(expected) + 1)
     return [start for start in starts if all(map(_is_like, body[start : start + len(expected)], expected))]
 
 
 def _first_words(statement: ast.stmt) -> str:
-    """The first line of a statement, and dots where there are more."""
+    """The first line of a statement, with "..." if there are more."""
     first, *more = ast.unparse(statement).splitlines()
     return f"{first} ..." if more else first
 
@@ -266,33 +265,33 @@ def _begins_its_line(block: CodeBlock, statement: ast.stmt) -> bool:
 
 
 def _is_like(found: ast.stmt, expected: ast.stmt) -> bool:
-    """Whether both mean the same, or are heads of the same meaning if any body is expected."""
+    """Whether both mean the same; only their headers are compared if any body is expected."""
     heads_only = ("body",) if _has_any_body(expected) else ()
     return is_same(found, expected, heads_only)
 
 
 def _has_any_body(statement: ast.stmt) -> bool:
-    """Whether the body of the statement is nothing but `...`."""
+    """Whether the body of the statement is `...`."""
     body = getattr(statement, "body", None)
     only = body[0] if isinstance(body, list) and len(body) == 1 else None
     return isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and only.value.value is Ellipsis
 
 
 def _first_line(statement: ast.stmt) -> int:
-    """The number of its first line, decorators included."""
+    """The number of its first line, including decorators."""
     decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
     return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _last_line(statement: ast.stmt) -> int:
-    assert statement.end_lineno is not None, "what is parsed has an end"
+    assert statement.end_lineno is not None, "parsed statements have an end"
     return statement.end_lineno
 
 
 def _first_line_to_remove(block: CodeBlock, start: int, end: int) -> int:
-    """The first line that goes with these statements: that of the comment directly above, or of the blank ones before.
+    """The first line to remove with these statements: of the comment directly above, or of the blank lines before.
 
-    A blank line stays where the next statement would otherwise touch the one before.
+    A blank line is kept if the statements before and after would otherwise not be separated.
     """
     body = block.body
     number = _first_line(body[start])
@@ -310,7 +309,7 @@ def _first_line_to_remove(block: CodeBlock, start: int, end: int) -> int:
 
 
 def _last_line_of_head(block: CodeBlock) -> int:
-    """The number of the last line before the body that is neither blank nor a comment; one too few in a module."""
+    """The number of the last line before the body that is neither blank nor a comment; in a module, one less."""
     number = _first_line(block.body[0]) - 1
     while number >= block.first_number and block.line(number).strip()[:1] in (b"", b"#"):
         number -= 1
@@ -318,7 +317,7 @@ def _last_line_of_head(block: CodeBlock) -> int:
 
 
 def _trimmed(edit: Edit, content: bytes) -> Iterator[Edit]:
-    """The edit without the lines at its beginning and end that it leaves as they are; nothing if that is all."""
+    """The edit without unchanged lines at its beginning and end; nothing if all lines are unchanged."""
     old, new = (text.splitlines(keepends=True) for text in (content[edit.start : edit.stop], edit.new))
     same = 0
     while same < min(len(old), len(new)) and old[same] == new[same]:

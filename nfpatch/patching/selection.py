@@ -1,6 +1,6 @@
-"""Which patches a command is about: what was selected on its command line, in the light of what the install needs.
+"""Which patches a command applies to: those that its command line selects, given what the install needs.
 
-Pure: these functions look at a survey and change nothing.
+These functions read the state of an install and change nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from nfpatch.patching.install_state import InstallState, PatchStatus
 
 
 class Choice(NamedTuple):
-    """The patches that `apply` puts in or `revert` takes out, in catalog order.
+    """The patches that `apply` applies or `revert` reverts, in catalog order.
 
-    `brought_along` are those that were not selected, with the reason why they are among them, and `renewed` those that
-    another version of nfpatch had applied. For `revert`, no patches stand for all that is applied.
+    `brought_along` maps those that were not selected to the reason why they are among them. `renewed` are those that
+    were applied by another version of nfpatch. For `revert`, no patches means all that are applied.
     """
 
     patches: tuple[Patch, ...]
@@ -26,17 +26,17 @@ class Choice(NamedTuple):
 
 
 def is_applied(state: InstallState, status: PatchStatus) -> bool:
-    """Whether the patch was applied here, be it that its files were changed since."""
+    """Whether the patch was applied here, even if its files were changed since."""
     if status.state in ("applied", "outdated"):
         return True
     return any(status.patch.id in entry.patches for entry in state.ledger.files.values())
 
 
 def choice_for_apply(state: InstallState, selection: Selection) -> Choice:
-    """What `apply` of this selection is about.
+    """The patches that `apply` of this selection applies.
 
-    That is what was named by its id, the other patches of named groups that are not opt-in, what of those is outdated,
-    and what all of these require. Where nothing was named: the default groups, and everything that is outdated.
+    These are the patches named by id, those of the named groups that are not opt-in or that are outdated, and all that
+    these require. If nothing is named: the default groups and all outdated patches.
     """
     catalog = state.catalog
     states = {patch.id: state.status_of(patch).state for patch in catalog.patches}
@@ -53,7 +53,7 @@ def choice_for_apply(state: InstallState, selection: Selection) -> Choice:
 
 
 def choice_for_revert(state: InstallState, selection: Selection) -> Choice:
-    """What `revert` of this selection is about: the patches selected, and what is applied and requires one of them."""
+    """The patches that `revert` of this selection reverts: the selected ones, and applied ones that require them."""
     if selection.is_default:
         return Choice(())
     catalog = state.catalog
@@ -70,8 +70,8 @@ def choice_for_revert(state: InstallState, selection: Selection) -> Choice:
 def unmet(state: InstallState, selection: Selection) -> tuple[PatchStatus, ...]:
     """The patches that make `status --check` fail: needed and not applied, or applied and changed since.
 
-    Looked at are the default groups, or those that were named, and what is applied; an opt-in patch that is not
-    applied only where it was named by its id.
+    This considers the default or named groups, and all applied patches; opt-in patches that are not applied, only if
+    they are named by id.
     """
     return tuple(
         status
@@ -82,7 +82,7 @@ def unmet(state: InstallState, selection: Selection) -> tuple[PatchStatus, ...]:
 
 
 def is_selected(selection: Selection, patch: Patch) -> bool:
-    """Whether the selection asks for this patch, applied or not: by its id, its group, or as one of a default group."""
+    """Whether the selection includes this patch, applied or not: by its id, by its group, or by default."""
     if patch.id in selection.ids:
         return True
     return not patch.opt_in and (patch.group in DEFAULT_GROUPS or not selection.is_default)
