@@ -1,4 +1,4 @@
-"""What `migrate` prints."""
+"""The output of `migrate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nfpatch.installs.find import Install
 
 
 def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: bool) -> None:
-    """The answer of `migrate`."""
+    """Print the output of `migrate`."""
     print_install(install)
     for outcome in outcomes:
         state = click.style(outcome.state.ljust(len("already-fits")), fg=STATE_COLOURS[outcome.state])
@@ -22,7 +22,7 @@ def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: b
     states = {outcome.state for outcome in outcomes}
     migrated = pluralize(sum(outcome.state == "migrated" for outcome in outcomes), "model file", "model files")
     if states == {"already-fits"}:
-        click.echo("Nothing to do: the installed source loads them as they are.")
+        click.echo("Nothing to do: the installed source can load them.")
     elif dry_run:
         click.echo(f"{migrated} would be migrated; nothing was written.")
     else:

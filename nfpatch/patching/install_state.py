@@ -23,17 +23,16 @@ PatchState = Literal[
     "applied", "applicable", "not-needed", "opt-in", "modified", "outdated", "unknown-release", "interrupted"
 ]
 
-
-# From the best to the worst: a patch is in the state of the worst of its files and runtime modules.
+# From best to worst: the state of a patch is the worst state of its files and runtime modules.
 _FILE_STATES: tuple[PatchState, ...] = ("applied", "outdated", "applicable", "modified")
-_OUTDATED = "another version of nfpatch applied it and wrote other bytes; `nfpatch apply` renews it"
+_OUTDATED = "applied by another version of nfpatch, which wrote other bytes; `nfpatch apply` renews it"
 
 
 class PatchStatus(NamedTuple):
-    """The state of one patch in one install, with the reason in words.
+    """The state of one patch in one install, with the reason as text.
 
-    `files` are those of neuralforecast's own that it rewrites here, with the state of each; empty where it is not
-    known to be needed. `variant_of` names the releases whose variant fits a source that is not a released one.
+    `files` has the state of each file of neuralforecast that it rewrites here; empty if it is not known to be needed.
+    `variant_of` names the releases whose variant fits a source that differs from a release.
     """
 
     patch: Patch
