@@ -38,7 +38,7 @@ def test_patches_share_the_lines_that_import_runtime_modules() -> None:
     edits = {"b": [imports("saving", "search"), Edit(9, 13, b"")], "a": [imports("ranks", "saving")]}
     assert apply_edits(TEXT, edits) == b"zero\nimport ranks\nimport saving\nimport search\none\nthree\n"
     assert apply_edits(TEXT, {"b": edits["b"]}) == b"zero\nimport saving\nimport search\none\nthree\n"
-    with pytest.raises(CodemodRefused, match="changes what"):
+    with pytest.raises(CodemodRefused, match="c and a"):
         apply_edits(TEXT, {**edits, "c": [Edit(5, 5, b"x\n")]})
 
 
@@ -48,7 +48,7 @@ def test_patches_share_the_lines_that_import_runtime_modules() -> None:
     ids=["overlap", "the same place"],
 )
 def test_two_patches_that_meet_are_refused_by_name(one: Edit, other: Edit) -> None:
-    with pytest.raises(CodemodRefused, match=r"^second changes what first changes$"):
+    with pytest.raises(CodemodRefused, match="second and first"):
         apply_edits(TEXT, {"second": [other], "first": [one]})
 
 
@@ -57,7 +57,7 @@ def test_edits_of_one_patch_that_touch_are_one() -> None:
         Edit(0, 9, b"ab"),
         Edit(13, 13, b"c"),
     )
-    with pytest.raises(CodemodRefused, match=r"^two of its changes are about the same statements$"):
+    with pytest.raises(CodemodRefused, match="two of its changes"):
         merge_adjacent([Edit(0, 5, b""), Edit(4, 6, b"")])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from made_up import BIAS, CORE, NET, RELEASE, RELEASED, applied, moved, patch_of, patched
 
@@ -38,6 +36,12 @@ def refusal_of(found: InstallState, *patches: str, **options: bool) -> str:
     return str(refused.value)
 
 
+def check_says(message: str, *parts: object) -> None:
+    """The message names each of these: a path, an id, an option."""
+    for part in parts:
+        assert str(part) in message
+
+
 def test_a_file_becomes_its_original_with_the_edits_of_its_patches(found: InstallState) -> None:
     assert changes_to(found, {NET: BOTH, CORE: frozenset({"gate"})}) == (
         FileChange(CORE, RELEASED[CORE], patched(CORE, "gate"), hash_of(RELEASED[CORE]), applied(CORE, ["gate"])),
@@ -66,10 +70,7 @@ def test_an_original_that_came_back_is_known_and_needs_no_force(found: InstallSt
 
 def test_what_somebody_did_to_a_patched_file_is_overwritten_by_force_only(found: InstallState) -> None:
     now = edited(moved(found, {NET: BOTH}))
-    assert refusal_of(now, "bias") == (
-        f"{found.install.file(NET)} was changed after nfpatch wrote it. nfpatch does not overwrite what somebody "
-        "else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
-    )
+    check_says(refusal_of(now, "bias"), found.install.file(NET), "changed", "--force")
     assert changes_to(now, {NET: frozenset({"bias"})}, force=True) == (
         FileChange(
             NET,
@@ -86,10 +87,7 @@ def test_a_patched_file_that_somebody_removed_comes_back_by_force_and_leaves_no_
     moved(found, {NET: BOTH})
     found.install.file(NET).unlink()
     now = inspect_install(found.install, found.catalog)
-    assert refusal_of(now, "bias") == (
-        f"{found.install.file(NET)} was removed after nfpatch wrote it. nfpatch does not overwrite what somebody "
-        "else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
-    )
+    check_says(refusal_of(now, "bias"), found.install.file(NET), "removed", "--force")
     assert changes_to(now, {NET: frozenset({"bias"})}, force=True) == (
         FileChange(NET, None, patched(NET, "bias"), NET_SHA256, applied(NET, ["bias"])),
     )
@@ -103,16 +101,9 @@ def test_a_file_that_is_missing_cannot_be_patched(found: InstallState) -> None:
     )
 
 
-def not_on_record(path: Path) -> str:
-    return (
-        f"{path} is not the file of neuralforecast 1.0, or the result is not on record. Restore the released file, or "
-        "let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
-    )
-
-
 def test_a_file_that_is_not_the_released_one_is_patched_with_consent_only(found: InstallState) -> None:
     now, content = edited(found), RELEASED[NET] + EDIT
-    assert refusal_of(now, "bias", force=True) == not_on_record(found.install.file(NET))
+    check_says(refusal_of(now, "bias", force=True), found.install.file(NET), "--allow-modified")
     assert changes_to(now, {NET: BOTH}, allow_modified=True) == (
         FileChange(NET, content, patched(NET, "bias", "gate") + EDIT, hash_of(content), applied(NET, BOTH, content)),
     )
@@ -121,7 +112,7 @@ def test_a_file_that_is_not_the_released_one_is_patched_with_consent_only(found:
 def test_a_result_that_is_not_on_record_is_written_with_consent_only_and_that_is_asked_once(
     found: InstallState,
 ) -> None:
-    assert refusal_of(found, "bias", "own") == not_on_record(found.install.file(NET))
+    check_says(refusal_of(found, "bias", "own"), found.install.file(NET), "--allow-modified")
     now = moved(found, {NET: frozenset({"own"})}, allow_modified=True)
     assert changes_to(now, {NET: frozenset({"bias", "own"})}) == (
         FileChange(NET, patched(NET, "own"), patched(NET, "bias", "own"), NET_SHA256, applied(NET, ["bias", "own"])),
@@ -142,10 +133,7 @@ def with_record(found: InstallState, rewrite: Rewrite, sha256: str = "") -> tupl
 
 def test_a_result_that_is_not_the_recorded_one_is_never_written(found: InstallState) -> None:
     _, on_record = with_record(found, BIAS.variants["==1.0"][NET], sha256="0" * 64)
-    assert refusal_of(on_record, "patch", allow_modified=True) == (
-        f"patch came to another result than the recorded one in {found.install.file(NET)}, so it was not written. This "
-        "is a fault of nfpatch or of the installed LibCST; please report it with the output of `pip list`."
-    )
+    check_says(refusal_of(on_record, "patch", allow_modified=True), found.install.file(NET), "fingerprint", "pip list")
 
 
 DEEP = "self.bias = " + "-" * 100 + "1"
@@ -166,18 +154,14 @@ DEEP = "self.bias = " + "-" * 100 + "1"
 )
 def test_what_no_record_vouches_for_is_looked_at(found: InstallState, rewrite: Rewrite, words: str) -> None:
     own, on_record = with_record(found, rewrite)
-    assert refusal_of(own, "patch", allow_modified=True) == (
-        f"{found.install.file(NET)} is not what the patch expects: {words}. The file stays as it is."
-    )
+    check_says(refusal_of(own, "patch", allow_modified=True), found.install.file(NET), words)
     (change,) = changes_to(on_record, {NET: frozenset({"patch"})})
     assert change.desired == RELEASED[NET].replace(b"self.bias = 1", str(rewrite.changes[0].new).encode())
 
 
 def test_a_patch_that_the_catalog_does_not_have_is_never_left_out_in_silence(found: InstallState) -> None:
-    assert refusal_of(found, "bias", "zeal", "alien", allow_modified=True) == (
-        f"The catalog has no variant of alien for neuralforecast 1.0; {found.install.file(NET)} stays as it is. A "
-        "patch of your own is found with --patches DIR."
-    )
+    said = refusal_of(found, "bias", "zeal", "alien", allow_modified=True)
+    check_says(said, found.install.file(NET), "alien", "--patches")
 
 
 def test_the_survey_after_a_change_is_what_a_look_at_the_install_tells(found: InstallState) -> None:
@@ -199,5 +183,5 @@ def test_of_a_file_that_is_not_the_released_one_that_is_told_with_consent_only(f
     now = edited(found)
     with pytest.raises(Refused) as refused:
         original_with(now, frozenset({"bias"}))
-    assert str(refused.value) == not_on_record(found.install.file(NET))
+    check_says(str(refused.value), found.install.file(NET), "--allow-modified")
     assert original_with(now, frozenset({"bias"}), allow_modified=True) == {NET: patched(NET, "bias") + EDIT}

@@ -124,7 +124,7 @@ def test_runtime_modules_are_imported_once_before_the_first_import() -> None:
 
 def test_a_module_without_imports_has_no_place_for_one() -> None:
     source = b"class Model:\n    def fit(self):\n        return self\n"
-    with pytest.raises(CodemodRefused, match="imports nothing"):
+    with pytest.raises(CodemodRefused, match="no imports"):
         rewritten(source, {"a": Rewrite((Change("Model.fit", "return self", "return 1"),), imports=("saving",))})
 
 
@@ -139,7 +139,7 @@ def test_what_must_not_stand_there_is_refused() -> None:
 
 def test_a_body_that_is_not_quoted_does_not_go() -> None:
     head = "with open(step) as file:\n    ..."
-    with pytest.raises(CodemodRefused, match="is not quoted"):
+    with pytest.raises(CodemodRefused, match="without quoting"):
         rewritten(MODEL, {"patch": rewrite(old=head, new="with opened(step) as file:\n    ...")})
     assert rewritten(MODEL, {"patch": rewrite(old=head, new=f"{head}\nn = 5")}).count(b"n = 5") == 1
     params = Rewrite((Change("Model", "def fit(self): ...", "def fit(self, size=1): ..."),))

@@ -151,11 +151,8 @@ def test_a_patch_whose_original_is_not_kept_cannot_be_reverted(patches: tuple[Pa
     now = inspect_install(found.install, found.catalog)
     with pytest.raises(Refused) as refused:
         plan_revert(now, patches)
-    assert str(refused.value) == (
-        f"{found.install.file(CORE)} carries gate, but its original is not kept here (the ledger is gone, or the file "
-        "was patched elsewhere). Reinstall neuralforecast to get the released file: "
-        "`pip install --force-reinstall --no-deps neuralforecast==1.0`."
-    )
+    for part in (found.install.file(CORE), "gate", "pip install --force-reinstall --no-deps neuralforecast==1.0"):
+        assert str(part) in str(refused.value)
     assert plan_revert(now, (BIAS,)) == {}
 
 
