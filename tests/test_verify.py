@@ -528,13 +528,13 @@ def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
     nodes = ("--nnodes", "2", "--rdzv-endpoint", "node-a:29400", "--launcher", "script")
     refused = invoke("verify", *nodes, "--site-packages", site)
     assert refused.exit_code == 2
-    assert "leave --launcher out, or --nnodes" in refused.stderr
+    assert "remove --launcher or --nnodes" in refused.stderr
 
 
 def test_spark_is_proved_on_the_cpu(site: Path) -> None:
     refused = invoke("verify", "--launcher", "spark", "--accelerator", "gpu", "--site-packages", site)
     assert refused.exit_code == 2
-    assert "leave --accelerator out, or --launcher spark" in refused.stderr
+    assert "remove --accelerator gpu or --launcher spark" in refused.stderr
 
 
 def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callable[[str], Path]) -> None:

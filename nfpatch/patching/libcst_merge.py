@@ -51,7 +51,7 @@ def _parsed(text: str) -> cst.Module:
         module = cst.parse_module(text)
         reproduced = module.code
     except cst.ParserSyntaxError as error:
-        raise CodemodRefused(f"it cannot be parsed: {error.message} in line {error.raw_line}") from error
+        raise CodemodRefused(f"it does not parse: {error.message} in line {error.raw_line}") from error
     except RecursionError as error:
         raise CodemodRefused("it is nested too deeply to be parsed") from error
     if reproduced != text:

@@ -244,7 +244,7 @@ def _find_statements(expected: Sequence[ast.stmt], block: CodeBlock, where: str)
     raise CodemodRefused(
         f"`{words}` occurs {len(starts)} times in {where}, not once"
         if starts
-        else f"{where} does not contain the statement `{words}`"
+        else f"`{words}` is not a statement of {where}"
     )
 
 

@@ -216,7 +216,7 @@ def _parsed(source: Union[bytes, str]) -> ast.Module:
             warnings.simplefilter("ignore")  # warnings about the source do not concern users of nfpatch
             return ast.parse(source)
     except SyntaxError as error:
-        raise CodemodRefused(f"it cannot be parsed: {error.msg} in line {error.lineno or 1}") from error
+        raise CodemodRefused(f"it does not parse: {error.msg} in line {error.lineno or 1}") from error
     except (RecursionError, MemoryError) as error:
         raise CodemodRefused("it is nested too deeply to be parsed") from error
     except (UnicodeError, LookupError, ValueError) as error:  # ValueError: a NUL byte
