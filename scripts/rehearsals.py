@@ -17,7 +17,7 @@ from typing import Any
 
 from releases import CACHE, unpack
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "rehearsals" / "scripts"
@@ -76,7 +76,7 @@ def in_words(document: dict[str, Any]) -> str:
     if "error" in document:
         return f"not run: {document['error'].splitlines()[0]}"
     if document["ok"]:
-        return f"as in one process ({count(len(document['stages']), 'call', 'calls')})"
+        return f"as in one process ({pluralize(len(document['stages']), 'call', 'calls')})"
     told = []
     for stage in document["stages"]:
         if not stage["ok"]:

@@ -21,8 +21,8 @@ from support import ROOT, invoke
 
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
-from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
-from nfpatch.patching.survey import State
+from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
+from nfpatch.patching.install_state import PatchState
 
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -108,10 +108,10 @@ def test_every_option_that_a_page_names_in_a_command_is_one() -> None:
 
 
 def test_the_page_of_commands_has_the_exit_codes_and_the_states_that_there_are() -> None:
-    codes = {error.exit_code for error in (AnswerIsNo, UsageError, Refused, EnvironmentProblem)}
+    codes = {error.exit_code for error in (NfpatchError, UsageError, Refused, EnvironmentProblem)}
     assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS, re.MULTILINE)} == codes | {0}
     (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(State))
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(PatchState))
 
 
 def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None:

@@ -78,7 +78,7 @@ def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(
 
     document = answer(*on_some(command), "--force", "--site-packages", patched)
     copy = patched / f"{file}.nfpatch-saved"
-    assert document["saved"] == [str(copy)]
+    assert document["backups"] == [str(copy)]
     assert copy.read_bytes() == edit
     copy.unlink()
     invoke("apply", *SOME_PATCHES, "--site-packages", patched)
@@ -222,7 +222,7 @@ def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
     unpack_again(site, lambda name: name.startswith("neuralforecast/") or (record_too and name.endswith("RECORD")))
     assert set(states(site).values()) == {"applicable"}
     reasons = {patch["id"]: patch["reason"] for patch in answer("status", "--site-packages", site)["patches"]}
-    assert all("came back over the patch" in reasons[patch] for patch in SOME_PATCHES)
+    assert all("replaced by the original" in reasons[patch] for patch in SOME_PATCHES)
 
     assert invoke(*on_some(command), "--site-packages", site).exit_code == 0
     after = snapshot(site)

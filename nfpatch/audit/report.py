@@ -12,7 +12,7 @@ from typing import Callable
 import click
 
 from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, TrainingCheck, outcome_of
-from nfpatch.console import count, print_install
+from nfpatch.console import pluralize, print_install
 from nfpatch.engine.report import WIDTH, Progress
 from nfpatch.installs.find import Install
 from nfpatch.proof.runner import ProofEvent
@@ -30,7 +30,7 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":
-                shown.print(f"Training {count(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
+                shown.print(f"Training {pluralize(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(f"{event.case.case.model}, {event.case.case.config}")
@@ -85,7 +85,7 @@ def _print_dead(cells: Sequence[Cell]) -> None:
             models.setdefault(parameters, {})[name] = configs
     for parameters, where in models.items():
         names = next(iter(where)) if len(where) == 1 else f"{len(where)} models"
-        click.secho(f"\n{names}: {count(len(parameters), 'parameter', 'parameters')} without a gradient", bold=True)
+        click.secho(f"\n{names}: {pluralize(len(parameters), 'parameter', 'parameters')} without a gradient", bold=True)
         _print_wrapped(_shortened(parameters, ", "), "  ")
         _print_wrapped(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
         if len(where) > 1:
@@ -125,14 +125,14 @@ def _shortened(words: Sequence[str], separator: str) -> str:
 def sentences_of(report: AuditReport) -> list[str]:
     """The sentences at the end."""
     how = f"by strict DDP in {PROCESSES} processes" if report.ddp else "in one process"
-    cells = count(len(report.cells), "cell", "cells")
+    cells = pluralize(len(report.cells), "cell", "cells")
     sentences = [
         f"{cells}, each trained {STEPS} steps {how}, {report.seconds:.0f} s in all; torch {report.torch}, "
         f"Lightning {report.lightning}, Python {report.python}."
     ]
     outcomes = _outcomes(report.cells)
     if outcomes["refused"]:
-        number = count(outcomes["refused"], "cell is", "cells are")
+        number = pluralize(outcomes["refused"], "cell is", "cells are")
         sentences.append(f"{number} refused by the release itself, in its own words: it does not admit them.")
     sentences += [f"NOT audited: {name}: {reason}" for name, reason in report.not_audited.items()]
     if report.unknown_options:
@@ -141,16 +141,16 @@ def sentences_of(report: AuditReport) -> list[str]:
     sentences += _sentences_of_training(report.training)
     unfinished = sum(not cell.is_finished for cell in report.cells)
     if unfinished:
-        number = count(unfinished, "cell was", "cells were")
+        number = pluralize(unfinished, "cell was", "cells were")
         sentences.append(f"The audit is NOT complete: {number} not reached, or did not come to an end.")
     dead = {cell.case.model for cell in report.cells if cell.outcome == "dead"}
     if dead:
-        number = count(outcomes["dead"], "cell has", "cells have")
+        number = pluralize(outcomes["dead"], "cell has", "cells have")
         sentences.append(
-            f"{number} dead parameters, of {count(len(dead), 'model', 'models')}: {', '.join(sorted(dead))}."
+            f"{number} dead parameters, of {pluralize(len(dead), 'model', 'models')}: {', '.join(sorted(dead))}."
         )
     else:
-        sentences.append(f"No dead parameters in the {count(outcomes['clean'], 'cell', 'cells')} that trained.")
+        sentences.append(f"No dead parameters in the {pluralize(outcomes['clean'], 'cell', 'cells')} that trained.")
     return sentences
 
 
@@ -161,7 +161,7 @@ def _sentences_of_training(check: TrainingCheck) -> list[str]:
     changed = ", ".join(f"{name}={value!r}" for name, value in check.options.items())
     how = f"A matter of training, varied in one cell of a model, all at once: {changed}."
     if check.alike:
-        number = count(len(check.alike), "model", "models")
+        number = pluralize(len(check.alike), "model", "models")
         how += f" That left the parameters with a gradient as they were, in {number}."
     sentences = [how]
     if check.unlike:

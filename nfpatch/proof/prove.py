@@ -13,9 +13,9 @@ from nfpatch.engine.run import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import fitting, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.install_state import InstallState, PatchStatus
+from nfpatch.patching.plan import original_with, originals_of, plan_apply, plan_partial
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
-from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, Strategy
@@ -78,7 +78,7 @@ class Agenda:
     rewritten: Mapping[str, tuple[Optional[bytes], Optional[bytes]]] = field(default_factory=dict)
 
 
-def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
+def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
     """The fits that prove what is applied of the patches selected, or with `preview` what would be.
 
     A patch that was named by its id is proved whatever its state. Both sources of a case carry the patches that it
@@ -90,8 +90,8 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     originals = originals_of(found)
     chosen = choice_for_apply(found, selection).patches if request.preview else ()
     if request.keep_going:
-        chosen = fitting(found, chosen, request.allow_modified, request.force).patches
-    wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
+        chosen = plan_partial(found, chosen, request.allow_modified, request.force).patches
+    wanted = plan_apply(found, chosen, request.allow_modified) if request.preview else {}
     changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
     carried = applied.union(*wanted.values())
@@ -124,7 +124,7 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     return Agenda(tuple(fits), trees, coverage, _rewritten(found.contents, originals, changes))
 
 
-def _subjects(found: Survey, request: ProofRequest, carried: AbstractSet[str]) -> list[PatchStatus]:
+def _subjects(found: InstallState, request: ProofRequest, carried: AbstractSet[str]) -> list[PatchStatus]:
     """What is to be shown: of the patches selected those that the patched source carries, and those named by their id.
 
     With `preview`, `carried` also has what those require.
@@ -137,7 +137,7 @@ def _subjects(found: Survey, request: ProofRequest, carried: AbstractSet[str]) -
 
 
 def _coverage(
-    found: Survey,
+    found: InstallState,
     request: ProofRequest,
     subjects: Sequence[PatchStatus],
     fits: Sequence[ProofCase],
@@ -165,7 +165,7 @@ def _coverage(
     return Coverage(tuple(unproved), not_needed, selection.skipped)
 
 
-def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> str:
+def _why_unproved(found: InstallState, status: PatchStatus, request: ProofRequest) -> str:
     """Why no fit shows a patch that is there: it has none, or takes other options."""
     patch, version = status.patch, found.install.version
     if not patch.cases:
@@ -201,7 +201,9 @@ def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequ
     return cases if request.thorough else [case for case in cases if not case.thorough] or cases[:1]
 
 
-def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]) -> ProofCase:
+def _with_required(
+    found: InstallState, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]
+) -> ProofCase:
     """The fit with the patches that its source lacks and its case requires.
 
     What is meant to be learned otherwise is so on both sides of a comparison. The forecasts are asked of all ranks
@@ -219,14 +221,14 @@ def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], car
     return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
 
 
-def _is_of_use(found: Survey, patch_id: str) -> bool:
+def _is_of_use(found: InstallState, patch_id: str) -> bool:
     """Whether this release has the bug of a patch."""
     (patch,) = found.catalog.select([patch_id])
     return found.status_of(patch).state != "not-needed"
 
 
 def _tree_of(
-    found: Survey, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
+    found: InstallState, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
 ) -> Tree:
     """The source of a fit with the patches that its case requires."""
     if fit.source == "released":
@@ -264,7 +266,7 @@ def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     return launcher in case.launchers or is_plain_fit
 
 
-def _lets_all_ranks_predict(found: Survey, carried: AbstractSet[str], launcher: Launcher) -> bool:
+def _lets_all_ranks_predict(found: InstallState, carried: AbstractSet[str], launcher: Launcher) -> bool:
     """Whether a source with these patches lacks none that is needed to predict on several processes."""
     return all(
         patch.id in carried or patch.opt_in or found.status_of(patch).state == "not-needed"
@@ -279,13 +281,13 @@ def _rewritten(installed: Tree, originals: Tree, changes: Tree) -> dict[str, tup
     return {file: (original, patched) for file, (original, patched) in pairs.items() if original != patched}
 
 
-def _has_its_files(found: Survey, status: PatchStatus) -> bool:
+def _has_its_files(found: InstallState, status: PatchStatus) -> bool:
     """Whether the files are there that the patch rewrites here, or if it rewrites none, one that it does elsewhere."""
     there = {file for file in status.patch.files if found.contents[file] is not None}
     return there.issuperset(status.files) if status.files else bool(there)
 
 
-def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
+def _is_original_known(found: InstallState, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Whether the source without this patch is at hand: as it is installed, or as it is kept."""
 
     def is_known(file: str) -> bool:

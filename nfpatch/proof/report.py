@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 import click
 
-from nfpatch.console import count, print_install, unified_diff
+from nfpatch.console import pluralize, print_install, unified_diff
 from nfpatch.engine.report import (
     WIDTH,
     Document,
@@ -42,7 +42,7 @@ def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofE
     launches = len({case.launcher for case in agenda.cases})
     how = "in one launch" if launches == 1 else f"in {launches} launches"
     with Progress(len(agenda.cases)) as shown:
-        beginning = [f"Training {count(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
+        beginning = [f"Training {pluralize(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":  # so the interpreter has what it takes
@@ -142,7 +142,7 @@ def _in_words(results: Sequence[CaseResult]) -> str:
     kinds = {words.get(each.outcome, each.outcome) for each in results if each.outcome != "unused-parameters"}
     unused = [len(each.unused_parameters) for each in results if each.outcome == "unused-parameters"]
     if unused:
-        number = count(max(unused), "unused parameter", "unused parameters")
+        number = pluralize(max(unused), "unused parameter", "unused parameters")
         kinds.add(number if len(set(unused)) == 1 else f"up to {number}")
     if not all(each.ok for each in results):
         kinds.add("not as expected")
@@ -204,7 +204,7 @@ def _unused_in(results: Sequence[CaseResult]) -> tuple[tuple[str, str], ...]:
     """The names of all parameters without a gradient, under a summary each."""
     named = {result.unused_parameters: result.source for result in results if result.unused_parameters}
     return tuple(
-        (f"{count(len(names), 'parameter', 'parameters')} without a gradient ({source} source)", "\n".join(names))
+        (f"{pluralize(len(names), 'parameter', 'parameters')} without a gradient ({source} source)", "\n".join(names))
         for names, source in named.items()
     )
 
@@ -267,7 +267,7 @@ def _success_of(result: CaseResult) -> str:
 
 
 def _without_gradient(result: CaseResult) -> str:
-    number = count(len(result.unused_parameters), "parameter", "parameters")
+    number = pluralize(len(result.unused_parameters), "parameter", "parameters")
     return f"{number} without a gradient ({_shortened(result.unused_parameters)})"
 
 
@@ -297,7 +297,7 @@ def verdict_of(report: ProofReport) -> list[str]:
     sentences = []
     failed = sum(not result.ok for result in report.cases)
     if failed:
-        sentences.append(f"NOT proved: {count(failed, 'fit', 'fits')} did not come out as it must.")
+        sentences.append(f"NOT proved: {pluralize(failed, 'fit', 'fits')} did not come out as it must.")
     if any(not result.ok for result in report.cases if is_control(result)):
         sentences.append("The control failed as well: look at this machine and its environment before the patches.")
     if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
@@ -310,4 +310,4 @@ def verdict_of(report: ProofReport) -> list[str]:
         )
     if report.ok:
         sentences.append("Proved: every fit came out as it must." if report.cases else "Nothing to prove.")
-    return [*sentences, f"{len(report.proved)} of {count(len(report.patches), 'patch', 'patches')} proved."]
+    return [*sentences, f"{len(report.proved)} of {pluralize(len(report.patches), 'patch', 'patches')} proved."]

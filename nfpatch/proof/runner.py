@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Optional, get_args
 
-from nfpatch.catalog import names
+from nfpatch.catalog import specifier_contains
 from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
 from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable
@@ -440,7 +440,7 @@ class _Proof:
 
 def check_that_it_forks(stack: Stack) -> None:
     """Raises EnvironmentProblem where Lightning has no strategy that forks, `ddp_notebook` (pull request 13744)."""
-    if names("<1.7", stack.lightning):
+    if specifier_contains("<1.7", stack.lightning):
         raise EnvironmentProblem(
             f"Lightning {stack.lightning} cannot train in forked processes: `ddp_notebook` came with 1.7. Prove by "
             "another --launcher."

@@ -11,7 +11,7 @@ from typing import Callable
 
 import click
 
-from nfpatch.console import count, print_install
+from nfpatch.console import pluralize, print_install
 from nfpatch.engine.report import Document, Item, Section, print_item, print_sentence, widths_of
 from nfpatch.installs.find import Install
 from nfpatch.rehearsal.run import RehearsalReport, Script
@@ -141,14 +141,14 @@ def lines_of(stage: Stage) -> list[str]:
 def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
     if report.ok:
-        calls = count(len(report.stages), "call gives", "calls give")
+        calls = pluralize(len(report.stages), "call gives", "calls give")
         return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]
     wrong = [stage for stage in report.stages if not stage.ok]
     sentences = []
     if not report.stages:
         sentences.append("NOT rehearsed: the script has made no call of neuralforecast that nfpatch has seen.")
     elif wrong:
-        sentences.append(f"NOT as in one process: {len(wrong)} of {count(len(report.stages), 'call', 'calls')}.")
+        sentences.append(f"NOT as in one process: {len(wrong)} of {pluralize(len(report.stages), 'call', 'calls')}.")
     if report.ended:
         sentences.append(
             f"The script was {report.ended}."

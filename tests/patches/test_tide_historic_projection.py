@@ -48,5 +48,5 @@ def test_a_model_that_uses_it_with_future_features_is_refused() -> None:
 
 def test_a_projection_that_is_built_under_another_condition_is_refused() -> None:
     twin = BEFORE.replace("self.hist_exog_size > 0 or self.futr_exog_size > 0", "self.hist_exog_size > 0")
-    with pytest.raises(CodemodRefused, match=r"stands 0 times in TiDE.__init__"):
+    with pytest.raises(CodemodRefused, match=r"occurs 0 times in TiDE.__init__"):
         patched("tide-historic-projection", "3.3.0", twin)

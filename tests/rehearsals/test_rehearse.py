@@ -215,7 +215,7 @@ def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehears
     assert "Running" not in words
     code, document, words = rehearse("3.3.0", HABITS, "logs", options=["--html", tmp_path / "none" / "page.html"])
     assert code == 4
-    assert "Make it first" in words
+    assert "does not exist" in words
 
 
 def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 from nfpatch.engine.facts import CallFacts, Finding
 
 
@@ -14,7 +14,9 @@ def find(facts: CallFacts) -> Optional[Finding]:
     if not facts.is_case:
         size = max((each.world_size or 0 for _, each in trainings), default=0)
         if size and size != facts.world_size:
-            return Finding("wrong", f"trained on {count(size, 'process', 'processes')}, and not on {facts.world_size}")
+            return Finding(
+                "wrong", f"trained on {pluralize(size, 'process', 'processes')}, and not on {facts.world_size}"
+            )
         return None
     expected = (facts.world_size, facts.backend)
     for rank, each in trainings:

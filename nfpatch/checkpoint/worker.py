@@ -1,4 +1,4 @@
-"""The talk with `target/migrate.py`, which reads and writes models in the target interpreter."""
+"""The process that runs `target/migrate.py`, which reads and writes models in the target interpreter."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from nfpatch.target import ENTRY
 _LOG_LINES = 4
 
 
-class Conversation:
-    """A running process: requests go in, events come out, each a JSON object."""
+class MigrationWorker:
+    """The running process. It receives requests and sends events, each as a JSON object in a line."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
 
-    def tell(self, request: Mapping[str, object]) -> None:
-        """Send a request. A process that is gone is noticed by `events`, which has the reason."""
+    def send(self, request: Mapping[str, object]) -> None:
+        """Send a request. If the process has exited, `events` raises the error."""
         try:
             _open(self._process.stdin).write(json.dumps(request) + "\n")
             _open(self._process.stdin).flush()
@@ -34,9 +34,9 @@ class Conversation:
             pass
 
     def events(self, until: str) -> Iterator[dict[str, Any]]:
-        """The events up to the one that is called `until`, which is left out.
+        """The events up to the one named `until`, which is not included.
 
-        Raises EnvironmentProblem when the process ends before.
+        Raises EnvironmentProblem if the process exits before.
         """
         for line in _open(self._process.stdout):
             event: dict[str, Any] = json.loads(line)
@@ -44,26 +44,26 @@ class Conversation:
                 return
             yield event
         raise EnvironmentProblem(
-            f"The interpreter that reads the models {self._ending()}. Nothing was changed. "
-            f"Its last words: {self._last_words()}"
+            f"The interpreter that reads the models {self._exit_reason()}. Nothing was changed. "
+            f"The end of its output: {self._last_lines()}"
         )
 
-    def _ending(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.wait()
         if code >= 0:
-            return f"ended with exit code {code}"
-        return f"was ended by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+            return f"exited with code {code}"
+        return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         return " | ".join([line.strip() for line in lines if line.strip()][-_LOG_LINES:]) or "none"
 
 
 @contextmanager
-def conversation(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[Conversation]:
-    """A process of the interpreter `python`, `extra_path` being first on its path; gone afterwards.
+def start_worker(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[MigrationWorker]:
+    """A process of the interpreter `python`, with `extra_path` first on its import path; killed at the end.
 
-    `folder` is for what it writes for a while. Raises EnvironmentProblem where the interpreter cannot run.
+    `folder` is for its temporary files. Raises EnvironmentProblem if the interpreter cannot be run.
     """
     log = folder / "migrate.log"
     with log.open("wb") as output:
@@ -77,7 +77,7 @@ def conversation(python: Path, extra_path: Sequence[Path], folder: Path) -> Iter
             encoding="utf-8",
         )
     try:
-        yield Conversation(process, log)
+        yield MigrationWorker(process, log)
     finally:
         process.kill()
         process.communicate()

@@ -1,4 +1,4 @@
-"""New statements in the place of found ones, by LibCST: what both have in common keeps its bytes."""
+"""Replacing statements by new ones with LibCST, so that what both have in common keeps its bytes."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ Block = Union[cst.Module, cst.BaseSuite]
 
 EMPTY = cst.Module(body=())
 ANY_BODY = cst.SimpleStatementSuite(body=[cst.Expr(cst.Ellipsis())])
-# Stands around the lines of a function or class, so that they parse by themselves.
+# Put around the lines of a function or class, so that they can be parsed alone.
 _HEAD = "if 1:"
 
 
-def fitted(lines: Sequence[bytes], old: str, new: str, encoding: str, outer: str) -> bytes:
-    """What shall stand in the place of these lines, which are the statements `old` as a file has them.
+def render_replacement(lines: Sequence[bytes], old: str, new: str, encoding: str, outer: str) -> bytes:
+    """The replacement of these lines, which contain the statements `old` as a file has them, by the statements `new`.
 
-    `outer` is the indentation of the function or class around them. Raises CodemodRefused where LibCST cannot reproduce
+    `outer` is the indentation of the function or class around them. Raises CodemodRefused if LibCST cannot reproduce
     the lines byte for byte.
     """
     text = b"".join(lines).decode(encoding)
     first = lines[0].decode(encoding)
     newline = first[len(first.rstrip("\r\n")) :] or "\n"
-    # they give the lines the depth, the step of indentation and the line ends that they have in the file
+    # so that LibCST detects the depth, the indentation and the line endings that the lines have in the file
     heads = "".join(f"{indent}{_HEAD}{newline}" for indent in dict.fromkeys(("", outer)) if text[0] in " \t\f")
     module = _parsed(heads + text)
     block: Block = module
     for _ in range(heads.count(_HEAD)):
         block = cast("cst.If", block.body[0]).body
     style = _Style(block.indent, block.header.newline) if isinstance(block, cst.IndentedBlock) else _Style(None)
-    fitting = _Fitting(_statements_of(block), _parsed_statements(old), style)
+    merger = _Merger(_statements_of(block), _parsed_statements(old), style)
     added = _parsed_statements(new)
-    body = [fitting.fit(statement) for statement in added]
+    body = [merger.render(statement) for statement in added]
     for number, statement in enumerate(added[1:], start=1):
-        if body[number] is fitting.known[0][0]:  # it was the first, and is set off from what stands before it now
+        if body[number] is merger.known[0][0]:  # it was the first statement, so no blank lines belong to it
             blank = [cast("cst.EmptyLine", line.visit(style)) for line in statement.leading_lines]
             body[number] = body[number].with_changes(leading_lines=blank)
     result = module.with_changes(body=body) if block is module else module.with_deep_changes(block, body=body)
@@ -64,13 +64,13 @@ def _parsed(text: str) -> cst.Module:
     return module
 
 
-# What Python makes of the statements in the texts of patches, so that it need not be asked of their code again.
+# The syntax trees of the statements in the texts of patches, so that their code is not parsed twice.
 _TREES: dict[cst.CSTNode, ast.stmt] = {}
 
 
 @cache
 def _parsed_statements(text: str) -> tuple[Statement, ...]:
-    """The statements of a text that may be indented as a whole."""
+    """The statements in a text, which may be indented as a whole."""
     source = dedent(text).strip() + "\n"
     statements = tuple(_statements_of(cst.parse_module(source)))
     _remember(statements, parsed_statements(source))
@@ -78,7 +78,7 @@ def _parsed_statements(text: str) -> tuple[Statement, ...]:
 
 
 def _remember(statements: Sequence[Statement], trees: Sequence[ast.stmt]) -> None:
-    """Note the trees of statements, and of those in their bodies, as far as both are distinguished in the same way."""
+    """Cache the trees of statements, and of those in their bodies if both parsers split these in the same way."""
     if len(statements) == len(trees):
         for statement, tree in zip(statements, trees):
             _TREES[statement] = tree
@@ -87,7 +87,7 @@ def _remember(statements: Sequence[Statement], trees: Sequence[ast.stmt]) -> Non
 
 
 def _mean_the_same(one: Statement, other: Statement, but: tuple[str, ...] = ()) -> bool:
-    """Whether two statements of patches' texts mean the same, but for these fields of Python's trees."""
+    """Whether two statements in texts of patches mean the same, except for these fields of Python's trees."""
     if one in _TREES and other in _TREES:
         return is_same(_TREES[one], _TREES[other], but)
     if "body" in but:
@@ -96,29 +96,29 @@ def _mean_the_same(one: Statement, other: Statement, but: tuple[str, ...] = ()) 
 
 
 def _statements_of(block: Block) -> Sequence[Statement]:
-    """The statements of a block; LibCST's types do not tell that there is nothing else in it."""
+    """The statements of a block. LibCST's types do not express that it contains nothing else."""
     return cast("Sequence[Statement]", block.body)
 
 
 @lru_cache(maxsize=256)
 def _meaning_of(statement: cst.CSTNode) -> Optional[str]:
-    """What the statement means, whatever its spaces, line breaks and comments; None where Python cannot tell."""
+    """The meaning of a statement, without its spaces, line breaks and comments; None if Python cannot parse it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.dump(ast.parse(EMPTY.code_for_node(statement)))
-    except SyntaxError:  # newer syntax than this interpreter's, so nothing that a patch speaks of
+    except SyntaxError:  # newer syntax than this interpreter's, which no patch mentions
         return None
 
 
-class _Fitting:
-    """New statements in the place of found ones: those that they share, and parts of them, keep their bytes."""
+class _Merger:
+    """Renders new statements so that the statements, or parts of statements, in the file that they share keep bytes."""
 
     def __init__(self, found: Sequence[Statement], old: Sequence[Statement], style: _Style) -> None:
         self.known = list(_pairs(found, old))
         self.style = style
 
-    def fit(self, new: Statement) -> Statement:
+    def render(self, new: Statement) -> Statement:
         for found, old in self.known:
             if _mean_the_same(old, new):
                 return found
@@ -135,13 +135,13 @@ class _Fitting:
         return styled
 
     def _filled(self, block: cst.BaseSuite, new: cst.BaseSuite) -> cst.BaseSuite:
-        return block.with_changes(body=[self.fit(statement) for statement in _statements_of(new)])
+        return block.with_changes(body=[self.render(statement) for statement in _statements_of(new)])
 
     def _merged(self, found: Statement, old: Statement, new: Statement) -> Optional[Statement]:
-        """The found statement, changed where the new one differs from the old.
+        """The statement in the file, changed where the new one differs from the old.
 
-        None where they have too little in common: the head of a compound statement, all but the parameters of a
-        method, or all but the arguments of the call that a line makes.
+        None unless they have enough in common: the header of a compound statement, everything except the parameters of
+        a method, or everything except the arguments of the call in a line.
         """
         old_call, new_call, found_call = map(_call_of, (old, new, found))
         if old_call is not None and new_call is not None and found_call is not None:
@@ -167,7 +167,7 @@ class _Fitting:
 
 
 def _pairs(found: Sequence[Statement], old: Sequence[Statement]) -> Iterator[tuple[Statement, Statement]]:
-    """The found statements with the old ones that they are like, those in the bodies of compound ones included."""
+    """Pairs of a statement in the file and the old one that it matches, including those in compound statements."""
     for one, other in zip(found, old):
         yield one, other
         if isinstance(one.body, cst.IndentedBlock) and isinstance(other.body, cst.IndentedBlock):
@@ -175,32 +175,32 @@ def _pairs(found: Sequence[Statement], old: Sequence[Statement]) -> Iterator[tup
 
 
 def _call_of(statement: Statement) -> Optional[cst.Call]:
-    """The call that a line assigns, returns or just makes."""
+    """The call whose result a line assigns, returns or ignores."""
     part = statement.body[0] if isinstance(statement, cst.SimpleStatementLine) else None
     value = part.value if isinstance(part, (cst.Assign, cst.Return, cst.Expr)) else None
     return value if isinstance(value, cst.Call) else None
 
 
 def _with_items(found: Sequence[Item], old: Sequence[Item], new: Sequence[Item]) -> list[Item]:
-    """Arguments or parameters: the found ones, changed where the new ones differ from the old.
+    """The arguments or parameters in the file, changed where the new ones differ from the old.
 
-    Each is set off as its neighbours are: those in between as the first of the found ones, the last as the last.
+    New ones get the separators of their neighbours: the last one those of the last, all others those of the first.
     """
-    places = {_name_of(item): place for place, item in enumerate(old)}
+    indices = {_name_of(item): index for index, item in enumerate(old)}
     items: list[Item] = []
     for item in new:
-        place = places.get(_name_of(item))
-        known = item if place is None else found[place]
-        if place is not None and _words_of(old[place]) != _words_of(item):
+        index = indices.get(_name_of(item))
+        known = item if index is None else found[index]
+        if index is not None and _code_of(old[index]) != _code_of(item):
             changed = {"value": item.value} if isinstance(item, cst.Arg) else {"default": item.default}
             known = known.with_changes(**changed)
-        is_set_off = place is not None and place < len(found) - 1
-        items.append(known if is_set_off else _set_off_as(known, found[0], len(found) > 1))
-    return [*items[:-1], _set_off_as(items[-1], found[-1])]
+        has_separators = index is not None and index < len(found) - 1
+        items.append(known if has_separators else _copy_separators(known, found[0], len(found) > 1))
+    return [*items[:-1], _copy_separators(items[-1], found[-1])]
 
 
-def _set_off_as(item: Item, other: Item, is_followed: bool = True) -> Item:
-    """The item with the comma and the space behind it that the other has; comments stay with their own item."""
+def _copy_separators(item: Item, other: Item, is_followed: bool = True) -> Item:
+    """The item with the comma and the whitespace of the other one; comments stay with their own item."""
     comma = other.comma if is_followed else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     lines, own = _lines_behind(other), _lines_behind(item)
     if isinstance(comma, cst.Comma) and lines is not None and is_followed:
@@ -215,7 +215,7 @@ def _set_off_as(item: Item, other: Item, is_followed: bool = True) -> Item:
 
 
 def _lines_behind(item: Item) -> Optional[cst.ParenthesizedWhitespace]:
-    """What stands between the comma of an argument or parameter and the next one, if that begins a line."""
+    """The whitespace between the comma of an argument or parameter and the next one, if that is on a new line."""
     behind = item.comma.whitespace_after if isinstance(item.comma, cst.Comma) else None
     return behind if isinstance(behind, cst.ParenthesizedWhitespace) else None
 
@@ -224,15 +224,15 @@ def _name_of(item: Item) -> str:
     """The keyword of an argument, if it has one, or what it is; the name of a parameter."""
     if isinstance(item, cst.Param):
         return item.name.value
-    return item.keyword.value if item.keyword is not None else _words_of(item)
+    return item.keyword.value if item.keyword is not None else _code_of(item)
 
 
-def _words_of(item: Item) -> str:
+def _code_of(item: Item) -> str:
     return "".join(EMPTY.code_for_node(item.with_changes(comma=cst.MaybeSentinel.DEFAULT)).split())
 
 
 class _Style(cst.CSTTransformer):
-    """Gives new code the indentation and the line ends of the code around it."""
+    """Gives new code the indentation and the line endings of the code around it."""
 
     def __init__(self, indent: Optional[str], newline: Optional[cst.Newline] = None) -> None:
         self.indent = indent
