@@ -12,6 +12,8 @@ from support import TFT, false_record_rows, invoke, snapshot, unlisted_files
 
 from nfpatch.catalog import load_catalog
 
+pytestmark = pytest.mark.fake_releases
+
 TIMEMIXER = "neuralforecast/models/timemixer.py"
 WINDOWS, RECURRENT = (f"neuralforecast/common/_base_{name}.py" for name in ("windows", "recurrent"))
 FILES = {
