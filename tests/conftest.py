@@ -1,7 +1,7 @@
 """Which tests a run has, and the fixtures that all tests share.
 
-A bare `pytest` runs the quick tests: those that need no wheels, no torch and no network. The markers in pyproject.toml
-say what the others need; most of them are set here, by what a test uses.
+A bare `pytest` runs the quick tests: those that need no wheels, no torch and no network. `pytest PATH` runs all tests of
+a path, and `-m` selects others. The markers in pyproject.toml say what a test needs; most are set here, by what it uses.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ DESELECTED = {
 # What reads wheels, in a module that imports it or in a test that uses the fixture.
 READERS = (releases.read_member, releases.unpack, releases.wheel_of)
 FIXTURES = {"released": "wheels", "training_env": "training", "uv_executable": "network"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        config.option.markexpr = f"not ({' or '.join(DESELECTED)})"
 
 
 def is_on_fake_releases(item: pytest.Item) -> bool:
@@ -69,7 +74,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for count, need, command in rows:
         terminalreporter.line(f"{count:>5} tests need {need:<40} {command}")
     terminalreporter.line("      tests/runtime needs torch and Lightning                     make runtime")
-    terminalreporter.line("`pytest -m '' PATH` selects all tests of a path.")
+    terminalreporter.line("`pytest PATH` runs all tests of a path.")
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +91,17 @@ def _fake_catalog(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("nfpatch.catalog.patches_folder", lambda: folder / "patches")
         monkeypatch.setenv(SOURCE_FOLDER, str(folder))
         monkeypatch.chdir(folder)  # so that `python -m nfpatch` finds it
+
+
+@pytest.fixture(autouse=True)
+def _no_wheels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked `wheels` reads none, so that it passes in a bare clone as well."""
+
+    def refuse(release: str) -> Path:
+        pytest.fail(f"this test reads the wheel of {release}: mark it with pytest.mark.wheels")
+
+    if request.node.get_closest_marker("wheels") is None:
+        monkeypatch.setattr(releases, "wheel_of", refuse)
 
 
 @pytest.fixture

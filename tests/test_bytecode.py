@@ -27,7 +27,7 @@ from support import (
     snapshot,
 )
 
-pytestmark = pytest.mark.fake_releases
+pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
 
 MODES = [mode.name for mode in py_compile.PycInvalidationMode]
 OLD = 1_600_000_000  # the source's time, in seconds

@@ -21,18 +21,23 @@ from nfpatch.fingerprints import Fingerprints, rendered
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 RELEASES = ("1.7.4", "1.7.5", "3.3.0")
-# Some of each group; one that requires another, and opt-in ones.
+# Some of each group, with those that they or their cases require.
 PATCHES = (
     "load-on-fewer-devices",
+    "multivariate-all-series",
     "multivariate-one-order",
     "nbeatsx-unused-out",
     "predict-on-all-devices",
     "predict-on-one-device",
     "ray-trial-on-one-device",
     "scaler-revin",
+    "search-by-one-rank",
     "softssharp-position-scale",
     "spark-fit-from-weights",
+    "spark-predict-scalers",
     "spark-series-of-ranks",
+    "spark-trainer-arguments",
+    "stemgnn-backcast",
     "tft-static-context",
     "tft-static-encoder",
     "tide-historic-projection",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from textwrap import dedent
 from typing import Optional
 
+import pytest
+
 from nfpatch.catalog import load_catalog
 from nfpatch.patching.rewriting import rewritten
 
@@ -19,6 +21,8 @@ def patched(patch_id: str, release: str, text: str, file: Optional[str] = None) 
     """
     (patch,) = CATALOG.select([patch_id])
     rewrites = CATALOG.rewrites_for(patch, release)
+    if not rewrites:
+        pytest.fail(f"patches/{patch_id.replace('-', '_')}.py has no variant for {release}")
     if file is None:
         (file,) = rewrites
     return rewritten(dedent(text).encode(), {patch_id: rewrites[file]}).decode()
