@@ -1,7 +1,8 @@
 """Which tests a run has, and the fixtures that all tests share.
 
-A bare `pytest` runs the quick tests: those that need no wheels, no torch and no network. `pytest PATH` runs all tests of
-a path, and `-m` selects others. The markers in pyproject.toml say what a test needs; most are set here, by what it uses.
+A bare `pytest` runs the quick tests: those that need no wheels, no torch and no network. `pytest PATH` runs all tests
+of a path, and `-m` selects others. The markers in pyproject.toml say what a test needs; most are set here, by what it
+uses.
 """
 
 from __future__ import annotations

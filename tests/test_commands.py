@@ -160,7 +160,7 @@ def test_apply_and_revert_report_the_states_that_status_finds_next(
     released: Callable[[str], Path], release: str
 ) -> None:
     site = released(release)
-    for command in (["apply", "all"], ["revert", "save-by-one-rank"], ["apply"], ["revert", "search"], ["revert"]):
+    for command in (["apply", "all"], ["revert", "predict-on-one-device"], ["apply"], ["revert", "search"], ["revert"]):
         reported = answer(*command, "--site-packages", site)["patches"]
         assert reported == answer("status", "--site-packages", site)["patches"], command
 

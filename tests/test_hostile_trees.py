@@ -25,7 +25,7 @@ from support import (
     snapshot,
 )
 
-pytestmark = pytest.mark.fake_releases
+pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
 
 COMMANDS = ("status", "apply", "revert")
 

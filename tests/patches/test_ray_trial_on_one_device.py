@@ -54,6 +54,7 @@ class BaseAuto(pl.LightningModule):
 
     def _tune_model(self, cls_model, dataset, **kwargs):
         gpus = ray_trials.reserve_one_gpu(config, gpus)
+
         if gpus > 0:
             device_dict = {"gpu": gpus}
         else:
@@ -87,6 +88,7 @@ def train_tune(config_step, cls_model, dataset, val_size, test_size):
 
 def tune_model(cls_model, dataset, val_size, **kwargs):
     gpus = ray_trials.reserve_one_gpu(config, gpus)
+
     if gpus > 0:
         device_dict = {"gpu": gpus}
     else:

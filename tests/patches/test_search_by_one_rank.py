@@ -73,6 +73,7 @@ class BaseAuto(pl.LightningModule):
         ranks = search.start_search(config)
         if ranks.rank > 0:
             return ranks.receive_results()
+
         train_fn_with_parameters = tune.with_parameters(
             self._train_tune,
             cls_model=cls_model,
@@ -175,6 +176,7 @@ class BaseAuto(pl.LightningModule):
         ranks = search.start_search(config)
         if ranks.rank > 0:
             return ranks.receive_results()
+
         train_fn_with_parameters = tune.with_parameters(
             self._train_tune,
             cls_model=cls_model,
@@ -247,6 +249,7 @@ def tune_model(cls_model, dataset, val_size, **kwargs):
     ranks = search.start_search(config)
     if ranks.rank > 0:
         return ranks.receive_results()
+
     train_fn_with_parameters = tune.with_parameters(
         train_tune,
         cls_model=cls_model,

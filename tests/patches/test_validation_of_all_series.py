@@ -93,6 +93,7 @@ class BaseModel(pl.LightningModule):
     def on_validation_batch_start(self, *args):
         validation.record_validation_step(self, *args)
         return super().on_validation_batch_start(*args)
+
     def on_validation_epoch_end(self):
         stacked = torch.stack(validation.gather_outputs(self))
         totals = validation.gather_totals(self, stacked.sum(dim=0)).reshape(-1, 2).sum(dim=0)
@@ -172,6 +173,7 @@ class BaseModel(pl.LightningModule):
     def on_validation_batch_start(self, *args):
         validation.record_validation_step(self, *args)
         return super().on_validation_batch_start(*args)
+
     def on_validation_epoch_end(self):
         losses = torch.stack(validation.gather_outputs(self))
         avg_loss = validation.mean_over_ranks(self, losses.mean().detach()).item()
@@ -228,6 +230,7 @@ class BaseModel(pl.LightningModule):
     def on_validation_batch_start(self, *args):
         validation.record_validation_step(self, *args)
         return super().on_validation_batch_start(*args)
+
     def on_validation_epoch_end(self):
         avg_loss = torch.stack(validation.gather_outputs(self)).mean()
         avg_loss = validation.mean_over_ranks(self, avg_loss)
@@ -258,6 +261,7 @@ class BaseWindows(pl.LightningModule):
     def on_validation_batch_start(self, *args):
         validation.record_validation_step(self, *args)
         return super().on_validation_batch_start(*args)
+
     def validation_epoch_end(self, outputs):
         avg_loss = torch.stack(validation.gather_outputs(self, outputs)).mean()
         avg_loss = validation.mean_over_ranks(self, avg_loss)
