@@ -4,11 +4,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
+.PHONY: test quick test-releases new-patch lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
 
-test: lint wheels lowest training-env runtime  ## everything that CI runs
+quick: .venv/ready  ## the tests that need no wheels, no torch and no network, as a bare `pytest` does
+	$(BIN)/python -m pytest
+
+test: lint wheels lowest training-env runtime  ## everything that CI runs: all tests but those of the targets below
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/runtime
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not every_release" --ignore=tests/runtime
+
+test-releases: wheels training-env  ## the long matrices over the releases, of which `make test` runs a sample
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m every_release --ignore=tests/runtime
+
+new-patch: .venv/ready  ## the skeleton of a patch and of its test: ID=tft-unused-gate
+	PYTHONPATH=. $(BIN)/python scripts/new_patch.py $(ID)
 
 lint: .venv/ready
 	@echo "== ruff, mypy"
