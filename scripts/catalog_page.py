@@ -1,4 +1,4 @@
-"""Writes docs/catalog.md from the patches: what each fixes, where, and by which words of an error it is known."""
+"""Writes docs/results/catalog.md from the patches: what each fixes, where, and by which words of an error it is known."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog, patches_folder
 from nfpatch.console import releases_in_words
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalog.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "catalog.md"
 HEADING = """\
 # What nfpatch patches
 
-Written by `make catalog` from the modules in [`patches/`](../patches); `nfpatch list` prints the same. {patches}
+Written by `make catalog` from the modules in [`patches/`](../../patches); `nfpatch list` prints the same. {patches}
 patches for the {releases} releases from {first} to {last}. In a release that is not named here a patch is `not-needed`,
 and `nfpatch status` says why. The code of a patch depends on the release.
 
@@ -37,13 +37,13 @@ tell of the bug only if it does not happen with one device. `nfpatch which LOG` 
 STAR = " \\*"
 # What is said of a group besides what it is for.
 REMARKS = {
-    "unused-parameters": "`nfpatch audit` finds no others ([audit.md](audit.md)).",
+    "unused-parameters": "`nfpatch audit` finds no others ([audit.md](../reference/audit.md)).",
     "spark": "Applied by name: `nfpatch apply spark`.",
 }
 
 
 def page_of(catalog: Catalog) -> str:
-    """The text of docs/catalog.md."""
+    """The text of docs/results/catalog.md."""
     by_words: dict[str, list[str]] = {}
     ambiguous = {words for patch in catalog.patches for words in patch.ambiguous}
     for patch in catalog.patches:
@@ -87,7 +87,7 @@ def section_of(patch: Patch) -> str:
 
 def upstream_of(patch: Patch) -> str:
     """What upstream has done about it, with links that lead there from docs/."""
-    text = re.sub(r"docs/(upstream/\S+\.md)", r"[\1](\1)", patch.upstream)
+    text = re.sub(r"docs/(upstream/\S+\.md)", r"[\1](../\1)", patch.upstream)
     return re.sub(r"^https://\S*?/(pull|issues)/(\d+)$", r"fixed there: [\1 \2](\g<0>)", text)
 
 

@@ -1,4 +1,4 @@
-"""Proves the patches of every release that needs one, and writes the table into docs/matrix.md.
+"""Proves the patches of every release that needs one, and writes the table into docs/results/matrix.md.
 
 Releases that are not named keep their row, with the day when it was measured. Each release is unpacked beside one
 environment that trains and proved by `nfpatch verify --preview` there. Releases up to 1.4.0 need Lightning 1.6.5: name
@@ -21,7 +21,7 @@ from releases import CACHE, unpack
 
 from nfpatch.catalog import Catalog, load_catalog
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "matrix.md"
 FIRST_RELEASE_ON_LIGHTNING_2 = (1, 5)
 # One of each line of releases is proved by all launchers; Lightning 1.6.5 cannot fork
 BY_EVERY_LAUNCHER = ("1.4.0", "1.5.0", "1.7.4", "2.0.1", "3.0.2", "3.1.9", "3.3.0")

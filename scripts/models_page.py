@@ -1,4 +1,4 @@
-"""Writes docs/models.md and its picture from what was measured: docs/matrix.json.gz and docs/journeys.json."""
+"""Writes docs/results/models.md and its picture from what was measured: docs/results/matrix.json.gz and docs/results/journeys.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from releases import RELEASES
 
 from nfpatch.catalog import Case
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 PAGE = """# Every model of every release, before and after
 
@@ -24,7 +24,7 @@ Written by `make matrix` from what it measured ([matrix.json.gz](matrix.json.gz)
 
 **Scripts.** An ordinary script of each model: fit with validation, predict, cross_validation with `refit` off and on,
 save, load, fit again, in two processes (gloo, CPU, torch's launcher), each answer held against one process
-([proof.md](proof.md)). As released it is taken as far as `predict`. {scripts} scripts in {journey_releases} releases:
+([proof.md](../concepts/proof.md)). As released it is taken as far as `predict`. {scripts} scripts in {journey_releases} releases:
 as released {well_before} end as in one process, healed {well_after}; {alone} models do not run in one process either.
 Where one process refuses a stage, that stage counts for nothing.
 
@@ -35,7 +35,7 @@ so in one process too. Before, and in every release for AutoHINT, neuralforecast
 {through_ray_after} of {through_ray} such searches in {ray_releases} end with all ranks alike (a real ray, two pretended
 GPUs). As released AutoNHITS stands for them all ([matrix.md](matrix.md)): trials die, or wait for ever.
 
-**Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
+**Cells.** A cell is one configuration of a model ([audit.md](../reference/audit.md)). *Released*: the files as their wheel has them.
 *Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
 anew. *DDP*: of these cells, the ones that strict DDP has trained in two processes: the first cell of every model that
 trains, and what was dead with the default options in a model whose file has changed. A model whose file and cells are
@@ -65,7 +65,7 @@ Measured on Linux x86_64 with {stacks}; no GPU was used.
 
 
 def page_of(runs: list[Run], journeys: Journeys) -> str:
-    """The text of docs/models.md."""
+    """The text of docs/results/models.md."""
 
     def total(source: str, kind: str) -> int:
         return sum(len(cells_in(run[source], kind)) for run in runs)
@@ -184,5 +184,5 @@ def in_words(releases: Iterable[str]) -> str:
 
 if __name__ == "__main__":
     measured, endings = read_runs(), read_journeys()
-    (DOCS / "matrix.svg").write_text(picture(measured, endings), encoding="utf-8")
-    (DOCS / "models.md").write_text(page_of(measured, endings), encoding="utf-8")
+    (RESULTS / "matrix.svg").write_text(picture(measured, endings), encoding="utf-8")
+    (RESULTS / "models.md").write_text(page_of(measured, endings), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Runs mutmut over what decides about somebody's files and about a proof, and writes docs/mutants.md.
+"""Runs mutmut over what decides about somebody's files and about a proof, and writes docs/results/mutants.md.
 
 What is mutated, and the tests that judge it, stand in pyproject.toml, [tool.mutmut]. Each survivor has its reason here;
 one without, and a reason that no survivor needs any more, end the run with exit code 1.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "mutants.md"
+PAGE = ROOT / "docs" / "results" / "mutants.md"
 MUTMUT = (sys.executable, "-m", "mutmut")
 # mutmut calls mypy by its name
 ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
@@ -124,7 +124,7 @@ def found_of(counted: Counter[str]) -> tuple[int, int]:
 
 
 def page_of(ended: dict[str, Counter[str]], survivors: dict[Mutant, str]) -> str:
-    """docs/mutants.md."""
+    """docs/results/mutants.md."""
     lines = []
     for file, counted in [*ended.items(), ("all", sum(ended.values(), Counter()))]:
         found, asked = found_of(counted)

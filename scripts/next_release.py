@@ -1,4 +1,4 @@
-"""What becomes of a release that nfpatch does not know yet: docs/next-release.md.
+"""What becomes of a release that nfpatch does not know yet: docs/results/next-release.md.
 
 Each release from 1.6.0 on is taken for the next one. It and all later ones are hidden from the catalog: fingerprints,
 version ranges, and the forms of later fixes. What fits by the code is compared with what the full catalog writes.
@@ -24,7 +24,7 @@ from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
 from nfpatch.patching.variants import Variants
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "next-release.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "next-release.md"
 FIRST = "1.6.0"
 SAME, OTHER, REFUSED, NEW, WRONG = "same bytes", "other bytes", "refused", "without a predecessor", "not needed"
 

@@ -1,4 +1,4 @@
-"""Rehearses scripts as users write them, as released and healed, and writes the table of docs/rehearsals.md.
+"""Rehearses scripts as users write them, as released and healed, and writes the table of docs/results/rehearsals.md.
 
 The scripts lie in tests/rehearsals/scripts; they are written after the README and the tutorials of neuralforecast.
 """
@@ -21,7 +21,7 @@ from nfpatch.console import count
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "rehearsals" / "scripts"
-PAGE = ROOT / "docs" / "rehearsals.md"
+PAGE = ROOT / "docs" / "results" / "rehearsals.md"
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.3.0")
 # By script: its arguments, and the releases that cannot run it, with the reason
 SUBJECTS: dict[tuple[str, ...], dict[str, str]] = {
@@ -39,7 +39,7 @@ SUBJECTS: dict[tuple[str, ...], dict[str, str]] = {
 HEADING = """# Scripts of users, rehearsed
 
 Written by `make rehearsals`: scripts after the README and the tutorials of neuralforecast
-([tests/rehearsals/scripts](../tests/rehearsals/scripts)), none of which knows of nfpatch or says anything of devices,
+([tests/rehearsals/scripts](../../tests/rehearsals/scripts)), none of which knows of nfpatch or says anything of devices,
 by `nfpatch rehearse` on two processes, with the source as released and as `nfpatch apply` makes it. *Released* tells
 the calls that are not as in one process, each with the patches that the rehearsal names. torch {torch}, Lightning
 {lightning}, Python {python}; releases before 2.0 load their saved models with such a torch only with

@@ -1,4 +1,4 @@
-"""Writes docs/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
+"""Writes docs/results/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
 
 Each configuration is trained from one seed, by one process, with the source of a release and with all patches applied
 that are not opt-in: weights, losses, forecasts and what is left of the random streams must be the same. Where the two
@@ -32,7 +32,7 @@ from nfpatch.proof.prove import TRAVELLERS
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, encode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "same-bits.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "same-bits.md"
 FITS = Path(__file__).with_name("same_bits_fits.py")
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.0.2", "3.3.0")
 VAL_SIZE = 12
@@ -207,7 +207,7 @@ def cell_of(model: str, release: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def page_of(outcomes: Sequence[Outcome], releases: Sequence[str], stack: Mapping[str, str]) -> str:
-    """The text of docs/same-bits.md."""
+    """The text of docs/results/same-bits.md."""
     models = sorted({each.case.model for each in outcomes})
     cells = {(model, release): cell_of(model, release, outcomes) for model in models for release in releases}
     rows = [f"| model | {' | '.join(releases)} |", f"|---|{'---|' * len(releases)}"]

@@ -1,4 +1,4 @@
-"""Proves on real models that `nfpatch migrate` keeps them, and writes the table into docs/saved-models.md.
+"""Proves on real models that `nfpatch migrate` keeps them, and writes the table into docs/how-to/saved-models.md.
 
 A model is trained and saved with one source, migrated to another, and loaded there: its forecasts must be bit for bit
 what they were. A fit that was stopped half way is migrated and resumed: the weights must be bit for bit those of the
@@ -27,7 +27,7 @@ from nfpatch.catalog import Case, load_catalog
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, encode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "saved-models.md"
 TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
 CATALOG = load_catalog()
 PATCHES = CATALOG.patches

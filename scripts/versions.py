@@ -1,6 +1,6 @@
 """Runs the quick tests on every supported Python that is found, with the newest and the lowest dependencies.
 
-The table goes into docs/versions.md. With --lowest only the Python that runs this is taken, with the lowest
+The table goes into docs/results/versions.md. With --lowest only the Python that runs this is taken, with the lowest
 dependencies, and nothing is written: so CI does. Environments lie in .cache/versions and are re-created each time.
 """
 
@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from releases import CACHE
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "versions.md"
+PAGE = ROOT / "docs" / "results" / "versions.md"
 SUPPORTED = tuple((3, minor) for minor in range(9, 14))
 # What rests on the Python and on the dependencies, and needs no environment that trains.
 QUICK = (
@@ -95,7 +95,7 @@ def not_run(version: tuple[int, int], lowest: bool) -> str:
 
 
 def page_of(rows: list[str]) -> str:
-    """The text of docs/versions.md."""
+    """The text of docs/results/versions.md."""
     names = [each.name for each in dependencies(sys.version_info[:2])]
     heading = HEADING.format(count=len(QUICK), names=" | ".join(names), dashes="---|" * len(names))
     return heading + "\n".join(rows) + "\n"

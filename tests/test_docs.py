@@ -25,8 +25,9 @@ from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
 from nfpatch.patching.survey import State
 
 DOCS = ROOT / "docs"
+RESULTS = DOCS / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = (DOCS / "commands.md").read_text(encoding="utf-8")
+COMMANDS = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "benchmarks" / "README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -50,17 +51,17 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_the_catalog_page_is_what_make_catalog_writes() -> None:
-    assert (DOCS / "catalog.md").read_text(encoding="utf-8") == catalog_page.page_of(load_catalog())
+    assert (RESULTS / "catalog.md").read_text(encoding="utf-8") == catalog_page.page_of(load_catalog())
 
 
 def test_the_page_and_the_picture_of_models_are_what_was_measured() -> None:
     runs, journeys = models_page.read_runs(), models_page.read_journeys()
-    assert (DOCS / "models.md").read_text(encoding="utf-8") == models_page.page_of(runs, journeys)
-    assert (DOCS / "matrix.svg").read_text(encoding="utf-8") == models_page.picture(runs, journeys)
+    assert (RESULTS / "models.md").read_text(encoding="utf-8") == models_page.page_of(runs, journeys)
+    assert (RESULTS / "matrix.svg").read_text(encoding="utf-8") == models_page.picture(runs, journeys)
 
 
 def test_the_page_of_mutants_has_every_file_that_decides_and_a_reason_for_each_survivor() -> None:
-    text = (DOCS / "mutants.md").read_text(encoding="utf-8")
+    text = (RESULTS / "mutants.md").read_text(encoding="utf-8")
     found = {
         file: (int(ours), int(asked)) for file, ours, asked in re.findall(r"^\| (\S+) .* (\d+) of (\d+) \|", text, re.M)
     }
@@ -147,7 +148,7 @@ def test_readme_shows_the_diff_that_apply_makes(tmp_path: Path) -> None:
 
 def test_the_catalog_marks_the_words_that_errors_with_other_causes_have() -> None:
     patches = load_catalog().patches
-    text = (DOCS / "catalog.md").read_text(encoding="utf-8")
+    text = (RESULTS / "catalog.md").read_text(encoding="utf-8")
     assert "only if it does not happen with one device" in " ".join(text.split())
     for words in {words for patch in patches for words in patch.symptoms}:
         is_ambiguous = any(words in patch.ambiguous for patch in patches)
@@ -199,7 +200,7 @@ def test_the_changelog_names_every_patch() -> None:
 
 
 def test_the_page_of_versions_has_every_python_and_says_of_each_what_was_run() -> None:
-    text = (DOCS / "versions.md").read_text(encoding="utf-8")
+    text = (RESULTS / "versions.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in row[1:-1].split("|")] for row in re.findall(r"^\| 3\..*\|$", text, re.MULTILINE)]
     pythons = ["{}.{}".format(*version) for version in versions.SUPPORTED]
     assert [row[:2] for row in rows] == [[python, kind] for python in pythons for kind in ("newest", "lowest")]
