@@ -185,7 +185,7 @@ def read_runs() -> list[Run]:
 
 
 def write(runs: list[Run]) -> None:
-    """Writes the data: compressed, as nobody reads 18000 lines in a diff. What it comes to is docs/results/models.md."""
+    """Writes the data: compressed, as a diff of 18000 lines is no use. models.md is written from it."""
     runs[:] = [run for run in runs if run["releases"]]
     runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
     for run in runs:

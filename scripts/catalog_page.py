@@ -1,4 +1,4 @@
-"""Writes docs/results/catalog.md from the patches: what each fixes, where, and by which words of an error it is known."""
+"""Writes docs/results/catalog.md from the patches: what each fixes, how, and which errors it is found by."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `python scripts/commits.py CLONE`: CLONE is a clone of Nixtla/neuralforecast, bare or not, which is only read. Looked at
 is every 12th commit of the main line from 1.5.0 on that touches the package, and the newest, and as many others halfway
-between. Writes docs/results/commits.md; with `--offset` or `--only`, other commits are looked at and nothing is written.
+between. Writes docs/results/commits.md; `--offset` and `--only` look at other commits and write nothing.
 
 A commit lies between the release that its version names and the next one. It needs what both need. Where they differ
 it is like the one whose functions it has, of those that the patch changes. Where it has neither's, it needs the patch

@@ -1,4 +1,4 @@
-"""Writes docs/results/models.md and its picture from what was measured: docs/results/matrix.json.gz and docs/results/journeys.json."""
+"""Writes docs/results/models.md and its picture from matrix.json.gz and journeys.json beside it."""
 
 from __future__ import annotations
 

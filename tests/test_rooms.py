@@ -10,7 +10,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "nfpatch"
 
-# From the ground up: a wing imports those that it names, and nothing above it. docs/concepts/design.md tells what each is for.
+# From the ground up: a wing imports those that it names, and nothing above it. docs/concepts/design.md describes each.
 WINGS: dict[str, set[str]] = {
     "errors": set(),
     "fingerprints": set(),
