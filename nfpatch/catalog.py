@@ -51,8 +51,8 @@ class Case(NamedTuple):
     `stage` is what a user's script does after the training, and is compared with one process: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
     (`fit` again); a training of another kind ("no-batch", "strategy-object", "own-callbacks", "failing-rank",
-    "trajectories", "several-threads", "one-series", "one-order", "fewer-devices": docs/concepts/proof.md describes
-    each); what the training was, a "search" through Optuna or a "ray-search" through a real ray; or on Spark, "predict" after a fit
+    "trajectories", "several-threads", "one-series", "one-order", "fewer-devices": proof.md describes each); what
+    the training was, a "search" through Optuna or a "ray-search" through a real ray; or on Spark, "predict" after a fit
     on a "single-series", on "cut-files", of which each has a part of a series, on files "on-dbfs", or in
     "several-tasks". On the released source it gives another result, or fails with one of the patch's `symptoms`; where
     its ranks would hang (`original_hangs`), the released source is not run. `launchers` are those that it shows by;

@@ -47,9 +47,8 @@ INTRODUCTION = """# Installs from git
 
 Written by `make commits CLONE=DIR` from a clone of neuralforecast: commits of the main line between 1.5.0 and July
 2026, every 12th that touches the package, installed as pip does and patched by one command, `nfpatch apply all
---allow-modified --keep-going`. A patch is needed where the bug stands in the code of the commit. Those for Spark count
-as well, opt-in patches do not. What is written compiles, and `nfpatch revert` restores every byte; where not, the table
-says so.
+--allow-modified --keep-going`. A patch is needed if the commit has the bug. The patches for Spark are counted, opt-in
+patches are not. All written files compile, and `nfpatch revert` restores every byte; the table names each exception.
 
 """
 APPLY = ("apply", "all", "--allow-modified", "--keep-going")

@@ -45,10 +45,10 @@ WHY_OTHER = {
 }
 INTRODUCTION = """# The next release
 
-A release that comes out tomorrow is not in nfpatch's catalog. `apply --allow-modified` then goes by the code: a variant
-of a patch is applied if all that it expects stands there exactly once. How far that carries is measured by
-`make next-release`: each release from {first} on is hidden from the catalog, with all later ones, and patched by what
-is known of its predecessors.
+Written by `make next-release`. A release that comes out tomorrow is not in nfpatch's catalog. `apply --allow-modified`
+then goes by the code: a variant of a patch is applied if every statement that it expects is in the source exactly once.
+To measure how many patches that reaches, each release from {first} on is hidden from the catalog together with
+all later ones, and patched by what is known of the releases before it.
 
 The full catalog writes {needed} patches into these {releases} releases. Of these, {same} come to the same bytes,
 {other} to others, {refused} are refused, and {new} have no variant for a predecessor. {wrong} are applied where the

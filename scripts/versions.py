@@ -28,11 +28,11 @@ QUICK = (
     *("test_shell", "checkpoint/test_files", "proof/test_exports", "proof/test_verdict"),
 )
 TOOLS = ("pytest", "pytest-xdist", "hypothesis")
-HEADING = """# On which Python, and with which dependencies
+HEADING = """# Python versions and dependencies
 
 Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every supported
-Python, with the newest dependencies that pip finds for it and with the lowest that `pyproject.toml` admits, all four at
-once. `make test` runs them with the lowest on its own Python. *Not run*: there was no such Python, or no time.
+Python, with the newest dependencies that pip finds for it, and with the lowest that `pyproject.toml` allows, all four at
+once. `make test` runs them with the lowest on its own Python. *Not run*: this Python was not installed.
 
 | Python | dependencies | {names} | outcome |
 |---|---|{dashes}---|
