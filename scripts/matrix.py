@@ -55,10 +55,10 @@ RELEASES_HEADING = """
 ## By release
 
 *Red*: strict DDP refuses the released source with exactly the parameters that the patch names, or the released source
-differs from one process. *Green*: the patched source trains, and each rank matches one process. *Reference*: weights and
-forecasts are bit for bit those of the released source, in one process and with `find_unused_parameters=True`. *Control*:
-NHITS, which needs no patch, trains on both. nfpatch 0.2.0 wrote its patches into neuralforecast's own files and removed
-unused layers; from 0.3.0 on they call runtime modules and freeze the layers.
+differs from one process. *Green*: the patched source trains, and each rank matches one process. *Reference*: weights
+and forecasts are bit for bit those of the released source, in one process and with `find_unused_parameters=True`.
+*Control*: NHITS, which needs no patch, trains on both. nfpatch 0.2.0 wrote its patches into neuralforecast's own
+files and removed unused layers; from 0.3.0 on they call runtime modules and freeze the layers.
 
 """
 COLUMNS = (

@@ -29,8 +29,8 @@ load, fit again) runs in two processes (gloo, CPU, torchrun), and each result is
 ([how](../concepts/proof.md)). On the released source it runs as far as `predict`.
 
 {scripts} scripts in {journey_releases} releases: {well_before} match one process on the released source, {well_after}
-on the patched one; {alone} models fail in one process too. A stage that fails in one process with the same error is not
-counted.
+on the patched one; {alone} models fail in one process too. A stage that fails in one process with the same error is
+not counted.
 
 ## Searches
 
@@ -55,8 +55,8 @@ A configuration of a model is a *cell* ([audit.md](../reference/audit.md)). {cel
 - A cell is clean, has unused parameters, is refused (the release does not accept the configuration) or is an error.
 - A model whose file and cells are equal in several releases was audited in one of them.
 
-The cells were measured with nfpatch 0.1.0, which removed the layers that are frozen today; the scripts and searches with
-0.2.0, which wrote its patches into neuralforecast's own files.
+The cells were measured with nfpatch 0.1.0, which removed the layers that are frozen today; the scripts and searches
+with 0.2.0, which wrote its patches into neuralforecast's own files.
 
 | model | releases | patches | released | patched | DDP | script, released | script, patched |
 |---|---|---|---|---|---|---|---|
@@ -179,7 +179,7 @@ def reasons_of(runs: list[Run]) -> list[str]:
     for run in runs:
         for kind in KINDS:
             for words, found in run["patched"][kind].items():
-                reason = f"**{shown(kind)}**: {words}" if kind == "dead" else words
+                reason = f"**{UNUSED}**: {words}" if kind == "dead" else words
                 releases, cells = told.setdefault((run["model"], reason), (set(), {}))
                 releases.update(run["releases"])
                 cells.update(dict.fromkeys(found))

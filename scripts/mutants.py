@@ -28,10 +28,10 @@ REFUSED = "caught by type check"
 FOUND = ("killed", "timeout", "segfault")
 HEADING = """# Mutation tests
 
-Written by `make mutants`: [mutmut](https://mutmut.readthedocs.io) makes one change at a time in the modules that decide
-about a user's files and about a proof, and runs the tests that reach it. mypy finds some of these mutants, in CI too; of
-the others the tests must find {fewest} in 100 in each file. `scripts/mutants.py` has the reason for each survivor.
-mutmut changes only functions without decorators, and no triple-quoted strings.
+Written by `make mutants`: [mutmut](https://mutmut.readthedocs.io) makes one change at a time in the modules that
+decide about a user's files and about a proof, and runs the tests that reach it. mypy finds some of these mutants, in
+CI too; of the others the tests must find {fewest} in 100 in each file. `scripts/mutants.py` has the reason for each
+survivor. mutmut changes only functions without decorators, and no triple-quoted strings.
 
 | file | mutants | found by mypy | found by the tests | survivors |
 |---|---|---|---|---|

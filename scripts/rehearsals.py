@@ -39,9 +39,9 @@ SUBJECTS: dict[tuple[str, ...], dict[str, str]] = {
 HEADING = """# Ordinary scripts, rehearsed
 
 Written by `make rehearsals`: scripts after the README and the tutorials of neuralforecast
-([tests/rehearsals/scripts](../../tests/rehearsals/scripts)), by `nfpatch rehearse` on two processes, on the released and
-on the patched source. None of them mentions nfpatch or devices. A cell names the calls that differ from one process, and
-the patches that the rehearsal names for them.
+([tests/rehearsals/scripts](../../tests/rehearsals/scripts)), by `nfpatch rehearse` on two processes, on the released
+and on the patched source. None of them mentions nfpatch or devices. A cell names the calls that differ from one
+process, and the patches that the rehearsal names for them.
 
 torch {torch}, Lightning {lightning}, Python {python}. `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` was set, without which this
 torch does not load models saved by releases before 2.0. TFT of 2.0.1 with static features fails in one process too.

@@ -30,9 +30,10 @@ QUICK = (
 TOOLS = ("pytest", "pytest-xdist", "hypothesis")
 HEADING = """# Python versions and dependencies
 
-Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every supported
-Python, with the newest dependencies that pip finds for it, and with the lowest that `pyproject.toml` allows, all four at
-once. `make test` runs them with the lowest on its own Python. *Not run*: this Python was not installed.
+Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every
+supported Python, with the newest dependencies that pip finds for it, and with the lowest that `pyproject.toml`
+allows, all four at once. `make test` runs them with the lowest on its own Python. *Not run*: this Python was not
+installed.
 
 | Python | dependencies | {names} | outcome |
 |---|---|{dashes}---|
