@@ -103,7 +103,7 @@ audit: audit-env .venv/ready  ## every model of one release, RELEASE, also those
 	.cache/audit/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target .cache/audited neuralforecast==$(RELEASE)
 	$(BIN)/nfpatch audit --python .cache/audit/bin/python --site-packages .cache/audited
 
-saved-models: training-env wheels  ## the table of docs/how-to/saved-models.md: real models, migrated
+saved-models: training-env wheels  ## docs/results/saved-models.md: real models, migrated
 	PYTHONPATH=. $(BIN)/python scripts/saved_models.py
 
 same-bits: training-env wheels  ## docs/results/same-bits.md: each model in one process, released and patched, bit for bit
