@@ -69,7 +69,7 @@ catalog: .venv/ready  ## docs/results/catalog.md from the patches
 
 # OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
 OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)
-matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/results/matrix.md: the proof of every release; docs/results/models.md, matrix.svg: its models
+matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/results/matrix.md: the proof of every release; models.md, matrix.svg: its models
 	PYTHONPATH=. $(BIN)/python scripts/matrix.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/audit_matrix.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/journeys.py --python .cache/audit/bin/python $(OLD)
