@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from operator import ge
 from pathlib import Path
 from typing import get_args
@@ -27,6 +28,7 @@ from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
 from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
 from nfpatch.patching.survey import State
+from nfpatch.proof.verdict import CaseResult
 
 DOCS = ROOT / "docs"
 RESULTS = DOCS / "results"
@@ -207,8 +209,14 @@ def test_the_page_on_json_has_the_keys_of_the_documents(tmp_path: Path) -> None:
     assert keys("which", "out.weight", *place) == named("`which`") - {"null"}
     assert keys("list", "--json") <= named("`list`")
     state = json.loads(invoke("status", *place).stdout)["patches"][0]
-    section = text.partition("## An element of `patches`")[2].partition("\n## ")[0]
-    assert set(state) <= set(re.findall(r"`(\w+)`", section))
+    assert set(state) <= keys_in_section(text, "patches")
+    assert {each.name for each in fields(CaseResult)} <= keys_in_section(text, "cases")
+
+
+def keys_in_section(text: str, name: str) -> set[str]:
+    """What the page on JSON calls the keys of an element of such a list."""
+    section = text.partition(f"## An element of `{name}`")[2].partition("\n## ")[0]
+    return set(re.findall(r"`(\w+)`", section))
 
 
 def test_the_page_on_the_audit_has_the_outcomes_that_there_are() -> None:
