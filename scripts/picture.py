@@ -74,16 +74,16 @@ def printed_by(command: list[str], exit_code: int, folder: str) -> str:
 
 
 def draw(name: str) -> None:
-    """Runs the commands of a picture and draws what they print, with paths relative to the repository."""
+    """Runs the commands of a picture and draws what they print, without blank lines, with paths of the repository."""
     with open(os.devnull, "w") as nowhere, tempfile.TemporaryDirectory(prefix="nfpatch-picture-") as folder:
         shutil.copy(SCRIPT, folder)  # a training leaves its logs beside it
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
         for exit_code, *command in PICTURES[name]:
             console.print(Text("$ nfpatch " + " ".join(command), style="bold"))
             printed = printed_by([str(Path(sys.prefix, "bin", "nfpatch")), *command], exit_code, folder)
+            shown = [line for line in printed.replace(f"{ROOT}{os.sep}", "").splitlines() if line.strip()]
             is_last = (exit_code, *command) == PICTURES[name][-1]
-            text = printed.replace(f"{ROOT}{os.sep}", "").rstrip("\n") + ("" if is_last else "\n")
-            console.print(Text.from_ansi(text))
+            console.print(Text.from_ansi("\n".join([*shown, *([] if is_last else [""])])))
     lines = console.export_text(clear=False).count("\n")
     if lines > MOST_LINES:
         sys.exit(f"{name} has {lines} lines, and {MOST_LINES} are as many as a reader looks at: show less")
