@@ -11,7 +11,7 @@ from typing import Any
 from releases import RELEASES
 
 CELL_WIDTH, CELL_HEIGHT, GAP = 22, 15, 2
-LEFT, TOP, BOTTOM = 132, 70, 44
+LEFT, TOP, BOTTOM = 132, 70, 62
 
 # What a half cell says: the worst of its configurations; "revin" where the scaler of that name, which all models
 # share, is all that is unused, "error" only where no configuration trains.
@@ -83,7 +83,7 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img">',
-            "<title>scripts of models by releases, in two processes: left as released, right patched</title>",
+            "<title>scripts of models by releases, in two processes: left released, right patched</title>",
             f"<style>{STYLE}</style>",
             *names,
             *heads,
@@ -98,8 +98,8 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
 
 def _legend(y: int) -> list[str]:
     """What the halves and the colours mean."""
-    parts = [f'<text x="{LEFT}" y="{y}">left half: as released, right half: patched</text>']
-    x = LEFT + 260
+    parts = [f'<text x="{LEFT}" y="{y}">left half: released, right half: patched</text>']
+    x, y = LEFT, y + 18
     for kind, words in KINDS.items():
         parts.append(f'<path class="{kind}" d="M{x} {y - 10}h10v12h-10z"/>')
         if kind in ("dead", "script"):
