@@ -1,9 +1,9 @@
-"""Audits every model of every release, as released and patched: docs/matrix.json.gz.
+"""Audits every model of every release, as released and patched: docs/results/matrix.json.gz.
 
 A model whose file and cells are the same in several releases is audited in the first of them that is measured. As
 released, each cell is trained by one process. Patched, the cells that were dead and all cells of a model whose file has
 changed are trained anew, and strict DDP trains, in two processes, the first cell of each model that trains and what was
-dead in such a model with its default options. What docs/matrix.json.gz holds already is not measured again.
+dead in such a model with its default options. What docs/results/matrix.json.gz holds already is not measured again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 
-DATA = Path(__file__).resolve().parent.parent / "docs" / "matrix.json.gz"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "matrix.json.gz"
 TIMEOUT_SECONDS = 3600.0
 
 # What became of the cells of a model: {clean: how many, dead: {parameters: cells}, refused: {reason: cells},
@@ -185,7 +185,7 @@ def read_runs() -> list[Run]:
 
 
 def write(runs: list[Run]) -> None:
-    """Writes the data: compressed, as nobody reads 18000 lines in a diff. What it comes to is docs/models.md."""
+    """Writes the data: compressed, as a diff of 18000 lines is no use. models.md is written from it."""
     runs[:] = [run for run in runs if run["releases"]]
     runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
     for run in runs:
@@ -201,7 +201,7 @@ def main() -> int:
     parser.add_argument("releases", nargs="*", default=RELEASES, help="only these (default: all)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
-    parser.add_argument("--anew", action="store_true", help="forget what docs/matrix.json.gz holds")
+    parser.add_argument("--anew", action="store_true", help="forget what docs/results/matrix.json.gz holds")
     arguments = parser.parse_args()
     runs = [] if arguments.anew else read_runs()
     catalog = load_catalog()

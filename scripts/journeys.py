@@ -1,4 +1,4 @@
-"""Takes an ordinary script of every model of every release through its stages: docs/journeys.json.
+"""Takes an ordinary script of every model of every release through its stages: docs/results/journeys.json.
 
 Two processes (gloo, CPU, torch's launcher), as released and after `nfpatch apply`. As released the script goes on to
 `predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. Each Auto class makes a
@@ -30,7 +30,7 @@ from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
 
-DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
 # A search is not taken through the stages: what it has come to is a model like any other.
@@ -171,7 +171,7 @@ def main() -> int:
     parser.add_argument("releases", nargs="*", default=RELEASES, help="only these (default: all)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
-    parser.add_argument("--anew", action="store_true", help="forget what docs/journeys.json holds")
+    parser.add_argument("--anew", action="store_true", help="forget what docs/results/journeys.json holds")
     parser.add_argument("--output", type=Path, default=DATA)
     arguments = parser.parse_args()
     journeys = {} if arguments.anew else read_journeys(arguments.output)

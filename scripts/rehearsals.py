@@ -1,4 +1,4 @@
-"""Rehearses scripts as users write them, as released and healed, and writes the table of docs/rehearsals.md.
+"""Rehearses scripts as users write them, as released and healed, and writes the table of docs/results/rehearsals.md.
 
 The scripts lie in tests/rehearsals/scripts; they are written after the README and the tutorials of neuralforecast.
 """
@@ -21,7 +21,7 @@ from nfpatch.console import pluralize
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "rehearsals" / "scripts"
-PAGE = ROOT / "docs" / "rehearsals.md"
+PAGE = ROOT / "docs" / "results" / "rehearsals.md"
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.3.0")
 # By script: its arguments, and the releases that cannot run it, with the reason
 SUBJECTS: dict[tuple[str, ...], dict[str, str]] = {
@@ -36,17 +36,17 @@ SUBJECTS: dict[tuple[str, ...], dict[str, str]] = {
     ("checkpoint_resume.py",): {},
     ("-m", "pipeline", "--horizon", "6"): {},
 }
-HEADING = """# Scripts of users, rehearsed
+HEADING = """# Ordinary scripts, rehearsed
 
 Written by `make rehearsals`: scripts after the README and the tutorials of neuralforecast
-([tests/rehearsals/scripts](../tests/rehearsals/scripts)), none of which knows of nfpatch or says anything of devices,
-by `nfpatch rehearse` on two processes, with the source as released and as `nfpatch apply` makes it. *Released* tells
-the calls that are not as in one process, each with the patches that the rehearsal names. torch {torch}, Lightning
-{lightning}, Python {python}; releases before 2.0 load their saved models with such a torch only with
-`TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`, which was set. TFT of 2.0.1 with static features ends with an error in one process
-as well.
+([tests/rehearsals/scripts](../../tests/rehearsals/scripts)), by `nfpatch rehearse` on two processes, on the released
+and on the patched source. None of them mentions nfpatch or devices. A cell names the calls that differ from one
+process, and the patches that the rehearsal names for them.
 
-| script | release | released | healed |
+torch {torch}, Lightning {lightning}, Python {python}. `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` was set, without which this
+torch does not load models saved by releases before 2.0. TFT of 2.0.1 with static features fails in one process too.
+
+| script | release | released | patched |
 |---|---|---|---|
 """
 

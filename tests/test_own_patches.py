@@ -1,4 +1,4 @@
-"""Patches of the user's own, after docs/writing-a-patch.md, whose examples this runs."""
+"""Patches of the user's own, after docs/how-to/writing-a-patch.md, whose examples this runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support import (
     unlisted_files,
 )
 
-GUIDE = ROOT / "docs" / "writing-a-patch.md"
+GUIDE = ROOT / "docs" / "how-to" / "writing-a-patch.md"
 MLP = "neuralforecast/models/mlp.py"
 MODEL = "neuralforecast/common/_base_model.py"
 

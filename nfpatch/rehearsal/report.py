@@ -19,7 +19,7 @@ from nfpatch.rehearsal.verdict import Stage
 from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry, ProcessStarted
 
 _LAUNCHERS = {"script": "Lightning's launcher", "torchrun": "torch's launcher"}
-_PAGE = "docs/rehearse.md"
+_PAGE = "docs/how-to/rehearse.md"
 
 
 @contextmanager

@@ -19,8 +19,8 @@ _SHOWN = 200
 _FEW = 3
 _WAY_ON = (
     "`nfpatch rehearse SCRIPT` runs your script on several CPU processes, shortened, and says call by call what "
-    "differs from one process, and which patch fixes it. docs/several-devices.md has what works by which launcher, "
-    "docs/catalog.md what each patch fixes; many of these bugs raise no error."
+    "differs from one process, and which patch fixes it. docs/concepts/several-devices.md has what works by which "
+    "launcher, docs/results/catalog.md what each patch fixes; many of these bugs raise no error."
 )
 
 
@@ -100,7 +100,7 @@ def _why_none(answer: Answer) -> str:
     if answer.unnamed is not None:
         return "No patch is known for unused parameters of a model with the layers that this log shows."
     if answer.is_about_saved_model:
-        return "A saved model has other parameters than its class: `nfpatch migrate PATH` (docs/saved-models.md)."
+        return "A saved model has other parameters than its class: `nfpatch migrate PATH`, docs/how-to/saved-models.md."
     return "No patch is known for this text."
 
 

@@ -55,7 +55,7 @@ def test_forecasts_and_resumed_fits_are_bit_for_bit_what_they_were(travelled: Tr
 
 
 def test_without_it_they_do_not_load_and_the_page_has_the_words(travelled: Travelled) -> None:
-    page = (ROOT / "docs" / "saved-models.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "saved-models.md").read_text()
     for result in (result for result in travelled.results if is_resized(result.case)):
         words = (
             "Missing key(s) in state_dict: " if result.journey == "reverted" else "Unexpected key(s) in state_dict: "
