@@ -14,6 +14,7 @@ import pytest
 from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
+from nfpatch.engine.sources import Source
 from nfpatch.installs.find import find_install
 from nfpatch.patching.survey import Survey, survey
 from nfpatch.proof.prove import Agenda, ProofRequest, agenda_for, timeout_for
@@ -24,9 +25,11 @@ from nfpatch.proof.verdict import result_without_fits
 OUT_LAYER = ["out.weight", "out.bias"]
 
 
-def agenda_of(found: Survey, *names: str, preview: bool = True, skip: tuple[str, ...] = (), **options: Any) -> Agenda:
+def agenda_of(
+    found: Survey, *names: str, source: Source = "patched", skip: tuple[str, ...] = (), **options: Any
+) -> Agenda:
     """What `verify` of these names is to prove, by default with --preview."""
-    return agenda_for(found, ProofRequest(found.catalog.selection(names, skip), preview, **options))
+    return agenda_for(found, ProofRequest(found.catalog.selection(names, skip), source, **options))
 
 
 def by_source(document: Any, source: str) -> dict[tuple[str, str], Any]:
@@ -76,7 +79,7 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert {case["id"] for case in compared} == {
         case["id"] for case in document["cases"] if case["source"] != "released"
     }
-    assert all(case["equal_to_like"] is True for case in compared)
+    assert all(case["matches_reference"] is True for case in compared)
     assert {case["strategy"] for case in compared} == {"strict-ddp", "single-process"}
     promised = {
         *("id", "patch", "model", "config", "source", "expect", "outcome", "ok"),
@@ -114,6 +117,20 @@ def test_three_ranks_show_on_the_released_source_what_two_show(site: Path, train
     assert (document["ok"], document["world_size"]) == (True, 3)
     red = {case["patch"] for case in document["cases"] if case["source"] == "released" and case["expect"] == "wrong"}
     assert red == set(patches)
+
+
+@pytest.mark.ddp
+def test_the_faults_of_the_released_source_are_shown_by_themselves(site: Path, training_env: Path) -> None:
+    where = ("--python", training_env, "--site-packages", site)
+    document = answer("verify", "tft-static-encoder", "--source", "released", *where)
+    assert (document["ok"], document["proved"]) == (True, [])
+    assert [patch["id"] for patch in document["unproved"]] == ["tft-static-encoder"]
+    assert {case["source"] for case in document["cases"]} == {"released"}
+    assert "unused-parameters" in {case["outcome"] for case in document["cases"] if case["patch"] is not None}
+
+
+def test_a_preview_is_the_patched_source_and_no_other(site: Path) -> None:
+    assert invoke("verify", "--preview", "--source", "released", "--site-packages", site).exit_code == 2
 
 
 LIVE_LAYERS_REMOVED = """
@@ -295,8 +312,8 @@ def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     required = "multivariate-all-series"
     (file,) = catalog.files_of(catalog.select([required])[0], "3.3.0")
 
-    def trees(*names: str, preview: bool = True) -> dict[str, set[str]]:
-        agenda = agenda_of(survey(find_install(None, site), catalog), *names, preview=preview)
+    def trees(*names: str, source: Source = "patched") -> dict[str, set[str]]:
+        agenda = agenda_of(survey(find_install(None, site), catalog), *names, source=source)
         fits = [fit for fit in agenda.cases if fit.patch == "timemixer-channel-mixing"]
         for tree in {fit.tree for fit in fits} - {"released", "patched", "installed"}:
             assert file in agenda.trees[tree]
@@ -306,9 +323,9 @@ def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     assert trees(plain) == {"released": {f"released+{required}"}, "patched": {f"patched+{required}"}}
     assert trees(plain, required) == {"released": {f"released+{required}"}, "patched": {"patched"}}
     assert invoke("apply", plain, "--site-packages", site).exit_code == 0
-    assert trees(preview=False) == {"released": {f"released+{required}"}, "installed": {f"installed+{required}"}}
+    assert trees(source="installed") == {"released": {f"released+{required}"}, "installed": {f"installed+{required}"}}
     assert invoke("apply", required, "--site-packages", site).exit_code == 0
-    assert trees(preview=False) == {"released": {f"released+{required}"}, "installed": {"installed"}}
+    assert trees(source="installed") == {"released": {f"released+{required}"}, "installed": {"installed"}}
 
 
 def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(released: Callable[[str], Path]) -> None:
@@ -317,7 +334,7 @@ def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(releas
     assert invoke("apply", "timemixer-channel-mixing", "--site-packages", site).exit_code == 0
     model = site / catalog.files_of(catalog.select(["multivariate-all-series"])[0], "3.3.0")[0]
     model.write_text("# ours\n" + model.read_text())
-    agenda = agenda_of(survey(find_install(None, site), catalog), "timemixer-channel-mixing", preview=False)
+    agenda = agenda_of(survey(find_install(None, site), catalog), "timemixer-channel-mixing", source="installed")
     assert {fit.patch for fit in agenda.cases} <= {None}
     (unproved,) = agenda.coverage.unproved
     assert (unproved.id, unproved.is_named) == ("timemixer-channel-mixing", True)
@@ -339,7 +356,7 @@ def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_n
         for group, patches in catalog.groups.items()
     }
     default = needed["unused-parameters"] | needed["multi-process"] | needed["search"]
-    plain = {"preview": False}
+    plain = {"source": "installed"}
     assert proved_and_not(**plain) == (set(), default)
     assert proved_and_not("spark", **plain) == (set(), needed["spark"])
     assert proved_and_not("scaler-revin", **plain) == ({"scaler-revin"}, set()), "what is named is shown in any case"
@@ -371,7 +388,7 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
     untrained = some._replace(id="mine-untrained", cases=(), why_no_cases="it shows on Mondays")
     catalog = replace(catalog, patches=(*catalog.patches, nowhere, untrained))
     found = survey(find_install(None, released(release)), catalog)
-    agenda = agenda_of(found, patch, preview=False, **options)
+    agenda = agenda_of(found, patch, source="installed", **options)
     (unproved,) = agenda.coverage.unproved
     assert (unproved.id, unproved.is_named) == (patch, True)
     assert words in unproved.reason
@@ -383,7 +400,7 @@ def test_verify_without_options_shows_all_that_apply_without_names_writes(
 ) -> None:
     """Also what has nothing but thorough cases in this release, and in the time that it has."""
     found = survey(find_install(None, released(release)), load_catalog())
-    agenda = agenda_of(found, preview=True)
+    agenda = agenda_of(found)
     assert agenda.coverage.unproved == ()
     assert timeout_for(agenda) > 20 * len(agenda.cases), "some 3 s are what a fit takes on an idle machine"
 

@@ -44,13 +44,14 @@ JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load"
 class ProofRequest:
     """What is to be proved, and how.
 
-    With `preview` it is the patched source that is computed, as `apply` does with `allow_modified`, `force` and
-    `keep_going`, and not the installed one. With `thorough` all cases of the patches are trained, and where nothing was
-    named the journeys are taken as well. Each of the `launchers` trains them in turn.
+    `source` is what is held against the released one: the installed one, or the patched one, which is computed as
+    `apply` does with `allow_modified`, `force` and `keep_going`. If it is "released", only that is run, and its faults
+    are shown. With `thorough` all cases of the patches are trained, and where nothing was named the journeys are taken
+    as well. Each of the `launchers` trains them in turn.
     """
 
     selection: Selection
-    preview: bool = False
+    source: Source = "installed"
     allow_modified: bool = False
     force: bool = False
     keep_going: bool = False
@@ -58,9 +59,14 @@ class ProofRequest:
     launchers: tuple[Launcher, ...] = ("torchrun",)
 
     @property
+    def is_computed(self) -> bool:
+        """Whether it is about what `apply` would write, and not about what is installed."""
+        return self.source != "installed"
+
+    @property
     def patched(self) -> Source:
         """The source that is held against the original."""
-        return "patched" if self.preview else "installed"
+        return "patched" if self.is_computed else "installed"
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Agenda:
 
 
 def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
-    """The fits that prove what is applied of the patches selected, or with `preview` what would be.
+    """The fits that prove what is applied of the patches selected, or what `apply` would write of them.
 
     A patch that was named by its id is proved whatever its state. Both sources of a case carry the patches that it
     requires (`Case.requires`): where they lack one, in a tree of its own. Raises Refused when the patched source cannot
@@ -88,10 +94,10 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     check_not_interrupted(found)
     version, selection, patched = found.install.version, request.selection, request.patched
     originals = originals_of(found)
-    chosen = choice_for_apply(found, selection).patches if request.preview else ()
+    chosen = choice_for_apply(found, selection).patches if request.is_computed else ()
     if request.keep_going:
         chosen = fitting(found, chosen, request.allow_modified, request.force).patches
-    wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
+    wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.is_computed else {}
     changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
     carried = applied.union(*wanted.values())
@@ -109,6 +115,8 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
         takes_journeys = request.thorough and selection.is_default and launcher != "spark"
         journeys = _journeys(patched, version) if takes_journeys else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
+    if request.source == "released":
+        fits = [fit for fit in fits if fit.source == "released" and fit.strategy == "strict-ddp"]
     fits = [_with_required(found, fit, fits, carried) for fit in fits]
     trees: dict[str, Tree] = {"released": originals, "patched": changes}
     problems: dict[str, str] = {}
@@ -127,10 +135,10 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
 def _subjects(found: Survey, request: ProofRequest, carried: AbstractSet[str]) -> list[PatchStatus]:
     """What is to be shown: of the patches selected those that the patched source carries, and those named by their id.
 
-    With `preview`, `carried` also has what those require.
+    Where it is computed, `carried` also has what those require.
     """
     selection = request.selection
-    brought = choice_for_apply(found, selection).brought_along if request.preview else {}
+    brought = choice_for_apply(found, selection).brought_along if request.is_computed else {}
     ids = {patch.id for patch in selection.patches}.union(brought)
     shown = [patch for patch in found.catalog.patches if patch.id in ids and patch.id in {*carried, *selection.ids}]
     return [found.status_of(patch) for patch in shown]
@@ -151,9 +159,11 @@ def _coverage(
     for patch in found.catalog.patches:
         status = found.status_of(patch)
         reason = ""
-        if patch.id in shown or patch.id in selection.skipped:
+        if patch.id in selection.skipped or (patch.id in shown and request.source != "released"):
             continue
-        if patch.id in looked_at and status.state == "not-needed":
+        if patch.id in shown:
+            unproved.append(Unproved(patch.id, "only the released source was run"))
+        elif patch.id in looked_at and status.state == "not-needed":
             not_needed[patch.id] = status.reason
         elif patch.id in looked_at:
             reason = problems.get(patch.id) or _why_unproved(found, status, request)
@@ -416,4 +426,5 @@ def run_agenda(
 
 def _covering(report: ProofReport, coverage: Coverage) -> ProofReport:
     """The report with what the proof leaves out, which may be too much."""
-    return replace(report, ok=report.ok and coverage.suffices(report.proved), coverage=coverage)
+    suffices = coverage.suffices(report.proved) or (report.shows_faults_only and not coverage.missing)
+    return replace(report, ok=report.ok and suffices, coverage=coverage)

@@ -127,11 +127,11 @@ def items_of_patches(report: ProofReport) -> list[Item]:
     for patch_id in dict.fromkeys(case.patch for case in report.cases if case.patch is not None):
         own = [case for case in report.cases if case.patch == patch_id]
         ok = all(case.ok for case in own)
-        source = next((case.source for case in own if case.source != "released"), "patched")
+        source = next((case.source for case in own if case.source != "released"), None)
         together = [case for case in own if case.source == "released" and case.strategy != "single-process"]
         released = _in_words([case for case in together if case.expect != "pass"])
         shown = f"released: {released or ('no fault shown' if together else 'not run on several ranks')}"
-        cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}")
+        cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}" if source else "")
         items.append(Item(ok, "pass" if ok else "failed", patch_id, cells, ()))
     return items
 
@@ -176,7 +176,7 @@ def document_of(install: Install, report: ProofReport, agenda: Optional[Agenda] 
     )  # fmt: skip
     return Document(
         command="nfpatch verify",
-        title=f"neuralforecast {install.version}: {'proved' if report.ok else 'NOT proved'}",
+        title=f"neuralforecast {install.version}: {'proved' if report.ok and report.proved else 'NOT proved'}",
         ok=report.ok,
         facts=_facts(install, report),
         sections=tuple(sections),
@@ -255,12 +255,12 @@ def _success_of(result: CaseResult) -> str:
         return "says what to set, on every rank" if result.stage == "no-batch" else "as in one process, on every rank"
     if result.unused_parameters:
         return f"trains; {_without_gradient(result)}"
-    if result.strategy == "single-process" and result.equal_to_like:
+    if result.strategy == "single-process" and result.matches_reference:
         return "trains; weights and forecasts bit for bit those of the original"
     words = f"trains: {result.steps} steps, {result.parameters:,} parameters"
     if result.strategy != "single-process":
         words += ", equal weights on all ranks"
-    if result.equal_to_like:
+    if result.matches_reference:
         how = " with find_unused_parameters=True" if str(result.like).endswith("find-unused-ddp") else ""
         words += f", bit for bit those of the original{how}"
     return words
@@ -304,10 +304,12 @@ def verdict_of(report: ProofReport) -> list[str]:
         sentences.append("The installed source is not patched. Run `nfpatch apply`, then `nfpatch verify` again.")
     if coverage.missing:
         sentences.append(f"NOT proved: {', '.join(coverage.missing)}.")
-    elif coverage.unproved and not report.proved:
+    elif coverage.unproved and not report.proved and not report.shows_faults_only:
         sentences.append(
             "NOT proved: no patch was. `nfpatch verify --preview` proves what `nfpatch apply` would write."
         )
-    if report.ok:
+    if report.ok and report.shows_faults_only:
+        sentences.append("Shown: every fit of the released source came out as expected.")
+    elif report.ok:
         sentences.append("Proved: every fit came out as it must." if report.cases else "Nothing to prove.")
     return [*sentences, f"{len(report.proved)} of {count(len(report.patches), 'patch', 'patches')} proved."]

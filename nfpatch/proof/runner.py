@@ -105,10 +105,15 @@ class ProofReport:
 
     @property
     def proved(self) -> tuple[str, ...]:
-        """The ids of the patches of which every case came out as it must."""
+        """The ids of the patches of which every case came out as it must, not only those of the released source."""
         failed = {case.patch for case in self.cases if not case.ok}
-        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None)
+        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None and case.source != "released")
         return tuple(patch_id for patch_id in shown if patch_id not in failed)
+
+    @property
+    def shows_faults_only(self) -> bool:
+        """Whether the released source alone was run."""
+        return bool(self.cases) and all(case.source == "released" for case in self.cases)
 
     def to_json(self) -> dict[str, object]:
         """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""

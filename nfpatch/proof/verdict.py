@@ -62,8 +62,9 @@ class CaseResult:
 
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
     the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` says whether
-    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` says if
-    losses, weights and forecasts are those of the case `like`, bit for bit; None where there was nothing to compare.
+    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `matches_reference` says if
+    losses, weights and forecasts are those of the case `like`, or what comes after `fit` that of one process, bit for
+    bit; None where there was nothing to compare.
     `refused` says if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
     process ends with it as well, which counts for nothing where no patch is at stake, `is_finished` if processes
     have reported what came of the case; else it was not reached, or they ended before.
@@ -90,7 +91,7 @@ class CaseResult:
     forecast_shape: tuple[int, ...] | None = None
     finite_forecasts: bool | None = None
     like: str | None = None
-    equal_to_like: bool | None = None
+    matches_reference: bool | None = None
     refused: bool = False
     refused_alone: bool = False
     is_finished: bool = True
@@ -279,6 +280,13 @@ def _is_alike(fit: CaseFinished) -> bool:
     return found is not None and not found.different and found.forecasts_equal and found.losses_equal
 
 
+def _matches_reference(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome) -> bool | None:
+    """Whether it ended as what it is compared with; None where nothing was compared."""
+    if any(fit.comparison is not None for fit in fits):
+        return all(map(_is_alike, fits))
+    return outcome == "pass" if case.case.stage != "fit" and outcome in ("pass", "wrong") else None
+
+
 def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
     """Whether one of the patterns matches the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -314,7 +322,7 @@ def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok:
         forecast_shape=fits[0].forecast_shape if fits else None,
         finite_forecasts=all(fit.finite_forecasts for fit in fits) if outcome == "pass" else None,
         like=case.like,
-        equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
+        matches_reference=_matches_reference(case, fits, outcome),
         refused=outcome == "error" and any(fit.refused for fit in fits),
         refused_alone=_is_refused_alone(fits),
         is_finished=bool(fits),

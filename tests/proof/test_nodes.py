@@ -107,7 +107,7 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
         ("worked-around", True, ""),
         ("green", True, ""),
     ]
-    assert (proved[-1].equal_weights, proved[-1].equal_to_like) == (True, True)
+    assert (proved[-1].equal_weights, proved[-1].matches_reference) == (True, True)
     assert diverging.detail == "the weights are not the same on all ranks"
     assert "World size 2 on 2 nodes, backend gloo" in conditions_of(one)
     assert processes_with(mark) == set()
