@@ -200,13 +200,17 @@ def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> 
 
 
 def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequest) -> list[Case]:
-    """The cases of a patch that are trained by this launcher; the first thorough one where there are no others."""
+    """The cases of a patch that are trained by this launcher; the first thorough one where there are no others.
+
+    A search through a real ray takes longer than all others together: it has to be asked for.
+    """
     is_asked_for = request.thorough or patch.id in request.selection.ids
     cases = [
         case
         for case in patch.cases
         if case.is_possible_in(version)
         if _is_for(launcher, case, patch) and (launcher != "spark" or case.launchers or is_asked_for)
+        if case.stage != "ray-search" or is_asked_for
     ]
     return cases if request.thorough else [case for case in cases if not case.thorough] or cases[:1]
 
