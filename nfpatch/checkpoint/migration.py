@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Literal, Optional
 
 from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.conversation import Conversation, conversation
@@ -20,6 +20,19 @@ from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, as_problem
 from nfpatch.installs.find import Install
 from nfpatch.patching.plan import changes_to
 from nfpatch.patching.survey import Survey, survey
+from nfpatch.target.talk import (
+    AllJudged,
+    Done,
+    Failed,
+    Imported,
+    Judged,
+    MigrateSpec,
+    NewFile,
+    NotImported,
+    SavedFile,
+    Verdict,
+    WriteFiles,
+)
 
 State = Literal["migrated", "already-fits", "refused"]
 
@@ -132,8 +145,8 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
 def _patched_tree(found: Survey, folder: Path) -> Optional[Path]:
     """A copy of the package without the layers that patches remove; None where none of these patches can be applied.
 
-    A key that a patch declares dead is so only in some configurations of a model. Those that this source does not build
-    are the ones.
+    A key that a patch declares unused is so only in some configurations of a model: in those in which this source does
+    not build it.
     """
     wanted: dict[str, frozenset[str]] = {}
     for status in found.statuses:
@@ -153,61 +166,56 @@ def _judged(
     """The files as the target interpreter finds them."""
     install = found.install
     seen = [os.stat(file.path) for file in files]
-    dead: dict[str, list[str]] = {}
+    unused: dict[str, tuple[str, ...]] = {}
     for patch in found.catalog.patches:
         if patch.removes_parameters:
-            dead.setdefault(patch.model, []).extend(patch.unused_parameters)
-    talk.tell(
-        {
-            "files": [
-                {"path": os.path.abspath(file.path), "claimed": file.claimed, "suggested": file.suggested}
-                for file in files  # the process runs in a folder of its own
-            ],
-            "dead": dead,
-            "trees": {
-                "installed": None if install.tree is None else str(install.tree),
-                "healed": None if patched is None else str(patched),
-            },
-            "trust": trust,
-        }
+            unused[patch.model] = (*unused.get(patch.model, ()), *patch.unused_parameters)
+    talk.send(
+        MigrateSpec(
+            files=tuple(  # the process runs in a folder of its own
+                SavedFile(os.path.abspath(file.path), file.claimed, tuple(file.suggested)) for file in files
+            ),
+            unused=unused,
+            installed=None if install.tree is None else str(install.tree),
+            patched=None if patched is None else str(patched),
+            trust=trust,
+        )
     )
     judged = []
-    for event in talk.events(until="all-judged"):
-        if event["event"] == "judged":
-            number = event["file"]
-            judged.append(_Judged(number, files[number], seen[number], *_verdict_of(files[number].path, event)))
+    for event in talk.events(until=AllJudged):
+        if isinstance(event, Judged):
+            file = files[event.file]
+            judged.append(_Judged(event.file, file, seen[event.file], *_outcome_of(file.path, event.verdict)))
         else:
             _check_imported(event, install)
     return judged
 
 
-def _check_imported(event: Mapping[str, Any], install: Install) -> None:
+def _check_imported(event: object, install: Install) -> None:
     """Raise EnvironmentProblem unless the target interpreter has imported the install that is meant."""
-    if event["event"] == "not-imported":
+    if isinstance(event, NotImported):
         raise EnvironmentProblem(
-            f"{install.package} cannot be imported, so no model can be built: {event['detail']}. Install what it "
+            f"{install.package} cannot be imported, so no model can be built: {event.detail}. Install what it "
             "needs, or name the interpreter that can with --python."
         )
-    if not os.path.samefile(Path(event["file"]).parent, install.package):
+    if isinstance(event, Imported) and not os.path.samefile(Path(event.file).parent, install.package):
         raise EnvironmentProblem(
-            f"The interpreter imports {Path(event['file']).parent}, and not {install.package}. Name the right one with "
+            f"The interpreter imports {Path(event.file).parent}, and not {install.package}. Name the right one with "
             "--python, or the folder with --site-packages."
         )
 
 
-def _verdict_of(path: Path, event: Mapping[str, Any]) -> tuple[Migration, bool]:
-    """The verdict of the target interpreter, and whether the file is to be rewritten."""
-    outcome = Migration(
-        path, "already-fits", event["model"], tuple(event["dropped"]), tuple(event["added"]), event["detail"]
-    )
-    if event["state"] == "misfit":
+def _outcome_of(path: Path, verdict: Verdict) -> tuple[Migration, bool]:
+    """What the verdict of the target interpreter comes to, and whether the file is to be rewritten."""
+    outcome = Migration(path, "already-fits", verdict.model, verdict.dropped, verdict.added, verdict.detail)
+    if verdict.state == "misfit":
         return replace(outcome, state="migrated"), True
-    if event["state"] == "refused":
-        return _refused(outcome, _reason(path, event["detail"], event["cause"])), False
+    if verdict.state == "refused":
+        return _refused(outcome, _reason(path, verdict.detail, verdict.cause)), False
     return outcome, False
 
 
-def _reason(path: Path, detail: str, cause: str) -> NfpatchError:
+def _reason(path: Path, detail: str, cause: Optional[str]) -> NfpatchError:
     if cause == "environment":
         return EnvironmentProblem(f"{path} {detail}. The file stays as it is.")
     advice = (
@@ -243,10 +251,11 @@ def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Jud
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:
             replacements = [Replacement(each.file.path, each.seen, staging / f"new-{each.number}") for each in misfits]
-            talk.tell({"write": [[each.number, os.path.abspath(new.new)] for each, new in zip(misfits, replacements)]})
-            failures = [event for event in talk.events(until="done") if event["event"] == "failed"]
+            new_files = (NewFile(each.number, os.path.abspath(new.new)) for each, new in zip(misfits, replacements))
+            talk.send(WriteFiles(tuple(new_files)))
+            failures = [event for event in talk.events(until=Done) if isinstance(event, Failed)]
             for event in failures:
-                raise _failure(next(each for each in misfits if each.number == event["file"]), event)
+                raise _failure(next(each for each in misfits if each.number == event.file), event)
             kept = replace_all(replacements, staging, keep)
     except NfpatchError as error:
         return [_left_alone(each, error) if each.is_misfit else each for each in group]
@@ -254,9 +263,9 @@ def _replaced(talk: Conversation, group: list[_Judged], keep: bool) -> list[_Jud
     return [replace(each, outcome=replace(each.outcome, backup=backups.get(each.number))) for each in group]
 
 
-def _failure(judged: _Judged, event: Mapping[str, Any]) -> BaseException:
+def _failure(judged: _Judged, event: Failed) -> BaseException:
     """Why a new file could not be written."""
     path = judged.file.path
-    if event["errno"] is not None:
-        return as_problem(OSError(event["errno"], os.strerror(event["errno"]), str(path)))
-    return _reason(path, event["detail"], "content")
+    if event.errno is not None:
+        return as_problem(OSError(event.errno, os.strerror(event.errno), str(path)))
+    return _reason(path, event.detail, "content")

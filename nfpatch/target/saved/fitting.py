@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+from collections.abc import Iterable
 from typing import Any
 
 from ..source import release
@@ -33,9 +34,11 @@ def built_like(saved: Any, model_class: type) -> Built:
         ) from error
 
 
-def misfit(model_class: type, saved: Any, built: Any, dead: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """The keys to drop and the keys to add, all declared dead. Raises Refusal where anything else does not fit."""
-    patterns = [pattern for each in model_class.__mro__ for pattern in dead.get(each.__name__, ())]
+def misfit(
+    model_class: type, saved: Any, built: Any, unused: dict[str, tuple[str, ...]]
+) -> tuple[list[str], list[str]]:
+    """The keys to drop and the keys to add, all declared unused. Raises Refusal where anything else does not fit."""
+    patterns = [pattern for each in model_class.__mro__ for pattern in unused.get(each.__name__, ())]
 
     def unexplained(keys: list[str]) -> list[str]:
         return [key for key in keys if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)]
@@ -57,9 +60,9 @@ def misfit(model_class: type, saved: Any, built: Any, dead: dict[str, list[str]]
     return dropped, added
 
 
-def missing_weights(model: str, keys: list[str]) -> str:
+def missing_weights(model: str | None, keys: Iterable[str]) -> str:
     """Why a file is refused that lacks what the model may need."""
-    return f"lacks keys that are not known to be dead in {model} of neuralforecast {release()}: {named(keys)}"
+    return f"lacks keys that are not known to be unused in {model} of neuralforecast {release()}: {named(keys)}"
 
 
 def shape_of(value: Any) -> Any:

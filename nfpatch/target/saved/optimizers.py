@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from .fitting import Built
 from .refusals import Refusal
 
 
-def optimizers_for(built: Built, saved: Any, dropped: list[str]) -> list[dict[str, Any]]:
+def optimizers_for(built: Built, saved: Any, dropped: Iterable[str]) -> list[dict[str, Any]]:
     """The states of the optimizers of a file, for the parameters that the instance has."""
     # a state lists parameters in the order in which the model does, buffers in between
     own = set(built.parameters) | set(dropped)
@@ -21,7 +22,7 @@ def moved_optimizer(optimizer: dict[str, Any], saved: list[str], built: list[str
 
     Its entries go by the position of a parameter among those of the model. `saved` and `built` are the names of the
     parameters, in order; `state` are the tensors of the model by name. A parameter that is new has no entry: optimizers
-    make it when the first gradient comes, which a dead parameter never sees.
+    make it when the first gradient comes, which an unused parameter never sees.
     """
     groups = optimizer["param_groups"]
     positions = [position for group in groups for position in group["params"]]

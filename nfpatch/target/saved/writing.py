@@ -1,10 +1,11 @@
-"""A file written anew, for the instance that the imported source builds, and read again."""
+"""A file written again, for the instance that the imported source builds, and read again."""
 
 from __future__ import annotations
 
 import collections
 from typing import Any
 
+from ..talk import SavedFile, Verdict
 from .classes import model_class_named
 from .fitting import built_like
 from .formats import saved_in
@@ -12,21 +13,21 @@ from .optimizers import optimizers_for
 from .refusals import Refusal, named
 
 
-def write_anew(file: dict[str, Any], verdict: dict[str, Any], path: str, trust: bool) -> None:
+def write_again(file: SavedFile, verdict: Verdict, path: str, trust: bool) -> None:
     """Writes a file that fits to a new path, reads it again and holds it against the old one.
 
     Raises Refusal where it cannot be made, or did not come out right.
     """
-    saved = saved_in(file["path"], trust)
-    model_class = model_class_named(verdict["model"])
+    saved = saved_in(file.path, trust)
+    model_class = model_class_named(verdict.model or "")
     assert model_class is not None, "the class was found before"
     built = built_like(saved, model_class)
-    saved.write(path, mended_state(saved.state, built.state), optimizers_for(built, saved, verdict["dropped"]))
+    saved.write(path, mended_state(saved.state, built.state), optimizers_for(built, saved, verdict.dropped))
     again = saved_in(path, trust)
     built_like(again, model_class).model.load_state_dict(again.state, strict=True)
     changed = [key for key in again.state if key in saved.state and not same_bits(again.state[key], saved.state[key])]
     if changed or len(again.optimizers) != len(saved.optimizers):
-        raise Refusal("did not come out right when it was written anew: " + named(changed or ["optimizer_states"]))
+        raise Refusal("did not come out right when it was written again: " + named(changed or ["optimizer_states"]))
 
 
 def mended_state(saved: Any, built: Any) -> Any:
