@@ -15,6 +15,8 @@ from .through_ray import NOT_SAID, two_trials_through_ray
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
+# Of the models that sample windows. Most take 1024, which is ten times as slow
+SMALL_BATCH = {"windows_batch_size": 32}
 # By which the second trial of a search makes a model of another shape. Of a recurrent one, the input size does not.
 OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
 # Options that are a class of torch, and where it is
@@ -31,8 +33,10 @@ def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any
         return search_of(case, max_steps, trainer, n_series)
     if case.model == "HINT":
         return reconciled_model_of(case, max_steps, trainer, n_series)
-    arguments = dict(SMALL_SIZES, loss=loss_of(case), **{**trainer(), **case_arguments(case, max_steps)})
-    if "n_series" in inspect.signature(model_class.__init__).parameters:
+    known = inspect.signature(model_class.__init__).parameters
+    sizes = {**SMALL_SIZES, **{name: size for name, size in SMALL_BATCH.items() if name in known}}
+    arguments = {**sizes, "loss": loss_of(case), **trainer(), **case_arguments(case, max_steps)}
+    if "n_series" in known:
         arguments["n_series"] = n_series
     if case.model == "TimeLLM":
         arguments.update(language_model_arguments())
@@ -87,7 +91,7 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
         other_shapes = {}
 
     def constant() -> dict[str, Any]:
-        of_all = {"n_series": n_series, "val_check_steps": 1}  # a trial must come to be validated
+        of_all = {"n_series": n_series, "val_check_steps": 1, **SMALL_BATCH}  # a trial must come to be validated
         of_trainer = {name: value for name, value in trainer().items() if not through_ray or name not in NOT_SAID}
         of_model = {name: value for name, value in of_all.items() if name in known}
         return {**of_model, **sizes, **of_trainer, **case_arguments(case, max_steps)}
