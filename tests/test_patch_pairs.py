@@ -26,7 +26,8 @@ from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import Source
 from nfpatch.patching.survey import survey
 from nfpatch.proof.prove import ProofRequest, agenda_for
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import run_proof
+from nfpatch.proof.verdict import ProofCase
 
 NEWEST = RELEASES[-1]
 

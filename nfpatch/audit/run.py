@@ -14,7 +14,8 @@ from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.installs.find import Install, module_file
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 # Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes
 # them with probability 1/1024; the seed is fixed, so that two audits of a release find the same.

@@ -17,8 +17,8 @@ from nfpatch.patching.plan import fitting, original_with, originals_of, wanted_b
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
 from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
-from nfpatch.proof.verdict import Expectation, Launcher, Strategy
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import Expectation, Launcher, ProofCase, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has an unused output
 # layer of its own with losses of several outputs.

@@ -25,8 +25,8 @@ from nfpatch.engine.report import (
 )
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
-from nfpatch.proof.verdict import Launcher
+from nfpatch.proof.runner import ProofEvent, ProofReport
+from nfpatch.proof.verdict import CaseResult, Launcher, ProofCase
 
 STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "one process"}
 # The title of the section of what no fit shows

@@ -26,28 +26,9 @@ from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
 from nfpatch.proof.ranks import Rank, ranks_of_fit
-from nfpatch.proof.verdict import (
-    CaseResult,
-    Expectation,
-    ProofCase,
-    result_of_fits,
-    result_without_fits,
-)
+from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_fits, result_without_fits
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, TrainSpec, encode
-
-__all__ = [
-    "CaseResult",
-    "Expectation",
-    "ProofCase",
-    "ProofEvent",
-    "ProofReport",
-    "RunOptions",
-    "Source",
-    "Stack",
-    "probe",
-    "run_proof",
-]
 
 # TorchDistributor came with Spark 3.4
 FIRST_PYSPARK = "pyspark>=3.4,<4"

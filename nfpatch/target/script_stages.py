@@ -8,16 +8,14 @@ from dataclasses import replace
 from typing import Any, Callable
 
 from . import training_stages
-from .comparing import seed_everything
+from .comparing import seed_everything, start_from, weights_of
 from .events import CaseFinished, CaseSpec
-from .models import EARLY_STOPPING
+from .models import EARLY_STOPPING, OTHER_SHAPES, trained_model_of
+from .observing import is_multivariate
 from .outcomes import Differs, message_of
 from .saving import load, save
 from .script import Script, cut_of, one_process
-from .script_on_spark import fit_from_weights, predict_on_spark
-from .searched import attempts_of
 from .session import Session
-from .stopping import stop_early
 
 # A validation loss is a sum over series, and the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
@@ -80,7 +78,7 @@ def validate(script: Script) -> None:
     if options.get("val_monitor") != "train_loss":  # which is that of the windows that were drawn
         compare_losses(script)
     if EARLY_STOPPING in options:
-        stop_early(script)
+        training_stages.stop_early(script)
 
 
 def compare_losses(script: Script) -> None:
@@ -150,12 +148,60 @@ def search(script: Script) -> None:
             raise Differs(f"has tried {own}; rank 0, {other}")
 
 
+def attempts_of(results: Any) -> list[str]:
+    """Each trial of Optuna's study or of ray's results, as this rank knows it, and the best."""
+    if hasattr(results, "trials"):
+        trained = [searched_in(trial.user_attrs["ALL_PARAMS"]) for trial in results.trials]
+        tried = [
+            f"{trial.number}: {trial.params}, loss {trial.value}, trained with {arguments}"
+            for trial, arguments in zip(results.trials, trained)
+        ]
+        return [*tried, f"the best is {results.best_trial.number}"]
+    tried = [f"{searched_in(result.config)}, loss {result.metrics['loss']}" for result in results]
+    return [*tried, f"the best is {searched_in(results.get_best_result().config)}"]
+
+
+def searched_in(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a model, those that are searched."""
+    return {name: arguments[name] for name in ("learning_rate", *OTHER_SHAPES) if name in arguments}
+
+
 def fit_again(script: Script) -> None:
     """`fit` once more. The evidence is of the second fit."""
     if script.is_on_spark:
         fit_from_weights(script)
     else:
         script.fit(script.forecaster)
+
+
+def predict_on_spark(script: Script) -> None:
+    """`predict` on Spark, compared with what one process predicts for the series that were predicted together.
+
+    The last bits of a forecast depend on how many are made at once.
+    """
+    import pandas
+
+    found, together = script.session.spark.predict(script.forecaster, script.case)
+    past = script.data.past
+    if is_multivariate(trained_model_of(script.forecaster)):
+        together = [past["unique_id"].unique().tolist()]
+    with one_process(script.forecaster, script.spec) as forecaster:
+        expected = [forecaster.predict(df=past[past["unique_id"].isin(ids)]) for ids in together]
+    frames = [frame if "unique_id" in frame.columns else frame.reset_index() for frame in expected]
+    script.compare(found, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
+
+
+def fit_from_weights(script: Script) -> None:
+    """`fit` of a model that has been trained, which keeps its weights at a learning rate of zero."""
+    import torch
+
+    forecaster = script.made(script.together, learning_rate=0.0)
+    start_from(trained_model_of(forecaster), script.weights)
+    script.fit(forecaster)
+    found = weights_of(trained_model_of(forecaster))
+    other = [name for name in found if not torch.equal(found[name], script.weights[name])]
+    if other:
+        raise Differs(f"fit has not started from {len(other)} of {len(found)} weights that the model had")
 
 
 STAGES: dict[str, Callable[[Script], None]] = {

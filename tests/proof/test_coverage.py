@@ -9,8 +9,8 @@ import pytest
 from nfpatch.catalog import Case
 from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.report import coverage_in_words, required_in_words, verdict_of
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofReport
-from nfpatch.proof.verdict import result_without_fits
+from nfpatch.proof.runner import ProofReport
+from nfpatch.proof.verdict import CaseResult, ProofCase, result_without_fits
 
 ASIDE, NAMED = Unproved("aside", "it has no cases"), Unproved("named", "it takes --thorough", is_named=True)
 

@@ -21,7 +21,8 @@ from nfpatch.catalog import Case
 from nfpatch.engine.launch import Nodes
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.proof.report import conditions_of
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import ProofCase
 
 __all__ = ["mark", "package"]  # fixtures
 

@@ -24,7 +24,8 @@ from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 pytestmark = [
     pytest.mark.ddp,
@@ -474,7 +475,8 @@ import sys
 from pathlib import Path
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import ProofCase
 
 folder = Path(sys.argv[2])
 

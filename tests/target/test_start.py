@@ -18,7 +18,8 @@ from support import environment
 from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
-from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import ProofCase
 from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
 
