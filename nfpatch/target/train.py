@@ -46,11 +46,11 @@ from .events import (
     encode,
 )
 from .outcomes import outcome_of
+from .plain_fit import train
 from .process import end_with_parent, redirect_output
 from .script_stages import go_on_after, run
 from .session import Session
 from .source import import_neuralforecast
-from .stages import compare, fit, journey_of, predict
 from .trainer import backend_for
 from .world import World, assembled, rank_of
 
@@ -107,14 +107,6 @@ def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def train(case: CaseSpec, session: Session) -> None:
-    """Takes one case through its stages."""
-    journey = journey_of(case, session)
-    fit(journey)
-    if case.forecast:
-        compare(journey, predict(journey))
 
 
 def events_of_other_nodes(ranks: list[RankInfo], spec: TrainSpec) -> dict[int, EventFile]:
