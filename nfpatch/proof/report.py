@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +11,8 @@ from typing import Callable, Optional
 import click
 
 from nfpatch.console import count, print_install, unified_diff
+from nfpatch.engine.facts import listed
 from nfpatch.engine.report import (
-    WIDTH,
     Document,
     Item,
     Progress,
@@ -115,10 +113,8 @@ def print_report(install: Install, report: ProofReport, verbose: bool = False) -
             print_item(replace(item, lines=(f"{item.outcome}: as above",)) if is_known else item, widths_of(items))
             shown.add(item.detail)
     click.echo()
-    for line in document.notes:
-        click.echo(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
-    for line in (*([conditions_of(report)] if report.cases else []), *document.verdict):
-        click.echo(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+    for line in (*document.notes, *([conditions_of(report)] if report.cases else []), *document.verdict):
+        print_sentence(line)
 
 
 def items_of_patches(report: ProofReport) -> list[Item]:
@@ -268,15 +264,7 @@ def _success_of(result: CaseResult) -> str:
 
 def _without_gradient(result: CaseResult) -> str:
     number = count(len(result.unused_parameters), "parameter", "parameters")
-    return f"{number} without a gradient ({_shortened(result.unused_parameters)})"
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """Up to three names as they are; more by what they have in common."""
-    if len(names) <= 3:
-        return ", ".join(names)
-    common = os.path.commonprefix(list(names))  # noqa: RUF071 - of names, not of paths
-    return f"{common}*" if common else f"{names[0]}, ..."
+    return f"{number} without a gradient ({listed(result.unused_parameters)})"
 
 
 def conditions_of(report: ProofReport) -> str:
