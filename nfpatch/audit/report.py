@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import click
 
 from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, TrainingCheck, outcome_of
 from nfpatch.console import count, print_install
-from nfpatch.engine.report import WIDTH, Progress
+from nfpatch.engine.report import Progress, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.proof.runner import ProofEvent
 
@@ -60,7 +59,7 @@ def print_report(install: Install, report: AuditReport) -> None:
     _print_failed(report.cells)
     click.echo()
     for sentence in sentences_of(report):
-        _print_wrapped(sentence, "")
+        print_sentence(sentence)
 
 
 def _print_row(name: str, cells: Sequence[Cell]) -> None:
@@ -86,10 +85,10 @@ def _print_unused(cells: Sequence[Cell]) -> None:
     for parameters, where in models.items():
         names = next(iter(where)) if len(where) == 1 else f"{len(where)} models"
         click.secho(f"\n{names}: {count(len(parameters), 'parameter', 'parameters')} without a gradient", bold=True)
-        _print_wrapped(_shortened(parameters, ", "), "  ")
-        _print_wrapped(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
+        print_sentence(_shortened(parameters, ", "), "  ")
+        print_sentence(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
         if len(where) > 1:
-            _print_wrapped(f"of {', '.join(where)}", "    ")
+            print_sentence(f"of {', '.join(where)}", "    ")
 
 
 def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
@@ -113,7 +112,7 @@ def _print_failed(cells: Sequence[Cell]) -> None:
     if configs:
         click.secho("\nNot known, because the fit failed", bold=True)
     for (name, reason), where in configs.items():
-        _print_wrapped(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
+        print_sentence(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
 
 
 def _shortened(words: Sequence[str], separator: str) -> str:
@@ -169,9 +168,3 @@ def _sentences_of_training(check: TrainingCheck) -> list[str]:
     if check.not_known:
         sentences.append(f"That is not known of {', '.join(check.not_known)}: a fit failed.")
     return sentences
-
-
-def _print_wrapped(text: str, margin: str) -> None:
-    wrapper = textwrap.TextWrapper(WIDTH, initial_indent=margin, subsequent_indent=margin + "  " * bool(margin))
-    wrapper.break_long_words = wrapper.break_on_hyphens = False
-    click.echo(wrapper.fill(text))
