@@ -222,21 +222,17 @@ def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], car
     where they can be had of them.
     """
     catalog = found.catalog
-    required = {patch_id for patch_id in catalog.with_required(fit.case.requires) if _is_of_use(found, patch_id)}
+    brought = catalog.select([*catalog.with_required(fit.case.requires)])
+    required = {patch.id for patch in brought if found.status_of(patch).state != "not-needed"}
     if fit.source == "released":
         on_purpose = {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
         is_compared = any(other.like == fit.id for other in fits)
         missing = (required | (on_purpose if is_compared else set())) - {fit.patch}
         return replace(fit, requires=tuple(sorted(missing)))
     missing = required - carried
-    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
+    asks_all_ranks = fit.strategy == "strict-ddp" and fit.forecast is not None
+    is_together = asks_all_ranks and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
     return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
-
-
-def _is_of_use(found: Survey, patch_id: str) -> bool:
-    """Whether this release has the bug of a patch."""
-    (patch,) = found.catalog.select([patch_id])
-    return found.status_of(patch).state != "not-needed"
 
 
 def _tree_of(
@@ -259,11 +255,6 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
     # On Spark the losses are those of whatever series the first rank got
     like = None if fit.like is None or launcher == "spark" else f"{fit.like}/{launcher}"
     return replace(fit, id=f"{fit.id}/{launcher}", like=like, launcher=launcher)
-
-
-def _asks_all_ranks(fit: ProofCase) -> bool:
-    """Whether what is trained is patched, and by all ranks, and makes forecasts."""
-    return fit.source != "released" and fit.strategy == "strict-ddp" and fit.forecast is not None
 
 
 def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:

@@ -253,6 +253,7 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     """
     if case.like is None:
         return None
+    is_bit_equal = case.strategy == "single-process" or len(fits) <= 2
     for rank, fit in enumerate(fits):
         if fit.comparison is None:
             return f"rank {rank}: was not compared with {case.like}"
@@ -260,18 +261,13 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
             unclaimed = [name for name in names if not _is_claimed(name, case.unused_parameters)]
             if unclaimed:
                 return f"rank {rank}: {what}, but not claimed by the patch: {', '.join(unclaimed)}"
-        if _is_bit_equality_due(case, fits) and not _is_alike(fit):
+        if is_bit_equal and not _is_alike(fit):
             different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts or losses"
             return (
                 f"rank {rank}: does not end as {case.like} does, by up to {fit.comparison.largest:.3g}; "
                 f"different are {different}"
             )
     return None
-
-
-def _is_bit_equality_due(case: ProofCase, fits: Sequence[CaseFinished]) -> bool:
-    """Whether the arithmetic of both fits is the same to the last bit."""
-    return case.strategy == "single-process" or len(fits) <= 2
 
 
 def _is_alike(fit: CaseFinished) -> bool:
@@ -290,11 +286,6 @@ def _matches_reference(case: ProofCase, fits: Sequence[CaseFinished], outcome: O
 def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
     """Whether one of the patterns matches the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _equal_weights(fits: Sequence[CaseFinished]) -> bool:
-    """Whether all ranks ended with the same bits in their parameters."""
-    return len({fit.digest for fit in fits}) == 1 and all(fit.digest for fit in fits)
 
 
 def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
@@ -316,7 +307,7 @@ def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok:
         backend=trained[0].backend if trained else None,
         steps=min((fit.steps for fit in trained), default=None),
         finite_loss=all(fit.finite_loss for fit in trained) if trained else None,
-        equal_weights=_equal_weights(fits) if outcome == "pass" else None,
+        equal_weights=len({fit.digest for fit in fits}) == 1 and bool(fits[0].digest) if outcome == "pass" else None,
         parameters=trained[0].parameters if trained else None,
         strategy=case.strategy,
         forecast_shape=fits[0].forecast_shape if fits else None,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from . import on_spark
-from .comparing import FitEnd, compared, frozen_in, seed_everything, start_from, weights_of
+from .comparing import FitEnd, compared, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
 from .events import CaseSpec
 from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
@@ -38,7 +38,8 @@ def train(case: CaseSpec, session: Session) -> None:
         return
     forecasts = predict(forecaster, data, case, session)
     evidence, last = session.observation.evidence, trained_model_of(forecaster)
-    session.fitted[case.id] = FitEnd(first, weights_of(last), frozen_in(last), evidence.losses, forecasts)
+    frozen = tuple(name for name, parameter in last.named_parameters() if not parameter.requires_grad)
+    session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, evidence.losses, forecasts)
     if case.like is not None:
         evidence.comparison = compared(session.fitted[case.id], session.fitted[case.like])
 

@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 from . import training_stages
 from .comparing import seed_everything, start_from, weights_of
-from .events import CaseFinished, CaseSpec
+from .events import CaseSpec
 from .models import EARLY_STOPPING, OTHER_SHAPES, trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs, message_of
@@ -54,12 +54,6 @@ def script_of(case: CaseSpec, session: Session) -> Script:
     return script
 
 
-def go_on_after(finished: list[CaseFinished], session: Session) -> None:
-    """Lets go of all scripts where a rank has not come through its case: the ranks must go on alike."""
-    if any(one.outcome != "pass" for one in finished):
-        session.scripts.clear()
-
-
 def refusal_alone(case: CaseSpec, session: Session) -> str | None:
     """The words of the error that the script ends with in this process alone; None if it does not.
 
@@ -83,9 +77,10 @@ def validate(script: Script) -> None:
 
 def compare_losses(script: Script) -> None:
     """The validation losses of unchanged weights."""
+    known = inspect.signature(type(trained_model_of(script.forecaster)).__init__).parameters
+    options = {"val_check_steps": 1} if "val_check_steps" in known else {}
 
     def losses(trainer: Callable[[], dict[str, Any]]) -> list[float]:
-        options = {"val_check_steps": 1} if script.has_option("val_check_steps") else {}
         forecaster = script.still(trainer, **options)
         script.evidence_now.validated = ()
         script.fit(forecaster, is_watched=trainer != script.alone)

@@ -48,7 +48,7 @@ from .events import (
 from .outcomes import outcome_of
 from .plain_fit import train
 from .process import end_with_parent, redirect_output
-from .script_stages import go_on_after, run
+from .script_stages import run
 from .session import Session
 from .source import import_neuralforecast
 from .trainer import backend_for
@@ -155,7 +155,8 @@ def main(spec_path: str) -> NoReturn:
             finished_by = [finished]
             if not spec.dealt:
                 finished_by = [decode(CaseFinished, each) for each in world.gather(encode(finished))]
-            go_on_after(finished_by, session)
+            if any(each.outcome != "pass" for each in finished_by):  # the ranks must go on alike
+                session.scripts.clear()
             for number, events_elsewhere in elsewhere.items():
                 events_elsewhere.write(finished_by[number])
     for events_elsewhere in elsewhere.values():
