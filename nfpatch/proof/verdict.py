@@ -203,7 +203,8 @@ def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallF
     is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and differences is not None
     found = differences if is_wrong_number else first_finding(facts)
     if found is None:
-        detail = "every rank got what one process gets" if case.expect == "wrong" else ""
+        detail = f"no fault shows on {facts.world_size} ranks: each got what one process gets"
+        detail = detail if case.expect == "wrong" else ""
         return _result(case, fits, "pass", ok=not detail, detail=detail)
     return _result(case, fits, found.outcome, ok=found.outcome == case.expect == "wrong", detail=found.detail)
 
