@@ -8,11 +8,10 @@ from typing import Any
 
 from ..source import release
 from ..talk import MigrateSpec, SavedFile, Verdict
-from .classes import NOT_BUILT, WRAPPER, model_class_named, model_classes
-from .fitting import built_like, misfit, missing_weights
+from .fitting import NOT_BUILT, WRAPPER, built_like, misfit, missing_weights, model_class_named, model_classes
 from .formats import Safetensors, saved_in
-from .optimizers import optimizers_for
 from .refusals import Refusal, named
+from .writing import optimizers_for
 
 
 def judge(file: SavedFile, spec: MigrateSpec) -> Verdict:
