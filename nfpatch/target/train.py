@@ -48,9 +48,9 @@ from .events import (
 from .outcomes import outcome_of
 from .plain_fit import train
 from .process import end_with_parent, redirect_output
-from .script_stages import run
 from .session import Session
 from .source import import_neuralforecast
+from .stages import run
 from .trainer import backend_for
 from .world import World, assembled, rank_of
 

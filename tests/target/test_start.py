@@ -150,7 +150,7 @@ def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, p
 def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
     train, migrate = (own_modules(target.run(program, LOOK)) for program in PROGRAMS)
 
-    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("process", "source"))}
+    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("events", "process", "source"))}
     assert train & migrate == shared
     assert "nfpatch_target.train" in train
     assert "nfpatch_target.saved.judging" in migrate
