@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Callable
+from unittest import mock
 
 from . import on_spark
 from .comparing import compare_frames, seed_everything, start_from, weights_of
@@ -143,9 +144,5 @@ def cut_of(case: CaseSpec, n_series: int) -> int:
 def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
     """The forecaster, for a while as if it had been trained and asked in this process alone."""
     model = trained_model_of(forecaster)
-    kept = model.trainer_kwargs
-    model.trainer_kwargs = arguments_less_processes(kept, spec)
-    try:
+    with mock.patch.object(model, "trainer_kwargs", arguments_less_processes(model.trainer_kwargs, spec)):
         yield forecaster
-    finally:
-        model.trainer_kwargs = kept
