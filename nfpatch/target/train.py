@@ -80,23 +80,22 @@ def run_source(
 
     A failed import is the outcome of all of them.
     """
+    failure = None
     try:
         session.package = import_neuralforecast(session.spec.trees[tree], base_path)
+        events.write(SourceImported(getattr(session.package, "__file__", None), tree))
     except Exception as error:
         failure = error
 
-        def fail() -> NoReturn:
+    def take(case: CaseSpec) -> None:
+        if failure is not None:
             raise failure
+        (train if case.stage == "fit" else run)(case, session)
 
-        for case in cases:
-            session.world.enter(case.id)
-            yield run_case(case, fail, session, events)
-        return
-    events.write(SourceImported(getattr(session.package, "__file__", None), tree))
     for case in cases:
-        if not session.spec.dealt or is_taken(case, session.spec):
+        if failure is not None or not session.spec.dealt or is_taken(case, session.spec):
             session.world.enter(case.id)
-            yield run_case(case, partial(run if case.stage != "fit" else train, case, session), session, events)
+            yield run_case(case, partial(take, case), session, events)
 
 
 def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
