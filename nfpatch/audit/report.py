@@ -10,7 +10,7 @@ from typing import Callable
 
 import click
 
-from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, TrainingCheck, outcome_of
+from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, CellOutcome, TrainingCheck, outcome_of
 from nfpatch.console import count, print_install
 from nfpatch.engine.report import Progress, print_sentence
 from nfpatch.installs.find import Install
@@ -24,7 +24,7 @@ _SHOWN = 3
 def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
     """What `audit` shows while it runs: each model when its last cell is done, and on a terminal a live line."""
     left = Counter(cell.model for cell in agenda.cells)
-    outcomes: Counter[tuple[str, Outcome]] = Counter()
+    outcomes: Counter[tuple[str, CellOutcome]] = Counter()
     with Progress(len(agenda.cells)) as shown:
 
         def show(event: ProofEvent) -> None:

@@ -22,7 +22,7 @@ from nfpatch.proof.verdict import CaseResult, ProofCase
 STEPS = 10
 PROCESSES = 2
 
-Outcome = Literal["clean", "unused", "error"]
+CellOutcome = Literal["clean", "unused", "error"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cell:
     """
 
     case: Case
-    outcome: Outcome
+    outcome: CellOutcome
     unused_parameters: tuple[str, ...]
     detail: str
     refused: bool
@@ -244,7 +244,7 @@ def _trained(
     )
 
 
-def outcome_of(result: CaseResult) -> Outcome:
+def outcome_of(result: CaseResult) -> CellOutcome:
     """What the fit of a cell says of it. Where it failed at a later step, the earlier ones have told all the same."""
     if result.outcome == "unused-parameters" or result.unused_parameters:
         return "unused"

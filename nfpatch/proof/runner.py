@@ -25,7 +25,7 @@ from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running,
 from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
-from nfpatch.proof.ranks import Rank, ranks_of_fit
+from nfpatch.proof.ranks import ReportingRank, ranks_of_fit
 from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_fits, result_without_fits
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, TrainSpec, encode
@@ -161,7 +161,7 @@ def run_proof(
         check_that_spark_starts(stack, python)
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
-    reporting: Rank | None = None
+    reporting: ReportingRank | None = None
     while len(finished) < len(cases):
         left = [case for case in cases if case.id not in finished]
         left = [case for case in left if case.launcher == left[0].launcher]
@@ -227,7 +227,7 @@ class _Proof:
         self.reports = folder / "reports"
         self.world_size = options.nodes.nnodes * options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
-        self.ranks = [Rank(number, self.reports) for number in range(reporting)]
+        self.ranks = [ReportingRank(number, self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
