@@ -81,8 +81,8 @@ class ProofReport:
     @property
     def patches(self) -> tuple[str, ...]:
         """The ids of the patches in question, in the order of the cases; those without a case come last."""
-        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None)
-        return (*shown, *(patch.id for patch in self.coverage.unproved))
+        shown = [case.patch for case in self.cases if case.patch is not None]
+        return tuple(dict.fromkeys([*shown, *(patch.id for patch in self.coverage.unproved)]))
 
     @property
     def proved(self) -> tuple[str, ...]:

@@ -53,6 +53,15 @@ def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> Non
         assert patch_id in line
 
 
+def test_what_the_released_source_alone_shows_is_no_proof_of_a_patch() -> None:
+    cases = (result("one", source="released"),)
+    coverage = Coverage((Unproved("one", "only the released source was run"),))
+    report = ProofReport(True, None, None, None, None, None, 0.0, cases, coverage=coverage)
+    assert report.shows_faults_only
+    assert (report.proved, report.patches) == ((), ("one",))
+    assert not replace(report, cases=(*cases, result("one"))).shows_faults_only
+
+
 def test_what_the_sources_of_a_configuration_carry_besides_is_told() -> None:
     required = ("multivariate-all-series",)
     alone = [result("one", source="released"), result("one", source="installed")]
