@@ -25,10 +25,12 @@ from releases import CACHE, RELEASES, unpack
 
 from nfpatch.audit.run import agenda_for
 from nfpatch.catalog import Case, load_catalog, specifier_contains
+from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")

@@ -191,7 +191,7 @@ def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path
     assert document["changed"] == [MLP]
     fits = {(case["source"], case["strategy"]): case for case in document["proof"]["cases"] if case["patch"]}
     assert fits["released", "strict-ddp"]["unused_parameters"] == ["gate.weight", "gate.bias"]
-    assert fits["patched", "strict-ddp"]["equal_to_like"] is True
+    assert fits["patched", "strict-ddp"]["matches_reference"] is True
     assert document["proof"]["ok"] is True
 
 
