@@ -131,11 +131,15 @@ def document_of(install: Install, script: Script, report: RehearsalReport) -> Do
 def lines_of(stage: Stage) -> list[str]:
     """What is wrong with a call and what fixes it, and what is worth knowing of it."""
     lines = [] if stage.ok else [f"{stage.outcome}: {stage.detail}"]
+    if stage.why:
+        lines.append(f"why it matters: {stage.why}")
     if stage.patches:
         lines.append(f"fixed by: nfpatch apply {' '.join(stage.patches)}")
-    elif stage.is_sought:
-        lines.append(f"No patch of the catalog is known for it; {_PAGE} tells how to go on.")
-    return [*lines, *stage.notes]
+    lines += stage.remedy
+    if stage.observed:
+        lines.append(f"No patch of the catalog is known for it; {_PAGE} says how to go on. For an issue:")
+        lines += [f"    {line}" for line in stage.observed]
+    return [*lines, *(f"note: {note}" for note in stage.notes)]
 
 
 def verdict_of(report: RehearsalReport) -> list[str]:

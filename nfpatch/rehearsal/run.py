@@ -23,7 +23,7 @@ from nfpatch.engine.sources import Source, build_source, missing_patches, tree_o
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.patching.survey import Survey
 from nfpatch.rehearsal.records import Records
-from nfpatch.rehearsal.verdict import Stage, stages_of
+from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode
 
@@ -138,7 +138,9 @@ def rehearse(
         records = Records(folder / "notes")
         records.folder.mkdir()
         trials = None if max_steps is None else TRIALS
-        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials)
+        known = known_patches(found, source)
+        functions = tuple(sorted({name for names in known.functions.values() for name in names}))
+        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials, functions)
         (folder / "spec.json").write_text(json.dumps(encode(specification)), encoding="utf-8")
         program = Program(
             python=runnable(install.python),
@@ -152,7 +154,7 @@ def rehearse(
             ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
         records.read()
         _check_source(records.source, expected or install.root)
-        stages = stages_of(records, devices, missing_patches(found, source), ended)
+        stages = stages_of(records, devices, known, ended)
         places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
     return RehearsalReport(
@@ -170,6 +172,20 @@ def rehearse(
         tail=tail,
         seconds=time.monotonic() - begin,
     )
+
+
+def known_patches(found: Survey, source: Source) -> Known:
+    """What is known of the patches for this release and source."""
+    useful = missing_patches(found, "released")
+    functions = {
+        patch.id: [
+            f"{file}:{change.where}"
+            for file, rewrite in found.variant_of(patch).rewrites.items()
+            for change in rewrite.changes
+        ]
+        for patch in useful
+    }
+    return Known(missing_patches(found, source), useful, functions)
 
 
 def last_words_of(printed: str) -> str:

@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "On the GPUs the script hangs there, until the time-out of the process group (half an hour by default)."
+
 # By call, the stage of the catalog's cases that shows its hang
 STAGES = {
     "predict": "load",  # and predict, which alone also shows how multivariate models have been trained

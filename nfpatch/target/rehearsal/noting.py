@@ -11,6 +11,7 @@ from ..event_file import EventFile
 from ..events import RehearsalSpec, decode
 from ..process import print_stack_when_asked
 from . import VARIABLE
+from .line_trace import LineTrace
 
 # The rank that a process of the rehearsal is, for those that it starts: they are no ranks unless they have another.
 RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
@@ -36,6 +37,8 @@ class Notes:
         self.is_alone = False  # while one process is asked for what it gives
         self.trains_alone = False  # and while it is to train for that
         self.calls: list[str] = []  # under way, the outermost first
+        self.trace = LineTrace()
+        self.replaced: set[Any] = set()  # what was recorded of methods that the script replaces
         self._next = 0
         self._pid = os.getpid()
         self._file: tuple[int, EventFile] | None = None
@@ -71,6 +74,7 @@ class Notes:
         self.calls.append(name)
         if len(self.calls) > 1 or not self.is_main or self.is_alone:
             return None
+        self.trace.stop()
         number, self._next = self._next, self._next + 1
         os.environ[CALL_VARIABLE] = f"{number}.-1"
         return number
@@ -80,6 +84,7 @@ class Notes:
         self.calls.pop()
         if not self.calls and self.is_main and not self.is_alone:
             os.environ.pop(CALL_VARIABLE, None)
+            self.trace.start()
 
     def begin_training(self) -> None:
         """Counts a training of the call under way."""

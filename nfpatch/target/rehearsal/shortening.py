@@ -8,7 +8,8 @@ import sys
 from types import ModuleType
 from typing import Any, Callable
 
-from ..events import OptionOverridden
+from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
+from ..outcomes import message_of
 from ..pretended.pretended_gpus import pretend
 from .noting import Notes
 
@@ -69,12 +70,49 @@ def is_search(model: Any) -> bool:
     return hasattr(model, "num_samples") and hasattr(model, "config")
 
 
+def is_for_one_device(strategy: Any) -> bool:
+    """Whether a strategy is an object that works on one device only, as one of Lightning's or of the user's own."""
+    from pytorch_lightning import strategies
+
+    return isinstance(strategy, strategies.Strategy) and not isinstance(strategy, strategies.ParallelStrategy)
+
+
+def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
+    """Lets the strategy of a trainer have its own accelerator and device, in place; what was changed, in words.
+
+    neuralforecast itself adds an accelerator and all devices where there are GPUs. What another trainer has made of a
+    strategy stays.
+    """
+    strategy: Any = arguments.get("strategy")
+    if not hasattr(strategy, "_lightning_module") or strategy._lightning_module is not None:
+        return []
+    changes = []
+    if strategy._accelerator is not None and arguments.get("accelerator") is not None:
+        changes.append("accelerator={!r} is left out, as the strategy has one".format(arguments.pop("accelerator")))
+    if is_for_one_device(strategy):
+        if arguments.get("devices", 1) != 1:
+            changes.append("devices={!r} is 1, as the strategy is for one device".format(arguments["devices"]))
+        arguments["devices"] = 1
+    elif getattr(strategy, "parallel_devices", None):
+        changes.append("the devices of the strategy are left out")
+        strategy.parallel_devices = None
+    return changes
+
+
 def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
-    """Sets the devices of a trainer, in place; what was changed, in words."""
-    count, changes = notes.spec.devices, []
-    if arguments.get("accelerator") not in (*ON_GPUS, "cpu"):
-        changes.append("accelerator={!r} is taken for a GPU".format(arguments["accelerator"]))
+    """Sets the devices of a trainer, in place; what was changed, in words.
+
+    An accelerator that is an object stays, and so does that of a strategy, beside which there must be no other. A
+    strategy for one device keeps it.
+    """
+    count = notes.spec.devices
+    accelerator = arguments.get("accelerator")
+    changes = suited_to_strategy(arguments)
+    if isinstance(accelerator, str) and accelerator not in (*ON_GPUS, "cpu"):
+        changes.append(f"accelerator={accelerator!r} is taken for a GPU")
         arguments["accelerator"] = "gpu"
+    if is_for_one_device(arguments.get("strategy")):
+        return changes
     for name in [name for name in ("devices", "gpus", "num_processes") if arguments.get(name) is not None]:
         asked = arguments[name]
         is_all = asked in EVERY_DEVICE if not isinstance(asked, (list, tuple)) else False
@@ -121,7 +159,8 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for a strategy that no CPU process can follow.
     """
-    shorter, changes = dict(arguments), []
+    shorter = dict(arguments)
+    changes = suited_to_strategy(shorter)
     refuse_without_gpus(shorter.get("strategy"))
     steps = notes.spec.max_steps
     if steps is not None:
@@ -142,6 +181,9 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
         changes.append("sync_batchnorm is off, as the CPU has none")
         shorter["sync_batchnorm"] = False
     strategy: Any = shorter.get("strategy")
+    if is_for_one_device(strategy) and not notes.is_alone:
+        number, _ = notes.place()
+        notes.write(OneDeviceOnly(number, type(strategy).__name__))
     if getattr(strategy, "_process_group_backend", None) not in (None, "gloo"):
         changes.append(f"process_group_backend={strategy._process_group_backend!r} is 'gloo'")
         strategy._process_group_backend = "gloo"
@@ -166,6 +208,19 @@ def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in arguments.items() if name not in less}, **own, **quiet}
 
 
+def make_for_one_device(notes: Notes, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]) -> None:
+    """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
+    own = {name: value for name, value in arguments.items() if name != "strategy" or not isinstance(value, str)}
+    for name in ("devices", "gpus", "num_processes"):
+        if own.get(name) == notes.spec.devices:
+            own[name] = 1
+    number, _ = notes.place()
+    try:
+        begin(trainer.__new__(trainer), **own)
+    except Exception as error:
+        notes.write(ReferenceMade(number, error=message_of(error)[:1000], needs_gpus=True))
+
+
 def wrap_trainer(notes: Notes, trainer: Any, watcher: Callable[[], Any]) -> None:
     """Makes each trainer of neuralforecast's a shortened and watched one, or one of this process alone."""
     begin = trainer.__init__
@@ -176,7 +231,12 @@ def wrap_trainer(notes: Notes, trainer: Any, watcher: Callable[[], Any]) -> None
             arguments = for_one_process(shortened(notes, arguments))
         elif notes.calls:
             arguments = shortened(notes, arguments)
-        begin(self, *positional, **arguments)
+        try:
+            begin(self, *positional, **arguments)
+        except Exception:
+            if notes.calls and not notes.is_alone and notes.is_main and notes.rank == 0:
+                make_for_one_device(notes, trainer, begin, arguments)
+            raise
         if notes.calls and not notes.is_alone:
             # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
             self.callbacks = [watcher(), *self.callbacks]

@@ -6,10 +6,11 @@ import functools
 from typing import Any
 
 from ..comparing import weights_of
-from ..events import TrainingObserved, TrainingStarted
+from ..events import OwnLayersUnused, TrainingObserved, TrainingStarted
 from ..observing import Observation, digest_of, observer_class
 from . import alone
 from .noting import Notes, notes_of_environment
+from .own_code import own_layers
 
 
 def wrap_fit(notes: Notes, trainer_class: Any) -> None:
@@ -41,6 +42,8 @@ def watcher(notes: Notes | None = None) -> Any:
     own = notes_of_environment() if notes is None else notes  # in a process that has just been made
 
     class Watcher(observer_class()):
+        layers: tuple[Any, ...] = ()  # those of the user's own that were recorded as unused
+
         def __reduce__(self) -> Any:
             return watcher, ()
 
@@ -66,7 +69,9 @@ def watcher(notes: Notes | None = None) -> Any:
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
             find_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters")
-            event = TrainingStarted(*own.place(), type(module).__name__, trainer.world_size, find_unused)
+            bases = [each.__name__ for each in type(module).__mro__ if each.__module__.startswith("neuralforecast.")]
+            name = type(module).__name__
+            event = TrainingStarted(*own.place(), name, trainer.world_size, find_unused, tuple(bases))
             own.write(event, trainer.global_rank)
 
         def validation_loss(self, trainer: Any) -> float | None:
@@ -75,6 +80,10 @@ def watcher(notes: Notes | None = None) -> Any:
         def report(self, trainer: Any, module: Any, has_ended: bool = False) -> None:
             number, index = own.place()
             seen = self.observation.evidence
+            layers = tuple(own_layers(module, seen.unused))
+            if layers and layers != self.layers:
+                self.layers = layers
+                own.write(OwnLayersUnused(number, index, layers), trainer.global_rank)
             event = TrainingObserved(
                 number,
                 index,

@@ -14,9 +14,12 @@ from ..frames import described
 from ..observing import digest_of, parameters_named_by_torch
 from ..outcomes import message_of, places_of
 from . import alone
+from .arguments import options_and_data
 from .files import watch_files
 from .importing import AfterImport
+from .line_trace import watch_lookups
 from .noting import Notes, notes_of_environment, place_in_script
+from .own_code import replaced_methods
 from .shortening import give_ray_gpus, is_search, pretend_gpus, widen, wrap_trainer
 from .training import watcher, wrap_fit
 
@@ -45,7 +48,9 @@ def begin() -> None:
         notes.write(ProcessStarted(platform.python_version()))
         notes.watch_place()
         watch_files(notes)
+        watch_lookups(notes.trace)
         atexit.register(end, notes)
+        notes.trace.start()
     actions: dict[str, Callable[[ModuleType], None]] = {
         "pytorch_lightning": functools.partial(watch_lightning, notes),
         "ray": functools.partial(give_ray_gpus, notes),
@@ -60,7 +65,10 @@ def begin() -> None:
 def end(notes: Notes) -> None:
     """Notes that the process ends by itself."""
     if notes.is_main:
-        notes.write(ProcessEnded())
+        notes.trace.stop()
+        error = getattr(sys, "last_value", None)  # what nothing has caught
+        words = "" if error is None else f"{type(error).__name__}: {error}"[:1000]
+        notes.write(ProcessEnded(tuple(notes.trace.steps), words))
 
 
 def watch_lightning(notes: Notes, module: ModuleType) -> None:
@@ -114,10 +122,15 @@ def noted(notes: Notes, call: alone.Call) -> Any:
     file, line = place_in_script()
     number, subject = call.number, call.arguments[0] if call.arguments else None
     models = alone.models_of(subject)
+    options, data = options_and_data(call.method, call.arguments, call.options, models)
+    labels = tuple(type(model).__name__ for model in models)
+    steps = tuple(notes.trace.steps)
+    notes.write(CallStarted(number, call.name, file, line, labels, search_of(models), options, data, steps))
+    for replaced in set(replaced_methods(notes.spec.patched, models)) - notes.replaced:
+        notes.replaced.add(replaced)
+        notes.write(replaced)
     for model in models:
         widen(notes, model)
-    labels = tuple(type(model).__name__ for model in models)
-    notes.write(CallStarted(number, call.name, file, line, labels, search_of(models)))
     notes.trained.clear()
     try:
         answer = call.method(*call.arguments, **call.options)
@@ -139,10 +152,13 @@ def noted(notes: Notes, call: alone.Call) -> Any:
 
 
 def ask_whether_one_is_refused(notes: Notes, call: alone.Call, models: list[Any]) -> None:
-    """Notes whether a call that has failed is refused to one process as well; of a search it is not known."""
+    """Notes whether a call that has failed is refused to one process as well; of a search through ray it is not known.
+
+    The trials of such a search train elsewhere.
+    """
     if call.name.endswith(".load") or (is_asked_alone(notes, call, models) and not notes.trained):
         alone.ask_again(notes, call)
-    elif call.name.endswith(".fit") and models and not any(map(is_search, models)):
+    elif call.name.endswith(".fit") and models and search_of(models) != "ray-search":
         alone.train_alone(notes, call)
 
 
