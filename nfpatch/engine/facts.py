@@ -64,7 +64,8 @@ class RankFacts:
     `buffers` one of their running statistics; `chosen` is what searches have chosen; `written` has, by path, how files
     were changed. `place` is where the process is that has not ended the call, `failed_before` an earlier call in which
     it raised. `options` and `data` are what the call was given, in words by name, `steps` the lines of the script that
-    led to it, or to the end of a process that `has_ended` without it, by an `error` of its own or not.
+    led to it, or to the end of a process that `has_ended` without it, by an `error` of its own or not. One that
+    `has_gone_on` without it may also make another call.
     """
 
     name: str = ""
@@ -84,6 +85,7 @@ class RankFacts:
     data: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Step, ...] = ()
     has_ended: bool = False
+    has_gone_on: bool = False
     error: str = ""
 
     @property

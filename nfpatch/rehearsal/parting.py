@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import NamedTuple, Optional
 
 from nfpatch.engine.facts import Decision
 from nfpatch.target.events import Step
 
+# In how many steps two ways may come together again
+_LONGEST = 100
 # By rank, how files were changed, by path
 Written = Mapping[int, Mapping[str, set[str]]]
 
@@ -24,19 +25,16 @@ class _Fork(NamedTuple):
 
 
 def decision_of(
-    steps: Mapping[int, Sequence[Step]],
-    written: Written,
-    ends_alike: bool,
-    read_line: Callable[[str, int], str] = linecache.getline,
+    steps: Mapping[int, Sequence[Step]], written: Written, read_line: Callable[[str, int], str] = linecache.getline
 ) -> Optional[Decision]:
     """The line that parts the first rank from the first that goes another way; None where that is not known.
 
-    `steps` are the lines of each rank up to its next call; they may `end_alike`, in the same call of another model.
+    `steps` are the lines of each rank up to its next call.
     """
     first = min(steps)
     for rank in steps:
-        fork = _fork_of(steps[first], steps[rank], ends_alike)
-        if rank != first and fork is not None:
+        fork = _fork_of(steps[first], steps[rank])
+        if fork is not None:
             return Decision(
                 file=fork.one.file,
                 line=fork.one.line,
@@ -47,23 +45,44 @@ def decision_of(
     return None
 
 
-def _fork_of(one: Sequence[Step], other: Sequence[Step], ends_alike: bool) -> Optional[_Fork]:
-    """The last fork from which the ranks do not come together again, or the first where they come to the same line."""
-    ways = [[(step.file, step.line) for step in steps] for steps in (one, other)]
-    if ways[0] == ways[1]:
-        return None
-    forks = []
-    matcher = SequenceMatcher(None, ways[0], ways[1], autojunk=False)
-    for tag, begin, _, other_begin, _ in matcher.get_opcodes():
-        if tag != "equal" and begin and other_begin:
-            then = one[begin] if begin < len(one) else None
-            other_then = other[other_begin] if other_begin < len(other) else None
-            forks.append(_Fork(one[begin - 1], other[other_begin - 1], then, other_then))
-    if not forks:
-        return None
-    if not ends_alike:
-        return forks[-1]
-    return next((fork for fork in forks if fork.one.seen != fork.other.seen), forks[0])
+def _fork_of(one: Sequence[Step], other: Sequence[Step]) -> Optional[_Fork]:
+    """The fork after which the ranks do not come together again, or the last one; None where there is none."""
+    here = there = 0
+    fork = None
+    while here < len(one) and there < len(other):
+        if _is_same(one[here], other[there]):
+            here, there = here + 1, there + 1
+            continue
+        if not here:
+            return None  # how the last call went is what parts them
+        fork = _Fork(one[here - 1], other[there - 1], one[here], other[there])
+        joined = _join_of(one[here : here + _LONGEST], other[there : there + _LONGEST], fork.one)
+        if joined is None:
+            return fork
+        here, there = here + joined[0], there + joined[1]
+    if here and there and (here < len(one) or there < len(other)):
+        rest = [steps[index] if index < len(steps) else None for steps, index in ((one, here), (other, there))]
+        return _Fork(one[here - 1], other[there - 1], *rest)
+    return fork
+
+
+def _join_of(one: Sequence[Step], other: Sequence[Step], branch: Step) -> Optional[tuple[int, int]]:
+    """After how many steps of each two ways from a line come together, further on in its function or at that line."""
+    one, other = (_onward(steps, branch) for steps in (one, other))
+    pairs = ((here, there) for here, step in enumerate(one) for there, its in enumerate(other) if _is_same(step, its))
+    return min(pairs, key=sum, default=None)
+
+
+def _onward(steps: Sequence[Step], branch: Step) -> Sequence[Step]:
+    """The steps up to the first that goes back in the function of a line, as a loop does that is around it."""
+    for index, step in enumerate(steps):
+        if (step.file, step.function) == (branch.file, branch.function) and step.line < branch.line:
+            return steps[:index]
+    return steps
+
+
+def _is_same(one: Step, other: Step) -> bool:
+    return (one.file, one.line) == (other.file, other.line)
 
 
 def _side(step: Step, then: Optional[Step]) -> str:

@@ -153,7 +153,7 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     followed = [
         index
         for index, each in enumerate(judged)
-        if cause is not None and index >= cause and each.is_sought and not each.patches and _may_follow(each)
+        if cause is not None and index >= cause and not each.patches and _may_follow(each)
     ]
     has_finding = False
     for index, each in enumerate(judged):
@@ -173,8 +173,14 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
 
 
 def _may_follow(each: _Judged) -> bool:
-    """Whether a finding may be what other arguments on some rank lead to."""
-    return each.finding is not None and each.finding.outcome in ("wrong", "error", "timeout")
+    """Whether there is a finding that may be what other arguments on some rank lead to."""
+    found = each.finding
+    return (
+        found is not None
+        and each.is_sought
+        and found.outcome != "unused-parameters"
+        and found.why != different_data.WHY
+    )
 
 
 def _facts_of_call(
@@ -201,9 +207,8 @@ def _facts_of_call(
     )
     if not parting_calls.parts(facts):
         return facts
-    lines = {(each.name, each.line) for each in facts.ranks.values()}
     steps = {rank: each.steps for rank, each in facts.ranks.items()}
-    return replace(facts, decision=decision_of(steps, written_by(ranks), ends_alike=len(lines) == 1))
+    return replace(facts, decision=decision_of(steps, written_by(ranks)))
 
 
 def written_by(ranks: Mapping[int, Rank]) -> dict[int, dict[str, set[str]]]:
@@ -224,6 +229,7 @@ def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Map
             place=place_of(records.stack_of(rank)),
             failed_before=records.failure_of(rank.number),
             has_ended=has_ended,
+            has_gone_on=has_ended or any(number > ends.get(rank.number, -1) for number in rank.calls),
             steps=rank.ended.steps if rank.ended is not None and has_ended else (),
             error=rank.ended.error if rank.ended is not None and has_ended else "",
         )

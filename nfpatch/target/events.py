@@ -156,6 +156,7 @@ class Step:
 
     file: str
     line: int
+    function: str
     seen: Tuple[str, ...] = ()
 
 

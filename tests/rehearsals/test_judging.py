@@ -73,7 +73,7 @@ def started(
 
 def steps(*lines: int, seen: dict[int, str] | None = None) -> tuple[Step, ...]:
     return tuple(
-        Step("/home/me/train.py", line, ((seen or {})[line],) if line in (seen or {}) else ()) for line in lines
+        Step("/home/me/train.py", line, "main", ((seen or {})[line],) if line in (seen or {}) else ()) for line in lines
     )
 
 
@@ -626,12 +626,12 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
     ranks.record(0, FileChanged(-1, path, "opened"))
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
         seen = f"{path} is {'not ' * (1 - rank)}there"
-        way = tuple(Step(step.file, step.line, (seen,)) if index == 1 else step for index, step in enumerate(way))
+        way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
         ranks.record(rank, started("fit", line=11, models=(("NHITS", "NBEATS")[rank],), steps=way))
     ranks.both(raised("RuntimeError: params[0] appears not to match"))
     for rank in (0, 1):
         ranks.record(rank, started("predict", 1, line=12))
-    ranks.both(raised("IndexError: list index out of range"))
+    ranks.both(CallRaised(1, "IndexError: list index out of range", None, ()))
     (stage,) = ranks.stages()
     assert (stage.outcome, stage.patches, stage.observed) == ("wrong", (), ())
     for words in (

@@ -20,7 +20,11 @@ STAGES = {
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """Which ranks have not ended the call, and where they are."""
-    waiting = {rank: each for rank, each in facts.ranks.items() if not each.is_over}
+    waiting = {
+        rank: each
+        for rank, each in facts.ranks.items()
+        if not each.is_over and (each.failed_before or not each.has_gone_on)
+    }
     if not waiting:
         return None
     absent = {rank: each.failed_before for rank, each in waiting.items() if not each.name}

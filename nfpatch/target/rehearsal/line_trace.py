@@ -51,7 +51,7 @@ class LineTrace:
         """Adds to the line under way what it looks at."""
         if self.steps and what not in self.steps[-1].seen:
             last = self.steps[-1]
-            self.steps[-1] = Step(last.file, last.line, (*last.seen, what))
+            self.steps[-1] = Step(last.file, last.line, last.function, (*last.seen, what))
 
     def _enter_frame(self, frame: FrameType, event: str, argument: Any) -> Any:
         return self._on_line if self.is_own(frame.f_code.co_filename) else None
@@ -64,7 +64,7 @@ class LineTrace:
             file, line = frame.f_code.co_filename, frame.f_lineno
             conditions = self._conditions[file] or {}
             seen = values_in(conditions[line], frame) if line in conditions else ()
-            self.steps.append(Step(os.path.abspath(file), line, seen))
+            self.steps.append(Step(os.path.abspath(file), line, frame.f_code.co_name, seen))
         return self._on_line
 
 
