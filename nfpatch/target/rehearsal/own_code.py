@@ -104,10 +104,13 @@ def layer_in_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int]
         for each in type(owner).__mro__:
             file = getattr(sys.modules.get(each.__module__), "__file__", None)
             line = None if file is None else line_of_attribute(file, each.__qualname__, path[length])
-            if file is not None and line is not None:
-                if not is_users(file):
-                    return None
+            if file is None or line is None:
+                continue
+            if is_users(file):
                 return expression(path[length:]), each.__qualname__, os.path.abspath(file), line
+            if each.__module__.partition(".")[0] == "neuralforecast":
+                return None
+            break  # a library's own layer, as `Linear`: what it belongs to is looked at next
     return None
 
 
