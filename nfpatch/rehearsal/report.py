@@ -138,13 +138,15 @@ def lines_of(stage: Stage) -> list[str]:
     lines += stage.remedy
     if stage.observed:
         lines.append(f"No patch of the catalog is known for it; {_PAGE} says how to go on. For an issue:")
-        lines += [f"    {line}" for line in stage.observed]
+        lines += [f"    {line}" for line in (f"{stage.call} of {stage.model}", *stage.observed)]
     return [*lines, *(f"note: {note}" for note in stage.notes)]
 
 
 def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
     if report.ok:
+        if any(stage.is_for_one_device for stage in report.stages):
+            return [f"Rehearsed: {count(len(report.stages), 'call', 'calls')} of a script for one device."]
         calls = count(len(report.stages), "call gives", "calls give")
         return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]
     wrong = [stage for stage in report.stages if not stage.ok]

@@ -157,17 +157,18 @@ def rehearse(
         stages = stages_of(records, devices, known, ended)
         places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
+    exit_code = None if ended else _exit_code_of(launch, records)
     return RehearsalReport(
         stages=tuple(stages),
         overrides=tuple(records.overrides),
-        notes=(*places, *_notes_of(records, left, tail)),
+        notes=(*places, *_notes_of(records, left, tail, raised=exit_code not in (0, None))),
         source=source,
         torch=stack.torch,
         lightning=stack.lightning,
         python=stack.python,
         launcher=launcher,
         world_size=devices,
-        exit_code=None if ended else _exit_code_of(launch, records),
+        exit_code=exit_code,
         ended=ended,
         tail=tail,
         seconds=time.monotonic() - begin,
@@ -304,8 +305,10 @@ def _places_in_script(records: Records) -> list[str]:
     return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
 
 
-def _notes_of(records: Records, left: int, tail: str) -> Iterator[str]:
-    """What is worth knowing besides the calls."""
+def _notes_of(records: Records, left: int, tail: str, raised: bool) -> Iterator[str]:
+    """What is worth knowing besides the calls; the script may have `raised` an error."""
+    if raised and len(records.ranks) == 1 and not any(rank.calls for rank in records.ranks.values()):
+        yield "The script ended before its first call, when it was one process still: one process is refused as well."
     shared = shared_files(rank.written for rank in records.ranks.values())
     if shared:
         yield (

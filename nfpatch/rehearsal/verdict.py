@@ -40,7 +40,8 @@ class Stage:
     `ranks` has what became of it on each, in a word or two; `patches` are the ids of those that fix it and that
     the rehearsed source lacks, `notes` what is worth knowing and no fault. A remedy `is_sought` where it is a fault of
     several processes, and not the consequence of another. `why` says why it matters, `remedy` what to change in the
-    script; where neither that nor a patch is known, `observed` is for an issue.
+    script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where the script
+    keeps a training there.
     """
 
     call: str
@@ -55,6 +56,7 @@ class Stage:
     why: str = ""
     remedy: tuple[str, ...] = ()
     observed: tuple[str, ...] = ()
+    is_for_one_device: bool = False
     is_sought: bool = False
     evidence: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
@@ -297,6 +299,7 @@ def _stage_of(judged: _Judged, known: Known) -> Stage:
         why="" if finding is None or judged.refusal else finding.why,
         remedy=remedy,
         observed=_observed(finding) if judged.is_sought and finding is not None and not patches and not remedy else (),
+        is_for_one_device=bool(facts.one_device),
         is_sought=judged.is_sought,
         evidence=tuple(_evidence_of(rank, each, facts.trainings) for rank, each in judged.by_rank.items()),
     )
