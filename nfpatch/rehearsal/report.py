@@ -153,6 +153,9 @@ def verdict_of(report: RehearsalReport) -> list[str]:
     sentences = []
     if not report.stages:
         sentences.append("NOT rehearsed: the script has made no call of neuralforecast that nfpatch has seen.")
+    elif wrong and all(stage.is_refused_alone for stage in wrong):
+        calls = count(len(report.stages), "call", "calls")
+        sentences.append(f"NOT rehearsed to the end: one process is refused {len(wrong)} of {calls} as well.")
     elif wrong:
         sentences.append(f"NOT as in one process: {len(wrong)} of {count(len(report.stages), 'call', 'calls')}.")
     if report.ended:

@@ -41,7 +41,7 @@ class Stage:
     the rehearsed source lacks, `notes` what is worth knowing and no fault. A remedy `is_sought` where it is a fault of
     several processes, and not the consequence of another. `why` says why it matters, `remedy` what to change in the
     script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where the script
-    keeps a training there.
+    keeps a training there, and `is_refused_alone` where one process raises the same error.
     """
 
     call: str
@@ -57,6 +57,7 @@ class Stage:
     remedy: tuple[str, ...] = ()
     observed: tuple[str, ...] = ()
     is_for_one_device: bool = False
+    is_refused_alone: bool = False
     is_sought: bool = False
     evidence: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
@@ -79,6 +80,7 @@ class Stage:
             "model": self.model,
             "outcome": self.outcome,
             "ok": self.ok,
+            "refused_alone": self.is_refused_alone,
             "ranks": list(self.evidence),
             "detail": self.detail,
             "why": self.why,
@@ -282,6 +284,8 @@ def _stage_of(judged: _Judged, known: Known) -> Stage:
     patches = tuple(patch for patch in judged.patches if patch not in useless)
     about = set() if finding is None else {*patches_for(finding, _classes_of(facts), known.useful)} & useless
     remedy = () if finding is None or not judged.is_sought else finding.remedy
+    if judged.refusal:
+        remedy = _FOR_GPUS if judged.refusal.endswith("GPUs") else _FOR_REFUSED
     in_words = [_in_words(each, known) for each in replaced]
     if about:
         remedy = (*in_words, *_FOR_REPLACED, *remedy)
@@ -300,11 +304,18 @@ def _stage_of(judged: _Judged, known: Known) -> Stage:
         remedy=remedy,
         observed=_observed(finding) if judged.is_sought and finding is not None and not patches and not remedy else (),
         is_for_one_device=bool(facts.one_device),
+        is_refused_alone=bool(judged.refusal),
         is_sought=judged.is_sought,
         evidence=tuple(_evidence_of(rank, each, facts.trainings) for rank, each in judged.by_rank.items()),
     )
 
 
+_FOR_REFUSED = ("Mend the script first: with devices=1, and no other process, it raises this as well.",)
+_FOR_GPUS = (
+    'Where there are GPUs, neuralforecast adds accelerator="gpu" and devices=-1 to what a script leaves out, in one '
+    "process too. Write both, as in:",
+    '    accelerator="cpu", devices=1',
+)
 _FOR_REPLACED = ("Remove the replacement, or do in it what the patched function does.",)
 
 

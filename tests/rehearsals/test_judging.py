@@ -166,6 +166,7 @@ def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> 
         "model": "NHITS, NBEATSx",
         "outcome": "error",
         "ok": False,
+        "refused_alone": False,
         "ranks": [
             {
                 **{"rank": 0, "state": "24 rows", "trainings": [training], "error": None},
@@ -217,7 +218,9 @@ def test_parameters_without_a_gradient_are_named_with_the_patch_of_the_model(ran
     ranks.both(raised(REFUSAL, ["blocks.0.out.weight", "out.weight"]))
     stage = ranks.stage()
     assert stage.outcome == "unused-parameters"
-    assert stage.detail == ("refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)")
+    assert stage.detail == (
+        "every rank: refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)"
+    )
     assert stage.patches == ("nbeatsx-unused-out",)
 
 
@@ -250,7 +253,7 @@ def test_no_more_patches_are_named_than_account_for_the_parameters(
     ranks.call("fit", models=(model,))
     ranks.both(raised(REFUSAL, unused))
     stage = ranks.stage()
-    assert stage.detail == f"refused by strict DDP: {words}"
+    assert stage.detail == f"every rank: refused by strict DDP: {words}"
     assert [*stage.patches] == patches
 
 
@@ -746,6 +749,8 @@ def test_an_error_of_one_process_where_there_are_gpus_is_no_fault_of_several(ran
     ranks.both(raised(error))
     stage = ranks.stage()
     assert (stage.ok, stage.patches, stage.is_sought, stage.observed) == (False, (), False, ())
+    assert stage.is_refused_alone
+    assert any("devices=1" in line for line in stage.remedy)
     assert stage.detail.endswith("one process is refused as well on a machine with GPUs")
 
 

@@ -22,6 +22,10 @@ def find(facts: CallFacts) -> Optional[Finding]:
         return None
     unused = first[1].unused or facts.unused_parameters()
     words = f"refused by strict DDP: {count(len(unused), 'parameter', 'parameters')} without a gradient"
+    if not facts.is_case:
+        refused = [rank for rank, each in facts.ranks.items() if each.failure is not None and each.failure.is_refusal]
+        who = "every rank" if len(refused) == len(facts.ranks) else f"rank {', '.join(map(str, refused))}"
+        words = f"{who}: {words}"
     layers = [layer for layer in facts.own_layers() if set(layer.parameters) & set(unused)]
     own = {name for layer in layers for name in layer.parameters}
     return Finding(
