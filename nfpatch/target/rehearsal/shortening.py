@@ -88,7 +88,10 @@ def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
         return []
     changes = []
     if strategy._accelerator is not None and arguments.get("accelerator") is not None:
-        changes.append("accelerator={!r} is left out, as the strategy has one".format(arguments.pop("accelerator")))
+        other = arguments.pop("accelerator")
+        changes.append(
+            f"accelerator={other!r} is left out: the strategy has one, and one process is refused two as well"
+        )
     if is_for_one_device(strategy):
         if arguments.get("devices", 1) != 1:
             changes.append("devices={!r} is 1, as the strategy is for one device".format(arguments["devices"]))

@@ -1,4 +1,4 @@
-"""Strategies and accelerators that are objects: one for one device, one with an accelerator, and one of the script's."""
+"""Strategies and accelerators that are objects: for one device, with an accelerator, and the script's own."""
 
 from neuralforecast import NeuralForecast
 from neuralforecast.models import NHITS
