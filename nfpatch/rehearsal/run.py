@@ -135,7 +135,7 @@ def rehearse(
     with temporary_folder() as folder:
         expected = build_source(install, tree, folder / "source") or install.tree
         path = [REHEARSAL, *([] if expected is None else [expected]), *install.extra_path]
-        records = Records(folder / "notes")
+        records = Records(folder / "events")
         records.folder.mkdir()
         trials = None if max_steps is None else TRIALS
         known = known_patches(found, source)

@@ -11,7 +11,7 @@ from typing import Any, Callable
 from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
 from ..outcomes import message_of
 from ..pretended.pretended_gpus import pretend
-from .noting import Notes
+from .recorder import EventRecorder
 
 # What Lightning has no CPU for
 NEEDS_GPUS = ("fsdp", "deepspeed", "bagua", "colossalai", "xla", "hpu", "model_parallel")
@@ -20,14 +20,14 @@ EVERY_DEVICE = (-1, "-1", "auto")
 ON_GPUS = (None, "auto", "gpu", "cuda")
 
 
-def pretend_gpus(notes: Notes) -> None:
+def pretend_gpus(recorder: EventRecorder) -> None:
     """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
 
     torch itself, and any other library, sees what is there.
     """
     import torch
 
-    pretend(notes.spec.devices)
+    pretend(recorder.spec.devices)
     package = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
 
     def is_available() -> bool:
@@ -38,7 +38,7 @@ def pretend_gpus(notes: Notes) -> None:
     torch.cuda.is_available = is_available
 
 
-def give_ray_gpus(notes: Notes, ray: ModuleType) -> None:
+def give_ray_gpus(recorder: EventRecorder, ray: ModuleType) -> None:
     """Lets ray have as many GPUs when it starts here."""
     begin = ray.init
 
@@ -46,23 +46,23 @@ def give_ray_gpus(notes: Notes, ray: ModuleType) -> None:
     def init(*arguments: Any, **options: Any) -> Any:
         if not arguments and options.get("address") in (None, "local"):
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
-            options.setdefault("num_gpus", notes.spec.devices)
+            options.setdefault("num_gpus", recorder.spec.devices)
         return begin(*arguments, **options)
 
     ray.init = init  # type: ignore[attr-defined]
 
 
-def widen(notes: Notes, model: Any) -> None:
+def override_devices(recorder: EventRecorder, model: Any) -> None:
     """Makes a model train on all processes, however many the script names; also one that a search makes.
 
     HINT has another in it.
     """
     if is_search(model):
-        shorten_search(notes, model)
+        shorten_search(recorder, model)
     for one in (model, getattr(model, "model", None)):
         arguments = getattr(one, "trainer_kwargs", None)
         if isinstance(arguments, dict):
-            notes_of(notes, widened(notes, arguments))
+            record_overrides(recorder, apply_device_overrides(recorder, arguments))
 
 
 def is_search(model: Any) -> bool:
@@ -102,13 +102,13 @@ def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
     return changes
 
 
-def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
+def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -> list[str]:
     """Sets the devices of a trainer, in place; what was changed, in words.
 
     An accelerator that is an object stays, and so does that of a strategy, beside which there must be no other. A
     strategy for one device keeps it.
     """
-    count = notes.spec.devices
+    count = recorder.spec.devices
     accelerator = arguments.get("accelerator")
     changes = suited_to_strategy(arguments)
     if isinstance(accelerator, str) and accelerator not in (*ON_GPUS, "cpu"):
@@ -130,34 +130,34 @@ def widened(notes: Notes, arguments: dict[str, Any]) -> list[str]:
     return changes
 
 
-def shorten_search(notes: Notes, model: Any) -> None:
+def shorten_search(recorder: EventRecorder, model: Any) -> None:
     """Caps the trials of a search, and widens the devices of its configuration."""
-    trials, config = notes.spec.trials, model.config
+    trials, config = recorder.spec.trials, model.config
     if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
-        notes_of(notes, [f"num_samples={model.num_samples} is {trials}"])
+        record_overrides(recorder, [f"num_samples={model.num_samples} is {trials}"])
         model.num_samples = trials
     if isinstance(config, dict):
         if "devices" in config:
-            notes_of(notes, widened(notes, config))
+            record_overrides(recorder, apply_device_overrides(recorder, config))
     elif callable(config) and not hasattr(config, "is_rehearsed"):
 
         def configured(trial: Any) -> Any:
             chosen = config(trial)
             if "devices" in chosen:
-                notes_of(notes, widened(notes, chosen))
+                record_overrides(recorder, apply_device_overrides(recorder, chosen))
             return chosen
 
         configured.is_rehearsed = True  # type: ignore[attr-defined]
         model.config = configured
 
 
-def notes_of(notes: Notes, changes: list[str]) -> None:
-    """Notes what was changed; not of a trainer of this process alone, which is none of the script's."""
-    for what in changes if not notes.is_alone else ():
-        notes.write(OptionOverridden(what))
+def record_overrides(recorder: EventRecorder, changes: list[str]) -> None:
+    """Records what was changed; not of a trainer of this process alone, which is none of the script's."""
+    for what in changes if not recorder.is_reference_run else ():
+        recorder.write(OptionOverridden(what))
 
 
-def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
+def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a trainer for a rehearsal.
 
     Raises ValueError for a strategy that no CPU process can follow.
@@ -165,7 +165,7 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
     shorter = dict(arguments)
     changes = suited_to_strategy(shorter)
     refuse_without_gpus(shorter.get("strategy"))
-    steps = notes.spec.max_steps
+    steps = recorder.spec.max_steps
     if steps is not None:
         asked = shorter.get("max_steps")
         if asked is None or not 0 <= asked <= steps:
@@ -184,13 +184,13 @@ def shortened(notes: Notes, arguments: dict[str, Any]) -> dict[str, Any]:
         changes.append("sync_batchnorm is off, as the CPU has none")
         shorter["sync_batchnorm"] = False
     strategy: Any = shorter.get("strategy")
-    if is_for_one_device(strategy) and not notes.is_alone:
-        number, _ = notes.place()
-        notes.write(OneDeviceOnly(number, type(strategy).__name__))
+    if is_for_one_device(strategy) and not recorder.is_reference_run:
+        number, _ = recorder.place()
+        recorder.write(OneDeviceOnly(number, type(strategy).__name__))
     if getattr(strategy, "_process_group_backend", None) not in (None, "gloo"):
         changes.append(f"process_group_backend={strategy._process_group_backend!r} is 'gloo'")
         strategy._process_group_backend = "gloo"
-    notes_of(notes, changes)
+    record_overrides(recorder, changes)
     return shorter
 
 
@@ -211,36 +211,38 @@ def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in arguments.items() if name not in less}, **own, **quiet}
 
 
-def make_for_one_device(notes: Notes, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]) -> None:
+def make_for_one_device(
+    recorder: EventRecorder, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]
+) -> None:
     """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
     own = {name: value for name, value in arguments.items() if name != "strategy" or not isinstance(value, str)}
     for name in ("devices", "gpus", "num_processes"):
-        if own.get(name) == notes.spec.devices:
+        if own.get(name) == recorder.spec.devices:
             own[name] = 1
-    number, _ = notes.place()
+    number, _ = recorder.place()
     try:
         begin(trainer.__new__(trainer), **own)
     except Exception as error:
-        notes.write(ReferenceMade(number, error=message_of(error)[:1000], needs_gpus=True))
+        recorder.write(ReferenceMade(number, error=message_of(error)[:1000], needs_gpus=True))
 
 
-def wrap_trainer(notes: Notes, trainer: Any, watcher: Callable[[], Any]) -> None:
+def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], Any]) -> None:
     """Makes each trainer of neuralforecast's a shortened and watched one, or one of this process alone."""
     begin = trainer.__init__
 
     @functools.wraps(begin)
     def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
-        if notes.calls and notes.is_alone:
-            arguments = for_one_process(shortened(notes, arguments))
-        elif notes.calls:
-            arguments = shortened(notes, arguments)
+        if recorder.calls and recorder.is_reference_run:
+            arguments = for_one_process(shortened(recorder, arguments))
+        elif recorder.calls:
+            arguments = shortened(recorder, arguments)
         try:
             begin(self, *positional, **arguments)
         except Exception:
-            if notes.calls and not notes.is_alone and notes.is_main and notes.rank == 0:
-                make_for_one_device(notes, trainer, begin, arguments)
+            if recorder.calls and not recorder.is_reference_run and recorder.is_main and recorder.rank == 0:
+                make_for_one_device(recorder, trainer, begin, arguments)
             raise
-        if notes.calls and not notes.is_alone:
+        if recorder.calls and not recorder.is_reference_run:
             # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
             self.callbacks = [watcher(), *self.callbacks]
 
