@@ -119,6 +119,11 @@ class Records:
         self.by_others: dict[tuple[int, int, int], Training] = {}  # of processes that are no ranks of the script
         self._read: dict[Path, int] = {}
 
+    @property
+    def calls(self) -> list[Call]:
+        """Those of all ranks."""
+        return [call for rank in self.ranks.values() for call in rank.calls.values()]
+
     def pids(self) -> list[int]:
         """The ids of the processes that run the script."""
         return [rank.pid for rank in self.ranks.values()]

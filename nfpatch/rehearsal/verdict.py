@@ -134,7 +134,11 @@ def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]
         judged.append(_judge(records, row, facts, known))
         if parting_calls.parts(facts):
             break
-    return [_stage_of(each, known) for each in _folded(judged)]
+    kept = list(_folded(judged))
+    replaced = dict.fromkeys(each for call in records.calls for each in call.replaced)
+    useless = [each for each in replaced if any(known.patches_of(each.function))]
+    blamed = {function for each in kept for function in _blamed(each, useless, known)}
+    return [_stage_of(each, known, useless, blamed) for each in kept]
 
 
 def facts_of(records: Records, devices: int, ended: Optional[str]) -> Iterator[tuple[Mapping[int, int], CallFacts]]:
@@ -276,20 +280,30 @@ def _classes_of(facts: CallFacts) -> list[str]:
     return list(dict.fromkeys([*facts.models, *(base for each in facts.all_trainings for base in each.bases)]))
 
 
-def _stage_of(judged: _Judged, known: Known) -> Stage:
+def _blamed(judged: _Judged, replaced: Sequence[MethodReplaced], known: Known) -> list[MethodReplaced]:
+    """The replaced methods that are why a patch for a finding has no effect."""
+    if judged.finding is None or not judged.is_sought:
+        return []
+    wanted = {*patches_for(judged.finding, _classes_of(judged.facts), known.useful)}
+    return [each for each in replaced if wanted & {*known.patches_of(each.function)}]
+
+
+def _stage_of(
+    judged: _Judged, known: Known, replaced: Sequence[MethodReplaced], blamed_somewhere: set[MethodReplaced]
+) -> Stage:
+    """A call in the report; a method that the script has `replaced` is noted where it is blamed for no finding."""
     facts, finding = judged.facts, judged.finding
     call = next(call for call in judged.by_rank.values() if call is not None)
-    replaced = list(dict.fromkeys(each for call in judged.by_rank.values() if call for each in call.replaced))
-    useless = {patch for each in replaced for patch in known.patches_of(each.function)}
+    blamed = _blamed(judged, replaced, known)
+    useless = {patch for each in blamed for patch in known.patches_of(each.function)}
     patches = tuple(patch for patch in judged.patches if patch not in useless)
-    about = set() if finding is None else {*patches_for(finding, _classes_of(facts), known.useful)} & useless
     remedy = () if finding is None or not judged.is_sought else finding.remedy
     if judged.refusal:
         remedy = _FOR_GPUS if judged.refusal.endswith("GPUs") else _FOR_REFUSED
-    in_words = [_in_words(each, known) for each in replaced]
-    if about:
-        remedy = (*in_words, *_FOR_REPLACED, *remedy)
-    notes = [*_unasked(judged.by_rank), *_notes_of(facts, known.missing), *([] if about else in_words)]
+    if blamed:
+        remedy = (*(_in_words(each, known) for each in blamed), *_FOR_REPLACED, *remedy)
+    noted = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
+    notes = [*_unasked(judged.by_rank), *_notes_of(facts, known.missing), *noted]
     return Stage(
         call=call.name,
         file=call.started.file,

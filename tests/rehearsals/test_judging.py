@@ -722,10 +722,13 @@ def test_other_arguments_do_no_harm_by_themselves(ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("lacking", [PATCHES, []])
 def test_a_method_that_the_script_replaces_is_why_its_patch_has_no_effect(ranks: Ranks, lacking: Any) -> None:
-    ranks.call("predict")
+    ranks.call("fit")
     ranks.both(MethodReplaced(PREDICT, "/home/me/train.py", 14))
-    ranks.both(raised("IndexError: list index out of range"))
-    (stage,) = ranks.stages(lacking)
+    ranks.both(returned(0))
+    ranks.call("predict", 1)
+    ranks.both(CallRaised(1, "IndexError: list index out of range", None, ()))
+    fit, stage = ranks.stages(lacking)
+    assert fit.notes == ()
     assert (stage.patches, stage.observed) == ((), ())
     told = " ".join(stage.remedy)
     for words in ("BaseWindows.predict", "train.py:14", "predict-on-one-device"):

@@ -57,6 +57,8 @@ def in_words(value: Any) -> str | None:
         return None
     if isinstance(value, (bool, int, float, str, list, tuple, type(None))):
         text = repr(value)
+        if " at 0x" in text:
+            return None
         return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
     return None
 

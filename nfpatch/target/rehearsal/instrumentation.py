@@ -154,9 +154,9 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
 
 
 def record_single_process_error(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> None:
-    """Records whether a call that has failed is refused to one process as well; of a search through ray it is not known.
+    """Records whether a call that has failed is refused to one process as well.
 
-    The trials of such a search train elsewhere.
+    Of a search through ray it is not known, as its trials train elsewhere.
     """
     if call.name.endswith(".load") or (has_reference_run(recorder, call, models) and not recorder.trained):
         reference_run.replay_in_single_process(recorder, call)

@@ -64,9 +64,12 @@ def calls_original(function: Any, method: str) -> bool:
     code = inner.__code__
     if "super" in code.co_names and method in code.co_names:
         return True
-    cells = [cell.cell_contents for cell in inner.__closure__ or () if cell.cell_contents is not None]
-    named = [inner.__globals__.get(name) for name in code.co_names]
-    codes = [code_of(value) for value in (*cells, *named) if callable(value)]
+    try:
+        kept = list(inspect.getclosurevars(inner).nonlocals.values())
+    except (TypeError, ValueError):
+        kept = []
+    kept += [inner.__globals__.get(name) for name in code.co_names]
+    codes = [code_of(value) for value in kept if callable(value)]
     return any(each is not None and each.co_name == method and not is_users(each.co_filename) for each in codes)
 
 
