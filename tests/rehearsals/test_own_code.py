@@ -121,6 +121,22 @@ def main(folder, coin, model):
     assert seen[13] == (f"{tmp_path}/runs/b.done is there",)
 
 
+def test_a_function_under_way_is_traced_from_where_the_trace_starts(make_module: MakeModule, trace: LineTrace) -> None:
+    script = make_module("""
+def main(start):
+    coin = 1
+    start()
+    if coin:
+        return coin
+""")
+    script.main(trace.start)
+    trace.stop()
+    assert [(step.line, step.seen) for step in trace.steps if step.file.endswith("script.py")] == [
+        (5, ("coin is 1",)),
+        (6, ()),
+    ]
+
+
 def test_only_the_first_lines_are_recorded_and_nothing_of_other_packages(
     make_module: MakeModule, trace: LineTrace
 ) -> None:

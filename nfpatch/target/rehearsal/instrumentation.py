@@ -50,7 +50,6 @@ def install_hooks() -> None:
         watch_files(recorder)
         watch_lookups(recorder.trace)
         atexit.register(record_end, recorder)
-        recorder.trace.start()
     actions: dict[str, Callable[[ModuleType], None]] = {
         "pytorch_lightning": functools.partial(watch_lightning, recorder),
         "ray": functools.partial(give_ray_gpus, recorder),
@@ -79,8 +78,10 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
 
 
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:
-    """Records which neuralforecast it is."""
+    """Records which neuralforecast it is, and traces the script from here on."""
     recorder.write(SourceImported(module.__file__))
+    if recorder.is_main:
+        recorder.trace.start()
 
 
 def watch_models(recorder: EventRecorder, classes: tuple[str, ...], module: ModuleType) -> None:

@@ -1,7 +1,8 @@
 """Which lines of the user's own code are run between two calls of neuralforecast, and what their conditions look at.
 
 Where the ranks of a script part, the first line from which they go on differently is what decided. Only the main
-thread is traced, only outside of neuralforecast, and only the first LONGEST lines after each call.
+thread is traced, from the import of neuralforecast on, as tracing makes imports slower; only outside of its calls; and
+only the first LONGEST lines after each.
 """
 
 from __future__ import annotations
@@ -31,10 +32,16 @@ class LineTrace:
         self._on_call: Any = self._enter_frame  # one and the same object, by which it is recognized
 
     def start(self) -> None:
-        """Begins again, unless a debugger or a coverage tool traces."""
+        """Begins again, in the functions under way too, unless a debugger or a coverage tool traces."""
         self.steps = []
-        if sys.gettrace() is None:
-            sys.settrace(self._on_call)
+        if sys.gettrace() is not None:
+            return
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if self.is_own(frame.f_code.co_filename):
+                frame.f_trace = self._on_line
+            frame = frame.f_back
+        sys.settrace(self._on_call)
 
     def stop(self) -> None:
         """Ends it."""
