@@ -70,6 +70,17 @@ def is_search(model: Any) -> bool:
     return hasattr(model, "num_samples") and hasattr(model, "config")
 
 
+def is_on_gpus(arguments: dict[str, Any]) -> bool:
+    """Whether a trainer takes GPUs, where there are any."""
+    from pytorch_lightning import accelerators
+
+    own = getattr(arguments.get("strategy"), "_accelerator", None)
+    accelerator = arguments.get("accelerator") if own is None else own
+    if accelerator is None or isinstance(accelerator, str):
+        return accelerator in ON_GPUS
+    return isinstance(accelerator, getattr(accelerators, "CUDAAccelerator", ()))
+
+
 def is_for_one_device(strategy: Any) -> bool:
     """Whether a strategy is an object that works on one device only, as one of Lightning's or of the user's own."""
     from pytorch_lightning import strategies
@@ -119,7 +130,7 @@ def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -
     for name in [name for name in ("devices", "gpus", "num_processes") if arguments.get(name) is not None]:
         asked = arguments[name]
         is_all = asked in EVERY_DEVICE if not isinstance(asked, (list, tuple)) else False
-        if not (is_all and arguments.get("accelerator") in ON_GPUS) and asked != count:
+        if not (is_all and is_on_gpus(arguments)) and asked != count:
             changes.append(f"{name}={asked!r} is {count}")
             arguments[name] = count
     if "devices" not in arguments and "gpus" not in arguments:
