@@ -183,6 +183,9 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
 def _may_follow(each: _Judged) -> bool:
     """Whether there is a finding that may be what other arguments on some rank lead to."""
     found = each.finding
+    failures = [rank.failure.message for rank in each.facts.ranks.values() if rank.failure is not None]
+    if len(failures) == len(each.facts.ranks) > 1 and len(set(failures)) == 1:
+        return False  # an error that all ranks raise alike
     return (
         found is not None
         and each.is_sought

@@ -695,12 +695,30 @@ def test_other_arguments_on_another_rank_are_the_cause_of_what_follows_and_has_n
     ranks.call("save", 1)
     ranks.both(returned(1))
     ranks.call("predict", 2)
-    ranks.both(CallRaised(2, "KeyError: 'y'", None, ()))
+    ranks.record(0, returned(2))
+    ranks.record(1, CallRaised(2, "KeyError: 'y'", None, ()))
     fit, save = ranks.stages()
     assert (fit.outcome, fit.patches, save.ok) == ("wrong", (), True)
     for words in ("NHITS.learning_rate is 0 on rank 0, and 1 on rank 1", "KeyError: 'y'", "line 12"):
         assert words in fit.detail
     assert fit.remedy
+
+
+@pytest.mark.parametrize("options", [{"path": "'run-{}'"}, {"NHITS.default_root_dir": "'run-{}'"}])
+def test_where_each_rank_writes_is_not_the_cause_of_what_follows(ranks: Ranks, options: dict[str, str]) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={name: value.format(rank) for name, value in options.items()}))
+    ranks.record(0, returned(0))
+    ranks.record(1, raised("KeyError: 'y'"))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.detail) == ("error", "rank 1: KeyError: 'y'")
+
+
+def test_what_all_ranks_raise_alike_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
+    ranks.both(raised("KeyError: 'y'"))
+    assert ranks.stage().outcome == "error"
 
 
 def test_what_a_patch_fixes_does_not_follow_from_other_arguments(ranks: Ranks) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
@@ -23,7 +23,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
 
 def because_of_arguments(facts: CallFacts, followed: str) -> Optional[Finding]:
     """The different data or options of a call, as the cause of what `followed`; None if all ranks have the same."""
-    data, options = different_data(facts), different_options(facts)
+    data, options = different_data(facts), _difference(_options_of(facts, is_harmless))
     if data is None and options is None:
         return None
     words = "; ".join(each for each in (data, options) if each is not None)
@@ -38,7 +38,20 @@ def different_data(facts: CallFacts) -> Optional[str]:
 
 def different_options(facts: CallFacts) -> Optional[str]:
     """The first option that has another value on some rank, in words; None if there is none."""
-    return _difference({rank: each.options for rank, each in facts.ranks.items() if each.name})
+    return _difference(_options_of(facts, lambda name, value: False))
+
+
+def is_harmless(name: str, value: str) -> bool:
+    """Whether ranks may have different values of an option: of the places to which they write."""
+    return name.endswith(".default_root_dir") or ("." not in name and value[:1] in "'\"")
+
+
+def _options_of(facts: CallFacts, is_left_out: Callable[[str, str], bool]) -> dict[int, dict[str, str]]:
+    return {
+        rank: {name: value for name, value in each.options.items() if not is_left_out(name, value)}
+        for rank, each in facts.ranks.items()
+        if each.name
+    }
 
 
 def _difference(given: Mapping[int, Mapping[str, str]]) -> Optional[str]:
