@@ -156,6 +156,8 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
+        if parting_calls.parts(each.facts):
+            break  # it has a cause of its own
         if cause is None and different_data.because_of_arguments(each.facts, "") is not None:
             cause = index
     followed = [
@@ -183,6 +185,8 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
 def _may_follow(each: _Judged) -> bool:
     """Whether there is a finding that may be what other arguments on some rank lead to."""
     found = each.finding
+    if parting_calls.parts(each.facts):
+        return False
     failures = [rank.failure.message for rank in each.facts.ranks.values() if rank.failure is not None]
     if len(failures) == len(each.facts.ranks) > 1 and len(set(failures)) == 1:
         return False  # an error that all ranks raise alike
@@ -383,7 +387,7 @@ def _notes_of(facts: CallFacts, missing: Sequence[Patch]) -> Iterable[str]:
         made = [str(rank) for rank, each in facts.ranks.items() if each.name]
         yield f"made on rank {', '.join(made)} only"
     options = different_data.different_options(facts)
-    if options is not None:
+    if options is not None and not parting_calls.parts(facts):
         yield f"{options}, which has done no harm here" if first_finding(facts) is None else options
     asked = [each for each in facts.all_trainings if each.find_unused]
     if not asked:

@@ -630,13 +630,14 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
         seen = f"{path} is {'not ' * (1 - rank)}there"
         way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
-        ranks.record(rank, started("fit", line=11, models=(("NHITS", "NBEATS")[rank],), steps=way))
+        model = ("NHITS", "NBEATS")[rank]
+        ranks.record(rank, started("fit", line=11, models=(model,), options={f"{model}.h": "6"}, steps=way))
     ranks.both(raised("RuntimeError: params[0] appears not to match"))
     for rank in (0, 1):
         ranks.record(rank, started("predict", 1, line=12))
     ranks.both(CallRaised(1, "IndexError: list index out of range", None, ()))
     (stage,) = ranks.stages()
-    assert (stage.outcome, stage.patches, stage.observed) == ("wrong", (), ())
+    assert (stage.outcome, stage.patches, stage.observed, stage.notes) == ("wrong", (), (), ())
     for words in (
         *("rank 0 calls NeuralForecast.fit of NHITS", "rank 1 calls NeuralForecast.fit of NBEATS"),
         *("train.py:8", f"rank 0 goes on in line 10 ({path} is not there)"),
