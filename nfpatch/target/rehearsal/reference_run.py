@@ -16,7 +16,7 @@ from ..comparing import start_from, weights_of
 from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
 from ..outcomes import message_of
-from .noting import Notes, Trained
+from .recorder import EventRecorder, Trained
 
 # By release, the name of the loss that neuralforecast reports of a validation
 VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
@@ -30,7 +30,7 @@ def random_state() -> Any:
     return random.getstate(), numpy.random.get_state(), torch.get_rng_state()
 
 
-def go_on_from(state: Any) -> None:
+def restore_random_state(state: Any) -> None:
     """Puts the streams of random numbers where they were."""
     import numpy
     import torch
@@ -40,36 +40,36 @@ def go_on_from(state: Any) -> None:
     torch.set_rng_state(state[2])
 
 
-def keep(notes: Notes, trainer: Any, model: Any) -> None:
+def snapshot_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
     """Keeps what a training has come to until the call has ended."""
-    notes.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
+    recorder.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
-def train_again(notes: Notes, trainer: Any, model: Any) -> None:
+def restore_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
     """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
-    if not notes.trained:
+    if not recorder.trained:
         raise LookupError("one process trains more often")
-    trained = notes.trained.pop(0)
+    trained = recorder.trained.pop(0)
     start_from(model, trained.weights)
-    go_on_from(trained.random_state)
+    restore_random_state(trained.random_state)
     trainer._logger_connector._callback_metrics.update(trained.metrics)
 
 
 @contextmanager
-def one_process(notes: Notes) -> Iterator[None]:
+def single_process(recorder: EventRecorder) -> Iterator[None]:
     """What neuralforecast is called for meanwhile, this process does alone; its random numbers come as they would."""
     kept = random_state()
-    notes.is_alone = True
+    recorder.is_reference_run = True
     try:
         yield
     finally:
-        notes.is_alone = False
-        go_on_from(kept)
-        notes.watch_place()
+        recorder.is_reference_run = False
+        restore_random_state(kept)
+        recorder.watch_place()
 
 
 @contextmanager
-def as_it_was(model: Any) -> Iterator[None]:
+def restored_model(model: Any) -> Iterator[None]:
     """Puts the attributes of a model back, its lists and hyper-parameters too, which a trainer changes in place."""
     attributes = dict(vars(model))
     lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
@@ -102,35 +102,35 @@ class Call(NamedTuple):
     options: dict[str, Any]
     state: Any
 
-    def made_of(self, subject: Any) -> Any:
+    def replay(self, subject: Any) -> Any:
         """What it gives, of another forecaster, or for `load` the same path, in this process alone."""
-        go_on_from(self.state)
+        restore_random_state(self.state)
         return self.method(subject, *self.arguments[1:], **self.options)
 
 
-def ask_again(notes: Notes, call: Call, answer: Any = None) -> None:
-    """Makes a call again, of a shallow copy of the forecaster, and notes in what its answer differs.
+def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = None) -> None:
+    """Makes a call again, of a shallow copy of the forecaster, and records in what its answer differs.
 
-    Where all ranks together got no answer, it is noted whether one process is refused as well.
+    Where all ranks together got no answer, it is recorded whether one process is refused as well.
     """
     try:
         with ExitStack() as kept:
             for model in models_of(call.arguments[0]):
-                kept.enter_context(as_it_was(model))
-            kept.enter_context(one_process(notes))
-            expected = as_pandas(call.made_of(copy.copy(call.arguments[0])))
+                kept.enter_context(restored_model(model))
+            kept.enter_context(single_process(recorder))
+            expected = as_pandas(call.replay(copy.copy(call.arguments[0])))
     except Exception as error:
-        notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
+        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
         return
     finally:
-        notes.trained.clear()
+        recorder.trained.clear()
     if expected is not None:
         differ = None if answer is None else difference_of(as_pandas(answer), expected)
-        notes.write(ReferenceMade(call.number, differ=differ))
+        recorder.write(ReferenceMade(call.number, differ=differ))
 
 
-def train_alone(notes: Notes, call: Call) -> None:
-    """Makes a call again that has failed where it trains, with a copy of the models, and notes how that ends."""
+def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
+    """Makes a call again that has failed where it trains, with a copy of the models, and records how that ends."""
     twin = copy.copy(call.arguments[0])
     for model in models_of(twin):
         vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
@@ -138,14 +138,14 @@ def train_alone(notes: Notes, call: Call) -> None:
         twin = copy.deepcopy(twin)
     except Exception:
         return  # it is not known: the copy is ours
-    notes.trains_alone = True
+    recorder.trains_reference = True
     try:
-        with one_process(notes):
-            call.made_of(twin)
+        with single_process(recorder):
+            call.replay(twin)
     except Exception as error:
-        notes.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
+        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
     finally:
-        notes.trains_alone = False
+        recorder.trains_reference = False
 
 
 def validation_loss_of(trainer: Any) -> float | None:
@@ -163,27 +163,27 @@ def is_sampled(model: Any) -> bool:
     return bool(is_distribution) and not is_judged_as_one
 
 
-def validate(notes: Notes, trainer: Any, model: Any, datamodule: Any) -> None:
+def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any) -> None:
     """Records the validation loss of all series in one process, with the weights of the last validation.
 
     Not where it is a matter of chance, nor where those weights were another process's and are gone.
     """
     if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
         return
-    if notes.validated is None and not is_validated_last(trainer):
+    if recorder.validated is None and not is_validated_last(trainer):
         return
     import pytorch_lightning
 
-    number, index = notes.place()
+    number, index = recorder.place()
     trains, trained = model.training, weights_of(model)
     try:
-        with as_it_was(model), one_process(notes):
-            start_from(model, notes.validated or trained)
+        with restored_model(model), single_process(recorder):
+            start_from(model, recorder.validated or trained)
             judge = pytorch_lightning.Trainer()
             judge.validate(model, datamodule=datamodule, verbose=False)
-        notes.write(ReferenceMade(number, index, validation_loss_of(judge)))
+        recorder.write(ReferenceMade(number, index, validation_loss_of(judge)))
     except Exception as error:
-        notes.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
+        recorder.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
     finally:
         start_from(model, trained)
         model.train(trains)

@@ -11,6 +11,7 @@ from ..event_file import EventFile
 from ..events import RehearsalSpec, decode
 from ..process import print_stack_when_asked
 from . import VARIABLE
+from .line_trace import LineTrace
 
 # The rank that a process of the rehearsal is, for those that it starts: they are no ranks unless they have another.
 RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
@@ -26,16 +27,18 @@ class Trained(NamedTuple):
     random_state: Any
 
 
-class Notes:
-    """The notes of this process, and of those that it forks."""
+class EventRecorder:
+    """The recorder of this process, and of those that it forks."""
 
     def __init__(self, spec: RehearsalSpec) -> None:
         self.spec = spec
         self.rank = rank_of(spec)
         self.is_rank = self.rank is not None and os.environ.get(RANK_VARIABLE) != str(self.rank)
-        self.is_alone = False  # while one process is asked for what it gives
-        self.trains_alone = False  # and while it is to train for that
+        self.is_reference_run = False  # while one process is asked for what it gives
+        self.trains_reference = False  # and while it is to train for that
         self.calls: list[str] = []  # under way, the outermost first
+        self.trace = LineTrace()
+        self.replaced: set[Any] = set()  # what was recorded of methods that the script replaces
         self._next = 0
         self._pid = os.getpid()
         self._file: tuple[int, EventFile] | None = None
@@ -69,8 +72,9 @@ class Notes:
     def enter(self, name: str) -> int | None:
         """Begins a call; its number if it is the script's own, None for one that neuralforecast makes."""
         self.calls.append(name)
-        if len(self.calls) > 1 or not self.is_main or self.is_alone:
+        if len(self.calls) > 1 or not self.is_main or self.is_reference_run:
             return None
+        self.trace.stop()
         number, self._next = self._next, self._next + 1
         os.environ[CALL_VARIABLE] = f"{number}.-1"
         return number
@@ -78,8 +82,9 @@ class Notes:
     def leave(self) -> None:
         """Ends the innermost call."""
         self.calls.pop()
-        if not self.calls and self.is_main and not self.is_alone:
+        if not self.calls and self.is_main and not self.is_reference_run:
             os.environ.pop(CALL_VARIABLE, None)
+            self.trace.start()
 
     def begin_training(self) -> None:
         """Counts a training of the call under way."""
@@ -100,10 +105,10 @@ def rank_of(spec: RehearsalSpec) -> int | None:
     return int(number)
 
 
-def notes_of_environment() -> Notes:
-    """The notes of this process, by the specification that its environment names."""
+def recorder_from_environment() -> EventRecorder:
+    """The recorder of this process, by the specification that its environment names."""
     with open(os.environ[VARIABLE], encoding="utf-8") as file:
-        return Notes(decode(RehearsalSpec, json.load(file)))
+        return EventRecorder(decode(RehearsalSpec, json.load(file)))
 
 
 def place_in_script() -> tuple[str, int]:
