@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "rehearsals" / "scripts"
 PAGE = ROOT / "docs" / "rehearsals.md"
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.3.0")
+SOURCES = ("released", "patched")
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,10 @@ ROW = re.compile(r"^\| `(?P<name>[^`]+)` \| (?P<release>[^ |]+) \|.*$", re.MULTI
 STACK = re.compile(r"torch \S+, Lightning\s\S+, Python [\d.]*\d")
 
 
-def rehearsed(subject: Subject, site: Path, python: Path, source: str) -> dict[str, Any]:
+def rehearsed(subject: Subject, release: str, python: Path, source: str) -> dict[str, Any]:
     """The JSON document of one rehearsal, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-scripts-") as folder:
+        site = unpack(release, Path(folder) / "site")
         place = Path(folder) / "scripts"
         shutil.copytree(SCRIPTS, place)
         where = ("--python", str(python), "--site-packages", str(site), "--source", source, "--timeout", "900")
@@ -179,6 +181,12 @@ def rows_of_page(page: Path) -> dict[tuple[str, str], str]:
     return {(row["name"], row["release"]): row[0] for row in ROW.finditer(text)}
 
 
+def stack_of_page(page: Path) -> str:
+    """The versions that an earlier run has recorded."""
+    recorded = STACK.search(page.read_text(encoding="utf-8")) if page.exists() else None
+    return recorded[0] if recorded else "versions that are not known"
+
+
 def written(rows: dict[tuple[str, str], str], stack: str) -> str:
     """The page with these rows."""
 
@@ -189,44 +197,46 @@ def written(rows: dict[tuple[str, str], str], stack: str) -> str:
     return "".join([HEADING.format(stack=stack), *table(TUTORIALS), REPOSITORIES_HEADING, *table(REPOSITORIES)])
 
 
+def row_of(subject: Subject, release: str, results: list[str]) -> str:
+    """A row of the page."""
+    kind = f"{subject.kind}; {subject.own_fault}" if subject.own_fault else subject.kind
+    cells = [f"`{subject.name}`", release, *([kind] if kind else []), *results]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> int:
     """Rehearse all, or what is named, write the page; exit code 1 if a patched script is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("releases", nargs="*", default=ALL_RELEASES)
     parser.add_argument("--python", type=Path, default=CACHE / "rehearsals" / "bin" / "python")
-    parser.add_argument("--script", help="only those with this in their name")
+    parser.add_argument("--script", default="", help="only those with this in their name")
     parser.add_argument("--output", type=Path, default=PAGE)
+    parser.add_argument("--documents", type=Path, help="a folder for the JSON document of each rehearsal")
     arguments = parser.parse_args()
     rows = rows_of_page(arguments.output)
-    stack = next(iter(STACK.findall(arguments.output.read_text(encoding="utf-8"))), "") if rows else ""
+    stack = stack_of_page(arguments.output)
     failed = 0
-    with tempfile.TemporaryDirectory(prefix="nfpatch-sites-") as folder:
-        for release in arguments.releases:
-            chosen = [subject for subject in SUBJECTS if release in subject.releases]
-            for subject in chosen:
-                if arguments.script is not None and arguments.script not in subject.name:
-                    continue
-                cells = [f"`{subject.name}`", release]
-                if subject.kind:
-                    cells.append(f"{subject.kind}; {subject.own_fault}" if subject.own_fault else subject.kind)
-                if release in subject.not_run:
-                    cells += [subject.not_run[release], ""]
-                else:
-                    print(f"== {release} {subject.name}", file=sys.stderr, flush=True)
-                    site = Path(folder, release)
-                    site = site if site.exists() else unpack(release, site)
-                    released, patched = (
-                        rehearsed(subject, site, arguments.python.absolute(), source)
-                        for source in ("released", "patched")
-                    )
-                    if not is_as_expected(subject, patched):
-                        failed += 1
-                        print(f"   not as expected: {in_words(patched)}", file=sys.stderr, flush=True)
-                    if "torch" in patched:
-                        stack = "torch {torch}, Lightning {lightning}, Python {python}".format(**patched)
-                    cells += [in_words(released), in_words(patched)]
-                rows[subject.name, release] = f"| {' | '.join(cells)} |"
-                arguments.output.write_text(written(rows, stack), encoding="utf-8")
+    for release in arguments.releases:
+        for subject in SUBJECTS:
+            if release not in subject.releases or arguments.script not in subject.name:
+                continue
+            results = [subject.not_run.get(release, ""), ""]
+            if release not in subject.not_run:
+                print(f"== {release} {subject.name}", file=sys.stderr, flush=True)
+                python = arguments.python.absolute()
+                documents = {source: rehearsed(subject, release, python, source) for source in SOURCES}
+                if arguments.documents is not None:
+                    for source, document in documents.items():
+                        file = arguments.documents / f"{subject.name.replace('/', '_')}-{release}-{source}.json"
+                        file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+                results = [in_words(documents[source]) for source in SOURCES]
+                if not is_as_expected(subject, documents["patched"]):
+                    failed += 1
+                    print(f"   not as expected: {results[-1]}", file=sys.stderr, flush=True)
+                if "torch" in documents["patched"]:
+                    stack = "torch {torch}, Lightning {lightning}, Python {python}".format(**documents["patched"])
+            rows[subject.name, release] = row_of(subject, release, results)
+            arguments.output.write_text(written(rows, stack), encoding="utf-8")
     return 1 if failed else 0
 
 

@@ -15,8 +15,8 @@ class NormedMLP(BaseModel):
     MULTIVARIATE = False
     RECURRENT = False
 
-    def __init__(self, h, input_size, hidden_size=64, dropout=0.1, loss=MAE(), **options):
-        super().__init__(h=h, input_size=input_size, loss=loss, **options)
+    def __init__(self, h, input_size, hidden_size=64, dropout=0.1, loss=MAE(), valid_loss=None, **options):
+        super().__init__(h=h, input_size=input_size, loss=loss, valid_loss=valid_loss, **options)
         self.body = nn.Sequential(
             nn.Linear(input_size, hidden_size),
             nn.BatchNorm1d(hidden_size),
