@@ -23,7 +23,7 @@ from releases import RELEASES, unpack
 from support import ROOT, invoke
 
 from nfpatch import __version__
-from nfpatch.audit.run import Outcome as AuditOutcome
+from nfpatch.audit.run import CellOutcome as AuditOutcome
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
