@@ -85,7 +85,7 @@ def print_answer(
         print_wrapped(f"nfpatch cannot tell whether your install needs or has them: {missing}", "")
     if any(match.state == "applied" for match in answer.matches) and not commands:
         print_wrapped(
-            "All known patches for it are applied to this install. If your run started after that, check that it really "
+            "All known patches for it are applied to this install. If your run started after that, check that it "
             "uses this install; `nfpatch rehearse SCRIPT` shows remaining problems.",
             "",
         )
