@@ -19,7 +19,7 @@ FEATURES_BUT_CATEGORICAL = (
 )
 FREEZE = """
 if not self.loss.is_distribution_output:
-    # the parameters of revin are unused with a point loss
+    # a point loss does not reach the parameters of revin
     self.scaler.requires_grad_(False)
 """
 
