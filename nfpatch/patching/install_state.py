@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -54,8 +53,19 @@ class PatchStatus(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
-class InstallState:
+class _Facts(NamedTuple):
+    install: Install
+    catalog: Catalog
+    ledger: Ledger
+    contents: Mapping[str, Optional[bytes]]
+    variants: Variants
+    interrupted: bool
+    ledger_problem: Optional[str] = None
+    obstacles: Mapping[str, str] = MappingProxyType({})
+    expected: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = MappingProxyType({})
+
+
+class InstallState(_Facts):
     """An install at the time of `inspect_install`.
 
     `contents` has the content, by path, of every file that a patch rewrites and of every runtime module; None for a
@@ -65,16 +75,6 @@ class InstallState:
     nothing in this file, or does not fit any more; patches for which this is unknown are left out. `variants` has the
     variant of each patch that fits.
     """
-
-    install: Install
-    catalog: Catalog
-    ledger: Ledger
-    contents: Mapping[str, Optional[bytes]]
-    variants: Variants = field(compare=False, repr=False)
-    interrupted: bool
-    ledger_problem: Optional[str] = None
-    obstacles: Mapping[str, str] = field(default_factory=dict)
-    expected: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = field(default_factory=dict)
 
     def status_of(self, patch: Patch) -> PatchStatus:
         """The state of this patch here."""

@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple, Optional
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
+from nfpatch.installs.ledger import ledger_path
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_leftovers, is_interrupted, recover
 from nfpatch.patching.install_state import InstallState, inspect_install
@@ -83,7 +84,7 @@ def apply(
 
     state = seen or inspect_install(install, catalog)
     try:
-        outcome = _move(state, wanted, allow_modified, force, dry_run, lock_timeout)
+        outcome = _move(install, catalog, state, wanted, allow_modified, force, dry_run, lock_timeout)
     except Refused as error:
         if state.interrupted or state.ledger_problem is not None:
             raise
@@ -122,23 +123,28 @@ def revert(
     def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
         return plan_revert(state, patches)
 
+    # If there is a ledger, there is something to do: inspecting the install once, under the lock, is enough
+    is_certain = not (patches or dry_run) and ledger_path(install).exists()
+    state = seen or (None if is_certain else inspect_install(install, catalog))
     # the patches that stay were allowed on these files when they were applied
-    return _move(seen or inspect_install(install, catalog), wanted, True, force, dry_run, lock_timeout)
+    return _move(install, catalog, state, wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
-    state: InstallState,
+    install: Install,
+    catalog: Catalog,
+    state: Optional[InstallState],
     wanted: Callable[[InstallState], Mapping[str, frozenset[str]]],
     allow_modified: bool,
     force: bool,
     dry_run: bool,
     lock_timeout: float,
 ) -> OperationResult:
-    install, catalog = state.install, state.catalog
-    if dry_run and state.interrupted:
+    """Bring the install to the `wanted` patch sets; `state` is None if it was not inspected yet."""
+    if state is not None and dry_run and state.interrupted:
         raise Refused("An interrupted run left its work unfinished. Run the command without --dry-run to complete it.")
     # Inspection needs neither the lock nor write access, so a read-only image that is already patched is no error
-    if dry_run or not (state.interrupted or wanted(state)):
+    if state is not None and (dry_run or not (state.interrupted or wanted(state))):
         if not dry_run and has_leftovers(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):
                 recover(install)

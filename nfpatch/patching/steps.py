@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -23,16 +22,15 @@ _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
 def state_after(state: InstallState, changes: Sequence[TreeChange]) -> InstallState:
-    """The state of the install after these changes. It has the same variants, because the originals are the same."""
-    for file in state.ledger.files:
-        state.variants.original(file)  # read and cached now, because the changes may remove it
+    """The state of the install after these changes."""
     after = _ledger_after(state, changes)
     contents = {**state.contents, **{change.file: change.desired for change in changes}}
     expected = {file: state.expected[file] for file in state.expected.keys() & after.files.keys()}
     for change in _files_in(changes):
         if change.patches:
             expected[change.file] = dict(change.patches)
-    return replace(state, ledger=after, contents=contents, expected=expected)
+    variants = state.variants.after(after, contents)
+    return state._replace(ledger=after, contents=contents, variants=variants, expected=expected)
 
 
 def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
@@ -172,12 +170,11 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
 
 def _bytecode_of(source: Path) -> list[Path]:
     """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder = source.parent / "__pycache__"
+    folder, stem = source.parent / "__pycache__", source.stem
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    stem = source.stem
     return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
 
 
