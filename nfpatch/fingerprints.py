@@ -178,7 +178,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
 
 
 class _OnDemand(Mapping[str, V]):
-    """A mapping whose values are made of others when they are asked for: a command asks for few of some thousand."""
+    """A mapping whose values are computed on access, because a command needs few of several thousand."""
 
     def __init__(self, raw: Mapping[str, Any], make: Callable[[Any], V]) -> None:
         self._raw, self._make = raw, make
