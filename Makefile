@@ -78,7 +78,7 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/results/matrix.md:
 journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
 	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
 
-rehearsals: training-env wheels  ## docs/results/rehearsals.md: scripts as users write them, rehearsed as released and healed
+rehearsals: training-env wheels  ## docs/rehearsals.md: scripts as users write them, rehearsed as released and healed
 	PYTHONPATH=. $(BIN)/python scripts/rehearsals.py
 
 spark: spark-env wheels  ## the proof on Spark in local mode, of one release of each kind; it takes a Java
