@@ -88,7 +88,7 @@ def launchers_for(release: str) -> list[str]:
     return ["torchrun", "script", "spawn", *([] if needs_old_stack(release) else ["fork"])]
 
 
-def proof_of(release: str, python: Path, launchers: list[str]) -> dict[str, Any]:
+def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
     """The JSON document of `verify --preview` on this release, of all patches that it has a use for."""
     catalog = load_catalog()
     by_name = [
@@ -99,10 +99,10 @@ def proof_of(release: str, python: Path, launchers: list[str]) -> dict[str, Any]
     ]
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
         command = [
-            *(sys.executable, "-m", "nfpatch", "verify", "all", *by_name, "--preview", "--json"),
+            *(sys.executable, "-m", "nfpatch", "verify", "all", *by_name, "--preview", "--json", *options),
             *("--python", str(python), "--site-packages", str(unpack(release, Path(folder)))),
             *("--timeout", str(TIMEOUT_SECONDS)),
-            *(f"--launcher={launcher}" for launcher in launchers),
+            *(f"--launcher={launcher}" for launcher in launchers_for(release)),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     document: dict[str, Any] = json.loads(done.stdout)
@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("releases", nargs="*", help="only these (default: all that need a patch)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0")
-    parser.add_argument("--launcher", action="append", help="only these (default: every one for some releases)")
+    parser.add_argument("--thorough", action="store_true", help="all configurations")
     parser.add_argument("--page", action="store_true", help="prove nothing, and write the page from what is kept")
     arguments = parser.parse_args()
     catalog, proofs, failed = load_catalog(), read_proofs(), 0
@@ -194,7 +194,7 @@ def main() -> int:
         print(f"== {release}" + ("" if python else ": not run, no --old-python"), file=sys.stderr, flush=True)
         if python is None:
             continue
-        document = proof_of(release, python, arguments.launcher or launchers_for(release))
+        document = proof_of(release, python, ["--thorough"] if arguments.thorough else [])
         failed += not document.get("ok", False)
         if "error" in document:
             print(document["error"], file=sys.stderr, flush=True)

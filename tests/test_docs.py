@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -23,12 +24,15 @@ from releases import RELEASES, unpack
 from support import ROOT, invoke
 
 from nfpatch import __version__
-from nfpatch.audit.run import CellOutcome as AuditOutcome
+from nfpatch.audit.run import AuditReport, Cell, CellOutcome
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 from nfpatch.patching.install_state import PatchState
+from nfpatch.proof.runner import ProofReport
 from nfpatch.proof.verdict import CaseResult
+from nfpatch.rehearsal.run import RehearsalReport
+from nfpatch.rehearsal.verdict import Stage
 
 DOCS = ROOT / "docs"
 RESULTS = DOCS / "results"
@@ -214,6 +218,10 @@ def test_the_page_on_json_has_the_keys_of_the_documents(tmp_path: Path) -> None:
     state = json.loads(invoke("status", *place).stdout)["patches"][0]
     assert set(state) <= keys_in_section(text, "patches")
     assert {each.name for each in fields(CaseResult)} <= keys_in_section(text, "cases")
+    for section, element in (("stages", Stage), ("cells", Cell)):
+        assert keys_written_by(element) <= keys_in_section(text, section)
+    for command, report in (("verify", ProofReport), ("rehearse", RehearsalReport), ("audit", AuditReport)):
+        assert keys_written_by(report) <= named(f"`{command}`")
 
 
 def keys_in_section(text: str, name: str) -> set[str]:
@@ -222,10 +230,15 @@ def keys_in_section(text: str, name: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", section))
 
 
+def keys_written_by(element: type) -> set[str]:
+    """The keys that stand in the code of `to_json` of a class."""
+    return set(re.findall(r'^            "(\w+)":', inspect.getsource(element.to_json), re.MULTILINE))
+
+
 def test_the_page_on_the_audit_has_the_outcomes_that_there_are() -> None:
     text = (REFERENCE / "audit.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| outcome \| meaning \|$(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(get_args(AuditOutcome))
+    assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(get_args(CellOutcome))
 
 
 def test_the_page_on_compatibility_has_every_stack_that_was_proved() -> None:
