@@ -4,11 +4,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
+.PHONY: test quick test-releases new-patch lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env rehearsals-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
 
-test: lint wheels lowest training-env runtime  ## everything that CI runs
+quick: .venv/ready  ## the tests that need no wheels, no torch and no network, as a bare `pytest` does
+	$(BIN)/python -m pytest
+
+test: lint wheels lowest training-env runtime  ## everything that CI runs: all tests but those of the targets below
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/runtime
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not every_release" --ignore=tests/runtime
+
+test-releases: wheels training-env  ## the long matrices over the releases, of which `make test` runs a sample
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m every_release --ignore=tests/runtime
+
+new-patch: .venv/ready  ## the skeleton of a patch and of its test: ID=tft-unused-gate
+	PYTHONPATH=. $(BIN)/python scripts/new_patch.py $(ID)
 
 lint: .venv/ready
 	@echo "== ruff, mypy"
@@ -44,10 +53,12 @@ training-env: .cache/training/ready
 audit-env: .cache/audit/ready
 old-env: .cache/old/ready
 spark-env: .cache/spark/ready
+rehearsals-env: .cache/rehearsals/ready
 
 .cache/audit/ready: scripts/training-env.txt
 .cache/old/ready: PYTHON = $(OLD_PYTHON)
 .cache/spark/ready: scripts/training-env.txt
+.cache/rehearsals/ready: scripts/training-env.txt
 .cache/%/ready: scripts/%-env.txt
 	@sed -n 's/^#/==/p' $< && echo "== (some minutes, once)"
 	rm -rf .cache/$*
@@ -78,7 +89,7 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/results/matrix.md:
 journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
 	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
 
-rehearsals: training-env wheels  ## docs/rehearsals.md: scripts as users write them, rehearsed as released and healed
+rehearsals: rehearsals-env wheels  ## docs/results/rehearsals.md: scripts as users write them, rehearsed released and patched
 	PYTHONPATH=. $(BIN)/python scripts/rehearsals.py
 
 spark: spark-env wheels  ## the proof on Spark in local mode, of one release of each kind; it takes a Java

@@ -96,7 +96,7 @@ class Subject:
             if row.label.endswith(" apply"):  # of the two patches that the other tools make as well
                 for file, patch in PATCHES.items():
                     known = catalog.fingerprints.file(RELEASE, file)
-                    if known is None or known.carried_by((self.site / file).read_bytes()) != {patch}:
+                    if known is None or known.detect_patches((self.site / file).read_bytes()) != {patch}:
                         raise NotRun(f"its apply left {file} other than patched")
         left_behind = differences(before, snapshot(self.site))
         return {"has_undo": len(self.rows) > 1, "false_record_rows": false_rows, "left_behind": left_behind}

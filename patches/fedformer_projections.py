@@ -44,8 +44,8 @@ patch = Patch(
                     Change("AutoCorrelationLayer.__init__", old=BUILD, new=BUILD + FREEZE),
                     Change("AutoCorrelationLayer.forward", old=PROJECT),
                 ),
-                reads={"key_projection": "", "value_projection": ""},
-                ignores={"FourierBlock.forward": ("k", "v"), "FourierCrossAttention.forward": ("v",)},
+                guarded_attributes={"key_projection": "", "value_projection": ""},
+                unused_arguments={"FourierBlock.forward": ("k", "v"), "FourierCrossAttention.forward": ("v",)},
             )
         },
     },

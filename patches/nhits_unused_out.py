@@ -30,7 +30,7 @@ patch = Patch(
                         inside=("if self.loss.outputsize_multiplier > 1:",),
                     ),
                 ),
-                reads={"out": ""},
+                guarded_attributes={"out": ""},
             )
         },
     },
@@ -38,8 +38,8 @@ patch = Patch(
         "<1.1": "never affected: forward uses the `out` layer in this release",
         ">=1.2": "fixed upstream in 1.2.0",
     },
-    spared={
-        ALREADY_FIXED: {FILE: Rewrite((), ignores={"NHITS.__init__": ("out",)})},
+    unaffected_code={
+        ALREADY_FIXED: {FILE: Rewrite((), unused_arguments={"NHITS.__init__": ("out",)})},
     },
     unused_parameters=("out.weight", "out.bias"),
     cases=(

@@ -29,7 +29,7 @@ patch = Patch(
                     Change("WaveKANLayer.__init__", old=BUILD, new=BUILD + "\nself.weight1.requires_grad_(False)"),
                     Change("WaveKANLayer.__init__", old="nn.init.kaiming_uniform_(self.weight1, a=math.sqrt(5))"),
                 ),
-                reads={"weight1": ""},
+                guarded_attributes={"weight1": ""},
             )
         },
     },

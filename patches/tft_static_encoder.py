@@ -19,7 +19,7 @@ def guard(size: str) -> Rewrite:
     """
     return Rewrite(
         changes=(Change("TFT.__init__", old=build, new=f"if {size} > 0:\n    {build.strip()}"),),
-        reads={"static_encoder": "s_inp is not None"},
+        guarded_attributes={"static_encoder": "s_inp is not None"},
     )
 
 
@@ -45,7 +45,7 @@ patch = Patch(
         "<1.0": "releases before 1.0 have another layout and no TFT",
         ">=1.7.5": "fixed upstream in 1.7.5",
     },
-    spared={
+    unaffected_code={
         ALREADY_FIXED: {FILE: Rewrite((Change("TFT.__init__", old="if self.stat_exog_size > 0: ..."),))},
     },
     unused_parameters=("static_encoder.*",),

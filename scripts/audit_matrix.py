@@ -69,7 +69,7 @@ def tally_of(outcomes: Outcomes, site: Path) -> Tally:
     for config, cell in outcomes.items():
         if cell.outcome == "clean":
             tally["clean"] += 1
-        elif cell.outcome == "dead":
+        elif cell.outcome == "unused":
             tally["dead"].setdefault(", ".join(sorted(cell.unused_parameters)), []).append(config)
         else:
             reasons = tally["refused" if cell.refused else "error"]

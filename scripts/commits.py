@@ -34,7 +34,7 @@ from releases import RELEASES, read_member
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 URL = "https://github.com/Nixtla/neuralforecast"
 PACKAGE = "neuralforecast/"
@@ -131,7 +131,7 @@ def _is_needed(catalog: Catalog, patch: Patch, tree: Mapping[str, bytes], around
     if any(like):
         return needing[like.index(True)]
     if needing[0]:  # upstream has fixed it between the two
-        return not any(_fits(each, tree) for each in patch.spared.values())
+        return not any(_fits(each, tree) for each in patch.unaffected_code.values())
     return any(_fits(each, tree) for each in patch.variants.values())
 
 
@@ -141,7 +141,7 @@ def _functions(tree: Mapping[str, bytes | None], variant: Mapping[str, Rewrite])
     for file, rewrite in variant.items():
         for where in sorted({change.where for change in rewrite.changes}):
             try:
-                node = Source(tree.get(file) or b"").definition(where).node
+                node = SourceFile(tree.get(file) or b"").definition(where).node
                 found.append(ast.dump(node))
             except CodemodRefused:
                 found.append("")
@@ -151,7 +151,7 @@ def _functions(tree: Mapping[str, bytes | None], variant: Mapping[str, Rewrite])
 def _fits(variant: Mapping[str, Rewrite], tree: Mapping[str, bytes]) -> bool:
     try:
         for file, rewrite in variant.items():
-            edits_of(rewrite, Source(tree[file]))
+            edits_of(rewrite, SourceFile(tree[file]))
     except (CodemodRefused, KeyError):
         return False
     return True

@@ -24,11 +24,13 @@ from matrix import needs_old_stack
 from releases import CACHE, RELEASES, unpack
 
 from nfpatch.audit.run import agenda_for
-from nfpatch.catalog import Case, load_catalog, names
+from nfpatch.catalog import Case, load_catalog, specifier_contains
+from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
@@ -65,7 +67,7 @@ def first_configurations(site: Path) -> list[Case]:
 def searches_for(site: Path, configurations: list[Case], through_optuna: bool) -> list[Case]:
     """A search for each of these models that has an Auto class, and searches through Optuna, or through ray alone."""
     exported = re.findall(r"'(Auto\w+)'", (site / "neuralforecast" / "auto.py").read_text(encoding="utf-8"))
-    has_optuna = names(SEARCHES_THROUGH_OPTUNA, find_install(None, site).version)
+    has_optuna = specifier_contains(SEARCHES_THROUGH_OPTUNA, find_install(None, site).version)
     searches = [each._replace(model=f"Auto{each.model}") for each in configurations]
     return [
         each

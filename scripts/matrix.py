@@ -91,10 +91,15 @@ def launchers_for(release: str) -> list[str]:
 def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
     """The JSON document of `verify --preview` on this release, of all patches that it has a use for."""
     catalog = load_catalog()
-    opt_in = [patch.id for patch in catalog.patches if patch.opt_in and catalog.files_of(patch, release)]
+    by_name = [
+        patch.id
+        for patch in catalog.patches
+        if patch.opt_in or any(case.stage == "ray-search" for case in patch.cases)
+        if catalog.files_of(patch, release)
+    ]
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
         command = [
-            *(sys.executable, "-m", "nfpatch", "verify", "all", *opt_in, "--preview", "--json", *options),
+            *(sys.executable, "-m", "nfpatch", "verify", "all", *by_name, "--preview", "--json", *options),
             *("--python", str(python), "--site-packages", str(unpack(release, Path(folder)))),
             *("--timeout", str(TIMEOUT_SECONDS)),
             *(f"--launcher={launcher}" for launcher in launchers_for(release)),

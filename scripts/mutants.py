@@ -54,9 +54,11 @@ SURVIVORS: dict[Mutant, str] = {
         'statement = (frame.line or "XXXX").partition(" ")[0]',
     ): "Neither is a statement that raises",
     Mutant(
-        "rehearsal.verdict.place_of",
-        'outer = next((f"{_within(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), "")',
-        'outer = next((f"{_within(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), None)',
+        "engine.logs.place_of",
+        'outer = next((f"{without_site_packages(file)}:{line} in {name}" '
+        'for file, line, name in frames if _tells(file)), "")',
+        'outer = next((f"{without_site_packages(file)}:{line} in {name}" '
+        "for file, line, name in frames if _tells(file)), None)",
     ): "Both are no place",
     Mutant(
         "installs.record.row_for",

@@ -17,9 +17,9 @@ from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.codemod import Rewrite
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import Ledger
-from nfpatch.patching.edits import Edit, joined
+from nfpatch.patching.edits import Edit, merge_adjacent
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.patching.variants import Variants
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "next-release.md"
@@ -68,17 +68,20 @@ class Outcome(NamedTuple):
 
 def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
     """What becomes of each patch in a release that is not known; nothing of those that neither catalog applies."""
-    files = {*catalog.files, *(file for patch in catalog.patches for forms in patch.spared.values() for file in forms)}
+    files = {
+        *catalog.files,
+        *(file for patch in catalog.patches for forms in patch.unaffected_code.values() for file in forms),
+    }
     contents = {file: read_member(release, file) for file in files}
     nowhere = Path("nowhere")
     install = Install(release, nowhere, nowhere, None, "regular")
     hidden = hidden_from(catalog, release)
     variants = Variants(install, hidden, Ledger(release), contents)
-    sources = {file: Source(content) for file, content in contents.items() if content is not None}
+    sources = {file: SourceFile(content) for file, content in contents.items() if content is not None}
     found = []
     for full, patch in zip(catalog.patches, hidden.patches):
         variant, expected = variants.of(patch), _edits(catalog.rewrites_for(full, release), sources)
-        is_applied = variant.found == "matched"
+        is_applied = variant.kind == "matched"
         if not expected:
             found += [Outcome(release, patch.id, WRONG)] if is_applied else []
         elif not patch.variants:
@@ -86,12 +89,14 @@ def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
         elif not is_applied:
             found.append(Outcome(release, patch.id, REFUSED, variant.reason))
         else:
-            written = {file: joined(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()}
+            written = {
+                file: merge_adjacent(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()
+            }
             found.append(Outcome(release, patch.id, SAME if written == expected else OTHER))
     return found
 
 
-def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, Source]) -> dict[str, tuple[Edit, ...]]:
+def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, SourceFile]) -> dict[str, tuple[Edit, ...]]:
     return {file: edits_of(rewrite, sources[file]) for file, rewrite in rewrites.items()}
 
 
@@ -132,7 +137,7 @@ def _known_of(catalog: Catalog, patch: Patch, known: tuple[str, ...], ended: Map
         },
         unaffected={ended[each]: why for each, why in patch.unaffected.items()},
         # a fix is known once a release has it
-        spared=patch.spared if len(since) > len(needing) else {},
+        unaffected_code=patch.unaffected_code if len(since) > len(needing) else {},
     )
 
 

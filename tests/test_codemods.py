@@ -389,7 +389,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the encoder is guarded already": (
         BUILT_ENCODER,
         replaced(ENCODER, GUARDED_ENCODER),
-        "num_static_vars=self.stat_exog_size, dropout=dropout)` is not a statement of TFT.__init__ as it stands there",
+        "num_static_vars=self.stat_exog_size, dropout=dropout)` is not a statement of TFT.__init__",
     ),
     "the encoder is built twice": (BUILT_ENCODER, replaced(ENCODER, ENCODER + ENCODER), "stands there 2 times"),
     "the encoder has another size": (

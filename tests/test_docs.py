@@ -25,11 +25,11 @@ from support import ROOT, invoke
 
 from nfpatch import __version__
 from nfpatch.audit.run import AuditReport, Cell
-from nfpatch.audit.run import Outcome as AuditOutcome
+from nfpatch.audit.run import CellOutcome as AuditOutcome
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
-from nfpatch.errors import AnswerIsNo, EnvironmentProblem, Refused, UsageError
-from nfpatch.patching.survey import State
+from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
+from nfpatch.patching.install_state import PatchState
 from nfpatch.proof.runner import ProofReport
 from nfpatch.proof.verdict import CaseResult
 from nfpatch.rehearsal.run import RehearsalReport
@@ -178,10 +178,10 @@ def test_the_page_of_commands_has_every_command() -> None:
 
 
 def test_the_page_of_commands_has_the_exit_codes_and_the_states_that_there_are() -> None:
-    codes = {error.exit_code for error in (AnswerIsNo, UsageError, Refused, EnvironmentProblem)}
+    codes = {error.exit_code for error in (NfpatchError, UsageError, Refused, EnvironmentProblem)}
     assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS, re.MULTILINE)} == codes | {0}
     (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(State))
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(PatchState))
 
 
 def test_every_command_has_the_options_that_the_table_gives_it() -> None:

@@ -9,7 +9,7 @@ from typing import Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.console import ONLY_IF
-from nfpatch.patching.survey import State, Survey
+from nfpatch.patching.install_state import InstallState, PatchState
 from nfpatch.which.logs import Frame, Line, Log
 
 # What strict DDP refuses unused parameters with: Lightning 2, which replaces torch's words, and torch itself.
@@ -45,7 +45,7 @@ class Match:
     line: int
     text: str
     words: str
-    state: Optional[State] = None
+    state: Optional[PatchState] = None
     reason: str = ""
     only_if: str = ""
 
@@ -80,7 +80,7 @@ class Answer:
         return any(match.state != "not-needed" for match in self.matches)
 
 
-def answer_for(log: Log, catalog: Catalog, found: Optional[Survey] = None) -> Answer:
+def answer_for(log: Log, catalog: Catalog, state: Optional[InstallState] = None) -> Answer:
     """The patches of the catalog that fix what a log says, in the light of what an install needs and has."""
     refusal = min((line for words in REFUSALS for line in log.find(words)), default=None)
     unused = log.unused
@@ -88,7 +88,7 @@ def answer_for(log: Log, catalog: Catalog, found: Optional[Survey] = None) -> An
     matches: list[Match] = []
     if unused is not None:
         line, names = unused
-        useful = [patch for patch in catalog.patches if found is None or found.status_of(patch).state != "not-needed"]
+        useful = [patch for patch in catalog.patches if state is None or state.status_of(patch).state != "not-needed"]
         taken = _by_parameters(names, log, useful) or _by_parameters(names, log, catalog.patches)
         matches += [Match(patch, line.number, line.text, listed(covered)) for patch, covered in taken]
         unknown = tuple(name for name in names if all(name not in covered for _, covered in taken))
@@ -97,7 +97,7 @@ def answer_for(log: Log, catalog: Catalog, found: Optional[Survey] = None) -> An
         matches += [Match(patch, refusal.number, refusal.text, words) for patch in _by_layers(log, refusal, catalog)]
     matches += _by_words(log, catalog)
     matches.sort(key=lambda match: (match.line, match.patch.id))
-    kept = _best([match if found is None else _in_install(match, found) for match in matches])
+    kept = _best([match if state is None else _in_install(match, state) for match in matches])
     return Answer(kept, unknown, refusal if unused is None else None, _OTHER_KEYS in log.text)
 
 
@@ -108,8 +108,8 @@ def listed(names: Sequence[str]) -> str:
     )
 
 
-def _in_install(match: Match, found: Survey) -> Match:
-    status = found.status_of(match.patch)
+def _in_install(match: Match, state: InstallState) -> Match:
+    status = state.status_of(match.patch)
     return replace(match, state=status.state, reason=status.reason)
 
 

@@ -9,7 +9,7 @@ from typing import Optional
 import click
 
 from nfpatch.catalog import Catalog
-from nfpatch.console import STATE_COLOURS, print_install, print_wrapped, releases_in_words, say
+from nfpatch.console import STATE_COLOURS, print_install, print_wrapped, releases_in_words
 from nfpatch.installs.find import Install
 from nfpatch.which.logs import Line
 from nfpatch.which.matching import Answer, Match, listed
@@ -78,9 +78,9 @@ def print_answer(
         print_wrapped(_what_is_needed(answer.unnamed), "")
     commands = commands_for(answer, options)
     if commands:
-        say("Run")
+        click.echo("Run")
     for command in commands:
-        say(f"  {command}")
+        click.echo(f"  {command}")
     if install is None and commands:
         print_wrapped(f"Whether an install needs or has them is not known: {missing}", "")
     if any(match.state == "applied" for match in answer.matches) and not commands:
@@ -127,4 +127,4 @@ def _print_matches(catalog: Catalog, matches: Sequence[Match]) -> None:
             reason = match.patch.summary if match.state in ("applicable", "applied", "opt-in") else match.reason
         click.echo(f"  {name}  {state}{reason}")
     for condition in dict.fromkeys(match.only_if for match in matches if match.only_if):
-        say(f"  ({condition})")
+        click.echo(f"  ({condition})")

@@ -310,9 +310,9 @@ def test_what_is_no_model_that_fits_is_refused_in_one_paragraph_each_and_stays(
     bad(torch_file(tmp_path / "evil.ckpt", {**model, "loops": Evil(marker)}), "wants to use `posix.system`")
     bad(tmp_path / "TFT_2.ckpt", "wants to use `posix.system`", pickle.dumps(Evil(marker), protocol=2))
     bad(tmp_path / "TFT_3.ckpt", "no file that torch.save wrote", pickle.dumps(Evil(marker), protocol=4))
-    bad(folder_with(tmp_path / "without", "notes.txt").parent, "holds no saved models")
+    bad(folder_with(tmp_path / "without", "notes.txt").parent, "no saved models")
     # dead in a TFT without static features, and by its name declared so; but this one uses it
-    bad(unpickled.crippled, "lacks keys that are not known to be dead in TFT of neuralforecast 1.7.4: static_encoder.")
+    bad(unpickled.crippled, "lacks keys that are not known to be unused in TFT of neuralforecast 1.7.4: static_")
     # of a checkpoint that does not tell its class, one class has the keys as they are, another lacks `out`
     (result,) = (r for r in travelled.results if (r.journey, r.case.model) == ("reverted", "NBEATSx"))
     checkpoint = Path(result.files[1]["backup"])
