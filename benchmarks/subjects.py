@@ -59,8 +59,8 @@ class Row:
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """The finished process. Raises NotRun, with its last words, when it fails.
 
-        All rows read and write bytecode in one place of ours: whatever the shell's settings, nobody compiles Python
-        while being timed, and an environment whose libraries are imported stays as it is.
+        All rows read and write bytecode in one place of ours: whatever the shell's settings, no command compiles
+        Python while it is timed, and an environment whose libraries are imported stays as it is.
         """
         bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(BENCHMARKS / "bytecode")}
         return run(*self.command, folder=self.folder, **bytecode, **self.environment, **environment)

@@ -29,9 +29,8 @@ ALL_GROUPS = "all"
 RUNTIME_FOLDER_NAME = "runtime"
 # The reason why a source needs no patch if its code has upstream's fix.
 ALREADY_FIXED = "already fixed in this source"
-# Imports of sibling modules in a runtime module, as ruff formats them. A regex, because every command needs them, and
-# one that begins with plain letters, because that is found fast.
-_IMPORT_OF_SIBLINGS = re.compile(r"from \.(\w*)[\w.]* import (\([^)]*\)|.*)")
+# Imports of sibling modules in a runtime module, as ruff formats them. A regex, because every command needs them.
+_IMPORT_OF_SIBLINGS = re.compile(r"from \.(\w*)[\w.]* import (\([^)]*\)|.*)")  # the literal prefix makes it fast
 
 T = TypeVar("T")
 

@@ -494,9 +494,9 @@ def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: flo
     catalog = target.catalog()
     selection = catalog.selection(names)
     install = target.install()
-    state = None if selection.is_default else inspect_install(install, catalog)
-    choice = Choice(()) if state is None else choice_for_revert(state, selection)
-    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen=state)
+    seen = None if selection.is_default else inspect_install(install, catalog)
+    choice = Choice(()) if seen is None else choice_for_revert(seen, selection)
+    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen)
     _print_outcome(outcome, selection, choice, "revert", dry_run, target.as_json)
 
 

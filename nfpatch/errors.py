@@ -32,7 +32,7 @@ class EnvironmentProblem(NfpatchError):
     exit_code = 4
 
 
-def as_problem(error: BaseException, state: str = "Nothing was changed.") -> BaseException:
+def to_environment_error(error: BaseException, state: str = "Nothing was changed.") -> BaseException:
     """An EnvironmentProblem that names the path, for an OSError; any other error itself.
 
     `state` is a sentence about the state of the install after the failure.

@@ -166,10 +166,10 @@ def read_fingerprints(path: Path) -> Fingerprints:
         return RecordedPatch(_as_hex(sha256), tuple(imports.split()), tuple(recorded))
 
     def recorded_file(line: Sequence[Any]) -> RecordedFile:
-        spans, sha256, rest, imports_at, *patches = line
+        spans, sha256, unpatched_digest, imports_at, *patches = line
         by_id = {texts[number][0]: (number, starts) for number, *starts in patches}
         return RecordedFile(
-            _listed(spans, releases), _as_hex(sha256), rest, imports_at, _OnDemand(by_id, recorded_patch)
+            _listed(spans, releases), _as_hex(sha256), unpatched_digest, imports_at, _OnDemand(by_id, recorded_patch)
         )
 
     files = _OnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
@@ -178,7 +178,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
 
 
 class _OnDemand(Mapping[str, V]):
-    """A mapping whose values are made of others when they are asked for: a command asks for few of some thousand."""
+    """A mapping whose values are computed on access, because a command needs few of several thousand."""
 
     def __init__(self, raw: Mapping[str, Any], make: Callable[[Any], V]) -> None:
         self._raw, self._make = raw, make

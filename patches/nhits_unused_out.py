@@ -1,8 +1,8 @@
 """NHITS of release 1.1.0 builds an output layer that nothing reads.
 
 With a loss of several outputs (`MQLoss`, ...) the constructor builds `self.out`, a linear layer through which 1.0.0
-mapped its forecast. 1.1.0 does no more, so its weight and bias never get a gradient and strict DDP refuses the model.
-It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0. This patch freezes it.
+mapped its forecast. 1.1.0 no longer does, so its weight and bias never get a gradient and strict DDP refuses the model.
+NBEATSx has the same bug in later releases. Upstream removed this layer in 1.2.0. This patch freezes it.
 """
 
 from nfpatch.catalog import ALREADY_FIXED, Case, Patch

@@ -58,8 +58,8 @@ class Journey:
 class Result:
     """How one model fared.
 
-    `before` is the error of loading it at its target before it was migrated, empty where there was none. `files` are
-    what `migrate --json` tells of its file and of the checkpoints of its fit.
+    `before` is the error of loading it at its target before the migration, empty if there was none. `files` has the
+    entries of `migrate --json` for its file and for the checkpoints of its fit.
     """
 
     journey: str
@@ -71,9 +71,9 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        """Whether the model is what it was, and its files were touched only if they had to be."""
-        due = "migrated" if is_resized(self.case) else "already-fits"
-        return all(file["state"] == due for file in self.files) and self.equal_forecasts and self.equal_resumed
+        """Whether the model is unchanged, and its files were rewritten only if necessary."""
+        expected = "migrated" if is_resized(self.case) else "already-fits"
+        return all(file["state"] == expected for file in self.files) and self.equal_forecasts and self.equal_resumed
 
     @property
     def row(self) -> str:
@@ -200,16 +200,16 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
 def migrated(
     folders: Sequence[str], classes: Mapping[Path, str], target: Path, python: Path
 ) -> list[Mapping[str, Any]]:
-    """What `migrate` tells of the files in these folders; where it asks for more, that is given."""
+    """The output of `migrate` for the files in these folders, with `--trust` or `--model` where it asks for them."""
     migrate = ("migrate", "--python", python, "--site-packages", target)
     answer = nfpatch_json(*migrate, *folders)["files"]
-    # Before 1.7.1 a callback in a checkpoint leads to the model, and the model to its trainer.
+    # Before 1.7.1 a callback in a checkpoint refers to the model, and the model to its trainer.
     distrusted = [file["path"] for file in answer if "--trust" in file["detail"]]
     trust = ["--trust"] if distrusted else []
     if distrusted:
         answer = [file for file in answer if file["path"] not in distrusted]
         answer += nfpatch_json(*migrate, *trust, *distrusted)["files"]
-    # A checkpoint does not tell its class, and that of a NBEATSx without `out` may be a NBEATS.
+    # A checkpoint does not record its class, and that of an NBEATSx without `out` may be an NBEATS.
     unknown = [Path(file["path"]) for file in answer if "--model" in file["detail"]]
     answer = [file for file in answer if Path(file["path"]) not in unknown]
     for model in sorted({classes[path.parent] for path in unknown}):
@@ -239,11 +239,11 @@ def main() -> int:
         journeys = []
         for release in arguments.releases:
             original = unpack(release, folder / release / "original")
-            healed = patched(original, folder / release / "patched")
+            patched_site = patched(original, folder / release / "patched")
             cases = cases_of(release, arguments.thorough)
             journeys += [
-                Journey(f"{release}, applied", original, healed, cases),
-                Journey(f"{release}, reverted", healed, original, cases),
+                Journey(f"{release}, applied", original, patched_site, cases),
+                Journey(f"{release}, reverted", patched_site, original, cases),
             ]
             if release == UPGRADE[0]:
                 newer = unpack(UPGRADE[1], folder / UPGRADE[1])

@@ -343,9 +343,9 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the layer is built twice": (
         BUILT_OUT,
         replaced(OUT_LAYER, OUT_LAYER + OUT_LAYER),
-        "stands there 2 times, not once",
+        "occurs 2 times, not once",
     ),
-    "the layer is not built": (BUILT_OUT, replaced(OUT_LAYER, ""), "stands there no times, not once"),
+    "the layer is not built": (BUILT_OUT, replaced(OUT_LAYER, ""), "occurs 0 times, not once"),
     "the condition is another one": (
         BUILT_OUT,
         replaced("if self.loss.outputsize_multiplier > 1:", "if self.loss.outputsize_multiplier > 2:"),
@@ -391,7 +391,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         replaced(ENCODER, GUARDED_ENCODER),
         "num_static_vars=self.stat_exog_size, dropout=dropout)` is not a statement of TFT.__init__",
     ),
-    "the encoder is built twice": (BUILT_ENCODER, replaced(ENCODER, ENCODER + ENCODER), "stands there 2 times"),
+    "the encoder is built twice": (BUILT_ENCODER, replaced(ENCODER, ENCODER + ENCODER), "occurs 2 times"),
     "the encoder has another size": (
         BUILT_ENCODER,
         replaced("num_static_vars=self.stat_exog_size", "num_static_vars=self.stat_exog_size + 1"),

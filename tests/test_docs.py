@@ -24,8 +24,7 @@ from releases import RELEASES, unpack
 from support import ROOT, invoke
 
 from nfpatch import __version__
-from nfpatch.audit.run import AuditReport, Cell
-from nfpatch.audit.run import CellOutcome as AuditOutcome
+from nfpatch.audit.run import AuditReport, Cell, CellOutcome
 from nfpatch.catalog import load_catalog
 from nfpatch.cli import main
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
@@ -236,7 +235,7 @@ def keys_written_by(element: type) -> set[str]:
 def test_the_page_on_the_audit_has_the_outcomes_that_there_are() -> None:
     text = (REFERENCE / "audit.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| outcome \| meaning \|$(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
-    assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(get_args(AuditOutcome))
+    assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(get_args(CellOutcome))
 
 
 def test_the_page_on_compatibility_has_every_stack_that_was_proved() -> None:

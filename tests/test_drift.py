@@ -147,7 +147,7 @@ DAMAGES: dict[str, tuple[Drift, str]] = {
     "no text": (lambda site: ledger(site).write_bytes(b"\xff\x00") and None, "is damaged"),
     "without a field": (rewritten(lambda document: document.pop("files")), "is damaged"),
     "from a newer nfpatch": (rewritten(lambda document: document.update(schema=99, nfpatch="9.9")), "nfpatch 9.9"),
-    "of another release": (rewritten(lambda document: document.update(neuralforecast="1.7.3")), "speaks of"),
+    "of another release": (rewritten(lambda document: document.update(neuralforecast="1.7.3")), "is for"),
     "naming a file outside": (
         rewritten(lambda document: document.update(files={"../../evil.py": document["files"][TFT]})),  # type: ignore[index]
         "is damaged",
@@ -258,7 +258,7 @@ def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Pa
     for command in ("status", "apply", "revert"):
         result = invoke(*on_some(command), "--site-packages", patched)
         assert result.exit_code == 4
-        assert "is gone" in result.stderr
+        assert "is missing" in result.stderr
 
 
 def test_another_release_beside_the_patched_one_is_a_problem(patched: Path) -> None:

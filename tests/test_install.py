@@ -345,7 +345,7 @@ def test_two_dist_infos_are_a_problem(site: Path) -> None:
 
 def test_a_dist_info_whose_package_is_gone_is_a_problem(site: Path) -> None:
     shutil.rmtree(site / "neuralforecast")
-    assert_problem(dist_info(site), "is gone", "Reinstall it", site, "--site-packages", site)
+    assert_problem(dist_info(site), "is missing", "Reinstall it", site, "--site-packages", site)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"__version__ = 'main'\n"], ids=["missing", "silent", "no PEP 440"])

@@ -151,7 +151,7 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
         "apply", "mlp-gate", "mlp-gate-twin", "--allow-modified", "--patches", own, "--site-packages", gated
     )
     assert refused.exit_code == 3
-    assert "mlp-gate-twin changes what mlp-gate changes" in refused.stderr
+    assert "mlp-gate-twin and mlp-gate change the same lines" in refused.stderr
     assert snapshot(gated) == before
 
 

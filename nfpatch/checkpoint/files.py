@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Optional
 
-from nfpatch.errors import EnvironmentProblem, Refused, UsageError, as_problem
+from nfpatch.errors import EnvironmentProblem, Refused, UsageError, to_environment_error
 from nfpatch.installs.disk import copy_owner, flush_folder, link_or_copy
 
 SUFFIXES = (".ckpt", ".safetensors")
@@ -205,7 +205,7 @@ def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) 
                 os.replace(old, path)
             for backup in made:
                 backup.unlink(missing_ok=True)
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     return tuple(kept)
 
 

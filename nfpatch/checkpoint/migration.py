@@ -16,7 +16,7 @@ from nfpatch.checkpoint.worker import MigrationWorker, start_worker
 from nfpatch.engine.launch import termination_as_exit
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
-from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, as_problem
+from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, to_environment_error
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
@@ -267,5 +267,5 @@ def _failure(judged: _CheckedFile, event: Failed) -> BaseException:
     """Why a new file could not be written."""
     path = judged.file.path
     if event.errno is not None:
-        return as_problem(OSError(event.errno, os.strerror(event.errno), str(path)))
+        return to_environment_error(OSError(event.errno, os.strerror(event.errno), str(path)))
     return _reason(path, event.detail, "content")

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.errors import EnvironmentProblem, as_problem
+from nfpatch.errors import EnvironmentProblem, to_environment_error
 from nfpatch.installs.find import Install
 
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -77,7 +77,7 @@ def _try_lock(path: Path) -> Optional[int]:
     try:
         descriptor, created = _open_lock(path)
     except OSError as error:
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

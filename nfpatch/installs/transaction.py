@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-from nfpatch.errors import Refused, as_problem
+from nfpatch.errors import Refused, to_environment_error
 from nfpatch.installs.disk import flush_folder, link_or_copy, make_folder_like_parent, read_file, write_new
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
@@ -113,7 +113,7 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
         _write_journal(staging, entries)
     except BaseException as error:
         _discard(home)
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     try:
         _execute(home, entries)
     except BaseException as error:
@@ -121,9 +121,9 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
             os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
             _rollback(home, entries)
         except OSError as second:
-            raise as_problem(second, HALF_DONE) from error
+            raise to_environment_error(second, HALF_DONE) from error
         _discard(home)
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     _discard(home)
 
 
@@ -155,7 +155,7 @@ def recover(install: Install) -> bool:
         else:
             return False
     except OSError as error:
-        raise as_problem(error, HALF_DONE) from error
+        raise to_environment_error(error, HALF_DONE) from error
     finally:
         if not is_interrupted(install):
             _discard(home)
@@ -286,7 +286,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _flush(home: Path, paths: Sequence[str]) -> None:
-    """Flush the folders of these paths to disk."""
+    """Flush the folders that contain these paths to disk."""
     for folder in sorted({_absolute(home, path).parent for path in paths}):
         if folder.is_dir():
             flush_folder(folder)

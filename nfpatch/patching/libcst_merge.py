@@ -44,7 +44,7 @@ def render_replacement(lines: Sequence[bytes], old: str, new: str, encoding: str
     added = _parsed_statements(new)
     body = [merger.render(statement) for statement in added]
     for number, statement in enumerate(added[1:], start=1):
-        if body[number] is merger.known[0][0]:  # it was the first statement, so no blank lines belong to it
+        if body[number] is merger.known[0][0]:  # it was the first one, and needs the blank lines of the new one now
             blank = [cast("cst.EmptyLine", line.visit(style)) for line in statement.leading_lines]
             body[number] = body[number].with_changes(leading_lines=blank)
     result = module.with_changes(body=body) if block is module else module.with_deep_changes(block, body=body)

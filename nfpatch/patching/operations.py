@@ -123,7 +123,7 @@ def revert(
     def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
         return plan_revert(state, patches)
 
-    # If a ledger lists applied patches, there is something to do: one inspection, under the lock, is enough
+    # If there is a ledger, there is something to do: inspecting the install once, under the lock, is enough
     is_certain = not (patches or dry_run) and ledger_path(install).exists()
     state = seen or (None if is_certain else inspect_install(install, catalog))
     # the patches that stay were allowed on these files when they were applied
@@ -140,7 +140,7 @@ def _move(
     dry_run: bool,
     lock_timeout: float,
 ) -> OperationResult:
-    """Carry out what is `wanted` of the install. `state` is None if it was not inspected yet."""
+    """Bring the install to the `wanted` patch sets; `state` is None if it was not inspected yet."""
     if state is not None and dry_run and state.interrupted:
         raise Refused("An interrupted run left its work unfinished. Run the command without --dry-run to complete it.")
     # Inspection needs neither the lock nor write access, so a read-only image that is already patched is no error

@@ -71,7 +71,7 @@ class Variants:
         self._edits: dict[tuple[str, int], Union[tuple[Edit, ...], CodemodRefused]] = {}
 
     def after(self, ledger: Ledger, contents: Mapping[str, Optional[bytes]]) -> Variants:
-        """The variants once the install has this ledger and these contents, made of the same originals."""
+        """The variants after the install has this ledger and these contents, with the same originals."""
         later = Variants(self.install, self.catalog, ledger, contents)
         later._variants, later._released, later._originals = self._variants, self._released, self._originals
         later._sources, later._edits = self._sources, self._edits

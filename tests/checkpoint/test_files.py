@@ -245,7 +245,7 @@ def test_an_alias_map_that_runs_code_is_not_believed(models: Path, tmp_path: Pat
 
 
 def test_where_there_is_no_model_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="There is no"):
+    with pytest.raises(UsageError, match="does not exist"):
         model_files(tmp_path / "missing")
     with pytest.raises(Refused, match="no saved models"):
         model_files(tmp_path)

@@ -34,7 +34,7 @@ from nfpatch.installs.transaction import (
 )
 
 PACKAGE = "neuralforecast"
-HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` completes it."
+HALF_DONE = "The transaction is unfinished, no file is damaged: the next `nfpatch apply` or `revert` completes it."
 HOME = "neuralforecast-1.7.4.dist-info/nfpatch"
 OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
