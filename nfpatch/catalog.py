@@ -49,8 +49,8 @@ class Case(NamedTuple):
     `stage` is the call after the training that is compared with a single-process reference: "validate", "predict",
     "insample" (`predict_insample`), "cross-validation", "save" (and load, on every rank), "load" (and predict), "refit"
     (`fit` again). Or it is a special kind of training: "no-batch", "strategy-object", "own-callbacks", "failing-rank",
-    "trajectories", "several-threads", "one-series", "one-order", "fewer-devices" (docs/proof.md describes each); a
-    "search" through Optuna or a "ray-search" through a real ray; or on Spark "predict" after a fit, on a
+    "trajectories", "several-threads", "one-series", "one-order", "fewer-devices" (docs/concepts/proof.md describes
+    each); a "search" through Optuna or a "ray-search" through a real ray; or on Spark "predict" after a fit, on a
     "single-series", on "cut-files", each of which has a part of a series, on files "on-dbfs", or in "several-tasks". On
     the released source its result differs from the reference, or it fails with one of the patch's `symptoms`. If its
     ranks would hang (`original_hangs`), the released source is not run. `launchers` are those that show the bug; empty

@@ -84,6 +84,7 @@ _catalog_option = click.option(
     help="A folder with your own patch modules. Can be given several times.",
 )
 _seconds = click.FloatRange(min=0, min_open=True)
+_source = click.Choice(["released", "installed", "patched"])
 _new_file = click.Path(dir_okay=False, path_type=Path)
 _names_argument = click.argument("names", nargs=-1, metavar="[GROUP|PATCH]...")
 _skip_option = click.option(
@@ -402,9 +403,7 @@ def apply(
     if prove:
         from nfpatch.proof.prove import ProofRequest
 
-        request = ProofRequest(
-            selection, preview=True, allow_modified=allow_modified, force=force, keep_going=keep_going
-        )
+        request = ProofRequest(selection, "patched", allow_modified, force, keep_going)
         may_write = allow_editable or dry_run
         proof = _prove_preview(request, install, catalog, may_write, timeout, target.as_json)
     state = inspect_install(install, catalog)
@@ -542,7 +541,13 @@ def _check_report_files(*files: Optional[Path]) -> None:
 @main.command()
 @_names_argument
 @_skip_option
-@click.option("--preview", is_flag=True, help="Prove the patched source without writing it.")
+@click.option("--preview", is_flag=True, help="The same as --source patched.")
+@click.option(
+    "--source",
+    type=_source,
+    help="What is held against the released source: the installed one (default), or the patched one, without writing "
+    "it. With released only that is run, and its faults are shown.",
+)
 @click.option(
     "--allow-modified", is_flag=True, help="With --preview: also patch files that differ from the release, as in apply."
 )
@@ -581,6 +586,7 @@ def verify(
     names: tuple[str, ...],
     skip: tuple[str, ...],
     preview: bool,
+    source: Any,
     allow_modified: bool,
     thorough: bool,
     devices: int,
@@ -610,14 +616,17 @@ def verify(
     if nodes.nnodes > 1 and set(launchers) - {"torchrun"}:
         raise UsageError("Several nodes are only supported with torchrun: remove --launcher or --nnodes.")
     if accelerator == "gpu" and "spark" in launchers:
-        raise UsageError("Spark is only supported on the CPU: remove --accelerator gpu or --launcher spark.")
-    if allow_modified and not preview:
-        raise UsageError("--allow-modified has no effect without --preview: add --preview, or remove --allow-modified.")
+        raise UsageError("Spark is proved on the CPU only: leave --accelerator out, or --launcher spark.")
+    if preview and source not in (None, "patched"):
+        raise UsageError(f"--preview is --source patched: leave it out, or --source {source}.")
+    source = "patched" if preview else source or "installed"
+    if allow_modified and source == "installed":
+        raise UsageError("--allow-modified is for a source that is computed: add --preview, or leave it out.")
     _check_report_files(junit_xml, html)
     catalog = target.catalog()
     selection = catalog.selection(names, skip)
     install = target.install()
-    request = ProofRequest(selection, preview, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
+    request = ProofRequest(selection, source, allow_modified, thorough=thorough, launchers=launchers or ("torchrun",))
     agenda = agenda_for(inspect_install(install, catalog), request)
     with proof_report.progress(agenda, verbose) as on_event:
         options = RunOptions(devices, accelerator, timeout or timeout_for(agenda), nodes)
@@ -679,7 +688,7 @@ def audit(
 )
 @click.option(
     "--source",
-    type=click.Choice(["released", "installed", "patched"]),
+    type=_source,
     default="installed",
     show_default=True,
     help="Which neuralforecast to use: as released, as installed, or as `apply` would patch it. Nothing is written.",

@@ -1,10 +1,10 @@
-"""Audits every model of every release, as released and patched: docs/matrix.json.gz.
+"""Audits every model of every release, as released and patched: docs/results/matrix.json.gz.
 
 A model whose file and cells are the same in several releases is audited in only one of them. The released source is
 trained in one process for each cell. The patched source is trained again for the cells with unused parameters, and for
 all cells of a model whose file is patched. In addition, DDP trains in two processes the first cell of each model that
 trains, and for a patched file the cells with default options that had unused parameters. Results that
-docs/matrix.json.gz already has are not measured again.
+docs/results/matrix.json.gz already has are not measured again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 
-DATA = Path(__file__).resolve().parent.parent / "docs" / "matrix.json.gz"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "matrix.json.gz"
 TIMEOUT_SECONDS = 3600.0
 
 # The results of the cells of a model: {clean: number, dead: {unused parameters: cells}, refused: {reason: cells},
@@ -70,7 +70,7 @@ def tally_of(outcomes: Outcomes, site: Path) -> Tally:
     for config, cell in outcomes.items():
         if cell.outcome == "clean":
             tally["clean"] += 1
-        elif cell.outcome == "dead":
+        elif cell.outcome == "unused":
             tally["dead"].setdefault(", ".join(sorted(cell.unused_parameters)), []).append(config)
         else:
             reasons = tally["refused" if cell.refused else "error"]
@@ -186,7 +186,7 @@ def read_runs() -> list[Run]:
 
 
 def write(runs: list[Run]) -> None:
-    """Write the data, compressed, because a diff of 18000 lines is of no use. docs/models.md is made from it."""
+    """Write the data, compressed, because a diff of 18000 lines is of no use. models.md is made from it."""
     runs[:] = [run for run in runs if run["releases"]]
     runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
     for run in runs:

@@ -2,7 +2,7 @@
 
 `python scripts/commits.py CLONE`: CLONE is a clone of Nixtla/neuralforecast, bare or not, which is only read. Looked at
 is every 12th commit of the main line from 1.5.0 on that touches the package, and the newest, and as many others halfway
-between. Writes docs/commits.md; with `--offset` or `--only`, other commits are looked at and nothing is written.
+between. Writes docs/results/commits.md; `--offset` and `--only` look at other commits and write nothing.
 
 A commit lies between the release that its version names and the next one. It needs what both need. Where they differ
 it is like the one whose functions it has, of those that the patch changes. Where it has neither's, it needs the patch
@@ -42,14 +42,13 @@ OLDEST = "v1.5.0"
 STEP = 12
 OFFSETS = (0, 6)
 REQUIRED_SHARE = 0.98
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "commits.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "commits.md"
 INTRODUCTION = """# Installs from git
 
 Written by `make commits CLONE=DIR` from a clone of neuralforecast: commits of the main line between 1.5.0 and July
 2026, every 12th that touches the package, installed as pip does and patched by one command, `nfpatch apply all
---allow-modified --keep-going`. A patch is needed where the bug stands in the code of the commit. Those for Spark count
-as well, opt-in patches do not. What is written compiles, and `nfpatch revert` restores every byte; where not, the table
-says so.
+--allow-modified --keep-going`. A patch is needed if the commit has the bug. The patches for Spark are counted, opt-in
+patches are not. All written files compile, and `nfpatch revert` restores every byte; the table names each exception.
 
 """
 APPLY = ("apply", "all", "--allow-modified", "--keep-going")

@@ -1,4 +1,4 @@
-"""Runs the stages of an ordinary script for every model of every release: docs/journeys.json.
+"""Runs the stages of an ordinary script for every model of every release: docs/results/journeys.json.
 
 Two processes (gloo, CPU, torchrun), with the released and with the patched source. The released source runs the script
 up to `predict`, whose result already differs from that of a single process; the patched source runs all of `STAGES`.
@@ -25,12 +25,14 @@ from releases import CACHE, RELEASES, unpack
 
 from nfpatch.audit.run import agenda_for
 from nfpatch.catalog import Case, load_catalog, specifier_contains
+from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
-DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
 # A search does not run the stages: its result is a model like any other.

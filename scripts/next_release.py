@@ -1,4 +1,4 @@
-"""What becomes of a release that nfpatch does not know yet: docs/next-release.md.
+"""What becomes of a release that nfpatch does not know yet: docs/results/next-release.md.
 
 Each release from 1.6.0 on is taken for the next one. It and all later ones are hidden from the catalog: fingerprints,
 version ranges, and the forms of later fixes. What fits by the code is compared with what the full catalog writes.
@@ -22,7 +22,7 @@ from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import SourceFile
 from nfpatch.patching.variants import Variants
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "next-release.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "next-release.md"
 FIRST = "1.6.0"
 SAME, OTHER, REFUSED, NEW, WRONG = "same bytes", "other bytes", "refused", "without a predecessor", "not needed"
 
@@ -43,10 +43,10 @@ WHY_OTHER = {
 }
 INTRODUCTION = """# The next release
 
-A release that comes out tomorrow is not in nfpatch's catalog. `apply --allow-modified` then goes by the code: a variant
-of a patch is applied if all that it expects stands there exactly once. How far that carries is measured by
-`make next-release`: each release from {first} on is hidden from the catalog, with all later ones, and patched by what
-is known of its predecessors.
+Written by `make next-release`. A release that comes out tomorrow is not in nfpatch's catalog. `apply --allow-modified`
+then goes by the code: a variant of a patch is applied if every statement that it expects is in the source exactly once.
+To measure how many patches that reaches, each release from {first} on is hidden from the catalog together with
+all later ones, and patched by what is known of the releases before it.
 
 The full catalog writes {needed} patches into these {releases} releases. Of these, {same} come to the same bytes,
 {other} to others, {refused} are refused, and {new} have no variant for a predecessor. {wrong} are applied where the

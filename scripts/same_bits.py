@@ -1,4 +1,4 @@
-"""Writes docs/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
+"""Writes docs/results/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
 
 Each configuration is trained from one seed, by one process, with the source of a release and with all patches applied
 that are not opt-in: weights, losses, forecasts and what is left of the random streams must be the same. Where the two
@@ -32,7 +32,7 @@ from nfpatch.proof.prove import TRAVELLERS
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, encode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "same-bits.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "same-bits.md"
 FITS = Path(__file__).with_name("same_bits_fits.py")
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.0.2", "3.3.0")
 VAL_SIZE = 12
@@ -40,17 +40,19 @@ VALIDATE_EVERY = {"val_check_steps": 2}
 SEARCH = Case("AutoNHITS", "search", options={"mlp_units": [[8, 8]] * 3}, releases=">=1.6.4")
 TEXT = """# One process: the bits of the unpatched source
 
-Written by `make same-bits`. Each model class is trained by one process from one seed, for four steps with two
-validations, as released and with all patches but the opt-in ones. Equal, bit for bit, must be: every weight and buffer,
-the losses of each step and validation, the forecasts, and the states of the random streams after the fit; for some
-models `cross_validation` as well. The configurations: no exogenous features, each kind and all of them with a point
-loss; none and all of them with a quantile and a distribution loss; the models with IQLoss, a mixture and other options
-of the training; and what the patches for unused parameters name as their cases.
+Written by `make same-bits`. Each model class is trained in one process from one seed, for four steps with two
+validations, on the released source and on the patched one (all patches but the opt-in ones). These must be equal, bit
+for bit: every weight and buffer, the losses of each step and validation, the forecasts, the states of the random number
+generators after the fit, and for some models the results of `cross_validation`.
 
-A number is that of the configurations that are equal. Two patches remove layers, as upstream did in 1.7.5 and 1.7.6:
-where they apply, the second number is that without them. Where the release itself refuses a configuration, both
-sources must say the same, and it is not counted. `torch.linalg.lstsq`, which makes KAN's first weights, gives other
-last bits in each process by its default driver, as released too: here it gets another one.
+The configurations: no exogenous features, each kind and all of them with a point loss; none and all of them with a
+quantile and a distribution loss; IQLoss, a mixture and other training options; and the cases of the patches for unused
+parameters.
+
+Each number counts the configurations that are equal. Two patches remove layers, as upstream did in 1.7.5 and 1.7.6;
+where they apply, the second number is without them. A configuration that the release refuses must fail with the same
+error on both sources, and is not counted. `torch.linalg.lstsq`, which initializes KAN, differs in the last bits from
+process to process with its default driver, on the released source too; here another driver is set.
 
 {table}
 
@@ -207,7 +209,7 @@ def cell_of(model: str, release: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def page_of(outcomes: Sequence[Outcome], releases: Sequence[str], stack: Mapping[str, str]) -> str:
-    """The text of docs/same-bits.md."""
+    """The text of docs/results/same-bits.md."""
     models = sorted({each.case.model for each in outcomes})
     cells = {(model, release): cell_of(model, release, outcomes) for model in models for release in releases}
     rows = [f"| model | {' | '.join(releases)} |", f"|---|{'---|' * len(releases)}"]

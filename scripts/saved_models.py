@@ -1,4 +1,4 @@
-"""Proves on real models that `nfpatch migrate` keeps them, and writes the table into docs/saved-models.md.
+"""Proves on real models that `nfpatch migrate` keeps them, and writes docs/results/saved-models.md.
 
 A model is trained and saved with one source, migrated to another, and loaded there: its forecasts must be bit for bit
 what they were. A fit that was stopped half way is migrated and resumed: the weights must be bit for bit those of the
@@ -27,8 +27,16 @@ from nfpatch.catalog import Case, load_catalog
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, encode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
-TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "saved-models.md"
+HEADING = """# Migrated models
+
+Written by `make saved-models`. A model is trained and saved with one source, migrated to another (`nfpatch migrate`),
+and loaded there. *Forecasts*: are they bit for bit the same? *Resumed fit*: a fit of six steps leaves a checkpoint
+after three, which is migrated and resumed with the other source; are the weights at the end those of a fit that was
+not stopped? *Before*: the error of loading the file without migrating it. A TFT with static features keeps its
+layers, so it loads as it is, and `migrate` leaves it alone.
+
+"""
 CATALOG = load_catalog()
 PATCHES = CATALOG.patches
 SAVING = Path(__file__).with_name("saving.py")
@@ -249,7 +257,7 @@ def main() -> int:
         if not result.holds:
             print(result, file=sys.stderr)
     if not arguments.print:
-        PAGE.write_text(TABLE.sub(lambda found: table, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(f"{HEADING}{table}\n", encoding="utf-8")
     return 0 if all(result.holds for result in results) else 1
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from releases import wheel_of
+from fake_releases import contents_of, unpack
 from support import (
     NBEATSX,
     PACKAGE_OF_MODULES,
@@ -25,6 +24,8 @@ from support import (
     states,
     unlisted_files,
 )
+
+pytestmark = pytest.mark.fake_releases
 
 Drift = Callable[[Path], None]
 
@@ -205,9 +206,9 @@ def test_an_original_that_is_lost_is_never_put_back(loss: str, patched: Path) ->
 
 
 def unpack_again(site: Path, names: Callable[[str], bool]) -> None:
-    with zipfile.ZipFile(wheel_of("1.7.4")) as archive:
-        for name in filter(names, archive.namelist()):
-            archive.extract(name, site)
+    for name, content in contents_of("1.7.4").items():
+        if names(name):
+            (site / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("record_too", [False, True], ids=["package only", "with RECORD"])
@@ -261,7 +262,6 @@ def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Pa
 
 
 def test_another_release_beside_the_patched_one_is_a_problem(patched: Path) -> None:
-    with zipfile.ZipFile(wheel_of("1.7.5")) as archive:
-        archive.extractall(patched)
+    unpack("1.7.5", patched)
     assert invoke("status", "--site-packages", patched).exit_code == 4
     assert NBEATSX in snapshot(patched)

@@ -25,6 +25,8 @@ from support import (
     snapshot,
 )
 
+pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
+
 COMMANDS = ("status", "apply", "revert")
 
 

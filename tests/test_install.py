@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from releases import unpack
+from fake_releases import unpack
 from support import (
     NBEATSX,
     ROOT,
@@ -34,6 +34,8 @@ from support import (
 )
 
 from nfpatch.installs.find import find_install
+
+pytestmark = pytest.mark.fake_releases
 
 BOTH = {NBEATSX, TFT}
 
@@ -248,6 +250,7 @@ BUILD_BACKENDS = {  # setuptools finds the package by an import hook, hatchling 
 }
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("backend", BUILD_BACKENDS)
 def test_an_editable_install_is_patched_only_with_consent(
     backend: str, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from releases import read_member, unpack
+from fake_releases import read_member, unpack
 from support import all_states, answer, false_record_rows, invoke, snapshot, unlisted_files
 
 from nfpatch.catalog import Catalog, load_catalog
@@ -15,6 +15,8 @@ from nfpatch.installs.find import module_file
 from nfpatch.patching.edits import digest_inserted_text
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import SourceFile
+
+pytestmark = pytest.mark.fake_releases
 
 RELEASE = "1.7.4"
 # A patch of one file whose hook was another, and a module that several patches need, one of Spark among them.

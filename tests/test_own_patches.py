@@ -1,4 +1,4 @@
-"""Patches of the user's own, after docs/writing-a-patch.md, whose examples this runs."""
+"""Patches of the user's own, after docs/how-to/writing-a-patch.md, whose examples this runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support import (
     unlisted_files,
 )
 
-GUIDE = ROOT / "docs" / "writing-a-patch.md"
+GUIDE = ROOT / "docs" / "how-to" / "writing-a-patch.md"
 MLP = "neuralforecast/models/mlp.py"
 MODEL = "neuralforecast/common/_base_model.py"
 
@@ -191,7 +191,7 @@ def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path
     assert document["changed"] == [MLP]
     fits = {(case["source"], case["strategy"]): case for case in document["proof"]["cases"] if case["patch"]}
     assert fits["released", "strict-ddp"]["unused_parameters"] == ["gate.weight", "gate.bias"]
-    assert fits["patched", "strict-ddp"]["equal_to_like"] is True
+    assert fits["patched", "strict-ddp"]["matches_reference"] is True
     assert document["proof"]["ok"] is True
 
 

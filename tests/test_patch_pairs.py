@@ -26,7 +26,8 @@ from nfpatch.patching.plan import original_with
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import SourceFile
 from nfpatch.proof.prove import ProofRequest, agenda_for
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import run_proof
+from nfpatch.proof.verdict import ProofCase
 
 NEWEST = RELEASES[-1]
 
@@ -161,7 +162,7 @@ def test_two_patches_of_one_function_are_proved_together_without_any_others(
     ids = sorted({(pair.one, pair.other) for pair in pairs_in(NEWEST)})
     trees, cases = {}, []
     for pair in ids:
-        request = ProofRequest(catalog.selection(pair), preview=True, allow_modified=True)
+        request = ProofRequest(catalog.selection(pair), "patched", allow_modified=True)
         fits = [fit for fit in agenda_for(found, request).cases if is_green(fit)]
         name = "+".join(pair)
         for fit in fits:

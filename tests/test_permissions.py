@@ -34,6 +34,8 @@ from support import (
     states,
 )
 
+pytestmark = pytest.mark.fake_releases
+
 IS_ROOT = os.geteuid() == 0
 ANOTHER = 65534
 NEEDED = ("nbeatsx-unused-out", "tft-static-encoder")

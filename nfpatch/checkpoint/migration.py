@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Literal, Optional
 
 from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_leftovers, replace_all, staging_folder
@@ -20,6 +20,19 @@ from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, to_environ
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
+from nfpatch.target.talk import (
+    AllJudged,
+    Done,
+    Failed,
+    Imported,
+    Judged,
+    MigrateSpec,
+    NewFile,
+    NotImported,
+    SavedFile,
+    Verdict,
+    WriteFiles,
+)
 
 MigrationState = Literal["migrated", "already-fits", "refused"]
 
@@ -132,8 +145,8 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
 def _patched_tree(state: InstallState, folder: Path) -> Optional[Path]:
     """A copy of the package without the layers that patches remove; None if none of these patches can be applied.
 
-    The parameters that a patch removes are unused in some configurations only: in those in which this copy does not
-    build them.
+    A key that a patch declares unused is so only in some configurations of a model: in those in which this source does
+    not build it.
     """
     wanted: dict[str, frozenset[str]] = {}
     for status in state.statuses:
@@ -153,61 +166,56 @@ def _check_files(
     """Check the files in the target interpreter."""
     install = state.install
     seen = [os.stat(file.path) for file in files]
-    dead: dict[str, list[str]] = {}
+    unused: dict[str, tuple[str, ...]] = {}
     for patch in state.catalog.patches:
         if patch.removes_parameters:
-            dead.setdefault(patch.model, []).extend(patch.unused_parameters)
+            unused[patch.model] = (*unused.get(patch.model, ()), *patch.unused_parameters)
     worker.send(
-        {
-            "files": [
-                {"path": os.path.abspath(file.path), "claimed": file.claimed, "suggested": file.suggested}
-                for file in files  # absolute, because the process has another working directory
-            ],
-            "dead": dead,
-            "trees": {
-                "installed": None if install.tree is None else str(install.tree),
-                "healed": None if patched is None else str(patched),
-            },
-            "trust": trust,
-        }
+        MigrateSpec(
+            files=tuple(  # the process runs in a folder of its own
+                SavedFile(os.path.abspath(file.path), file.claimed, tuple(file.suggested)) for file in files
+            ),
+            unused=unused,
+            installed=None if install.tree is None else str(install.tree),
+            patched=None if patched is None else str(patched),
+            trust=trust,
+        )
     )
     checked = []
-    for event in worker.events(until="all-judged"):
-        if event["event"] == "judged":
-            number = event["file"]
-            checked.append(_CheckedFile(number, files[number], seen[number], *_result_of(files[number].path, event)))
+    for event in worker.events(until=AllJudged):
+        if isinstance(event, Judged):
+            file = files[event.file]
+            checked.append(_CheckedFile(event.file, file, seen[event.file], *_outcome_of(file.path, event.verdict)))
         else:
             _check_imported(event, install)
     return checked
 
 
-def _check_imported(event: Mapping[str, Any], install: Install) -> None:
-    """Raise EnvironmentProblem unless the target interpreter has imported this install."""
-    if event["event"] == "not-imported":
+def _check_imported(event: object, install: Install) -> None:
+    """Raise EnvironmentProblem unless the target interpreter has imported the install that is meant."""
+    if isinstance(event, NotImported):
         raise EnvironmentProblem(
-            f"Cannot import {install.package}, so no model can be built: {event['detail']}. Install what it needs, or "
-            "name the interpreter that can import it with --python."
+            f"{install.package} cannot be imported, so no model can be built: {event.detail}. Install what it "
+            "needs, or name the interpreter that can with --python."
         )
-    if not os.path.samefile(Path(event["file"]).parent, install.package):
+    if isinstance(event, Imported) and not os.path.samefile(Path(event.file).parent, install.package):
         raise EnvironmentProblem(
-            f"The interpreter imports {Path(event['file']).parent}, not {install.package}. Name the right interpreter "
-            "with --python, or the folder with --site-packages."
+            f"The interpreter imports {Path(event.file).parent}, and not {install.package}. Name the right one with "
+            "--python, or the folder with --site-packages."
         )
 
 
-def _result_of(path: Path, event: Mapping[str, Any]) -> tuple[Migration, bool]:
-    """The result of the check in the target interpreter, and whether the file must be rewritten."""
-    outcome = Migration(
-        path, "already-fits", event["model"], tuple(event["dropped"]), tuple(event["added"]), event["detail"]
-    )
-    if event["state"] == "misfit":
+def _outcome_of(path: Path, verdict: Verdict) -> tuple[Migration, bool]:
+    """What the verdict of the target interpreter comes to, and whether the file is to be rewritten."""
+    outcome = Migration(path, "already-fits", verdict.model, verdict.dropped, verdict.added, verdict.detail)
+    if verdict.state == "misfit":
         return replace(outcome, state="migrated"), True
-    if event["state"] == "refused":
-        return _refused(outcome, _reason(path, event["detail"], event["cause"])), False
+    if verdict.state == "refused":
+        return _refused(outcome, _reason(path, verdict.detail, verdict.cause)), False
     return outcome, False
 
 
-def _reason(path: Path, detail: str, cause: str) -> NfpatchError:
+def _reason(path: Path, detail: str, cause: Optional[str]) -> NfpatchError:
     if cause == "environment":
         return EnvironmentProblem(f"{path} {detail}. The file was not changed.")
     advice = (
@@ -243,12 +251,11 @@ def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: boo
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:
             replacements = [Replacement(each.file.path, each.seen, staging / f"new-{each.number}") for each in misfits]
-            worker.send(
-                {"write": [[each.number, os.path.abspath(new.new)] for each, new in zip(misfits, replacements)]}
-            )
-            failures = [event for event in worker.events(until="done") if event["event"] == "failed"]
+            new_files = (NewFile(each.number, os.path.abspath(new.new)) for each, new in zip(misfits, replacements))
+            worker.send(WriteFiles(tuple(new_files)))
+            failures = [event for event in worker.events(until=Done) if isinstance(event, Failed)]
             for event in failures:
-                raise _failure(next(each for each in misfits if each.number == event["file"]), event)
+                raise _failure(next(each for each in misfits if each.number == event.file), event)
             kept = replace_all(replacements, staging, keep)
     except NfpatchError as error:
         return [_refuse_file(each, error) if each.is_misfit else each for each in group]
@@ -256,9 +263,9 @@ def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: boo
     return [replace(each, outcome=replace(each.outcome, backup=backups.get(each.number))) for each in group]
 
 
-def _failure(checked: _CheckedFile, event: Mapping[str, Any]) -> BaseException:
-    """The error because of which a new file could not be written."""
-    path = checked.file.path
-    if event["errno"] is not None:
-        return to_environment_error(OSError(event["errno"], os.strerror(event["errno"]), str(path)))
-    return _reason(path, event["detail"], "content")
+def _failure(judged: _CheckedFile, event: Failed) -> BaseException:
+    """Why a new file could not be written."""
+    path = judged.file.path
+    if event.errno is not None:
+        return to_environment_error(OSError(event.errno, os.strerror(event.errno), str(path)))
+    return _reason(path, event.detail, "content")

@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from nfpatch.engine.launch import training_environment
 from nfpatch.engine.probe import runnable
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.target import ENTRY
+from nfpatch.target.talk import line_of, record_in
 
 _LOG_LINES = 4
 
 
 class MigrationWorker:
-    """The running process. It receives requests and sends events, each as a JSON object in a line."""
+    """A running process: requests go in, events come out, each a record of `target/talk.py`."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
 
-    def send(self, request: Mapping[str, object]) -> None:
-        """Send a request. If the process has exited, `events` raises the error."""
+    def send(self, request: object) -> None:
+        """Send a request. A process that is gone is noticed by `events`, which has the reason."""
         try:
-            _open(self._process.stdin).write(json.dumps(request) + "\n")
+            _open(self._process.stdin).write(line_of(request))
             _open(self._process.stdin).flush()
         except BrokenPipeError:
             pass
 
-    def events(self, until: str) -> Iterator[dict[str, Any]]:
-        """The events up to the one named `until`, which is not included.
+    def events(self, until: type[object]) -> Iterator[object]:
+        """The events up to the one of the kind `until`, which is left out.
 
         Raises EnvironmentProblem if the process exits before.
         """
         for line in _open(self._process.stdout):
-            event: dict[str, Any] = json.loads(line)
-            if event["event"] == until:
+            event = record_in(line)
+            if isinstance(event, until):
                 return
             yield event
         raise EnvironmentProblem(

@@ -202,7 +202,7 @@ def _execute(home: Path, entries: Sequence[_Entry]) -> None:
         elif os.path.lexists(new := staging / f"new-{number}"):
             _make_parent(path)
             _rename_over(new, path)
-    _flush(home, [entry.path for entry in entries])  # what a Move has taken away is litter if it comes back
+    _flush(home, [entry.path for entry in entries])  # a source of a Move that comes back is a leftover
     (staging / JOURNAL_NAME).unlink()
 
 

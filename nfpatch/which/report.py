@@ -19,8 +19,8 @@ _MAX_CHARACTERS = 200
 _MAX_PATCHES = 3
 _NEXT_STEPS = (
     "`nfpatch rehearse SCRIPT` runs your script in several CPU processes, shortened, and reports for each call what "
-    "differs from a single process, and which patch fixes it. docs/several-devices.md lists what works with which "
-    "launcher, docs/catalog.md what each patch fixes; many of these bugs raise no error."
+    "differs from a single process, and which patch fixes it. docs/concepts/several-devices.md lists what works with "
+    "which launcher, docs/results/catalog.md what each patch fixes; many of these bugs raise no error."
 )
 
 
@@ -100,7 +100,7 @@ def _why_none(answer: Answer) -> str:
     if answer.unnamed is not None:
         return "No patch is known for unused parameters of a model with the layers in this log."
     if answer.is_about_saved_model:
-        return "A saved model has other parameters than its class: `nfpatch migrate PATH` (docs/saved-models.md)."
+        return "A saved model has other parameters than its class: `nfpatch migrate PATH`, docs/how-to/saved-models.md."
     return "No patch is known for this text."
 
 

@@ -55,7 +55,7 @@ def test_forecasts_and_resumed_fits_are_bit_for_bit_what_they_were(travelled: Tr
 
 
 def test_without_it_they_do_not_load_and_the_page_has_the_words(travelled: Travelled) -> None:
-    page = (ROOT / "docs" / "saved-models.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "saved-models.md").read_text()
     for result in (result for result in travelled.results if is_resized(result.case)):
         words = (
             "Missing key(s) in state_dict: " if result.journey == "reverted" else "Unexpected key(s) in state_dict: "
@@ -312,7 +312,7 @@ def test_what_is_no_model_that_fits_is_refused_in_one_paragraph_each_and_stays(
     bad(tmp_path / "TFT_3.ckpt", "no file that torch.save wrote", pickle.dumps(Evil(marker), protocol=4))
     bad(folder_with(tmp_path / "without", "notes.txt").parent, "no saved models")
     # dead in a TFT without static features, and by its name declared so; but this one uses it
-    bad(unpickled.crippled, "lacks keys that are not known to be dead in TFT of neuralforecast 1.7.4: static_encoder.")
+    bad(unpickled.crippled, "lacks keys that are not known to be unused in TFT of neuralforecast 1.7.4: static_")
     # of a checkpoint that does not tell its class, one class has the keys as they are, another lacks `out`
     (result,) = (r for r in travelled.results if (r.journey, r.case.model) == ("reverted", "NBEATSx"))
     checkpoint = Path(result.files[1]["backup"])

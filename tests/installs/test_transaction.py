@@ -304,6 +304,7 @@ def committed_in_a_fork(install: Install, strike: Strike) -> Ended:
     return call_forked(action, install.root, strike)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)
 def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
     number: int, install: Install, fresh: Callable[[], None]
@@ -323,6 +324,7 @@ def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
 # --- whenever it is killed ---
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
     install: Install, fresh: Callable[[], None]
 ) -> None:
@@ -336,6 +338,7 @@ def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
     assert point > 60
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_work_is_taken_back_is_healed_to_nothing_of_it(
     install: Install, fresh: Callable[[], None]
 ) -> None:

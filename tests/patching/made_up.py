@@ -183,3 +183,8 @@ def told(found: InstallState, steps: Sequence[Step]) -> list[tuple[object, ...]]
         )
         for step in steps
     ]
+
+
+def facts_of(state: InstallState) -> dict[str, Any]:
+    """All that a state says of an install, the states of the patches included."""
+    return {**state._asdict(), "variants": None, "statuses": state.statuses}
