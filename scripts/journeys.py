@@ -41,7 +41,7 @@ THROUGH_RAY_ALONE = ("AutoHINT",)
 STEPS = 4  # with fewer, the order of three series may be equal by chance
 
 
-# By release, model, and "released" or "healed" (the patched source): {"ends": "well", "otherwise", or "alone" if a
+# By release, model, and "released" or "patched": {"ends": "well", "otherwise", or "alone" if a
 # single process fails, too, so that the model proves nothing; "words": the first stage that does not end well, and
 # how}.
 Journeys = dict[str, dict[str, dict[str, dict[str, str]]]]
@@ -99,13 +99,13 @@ def journeys_in(
         )
     except EnvironmentProblem as error:
         nothing = {"ends": "alone", "words": str(error)}
-        return {each.model: {"released": nothing, "healed": nothing} for each in configurations}
+        return {each.model: {"released": nothing, "patched": nothing} for each in configurations}
     journeys: dict[str, Any] = {}
     for each in configurations:
         own = [result for result in report.cases if result.model == each.model]
         by_source = {
             "released": ([result for result in own if result.source == "released"], released),
-            "healed": ([result for result in own if result.source == "installed"], patched),
+            "patched": ([result for result in own if result.source == "installed"], patched),
         }
         journeys[each.model] = {
             name: ending_of(results, site) for name, (results, site) in by_source.items() if results
@@ -138,7 +138,7 @@ def words_of(result: CaseResult, site: Path) -> str:
 def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]:
     """How the scripts of all models of a release and their searches end; known results are not measured again."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
-        released, patched = unpack(release, Path(folder, "released")), Path(folder, "healed")
+        released, patched = unpack(release, Path(folder, "released")), Path(folder, "patched")
         models = first_configurations(released)
         through_optuna, through_ray = (searches_for(released, models, through) for through in (True, False))
         for cases, last_before, stages in (
@@ -185,7 +185,7 @@ def main() -> int:
         print(f"== {release}", file=sys.stderr, flush=True)
         journeys[release] = measure(release, python, journeys.get(release, {}))
         write(journeys, arguments.output)
-    patched = [ends["healed"] for models in journeys.values() for ends in models.values()]
+    patched = [ends["patched"] for models in journeys.values() for ends in models.values()]
     return 1 if any(ending["ends"] == "otherwise" for ending in patched) else 0
 
 

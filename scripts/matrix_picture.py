@@ -63,9 +63,9 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
         for release in run["releases"]:
             y = TOP + models.index(run["model"]) * CELL_HEIGHT
             ends = journeys.get(release, {}).get(run["model"], {})
-            for half, (source, name) in enumerate((("released", "released"), ("patched", "healed"))):
+            for half, source in enumerate(("released", "patched")):
                 x = LEFT + releases.index(release) * CELL_WIDTH + half * width
-                kind = kind_of(run[source], ends.get(name, {}).get("ends"))
+                kind = kind_of(run[source], ends.get(source, {}).get("ends"))
                 halves[kind].append(f"M{x} {y}h{width}v{height}h-{width}z")
                 if kind in ("dead", "script"):
                     marks.append(f"M{x + 2} {y + 2}l{width - 4} {height - 4}")

@@ -93,7 +93,7 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
     rows = [
         f"| {run['model']} | {in_words(run['releases'])} | {', '.join(run['patches'])} "
         f"| {numbers(run['released'])} | {numbers(run['patched'])} | {run['ddp']} "
-        f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'healed')} |"
+        f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'patched')} |"
         for run in runs
     ]
     parts = parted(journeys)
@@ -109,15 +109,15 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         scripts=len(scripts),
         journey_releases=len(journeys),
         well_before=ending(scripts, "released", "well"),
-        well_after=ending(scripts, "healed", "well"),
-        alone=ending(scripts, "healed", "alone"),
+        well_after=ending(scripts, "patched", "well"),
+        alone=ending(scripts, "patched", "alone"),
         searches=len(searches),
         search_releases=in_words(release for release, models in parts[1].items() if models),
         searches_before=ending(searches, "released", "well"),
-        searches_after=ending(searches, "healed", "well"),
-        searches_alone=ending(searches, "healed", "alone"),
+        searches_after=ending(searches, "patched", "well"),
+        searches_alone=ending(searches, "patched", "alone"),
         through_ray=len(through_ray),
-        through_ray_after=ending(through_ray, "healed", "well"),
+        through_ray_after=ending(through_ray, "patched", "well"),
         ray_releases=in_words(release for release, models in parts[2].items() if models),
         reasons="\n".join(reasons_of(runs)) or "Nothing.",
         endings="\n".join(endings_of(journeys)) or "Nothing.",
@@ -161,30 +161,32 @@ def script_of(run: Run, journeys: Journeys, source: str) -> str:
 
 def endings_of(journeys: Journeys) -> list[str]:
     """A list entry for each way in which a script does not match, or a stage of it fails in one process too."""
-    told: dict[str, dict[str, set[str]]] = {}
+    models_by_words: dict[str, dict[str, set[str]]] = {}
     for release, models in journeys.items():
         for model, ends in models.items():
-            kind = "differs" if ends["healed"]["ends"] == "otherwise" else "fails in one process too"
-            for words in filter(None, ends["healed"]["words"].split("; ")):
-                told.setdefault(f"{kind}: {words}", {}).setdefault(model, set()).add(release)
+            kind = "differs" if ends["patched"]["ends"] == "otherwise" else "fails in one process too"
+            for words in filter(None, ends["patched"]["words"].split("; ")):
+                models_by_words.setdefault(f"{kind}: {words}", {}).setdefault(model, set()).add(release)
     return [
         f"- {words}  \n  ({'; '.join(f'{model} {in_words(releases)}' for model, releases in sorted(models.items()))})"
-        for words, models in sorted(told.items(), key=lambda entry: (not entry[0].startswith("differs"), entry[0]))
+        for words, models in sorted(
+            models_by_words.items(), key=lambda item: (not item[0].startswith("differs"), item[0])
+        )
     ]
 
 
 def reasons_of(runs: list[Run]) -> list[str]:
-    """A list entry for each reason why cells of a model are not green when patched."""
-    told: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
+    """A list entry for each reason why cells of a model are not clean when patched."""
+    found_by_reason: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
     for run in runs:
         for kind in KINDS:
             for words, found in run["patched"][kind].items():
                 reason = f"**{UNUSED}**: {words}" if kind == "dead" else words
-                releases, cells = told.setdefault((run["model"], reason), (set(), {}))
+                releases, cells = found_by_reason.setdefault((run["model"], reason), (set(), {}))
                 releases.update(run["releases"])
                 cells.update(dict.fromkeys(found))
     entries = []
-    for (model, reason), (releases, cells) in told.items():
+    for (model, reason), (releases, cells) in found_by_reason.items():
         shown = [*list(cells)[:6], *(["..."] if len(cells) > 6 else [])]
         entries.append(f"- {model} {in_words(releases)}: {reason}  \n  ({'; '.join(shown)})")
     return entries

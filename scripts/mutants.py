@@ -1,4 +1,4 @@
-"""Runs mutmut over what decides about somebody's files and about a proof, and writes docs/results/mutants.md.
+"""Runs mutmut over the modules that decide about users' files and about proofs, and writes docs/results/mutants.md.
 
 What is mutated, and the tests that judge it, stand in pyproject.toml, [tool.mutmut]. Each survivor has its reason here;
 one without, and a reason that no survivor needs any more, end the run with exit code 1.

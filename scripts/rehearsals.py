@@ -149,18 +149,18 @@ def rehearsed(subject: Subject, release: str, python: Path, source: str) -> dict
 
 
 def in_words(document: dict[str, Any]) -> str:
-    """What a rehearsal came to, for a cell of the table."""
+    """The result of a rehearsal, for a cell of the table."""
     if "error" in document:
         return f"not run: {document['error'].splitlines()[0]}"
     if document["ok"]:
         return f"as in one process ({pluralize(len(document['stages']), 'call', 'calls')})"
-    told = []
+    failed = []
     for stage in document["stages"]:
         if not stage["ok"]:
             patches = ", ".join(stage["patches"]) or ("one process as well" if refused(stage) else "no patch named")
             name = stage["call"].rpartition(".")[2]
-            told.append(f"`{name}`, line {stage['line']}: {stage['outcome']} ({patches})")
-    return "; ".join(told) or f"ended with exit code {document['exit_code']}: {document['ended'] or 'by itself'}"
+            failed.append(f"`{name}`, line {stage['line']}: {stage['outcome']} ({patches})")
+    return "; ".join(failed) or f"ended with exit code {document['exit_code']}: {document['ended'] or 'by itself'}"
 
 
 def refused(stage: dict[str, Any]) -> bool:

@@ -369,7 +369,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the class is renamed": (
         BUILT_OUT,
         replaced("class NBEATSx(", "class NBEATSxx("),
-        "it defines `NBEATSx` nowhere, not once",
+        "it defines `NBEATSx` 0 times, not once",
     ),
     "the class stands there twice": (
         BUILT_OUT,
@@ -382,7 +382,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
             "    def __init__(\n        self,\n        h,\n        input_size,\n        tgt_size",
             "    def init(\n        self,\n        h,\n        input_size,\n        tgt_size",
         ),
-        "TFT defines `__init__` nowhere, not once",
+        "TFT defines `__init__` 0 times, not once",
     ),
     "a syntax error": (BUILT_ENCODER, lambda text: text + "\ndef broken(:\n", "it does not parse"),
     "a NUL byte": (BUILT_ENCODER, lambda text: text + "\0", ""),

@@ -137,7 +137,7 @@ def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None
         for part in models_page.parted(models_page.read_journeys())
     )
 
-    def matching(endings: list[dict[str, dict[str, str]]], source: str = "healed") -> int:
+    def matching(endings: list[dict[str, dict[str, str]]], source: str = "patched") -> int:
         return models_page.ending(endings, source, "well")
 
     assert matching(scripts, "released") == matching(searches, "released") == 0

@@ -153,7 +153,6 @@ def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: InstallStat
 @pytest.mark.parametrize(
     ("names", "chosen", "brought_along"),
     [
-        ((), [], []),
         (("gate",), ["gate"], []),
         (("bias",), ["bias", "gate"], ["gate"]),
         (("unused-parameters",), ["bias", "gate", "older"], ["gate"]),
