@@ -22,6 +22,7 @@ from nfpatch.proof.runner import RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase
 from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
+from nfpatch.target.talk import MigrateSpec, line_of
 
 PROGRAMS = ("train", "migrate")
 NFPATCH = ENTRY.parent.parent
@@ -83,11 +84,9 @@ class Target:
     def specification(self, program: str) -> Path:
         """What the program takes, for nothing to do."""
         path = self.folder / "spec.json"
-        spec: dict[str, Any] = {"trees": {"installed": None, "healed": None}, "files": []}
-        if program == "train":
-            training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
-            spec = encode(training)
-        path.write_text(json.dumps(spec) + "\n")
+        training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
+        migration = MigrateSpec((), {}, None, None, False)
+        path.write_text(json.dumps(encode(training)) if program == "train" else line_of(migration))
         return path
 
     def run(self, program: str, first_import: str, entry: Path = ENTRY) -> Any:
