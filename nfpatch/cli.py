@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -445,6 +444,8 @@ def _command_for(names: Sequence[str], skip: Sequence[str], flags: Sequence[str]
         "--site-packages": [target.site_packages] if target.site_packages else [],
     }
     valued = [word for option, values in options.items() for value in values for word in (option, str(value))]
+    import shlex
+
     return shlex.join(["nfpatch", "apply", *names, *flags, *valued])
 
 
@@ -488,14 +489,14 @@ def revert(names: tuple[str, ...], dry_run: bool, force: bool, lock_timeout: flo
     """Restore the originals, byte for byte: of every patch that is applied, or of the groups and patches named."""
     _refuse_with_dry_run(dry_run, "--lock-timeout")
     from nfpatch.patching import operations
-    from nfpatch.patching.selection import choice_for_revert
+    from nfpatch.patching.selection import Choice, choice_for_revert
 
     catalog = target.catalog()
     selection = catalog.selection(names)
     install = target.install()
-    found = survey(install, catalog)
-    choice = choice_for_revert(found, selection)
-    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen=found)
+    seen = None if selection.is_default else survey(install, catalog)
+    choice = Choice(()) if seen is None else choice_for_revert(seen, selection)
+    outcome = operations.revert(install, catalog, choice.patches, force, dry_run, lock_timeout, seen)
     _print_outcome(outcome, selection, choice, "revert", dry_run, target.as_json)
 
 

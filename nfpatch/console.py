@@ -329,8 +329,10 @@ def _state_lines(status: PatchStatus, id_width: int, state_width: int, width: in
     if is_narrow:
         margin = " " * 4
     room = max(width - len(margin), LEAST_ROOM)
-    if status.state in ("applied", "applicable", "opt-in"):
-        lines = [textwrap.shorten(status.reason, room, placeholder=" ...")]
+    if len(status.reason) <= room:
+        lines = [status.reason]
+    elif status.state in ("applied", "applicable", "opt-in"):
+        lines = [status.reason[: room - 3].rsplit(" ", 1)[0] + " ..."]
     else:
         lines = textwrap.wrap(status.reason, room, break_on_hyphens=False)
     state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])

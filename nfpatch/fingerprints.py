@@ -12,10 +12,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
+
+V = TypeVar("V")
 
 _IMPORT = re.compile(rb"from neuralforecast\._nfpatch import (\w+)[\r\n]+")
 # Hexadecimal digits that identify a part of a file. They say what a file carries;
@@ -95,21 +96,22 @@ class RecordedFile(NamedTuple):
         return content[: self.imports_at] + content[end:], modules
 
 
-@dataclass(frozen=True)
-class Fingerprints:
+class _Record(NamedTuple):
+    releases: tuple[str, ...]
+    files: Mapping[str, tuple[RecordedFile, ...]]
+    specifiers: Mapping[str, tuple[str, ...]]
+
+
+class Fingerprints(_Record):
     """The record of all releases, oldest first, by file.
 
     `specifiers` are the version specifiers of the patches (PEP 440) with the releases that each names, so that no
     command has to parse one.
     """
 
-    releases: tuple[str, ...]
-    files: Mapping[str, tuple[RecordedFile, ...]]
-    specifiers: Mapping[str, tuple[str, ...]]
-
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
         """What is known of a file of a release; None where it does not have it, or the release is not known."""
-        return self._by_release.get(release, {}).get(file)
+        return next((known for known in self.files.get(file, ()) if release in known.releases), None)
 
     def patch(self, release: str, file: str, patch_id: str) -> Optional[RecordedPatch]:
         """What is known of a patch in a file of a release; None where it changes nothing there."""
@@ -118,8 +120,8 @@ class Fingerprints:
 
     def files_of(self, release: str, patch_id: str) -> tuple[str, ...]:
         """The files of a release that the patch changes, sorted."""
-        known = self._by_release.get(release, {})
-        return tuple(file for file in sorted(known) if patch_id in known[file].patches)
+        known = {file: self.file(release, file) for file in sorted(self.files)}
+        return tuple(file for file, found in known.items() if found is not None and patch_id in found.patches)
 
     def knows(self, patch_id: str) -> bool:
         """Whether the record speaks of this patch."""
@@ -129,15 +131,6 @@ class Fingerprints:
         """Whether the version specifier names this release; None where either is not on record."""
         named = self.specifiers.get(specifier)
         return None if named is None or release not in self.releases else release in named
-
-    @cached_property
-    def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
-        found: dict[str, dict[str, RecordedFile]] = {release: {} for release in self.releases}
-        for file, versions in self.files.items():
-            for known in versions:
-                for release in known.releases:
-                    found[release][file] = known
-        return found
 
     @cached_property
     def _patch_ids(self) -> frozenset[str]:
@@ -160,52 +153,48 @@ def read_fingerprints(path: Path) -> Fingerprints:
     document = json.loads(path.read_text(encoding="utf-8"))
     releases = tuple(document["releases"])
     texts = document["texts"]
-    return Fingerprints(
-        releases=releases,
-        files={
-            file: tuple(
-                RecordedFile(
-                    releases=_listed(spans, releases),
-                    sha256=_as_hex(sha256),
-                    rest=rest,
-                    imports_at=imports_at,
-                    patches=_Patches(texts, {texts[number][0]: (number, starts) for number, *starts in patches}),
-                )
-                for spans, sha256, rest, imports_at, *patches in versions
-            )
-            for file, versions in document["files"].items()
-        },
-        specifiers={specifier: _listed(spans, releases) for specifier, spans in document["specifiers"].items()},
-    )
 
-
-class _Patches(Mapping[str, RecordedPatch]):
-    """The patches of a file by id, each made when it is asked for: a command asks for few of some nine hundred.
-
-    `found` has the number of its text and the starts of its edits.
-    """
-
-    def __init__(self, texts: Sequence[Any], found: Mapping[str, tuple[int, Sequence[int]]]) -> None:
-        self._texts = texts
-        self._found = found
-
-    def __getitem__(self, patch_id: str) -> RecordedPatch:
-        number, starts = self._found[patch_id]
-        _, imports, sha256, edits = self._texts[number]
+    def recorded_patch(found: tuple[int, Sequence[int]]) -> RecordedPatch:
+        number, starts = found
+        _, imports, sha256, edits = texts[number]
         recorded = (
             RecordedEdit(start, start + length, size, old, new)
             for start, (length, size, old, new) in zip(starts, edits)
         )
         return RecordedPatch(_as_hex(sha256), tuple(imports.split()), tuple(recorded))
 
-    def __contains__(self, patch_id: object) -> bool:
-        return patch_id in self._found
+    def recorded_file(line: Sequence[Any]) -> RecordedFile:
+        spans, sha256, rest, imports_at, *patches = line
+        by_id = {texts[number][0]: (number, starts) for number, *starts in patches}
+        return RecordedFile(
+            _listed(spans, releases), _as_hex(sha256), rest, imports_at, _OnDemand(by_id, recorded_patch)
+        )
+
+    files = _OnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
+    specifiers = _OnDemand(document["specifiers"], lambda spans: _listed(spans, releases))
+    return Fingerprints(releases, files, specifiers)
+
+
+class _OnDemand(Mapping[str, V]):
+    """A mapping whose values are made of others when they are asked for: a command asks for few of some thousand."""
+
+    def __init__(self, raw: Mapping[str, Any], make: Callable[[Any], V]) -> None:
+        self._raw, self._make = raw, make
+        self._made: dict[str, V] = {}
+
+    def __getitem__(self, key: str) -> V:
+        if key not in self._made:
+            self._made[key] = self._make(self._raw[key])
+        return self._made[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._raw
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._raw)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._raw)
 
 
 def rendered(fingerprints: Fingerprints) -> str:
@@ -268,8 +257,9 @@ def spans_of(some: Sequence[str], releases: Sequence[str]) -> list[list[str]]:
     return spans
 
 
-def _listed(spans: Sequence[Sequence[str]], releases: Sequence[str]) -> tuple[str, ...]:
+def _listed(spans: Sequence[Sequence[str]], releases: tuple[str, ...]) -> tuple[str, ...]:
     """The releases that `spans_of` was made of."""
-    return tuple(
-        release for first, last in spans for release in releases[releases.index(first) : releases.index(last) + 1]
-    )
+    if len(spans) == 1:
+        first, last = spans[0]
+        return releases[releases.index(first) : releases.index(last) + 1]
+    return tuple(release for span in spans for release in _listed([span], releases))

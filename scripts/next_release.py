@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from releases import RELEASES, download_all, read_member
 
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.codemod import Rewrite
-from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import Ledger
 from nfpatch.patching.edits import Edit, joined
@@ -114,11 +112,10 @@ def hidden_from(catalog: Catalog, release: str) -> Catalog:
         ended[specifier]: tuple(name for name in named if name in known)
         for specifier, named in record.specifiers.items()
     }
-    fingerprints: Fingerprints = replace(
-        record, releases=known, files={file: each for file, each in files.items() if each}, specifiers=specifiers
+    fingerprints = record._replace(
+        releases=known, files={file: each for file, each in files.items() if each}, specifiers=specifiers
     )
-    return replace(
-        catalog,
+    return catalog._replace(
         fingerprints=fingerprints,
         patches=tuple(_known_of(catalog, patch, known, ended) for patch in catalog.patches),
     )

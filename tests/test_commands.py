@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,6 +197,16 @@ def test_apply_as_json_names_the_changed_files(site: Path) -> None:
     document = answer("apply", *MISSION, "--site-packages", site)
     assert document["changed"] == [NBEATSX, TFT]
     assert {patch["state"] for patch in document["patches"] if patch["id"] in MISSION} == {"applied"}
+
+
+@pytest.mark.parametrize("release", ["1.7.4", "3.3.0"])
+def test_apply_and_revert_report_the_states_that_status_finds_next(
+    released: Callable[[str], Path], release: str
+) -> None:
+    site = released(release)
+    for command in (["apply", "all"], ["revert", "save-by-one-rank"], ["apply"], ["revert", "search"], ["revert"]):
+        reported = answer(*command, "--site-packages", site)["patches"]
+        assert reported == answer("status", "--site-packages", site)["patches"], command
 
 
 def test_apply_of_one_patch_leaves_the_other_file_alone(site: Path) -> None:
@@ -571,7 +580,7 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
             for version in known[file]
         )
     }
-    forged = replace(catalog, fingerprints=replace(catalog.fingerprints, files={**known, **false}))
+    forged = catalog._replace(fingerprints=catalog.fingerprints._replace(files={**known, **false}))
     before = snapshot(site)
     with pytest.raises(Refused, match="another result than the recorded one"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)

@@ -122,6 +122,15 @@ def test_a_method_can_be_added_beside_another_without_touching_its_body() -> Non
     assert result == MODULE.replace(b"total = 0", b"total = 1").replace(b"        return answer\n", more)
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_a_method_that_is_added_before_another_is_set_off_from_it(ending: bytes) -> None:
+    before = Change("Model", "def fit(self, x): ...", "def more(self):\n    return 2\n\ndef fit(self, x): ...")
+    source = MODULE.replace(b"\n", ending)
+    (edit,) = edits_of(Rewrite((before,)), Source(source))
+    assert edit.new == ending.join([b"    def more(self):", b"        return 2", b"", b""])
+    assert source[edit.start :].startswith(b"    def fit(")
+
+
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""], ids=["LF", "CRLF", "none"])
 def test_what_is_added_at_the_very_end_stands_on_lines_of_its_own(ending: bytes) -> None:
     source = b"def f(x):\n    y = x\n    return y".replace(b"\n", ending or b"\n") + ending

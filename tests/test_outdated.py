@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -40,11 +39,11 @@ def older_catalog() -> Catalog:
     assert known is not None
     patches_on_record = {**known.patches, PATCH: RecordedPatch(text_digest_of(edits), (), places)}
     recorded = known._replace(releases=(RELEASE,), patches=patches_on_record)
-    record = replace(now.fingerprints, files={**now.fingerprints.files, file: (recorded,)})
+    record = now.fingerprints._replace(files={**now.fingerprints.files, file: (recorded,)})
     once_patch = patch._replace(variants={f"=={RELEASE}": {file: once}}, unaffected={f"!={RELEASE}": "left out"})
     patches = tuple(once_patch if each.id == PATCH else each for each in now.patches)
     modules = {**now.modules, MODULE: now.modules[MODULE] + b"WAS_OTHERWISE = True\n"}
-    return replace(now, patches=patches, fingerprints=record, modules=modules)
+    return now._replace(patches=patches, fingerprints=record, modules=modules)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import venv
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -386,7 +385,7 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
     (some,) = catalog.select(["stemgnn-backcast"])
     nowhere = some._replace(id="mine-elsewhere", cases=tuple(case._replace(releases="<1") for case in some.cases))
     untrained = some._replace(id="mine-untrained", cases=(), why_no_cases="it shows on Mondays")
-    catalog = replace(catalog, patches=(*catalog.patches, nowhere, untrained))
+    catalog = catalog._replace(patches=(*catalog.patches, nowhere, untrained))
     found = survey(find_install(None, released(release)), catalog)
     agenda = agenda_of(found, patch, source="installed", **options)
     (unproved,) = agenda.coverage.unproved

@@ -202,7 +202,7 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
         elif os.path.lexists(new := staging / f"new-{number}"):
             _make_parent(path)
             _rename_over(new, path)
-    _flush(home, entries)
+    _flush(home, [entry.path for entry in entries])  # what a Move has taken away is litter if it comes back
     (staging / JOURNAL_NAME).unlink()
 
 
@@ -229,7 +229,7 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
         elif os.path.lexists(old) and not _is_the_same(old, path):
             _rename_over(old, path)
     with suppress(OSError):  # what made the work fail shall not keep it from being undone
-        _flush(home, entries)
+        _flush(home, _paths_of(entries))
     (staging / UNDO_NAME).unlink()
 
 
@@ -285,9 +285,9 @@ def _remove_if_empty(folder: Path) -> None:
             raise
 
 
-def _flush(home: Path, entries: Sequence[_Entry]) -> None:
-    """Make the names that the steps changed durable."""
-    for folder in sorted({_absolute(home, path).parent for path in _paths_of(entries)}):
+def _flush(home: Path, paths: Sequence[str]) -> None:
+    """Make what stands at these paths durable."""
+    for folder in sorted({_absolute(home, path).parent for path in paths}):
         if folder.is_dir():
             flush_folder(folder)
 
@@ -314,11 +314,13 @@ def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
     """
     for name in first:
         (folder / name).unlink(missing_ok=True)
-    for path in [folder / name for name in os.listdir(folder)]:
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            os.rmdir(entry.path)
         else:
-            path.unlink()
+            os.unlink(entry.path)
     folder.rmdir()
 
 

@@ -41,7 +41,12 @@ def fitted(lines: Sequence[bytes], old: str, new: str, encoding: str, outer: str
         block = cast("cst.If", block.body[0]).body
     style = _Style(block.indent, block.header.newline) if isinstance(block, cst.IndentedBlock) else _Style(None)
     fitting = _Fitting(_statements_of(block), _parsed_statements(old), style)
-    body = [fitting.fit(statement) for statement in _parsed_statements(new)]
+    added = _parsed_statements(new)
+    body = [fitting.fit(statement) for statement in added]
+    for number, statement in enumerate(added[1:], start=1):
+        if body[number] is fitting.known[0][0]:  # it was the first, and is set off from what stands before it now
+            blank = [cast("cst.EmptyLine", line.visit(style)) for line in statement.leading_lines]
+            body[number] = body[number].with_changes(leading_lines=blank)
     result = module.with_changes(body=body) if block is module else module.with_deep_changes(block, body=body)
     return result.code[len(heads) :].encode(encoding)
 

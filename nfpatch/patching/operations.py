@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple, Optional
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
+from nfpatch.installs.ledger import ledger_path
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
 from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
 from nfpatch.patching.plan import Fit, TreeChange, changes_to, fitting, wanted_by_apply, wanted_by_revert
@@ -84,7 +85,7 @@ def apply(
 
     found = seen or survey(install, catalog)
     try:
-        outcome = _move(found, wanted, allow_modified, force, dry_run, lock_timeout)
+        outcome = _move(install, catalog, found, wanted, allow_modified, force, dry_run, lock_timeout)
     except Refused as error:
         if found.interrupted or found.ledger_problem is not None:
             raise
@@ -123,23 +124,28 @@ def revert(
     def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
         return wanted_by_revert(found, patches)
 
+    # Where a ledger says that patches are applied, there is something to do: one look, under the lock, is enough.
+    is_certain = not (patches or dry_run) and ledger_path(install).exists()
+    found = seen or (None if is_certain else survey(install, catalog))
     # a patch that stays was allowed on this file when it was applied
-    return _move(seen or survey(install, catalog), wanted, True, force, dry_run, lock_timeout)
+    return _move(install, catalog, found, wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
-    found: Survey,
+    install: Install,
+    catalog: Catalog,
+    found: Optional[Survey],
     wanted: Callable[[Survey], Mapping[str, frozenset[str]]],
     allow_modified: bool,
     force: bool,
     dry_run: bool,
     lock_timeout: float,
 ) -> Outcome:
-    install, catalog = found.install, found.catalog
-    if dry_run and found.interrupted:
+    """Carry out what is `wanted` of the install, which was `found` so; None where it was not looked at yet."""
+    if found is not None and dry_run and found.interrupted:
         raise Refused("A killed run left work half done here. Run the command without --dry-run to complete it first.")
     # Looking needs neither the lock nor the right to write, so an image that is read-only and patched already is fine.
-    if dry_run or not (found.interrupted or wanted(found)):
+    if found is not None and (dry_run or not (found.interrupted or wanted(found))):
         if not dry_run and has_litter(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):
                 recover(install)

@@ -53,9 +53,7 @@ def choice_for_apply(found: Survey, selection: Selection) -> Choice:
 
 
 def choice_for_revert(found: Survey, selection: Selection) -> Choice:
-    """What `revert` of this selection is about: the patches selected, and what is applied and requires one of them."""
-    if selection.is_default:
-        return Choice(())
+    """What `revert` of named patches is about: those, and what is applied and requires one of them."""
     catalog = found.catalog
     selected = [patch.id for patch in selection.patches]
     brought_along = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -23,16 +22,15 @@ _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
 def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
-    """The survey of the install once these changes are carried out. Its variants are those of the same originals."""
-    for file in found.ledger.files:
-        found.variants.original(file)  # read now, as it may go
+    """The survey of the install once these changes are carried out."""
     after = _ledger_after(found, changes)
     contents = {**found.contents, **{change.file: change.then for change in changes}}
     current = {file: found.current[file] for file in found.current.keys() & after.files.keys()}
     for change in _files_in(changes):
         if change.patches:
             current[change.file] = dict(change.patches)
-    return replace(found, ledger=after, contents=contents, current=current)
+    variants = found.variants.after(after, contents)
+    return found._replace(ledger=after, contents=contents, variants=variants, current=current)
 
 
 def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
@@ -172,12 +170,11 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
 
 def _bytecode_of(source: Path) -> list[Path]:
     """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder = source.parent / "__pycache__"
+    folder, stem = source.parent / "__pycache__", source.stem
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    stem = source.stem
     return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
 
 

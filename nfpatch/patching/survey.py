@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -55,8 +54,19 @@ class PatchStatus(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
-class Survey:
+class _Facts(NamedTuple):
+    install: Install
+    catalog: Catalog
+    ledger: Ledger
+    contents: Mapping[str, Optional[bytes]]
+    variants: Variants
+    interrupted: bool
+    ledger_problem: Optional[str] = None
+    obstacles: Mapping[str, str] = MappingProxyType({})
+    current: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = MappingProxyType({})
+
+
+class Survey(_Facts):
     """An install as it was found.
 
     `contents` are the present bytes of every file that a patch rewrites, and of every runtime module, by path; None
@@ -66,16 +76,6 @@ class Survey:
     where it changes nothing in this file, or its hooks no longer fit; a patch of which that is not known is left out.
     `variants` says which variant of each patch fits.
     """
-
-    install: Install
-    catalog: Catalog
-    ledger: Ledger
-    contents: Mapping[str, Optional[bytes]]
-    variants: Variants = field(compare=False, repr=False)
-    interrupted: bool
-    ledger_problem: Optional[str] = None
-    obstacles: Mapping[str, str] = field(default_factory=dict)
-    current: Mapping[str, Mapping[str, Optional[AppliedPatch]]] = field(default_factory=dict)
 
     def status_of(self, patch: Patch) -> PatchStatus:
         """The state of this patch here."""

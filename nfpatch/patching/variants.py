@@ -8,7 +8,6 @@ every variant is tried, and fits if all of its files are exactly what it expects
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Optional, Union
@@ -70,6 +69,13 @@ class Variants:
         self._originals: dict[str, Optional[bytes]] = {}
         self._sources: dict[str, Source] = {}
         self._edits: dict[tuple[str, int], Union[tuple[Edit, ...], CodemodRefused]] = {}
+
+    def after(self, ledger: Ledger, contents: Mapping[str, Optional[bytes]]) -> Variants:
+        """The variants once the install has this ledger and these contents, made of the same originals."""
+        later = Variants(self.install, self.catalog, ledger, contents)
+        later._variants, later._released, later._originals = self._variants, self._released, self._originals
+        later._sources, later._edits = self._sources, self._edits
+        return later
 
     @cached_property
     def is_release_known(self) -> bool:
@@ -235,6 +241,8 @@ class Variants:
 
 def _parts_of(edits: Sequence[Edit]) -> frozenset[tuple[Edit, bytes]]:
     """These edits, those that import runtime modules once for each line."""
+    from dataclasses import replace
+
     lines = ((edit, edit.new.splitlines() if edit.is_import else [edit.new]) for edit in edits)
     return frozenset((replace(edit, new=b""), line) for edit, own in lines for line in own)
 

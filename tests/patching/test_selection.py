@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from nfpatch.patching.survey import Survey, survey
 
 
 def with_patches(catalog: Catalog, *patches: Patch) -> Catalog:
-    return replace(catalog, patches=tuple(sorted(patches)))
+    return catalog._replace(patches=tuple(sorted(patches)))
 
 
 @pytest.fixture
