@@ -135,7 +135,8 @@ def lines_of(stage: Stage) -> list[str]:
         lines.append(f"why it matters: {stage.why}")
     if stage.patches:
         lines.append(f"fixed by: nfpatch apply {' '.join(stage.patches)}")
-    lines += stage.remedy
+    if stage.remedy:
+        lines += [f"what to do: {stage.remedy[0]}", *stage.remedy[1:]]
     if stage.observed:
         lines.append(f"No patch of the catalog is known for it; {_PAGE} says how to go on. For an issue:")
         lines += [f"    {line}" for line in (f"{stage.call} of {stage.model}", *stage.observed)]
