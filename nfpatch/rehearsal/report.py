@@ -143,10 +143,15 @@ def lines_of(stage: Stage) -> list[str]:
     return [*lines, *(f"note: {note}" for note in stage.notes)]
 
 
+def is_together(stage: Stage) -> bool:
+    """Whether several processes train together in a call."""
+    return any((training["world_size"] or 0) > 1 for rank in stage.evidence for training in rank["trainings"])
+
+
 def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
     if report.ok:
-        if any(stage.is_for_one_device for stage in report.stages):
+        if any(stage.is_for_one_device for stage in report.stages) and not any(map(is_together, report.stages)):
             return [f"Rehearsed: {count(len(report.stages), 'call', 'calls')} of a script for one device."]
         calls = count(len(report.stages), "call gives", "calls give")
         return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]
