@@ -135,17 +135,23 @@ def lines_of(stage: Stage) -> list[str]:
         lines.append(f"why it matters: {stage.why}")
     if stage.patches:
         lines.append(f"fixed by: nfpatch apply {' '.join(stage.patches)}")
-    lines += stage.remedy
+    if stage.remedy:
+        lines += [f"what to do: {stage.remedy[0]}", *stage.remedy[1:]]
     if stage.observed:
         lines.append(f"No patch of the catalog is known for it; {_PAGE} says how to go on. For an issue:")
         lines += [f"    {line}" for line in (f"{stage.call} of {stage.model}", *stage.observed)]
     return [*lines, *(f"note: {note}" for note in stage.notes)]
 
 
+def is_together(stage: Stage) -> bool:
+    """Whether several processes train together in a call."""
+    return any((training["world_size"] or 0) > 1 for rank in stage.evidence for training in rank["trainings"])
+
+
 def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
     if report.ok:
-        if any(stage.is_for_one_device for stage in report.stages):
+        if any(stage.is_for_one_device for stage in report.stages) and not any(map(is_together, report.stages)):
             return [f"Rehearsed: {pluralize(len(report.stages), 'call', 'calls')} of a script for one device."]
         calls = pluralize(len(report.stages), "call gives", "calls give")
         return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]

@@ -310,7 +310,7 @@ def _stage_of(
     if blamed:
         remedy = (*(_in_words(each, known) for each in blamed), *_FOR_REPLACED, *remedy)
     noted = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
-    notes = [*_unasked(judged.by_rank), *_notes_of(facts, known.missing), *noted]
+    notes = [*_unasked(judged.by_rank), *_notes_of(facts, finding, known.missing), *noted]
     return Stage(
         call=call.name,
         file=call.started.file,
@@ -376,7 +376,7 @@ def _unasked(by_rank: Mapping[int, Optional[Call]]) -> Iterable[str]:
                 yield f"not held against one process, which ended with {shortened(words)}"
 
 
-def _notes_of(facts: CallFacts, missing: Sequence[Patch]) -> Iterable[str]:
+def _notes_of(facts: CallFacts, finding: Optional[Finding], missing: Sequence[Patch]) -> Iterable[str]:
     """What is for one device or one rank only, and what `find_unused_parameters=True` is good for in a call."""
     if facts.one_device:
         yield (
@@ -387,8 +387,8 @@ def _notes_of(facts: CallFacts, missing: Sequence[Patch]) -> Iterable[str]:
         made = [str(rank) for rank, each in facts.ranks.items() if each.name]
         yield f"made on rank {', '.join(made)} only"
     options = different_data.different_options(facts)
-    if options is not None and not parting_calls.parts(facts):
-        yield f"{options}, which has done no harm here" if first_finding(facts) is None else options
+    if options is not None and not parting_calls.parts(facts) and (finding is None or options not in finding.detail):
+        yield f"{options}, which has done no harm here" if finding is None else options
     asked = [each for each in facts.all_trainings if each.find_unused]
     if not asked:
         return

@@ -703,6 +703,7 @@ def test_other_arguments_on_another_rank_are_the_cause_of_what_follows_and_has_n
     for words in ("NHITS.learning_rate is 0 on rank 0, and 1 on rank 1", "KeyError: 'y'", "line 12"):
         assert words in fit.detail
     assert fit.remedy
+    assert fit.notes == ()
 
 
 @pytest.mark.parametrize("options", [{"path": "'run-{}'"}, {"NHITS.default_root_dir": "'run-{}'"}])

@@ -8,7 +8,7 @@ from typing import Optional
 from nfpatch.engine.facts import CallFacts, Failure, Finding, shortened
 from nfpatch.engine.logs import telling_place
 
-WHY = "The training ends there; the other ranks fail, or wait for this one."
+WHY = "The script ends there, unless it catches the error; the other ranks fail, or wait for this one."
 
 # How other ranks see that one has ended
 CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
