@@ -21,8 +21,6 @@ S = pd.DataFrame(
 Y = S.values @ bottom
 Y_df = pd.concat(pd.DataFrame({"unique_id": name, "ds": quarters, "y": row}) for name, row in zip(S.index, Y))
 horizon = 4
-test = Y_df[Y_df["ds"] > quarters[-horizon - 1]]
-train = Y_df[Y_df["ds"] <= quarters[-horizon - 1]]
 
 models = []
 for reconciliation in ("BottomUp", "MinTraceOLS", "MinTraceWLS"):
@@ -41,7 +39,10 @@ for reconciliation in ("BottomUp", "MinTraceOLS", "MinTraceWLS"):
     models.append(HINT(h=horizon, S=S.values, model=base, reconciliation=reconciliation, alias=reconciliation))
 
 nf = NeuralForecast(models=models, freq="QE")
-nf.fit(df=train, val_size=horizon)
-merged = test.merge(nf.predict().reset_index(), on=["unique_id", "ds"])
+cv = nf.cross_validation(df=Y_df, val_size=horizon, n_windows=2, step_size=horizon).reset_index()
 for model in models:
-    print(model, "MAE:", (merged["y"] - merged[str(model)]).abs().mean().round(2))
+    name = str(model)
+    mae = (cv["y"] - cv[name]).abs().mean()
+    mean = cv.pivot(index=["cutoff", "ds"], columns="unique_id", values=name)
+    gap = (mean["Country"] - mean[bottom_ids].sum(axis=1)).abs().max()
+    print(f"{name}: MAE {mae:.2f}, largest incoherence {gap:.4f}")

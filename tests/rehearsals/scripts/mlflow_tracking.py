@@ -1,7 +1,6 @@
 # Parameters, losses and results of a run in mlflow, in a local folder.
 import mlflow
-import pandas as pd
-from pytorch_lightning.loggers import MLFlowLogger
+import mlflow.pytorch
 
 from neuralforecast import NeuralForecast
 from neuralforecast.losses.pytorch import MAE
@@ -18,12 +17,10 @@ train = df.drop(test.index)
 
 mlflow.set_tracking_uri(TRACKING)
 mlflow.set_experiment("air passengers")
+mlflow.pytorch.autolog(checkpoint=False, log_models=False)
 with mlflow.start_run(run_name="tsmixerx") as run:
     mlflow.log_params(params)
-    logger = MLFlowLogger(experiment_name="air passengers", tracking_uri=TRACKING, run_id=run.info.run_id)
-    model = TSMixerx(
-        h=HORIZON, n_series=2, loss=MAE(), val_check_steps=50, logger=logger, log_every_n_steps=10, **params
-    )
+    model = TSMixerx(h=HORIZON, n_series=2, loss=MAE(), val_check_steps=50, logger=False, **params)
     nf = NeuralForecast(models=[model], freq="ME")
     nf.fit(df=train, val_size=HORIZON)
 
@@ -35,4 +32,4 @@ with mlflow.start_run(run_name="tsmixerx") as run:
     mlflow.log_metric("mae", error.mean())
 
 runs = mlflow.search_runs(experiment_names=["air passengers"])
-print(pd.DataFrame(runs)[["run_id", "metrics.mae"]])
+print(runs[["run_id", "metrics.mae"]])
