@@ -14,9 +14,10 @@ import click
 import models_page
 import mutants
 import pytest
+import releases
 import versions
 from packaging.version import Version
-from releases import RELEASES, unpack
+from releases import RELEASES
 from support import ROOT, invoke
 
 from nfpatch.catalog import load_catalog
@@ -138,8 +139,9 @@ def test_the_patches_that_readme_counts_for_the_newest_release_are_those_that_ap
     assert f"{len(needed)} of the default patches still apply to {RELEASES[-1]}" in " ".join(README.split())
 
 
+@pytest.mark.wheels
 def test_readme_shows_the_diff_that_apply_makes(tmp_path: Path) -> None:
-    unpack("1.7.4", tmp_path)
+    releases.unpack("1.7.4", tmp_path)
     diff = invoke("apply", "tft-static-encoder", "--dry-run", "--site-packages", tmp_path).stdout
     (shown,) = re.findall(r"^```diff\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert set(shown.splitlines()) <= set(diff.splitlines())
