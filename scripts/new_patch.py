@@ -79,7 +79,7 @@ Next: fill in every TODO (docs/how-to/writing-a-patch.md explains each field), u
 
     pytest tests/patches -k "{module} or {id}"
 
-Then go on with step 4 of "From a bug to a patch" in CONTRIBUTING.md."""
+Then go on with step 3 of "From a bug to a patch" in CONTRIBUTING.md."""
 
 
 def main() -> int:

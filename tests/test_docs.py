@@ -18,9 +18,10 @@ import matrix
 import models_page
 import mutants
 import pytest
+import releases
 import versions
 from packaging.version import Version
-from releases import RELEASES, unpack
+from releases import RELEASES
 from support import ROOT, invoke
 
 from nfpatch import __version__
@@ -155,7 +156,7 @@ def test_the_patches_that_readme_counts_for_the_newest_release_are_those_that_ap
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=name_of)
 def test_the_diff_that_a_page_shows_is_the_one_that_apply_makes(page: Path, tmp_path: Path) -> None:
-    unpack("1.7.4", tmp_path)
+    releases.unpack("1.7.4", tmp_path)
     diff = invoke("apply", "tft-static-encoder", "--dry-run", "--site-packages", tmp_path).stdout
     (shown,) = re.findall(r"^```diff\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert set(shown.splitlines()) <= set(diff.splitlines())
@@ -196,7 +197,7 @@ def test_every_command_has_the_options_that_the_table_gives_it() -> None:
 def test_the_page_on_json_has_the_keys_of_the_documents(tmp_path: Path) -> None:
     text = (REFERENCE / "json.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", text, re.MULTILINE))
-    unpack("1.7.4", tmp_path)
+    releases.unpack("1.7.4", tmp_path)
     place = ("--site-packages", str(tmp_path), "--json")
 
     def keys(*command: str) -> set[str]:
