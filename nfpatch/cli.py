@@ -277,7 +277,7 @@ def which(log: Optional[str], target: Target) -> None:
     """
     from nfpatch.which import report
     from nfpatch.which.logs import Log
-    from nfpatch.which.matching import answer_for
+    from nfpatch.which.matching import diagnose
 
     text = _text_of(log)
     catalog = target.catalog()
@@ -288,12 +288,12 @@ def which(log: Optional[str], target: Target) -> None:
         if target.options:  # one was named
             raise
         missing = str(error)
-    answer = answer_for(Log(text), catalog, None if install is None else inspect_install(install, catalog))
+    diagnosis = diagnose(Log(text), catalog, None if install is None else inspect_install(install, catalog))
     if target.as_json:
-        console.print_json(report.answer_to_json(answer, install, target.options))
+        console.print_json(report.diagnosis_to_json(diagnosis, install, target.options))
     else:
-        report.print_answer(answer, catalog, install, missing, target.options)
-    if not answer.ok:
+        report.print_diagnosis(diagnosis, catalog, install, missing, target.options)
+    if not diagnosis.ok:
         raise SystemExit(1)
 
 
