@@ -382,7 +382,7 @@ def test_allow_modified_still_refuses_where_the_codemod_does_not_match(site: Pat
     before = snapshot(site)
     result = invoke("apply", *MISSION, "--allow-modified", "--site-packages", site)
     assert result.exit_code == 3
-    assert "it defines `TFT` nowhere" in result.stderr
+    assert "`TFT`" in result.stderr
     assert snapshot(site) == before
 
 
@@ -446,7 +446,7 @@ def test_keep_going_applies_what_fits_and_lists_the_rest(site: Path) -> None:
     refused = invoke(*command)
     assert refused.exit_code == 3
     assert "self.static_encoder = " in refused.stderr
-    assert "1 of the 2 patches" in refused.stderr
+    assert "1 of the 2" in refused.stderr
     assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --keep-going --site-packages {site}`" in refused.stderr
     assert snapshot(site) == before
 

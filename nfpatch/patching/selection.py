@@ -53,7 +53,9 @@ def choice_for_apply(state: InstallState, selection: Selection) -> Choice:
 
 
 def choice_for_revert(state: InstallState, selection: Selection) -> Choice:
-    """The patches that `revert` of named patches reverts: these, and applied ones that require one of them."""
+    """The patches that `revert` of this selection reverts: the selected ones, and applied ones that require them."""
+    if selection.is_default:
+        return Choice(())
     catalog = state.catalog
     selected = [patch.id for patch in selection.patches]
     brought_along = {

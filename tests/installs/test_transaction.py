@@ -569,15 +569,15 @@ def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_t
     times: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_before_the_journal(install)
-    listdir = os.listdir
+    rmdir = os.rmdir
     failures = [OSError(errno.EIO, "Input/output error")] * times
 
-    def listing(folder: Path) -> list[str]:
+    def failing(folder: Path) -> None:
         if failures:
             raise failures.pop()
-        return listdir(folder)
+        rmdir(folder)
 
-    monkeypatch.setattr("os.listdir", listing)
+    monkeypatch.setattr("os.rmdir", failing)
     assert recover(install) is False
     assert has_leftovers(install) == (times > 1)
 

@@ -84,11 +84,9 @@ class Target:
     def specification(self, program: str) -> Path:
         """What the program takes, for nothing to do."""
         path = self.folder / "spec.json"
-        if program == "train":
-            training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
-            path.write_text(json.dumps(encode(training)) + "\n")
-        else:
-            path.write_text(line_of(MigrateSpec((), {}, None, None, False)))
+        training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
+        migration = MigrateSpec((), {}, None, None, False)
+        path.write_text(json.dumps(encode(training)) if program == "train" else line_of(migration))
         return path
 
     def run(self, program: str, first_import: str, entry: Path = ENTRY) -> Any:
