@@ -87,7 +87,7 @@ def test_every_model_is_compared_and_every_case_of_an_unused_parameter(release: 
     assert named
     assert {(case.model, case.config) for case in named} <= {(case.model, case.config) for case in cases.values()}
     specified = [same_bits.specified(case) for case in cases.values()]
-    assert {each["loss"] for each in specified} >= {"MAE", "MQLoss", "DistributionLoss"}
+    assert {each["case"]["loss"] for each in specified} >= {"MAE", "MQLoss", "DistributionLoss"}
 
 
 @pytest.mark.ddp
