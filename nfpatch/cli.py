@@ -181,7 +181,7 @@ _install_options = _options(_place_options, _catalog_option, _answer_options)
 
 
 SECTIONS = {
-    "Look": ("list", "which", "status"),
+    "Inspect": ("list", "which", "status"),
     "Patch": ("apply", "revert"),
     "Prove": ("verify", "rehearse", "audit"),
     "Saved models": ("migrate",),
@@ -545,8 +545,8 @@ def _check_report_files(*files: Optional[Path]) -> None:
 @click.option(
     "--source",
     type=_source,
-    help="What is held against the released source: the installed one (default), or the patched one, without writing "
-    "it. With released only that is run, and its faults are shown.",
+    help="The source to compare with the released one: installed (default), or patched, without writing it. With "
+    "released, only the released source is run, and its bugs are shown.",
 )
 @click.option(
     "--allow-modified", is_flag=True, help="With --preview: also patch files that differ from the release, as in apply."
@@ -616,12 +616,12 @@ def verify(
     if nodes.nnodes > 1 and set(launchers) - {"torchrun"}:
         raise UsageError("Several nodes are only supported with torchrun: remove --launcher or --nnodes.")
     if accelerator == "gpu" and "spark" in launchers:
-        raise UsageError("Spark is proved on the CPU only: leave --accelerator out, or --launcher spark.")
+        raise UsageError("Spark is only supported on the CPU: remove --accelerator gpu or --launcher spark.")
     if preview and source not in (None, "patched"):
-        raise UsageError(f"--preview is --source patched: leave it out, or --source {source}.")
+        raise UsageError(f"--preview is the same as --source patched: remove it, or --source {source}.")
     source = "patched" if preview else source or "installed"
     if allow_modified and source == "installed":
-        raise UsageError("--allow-modified is for a source that is computed: add --preview, or leave it out.")
+        raise UsageError("--allow-modified has no effect on the installed source: add --preview, or remove it.")
     _check_report_files(junit_xml, html)
     catalog = target.catalog()
     selection = catalog.selection(names, skip)
