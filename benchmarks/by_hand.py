@@ -80,7 +80,7 @@ def rehearse_and_script(python: Path, place: list[str], folder: Path) -> tuple[l
     return [str(python), str(by_hand)], nfpatch("rehearse", *place, str(script))
 
 
-class Comparison(NamedTuple):
+class TimeComparison(NamedTuple):
     """A command of nfpatch's, the release that it works on, and how many times the script by hand it may take."""
 
     release: str
@@ -89,9 +89,9 @@ class Comparison(NamedTuple):
 
 
 COMPARISONS = {
-    "verify": Comparison("1.7.4", 2.0, verify_and_script(*BASIC_PATCHES)),
-    "all": Comparison("1.7.4", 5.0, verify_and_script()),
-    "rehearse": Comparison("3.3.0", 1.3, rehearse_and_script),
+    "verify": TimeComparison("1.7.4", 2.0, verify_and_script(*BASIC_PATCHES)),
+    "all": TimeComparison("1.7.4", 5.0, verify_and_script()),
+    "rehearse": TimeComparison("3.3.0", 1.3, rehearse_and_script),
 }
 
 

@@ -181,7 +181,7 @@ _install_options = _options(_place_options, _catalog_option, _answer_options)
 
 
 SECTIONS = {
-    "Look": ("list", "which", "status"),
+    "Inspect": ("list", "which", "status"),
     "Patch": ("apply", "revert"),
     "Prove": ("verify", "rehearse", "audit"),
     "Saved models": ("migrate",),
@@ -277,7 +277,7 @@ def which(log: Optional[str], target: Target) -> None:
     """
     from nfpatch.which import report
     from nfpatch.which.logs import Log
-    from nfpatch.which.matching import answer_for
+    from nfpatch.which.matching import diagnose
 
     text = _text_of(log)
     catalog = target.catalog()
@@ -288,12 +288,12 @@ def which(log: Optional[str], target: Target) -> None:
         if target.options:  # one was named
             raise
         missing = str(error)
-    answer = answer_for(Log(text), catalog, None if install is None else inspect_install(install, catalog))
+    diagnosis = diagnose(Log(text), catalog, None if install is None else inspect_install(install, catalog))
     if target.as_json:
-        console.print_json(report.answer_to_json(answer, install, target.options))
+        console.print_json(report.diagnosis_to_json(diagnosis, install, target.options))
     else:
-        report.print_answer(answer, catalog, install, missing, target.options)
-    if not answer.ok:
+        report.print_diagnosis(diagnosis, catalog, install, missing, target.options)
+    if not diagnosis.ok:
         raise SystemExit(1)
 
 
@@ -545,8 +545,8 @@ def _check_report_files(*files: Optional[Path]) -> None:
 @click.option(
     "--source",
     type=_source,
-    help="What is held against the released source: the installed one (default), or the patched one, without writing "
-    "it. With released only that is run, and its faults are shown.",
+    help="The source to compare with the released one: installed (default), or patched, without writing it. With "
+    "released, only the released source is run, and its bugs are shown.",
 )
 @click.option(
     "--allow-modified", is_flag=True, help="With --preview: also patch files that differ from the release, as in apply."
@@ -616,12 +616,12 @@ def verify(
     if nodes.nnodes > 1 and set(launchers) - {"torchrun"}:
         raise UsageError("Several nodes are only supported with torchrun: remove --launcher or --nnodes.")
     if accelerator == "gpu" and "spark" in launchers:
-        raise UsageError("Spark is proved on the CPU only: leave --accelerator out, or --launcher spark.")
+        raise UsageError("Spark is only supported on the CPU: remove --accelerator gpu or --launcher spark.")
     if preview and source not in (None, "patched"):
-        raise UsageError(f"--preview is --source patched: leave it out, or --source {source}.")
+        raise UsageError(f"--preview is the same as --source patched: remove it, or --source {source}.")
     source = "patched" if preview else source or "installed"
     if allow_modified and source == "installed":
-        raise UsageError("--allow-modified is for a source that is computed: add --preview, or leave it out.")
+        raise UsageError("--allow-modified has no effect on the installed source: add --preview, or remove it.")
     _check_report_files(junit_xml, html)
     catalog = target.catalog()
     selection = catalog.selection(names, skip)

@@ -54,7 +54,7 @@ patches are not. All written files compile, and `nfpatch revert` restores every 
 APPLY = ("apply", "all", "--allow-modified", "--keep-going")
 
 
-class Result(NamedTuple):
+class CommitResult(NamedTuple):
     """What came of one commit: ids of patches, and what went wrong besides."""
 
     needed: frozenset[str]
@@ -157,7 +157,7 @@ def _fits(variant: Mapping[str, Rewrite], tree: Mapping[str, bytes]) -> bool:
     return True
 
 
-def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ...]) -> Result:
+def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ...]) -> CommitResult:
     """Install a commit, patch it by one command, and take that back."""
     version = version_at(clone, commit)
     with tempfile.TemporaryDirectory(prefix="nfpatch-commit-") as folder:
@@ -175,7 +175,7 @@ def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ..
                 problems.append(f"{path.name}: {error}")
         _nfpatch("revert", "--site-packages", str(site))
         problems += ["revert left a trace"] if _contents(site) != before else []
-    return Result(needed, applied, tuple(problems))
+    return CommitResult(needed, applied, tuple(problems))
 
 
 def _nfpatch(*arguments: str) -> str:
@@ -187,7 +187,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def rows_of(results: Sequence[tuple[str, str, str, Result]]) -> str:
+def rows_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> str:
     """The table of commits, each with its date and version, and what it comes to."""
     rows = []
     for commit, date, version, result in results:
@@ -197,14 +197,14 @@ def rows_of(results: Sequence[tuple[str, str, str, Result]]) -> str:
     return "| commit | date | version | needed | applied | left out |\n|---|---|---|---|---|---|\n" + "".join(rows)
 
 
-def shares_of(results: Sequence[tuple[str, str, str, Result]]) -> tuple[int, int, int]:
+def shares_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> tuple[int, int, int]:
     """How many patches are needed, how many of them are applied, and how much else went wrong."""
     own = [result for *_, result in results]
     done = sum(len(result.needed & result.applied) for result in own)
     return sum(len(result.needed) for result in own), done, sum(len(result.problems) for result in own)
 
 
-def page_of(results: Mapping[int, Sequence[tuple[str, str, str, Result]]]) -> str:
+def page_of(results: Mapping[int, Sequence[tuple[str, str, str, CommitResult]]]) -> str:
     """The page, with a table for each offset."""
     tables = []
     for offset, own in results.items():
@@ -223,7 +223,7 @@ def main() -> int:
     parser.add_argument("--apply", default=" ".join(APPLY), metavar="WORDS", help="the command that patches them")
     options = parser.parse_args()
     catalog = load_catalog()
-    results: dict[int, list[tuple[str, str, str, Result]]] = {}
+    results: dict[int, list[tuple[str, str, str, CommitResult]]] = {}
     for offset in [0] if options.only else options.offset or OFFSETS:
         results[offset] = []
         for commit in options.only or chosen_commits(options.clone, offset, STEP):

@@ -91,7 +91,7 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
 
     rows = [
-        f"| {run['model']} | {in_words(run['releases'])} | {', '.join(run['patches'])} "
+        f"| {run['model']} | {release_ranges(run['releases'])} | {', '.join(run['patches'])} "
         f"| {numbers(run['released'])} | {numbers(run['patched'])} | {run['ddp']} "
         f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'patched')} |"
         for run in runs
@@ -112,13 +112,13 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         well_after=ending(scripts, "patched", "well"),
         alone=ending(scripts, "patched", "alone"),
         searches=len(searches),
-        search_releases=in_words(release for release, models in parts[1].items() if models),
+        search_releases=release_ranges(release for release, models in parts[1].items() if models),
         searches_before=ending(searches, "released", "well"),
         searches_after=ending(searches, "patched", "well"),
         searches_alone=ending(searches, "patched", "alone"),
         through_ray=len(through_ray),
         through_ray_after=ending(through_ray, "patched", "well"),
-        ray_releases=in_words(release for release, models in parts[2].items() if models),
+        ray_releases=release_ranges(release for release, models in parts[2].items() if models),
         reasons="\n".join(reasons_of(runs)) or "Nothing.",
         endings="\n".join(endings_of(journeys)) or "Nothing.",
         stacks="; ".join(sorted({run["stack"] for run in runs})),
@@ -168,7 +168,7 @@ def endings_of(journeys: Journeys) -> list[str]:
             for words in filter(None, ends["patched"]["words"].split("; ")):
                 models_by_words.setdefault(f"{kind}: {words}", {}).setdefault(model, set()).add(release)
     return [
-        f"- {words}  \n  ({'; '.join(f'{model} {in_words(releases)}' for model, releases in sorted(models.items()))})"
+        f"- {words}  \n  ({'; '.join(f'{model} {release_ranges(own)}' for model, own in sorted(models.items()))})"
         for words, models in sorted(
             models_by_words.items(), key=lambda item: (not item[0].startswith("differs"), item[0])
         )
@@ -188,11 +188,11 @@ def reasons_of(runs: list[Run]) -> list[str]:
     entries = []
     for (model, reason), (releases, cells) in found_by_reason.items():
         shown = [*list(cells)[:6], *(["..."] if len(cells) > 6 else [])]
-        entries.append(f"- {model} {in_words(releases)}: {reason}  \n  ({'; '.join(shown)})")
+        entries.append(f"- {model} {release_ranges(releases)}: {reason}  \n  ({'; '.join(shown)})")
     return entries
 
 
-def in_words(releases: Iterable[str]) -> str:
+def release_ranges(releases: Iterable[str]) -> str:
     """Releases as ranges of the known ones, `1.6.2 - 1.6.4`."""
     wanted = set(releases)
     ranges: list[list[str]] = []

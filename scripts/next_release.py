@@ -57,7 +57,7 @@ full catalog says `not-needed`.
 """
 
 
-class Outcome(NamedTuple):
+class PatchOutcome(NamedTuple):
     """What becomes of a patch in a release, and for a refused one what was not found there."""
 
     release: str
@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
+def outcomes_for(catalog: Catalog, release: str) -> list[PatchOutcome]:
     """What becomes of each patch in a release that is not known; nothing of those that neither catalog applies."""
     files = {
         *catalog.files,
@@ -83,16 +83,16 @@ def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
         variant, expected = variants.of(patch), _edits(catalog.rewrites_for(full, release), sources)
         is_applied = variant.kind == "matched"
         if not expected:
-            found += [Outcome(release, patch.id, WRONG)] if is_applied else []
+            found += [PatchOutcome(release, patch.id, WRONG)] if is_applied else []
         elif not patch.variants:
-            found.append(Outcome(release, patch.id, NEW))
+            found.append(PatchOutcome(release, patch.id, NEW))
         elif not is_applied:
-            found.append(Outcome(release, patch.id, REFUSED, variant.reason))
+            found.append(PatchOutcome(release, patch.id, REFUSED, variant.reason))
         else:
             written = {
                 file: merge_adjacent(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()
             }
-            found.append(Outcome(release, patch.id, SAME if written == expected else OTHER))
+            found.append(PatchOutcome(release, patch.id, SAME if written == expected else OTHER))
     return found
 
 
@@ -145,7 +145,7 @@ def _ended(specifier: str, release: str) -> str:
     return f"{specifier},<{release}" if specifier else f"<{release}"
 
 
-def page_of(outcomes: list[Outcome]) -> str:
+def page_of(outcomes: list[PatchOutcome]) -> str:
     """The page that says what became of all of them."""
     total = Counter(outcome.outcome for outcome in outcomes)
     needed = [outcome for outcome in outcomes if outcome.outcome != WRONG]

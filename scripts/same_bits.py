@@ -61,7 +61,7 @@ process to process with its default driver, on the released source too; here ano
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FitComparison:
     """How a configuration fared in one process with the patched source, held against the released one.
 
     `differences` names what differs: "weights", "forecasts", ...; `error` is what both end with where they do so alike.
@@ -135,15 +135,15 @@ def fit_all(tree: Path, cases: Mapping[str, Case], python: Path, folder: Path) -
     return {result.pop("id"): result for result in results}
 
 
-def outcome_of(
+def compare_fits(
     release: str, case: Case, patches: str, released: Mapping[str, Any], patched: Mapping[str, Any]
-) -> Outcome:
+) -> FitComparison:
     """How the patched source differs from the released one."""
     differences = tuple(key for key in sorted({*released, *patched}) if released.get(key) != patched.get(key))
-    return Outcome(release, case, patches, differences, "" if differences else released.get("error", ""))
+    return FitComparison(release, case, patches, differences, "" if differences else released.get("error", ""))
 
 
-def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[Outcome]:
+def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[FitComparison]:
     """Train all configurations of a release with the released source and the patched one."""
     released = unpack(release, folder / "released")
     cases = cases_of(released / "neuralforecast", release, catalog)
@@ -165,13 +165,13 @@ def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[
         }
         results = {name: future.result() for name, future in futures.items()}
     return [
-        outcome_of(release, cases[name], patched, results["released"][name], result)
+        compare_fits(release, cases[name], patched, results["released"][name], result)
         for patched in ("all", "without")
         for name, result in results.get(patched, {}).items()
     ]
 
 
-def exceptions_in(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+def exceptions_in(outcomes: Sequence[FitComparison]) -> dict[str, list[str]]:
     """The configurations, by release and model, that are equal without the two patches only."""
     equal_without = {
         (each.release, each.case.model, each.case.config)
@@ -186,7 +186,7 @@ def exceptions_in(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
     return found
 
 
-def failures_in(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def failures_in(outcomes: Sequence[FitComparison]) -> list[FitComparison]:
     """What differs and may not."""
     exceptions = exceptions_in(outcomes)
     return [
@@ -196,7 +196,7 @@ def failures_in(outcomes: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def cell_of(model: str, release: str, outcomes: Sequence[Outcome]) -> str:
+def cell_of(model: str, release: str, outcomes: Sequence[FitComparison]) -> str:
     """What the table says of a model in a release."""
     own = [each for each in outcomes if (each.case.model, each.release) == (model, release) and not each.error]
     counts = []
@@ -208,7 +208,7 @@ def cell_of(model: str, release: str, outcomes: Sequence[Outcome]) -> str:
     return " / ".join(counts)
 
 
-def page_of(outcomes: Sequence[Outcome], releases: Sequence[str], stack: Mapping[str, str]) -> str:
+def page_of(outcomes: Sequence[FitComparison], releases: Sequence[str], stack: Mapping[str, str]) -> str:
     """The text of docs/results/same-bits.md."""
     models = sorted({each.case.model for each in outcomes})
     cells = {(model, release): cell_of(model, release, outcomes) for model in models for release in releases}

@@ -45,7 +45,7 @@ UPGRADE = ("1.7.4", "1.7.7")
 
 
 @dataclass(frozen=True)
-class Journey:
+class Transfer:
     """Models that are saved with the source in one site-packages folder and loaded with that in another."""
 
     name: str
@@ -55,14 +55,14 @@ class Journey:
 
 
 @dataclass(frozen=True)
-class Result:
+class MigrationCheck:
     """How one model fared.
 
     `before` is the error of loading it at its target before the migration, empty if there was none. `files` has the
     entries of `migrate --json` for its file and for the checkpoints of its fit.
     """
 
-    journey: str
+    transfer: str
     case: Case
     before: str
     files: tuple[Mapping[str, Any], ...]
@@ -82,7 +82,7 @@ class Result:
         changes = ", ".join(f"{len(file[verb])} {verb}" for verb in ("dropped", "added") if file[verb]) or "the same"
         before = re.search(r"Unexpected key|Missing key", self.before, re.IGNORECASE)
         cells = [
-            *(self.journey, f"{self.case.model}, {self.case.config}"),
+            *(self.transfer, f"{self.case.model}, {self.case.config}"),
             f"{before[0].lower()}(s)" if before else self.before[:40] or "loads",
             f"**{file['state']}**" if file["state"] == "refused" else changes,
             "bit-equal" if self.equal_forecasts else "**differ**",
@@ -149,12 +149,12 @@ def as_json(case: Case) -> dict[str, Any]:
     return encode(CaseSpec("", case.model, case.loss, exogenous=tuple(case.exogenous), options=dict(case.options)))
 
 
-def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Result]:
-    """Send all models on their journeys. They are left in `folder`, with the old files beside the new."""
+def prove(transfers: Sequence[Transfer], python: Path, folder: Path) -> list[MigrationCheck]:
+    """Send all models on their transfers. They are left in `folder`, with the old files beside the new."""
     models = {
         (number, place): (folder / str(number) / str(place) / "saved", folder / str(number) / str(place) / "fit", case)
-        for number, journey in enumerate(journeys)
-        for place, case in enumerate(journey.cases)
+        for number, transfer in enumerate(transfers)
+        for place, case in enumerate(transfer.cases)
     }
 
     def job(action: str, number: int, tree: Path) -> dict[str, Any]:
@@ -166,17 +166,17 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
             "cases": {str(path): as_json(case) for path, case in own},
         }
 
-    numbered = list(enumerate(journeys))
-    saves = [job("save", number, journey.source) for number, journey in numbered]
-    fits = [job("fit", number, journey.source) for number, journey in numbered]
-    loads = [job("load", number, journey.target) for number, journey in numbered]
-    resumes = [job("resume", number, journey.target) for number, journey in numbered]
-    count = len(journeys)
+    numbered = list(enumerate(transfers))
+    saves = [job("save", number, transfer.source) for number, transfer in numbered]
+    fits = [job("fit", number, transfer.source) for number, transfer in numbered]
+    loads = [job("load", number, transfer.target) for number, transfer in numbered]
+    resumes = [job("resume", number, transfer.target) for number, transfer in numbered]
+    count = len(transfers)
     first = results_of([*saves, *fits, *loads], python, folder)
     classes = {folder: case.model for *folders, case in models.values() for folder in folders}
     files: dict[Path, list[Mapping[str, Any]]] = {}
-    for number, journey in numbered:
-        for file in migrated([*saves[number]["cases"], *fits[number]["cases"]], classes, journey.target, python):
+    for number, transfer in numbered:
+        for file in migrated([*saves[number]["cases"], *fits[number]["cases"]], classes, transfer.target, python):
             files.setdefault(Path(file["path"]).parent, []).append(file)
     second = results_of([*loads, *resumes], python, folder)
     results = []
@@ -185,8 +185,8 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
         weights = first[count + number][str(fit)], second[count + number][str(fit)]
         forecasts = first[number][str(saved)], second[number][str(saved)]
         results.append(
-            Result(
-                journey=journeys[number].name,
+            MigrationCheck(
+                transfer=transfers[number].name,
                 case=case,
                 before=before if isinstance(before, str) else "",
                 files=(*files[saved], *files[fit]),
@@ -236,20 +236,20 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nfpatch-saved-") as name:
         folder = Path(name)
-        journeys = []
+        transfers = []
         for release in arguments.releases:
             original = unpack(release, folder / release / "original")
             patched_site = patched(original, folder / release / "patched")
             cases = cases_of(release, arguments.thorough)
-            journeys += [
-                Journey(f"{release}, applied", original, patched_site, cases),
-                Journey(f"{release}, reverted", patched_site, original, cases),
+            transfers += [
+                Transfer(f"{release}, applied", original, patched_site, cases),
+                Transfer(f"{release}, reverted", patched_site, original, cases),
             ]
             if release == UPGRADE[0]:
                 newer = unpack(UPGRADE[1], folder / UPGRADE[1])
                 outgrown = tuple(filter(is_resized, cases))
-                journeys.append(Journey(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
-        results = prove(journeys, arguments.python, folder)
+                transfers.append(Transfer(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
+        results = prove(transfers, arguments.python, folder)
     heading = "| release | model | before | keys | forecasts | resumed fit |\n|---|---|---|---|---|---|"
     table = "\n".join([heading, *(result.row for result in results)])
     print(table)

@@ -23,7 +23,7 @@ NAMES = re.compile(r"no gradient: \['[^]]+\]")
 BLOCK = re.compile(r"^```(python)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def outcome_of(script: Path, python: Path, site: Path) -> tuple[int, str]:
+def run_script(script: Path, python: Path, site: Path) -> tuple[int, str]:
     """The exit code and the output of a script that imports neuralforecast from `site`."""
     fixed = {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     fixed["PYSPARK_PYTHON"] = str(python)
@@ -57,9 +57,9 @@ def main() -> None:
             code, error = (block for _, block in BLOCK.findall(text.read_text(encoding="utf-8"))[:2])
             script = Path(folder, text.stem.replace("-", "_") + ".py")
             script.write_text(code, encoding="utf-8")
-            refused, output = outcome_of(script, python, released)
+            refused, output = run_script(script, python, released)
             is_red = refused != 0 and error.strip() in output
-            trained, output_patched = outcome_of(script, python, patched)
+            trained, output_patched = run_script(script, python, patched)
             is_green = trained == 0 and not NAMES.search(output_patched)
             false += not (is_red and is_green)
             words = ("refused" if is_red else "NOT refused as shown", "trains" if is_green else "does NOT train")

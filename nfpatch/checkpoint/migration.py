@@ -172,7 +172,7 @@ def _check_files(
             unused[patch.model] = (*unused.get(patch.model, ()), *patch.unused_parameters)
     worker.send(
         MigrateSpec(
-            files=tuple(  # the process runs in a folder of its own
+            files=tuple(  # absolute paths, because the process has another working directory
                 SavedFile(os.path.abspath(file.path), file.claimed, tuple(file.suggested)) for file in files
             ),
             unused=unused,
@@ -192,10 +192,10 @@ def _check_files(
 
 
 def _check_imported(event: object, install: Install) -> None:
-    """Raise EnvironmentProblem unless the target interpreter has imported the install that is meant."""
+    """Raise EnvironmentProblem unless the target interpreter has imported this install."""
     if isinstance(event, NotImported):
         raise EnvironmentProblem(
-            f"{install.package} cannot be imported, so no model can be built: {event.detail}. Install what it "
+            f"Cannot import {install.package}, so no model can be built: {event.detail}. Install what it "
             "needs, or name the interpreter that can with --python."
         )
     if isinstance(event, Imported) and not os.path.samefile(Path(event.file).parent, install.package):
@@ -206,7 +206,7 @@ def _check_imported(event: object, install: Install) -> None:
 
 
 def _outcome_of(path: Path, verdict: Verdict) -> tuple[Migration, bool]:
-    """What the verdict of the target interpreter comes to, and whether the file is to be rewritten."""
+    """The result of the check in the target interpreter, and whether the file must be rewritten."""
     outcome = Migration(path, "already-fits", verdict.model, verdict.dropped, verdict.added, verdict.detail)
     if verdict.state == "misfit":
         return replace(outcome, state="migrated"), True
@@ -264,7 +264,7 @@ def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: boo
 
 
 def _failure(judged: _CheckedFile, event: Failed) -> BaseException:
-    """Why a new file could not be written."""
+    """The error because of which a new file could not be written."""
     path = judged.file.path
     if event.errno is not None:
         return to_environment_error(OSError(event.errno, os.strerror(event.errno), str(path)))

@@ -19,14 +19,14 @@ _LOG_LINES = 4
 
 
 class MigrationWorker:
-    """A running process: requests go in, events come out, each a record of `target/talk.py`."""
+    """The running process. It receives requests and sends events, each a record of `target/talk.py`."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
 
     def send(self, request: object) -> None:
-        """Send a request. A process that is gone is noticed by `events`, which has the reason."""
+        """Send a request. If the process has exited, `events` raises the error."""
         try:
             _open(self._process.stdin).write(line_of(request))
             _open(self._process.stdin).flush()
@@ -34,7 +34,7 @@ class MigrationWorker:
             pass
 
     def events(self, until: type[object]) -> Iterator[object]:
-        """The events up to the one of the kind `until`, which is left out.
+        """The events up to the one of the kind `until`, which is not included.
 
         Raises EnvironmentProblem if the process exits before.
         """

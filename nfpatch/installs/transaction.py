@@ -82,7 +82,7 @@ class Prune(NamedTuple):
     path: Path
 
 
-Step = Union[Write, LinkOrCopy, Move, Link, Remove, Folder, Prune]
+FileStep = Union[Write, LinkOrCopy, Move, Link, Remove, Folder, Prune]
 
 
 class _Entry(NamedTuple):
@@ -97,7 +97,7 @@ class _Entry(NamedTuple):
     source: str = ""
 
 
-def commit(install: Install, steps: Sequence[Step]) -> None:
+def commit(install: Install, steps: Sequence[FileStep]) -> None:
     """Execute all steps or none. The caller holds the lock and has called `recover`.
 
     Raises EnvironmentProblem, with the path, if a step fails; the install is then unchanged.
@@ -162,7 +162,7 @@ def recover(install: Install) -> bool:
     return True
 
 
-def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
+def _stage(staging: Path, number: int, step: FileStep, home: Path) -> _Entry:
     existed = os.path.lexists(step.path)
     if isinstance(step, Remove):
         _require_no_folder(step.path)

@@ -15,7 +15,7 @@ from nfpatch.codemod import CodemodRefused
 from nfpatch.patching.source import is_same, parsed_statements
 
 Statement = Union[cst.SimpleStatementLine, cst.BaseCompoundStatement]
-Item = Union[cst.Arg, cst.Param]
+ArgOrParam = Union[cst.Arg, cst.Param]
 Block = Union[cst.Module, cst.BaseSuite]
 
 EMPTY = cst.Module(body=())
@@ -181,13 +181,13 @@ def _call_of(statement: Statement) -> Optional[cst.Call]:
     return value if isinstance(value, cst.Call) else None
 
 
-def _with_items(found: Sequence[Item], old: Sequence[Item], new: Sequence[Item]) -> list[Item]:
+def _with_items(found: Sequence[ArgOrParam], old: Sequence[ArgOrParam], new: Sequence[ArgOrParam]) -> list[ArgOrParam]:
     """The arguments or parameters in the file, changed where the new ones differ from the old.
 
     New ones get the separators of their neighbours: the last one those of the last, all others those of the first.
     """
     indices = {_name_of(item): index for index, item in enumerate(old)}
-    items: list[Item] = []
+    items: list[ArgOrParam] = []
     for item in new:
         index = indices.get(_name_of(item))
         known = item if index is None else found[index]
@@ -199,7 +199,7 @@ def _with_items(found: Sequence[Item], old: Sequence[Item], new: Sequence[Item])
     return [*items[:-1], _copy_separators(items[-1], found[-1])]
 
 
-def _copy_separators(item: Item, other: Item, is_followed: bool = True) -> Item:
+def _copy_separators(item: ArgOrParam, other: ArgOrParam, is_followed: bool = True) -> ArgOrParam:
     """The item with the comma and the whitespace of the other one; comments stay with their own item."""
     comma = other.comma if is_followed else cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
     lines, own = _lines_behind(other), _lines_behind(item)
@@ -214,20 +214,20 @@ def _copy_separators(item: Item, other: Item, is_followed: bool = True) -> Item:
     return item.with_changes(comma=comma, **{space: getattr(other, space)})
 
 
-def _lines_behind(item: Item) -> Optional[cst.ParenthesizedWhitespace]:
+def _lines_behind(item: ArgOrParam) -> Optional[cst.ParenthesizedWhitespace]:
     """The whitespace between the comma of an argument or parameter and the next one, if that is on a new line."""
     behind = item.comma.whitespace_after if isinstance(item.comma, cst.Comma) else None
     return behind if isinstance(behind, cst.ParenthesizedWhitespace) else None
 
 
-def _name_of(item: Item) -> str:
+def _name_of(item: ArgOrParam) -> str:
     """The keyword of an argument, if it has one, or what it is; the name of a parameter."""
     if isinstance(item, cst.Param):
         return item.name.value
     return item.keyword.value if item.keyword is not None else _code_of(item)
 
 
-def _code_of(item: Item) -> str:
+def _code_of(item: ArgOrParam) -> str:
     return "".join(EMPTY.code_for_node(item.with_changes(comma=cst.MaybeSentinel.DEFAULT)).split())
 
 

@@ -13,7 +13,7 @@ from nfpatch.installs import record
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
-from nfpatch.installs.transaction import Folder, Link, LinkOrCopy, Move, Prune, Remove, Step, Write
+from nfpatch.installs.transaction import FileStep, Folder, Link, LinkOrCopy, Move, Prune, Remove, Write
 from nfpatch.patching.install_state import InstallState
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 
@@ -33,13 +33,13 @@ def state_after(state: InstallState, changes: Sequence[TreeChange]) -> InstallSt
     return state._replace(ledger=after, contents=contents, variants=variants, expected=expected)
 
 
-def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
+def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[FileStep, ...]:
     """The steps for these changes: modules, files, kept originals, compiled files, RECORD and ledger.
 
     Modules are written before the files that import them, and removed after them.
     """
     install, after = state.install, _ledger_after(state, changes)
-    steps: list[Step] = _steps_to_modules(
+    steps: list[FileStep] = _steps_to_modules(
         install, [change for change in _modules_in(changes) if change.desired is not None]
     )
     for change in _files_in(changes):
@@ -68,9 +68,9 @@ def _modules_in(changes: Sequence[TreeChange]) -> list[ModuleChange]:
     return [change for change in changes if isinstance(change, ModuleChange)]
 
 
-def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list[Step]:
+def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list[FileStep]:
     """The steps that write these runtime modules, with the mode and owner of their neighbours."""
-    steps: list[Step] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
+    steps: list[FileStep] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
     for change in changes:
         assert change.desired is not None
         path = install.file(change.file)
@@ -79,8 +79,8 @@ def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list
     return steps
 
 
-def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) -> list[Step]:
-    steps: list[Step] = []
+def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) -> list[FileStep]:
+    steps: list[FileStep] = []
     for change in changes:
         path = install.file(change.file)
         steps += [*_backup_steps(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
@@ -128,9 +128,9 @@ def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFi
 
 def _steps_to_patched(
     install: Install, change: FileChange, entry: Optional[PatchedFile], after: PatchedFile
-) -> list[Step]:
+) -> list[FileStep]:
     path = install.file(change.file)
-    steps: list[Step] = []
+    steps: list[FileStep] = []
     if entry is None:
         kept = original_path(install, change.file)
         # a relative symbolic link would be wrong from here, so its content is kept, and the ledger has its target
@@ -149,15 +149,15 @@ def backup_path(install: Install, change: TreeChange) -> Path:
     return next(backup for backup in map(path.with_name, names) if not os.path.lexists(backup))
 
 
-def _backup_steps(install: Install, change: TreeChange) -> list[Step]:
+def _backup_steps(install: Install, change: TreeChange) -> list[FileStep]:
     return [LinkOrCopy(backup_path(install, change), install.file(change.file))] if change.needs_backup else []
 
 
-def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
+def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[FileStep]:
     path, kept = install.file(change.file), original_path(install, change.file)
     stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
     # if the original was already restored by hand, that file stays
-    steps: list[Step]
+    steps: list[FileStep]
     if change.current == change.desired:
         steps = [Remove(kept)]
     else:
@@ -182,7 +182,7 @@ def _relative(install: Install, path: Path) -> str:
     return path.relative_to(install.root).as_posix()
 
 
-def _bookkeeping(state: InstallState, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
+def _bookkeeping(state: InstallState, after: Ledger, changes: Sequence[TreeChange]) -> list[FileStep]:
     """The steps that update RECORD and ledger."""
     install, before = state.install, state.ledger
     if install.record is None:

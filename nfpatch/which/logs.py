@@ -55,7 +55,7 @@ class Line(NamedTuple):
     text: str
 
 
-class Frame(NamedTuple):
+class TracebackFrame(NamedTuple):
     """A frame of a traceback: the file as printed, the line number, and the function."""
 
     file: str
@@ -104,12 +104,12 @@ class Log:
             if first in text and pattern.search(text) is not None:
                 yield self.line(index)
 
-    def frames_of(self, line: Line) -> tuple[Frame, ...]:
+    def frames_of(self, line: Line) -> tuple[TracebackFrame, ...]:
         """The frames of the traceback that ends with this line's error, innermost last; empty if it has none.
 
         Lines of other processes, and lines of the message above this one, are skipped.
         """
-        frames: list[Frame] = []
+        frames: list[TracebackFrame] = []
         is_below = _ERROR.match(line.text) is None
         passed = 0
         for index in range(line.number - 2, max(line.number - 2 - _LONGEST_TRACEBACK, -1), -1):
@@ -119,7 +119,7 @@ class Log:
             found = _FRAME.search(above.text) if _PYTHON_FILE in above.text else None
             if found is not None:
                 file, number, function = (each for each in found.groups() if each is not None)
-                frames.append(Frame(file, int(number), function.rpartition(".")[2]))
+                frames.append(TracebackFrame(file, int(number), function.rpartition(".")[2]))
             elif _HEADING in above.text:
                 break
             elif is_below and not frames and passed < _LONGEST_MESSAGE:

@@ -10,7 +10,7 @@ from typing import Optional
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.console import ONLY_IF
 from nfpatch.patching.install_state import InstallState, PatchState
-from nfpatch.which.logs import Frame, Line, Log
+from nfpatch.which.logs import Line, Log, TracebackFrame
 
 # DDP's errors about unused parameters: of Lightning 2, which replaces torch's message, and of torch itself.
 REFUSALS = ("parameters that were not used in producing the loss", "Expected to have finished reduction in the prior")
@@ -61,7 +61,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Diagnosis:
     """The result for a log.
 
     `matches` are in the order of their lines. `unknown` are unused parameters that no patch fixes. `unnamed` is the
@@ -80,7 +80,7 @@ class Answer:
         return any(match.state != "not-needed" for match in self.matches)
 
 
-def answer_for(log: Log, catalog: Catalog, state: Optional[InstallState] = None) -> Answer:
+def diagnose(log: Log, catalog: Catalog, state: Optional[InstallState] = None) -> Diagnosis:
     """The patches of the catalog that fix the errors in a log, with their states in an install if there is one."""
     refusal = min((line for words in REFUSALS for line in log.find(words)), default=None)
     unused = log.unused
@@ -90,7 +90,7 @@ def answer_for(log: Log, catalog: Catalog, state: Optional[InstallState] = None)
         line, names = unused
         useful = [patch for patch in catalog.patches if state is None or state.status_of(patch).state != "not-needed"]
         taken = _by_parameters(names, log, useful) or _by_parameters(names, log, catalog.patches)
-        matches += [Match(patch, line.number, line.text, listed(covered)) for patch, covered in taken]
+        matches += [Match(patch, line.number, line.text, abbreviate(covered)) for patch, covered in taken]
         unknown = tuple(name for name in names if all(name not in covered for _, covered in taken))
     elif refusal is not None:
         words = next(words for words in REFUSALS if words in refusal.text)
@@ -98,10 +98,10 @@ def answer_for(log: Log, catalog: Catalog, state: Optional[InstallState] = None)
     matches += _by_words(log, catalog)
     matches.sort(key=lambda match: (match.line, match.patch.id))
     kept = _best([match if state is None else _in_install(match, state) for match in matches])
-    return Answer(kept, unknown, refusal if unused is None else None, _OTHER_KEYS in log.text)
+    return Diagnosis(kept, unknown, refusal if unused is None else None, _OTHER_KEYS in log.text)
 
 
-def listed(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """The first of these names, and the number of the others."""
     return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
@@ -168,7 +168,7 @@ def _has_layer(patch: Patch, layers: Mapping[str, str]) -> bool:
 def _by_words(log: Log, catalog: Catalog) -> list[Match]:
     """The patches whose symptoms the log contains, each with the first line that can be caused by its bug."""
     matches: list[Match] = []
-    frames: dict[int, tuple[Frame, ...]] = {}
+    frames: dict[int, tuple[TracebackFrame, ...]] = {}
     is_on_spark = "spark" in log.text.lower()
     for patch in catalog.patches:
         for words in patch.symptoms:
@@ -184,7 +184,7 @@ def _by_words(log: Log, catalog: Catalog) -> list[Match]:
     return causes or matches
 
 
-def _can_be_of(patch: Patch, words: str, frames: Sequence[Frame], is_on_spark: bool) -> bool:
+def _can_be_of(patch: Patch, words: str, frames: Sequence[TracebackFrame], is_on_spark: bool) -> bool:
     """Whether an error with these words and this traceback can be caused by the bug of the patch.
 
     Yes if the log has no traceback, or one that contains only libraries, as in processes of ray.
@@ -202,7 +202,7 @@ def _can_be_of(patch: Patch, words: str, frames: Sequence[Frame], is_on_spark: b
     return any(frame.function in functions for frame in own)
 
 
-def _has_better_rival(match: Match, matches: Sequence[Match], frames: Mapping[int, Sequence[Frame]]) -> bool:
+def _has_better_rival(match: Match, matches: Sequence[Match], frames: Mapping[int, Sequence[TracebackFrame]]) -> bool:
     """Whether another match of the same line is unambiguous, or changes a function in the traceback, and this is not.
 
     Patches of other groups do not count: on Spark, a patch of that group may be needed in addition.
@@ -216,7 +216,7 @@ def _has_better_rival(match: Match, matches: Sequence[Match], frames: Mapping[in
     )
 
 
-def _is_from(patch: Patch, frames: Sequence[Frame]) -> bool:
+def _is_from(patch: Patch, frames: Sequence[TracebackFrame]) -> bool:
     """Whether the traceback contains a function that the patch changes in some release."""
     return any((frame.catalog_path, frame.function) in _rewritten(patch) for frame in frames)
 

@@ -12,7 +12,7 @@ from nfpatch.catalog import Catalog
 from nfpatch.console import STATE_COLOURS, print_install, print_wrapped, releases_in_words
 from nfpatch.installs.find import Install
 from nfpatch.which.logs import Line
-from nfpatch.which.matching import Answer, Match, listed
+from nfpatch.which.matching import Diagnosis, Match, abbreviate
 
 # How many characters of a line are shown, and how many patches for one error are named before their group is.
 _MAX_CHARACTERS = 200
@@ -24,22 +24,22 @@ _NEXT_STEPS = (
 )
 
 
-def answer_to_json(answer: Answer, install: Optional[Install], options: Sequence[str]) -> dict[str, object]:
+def diagnosis_to_json(diagnosis: Diagnosis, install: Optional[Install], options: Sequence[str]) -> dict[str, object]:
     """The JSON document of `which`."""
     return {
         "neuralforecast": None if install is None else install.to_json(),
-        "matches": [match.to_json() for match in answer.matches],
-        "unknown_parameters": list(answer.unknown),
-        "commands": commands_for(answer, options),
+        "matches": [match.to_json() for match in diagnosis.matches],
+        "unknown_parameters": list(diagnosis.unknown),
+        "commands": commands_for(diagnosis, options),
     }
 
 
-def commands_for(answer: Answer, options: Sequence[str]) -> list[str]:
+def commands_for(diagnosis: Diagnosis, options: Sequence[str]) -> list[str]:
     """The commands to run, with the options that name the install."""
     plain: list[str] = []
     modified: list[str] = []
     unknown: list[str] = []
-    for match in answer.matches:
+    for match in diagnosis.matches:
         if match.state in (None, "applicable", "opt-in", "outdated", "interrupted"):
             plain.append(match.patch.id)
         elif match.state == "modified":
@@ -49,57 +49,57 @@ def commands_for(answer: Answer, options: Sequence[str]) -> list[str]:
     commands = []
     for ids, more in ((plain, ()), (modified, ("--allow-modified",)), (unknown, ("--allow-modified", "--prove"))):
         if ids:
-            commands.append(" ".join(["nfpatch", "apply", *_named(answer, ids), *more, *options]))
+            commands.append(" ".join(["nfpatch", "apply", *_named(diagnosis, ids), *more, *options]))
     return commands
 
 
-def _named(answer: Answer, ids: Sequence[str]) -> Sequence[str]:
+def _named(diagnosis: Diagnosis, ids: Sequence[str]) -> Sequence[str]:
     """These ids, or the name of their group if the log does not tell which of many patches of one group it is."""
-    groups = {match.patch.group for match in answer.matches if match.patch.id in ids}
-    is_undecided = answer.unnamed is not None and len(ids) > _MAX_PATCHES
+    groups = {match.patch.group for match in diagnosis.matches if match.patch.id in ids}
+    is_undecided = diagnosis.unnamed is not None and len(ids) > _MAX_PATCHES
     return [*groups] if is_undecided and len(groups) == 1 else ids
 
 
-def print_answer(
-    answer: Answer, catalog: Catalog, install: Optional[Install], missing: str, options: Sequence[str]
+def print_diagnosis(
+    diagnosis: Diagnosis, catalog: Catalog, install: Optional[Install], missing: str, options: Sequence[str]
 ) -> None:
     """Print the answer as text. `missing` says why there is no install, if there is none."""
     if install is not None:
         print_install(install)
-    for _, group in groupby(answer.matches, key=lambda match: match.line):
+    for _, group in groupby(diagnosis.matches, key=lambda match: match.line):
         _print_matches(catalog, list(group))
-    if answer.unknown:
+    if diagnosis.unknown:
         print_wrapped(
-            f"No patch is known for these unused parameters: {listed(answer.unknown)}. "
+            f"No patch is known for these unused parameters: {abbreviate(diagnosis.unknown)}. "
             "If the layer is your own, remove it or freeze it: `layer.requires_grad_(False)`.",
             "",
         )
-    if answer.unnamed is not None and len(answer.matches) != 1:
-        print_wrapped(_how_to_find_names(answer.unnamed), "")
-    commands = commands_for(answer, options)
+    if diagnosis.unnamed is not None and len(diagnosis.matches) != 1:
+        print_wrapped(_how_to_find_names(diagnosis.unnamed), "")
+    commands = commands_for(diagnosis, options)
     if commands:
         click.echo("Run")
     for command in commands:
         click.echo(f"  {command}")
     if install is None and commands:
         print_wrapped(f"nfpatch cannot tell whether your install needs or has them: {missing}", "")
-    if any(match.state == "applied" for match in answer.matches) and not commands:
+    if any(match.state == "applied" for match in diagnosis.matches) and not commands:
         print_wrapped(
             "All known patches for it are applied to this install. If your run started after that, check that it "
             "uses this install; `nfpatch rehearse SCRIPT` shows remaining problems.",
             "",
         )
-    if not answer.ok:
-        print_wrapped(f"{_why_none(answer)} {_NEXT_STEPS}", "")
+    if not diagnosis.ok:
+        print_wrapped(f"{_why_none(diagnosis)} {_NEXT_STEPS}", "")
 
 
-def _why_none(answer: Answer) -> str:
+def _why_none(diagnosis: Diagnosis) -> str:
     """The reason why no patch helps."""
-    if answer.matches:
+    if diagnosis.matches:
         return "This install needs none of these patches."
-    if answer.unnamed is not None:
+    if diagnosis.unnamed is not None:
         return "No patch is known for unused parameters of a model with the layers in this log."
-    if answer.is_about_saved_model:
+    if diagnosis.is_about_saved_model:
         return "A saved model has other parameters than its class: `nfpatch migrate PATH`, docs/how-to/saved-models.md."
     return "No patch is known for this text."
 

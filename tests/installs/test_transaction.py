@@ -19,13 +19,13 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 from nfpatch.installs.transaction import (
+    FileStep,
     Folder,
     Link,
     LinkOrCopy,
     Move,
     Prune,
     Remove,
-    Step,
     Write,
     commit,
     has_leftovers,
@@ -56,7 +56,7 @@ def populated(install: Install) -> None:
         (package / name / "compiled.pyc").write_text("compiled\n")
 
 
-def steps(install: Install) -> list[Step]:
+def steps(install: Install) -> list[FileStep]:
     """Every kind of step, on paths where something stands and on others."""
     package, home = install.package, install.home
     return [
@@ -104,7 +104,7 @@ def after(before: dict[str, Entry]) -> dict[str, Entry]:
     }
 
 
-def steps_back(install: Install) -> list[Step]:
+def steps_back(install: Install) -> list[FileStep]:
     """What undoes the steps, and so leaves nothing of nfpatch's own."""
     package, originals = install.package, install.home / "originals"
     return [

@@ -12,7 +12,7 @@ from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of
-from nfpatch.installs.transaction import Step, commit
+from nfpatch.installs.transaction import FileStep, commit
 from nfpatch.patching.edits import digest_edits
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
@@ -173,7 +173,7 @@ def moved(found: InstallState, wanted: Mapping[str, frozenset[str]], **options: 
     return inspect_install(found.install, found.catalog)
 
 
-def told(found: InstallState, steps: Sequence[Step]) -> list[tuple[object, ...]]:
+def told(found: InstallState, steps: Sequence[FileStep]) -> list[tuple[object, ...]]:
     """The kind and the fields of each step, paths relative to the install."""
     root = found.install.root
     return [
