@@ -154,6 +154,7 @@ def test_the_patches_that_readme_counts_for_the_newest_release_are_those_that_ap
     assert f"{len(needed)} of the default patches still apply to {RELEASES[-1]}" in " ".join(README.split())
 
 
+@pytest.mark.wheels
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=name_of)
 def test_the_diff_that_a_page_shows_is_the_one_that_apply_makes(page: Path, tmp_path: Path) -> None:
     releases.unpack("1.7.4", tmp_path)
@@ -194,6 +195,7 @@ def test_every_command_has_the_options_that_the_table_gives_it() -> None:
         assert of or commands.startswith(("all", "the same")), names
 
 
+@pytest.mark.wheels
 def test_the_page_on_json_has_the_keys_of_the_documents(tmp_path: Path) -> None:
     text = (REFERENCE / "json.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*) \|$", text, re.MULTILINE))

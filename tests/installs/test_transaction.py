@@ -569,15 +569,15 @@ def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_t
     times: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_before_the_journal(install)
-    rmdir = os.rmdir
+    unlink = os.unlink
     failures = [OSError(errno.EIO, "Input/output error")] * times
 
-    def failing(folder: Path) -> None:
+    def failing(path: Path) -> None:
         if failures:
             raise failures.pop()
-        rmdir(folder)
+        unlink(path)
 
-    monkeypatch.setattr("os.rmdir", failing)
+    monkeypatch.setattr("os.unlink", failing)
     assert recover(install) is False
     assert has_leftovers(install) == (times > 1)
 
