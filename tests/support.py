@@ -17,6 +17,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from versions import interpreters
@@ -24,6 +25,7 @@ from versions import interpreters
 import nfpatch.target
 from nfpatch.cli import main
 
+COMMANDS = {name: main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main))}
 NBEATSX = "neuralforecast/models/nbeatsx.py"
 TFT = "neuralforecast/models/tft.py"
 # Two patches, of one file each. A test that needs some patched install names them, and so costs the same whatever the

@@ -22,12 +22,11 @@ import releases
 import versions
 from packaging.version import Version
 from releases import RELEASES
-from support import ROOT, invoke
+from support import COMMANDS, ROOT, invoke
 
 from nfpatch import __version__
 from nfpatch.audit.run import AuditReport, Cell, CellOutcome
 from nfpatch.catalog import load_catalog
-from nfpatch.cli import main
 from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
 from nfpatch.patching.install_state import PatchState
 from nfpatch.proof.runner import ProofReport
@@ -40,7 +39,7 @@ RESULTS = DOCS / "results"
 REFERENCE = DOCS / "reference"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-COMMANDS = (REFERENCE / "commands.md").read_text(encoding="utf-8")
+COMMANDS_PAGE = (REFERENCE / "commands.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "benchmarks" / "README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
@@ -173,23 +172,23 @@ def test_readme_names_every_group_and_every_opt_in_patch() -> None:
 
 
 def test_the_page_of_commands_has_every_command() -> None:
-    assert set(re.findall(r"^\| `nfpatch (\w+)", COMMANDS, re.MULTILINE)) == set(main.commands)
+    assert set(re.findall(r"^\| `nfpatch (\w+)", COMMANDS_PAGE, re.MULTILINE)) == set(COMMANDS)
 
 
 def test_the_page_of_commands_has_the_exit_codes_and_the_states_that_there_are() -> None:
     codes = {error.exit_code for error in (NfpatchError, UsageError, Refused, EnvironmentProblem)}
-    assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS, re.MULTILINE)} == codes | {0}
-    (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS, re.DOTALL | re.MULTILINE)
+    assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS_PAGE, re.MULTILINE)} == codes | {0}
+    (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS_PAGE, re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(PatchState))
 
 
 def test_every_command_has_the_options_that_the_table_gives_it() -> None:
-    options = {name: {opt for each in command.params for opt in each.opts} for name, command in main.commands.items()}
-    (table,) = re.findall(r"^\| option \| of \| meaning \|$(.*?)\n\n", COMMANDS, re.DOTALL | re.MULTILINE)
+    options = {name: {opt for each in command.params for opt in each.opts} for name, command in COMMANDS.items()}
+    (table,) = re.findall(r"^\| option \| of \| meaning \|$(.*?)\n\n", COMMANDS_PAGE, re.DOTALL | re.MULTILINE)
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", table, re.MULTILINE)
     assert len(rows) > 10
     for names, commands in rows:
-        of = [name for name in main.commands if re.search(rf"`{name}\b", commands)]
+        of = [name for name in COMMANDS if re.search(rf"`{name}\b", commands)]
         for name in of:
             assert set(re.findall(r"--[a-z-]+", names)) <= options[name], f"{name} {names}"
         assert of or commands.startswith(("all", "the same")), names
@@ -275,12 +274,12 @@ def test_every_option_that_a_page_names_in_a_command_is_one() -> None:
         for page in PAGES
         if page.name != "CHANGELOG.md"
         for command, rest in re.findall(r"nfpatch (\w+)((?: [^\s`|)&]+)+)", page.read_text(encoding="utf-8"))
-        if command in main.commands and not main.commands[command].context_settings.get("ignore_unknown_options")
+        if command in COMMANDS and not COMMANDS[command].context_settings.get("ignore_unknown_options")
         for option in re.findall(r" (--[a-z][a-z-]*)", rest)
     }
     known = {
         (name, option)
-        for name, command in main.commands.items()
+        for name, command in COMMANDS.items()
         for parameter in command.params
         if isinstance(parameter, click.Option)
         for option in parameter.opts

@@ -53,7 +53,7 @@ def patched_before(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """1.7.4 as the older version has patched it, Spark included."""
     older = older_catalog()
     with monkeypatch.context() as then:
-        then.setattr("nfpatch.cli.load_catalog", lambda folders: older)
+        then.setattr("nfpatch.commands.options.load_catalog", lambda folders: older)
         for groups in ((), ("spark",)):
             assert invoke("apply", *groups, "--site-packages", site).exit_code == 0
         assert invoke("status", "--check", "--site-packages", site).exit_code == 0

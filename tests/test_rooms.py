@@ -26,7 +26,7 @@ WINGS: dict[str, set[str]] = {
     "checkpoint": {"catalog", "console", "engine", "errors", "installs", "patching", "target"},
     "rehearsal": {"catalog", "console", "engine", "errors", "installs", "patching", "proof", "target"},
     "which": {"catalog", "console", "installs", "patching"},
-    "cli": {
+    "commands": {
         "which",
         "audit",
         "catalog",
@@ -39,6 +39,7 @@ WINGS: dict[str, set[str]] = {
         "proof",
         "rehearsal",
     },
+    "cli": {"commands"},
     "__main__": {"cli"},
 }
 

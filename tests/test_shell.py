@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import invoke
-
-from nfpatch.cli import main
+from support import COMMANDS, invoke
 
 NFPATCH = Path(sys.executable).with_name("nfpatch")
 
@@ -72,4 +70,4 @@ def test_help_groups_every_command_by_what_one_wants() -> None:
         ["apply", "revert"],
         ["migrate"],
     )
-    assert sorted(command for commands in told.values() for command in commands) == sorted(main.commands)
+    assert sorted(command for commands in told.values() for command in commands) == sorted(COMMANDS)

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import answer, invoke, run_nfpatch
-
-from nfpatch.cli import main
+from support import COMMANDS, answer, invoke, run_nfpatch
 
 LOGS = Path(__file__).parent / "logs"
 NBEATSX, TFT, PREDICT = (
@@ -169,4 +167,4 @@ def test_which_is_a_quick_command() -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "nfpatch.which.matching" in imported
     assert not imported & {"libcst", "torch", "rich", "packaging", "neuralforecast", "importlib.metadata"}
-    assert "which" in main.commands
+    assert "which" in COMMANDS

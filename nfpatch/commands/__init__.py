@@ -1,0 +1,1 @@
+"""One module per command; `nfpatch.cli` imports the one that is run."""
