@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -19,6 +19,9 @@ from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
 
 # The rest of the name of a compiled file after the name of its module.
 _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
+
+# The compiled files by the path of their module.
+Bytecode = Mapping[Path, Sequence[Path]]
 
 
 def state_after(state: InstallState, changes: Sequence[TreeChange]) -> InstallState:
@@ -39,19 +42,19 @@ def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[FileS
     Modules are written before the files that import them, and removed after them.
     """
     install, after = state.install, _ledger_after(state, changes)
-    steps: list[FileStep] = _steps_to_modules(
-        install, [change for change in _modules_in(changes) if change.desired is not None]
-    )
+    bytecode = _bytecode_of([install.file(change.file) for change in changes])
+    added = [change for change in _modules_in(changes) if change.desired is not None]
+    steps: list[FileStep] = _steps_to_modules(install, added, bytecode)
     for change in _files_in(changes):
         entry = state.ledger.files.get(change.file)
         steps += _backup_steps(install, change)
         if change.patches:
-            steps += _steps_to_patched(install, change, entry, after.files[change.file])
+            steps += _steps_to_patched(install, change, entry, after.files[change.file], bytecode)
         else:
             assert entry is not None  # only a patched file can be reverted
-            steps += _steps_to_original(install, change, entry)
+            steps += _steps_to_original(install, change, entry, bytecode)
     removed = [change for change in _modules_in(changes) if change.desired is None]
-    steps += _steps_without_modules(install, removed)
+    steps += _steps_without_modules(install, removed, bytecode)
     # last, because restoring a removed folder is the only rollback that needs disk space
     caches = [
         Prune(install.file(change.file).parent / "__pycache__") for change in _files_in(changes) if not change.patches
@@ -68,22 +71,22 @@ def _modules_in(changes: Sequence[TreeChange]) -> list[ModuleChange]:
     return [change for change in changes if isinstance(change, ModuleChange)]
 
 
-def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list[FileStep]:
+def _steps_to_modules(install: Install, changes: Sequence[ModuleChange], bytecode: Bytecode) -> list[FileStep]:
     """The steps that write these runtime modules, with the mode and owner of their neighbours."""
     steps: list[FileStep] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
     for change in changes:
         assert change.desired is not None
         path = install.file(change.file)
         steps += [*_backup_steps(install, change), Write(path, change.desired, like=install.package / "__init__.py")]
-        steps += [Remove(compiled) for compiled in _bytecode_of(path)]
+        steps += map(Remove, bytecode[path])
     return steps
 
 
-def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) -> list[FileStep]:
+def _steps_without_modules(install: Install, changes: Sequence[ModuleChange], bytecode: Bytecode) -> list[FileStep]:
     steps: list[FileStep] = []
     for change in changes:
         path = install.file(change.file)
-        steps += [*_backup_steps(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
+        steps += [*_backup_steps(install, change), Remove(path), *map(Remove, bytecode[path])]
     return steps
 
 
@@ -122,12 +125,12 @@ def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFi
         patched_sha256=patched,
         patches=change.patches,
         link=str(path.readlink()) if path.is_symlink() else None,
-        bytecode=tuple(_relative(install, compiled) for compiled in _bytecode_of(path)),
+        bytecode=tuple(_relative(install, compiled) for compiled in _bytecode_of([path])[path]),
     )
 
 
 def _steps_to_patched(
-    install: Install, change: FileChange, entry: Optional[PatchedFile], after: PatchedFile
+    install: Install, change: FileChange, entry: Optional[PatchedFile], after: PatchedFile, bytecode: Bytecode
 ) -> list[FileStep]:
     path = install.file(change.file)
     steps: list[FileStep] = []
@@ -138,7 +141,7 @@ def _steps_to_patched(
         steps.append(Write(kept, change.current, like=path) if after.link is not None else LinkOrCopy(kept, path))
         steps += [LinkOrCopy(original_path(install, name), install.file(name)) for name in after.bytecode]
     steps.append(Write(path, change.desired, like=path))
-    steps += [Remove(compiled) for compiled in _bytecode_of(path)]
+    steps += map(Remove, bytecode[path])
     return steps
 
 
@@ -153,9 +156,9 @@ def _backup_steps(install: Install, change: TreeChange) -> list[FileStep]:
     return [LinkOrCopy(backup_path(install, change), install.file(change.file))] if change.needs_backup else []
 
 
-def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[FileStep]:
+def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile, bytecode: Bytecode) -> list[FileStep]:
     path, kept = install.file(change.file), original_path(install, change.file)
-    stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
+    stale = [compiled for compiled in bytecode[path] if _relative(install, compiled) not in entry.bytecode]
     # if the original was already restored by hand, that file stays
     steps: list[FileStep]
     if change.current == change.desired:
@@ -168,14 +171,17 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
     return steps
 
 
-def _bytecode_of(source: Path) -> list[Path]:
-    """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder, stem = source.parent / "__pycache__", source.stem
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
+def _bytecode_of(sources: Iterable[Path]) -> Bytecode:
+    """The compiled files of these modules, of every Python version and optimisation level (PEP 3147, PEP 488)."""
+    names: dict[Path, list[str]] = {}
+    found: dict[Path, list[Path]] = {}
+    for source in sources:
+        folder, stem = source.parent / "__pycache__", source.stem
+        if folder not in names:
+            names[folder] = sorted(os.listdir(folder)) if folder.is_dir() else []
+        own = (name for name in names[folder] if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
+        found[source] = [folder / name for name in own]
+    return found
 
 
 def _relative(install: Install, path: Path) -> str:
