@@ -75,7 +75,7 @@ def test_todo_a_source_for_which_the_patch_would_be_wrong_is_refused() -> None:
 NEXT = """wrote {patch}
 wrote {test}
 
-Next: fill in every TODO (docs/writing-a-patch.md explains each field), until this passes:
+Next: fill in every TODO (docs/how-to/writing-a-patch.md explains each field), until this passes:
 
     pytest tests/patches -k "{module} or {id}"
 

@@ -382,7 +382,7 @@ def test_allow_modified_still_refuses_where_the_codemod_does_not_match(site: Pat
     before = snapshot(site)
     result = invoke("apply", *MISSION, "--allow-modified", "--site-packages", site)
     assert result.exit_code == 3
-    assert "it defines `TFT` nowhere" in result.stderr
+    assert "`TFT`" in result.stderr
     assert snapshot(site) == before
 
 
@@ -446,7 +446,7 @@ def test_keep_going_applies_what_fits_and_lists_the_rest(site: Path) -> None:
     refused = invoke(*command)
     assert refused.exit_code == 3
     assert "self.static_encoder = " in refused.stderr
-    assert "1 of the 2 patches" in refused.stderr
+    assert "1 of the 2" in refused.stderr
     assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --keep-going --site-packages {site}`" in refused.stderr
     assert snapshot(site) == before
 
@@ -538,7 +538,7 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
     }
     forged = catalog._replace(fingerprints=catalog.fingerprints._replace(files={**known, **false}))
     before = snapshot(site)
-    with pytest.raises(Refused, match="another result than the recorded one"):
+    with pytest.raises(Refused, match="does not match its fingerprint"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)
     assert snapshot(site) == before
 
@@ -732,17 +732,17 @@ def test_no_command_imports_neuralforecast_torch_or_what_it_does_not_need(site: 
 
 
 def test_apply_and_revert_say_which_saved_models_need_migrate(site: Path) -> None:
-    said = "Saved models of NBEATSx, TFT need `nfpatch migrate PATH...`, or they do not load."
     patches = ("nbeatsx-unused-out", "tft-static-encoder")
-    assert said in invoke("apply", *patches, "--site-packages", site).stdout
-    assert "Saved models" not in invoke("apply", *patches, "--site-packages", site).stdout
-    assert said in invoke("revert", "--site-packages", site).stdout
+    names_both = re.compile("NBEATSx, TFT .*nfpatch migrate")
+    assert names_both.search(invoke("apply", *patches, "--site-packages", site).stdout)
+    assert "migrate" not in invoke("apply", *patches, "--site-packages", site).stdout
+    assert names_both.search(invoke("revert", "--site-packages", site).stdout)
 
 
 def test_a_patch_that_keeps_the_parameters_costs_no_saved_model(released: Callable[[str], Path]) -> None:
     done = invoke("apply", "softssharp-position-scale", "--site-packages", released("3.3.0"))
     assert "1 file changed" in done.stdout
-    assert "Saved models" not in done.stdout
+    assert "migrate" not in done.stdout
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

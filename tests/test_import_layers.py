@@ -10,7 +10,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "nfpatch"
 
-# From the lowest up: a layer imports those that it names, and nothing above it. docs/design.md says what each is for.
+# From the lowest up: a layer imports those that it names, and nothing above it. docs/concepts/design.md says what each is for.
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "fingerprints": set(),
@@ -88,10 +88,10 @@ def test_imports_go_downward_only() -> None:
 
 def test_the_package_has_the_documented_layers_and_no_others() -> None:
     assert {layer_of(module) for module in modules()} - {""} == LAYERS.keys()
-    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    design = (ROOT / "docs" / "concepts" / "design.md").read_text(encoding="utf-8")
     for name in LAYERS.keys() - {"__main__"}:
         shown = f"`{name}/`" if (PACKAGE / name).is_dir() else f"`{name}.py`"
-        assert shown in design, f"docs/design.md does not show {shown}"
+        assert shown in design, f"docs/concepts/design.md does not show {shown}"
 
 
 def test_no_two_modules_import_each_other() -> None:

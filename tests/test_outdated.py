@@ -12,9 +12,9 @@ from support import all_states, answer, false_record_rows, invoke, snapshot, unl
 from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.fingerprints import RecordedEdit, RecordedPatch
 from nfpatch.installs.find import module_file
-from nfpatch.patching.edits import text_digest_of
+from nfpatch.patching.edits import digest_inserted_text
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 pytestmark = pytest.mark.fake_releases
 
@@ -35,11 +35,11 @@ def older_catalog() -> Catalog:
     once = rewrite._replace(changes=(change._replace(new=hook),))
     source = read_member(RELEASE, file)
     assert source is not None
-    edits = edits_of(once, Source(source))
+    edits = edits_of(once, SourceFile(source))
     places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
     known = now.fingerprints.file(RELEASE, file)
     assert known is not None
-    patches_on_record = {**known.patches, PATCH: RecordedPatch(text_digest_of(edits), (), places)}
+    patches_on_record = {**known.patches, PATCH: RecordedPatch(digest_inserted_text(edits), (), places)}
     recorded = known._replace(releases=(RELEASE,), patches=patches_on_record)
     record = now.fingerprints._replace(files={**now.fingerprints.files, file: (recorded,)})
     once_patch = patch._replace(variants={f"=={RELEASE}": {file: once}}, unaffected={f"!={RELEASE}": "left out"})

@@ -61,7 +61,7 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
             for file, patches_of_file in FILES.items():
                 known = catalog.fingerprints.file("1.7.4", file)
                 assert known is not None
-                assert known.carried_by((site / file).read_bytes()) == applied.intersection(patches_of_file)
+                assert known.detect_patches((site / file).read_bytes()) == applied.intersection(patches_of_file)
             assert (false_record_rows(site), unlisted_files(site)) == ([], [])
         assert invoke("revert", "--site-packages", site).exit_code == 0
         assert snapshot(site) == released
