@@ -10,7 +10,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "nfpatch"
 
-# From the lowest up: a layer imports those that it names, and nothing above it. docs/concepts/design.md says what each is for.
+# From the lowest up: a layer imports those that it names, and nothing above it (docs/concepts/design.md).
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "fingerprints": set(),
