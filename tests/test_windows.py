@@ -20,6 +20,7 @@ LIKE_WINDOWS = """
 import sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
+import shutil  # asks for modules of Windows, from Python 3.13 on
 import nfpatch.cli
 sys.platform = "win32"
 """
