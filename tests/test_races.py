@@ -42,11 +42,11 @@ def test_a_lock_that_is_held_for_long_is_told_with_its_holder(site: Path) -> Non
     lock = dist_info(site) / "nfpatch.lock"
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        held.write("process 4711 on trainer-7")
+        held.write("4711 on trainer-7")
         held.flush()
         ran = run_nfpatch("apply", *SOME_PATCHES, "--lock-timeout", "0.2", "--site-packages", site)
     assert ran.returncode == 4
-    assert "process 4711 on trainer-7" in ran.stderr
+    assert "4711 on trainer-7" in ran.stderr
     assert "within 0.2 seconds" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     lock.unlink()

@@ -1,4 +1,4 @@
-"""The house: which wing may import which, and that no two modules need each other."""
+"""The layers of the architecture: which may import which, and that no two modules import each other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from support import ROOT
 
 PACKAGE = ROOT / "nfpatch"
 
-# From the ground up: a wing imports those that it names, and nothing above it. docs/concepts/design.md describes each.
-WINGS: dict[str, set[str]] = {
+# From the lowest up: a layer imports those that it names, and nothing above it (docs/concepts/design.md).
+LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "fingerprints": set(),
     "target": set(),
@@ -75,32 +75,32 @@ def graph() -> dict[str, set[str]]:
     return {name: imported_by(path, name, set(known)) for name, path in known.items()}
 
 
-def wing(module: str) -> str:
+def layer_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
 def test_imports_go_downward_only() -> None:
     for module, imported in graph().items():
-        if wing(module):
-            allowed = WINGS[wing(module)] | {wing(module)}
-            above = sorted(other for other in imported if wing(other) not in allowed)
+        if layer_of(module):
+            allowed = LAYERS[layer_of(module)] | {layer_of(module)}
+            above = sorted(other for other in imported if layer_of(other) not in allowed)
             assert not above, f"{module} imports {above}"
 
 
-def test_the_folder_has_the_wings_that_are_told_of_and_no_others() -> None:
-    assert {wing(module) for module in modules()} - {""} == WINGS.keys()
+def test_the_package_has_the_documented_layers_and_no_others() -> None:
+    assert {layer_of(module) for module in modules()} - {""} == LAYERS.keys()
     design = (ROOT / "docs" / "concepts" / "design.md").read_text(encoding="utf-8")
-    for name in WINGS.keys() - {"__main__"}:
+    for name in LAYERS.keys() - {"__main__"}:
         shown = f"`{name}/`" if (PACKAGE / name).is_dir() else f"`{name}.py`"
         assert shown in design, f"docs/concepts/design.md does not show {shown}"
 
 
-def test_no_two_modules_need_each_other() -> None:
-    order = [*TopologicalSorter(graph()).static_order()]  # raises CycleError with the circle
+def test_no_two_modules_import_each_other() -> None:
+    order = [*TopologicalSorter(graph()).static_order()]  # raises CycleError with the cycle
     assert len(order) == len(modules())
 
 
 def test_what_runs_in_the_target_interpreter_imports_nothing_of_nfpatch() -> None:
     for module, imported in graph().items():
-        if wing(module) == "target":
-            assert all(wing(other) == "target" for other in imported)
+        if layer_of(module) == "target":
+            assert all(layer_of(other) == "target" for other in imported)
