@@ -154,25 +154,36 @@ def in_words(document: dict[str, Any]) -> str:
         return f"not run: {document['error'].splitlines()[0]}"
     if document["ok"]:
         return f"as in one process ({count(len(document['stages']), 'call', 'calls')})"
-    told = []
-    for stage in document["stages"]:
-        if not stage["ok"]:
-            patches = ", ".join(stage["patches"]) or ("one process as well" if refused(stage) else "no patch named")
-            name = stage["call"].rpartition(".")[2]
-            told.append(f"`{name}`, line {stage['line']}: {stage['outcome']} ({patches})")
+    told = [
+        f"`{stage['call'].rpartition('.')[2]}`, line {stage['line']}: {stage['outcome']} ({remedy_for(stage)})"
+        for stage in document["stages"]
+        if not stage["ok"]
+    ]
     return "; ".join(told) or f"ended with exit code {document['exit_code']}: {document['ended'] or 'by itself'}"
 
 
-def refused(stage: dict[str, Any]) -> bool:
+def remedy_for(stage: dict[str, Any]) -> str:
+    """What the finding says to do."""
+    if stage["patches"]:
+        return ", ".join(stage["patches"])
+    if is_refused(stage):
+        return "one process as well"
+    return "a change to the script" if stage.get("remedy") else "no patch named"
+
+
+def is_refused(stage: dict[str, Any]) -> bool:
     """Whether one process is refused the call as well."""
-    return str(stage["detail"]).endswith("one process is refused as well")
+    return bool(stage.get("refused_alone", "one process is refused as well" in str(stage["detail"])))
 
 
 def is_as_expected(subject: Subject, patched: dict[str, Any]) -> bool:
     """Whether the patched source shows no fault but the script's own, and what one process is refused."""
+    if "error" in patched:
+        return False
+    wrong = [stage for stage in patched["stages"] if not stage["ok"]]
     if subject.own_fault:
-        return not patched.get("ok", True) and not any(stage["patches"] for stage in patched["stages"])
-    return patched.get("ok", False) or any(map(refused, patched.get("stages", ())))
+        return bool(wrong) and not any(stage["patches"] for stage in wrong)
+    return patched["ok"] or (bool(wrong) and all(map(is_refused, wrong)))
 
 
 def rows_of_page(page: Path) -> dict[tuple[str, str], str]:

@@ -53,3 +53,12 @@ def test_a_class_around_neuralforecast_that_saves(rehearse: Rehearse) -> None:
     assert (code, wrong(document), len(document["stages"])) == (0, [], 5), words
     # each rank writes the script's own file: told, and no fault
     assert any("meta.json" in note for note in document["notes"])
+
+
+def test_a_notebook_that_draws_its_sample_without_a_seed(rehearse: Rehearse) -> None:
+    """The script itself is at fault: every rank has other series, and no patch is said to mend that."""
+    code, document, words = rehearse("2.0.0", "notebook_export.py", "patched")
+    assert code == 1, words
+    found = wrong(document)
+    assert found
+    assert not any(patches for _, _, patches in found), found
