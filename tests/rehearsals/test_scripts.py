@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,13 @@ def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path
         folder = tmp_path / source
         folder.mkdir()
         shutil.copy(SCRIPTS / script, folder)
-        place = ("--python", training_env, "--site-packages", released(release), "--source", source, "--json")
+        site = tmp_path / f"site-{release}"
+        site = site if site.exists() else released(release)
+        place = ("--python", training_env, "--site-packages", site, "--source", source, "--json")
         command = [*map(str, (sys.executable, "-m", "nfpatch", "rehearse", *place, script))]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        # releases before 2.0 load their saved models with a newer torch only so
+        unsafe = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+        done = subprocess.run(command, cwd=folder, env=unsafe, capture_output=True, text=True, check=False)
         return done.returncode, json.loads(done.stdout), done.stderr
 
     return run
