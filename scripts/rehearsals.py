@@ -1,4 +1,4 @@
-"""Rehearses scripts as users write them, released and patched, and writes the tables of docs/rehearsals.md.
+"""Rehearses scripts as users write them, released and patched, and writes the tables of docs/results/rehearsals.md.
 
 The scripts lie in tests/rehearsals/scripts. A run of some of them keeps the rows that the page has of the others.
 """
@@ -20,11 +20,11 @@ from typing import Any
 
 from releases import CACHE, unpack
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "tests" / "rehearsals" / "scripts"
-PAGE = ROOT / "docs" / "rehearsals.md"
+PAGE = ROOT / "docs" / "results" / "rehearsals.md"
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.3.0")
 SOURCES = ("released", "patched")
 
@@ -104,15 +104,14 @@ ALL_RELEASES = sorted(
     {release for subject in SUBJECTS for release in subject.releases},
     key=lambda release: [int(part) for part in release.split(".")],
 )
-HEADING = """# Scripts of users, rehearsed
+HEADING = """# Ordinary scripts, rehearsed
 
-Written by `make rehearsals`: scripts ([tests/rehearsals/scripts](../tests/rehearsals/scripts)), none of which knows of
-nfpatch, by `nfpatch rehearse` on two processes, with the released source and as `nfpatch apply` makes it. *Released*
-lists the calls that differ from one process, each with the patches that the rehearsal names. Recorded with
-{stack}.
+Written by `make rehearsals`: scripts ([tests/rehearsals/scripts](../../tests/rehearsals/scripts)) by `nfpatch rehearse`
+on two processes, on the released and on the patched source. None of them mentions nfpatch. A cell names the calls that
+differ from one process, and the patches that the rehearsal names for them.
 
-Releases before 2.0 load their saved models with such a torch only with `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`, which was
-set. TFT of 2.0.1 with static features fails in one process as well.
+{stack}. `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` was set, without which this torch does not load models saved by releases
+before 2.0. TFT of 2.0.1 with static features fails in one process too.
 
 ## After the README and the tutorials
 
@@ -148,11 +147,11 @@ def rehearsed(subject: Subject, release: str, python: Path, source: str) -> dict
 
 
 def in_words(document: dict[str, Any]) -> str:
-    """What a rehearsal came to, for a cell of the table."""
+    """The result of a rehearsal, for a cell of the table."""
     if "error" in document:
         return f"not run: {document['error'].splitlines()[0]}"
     if document["ok"]:
-        return f"as in one process ({count(len(document['stages']), 'call', 'calls')})"
+        return f"as in one process ({pluralize(len(document['stages']), 'call', 'calls')})"
     told = [
         f"`{stage['call'].rpartition('.')[2]}`, line {stage['line']}: {stage['outcome']} ({remedy_for(stage)})"
         for stage in document["stages"]

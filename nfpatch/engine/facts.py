@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
+from nfpatch.target.events import OwnLayerUnused, Step
+
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
 
 
 @dataclass
 class Training:
-    """One training, as one rank observed it. `Evidence` and `TrainingObserved` of `events.py` say what is what."""
+    """One training, as one rank observed it. `Evidence` and `TrainingObserved` of `events.py` say what is what.
+
+    `bases` are the classes of neuralforecast that the model is of, `own_layers` the unused ones of the user's classes.
+    """
 
     model: str = ""
     world_size: Optional[int] = None
@@ -24,6 +29,8 @@ class Training:
     unused: tuple[str, ...] = ()
     weights: Optional[str] = None
     batches: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    own_layers: tuple[OwnLayerUnused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,9 @@ class RankFacts:
     `differences` say how its result differs from that of one process. `weights` are digests of the models afterwards,
     `buffers` one of their running statistics; `chosen` is what searches have chosen; `written` has, by path, how files
     were changed. `place` is where the process is that has not ended the call, `failed_before` an earlier call in which
-    it raised.
+    it raised. `options` and `data` are what the call was given, in words by name, `steps` the lines of the script that
+    led to it, or to the end of a process that `has_ended` without it, by an `error` of its own or not. One that
+    `has_gone_on` without it may also make another call.
     """
 
     name: str = ""
@@ -71,11 +80,32 @@ class RankFacts:
     written: Mapping[str, set[str]] = field(default_factory=dict)
     place: str = ""
     failed_before: str = ""
+    models: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+    has_ended: bool = False
+    has_gone_on: bool = False
+    error: str = ""
 
     @property
     def is_over(self) -> bool:
         """Whether the call has ended, one way or another."""
         return self.has_returned or self.failure is not None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The line of a script from which its ranks go on differently: its text, and by rank what is different.
+
+    `writers` say which rank has changed a file that the line looks for.
+    """
+
+    file: str
+    line: int
+    text: str
+    sides: Mapping[int, str]
+    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,8 @@ class CallFacts:
     It `is_case` where nfpatch itself trains, and knows what is expected. `trainings` are by index in the call and by
     rank; a rank of a training may be none of the script (ddp_spawn). `world_size` and `backend` are what was asked for,
     `search` the stage that shows the search of the call, if it is one, `reference_losses` the validation loss of one
-    process by training. `ended` says why nfpatch ended the processes, if it did.
+    process by training. `ended` says why nfpatch ended the processes, if it did. `one_device` is what keeps a training
+    on one device, `decision` where the script parts its ranks before the call, if it does.
     """
 
     name: str
@@ -98,6 +129,8 @@ class CallFacts:
     models: tuple[str, ...] = ()
     reference_losses: Mapping[int, float] = field(default_factory=dict)
     ended: Optional[str] = None
+    one_device: str = ""
+    decision: Optional[Decision] = None
 
     @property
     def method(self) -> str:
@@ -116,8 +149,16 @@ class CallFacts:
 
     def unused_parameters(self) -> tuple[str, ...]:
         """The parameters that got no gradient in some step on some rank, in the model's order."""
-        trainings = [training for ranks in self.trainings.values() for training in ranks.values()]
-        return tuple(dict.fromkeys(name for training in trainings for name in training.unused))
+        return tuple(dict.fromkeys(name for training in self.all_trainings for name in training.unused))
+
+    def own_layers(self) -> tuple[OwnLayerUnused, ...]:
+        """The unused layers that the user's own classes make."""
+        return tuple(dict.fromkeys(layer for training in self.all_trainings for layer in training.own_layers))
+
+    @property
+    def all_trainings(self) -> list[Training]:
+        """Those of all ranks."""
+        return [training for ranks in self.trainings.values() for training in ranks.values()]
 
 
 @dataclass(frozen=True)
@@ -128,6 +169,9 @@ class Finding:
     raised, and the patch is found by its symptoms in the `message`. `unused` are parameters, by which the patch is
     found. `errors` are the distinct errors of the ranks, in full. It `is_consequence` of what is wrong with an earlier
     call.
+
+    `why` says why it matters, and `remedy` what to change in the script, where no patch is the answer: sentences, and
+    lines to write, which are indented.
     """
 
     outcome: Outcome
@@ -137,6 +181,13 @@ class Finding:
     unused: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     is_consequence: bool = False
+    why: str = ""
+    remedy: tuple[str, ...] = ()
+
+
+def in_file(file: str, line: int) -> str:
+    """A place in the script, in words."""
+    return f"{file.replace(chr(92), '/').rpartition('/')[2]}:{line}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nfpatch.target import ENTRY
@@ -12,6 +13,8 @@ from nfpatch.target.events import Entry
 # One frame of faulthandler's dump, which starts at the innermost.
 _FRAME = re.compile(r'File "(.+)", line (\d+) in (\S+)')
 _DUMP_HEADING = "(most recent call first):"
+# The folder that a package lies in
+_PACKAGES = re.compile(r".*(site-packages/|/nfpatch-run-[^/]*/source/)")
 
 
 def entries_in(path: Path, start: int) -> tuple[list[Entry], int]:
@@ -56,9 +59,15 @@ def place_of(stack: str) -> str:
     return inner if not outer or outer == inner else f"{inner}, called at {outer}"
 
 
+def telling_place(places: Sequence[str]) -> str:
+    """The innermost of the frames of an exception that is neuralforecast's or the script's own; else the innermost."""
+    telling = [place for place in places if _tells(place)] or [*places]
+    return without_site_packages(telling[-1]) if telling else ""
+
+
 def without_site_packages(place: str) -> str:
-    """A place without the site-packages folder that it is in."""
-    return place.rpartition("site-packages/")[2]
+    """A place without the site-packages folder, or the overlay of nfpatch, that it is in."""
+    return _PACKAGES.sub("", place)
 
 
 def _tells(file: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
@@ -14,7 +15,10 @@ from nfpatch.target.events import (
     CallStarted,
     Entry,
     FileChanged,
+    MethodReplaced,
+    OneDeviceOnly,
     OptionOverridden,
+    OwnLayersUnused,
     ProcessEnded,
     ProcessStarted,
     ReferenceMade,
@@ -22,6 +26,10 @@ from nfpatch.target.events import (
     TrainingObserved,
     TrainingStarted,
 )
+
+TrainingEvent = Union[TrainingStarted, TrainingObserved, OwnLayersUnused]
+# Calls that one rank may make without the others
+BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
 
 
 @dataclass
@@ -42,6 +50,8 @@ class Call:
     raised: Optional[Raised] = None
     references: list[ReferenceMade] = field(default_factory=list)
     written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
+    one_device: str = ""
+    replaced: list[MethodReplaced] = field(default_factory=list)  # since the call before
 
     @property
     def name(self) -> str:
@@ -67,7 +77,12 @@ class Rank:
     pid: int
     calls: dict[int, Call] = field(default_factory=dict)
     written: dict[str, set[str]] = field(default_factory=dict)  # likewise, by the script itself
-    has_ended: bool = False  # by itself
+    ended: Optional[ProcessEnded] = None  # by itself
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.ended is not None
 
     def take(self, entry: Entry) -> None:
         """Takes in an event of the process that runs the script."""
@@ -78,7 +93,11 @@ class Rank:
             call = self.calls.get(event.number)
             (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
         elif isinstance(event, ProcessEnded):
-            self.has_ended = True
+            self.ended = event
+        elif isinstance(event, MethodReplaced) and self.calls:
+            self.calls[max(self.calls)].replaced.append(event)
+        elif isinstance(event, OneDeviceOnly) and event.number in self.calls:
+            self.calls[event.number].one_device = event.what
         elif isinstance(event, (ReferenceMade, CallReturned, CallRaised)) and event.number in self.calls:
             call = self.calls[event.number]
             if isinstance(event, ReferenceMade):
@@ -99,6 +118,11 @@ class Records:
         self.source: Optional[str] = None  # the file of neuralforecast that was imported first
         self.by_others: dict[tuple[int, int, int], Training] = {}  # of processes that are no ranks of the script
         self._read: dict[Path, int] = {}
+
+    @property
+    def calls(self) -> list[Call]:
+        """Those of all ranks."""
+        return [call for rank in self.ranks.values() for call in rank.calls.values()]
 
     def pids(self) -> list[int]:
         """The ids of the processes that run the script."""
@@ -127,12 +151,12 @@ class Records:
             self.ranks[number] = Rank(number, entry.pid)
         rank = self.ranks.get(number)
         is_own = rank is not None and rank.pid == entry.pid
-        if isinstance(event, (TrainingStarted, TrainingObserved)):
+        if isinstance(event, (TrainingStarted, TrainingObserved, OwnLayersUnused)):
             _take_training(self._training(rank if is_own else None, number, event), event)
         elif rank is not None and is_own:
             rank.take(entry)
 
-    def _training(self, rank: Optional[Rank], number: int, event: Union[TrainingStarted, TrainingObserved]) -> Training:
+    def _training(self, rank: Optional[Rank], number: int, event: TrainingEvent) -> Training:
         """A training of the rank's own process, or of one that trains for a rank of the fit under way."""
         if rank is not None and event.number in rank.calls:
             return rank.calls[event.number].trainings.setdefault(event.index, Training())
@@ -143,32 +167,68 @@ class Records:
         calls = self.ranks[rank].calls.values()
         return next((f"{call.name}, line {call.started.line}" for call in calls if call.raised is not None), "")
 
-    def trainings_of(self, number: int) -> dict[int, dict[int, Training]]:
-        """The trainings of a call by index, each by rank, whichever process has made it."""
+    def trainings_of(self, numbers: Mapping[int, int]) -> dict[int, dict[int, Training]]:
+        """The trainings of a call, which has a number on each rank, by index and rank, whichever process made them."""
         found: dict[int, dict[int, Training]] = {}
-        for rank in self.ranks.values():
-            for index, training in rank.calls[number].trainings.items() if number in rank.calls else ():
-                found.setdefault(index, {})[rank.number] = training
-        for (call, index, rank_number), training in self.by_others.items():
-            if call == number:
-                found.setdefault(index, {}).setdefault(rank_number, training)
+        for rank, number in numbers.items():
+            for index, training in self.ranks[rank].calls[number].trainings.items():
+                found.setdefault(index, {})[rank] = training
+        first = numbers[min(numbers)]
+        for (call, index, rank), training in self.by_others.items():
+            if call == numbers.get(rank, first):
+                found.setdefault(index, {}).setdefault(rank, training)
         return dict(sorted(found.items()))
 
-    @property
-    def numbers(self) -> list[int]:
-        """The numbers of all calls that some rank has made."""
-        return sorted({number for rank in self.ranks.values() for number in rank.calls})
+    def aligned(self) -> list[dict[int, int]]:
+        """The calls of the script in its order: by rank, the number of each.
+
+        A call that one rank makes by itself, and that returned there, is one of that rank only, where the other ranks
+        go on with what it calls next. After one in which the ranks part there are none, as the calls of the ranks no
+        longer belong together.
+        """
+        left = {rank: sorted(each.calls) for rank, each in sorted(self.ranks.items())}
+        rows: list[dict[int, int]] = []
+        while any(left.values()):
+            row = {rank: numbers[0] for rank, numbers in left.items() if numbers}
+            alone = self._alone_in(row, left)
+            if alone is None and len({self._identity(rank, number) for rank, number in row.items()}) > 1:
+                return [*rows, row]
+            row = row if alone is None else {alone: row[alone]}
+            for rank in row:
+                left[rank] = left[rank][1:]
+            rows.append(row)
+        return rows
+
+    def _alone_in(self, row: Mapping[int, int], left: Mapping[int, Sequence[int]]) -> Optional[int]:
+        """The rank that makes the next call by itself, before it goes on with the others; None if none does."""
+        for rank, number in row.items():
+            call = self.ranks[rank].calls[number]
+            others = {self._identity(each, left[each][0]) for each in row if each != rank}
+            later = {self._identity(rank, each) for each in left[rank][1:]}
+            if self._identity(rank, number) in others or call.returned is None:
+                continue
+            if call.method in BY_ONE_RANK and others and others <= later:
+                return rank
+        return None
+
+    def _identity(self, rank: int, number: int) -> tuple[str, str, int]:
+        """What tells one call of the script from another."""
+        started = self.ranks[rank].calls[number].started
+        return started.name, started.file, started.line
 
     def stack_of(self, rank: Rank) -> str:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
         return text_of(self.folder / f"stack-{rank.pid}.txt")
 
 
-def _take_training(training: Training, event: Union[TrainingStarted, TrainingObserved]) -> None:
+def _take_training(training: Training, event: TrainingEvent) -> None:
     """Takes in an event of a training."""
+    if isinstance(event, OwnLayersUnused):
+        training.own_layers = event.layers
+        return
     training.model = event.model
     if isinstance(event, TrainingStarted):
-        training.world_size, training.find_unused = event.world_size, event.find_unused
+        training.world_size, training.find_unused, training.bases = event.world_size, event.find_unused, event.bases
     else:
         training.steps, training.losses, training.validated = event.steps, event.losses, event.validated
         training.unused, training.weights = event.unused, event.weights

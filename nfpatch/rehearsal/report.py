@@ -11,7 +11,7 @@ from typing import Callable
 
 import click
 
-from nfpatch.console import count, print_install
+from nfpatch.console import pluralize, print_install
 from nfpatch.engine.report import Document, Item, Section, print_item, print_sentence, widths_of
 from nfpatch.installs.find import Install
 from nfpatch.rehearsal.run import RehearsalReport, Script
@@ -19,7 +19,7 @@ from nfpatch.rehearsal.verdict import Stage
 from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry, ProcessStarted
 
 _LAUNCHERS = {"script": "Lightning's launcher", "torchrun": "torch's launcher"}
-_PAGE = "docs/rehearse.md"
+_PAGE = "docs/how-to/rehearse.md"
 
 
 @contextmanager
@@ -131,24 +131,39 @@ def document_of(install: Install, script: Script, report: RehearsalReport) -> Do
 def lines_of(stage: Stage) -> list[str]:
     """What is wrong with a call and what fixes it, and what is worth knowing of it."""
     lines = [] if stage.ok else [f"{stage.outcome}: {stage.detail}"]
+    if stage.why:
+        lines.append(f"why it matters: {stage.why}")
     if stage.patches:
         lines.append(f"fixed by: nfpatch apply {' '.join(stage.patches)}")
-    elif stage.is_sought:
-        lines.append(f"No patch of the catalog is known for it; {_PAGE} tells how to go on.")
-    return [*lines, *stage.notes]
+    if stage.remedy:
+        lines += [f"what to do: {stage.remedy[0]}", *stage.remedy[1:]]
+    if stage.observed:
+        lines.append(f"No patch of the catalog is known for it; {_PAGE} says how to go on. For an issue:")
+        lines += [f"    {line}" for line in (f"{stage.call} of {stage.model}", *stage.observed)]
+    return [*lines, *(f"note: {note}" for note in stage.notes)]
+
+
+def is_together(stage: Stage) -> bool:
+    """Whether several processes train together in a call."""
+    return any((training["world_size"] or 0) > 1 for rank in stage.evidence for training in rank["trainings"])
 
 
 def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
     if report.ok:
-        calls = count(len(report.stages), "call gives", "calls give")
+        if any(stage.is_for_one_device for stage in report.stages) and not any(map(is_together, report.stages)):
+            return [f"Rehearsed: {pluralize(len(report.stages), 'call', 'calls')} of a script for one device."]
+        calls = pluralize(len(report.stages), "call gives", "calls give")
         return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]
     wrong = [stage for stage in report.stages if not stage.ok]
     sentences = []
     if not report.stages:
         sentences.append("NOT rehearsed: the script has made no call of neuralforecast that nfpatch has seen.")
+    elif wrong and all(stage.is_refused_alone for stage in wrong):
+        calls = pluralize(len(report.stages), "call", "calls")
+        sentences.append(f"NOT rehearsed to the end: one process is refused {len(wrong)} of {calls} as well.")
     elif wrong:
-        sentences.append(f"NOT as in one process: {len(wrong)} of {count(len(report.stages), 'call', 'calls')}.")
+        sentences.append(f"NOT as in one process: {len(wrong)} of {pluralize(len(report.stages), 'call', 'calls')}.")
     if report.ended:
         sentences.append(
             f"The script was {report.ended}."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 from nfpatch.engine.checks.shared_files import shared_files
 from nfpatch.engine.facts import listed
 from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
@@ -21,9 +21,9 @@ from nfpatch.engine.probe import probe, runnable
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import EnvironmentProblem, UsageError
-from nfpatch.patching.survey import Survey
+from nfpatch.patching.install_state import InstallState
 from nfpatch.rehearsal.records import Records
-from nfpatch.rehearsal.verdict import Stage, stages_of
+from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode
 
@@ -106,7 +106,7 @@ class RehearsalReport:
 
 
 def rehearse(
-    found: Survey,
+    found: InstallState,
     script: Script,
     source: Source = "installed",
     devices: int = 2,
@@ -135,10 +135,12 @@ def rehearse(
     with temporary_folder() as folder:
         expected = build_source(install, tree, folder / "source") or install.tree
         path = [REHEARSAL, *([] if expected is None else [expected]), *install.extra_path]
-        records = Records(folder / "notes")
+        records = Records(folder / "events")
         records.folder.mkdir()
         trials = None if max_steps is None else TRIALS
-        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials)
+        known = known_patches(found, source)
+        functions = tuple(sorted({name for names in known.functions.values() for name in names}))
+        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials, functions)
         (folder / "spec.json").write_text(json.dumps(encode(specification)), encoding="utf-8")
         program = Program(
             python=runnable(install.python),
@@ -152,24 +154,39 @@ def rehearse(
             ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
         records.read()
         _check_source(records.source, expected or install.root)
-        stages = stages_of(records, devices, missing_patches(found, source), ended)
+        stages = stages_of(records, devices, known, ended)
         places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
+    exit_code = None if ended else _exit_code_of(launch, records)
     return RehearsalReport(
         stages=tuple(stages),
         overrides=tuple(records.overrides),
-        notes=(*places, *_notes_of(records, left, tail)),
+        notes=(*places, *_notes_of(records, left, tail, raised=exit_code not in (0, None))),
         source=source,
         torch=stack.torch,
         lightning=stack.lightning,
         python=stack.python,
         launcher=launcher,
         world_size=devices,
-        exit_code=None if ended else _exit_code_of(launch, records),
+        exit_code=exit_code,
         ended=ended,
         tail=tail,
         seconds=time.monotonic() - begin,
     )
+
+
+def known_patches(found: InstallState, source: Source) -> Known:
+    """What is known of the patches for this release and source."""
+    useful = missing_patches(found, "released")
+    functions = {
+        patch.id: [
+            f"{file}:{change.where}"
+            for file, rewrite in found.variant_of(patch).rewrites.items()
+            for change in rewrite.changes
+        ]
+        for patch in useful
+    }
+    return Known(missing_patches(found, source), useful, functions)
 
 
 def last_words_of(printed: str) -> str:
@@ -288,8 +305,10 @@ def _places_in_script(records: Records) -> list[str]:
     return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
 
 
-def _notes_of(records: Records, left: int, tail: str) -> Iterator[str]:
-    """What is worth knowing besides the calls."""
+def _notes_of(records: Records, left: int, tail: str, raised: bool) -> Iterator[str]:
+    """What is worth knowing besides the calls; the script may have `raised` an error."""
+    if raised and len(records.ranks) == 1 and not any(rank.calls for rank in records.ranks.values()):
+        yield "The script ended before its first call, when it was one process still: one process is refused as well."
     shared = shared_files(rank.written for rank in records.ranks.values())
     if shared:
         yield (
@@ -299,4 +318,4 @@ def _notes_of(records: Records, left: int, tail: str) -> Iterator[str]:
     if "EOFError: EOF when reading a line" in tail:
         yield "The script reads standard input, of which a rehearsal has none to give."
     if left:
-        yield f"The script left {count(left, 'process', 'processes')} running, which nfpatch has ended."
+        yield f"The script left {pluralize(left, 'process', 'processes')} running, which nfpatch has ended."

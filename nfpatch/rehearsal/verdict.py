@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional
 
 from nfpatch.catalog import Patch
-from nfpatch.engine.checks import first_finding
-from nfpatch.engine.facts import Answer, CallFacts, Failure, Finding, Outcome, RankFacts, Training, listed, shortened
+from nfpatch.engine.checks import different_data, first_finding, parting_calls
+from nfpatch.engine.facts import (
+    Answer,
+    CallFacts,
+    Failure,
+    Finding,
+    Outcome,
+    RankFacts,
+    Training,
+    in_file,
+    listed,
+    shortened,
+)
 from nfpatch.engine.logs import place_of
 from nfpatch.engine.remedies import patches_for, patches_for_unused
+from nfpatch.rehearsal.parting import decision_of
 from nfpatch.rehearsal.records import Call, Rank, Records
+from nfpatch.target.events import MethodReplaced
 from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
 # Of a training, what only the proof observes
-_NOT_REPORTED = ("backend", "finite_loss", "batches")
+_NOT_REPORTED = ("backend", "finite_loss", "batches", "bases", "own_layers")
+# Of an exception, how many frames are shown for an issue
+LAST_FRAMES = 6
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,9 @@ class Stage:
 
     `ranks` has what became of it on each, in a word or two; `patches` are the ids of those that fix it and that
     the rehearsed source lacks, `notes` what is worth knowing and no fault. A remedy `is_sought` where it is a fault of
-    several processes, and not the consequence of another.
+    several processes, and not the consequence of another. `why` says why it matters, `remedy` what to change in the
+    script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where the script
+    keeps a training there, and `is_refused_alone` where one process raises the same error.
     """
 
     call: str
@@ -36,6 +53,11 @@ class Stage:
     ranks: tuple[str, ...]
     patches: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    why: str = ""
+    remedy: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
+    is_for_one_device: bool = False
+    is_refused_alone: bool = False
     is_sought: bool = False
     evidence: tuple[dict[str, Any], ...] = field(default=(), compare=False)
 
@@ -47,7 +69,7 @@ class Stage:
     @property
     def place(self) -> str:
         """Where it stands in the script."""
-        return f"{self.file.replace(chr(92), '/').rpartition('/')[2]}:{self.line}"
+        return in_file(self.file, self.line)
 
     def to_json(self) -> dict[str, object]:
         """An element of `stages` in the JSON of `nfpatch rehearse`."""
@@ -58,33 +80,136 @@ class Stage:
             "model": self.model,
             "outcome": self.outcome,
             "ok": self.ok,
+            "refused_alone": self.is_refused_alone,
             "ranks": list(self.evidence),
             "detail": self.detail,
+            "why": self.why,
             "patches": list(self.patches),
+            "remedy": list(self.remedy),
+            "observed": list(self.observed),
             "notes": list(self.notes),
         }
 
 
-def stages_of(records: Records, devices: int, missing: Sequence[Patch], ended: Optional[str]) -> list[Stage]:
-    """The calls of a script in its order. `ended` says why its processes were ended by nfpatch, if they were."""
-    return [_stage_of(records, facts, number, missing) for number, facts in facts_of(records, devices, ended).items()]
+@dataclass(frozen=True)
+class Known:
+    """What is known of the patches for a release.
+
+    `missing` are those that the rehearsed source lacks, `useful` all that the release has a use for; `functions` are
+    the functions that each changes, by its id, as in `RehearsalSpec`.
+    """
+
+    missing: Sequence[Patch]
+    useful: Sequence[Patch] = ()
+    functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def patches_of(self, function: str) -> list[str]:
+        """The ids of the patches that change this function."""
+        return [patch.id for patch in self.useful if function in self.functions.get(patch.id, ())]
 
 
-def facts_of(records: Records, devices: int, ended: Optional[str]) -> dict[int, CallFacts]:
-    """What the checks look at, by the number of the call."""
-    return {number: _facts_of_call(records, number, devices, ended) for number in records.numbers}
+@dataclass(frozen=True)
+class _Judged:
+    """A call, what was found in it and what is known to fix that."""
+
+    by_rank: Mapping[int, Optional[Call]]
+    facts: CallFacts
+    finding: Optional[Finding]
+    refusal: str
+    patches: tuple[str, ...]
+
+    @property
+    def is_sought(self) -> bool:
+        """Whether a remedy is sought."""
+        return self.finding is not None and not self.refusal and not self.finding.is_consequence
 
 
-def _facts_of_call(records: Records, number: int, devices: int, ended: Optional[str]) -> CallFacts:
+def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]) -> list[Stage]:
+    """The calls of a script in its order. `ended` says why its processes were ended by nfpatch, if they were.
+
+    What follows from a call in which the ranks part is no finding of its own: those calls are left out, or are good.
+    """
+    judged: list[_Judged] = []
+    for row, facts in facts_of(records, devices, ended):
+        judged.append(_judge(records, row, facts, known))
+        if parting_calls.parts(facts):
+            break
+    kept = list(_folded(judged))
+    replaced = dict.fromkeys(each for call in records.calls for each in call.replaced)
+    useless = [each for each in replaced if any(known.patches_of(each.function))]
+    blamed = {function for each in kept for function in _blamed(each, useless, known)}
+    return [_stage_of(each, known, useless, blamed) for each in kept]
+
+
+def facts_of(records: Records, devices: int, ended: Optional[str]) -> Iterator[tuple[Mapping[int, int], CallFacts]]:
+    """What the checks look at, by call; with the number that it has on each rank."""
+    ends: dict[int, int] = {}
+    for row in records.aligned():
+        ends.update(row)
+        yield row, _facts_of_call(records, row, ends, devices, ended)
+
+
+def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
+    """The calls, where the first with other arguments on some rank stands for what follows and no patch is known for.
+
+    A finding after one before which the ranks part is a consequence.
+    """
+    cause: Optional[int] = None
+    for index, each in enumerate(judged):
+        if parting_calls.parts(each.facts):
+            break  # it has a cause of its own
+        if cause is None and different_data.because_of_arguments(each.facts, "") is not None:
+            cause = index
+    followed = [
+        index
+        for index, each in enumerate(judged)
+        if cause is not None and index >= cause and not each.patches and _may_follow(each)
+    ]
+    has_finding = False
+    for index, each in enumerate(judged):
+        if followed and index == cause:
+            first = judged[followed[0]]
+            words = "" if first.finding is None else first.finding.detail.partition("\n")[0]
+            where = "" if first is each else f" in line {first.facts.line}"
+            found = different_data.because_of_arguments(each.facts, f"{words}{where}")
+            assert found is not None
+            each = replace(each, finding=found)
+        elif index in followed:
+            continue
+        elif has_finding and each.finding is not None and parting_calls.parts(each.facts):
+            each = replace(each, finding=replace(each.finding, is_consequence=True))
+        has_finding = has_finding or each.is_sought
+        yield each
+
+
+def _may_follow(each: _Judged) -> bool:
+    """Whether there is a finding that may be what other arguments on some rank lead to."""
+    found = each.finding
+    if parting_calls.parts(each.facts):
+        return False
+    failures = [rank.failure.message for rank in each.facts.ranks.values() if rank.failure is not None]
+    if len(failures) == len(each.facts.ranks) > 1 and len(set(failures)) == 1:
+        return False  # an error that all ranks raise alike
+    return (
+        found is not None
+        and each.is_sought
+        and found.outcome != "unused-parameters"
+        and found.why != different_data.WHY
+    )
+
+
+def _facts_of_call(
+    records: Records, row: Mapping[int, int], ends: Mapping[int, int], devices: int, ended: Optional[str]
+) -> CallFacts:
     ranks = {rank: records.ranks[rank] for rank in sorted(records.ranks)}
-    calls = {rank: each.calls[number] for rank, each in ranks.items() if number in each.calls}
+    calls = {rank: ranks[rank].calls[number] for rank, number in row.items()}
     first = next(iter(calls.values())).started
-    trainings = records.trainings_of(number)
+    trainings = records.trainings_of(row)
     references = [reference for call in calls.values() for reference in call.references]
     trained = (training.model for by_rank in trainings.values() for training in by_rank.values() if training.model)
-    return CallFacts(
+    facts = CallFacts(
         name=first.name,
-        ranks={rank: _facts_of_rank(records, each, calls.get(rank)) for rank, each in ranks.items()},
+        ranks={rank: _facts_of_rank(records, each, calls.get(rank), ends) for rank, each in ranks.items()},
         trainings=trainings,
         world_size=devices,
         search=first.search,
@@ -93,13 +218,37 @@ def _facts_of_call(records: Records, number: int, devices: int, ended: Optional[
             each.index: each.validation for each in references if each.index is not None and each.validation is not None
         },
         ended=ended,
+        one_device=next((call.one_device for call in calls.values() if call.one_device), ""),
     )
+    if not parting_calls.parts(facts):
+        return facts
+    steps = {rank: each.steps for rank, each in facts.ranks.items()}
+    return replace(facts, decision=decision_of(steps, written_by(ranks)))
 
 
-def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call]) -> RankFacts:
+def written_by(ranks: Mapping[int, Rank]) -> dict[int, dict[str, set[str]]]:
+    """How each rank has changed files, in calls and outside of them."""
+    found: dict[int, dict[str, set[str]]] = {}
+    for number, rank in ranks.items():
+        found[number] = {path: set(ways) for path, ways in rank.written.items()}
+        for call in rank.calls.values():
+            for path, ways in call.written.items():
+                found[number].setdefault(path, set()).update(ways)
+    return found
+
+
+def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Mapping[int, int]) -> RankFacts:
     if call is None:
-        return RankFacts(place=place_of(records.stack_of(rank)), failed_before=records.failure_of(rank.number))
-    failure, returned = None, call.returned
+        has_ended = rank.ended is not None and all(number <= ends.get(rank.number, -1) for number in rank.calls)
+        return RankFacts(
+            place=place_of(records.stack_of(rank)),
+            failed_before=records.failure_of(rank.number),
+            has_ended=has_ended,
+            has_gone_on=has_ended or any(number > ends.get(rank.number, -1) for number in rank.calls),
+            steps=rank.ended.steps if rank.ended is not None and has_ended else (),
+            error=rank.ended.error if rank.ended is not None and has_ended else "",
+        )
+    failure, returned, started = None, call.returned, call.started
     if call.raised is not None:
         event = call.raised.event
         is_refusal = any(words in event.error for words in UNUSED_PARAMETERS_MESSAGES)
@@ -107,7 +256,7 @@ def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call]) -> RankFa
     frame = None if returned is None else returned.forecasts
     return RankFacts(
         name=call.name,
-        line=call.started.line,
+        line=started.line,
         has_returned=returned is not None,
         failure=failure,
         differences=tuple(each.differ for each in call.references if each.differ),
@@ -116,38 +265,110 @@ def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call]) -> RankFa
         chosen=() if returned is None else returned.chosen,
         written=call.written,
         place="" if call.is_over else place_of(records.stack_of(rank)),
+        models=started.models,
+        options=started.options,
+        data=started.data,
+        steps=started.steps,
     )
 
 
-def _stage_of(records: Records, facts: CallFacts, number: int, missing: Sequence[Patch]) -> Stage:
-    by_rank = {rank: records.ranks[rank].calls.get(number) for rank in facts.ranks}
-    call = next(call for call in by_rank.values() if call is not None)
+def _judge(records: Records, row: Mapping[int, int], facts: CallFacts, known: Known) -> _Judged:
+    by_rank = {rank: records.ranks[rank].calls[row[rank]] if rank in row else None for rank in facts.ranks}
     finding = first_finding(facts)
-    is_refused_alone = finding is not None and _is_refused_alone(by_rank, finding)
-    is_sought = finding is not None and not is_refused_alone and not finding.is_consequence
-    suffix = "; one process is refused as well" if is_refused_alone else ""
+    refusal = "" if finding is None else _refusal_of_one_process(by_rank, finding)
+    patches: tuple[str, ...] = ()
+    if finding is not None and not refusal and not finding.is_consequence:
+        patches = patches_for(finding, _classes_of(facts), known.missing)
+    return _Judged(by_rank, facts, finding, refusal, patches)
+
+
+def _classes_of(facts: CallFacts) -> list[str]:
+    """The models of a call, and the classes of neuralforecast that those of the user derive from."""
+    return list(dict.fromkeys([*facts.models, *(base for each in facts.all_trainings for base in each.bases)]))
+
+
+def _blamed(judged: _Judged, replaced: Sequence[MethodReplaced], known: Known) -> list[MethodReplaced]:
+    """The replaced methods that are why a patch for a finding has no effect."""
+    if judged.finding is None or not judged.is_sought:
+        return []
+    wanted = {*patches_for(judged.finding, _classes_of(judged.facts), known.useful)}
+    return [each for each in replaced if wanted & {*known.patches_of(each.function)}]
+
+
+def _stage_of(
+    judged: _Judged, known: Known, replaced: Sequence[MethodReplaced], blamed_somewhere: set[MethodReplaced]
+) -> Stage:
+    """A call in the report; a method that the script has `replaced` is noted where it is blamed for no finding."""
+    facts, finding = judged.facts, judged.finding
+    call = next(call for call in judged.by_rank.values() if call is not None)
+    blamed = _blamed(judged, replaced, known)
+    useless = {patch for each in blamed for patch in known.patches_of(each.function)}
+    patches = tuple(patch for patch in judged.patches if patch not in useless)
+    remedy = () if finding is None or not judged.is_sought else finding.remedy
+    if judged.refusal:
+        remedy = _FOR_GPUS if judged.refusal.endswith("GPUs") else _FOR_REFUSED
+    if blamed:
+        remedy = (*(_in_words(each, known) for each in blamed), *_FOR_REPLACED, *remedy)
+    noted = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
+    notes = [*_unasked(judged.by_rank), *_notes_of(facts, finding, known.missing), *noted]
     return Stage(
         call=call.name,
         file=call.started.file,
         line=call.started.line,
         model=", ".join(facts.models),
         outcome="pass" if finding is None else finding.outcome,
-        detail="" if finding is None else finding.detail + suffix,
-        ranks=tuple(_word_for(each) for each in by_rank.values()),
-        patches=patches_for(finding, facts.models, missing) if finding is not None and is_sought else (),
-        notes=(*_unasked(by_rank), *_notes_of(facts.trainings, facts.models, missing)),
-        is_sought=is_sought,
-        evidence=tuple(_evidence_of(number, each, facts.trainings) for number, each in by_rank.items()),
+        detail="" if finding is None else finding.detail + judged.refusal,
+        ranks=tuple(_word_for(each) for each in judged.by_rank.values()),
+        patches=patches,
+        notes=tuple(notes),
+        why="" if finding is None or judged.refusal else finding.why,
+        remedy=remedy,
+        observed=_observed(finding) if judged.is_sought and finding is not None and not patches and not remedy else (),
+        is_for_one_device=bool(facts.one_device),
+        is_refused_alone=bool(judged.refusal),
+        is_sought=judged.is_sought,
+        evidence=tuple(_evidence_of(rank, each, facts.trainings) for rank, each in judged.by_rank.items()),
     )
 
 
-def _is_refused_alone(by_rank: dict[int, Optional[Call]], finding: Finding) -> bool:
-    """Whether one process ends with the same error."""
-    errors = [each.error for call in by_rank.values() if call is not None for each in call.references if each.error]
-    return finding.outcome == "error" and any(words[:300] == finding.message[:300] for words in errors)
+_FOR_REFUSED = ("Mend the script first: with devices=1, and no other process, it raises this as well.",)
+_FOR_GPUS = (
+    'Where there are GPUs, neuralforecast adds accelerator="gpu" and devices=-1 to what a script leaves out, in one '
+    "process too. Write both, as in:",
+    '    accelerator="cpu", devices=1',
+)
+_FOR_REPLACED = ("Remove the replacement, or do in it what the patched function does.",)
 
 
-def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
+def _in_words(replaced: MethodReplaced, known: Known) -> str:
+    """That the script has put a method of its own in the place of one that patches change."""
+    function = replaced.function.partition(":")[2]
+    patches = ", ".join(known.patches_of(replaced.function))
+    return (
+        f"the script replaces {function} ({in_file(replaced.file, replaced.line)}), which {patches} changes, "
+        "so that the patch has no effect there"
+    )
+
+
+def _observed(finding: Finding) -> tuple[str, ...]:
+    """What was observed, for an issue."""
+    lines = [
+        line for error in finding.errors for line in (*error.splitlines()[:1], *error.splitlines()[1:][-LAST_FRAMES:])
+    ]
+    return tuple(lines or finding.detail.splitlines())
+
+
+def _refusal_of_one_process(by_rank: Mapping[int, Optional[Call]], finding: Finding) -> str:
+    """That one process raises the same error, in words for the end of a sentence; empty where it does not."""
+    references = [each for call in by_rank.values() if call is not None for each in call.references]
+    same = [each for each in references if each.error is not None and each.error[:300] == finding.message[:300]]
+    if finding.outcome != "error" or not same:
+        return ""
+    where = " on a machine with GPUs" if all(each.needs_gpus for each in same) else ""
+    return f"; one process is refused as well{where}"
+
+
+def _unasked(by_rank: Mapping[int, Optional[Call]]) -> Iterable[str]:
     """Why a call that returned was not compared with one process, if that was not possible."""
     for call in by_rank.values():
         if call is not None and call.raised is None:
@@ -155,19 +376,33 @@ def _unasked(by_rank: dict[int, Optional[Call]]) -> Iterable[str]:
                 yield f"not held against one process, which ended with {shortened(words)}"
 
 
-def _notes_of(
-    trainings: Mapping[int, Mapping[int, Training]], models: Sequence[str], missing: Sequence[Patch]
-) -> Iterable[str]:
-    """What `find_unused_parameters=True` is good for in a call."""
-    asked = [each for ranks in trainings.values() for each in ranks.values() if each.find_unused]
+def _notes_of(facts: CallFacts, finding: Optional[Finding], missing: Sequence[Patch]) -> Iterable[str]:
+    """What is for one device or one rank only, and what `find_unused_parameters=True` is good for in a call."""
+    if facts.one_device:
+        yield (
+            f"{facts.one_device} is a strategy for one device, so one process trains, however many devices there are; "
+            'for several, write strategy="ddp" and devices=-1'
+        )
+    if parting_calls.is_by_one_rank(facts) and len(facts.ranks) > 1:
+        made = [str(rank) for rank, each in facts.ranks.items() if each.name]
+        yield f"made on rank {', '.join(made)} only"
+    options = different_data.different_options(facts)
+    if options is not None and not parting_calls.parts(facts) and (finding is None or options not in finding.detail):
+        yield f"{options}, which has done no harm here" if finding is None else options
+    asked = [each for each in facts.all_trainings if each.find_unused]
     if not asked:
         return
     unused = tuple(dict.fromkeys(name for each in asked for name in each.unused))
     if not unused:
         yield "find_unused_parameters=True is kept, and needless: every parameter gets a gradient"
         return
-    patches = patches_for_unused(unused, models, missing)
+    patches = patches_for_unused(unused, _classes_of(facts), missing)
     remedy = f"needless with {', '.join(patches)}" if patches else "no patch of the catalog is known for them"
+    if facts.own_layers():
+        frozen = [
+            f"{each.layer}.requires_grad_(False) in {in_file(each.file, each.line)}" for each in facts.own_layers()
+        ]
+        remedy = f"needless with {', '.join([*patches, *frozen])}"
     yield f"find_unused_parameters=True is kept, because of {listed(unused)}: {remedy}"
 
 

@@ -69,7 +69,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 class CaseSpec:
     """One case for `train.py`.
 
-    `stage` is "fit", or what a user's script does after it, one of `script_stages.STAGES`. `strategy` is "strict-ddp",
+    `stage` is "fit", or what a user's script does after it, one of `stages.STAGES`. `strategy` is "strict-ddp",
     "find-unused-ddp" or "single-process". `forecast` says who asks the trained model for forecasts: all ranks
     "together", as a user does, this process "alone", or None. `like` is the id of an earlier case from whose first
     weights this one starts and with whose end its own is compared.
@@ -120,7 +120,8 @@ class RehearsalSpec:
     """How a user's script is run: on so many `devices`, `launcher` being "script" or "torchrun".
 
     `max_steps` is the limit of steps in a training and `trials` that of trials in a search, None for no limit. `out` is
-    the folder for events and stacks.
+    the folder for events and stacks. `patched` are the functions that patches change, as
+    "neuralforecast/core.py:NeuralForecast.fit".
     """
 
     out: str
@@ -128,6 +129,7 @@ class RehearsalSpec:
     launcher: str
     max_steps: Optional[int] = None
     trials: Optional[int] = None
+    patched: Tuple[str, ...] = ()
 
 
 # Events of every process
@@ -149,8 +151,21 @@ class SourceImported:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A line of the user's own code that was run, and what it looked at: names with values, and files."""
+
+    file: str
+    line: int
+    function: str
+    seen: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ProcessEnded:
-    """The process ends by itself, and has done what it was to do."""
+    """The process ends by itself. Of a script, `steps` were run since its last call, and `error` was not caught."""
+
+    steps: Tuple[Step, ...] = ()
+    error: str = ""
 
 
 # Events of `train.py`
@@ -283,7 +298,11 @@ class OptionOverridden:
 
 @dataclass(frozen=True)
 class CallStarted:
-    """The script calls neuralforecast, from this file and line; `search` is the stage that shows its search, if any."""
+    """The script calls neuralforecast, from this file and line; `search` is the stage that shows its search, if any.
+
+    `options` are the arguments of the models, and of the call, `data` those that are frames; each in words, by name.
+    `steps` are the lines that were run since the last call.
+    """
 
     number: int
     name: str
@@ -291,17 +310,61 @@ class CallStarted:
     line: int
     models: Tuple[str, ...]
     search: str
+    options: Dict[str, str] = field(default_factory=dict)
+    data: Dict[str, str] = field(default_factory=dict)
+    steps: Tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodReplaced:
+    """A function that a patch changes is another one, of the script's, at this file and line."""
+
+    function: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class OneDeviceOnly:
+    """The script asks for a training on one device, which stays so: by `what`."""
+
+    number: int
+    what: str
 
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """A training of a call began. `find_unused` is DDP's `find_unused_parameters`, None where it is the default."""
+    """A training of a call began. `find_unused` is DDP's `find_unused_parameters`, None where it is the default.
+
+    `bases` are the classes of neuralforecast that the model's class derives from.
+    """
 
     number: int
     index: int
     model: str
     world_size: int
     find_unused: Optional[bool]
+    bases: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OwnLayerUnused:
+    """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
+
+    layer: str
+    owner: str
+    file: str
+    line: int
+    parameters: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OwnLayersUnused:
+    """The layers of this kind in a training."""
+
+    number: int
+    index: int
+    layers: Tuple[OwnLayerUnused, ...]
 
 
 @dataclass(frozen=True)
@@ -334,7 +397,7 @@ class ReferenceMade:
     """What one process gives for a call, as the single-process reference.
 
     `index` is the training that it is of, with its `validation` loss; else it is of the call, whose forecasts may
-    `differ`, in words. `error` is what one process raises.
+    `differ`, in words. `error` is what one process raises; `needs_gpus` tells that it does so where there are GPUs.
     """
 
     number: int
@@ -342,6 +405,7 @@ class ReferenceMade:
     validation: Optional[float] = None
     differ: Optional[str] = None
     error: Optional[str] = None
+    needs_gpus: bool = False
 
 
 @dataclass(frozen=True)
@@ -377,7 +441,8 @@ EVENTS = (
     *(ProcessStarted, SourceImported, ProcessEnded),
     *(StackImported, RanksAssembled, CaseStarted, CaseFinished),
     *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
-    *(TrainingStarted, TrainingObserved),
+    *(MethodReplaced, OneDeviceOnly),
+    *(TrainingStarted, TrainingObserved, OwnLayersUnused),
 )
 KINDS = {kind.__name__: kind for kind in EVENTS}
 

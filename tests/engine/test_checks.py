@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 
 from nfpatch.engine import checks
-from nfpatch.engine.checks import CHECKS, first_finding
-from nfpatch.engine.facts import Answer, CallFacts, Failure, RankFacts, Training
+from nfpatch.engine.checks import (
+    CHECKS,
+    different_data,
+    errors,
+    first_finding,
+    parting_calls,
+    unused_parameters,
+    world_size,
+)
+from nfpatch.engine.facts import Answer, CallFacts, Decision, Failure, RankFacts, Training
+from nfpatch.target.events import OwnLayerUnused
 
 RETURNED = RankFacts(
     "NeuralForecast.fit", 10, has_returned=True, answers=(Answer("a", 24),), weights=("w",), buffers="b"
@@ -39,6 +48,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "search_choice": {"on_rank_1": replace(RETURNED, chosen=("trial 1",))},
     "hangs": {"on_rank_1": replace(RETURNED, has_returned=False)},
     "parting_calls": {"on_rank_1": replace(RETURNED, line=11)},
+    "different_data": {"on_rank_1": replace(RETURNED, data={"df": "10 rows"})},
     "world_size": {"training": replace(TRAINED, world_size=3)},
     "evidence": {"training": replace(TRAINED, steps=1), "is_case": True},
     "reference": {"on_rank_1": replace(RETURNED, differences=("12 of 24 rows differ",))},
@@ -83,14 +93,125 @@ def test_a_check_finds_its_fault_and_is_the_first_to_find_it(check: Any) -> None
 
     assert found is not None
     assert found.outcome != "pass"
-    assert first_finding(facts) == found
-    assert first_finding(facts, [other for other in CHECKS if other is not check]) != found
+    assert check.WHY
+    assert first_finding(facts) == replace(found, why=check.WHY)
+    assert first_finding(facts, [other for other in CHECKS if other is not check]) != first_finding(facts)
     assert check.find(call_of(is_case=facts.is_case)) is None
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"hangs", "parting_calls"}))
 def test_a_case_is_checked_as_a_script_is(name: str) -> None:
     assert first_finding(replace(faulty(name), is_case=True, backend="gloo")) is not None
+
+
+def test_ranks_that_part_are_the_cause_of_what_they_raise() -> None:
+    failed = Failure("RuntimeError: params[0] appears not to match")
+    facts = call_of(replace(RETURNED, has_returned=False, failure=failed, models=("NBEATS",)))
+
+    found = first_finding(replace(facts, ranks={**facts.ranks, 0: replace(RETURNED, models=("NHITS",))}))
+
+    assert found is not None
+    assert (found.outcome, found.stages) == ("wrong", ())
+    for words in ("rank 0", "NHITS", "rank 1", "NBEATS", failed.message):
+        assert words in found.detail
+
+
+@pytest.mark.parametrize(
+    ("absent", "size", "is_found"),
+    [
+        (RankFacts(has_ended=True), 2, True),  # a training of all ranks
+        (RankFacts(has_ended=True), 1, False),  # what one rank does by itself
+        (RankFacts(has_ended=True, failed_before="NeuralForecast.load, line 9"), 2, False),
+        (RankFacts(), 2, False),  # it may still come
+    ],
+)
+def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
+    absent: RankFacts, size: int, is_found: bool
+) -> None:
+    facts = replace(call_of(absent), trainings={0: {0: replace(TRAINED, world_size=size)}})
+
+    assert (parting_calls.find(facts) is not None) == is_found
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "in_remedy"),
+    [
+        ("if os.path.isfile(path):", "", "after a call that all ranks make"),
+        ("if name in done:", "/tmp/a.done is there", "after a call that all ranks make"),
+        ('if os.environ["LOCAL_RANK"] == "0":', "", "on every rank"),
+        ("if random.random() < 0.5:", "", "os.environ.setdefault"),
+        ("if time.time() > stop:", "stop is 7", "os.environ.setdefault"),
+    ],
+)
+def test_what_to_change_depends_on_what_decides(text: str, side: str, in_remedy: str) -> None:
+    decision = Decision("/home/me/train.py", 8, text, {0: f"goes on in line 9 ({side})", 1: "goes on in line 11"})
+    facts = replace(call_of(**FAULTS["parting_calls"]), decision=decision)
+
+    found = parting_calls.find(facts)
+
+    assert found is not None
+    assert in_remedy in "\n".join(found.remedy)
+    for words in ("train.py:8", text, "rank 0 goes on in line 9", side, "rank 1 goes on in line 11"):
+        assert words in found.detail
+
+
+def test_different_data_are_told_before_different_options_as_a_cause() -> None:
+    options = replace(RETURNED, options={"NHITS.learning_rate": "0.1"})
+    both = replace(options, data={"df": "10 rows"})
+
+    by_options = different_data.because_of_arguments(call_of(options), "the weights differ")
+    by_both = different_data.because_of_arguments(call_of(both), "the weights differ")
+
+    assert different_data.because_of_arguments(call_of(), "the weights differ") is None
+    assert different_data.find(call_of(options)) is None  # on their own they may do no harm
+    assert by_options is not None
+    assert by_both is not None
+    assert by_options.remedy != by_both.remedy
+    for words in ("NHITS.learning_rate", "0.1 on rank 1", "the weights differ"):
+        assert words in by_options.detail
+        assert words in by_both.detail
+    assert "10 rows" in by_both.detail
+
+
+def test_an_unused_layer_of_the_user_s_own_class_is_told_with_what_to_write() -> None:
+    layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 15, ("adapter.weight", "adapter.bias"))
+    refused = Failure(REFUSED.message, unused=("adapter.weight", "adapter.bias", "out.weight"), is_refusal=True)
+    trained = replace(TRAINED, own_layers=(layer,))
+
+    found = unused_parameters.find(call_of(replace(RETURNED, has_returned=False, failure=refused), trained))
+
+    assert found is not None
+    assert found.unused == ("out.weight",)  # a patch is sought for this one only
+    assert "OwnModel" in found.detail
+    assert "/home/me/train.py:15" in found.detail
+    assert "    self.adapter.requires_grad_(False)" in found.remedy
+
+
+def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
+    library = "/env/lib/python3.11/site-packages/torch/nn/modules/module.py:7 in __getattr__"
+    upstream = "/env/lib/python3.11/site-packages/neuralforecast/core.py:700 in fit"
+    own = "/home/me/losses.py:12 in __call__"
+    places = {"own": (upstream, own, library), "upstream": (own, upstream, library)}
+
+    by = {
+        name: errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", each))))
+        for name, each in places.items()
+    }
+
+    assert by["own"] is not None
+    assert by["upstream"] is not None
+    assert by["own"].detail.endswith(f"at {own}")
+    assert by["upstream"].detail.endswith("at neuralforecast/core.py:700 in fit")
+    assert by["own"].remedy
+    assert not by["upstream"].remedy
+
+
+def test_a_training_that_the_script_keeps_on_one_device_is_no_fault() -> None:
+    facts = call_of()
+    one = replace(facts, trainings={0: {0: replace(TRAINED, world_size=1)}})
+
+    assert world_size.find(one) is not None
+    assert world_size.find(replace(one, one_device="SingleDeviceStrategy")) is None
 
 
 def test_of_a_case_the_weights_must_be_known() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from nfpatch.catalog import load_catalog
+from nfpatch.engine.checks import errors
 from nfpatch.engine.logs import place_of
 from nfpatch.rehearsal.records import Records
-from nfpatch.rehearsal.verdict import Stage, stages_of
+from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import ENTRY
 from nfpatch.target.events import (
     CallRaised,
@@ -22,11 +23,16 @@ from nfpatch.target.events import (
     Entry,
     FileChanged,
     Frame,
+    MethodReplaced,
+    OneDeviceOnly,
     OptionOverridden,
+    OwnLayersUnused,
+    OwnLayerUnused,
     ProcessEnded,
     ProcessStarted,
     ReferenceMade,
     SourceImported,
+    Step,
     TrainingObserved,
     TrainingStarted,
     encode,
@@ -37,6 +43,8 @@ PATCHES = [patch for patch in CATALOG.default if CATALOG.files_of(patch, "1.7.4"
 REFUSAL = "RuntimeError: It looks like your LightningModule has parameters that were not used in producing the loss"
 FORECASTS = Frame(rows=24, columns=("unique_id", "ds", "NHITS"), ids=2, nan=0, digest="a")
 BEGIN = ProcessStarted("3.11.9")
+PREDICT = "neuralforecast/common/_base_windows.py:BaseWindows.predict"
+FUNCTIONS = {"predict-on-one-device": [PREDICT]}
 HEADING_OF_A_STACK = "Current thread 0x1 (most recent call first):"
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -55,6 +63,18 @@ def observed(index: int = 0, number: int = 0, **fields: Any) -> TrainingObserved
     usual = {"losses": (1.0,), "validated": (2.0,), "unused": (), "weights": "w", "steps": 4}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return TrainingObserved(number, index, "NHITS", **{**usual, **given})
+
+
+def started(
+    name: str, number: int = 0, line: int = 10, models: tuple[str, ...] = ("NHITS",), search: str = "", **given: Any
+) -> CallStarted:
+    return CallStarted(number, f"NeuralForecast.{name}", "/home/me/train.py", line, models, search, **given)
+
+
+def steps(*lines: int, seen: dict[int, str] | None = None) -> tuple[Step, ...]:
+    return tuple(
+        Step("/home/me/train.py", line, "main", ((seen or {})[line],) if line in (seen or {}) else ()) for line in lines
+    )
 
 
 class Ranks:
@@ -77,7 +97,7 @@ class Ranks:
             self.record(rank, event)
 
     def call(self, name: str, number: int = 0, models: tuple[str, ...] = ("NHITS",), search: str = "") -> None:
-        self.both(CallStarted(number, f"NeuralForecast.{name}", "/home/me/train.py", 10 + number, models, search))
+        self.both(started(name, number, 10 + number, models, search=search))
 
     def train(
         self, rank: int, number: int = 0, index: int = 0, world_size: int = 2, find_unused: Any = None, **fields: Any
@@ -88,7 +108,7 @@ class Ranks:
     def stages(self, lacking: Any = PATCHES, ended: str | None = None) -> list[Stage]:
         records = Records(self.folder)
         records.read()
-        return stages_of(records, 2, lacking, ended)
+        return stages_of(records, 2, Known(lacking, PATCHES, FUNCTIONS), ended)
 
     def stage(self) -> Stage:
         (found,) = self.stages()
@@ -146,6 +166,7 @@ def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> 
         "model": "NHITS, NBEATSx",
         "outcome": "error",
         "ok": False,
+        "refused_alone": False,
         "ranks": [
             {
                 **{"rank": 0, "state": "24 rows", "trainings": [training], "error": None},
@@ -162,7 +183,10 @@ def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> 
             },
         ],
         "detail": "rank 1: KeyError: 'y': none",
+        "why": errors.WHY,
         "patches": [],
+        "remedy": [],
+        "observed": ["rank 1: KeyError: 'y': none"],
         "notes": [],
     }
 
@@ -194,7 +218,9 @@ def test_parameters_without_a_gradient_are_named_with_the_patch_of_the_model(ran
     ranks.both(raised(REFUSAL, ["blocks.0.out.weight", "out.weight"]))
     stage = ranks.stage()
     assert stage.outcome == "unused-parameters"
-    assert stage.detail == ("refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)")
+    assert stage.detail == (
+        "every rank: refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)"
+    )
     assert stage.patches == ("nbeatsx-unused-out",)
 
 
@@ -227,7 +253,7 @@ def test_no_more_patches_are_named_than_account_for_the_parameters(
     ranks.call("fit", models=(model,))
     ranks.both(raised(REFUSAL, unused))
     stage = ranks.stage()
-    assert stage.detail == f"refused by strict DDP: {words}"
+    assert stage.detail == f"every rank: refused by strict DDP: {words}"
     assert [*stage.patches] == patches
 
 
@@ -243,7 +269,7 @@ def test_the_rank_that_failed_first_is_the_one_that_is_told_of(ranks: Ranks) -> 
     ranks.record(0, raised("RuntimeError: Connection closed by peer"))
     place = "/site-packages/of/mine/lib/site-packages/neuralforecast/common/_base_windows.py:710 in predict"
     error = "IndexError: list index out of range"
-    ranks.record(1, raised(error, places=(place, "ddp.py:1 in root_device")))
+    ranks.record(1, raised(error, places=(place, "/lib/site-packages/torch/ddp.py:1 in root_device")))
     stage = ranks.stage()
     assert stage.detail == f"rank 1: {error}, at neuralforecast/common/_base_windows.py:710 in predict"
     assert stage.patches == ("predict-on-one-device",)
@@ -480,7 +506,7 @@ def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks)
 def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ranks: Ranks) -> None:
     ranks.record(2, BEGIN)
     ranks.call("load", number=0)
-    ranks.record(2, CallStarted(0, "NeuralForecast.load", "train.py", 10, (), ""))
+    ranks.record(2, CallStarted(0, "NeuralForecast.load", "/home/me/train.py", 10, ("NHITS",), ""))
     ranks.record(0, returned(0))
     for rank in (1, 2):
         ranks.record(rank, raised("FileNotFoundError: [Errno 2] model"))
@@ -594,3 +620,197 @@ def test_what_a_user_is_told_as_the_caller_is_neuralforecasts_or_the_scripts(fil
     assert place_of(stack_of(*frames, "/home/me/train.py:31 in <module>")) == (
         f"barrier, called at {shown}:31 in <module>"
     )
+
+
+def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_the_file_that_decide(
+    ranks: Ranks,
+) -> None:
+    path = "/home/me/NHITS.done"
+    ranks.record(0, FileChanged(-1, path, "opened"))
+    for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
+        seen = f"{path} is {'not ' * (1 - rank)}there"
+        way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
+        model = ("NHITS", "NBEATS")[rank]
+        ranks.record(rank, started("fit", line=11, models=(model,), options={f"{model}.h": "6"}, steps=way))
+    ranks.both(raised("RuntimeError: params[0] appears not to match"))
+    for rank in (0, 1):
+        ranks.record(rank, started("predict", 1, line=12))
+    ranks.both(CallRaised(1, "IndexError: list index out of range", None, ()))
+    (stage,) = ranks.stages()
+    assert (stage.outcome, stage.patches, stage.observed, stage.notes) == ("wrong", (), (), ())
+    for words in (
+        *("rank 0 calls NeuralForecast.fit of NHITS", "rank 1 calls NeuralForecast.fit of NBEATS"),
+        *("train.py:8", f"rank 0 goes on in line 10 ({path} is not there)"),
+        *(f"rank 1 goes on in line 9 ({path} is there)", f"rank 0 writes {path}", "params[0] appears not to match"),
+    ):
+        assert words in stage.detail
+    assert stage.why
+    assert any("LOCAL_RANK" in line for line in stage.remedy)
+
+
+def test_a_loop_that_waits_is_not_where_the_ranks_part(ranks: Ranks) -> None:
+    ranks.record(0, started("fit", line=7, steps=steps(3, 5, 6, 7)))
+    ranks.record(1, started("fit", line=9, steps=steps(3, 4, 3, 4, 3, 5, 6, 8, 9)))
+    ranks.both(returned(0))
+    assert "decided at train.py:6" in ranks.stage().detail
+
+
+def test_a_rank_that_ends_before_the_others_train_is_told_with_the_error_of_the_script(ranks: Ranks) -> None:
+    ranks.record(0, started("fit"))
+    ranks.record(1, ProcessEnded(error="KeyError: 'y'"))
+    (stage,) = ranks.stages(ended="no process did anything for 30 s")
+    assert "rank 1 ends without it (KeyError: 'y')" in stage.detail
+    assert "rank 0 hangs" in stage.detail
+    assert any("KeyError: 'y'" in line for line in stage.remedy)
+
+
+def test_what_one_rank_forecasts_by_itself_does_not_part_it_from_the_others(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.both(returned(0))
+    ranks.record(0, started("predict", 1, line=11))
+    ranks.record(0, returned(1, forecasts=FORECASTS))
+    for rank, number in ((0, 2), (1, 1)):
+        ranks.record(rank, started("cross_validation", number, line=12))
+        ranks.record(rank, returned(number, forecasts=FORECASTS))
+    ranks.record(1, started("save", 2, line=13))
+    ranks.record(1, returned(2))
+    for rank in (0, 1):
+        ranks.record(rank, ProcessEnded())
+    stages = ranks.stages()
+    assert [(stage.line, stage.ok, stage.ranks) for stage in stages] == [
+        (10, True, ("returned", "returned")),
+        (11, True, ("24 rows", "-")),
+        (12, True, ("24 rows", "24 rows")),
+        (13, True, ("-", "returned")),
+    ]
+    assert stages[1].notes == ("made on rank 0 only",)
+
+
+@pytest.mark.parametrize("given", ["options", "data"])
+def test_other_arguments_on_another_rank_are_the_cause_of_what_follows_and_has_no_patch(
+    ranks: Ranks, given: str
+) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", **{given: {"NHITS.learning_rate": str(rank)}}))
+    ranks.both(returned(0))
+    ranks.call("save", 1)
+    ranks.both(returned(1))
+    ranks.call("predict", 2)
+    ranks.record(0, returned(2))
+    ranks.record(1, CallRaised(2, "KeyError: 'y'", None, ()))
+    fit, save = ranks.stages()
+    assert (fit.outcome, fit.patches, save.ok) == ("wrong", (), True)
+    for words in ("NHITS.learning_rate is 0 on rank 0, and 1 on rank 1", "KeyError: 'y'", "line 12"):
+        assert words in fit.detail
+    assert fit.remedy
+    assert fit.notes == ()
+
+
+@pytest.mark.parametrize("options", [{"path": "'run-{}'"}, {"NHITS.default_root_dir": "'run-{}'"}])
+def test_where_each_rank_writes_is_not_the_cause_of_what_follows(ranks: Ranks, options: dict[str, str]) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={name: value.format(rank) for name, value in options.items()}))
+    ranks.record(0, returned(0))
+    ranks.record(1, raised("KeyError: 'y'"))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.detail) == ("error", "rank 1: KeyError: 'y'")
+
+
+def test_what_all_ranks_raise_alike_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
+    ranks.both(raised("KeyError: 'y'"))
+    assert ranks.stage().outcome == "error"
+
+
+def test_what_a_patch_fixes_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("predict", options={"path": f"run-{rank}"}))
+    ranks.both(raised("IndexError: list index out of range"))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.patches) == ("error", ("predict-on-one-device",))
+
+
+def test_other_arguments_do_no_harm_by_themselves(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("save", options={"path": f"run-{rank}"}))
+    ranks.both(returned(0))
+    stage = ranks.stage()
+    assert stage.ok
+    assert any("run-0" in note and "run-1" in note for note in stage.notes)
+
+
+@pytest.mark.parametrize("lacking", [PATCHES, []])
+def test_a_method_that_the_script_replaces_is_why_its_patch_has_no_effect(ranks: Ranks, lacking: Any) -> None:
+    ranks.call("fit")
+    ranks.both(MethodReplaced(PREDICT, "/home/me/train.py", 14))
+    ranks.both(returned(0))
+    ranks.call("predict", 1)
+    ranks.both(CallRaised(1, "IndexError: list index out of range", None, ()))
+    fit, stage = ranks.stages(lacking)
+    assert fit.notes == ()
+    assert (stage.patches, stage.observed) == ((), ())
+    told = " ".join(stage.remedy)
+    for words in ("BaseWindows.predict", "train.py:14", "predict-on-one-device"):
+        assert words in told
+
+
+def test_a_method_that_the_script_replaces_without_harm_is_noted(ranks: Ranks) -> None:
+    ranks.call("predict")
+    ranks.both(MethodReplaced(PREDICT, "/home/me/train.py", 14))
+    ranks.both(returned(0, forecasts=FORECASTS))
+    stage = ranks.stage()
+    assert stage.ok
+    assert any("predict-on-one-device" in note for note in stage.notes)
+
+
+@pytest.mark.parametrize("has_search", [False, True])
+def test_an_error_of_one_process_where_there_are_gpus_is_no_fault_of_several(ranks: Ranks, has_search: bool) -> None:
+    error = "TypeError: `devices` selected with `CPUAccelerator` should be an int > 0."
+    ranks.call("fit", search="search" * has_search)
+    ranks.record(0, ReferenceMade(number=0, error=error, needs_gpus=True))
+    ranks.both(raised(error))
+    stage = ranks.stage()
+    assert (stage.ok, stage.patches, stage.is_sought, stage.observed) == (False, (), False, ())
+    assert stage.is_refused_alone
+    assert any("devices=1" in line for line in stage.remedy)
+    assert stage.detail.endswith("one process is refused as well on a machine with GPUs")
+
+
+def test_a_script_for_one_device_is_told_to_be_that(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.both(OneDeviceOnly(0, "SingleDeviceStrategy"))
+    for rank in (0, 1):
+        ranks.train(rank, world_size=1)
+    ranks.both(returned(0))
+    stage = ranks.stage()
+    assert (stage.ok, stage.patches) == (True, ())
+    assert any("SingleDeviceStrategy" in note for note in stage.notes)
+
+
+def test_an_unused_layer_of_the_user_s_own_is_told_with_what_makes_find_unused_parameters_needless(
+    ranks: Ranks,
+) -> None:
+    names = ("adapter.weight", "adapter.bias")
+    layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 7, names)
+    ranks.call("fit", models=("OwnModel",))
+    ranks.record(0, OwnLayersUnused(0, 0, (layer,)))
+    ranks.train(0, find_unused=True, unused=[*names])
+    ranks.both(returned(0))
+    (note,) = ranks.stage().notes
+    assert "self.adapter.requires_grad_(False) in train.py:7" in note
+
+
+def test_a_patch_for_the_class_that_the_user_s_derives_from_is_named(ranks: Ranks) -> None:
+    ranks.call("fit", models=("OwnModel",))
+    ranks.record(0, TrainingStarted(0, 0, "OwnModel", 2, None, ("NBEATSx", "BaseWindows")))
+    ranks.both(raised(REFUSAL, ["out.weight"]))
+    assert ranks.stage().patches == ("nbeatsx-unused-out",)
+
+
+def test_what_no_patch_and_no_change_is_known_for_comes_with_what_an_issue_needs(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.both(raised("KeyError: 'y'", places=("/lib/site-packages/neuralforecast/core.py:7 in fit",)))
+    observed = ranks.stage().observed
+    assert "KeyError: 'y'" in observed[0]
+    assert "neuralforecast/core.py:7 in fit" in observed[1]

@@ -19,6 +19,7 @@ from support import MARK, ROOT, environment, processes_with, snapshot
 
 HERE = Path(__file__).parent
 HABITS = HERE / "habits.py"
+FINDINGS = HERE / "findings"
 COMMAND = (sys.executable, "-m", "nfpatch", "rehearse")
 
 Rehearse = Callable[..., "tuple[int, Any, str]"]
@@ -153,7 +154,7 @@ def test_the_list_of_callbacks_is_the_user_s_own_with_what_lightning_makes_of_it
 def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    page = (ROOT / "docs" / "rehearse.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "rehearse.md").read_text(encoding="utf-8")
     script = HERE / "scripts" / "train.py"
     assert f"```python\n{script.read_text()}```\n" in page
     place = ("--python", training_env, "--site-packages", released("1.7.4"))
@@ -215,7 +216,7 @@ def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehears
     assert "Running" not in words
     code, document, words = rehearse("3.3.0", HABITS, "logs", options=["--html", tmp_path / "none" / "page.html"])
     assert code == 4
-    assert "Make it first" in words
+    assert "does not exist" in words
 
 
 def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(
@@ -271,6 +272,78 @@ NeuralForecast([model], freq="M").fit(frame, val_size=12)
     shown = ("pass", []) if source == "patched" else ("wrong", ["validation-of-all-series"])
     assert (stage["outcome"], stage["patches"]) == shown, words
     assert code == (0 if source == "patched" else 1)
+
+
+def line_in(script: Path, text: str) -> int:
+    """The number of the one line of a script that begins so."""
+    (number,) = [n for n, line in enumerate(script.read_text().splitlines(), 1) if line.strip().startswith(text)]
+    return number
+
+
+def test_a_strategy_or_an_accelerator_that_is_an_object_stays_what_it_is(rehearse: Rehearse) -> None:
+    code, document, words = rehearse("3.3.0", FINDINGS / "one_device.py")
+    assert (code, outcomes(document)) == (0, 3 * [("fit", "pass"), ("predict", "pass")]), words
+    sizes = [{t["world_size"] for rank in stage["ranks"] for t in rank["trainings"]} for stage in document["stages"]]
+    assert sizes[::2] == [{1}, {2}, {2}]
+    noted = [any("OnThisMachine" in note for note in stage["notes"]) for stage in document["stages"]]
+    assert noted[::2] == [True, False, False]
+
+
+@pytest.mark.parametrize("source", ["patched", "released"])
+def test_a_method_that_the_script_replaces_is_named_with_the_patch_that_changes_it(
+    rehearse: Rehearse, source: str
+) -> None:
+    script = FINDINGS / "replaced.py"
+    code, document, words = rehearse("1.7.4", script, source=source)
+    assert (code, outcomes(document)) == (1, [("fit", "pass"), ("predict", "error")]), words
+    predict = document["stages"][1]
+    told = " ".join(predict["remedy"])
+    line = line_in(script, "def forecast_faster")
+    assert (predict["patches"], predict["observed"]) == ([], [])
+    for name in ("BaseWindows.predict", f"replaced.py:{line}", "predict-on-one-device"):
+        assert name in told
+
+
+def test_an_unused_layer_of_the_script_s_own_class_is_named_with_what_to_write(rehearse: Rehearse) -> None:
+    script = FINDINGS / "own_layer.py"
+    code, document, words = rehearse("3.3.0", script)
+    (fit,) = document["stages"]
+    assert (code, fit["outcome"], fit["patches"], fit["observed"]) == (1, "unused-parameters", [], []), words
+    for name in ("squeeze.0.weight", "Bottleneck", f"{script}:{line_in(script, 'self.squeeze')}"):
+        assert name in fit["detail"]
+    assert "    self.squeeze.requires_grad_(False)" in fit["remedy"]
+
+
+def test_files_that_part_the_ranks_are_one_finding_at_the_first_call(rehearse: Rehearse, tmp_path: Path) -> None:
+    script = FINDINGS / "left_by_files.py"
+    code, document, words = rehearse("3.3.0", script)
+    (fit,) = document["stages"]
+    assert (code, fit["outcome"], fit["patches"], fit["observed"]) == (1, "wrong", [], []), words
+    mark = tmp_path / "work" / "marks" / "NBEATS"
+    for name in (
+        *("rank 0 calls NeuralForecast.fit of NBEATS", "rank 1 calls NeuralForecast.fit of NHITS"),
+        *(f"left_by_files.py:{line_in(script, 'if mark.exists')}", f"{mark} is not there", f"{mark} is there"),
+        f"rank 0 writes {mark}",
+    ):
+        assert name in fit["detail"]
+    assert any("LOCAL_RANK" in line for line in fit["remedy"])
+
+
+def test_an_option_that_each_rank_draws_is_the_cause_of_what_follows(rehearse: Rehearse) -> None:
+    code, document, words = rehearse("3.3.0", FINDINGS / "drawn_width.py")
+    (fit,) = document["stages"]
+    assert (code, fit["outcome"], fit["patches"], fit["observed"]) == (1, "wrong", [], []), words
+    for name in ("NBEATS.mlp_units is [[8, ", "on rank 0", "on rank 1", "sizes"):
+        assert name in fit["detail"]
+    assert any("random" in line for line in fit["remedy"])
+
+
+def test_an_error_that_one_process_with_gpus_has_as_well_is_said_to_be_that(rehearse: Rehearse) -> None:
+    code, document, words = rehearse("2.0.1", FINDINGS / "search_on_cpu.py")
+    (fit,) = document["stages"]
+    assert (code, fit["outcome"], fit["refused_alone"], fit["patches"]) == (1, "error", True, []), words
+    assert fit["detail"].endswith("on a machine with GPUs")
+    assert any("devices=1" in line for line in fit["remedy"])
 
 
 def test_the_environment_says_nothing_to_other_processes(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Failure, Finding, shortened
-from nfpatch.engine.logs import without_site_packages
+from nfpatch.engine.logs import telling_place
+
+WHY = "The script ends there, unless it catches the error; the other ranks fail, or wait for this one."
 
 # How other ranks see that one has ended
 CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
@@ -33,15 +35,20 @@ def find(facts: CallFacts) -> Optional[Finding]:
     rank, failure = first
     is_the_same = len(failures) == len(facts.ranks) and len({each.message for _, each in failures}) == 1
     who = "every rank" if is_the_same else f"rank {rank}"
-    places = [place for place in failure.places if "/neuralforecast/" in place] or [*failure.places]
-    where = f", at {without_site_packages(places[-1])}" if places else ""
+    place = telling_place(failure.places)
+    where = f", at {place}" if place else ""
     return Finding(
         "error",
         f"{who}: {shortened(failure.message)}{where}",
         stages=STAGES.get(facts.method, ()),
         message=failure.message,
         errors=errors_in_full(failures),
+        remedy=() if not place or place.startswith("neuralforecast/") else _remedy_for_own_code(place),
     )
+
+
+def _remedy_for_own_code(place: str) -> tuple[str, ...]:
+    return (f"The script's own code raises it, at {place}.",)
 
 
 def first_failure(facts: CallFacts) -> Optional[tuple[int, Failure]]:

@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "DDP refuses unused parameters at the second step, so a shorter training shows nothing."
+
 # DDP refuses unused parameters at the second step: a training of one step shows nothing.
 FEWEST_STEPS = 2
 

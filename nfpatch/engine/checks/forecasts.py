@@ -7,6 +7,8 @@ from typing import Optional
 from nfpatch.engine.checks.hangs import STAGES
 from nfpatch.engine.facts import Answer, CallFacts, Finding
 
+WHY = "What the script goes on with, or saves, depends on the rank."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank whose forecasts are not those of the first rank."""

@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "On the GPUs the script hangs there, until the time-out of the process group (half an hour by default)."
+
 # By call, the stage of the catalog's cases that shows its hang
 STAGES = {
     "predict": "load",  # and predict, which alone also shows how multivariate models have been trained
@@ -18,7 +20,11 @@ STAGES = {
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """Which ranks have not ended the call, and where they are."""
-    waiting = {rank: each for rank, each in facts.ranks.items() if not each.is_over}
+    waiting = {
+        rank: each
+        for rank, each in facts.ranks.items()
+        if not each.is_over and (each.failed_before or not each.has_gone_on)
+    }
     if not waiting:
         return None
     absent = {rank: each.failed_before for rank, each in waiting.items() if not each.name}

@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "What follows differs from rank to rank: forecasts, saved models, and the training that goes on from them."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank that has others than the first rank."""

@@ -1,15 +1,87 @@
-"""The script goes another way on some rank."""
+"""The ranks of a script part: they make different calls, or one call with different models."""
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
-from nfpatch.engine.facts import CallFacts, Finding
+from nfpatch.engine.facts import CallFacts, Decision, Finding, RankFacts, in_file, shortened
+
+WHY = (
+    "In each step of a training the ranks exchange gradients, so every rank must make the same calls, in the same "
+    "order, with the same models and data. One that does not makes the others fail, wait, or train something else."
+)
+# What a condition looks at, by words in it, and what to do about it
+_FILES = re.compile(r"exists|is_?file|is_?dir|listdir|glob|is there|is not there|has \d+ entries")
+_RANKS = re.compile(r"rank|environ|getenv", re.IGNORECASE)
+_SAME_VALUE = (
+    "Let one process decide. With Lightning's launcher the first process starts the others, which inherit its "
+    "environment (with torchrun, set the variable before):",
+    '    choice = os.environ.setdefault("MY_CHOICE", str(...))  # before the first fit, in place of ...',
+)
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The first rank that makes another call instead."""
-    for rank, each in facts.ranks.items():
-        if each.name and (each.name, each.line) != (facts.name, facts.line):
-            return Finding("wrong", f"rank {rank} makes another call meanwhile: {each.name} in line {each.line}")
-    return None
+    """What each rank does where they do not do the same, and the line of the script that decides it."""
+    if facts.is_case or not parts(facts):
+        return None
+    words = [f"the ranks part here: {'; '.join(f'rank {rank} {_way(each)}' for rank, each in facts.ranks.items())}"]
+    if facts.decision is not None:
+        words += _decision_in_words(facts.decision)
+    return Finding("wrong", "\n".join([*words, *_what_follows(facts)]), remedy=_remedy(facts))
+
+
+def parts(facts: CallFacts) -> bool:
+    """Whether the ranks make different calls; one that a rank makes alone, and that returned, needs no other."""
+    ways = {(each.name, each.line, each.models) for each in facts.ranks.values() if each.name}
+    absent = [each for each in facts.ranks.values() if not each.name and each.has_ended and not each.failed_before]
+    return len(ways) > 1 or (bool(absent) and not is_by_one_rank(facts))
+
+
+def is_by_one_rank(facts: CallFacts) -> bool:
+    """Whether some ranks alone have made a call in which no training exchanges anything, and it returned."""
+    made = [each for each in facts.ranks.values() if each.name]
+    together = any((training.world_size or 0) > 1 for training in facts.all_trainings)
+    return len(made) < len(facts.ranks) and all(each.has_returned for each in made) and not together
+
+
+def _way(each: RankFacts) -> str:
+    if not each.name and not each.has_ended:
+        return "does not come to it"
+    if not each.name:
+        return f"ends without it ({shortened(each.error)})" if each.error else "ends without it"
+    models = f" of {', '.join(each.models)}" if each.models else ""
+    return f"calls {each.name}{models} in line {each.line}"
+
+
+def _decision_in_words(decision: Decision) -> list[str]:
+    sides = "; ".join(f"rank {rank} {side}" for rank, side in decision.sides.items())
+    place = in_file(decision.file, decision.line)
+    return [f"decided at {place}, `{decision.text}`: {sides}", *decision.writers]
+
+
+def _what_follows(facts: CallFacts) -> list[str]:
+    failures = [(rank, each.failure.message) for rank, each in facts.ranks.items() if each.failure is not None]
+    waiting = [rank for rank, each in facts.ranks.items() if each.name and not each.is_over]
+    followed = [f"rank {rank}: {shortened(message)}" for rank, message in failures]
+    followed += [f"rank {rank} hangs" for rank in waiting]
+    return [f"what follows: {'; '.join(followed)}"] if followed else []
+
+
+def _remedy(facts: CallFacts) -> tuple[str, ...]:
+    decision = facts.decision
+    errors = [f"rank {rank}: {shortened(each.error)}" for rank, each in facts.ranks.items() if each.error]
+    if errors and not all(each.error for each in facts.ranks.values()):
+        return ("The script itself raises there: " + "; ".join(errors) + ".",)
+    if decision is None:
+        return ("Make the same calls on every rank.",)
+    looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
+    if _FILES.search(looked_at):
+        return (
+            "Let no rank write what another still looks for: write it on one rank, after a call that all ranks make:",
+            '    if os.environ.get("LOCAL_RANK", "0") == "0":',
+            "        ...  # write the file here, after fit",
+        )
+    if _RANKS.search(looked_at):
+        return ("Make the call on every rank, and leave to one rank only what is no call of neuralforecast.",)
+    return _SAME_VALUE

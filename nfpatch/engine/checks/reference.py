@@ -7,6 +7,8 @@ from typing import Optional
 from nfpatch.engine.checks.hangs import STAGES
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "On several devices the script gets another result than on one."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """Each distinct difference, with the rank that has it where it is not the only one that was compared."""

@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "The saved model and the forecasts depend on the rank that made them."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank that has others than the first rank."""

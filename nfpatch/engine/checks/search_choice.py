@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "Each rank goes on with a model of its own: training them together fails, and forecasts differ."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank that has chosen another trial than the first rank."""

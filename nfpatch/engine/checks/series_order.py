@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "The ranks train one model on different targets, so that it learns something else than in one process."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank whose batches are not those of the first rank."""

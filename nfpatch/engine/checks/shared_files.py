@@ -8,13 +8,21 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding, listed
 
+WHY = "A rank may read, or leave, a file that another has written half."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The files."""
     shared = shared_files(each.written for each in facts.ranks.values())
     if not shared:
         return None
-    return Finding("wrong", f"more than one rank writes {listed(shared)}", stages=("save",))
+    return Finding("wrong", f"more than one rank writes {listed(shared)}", stages=("save",), remedy=_REMEDY)
+
+
+_REMEDY = (
+    "Where the script's own code writes it, as in a callback, let one rank do it:",
+    "    @pytorch_lightning.utilities.rank_zero_only",
+)
 
 
 def shared_files(written: Iterable[Mapping[str, set[str]]]) -> list[str]:

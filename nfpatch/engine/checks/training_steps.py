@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "A rank that stops earlier leaves the others waiting for its gradients, or with other weights."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first training of all ranks, ended on all, in which a rank took fewer or more steps than the first."""
@@ -16,5 +18,13 @@ def find(facts: CallFacts) -> Optional[Finding]:
             if each.steps != ranks[first].steps:
                 which = f"training {index + 1}" if len(facts.trainings) > 1 else "the training"
                 words = f"rank {rank} took {each.steps} steps in {which}, and rank {first} {ranks[first].steps}"
-                return Finding("wrong", words, stages=("validate",))  # early stopping by losses of their own
+                # early stopping by losses of their own
+                return Finding("wrong", words, stages=("validate",), remedy=_REMEDY)
     return None
+
+
+_REMEDY = (
+    "Where the script's own code stops it, as a callback with a clock does, let it stop after so many steps, or by a "
+    "value that all ranks share:",
+    "    loss = trainer.strategy.reduce(loss)  # the mean of all ranks",
+)

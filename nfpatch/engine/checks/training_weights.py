@@ -6,6 +6,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "The ranks no longer train one model: forecasts and saved files depend on the rank."
+
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first training of all ranks after which their weights differ."""

@@ -7,6 +7,8 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
+WHY = "Early stopping, checkpoints and searches decide by this loss."
+
 # A validation loss is a sum over series, and the ranks may add in another order.
 TOLERANCE = 1e-5
 STAGES = ("validate",)

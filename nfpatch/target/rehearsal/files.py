@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from ..events import FileChanged
-from .noting import Notes
+from .recorder import EventRecorder
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # By event: where the path stands among its arguments, and what becomes of it
@@ -16,10 +16,10 @@ CHANGING = {"os.rename": (1, "replaced"), "os.remove": (0, "removed"), "shutil.r
 NO_FILES = ("/dev/", "/proc/", "/sys/")
 
 
-def watch_files(notes: Notes) -> None:
-    """Notes each file that this process, and what it forks, writes or removes. Python 3.7 has no such events."""
+def watch_files(recorder: EventRecorder) -> None:
+    """Records each file that this process, and what it forks, writes or removes. Python 3.7 has no such events."""
     seen: set[tuple[int, str, str]] = set()
-    own = os.path.abspath(notes.spec.out) + os.sep
+    own = os.path.abspath(recorder.spec.out) + os.sep
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
         how = "opened"
@@ -32,14 +32,14 @@ def watch_files(notes: Notes) -> None:
             path = arguments[place]
         else:
             return
-        if notes.is_alone or not isinstance(path, (str, bytes)):
+        if recorder.is_reference_run or not isinstance(path, (str, bytes)):
             return
         changed = os.path.abspath(os.fsdecode(path))
-        number, _ = notes.place()
+        number, _ = recorder.place()
         if changed.startswith((own, *NO_FILES)) or "__pycache__" in changed or (number, changed, how) in seen:
             return
         seen.add((number, changed, how))
-        notes.write(FileChanged(number, changed, how))
+        recorder.write(FileChanged(number, changed, how))
 
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(look)

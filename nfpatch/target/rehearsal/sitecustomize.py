@@ -20,7 +20,7 @@ def join_rehearsal() -> None:
     assert spec is not None
     assert spec.loader is not None
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    importlib.import_module("nfpatch_target.rehearsal.watching").begin()
+    importlib.import_module("nfpatch_target.rehearsal.instrumentation").install_hooks()
 
 
 def hand_on() -> None:

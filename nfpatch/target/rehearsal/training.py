@@ -6,41 +6,44 @@ import functools
 from typing import Any
 
 from ..comparing import weights_of
-from ..events import TrainingObserved, TrainingStarted
+from ..events import OwnLayersUnused, TrainingObserved, TrainingStarted
 from ..observing import Observation, digest_of, observer_class
-from . import alone
-from .noting import Notes, notes_of_environment
+from . import reference_run
+from .own_code import own_layers
+from .recorder import EventRecorder, recorder_from_environment
 
 
-def wrap_fit(notes: Notes, trainer_class: Any) -> None:
+def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
     """Makes a trainer of neuralforecast record each training, or give a model the weights of one that has been."""
     fit = trainer_class.fit
 
     @functools.wraps(fit)
     def fitted(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
-        if not notes.calls or notes.trains_alone:
+        if not recorder.calls or recorder.trains_reference:
             return fit(self, model, *arguments, **options)
-        if notes.is_alone:
-            alone.train_again(notes, self, model)
+        if recorder.is_reference_run:
+            reference_run.restore_training(recorder, self, model)
             return None
-        notes.begin_training()
+        recorder.begin_training()
         try:
             answer = fit(self, model, *arguments, **options)
         finally:
-            notes.watch_place()
-        if notes.is_main and notes.rank == 0:
-            alone.keep(notes, self, model)
-            alone.validate(notes, self, model, options.get("datamodule"))
+            recorder.watch_place()
+        if recorder.is_main and recorder.rank == 0:
+            reference_run.snapshot_training(recorder, self, model)
+            reference_run.validate(recorder, self, model, options.get("datamodule"))
         return answer
 
     trainer_class.fit = fitted
 
 
-def watcher(notes: Notes | None = None) -> Any:
+def watcher(recorder: EventRecorder | None = None) -> Any:
     """A callback that records how each training goes."""
-    own = notes_of_environment() if notes is None else notes  # in a process that has just been made
+    own = recorder_from_environment() if recorder is None else recorder  # in a process that has just been made
 
     class Watcher(observer_class()):
+        layers: tuple[Any, ...] = ()  # those of the user's own that were recorded as unused
+
         def __reduce__(self) -> Any:
             return watcher, ()
 
@@ -66,15 +69,21 @@ def watcher(notes: Notes | None = None) -> Any:
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
             find_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters")
-            event = TrainingStarted(*own.place(), type(module).__name__, trainer.world_size, find_unused)
+            bases = [each.__name__ for each in type(module).__mro__ if each.__module__.startswith("neuralforecast.")]
+            name = type(module).__name__
+            event = TrainingStarted(*own.place(), name, trainer.world_size, find_unused, tuple(bases))
             own.write(event, trainer.global_rank)
 
         def validation_loss(self, trainer: Any) -> float | None:
-            return alone.validation_loss_of(trainer)
+            return reference_run.validation_loss_of(trainer)
 
         def report(self, trainer: Any, module: Any, has_ended: bool = False) -> None:
             number, index = own.place()
             seen = self.observation.evidence
+            layers = tuple(own_layers(module, seen.unused))
+            if layers and layers != self.layers:
+                self.layers = layers
+                own.write(OwnLayersUnused(number, index, layers), trainer.global_rank)
             event = TrainingObserved(
                 number,
                 index,

@@ -1,0 +1,87 @@
+"""What a call of neuralforecast is given, in words that can be compared between ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any, Callable
+
+# Beyond so many characters a value is compared, and not shown
+LONGEST = 80
+
+
+def options_and_data(
+    method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], models: list[Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """By name, the options of the models and of the call, and what of the call is data."""
+    import inspect
+
+    described: dict[str, str] = {}
+    for index, model in enumerate(models):
+        name = type(model).__name__
+        own = name if [type(each).__name__ for each in models].count(name) == 1 else f"{name} {index + 1}"
+        for key, value in own_options(model).items():
+            described[f"{own}.{key}"] = value
+    data: dict[str, str] = {}
+    try:
+        given = inspect.signature(method).bind(*arguments, **options).arguments
+    except (TypeError, ValueError):
+        return described, data
+    for key, value in list(given.items())[1:]:  # without the forecaster
+        words = data_in_words(value)
+        if words is not None:
+            data[key] = words
+        else:
+            simple = in_words(value)
+            if simple is not None:
+                described[key] = simple
+    return described, data
+
+
+def own_options(model: Any) -> dict[str, str]:
+    """The options of a model, as far as they are plain values; of a search those of its configuration."""
+    found: dict[str, Any] = dict(getattr(model, "hparams", None) or {})
+    config = getattr(model, "config", None)
+    if isinstance(config, dict):
+        found.update(config)
+    found.update(getattr(model, "trainer_kwargs", None) or {})
+    words = {str(key): in_words(value) for key, value in found.items()}
+    return {key: value for key, value in words.items() if value is not None}
+
+
+def in_words(value: Any) -> str | None:
+    """A plain value; of an object its class; None for what differs from process to process anyway."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (bool, int, float, str, list, tuple)):
+        return None
+    if isinstance(value, (bool, int, float, str, list, tuple, type(None))):
+        text = repr(value)
+        if " at 0x" in text:
+            return None
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
+    return None
+
+
+def data_in_words(value: Any) -> str | None:
+    """The size of a frame, or of a dataset of neuralforecast, and a digest of what is in it, in whatever order."""
+    table = value if hasattr(value, "columns") else getattr(value, "temporal", value)
+    try:
+        if hasattr(table, "hash_rows"):  # polars
+            return f"{len(table)} rows of {', '.join(table.columns)} ({int(table.hash_rows().sum()) % 2**32:08x})"
+        if hasattr(table, "to_csv") and hasattr(table, "columns"):
+            import pandas
+
+            rows = pandas.util.hash_pandas_object(table, index=table.index.name is not None)
+            names = ", ".join(map(str, table.columns))
+            return f"{len(table)} rows of {names} ({int(rows.sum()) % 2**32:08x})"
+        if table is not value and hasattr(table, "numpy"):
+            return f"{len(table)} rows ({digest(table.numpy().tobytes())})"
+    except Exception:
+        return None  # it is not known
+    return None
+
+
+def digest(content: bytes) -> str:
+    """The first characters of a SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:8]

@@ -1,0 +1,192 @@
+"""The calls of neuralforecast in a script, each recorded with where it is made, what it trains and how it ends."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import platform
+import sys
+from types import ModuleType
+from typing import Any, Callable
+
+from ..events import CallRaised, CallReturned, CallStarted, ProcessEnded, ProcessStarted, SourceImported
+from ..frames import described
+from ..observing import digest_of, parameters_named_by_torch
+from ..outcomes import message_of, places_of
+from . import reference_run
+from .arguments import options_and_data
+from .files import watch_files
+from .importing import AfterImport
+from .line_trace import watch_lookups
+from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
+from .own_code import replaced_methods
+from .recorder import EventRecorder, place_in_script, recorder_from_environment
+from .training import watcher, wrap_fit
+
+# Of the forecaster, of what searches, and of a model that is used without a forecaster
+CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
+MODEL_CALLS = ("fit", "predict")
+# How many frames of an exception are recorded
+LAST_FRAMES = 30
+# Calls that give forecasts, which one process can be asked for as well
+CALLS_WITH_REFERENCE = ("predict", "predict_insample", "cross_validation")
+BASES = {
+    "_base_auto": ("BaseAuto",),
+    "_base_model": ("BaseModel",),
+    "_base_windows": ("BaseWindows",),
+    "_base_recurrent": ("BaseRecurrent",),
+    "_base_multivariate": ("BaseMultivariate",),
+}
+
+
+def install_hooks() -> None:
+    """Watches this process, which has just started."""
+    recorder = recorder_from_environment()
+    if recorder.rank is None:
+        return
+    if recorder.is_rank:
+        recorder.write(ProcessStarted(platform.python_version()))
+        recorder.watch_place()
+        watch_files(recorder)
+        watch_lookups(recorder.trace)
+        atexit.register(record_end, recorder)
+    actions: dict[str, Callable[[ModuleType], None]] = {
+        "pytorch_lightning": functools.partial(watch_lightning, recorder),
+        "ray": functools.partial(give_ray_gpus, recorder),
+        "neuralforecast": functools.partial(record_source, recorder),
+        "neuralforecast.core": lambda module: watch_class(recorder, module.NeuralForecast, CALLS),
+    }
+    for name, classes in BASES.items():
+        actions[f"neuralforecast.common.{name}"] = functools.partial(watch_models, recorder, classes)
+    sys.meta_path.insert(0, AfterImport(actions))
+
+
+def record_end(recorder: EventRecorder) -> None:
+    """Records that the process ends by itself."""
+    if recorder.is_main:
+        recorder.trace.stop()
+        error = getattr(sys, "last_value", None)  # what nothing has caught
+        words = "" if error is None else f"{type(error).__name__}: {error}"[:1000]
+        recorder.write(ProcessEnded(tuple(recorder.trace.steps), words))
+
+
+def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
+    """Shortens and watches each trainer."""
+    pretend_gpus(recorder)
+    wrap_trainer(recorder, module.Trainer, functools.partial(watcher, recorder))
+    wrap_fit(recorder, module.Trainer)
+
+
+def record_source(recorder: EventRecorder, module: ModuleType) -> None:
+    """Records which neuralforecast it is, and traces the script from here on."""
+    recorder.write(SourceImported(module.__file__))
+    if recorder.is_main:
+        recorder.trace.start()
+
+
+def watch_models(recorder: EventRecorder, classes: tuple[str, ...], module: ModuleType) -> None:
+    """Watches models that a script uses without a forecaster."""
+    for name in classes:
+        if hasattr(module, name):
+            watch_class(recorder, getattr(module, name), MODEL_CALLS)
+
+
+def watch_class(recorder: EventRecorder, owner: Any, names: tuple[str, ...]) -> None:
+    """Watches those methods of a class that it has itself."""
+    for name in names:
+        method = owner.__dict__.get(name)
+        if isinstance(method, staticmethod):
+            setattr(owner, name, staticmethod(wrap_method(recorder, owner.__name__, name, method.__func__)))
+        elif callable(method):
+            setattr(owner, name, wrap_method(recorder, owner.__name__, name, method))
+
+
+def wrap_method(recorder: EventRecorder, owner: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which records each call that the script makes of it."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        number = recorder.enter(f"{owner}.{name}")
+        try:
+            if number is None:
+                return method(*arguments, **options)
+            state = reference_run.random_state()
+            return run_and_record(
+                recorder, reference_run.Call(number, f"{owner}.{name}", method, arguments, options, state)
+            )
+        finally:
+            recorder.leave()
+
+    return call
+
+
+def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
+    """What a call of the script's gives; how it goes is recorded."""
+    file, line = place_in_script()
+    number, subject = call.number, call.arguments[0] if call.arguments else None
+    models = reference_run.models_of(subject)
+    options, data = options_and_data(call.method, call.arguments, call.options, models)
+    labels = tuple(type(model).__name__ for model in models)
+    steps = tuple(recorder.trace.steps)
+    recorder.write(CallStarted(number, call.name, file, line, labels, search_of(models), options, data, steps))
+    for replaced in set(replaced_methods(recorder.spec.patched, models)) - recorder.replaced:
+        recorder.replaced.add(replaced)
+        recorder.write(replaced)
+    for model in models:
+        override_devices(recorder, model)
+    recorder.trained.clear()
+    try:
+        answer = call.method(*call.arguments, **call.options)
+    except BaseException as error:
+        message = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
+        unused = parameters_named_by_torch(str(error))
+        recorder.write(CallRaised(number, message[:4000], unused, tuple(places_of(error, LAST_FRAMES))))
+        if isinstance(error, Exception) and unused is None and recorder.rank == 0:
+            record_single_process_error(recorder, call, models)
+        raise
+    trained = reference_run.models_of(subject)
+    best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
+    weights = tuple(digest_of(model) for model in best if hasattr(model, "named_parameters"))
+    chosen = tuple(chosen_by(model) for model in trained if hasattr(model, "results"))
+    recorder.write(CallReturned(number, described(answer), weights, chosen))
+    if has_reference_run(recorder, call, models):
+        reference_run.replay_in_single_process(recorder, call, answer)
+    return answer
+
+
+def record_single_process_error(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> None:
+    """Records whether a call that has failed is refused to one process as well.
+
+    Of a search through ray it is not known, as its trials train elsewhere.
+    """
+    if call.name.endswith(".load") or (has_reference_run(recorder, call, models) and not recorder.trained):
+        reference_run.replay_in_single_process(recorder, call)
+    elif call.name.endswith(".fit") and models and search_of(models) != "ray-search":
+        reference_run.train_in_single_process(recorder, call)
+
+
+def has_reference_run(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> bool:
+    """Whether one process can be asked for what this call gives: forecasts, and no search on the way to them."""
+    name = call.name.partition(".")[2]
+    return (
+        recorder.rank == 0
+        and name in CALLS_WITH_REFERENCE
+        and not (name == "cross_validation" and any(map(is_search, models)))
+    )
+
+
+def search_of(models: list[Any]) -> str:
+    """By which stage of a proof a search shows, if a model is one; empty else."""
+    backends = [getattr(model, "backend", "ray") for model in models if is_search(model)]
+    return "" if not backends else "search" if "optuna" in backends else "ray-search"
+
+
+def chosen_by(model: Any) -> str:
+    """The trial that a search has found best, with the number of trials."""
+    results = model.results
+    if hasattr(results, "best_trial"):
+        best = results.best_trial
+        return f"trial {best.number} of {len(results.trials)}: {best.params}, loss {best.value}"
+    best = results.get_best_result()
+    numbers = {name: value for name, value in best.config.items() if isinstance(value, (bool, int, float, str))}
+    return "of {} trials: {}, loss {}".format(len(results), numbers, best.metrics.get("loss"))

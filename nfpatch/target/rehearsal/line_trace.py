@@ -1,0 +1,156 @@
+"""Which lines of the user's own code are run between two calls of neuralforecast, and what their conditions look at.
+
+Where the ranks of a script part, the first line from which they go on differently is what decided. Only the main
+thread is traced, from the import of neuralforecast on, as tracing makes imports slower; only outside of its calls; and
+only the first LONGEST lines after each.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import os
+import sys
+from types import FrameType
+from typing import Any, Callable
+
+from ..events import Step
+from .own_code import is_users
+
+LONGEST = 500
+LONGEST_VALUE = 60
+SIMPLE = (bool, int, float, str, type(None), os.PathLike)
+
+
+class LineTrace:
+    """The lines that were run since the last call."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self._conditions: dict[str, dict[int, list[ast.AST]] | None] = {}  # by file; None for others' code
+        self._on_call: Any = self._enter_frame  # one and the same object, by which it is recognized
+
+    def start(self) -> None:
+        """Begins again, in the functions under way too, unless a debugger or a coverage tool traces."""
+        self.steps = []
+        if sys.gettrace() is not None:
+            return
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if self.is_own(frame.f_code.co_filename):
+                frame.f_trace = self._on_line
+            frame = frame.f_back
+        sys.settrace(self._on_call)
+
+    def stop(self) -> None:
+        """Ends it."""
+        if sys.gettrace() is self._on_call:
+            sys.settrace(None)
+
+    def is_own(self, file: str) -> bool:
+        """Whether this is a file of the user's, and neither of Python nor of an installed package."""
+        if file not in self._conditions:
+            self._conditions[file] = conditions_in(file) if is_users(file) else None
+        return self._conditions[file] is not None
+
+    def look_at(self, what: str) -> None:
+        """Adds to the line under way what it looks at."""
+        if self.steps and what not in self.steps[-1].seen:
+            last = self.steps[-1]
+            self.steps[-1] = Step(last.file, last.line, last.function, (*last.seen, what))
+
+    def _enter_frame(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._on_line if self.is_own(frame.f_code.co_filename) else None
+
+    def _on_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line":
+            if len(self.steps) >= LONGEST:
+                self.stop()
+                return None
+            file, line = frame.f_code.co_filename, frame.f_lineno
+            conditions = self._conditions[file] or {}
+            seen = values_in(conditions[line], frame) if line in conditions else ()
+            self.steps.append(Step(os.path.abspath(file), line, frame.f_code.co_name, seen))
+        return self._on_line
+
+
+def conditions_in(file: str) -> dict[int, list[ast.AST]]:
+    """The conditions of a source file, by the line on which their statement begins."""
+    found: dict[int, list[ast.AST]] = {}
+    try:
+        with open(file, "rb") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError):
+        return found
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
+            found.setdefault(node.lineno, []).append(node.test)
+    return found
+
+
+def values_in(conditions: list[ast.AST], frame: FrameType) -> tuple[str, ...]:
+    """The names in conditions that have simple values, and the variables of the environment, each with its value."""
+    seen: dict[str, None] = {}
+    for node in (node for condition in conditions for node in ast.walk(condition)):
+        if isinstance(node, ast.Name):
+            value = frame.f_locals.get(node.id, frame.f_globals.get(node.id, builtins))
+            if isinstance(value, SIMPLE):
+                seen[f"{node.id} is {shown(value)}"] = None
+        elif isinstance(node, (ast.Call, ast.Subscript)):
+            variable = variable_in(node)
+            if variable is not None:
+                seen[f"{variable} in the environment is {shown(os.environ.get(variable))}"] = None
+    return tuple(seen)
+
+
+def variable_in(node: Any) -> str | None:
+    """The variable of the environment that `os.environ[...]`, `os.environ.get(...)` or `os.getenv(...)` looks up."""
+    if isinstance(node, ast.Subscript):
+        owner, name = node.value, getattr(node.slice, "value", node.slice)  # a node, before Python 3.9
+    elif node.args:
+        owner, name = node.func, node.args[0]
+    else:
+        return None
+    name = getattr(name, "value", getattr(name, "s", name))  # of a string
+    names = {getattr(each, kind, "") for each in ast.walk(owner) for kind in ("id", "attr")}
+    return name if isinstance(name, str) and names & {"environ", "getenv"} else None
+
+
+def shown(value: Any) -> str:
+    """A value in so many characters."""
+    text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
+
+
+def watch_lookups(trace: LineTrace) -> None:
+    """Lets the trace see which files the user's own code looks for, and whether they are there."""
+    import glob
+    import pathlib
+
+    owners: list[tuple[Any, tuple[str, ...]]] = [
+        (os.path, ("exists", "isfile", "isdir")),
+        (pathlib.Path, ("exists", "is_file", "is_dir")),
+        (os, ("listdir",)),
+        (glob, ("glob",)),
+    ]
+    for owner, names in owners:
+        for name in names:
+            setattr(owner, name, looking_up(trace, getattr(owner, name)))
+
+
+def looking_up(trace: LineTrace, look: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose answers to the user's own code the trace sees."""
+
+    @functools.wraps(look)
+    def answered(*arguments: Any, **options: Any) -> Any:
+        answer = look(*arguments, **options)
+        path = arguments[0] if arguments else None
+        if trace.steps and isinstance(path, (str, os.PathLike)) and trace.is_own(sys._getframe(1).f_code.co_filename):
+            words = (
+                f"has {len(answer)} entries" if isinstance(answer, list) else "is there" if answer else "is not there"
+            )
+            trace.look_at(f"{os.path.abspath(path)} {words}")
+        return answer
+
+    return answered

@@ -1,0 +1,260 @@
+"""What is changed of a script: it trains on N CPU processes, in fewer steps and trials, and takes the way of N GPUs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from types import ModuleType
+from typing import Any, Callable
+
+from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
+from ..outcomes import message_of
+from ..pretended.pretended_gpus import pretend
+from .recorder import EventRecorder
+
+# What Lightning has no CPU for
+NEEDS_GPUS = ("fsdp", "deepspeed", "bagua", "colossalai", "xla", "hpu", "model_parallel")
+# The trainer's own defaults
+EVERY_DEVICE = (-1, "-1", "auto")
+ON_GPUS = (None, "auto", "gpu", "cuda")
+
+
+def pretend_gpus(recorder: EventRecorder) -> None:
+    """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
+
+    torch itself, and any other library, sees what is there.
+    """
+    import torch
+
+    pretend(recorder.spec.devices)
+    package = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
+
+    def is_available() -> bool:
+        asker = sys._getframe(1)
+        of_neuralforecast = str(asker.f_globals.get("__name__")).partition(".")[0] == "neuralforecast"
+        return of_neuralforecast or not os.path.abspath(asker.f_code.co_filename).startswith(package + os.sep)
+
+    torch.cuda.is_available = is_available
+
+
+def give_ray_gpus(recorder: EventRecorder, ray: ModuleType) -> None:
+    """Lets ray have as many GPUs when it starts here."""
+    begin = ray.init
+
+    @functools.wraps(begin)
+    def init(*arguments: Any, **options: Any) -> Any:
+        if not arguments and options.get("address") in (None, "local"):
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
+            options.setdefault("num_gpus", recorder.spec.devices)
+        return begin(*arguments, **options)
+
+    ray.init = init  # type: ignore[attr-defined]
+
+
+def override_devices(recorder: EventRecorder, model: Any) -> None:
+    """Makes a model train on all processes, however many the script names; also one that a search makes.
+
+    HINT has another in it.
+    """
+    if is_search(model):
+        shorten_search(recorder, model)
+    for one in (model, getattr(model, "model", None)):
+        arguments = getattr(one, "trainer_kwargs", None)
+        if isinstance(arguments, dict):
+            record_overrides(recorder, apply_device_overrides(recorder, arguments))
+
+
+def is_search(model: Any) -> bool:
+    """Whether a model is one of the `Auto...`, which search for the best of several."""
+    return hasattr(model, "num_samples") and hasattr(model, "config")
+
+
+def is_on_gpus(arguments: dict[str, Any]) -> bool:
+    """Whether a trainer takes GPUs, where there are any."""
+    from pytorch_lightning import accelerators
+
+    own = getattr(arguments.get("strategy"), "_accelerator", None)
+    accelerator = arguments.get("accelerator") if own is None else own
+    if accelerator is None or isinstance(accelerator, str):
+        return accelerator in ON_GPUS
+    return isinstance(accelerator, getattr(accelerators, "CUDAAccelerator", ()))
+
+
+def is_for_one_device(strategy: Any) -> bool:
+    """Whether a strategy is an object that works on one device only, as one of Lightning's or of the user's own."""
+    from pytorch_lightning import strategies
+
+    return isinstance(strategy, strategies.Strategy) and not isinstance(strategy, strategies.ParallelStrategy)
+
+
+def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
+    """Lets the strategy of a trainer have its own accelerator and device, in place; what was changed, in words.
+
+    neuralforecast itself adds an accelerator and all devices where there are GPUs. What another trainer has made of a
+    strategy stays.
+    """
+    strategy: Any = arguments.get("strategy")
+    if not hasattr(strategy, "_lightning_module") or strategy._lightning_module is not None:
+        return []
+    changes = []
+    if strategy._accelerator is not None and arguments.get("accelerator") is not None:
+        other = arguments.pop("accelerator")
+        changes.append(
+            f"accelerator={other!r} is left out: the strategy has one, and one process is refused two as well"
+        )
+    if is_for_one_device(strategy):
+        if arguments.get("devices", 1) != 1:
+            changes.append("devices={!r} is 1, as the strategy is for one device".format(arguments["devices"]))
+        arguments["devices"] = 1
+    elif getattr(strategy, "parallel_devices", None):
+        changes.append("the devices of the strategy are left out")
+        strategy.parallel_devices = None
+    return changes
+
+
+def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -> list[str]:
+    """Sets the devices of a trainer, in place; what was changed, in words.
+
+    An accelerator that is an object stays, and so does that of a strategy, beside which there must be no other. A
+    strategy for one device keeps it.
+    """
+    count = recorder.spec.devices
+    accelerator = arguments.get("accelerator")
+    changes = suited_to_strategy(arguments)
+    if isinstance(accelerator, str) and accelerator not in (*ON_GPUS, "cpu"):
+        changes.append(f"accelerator={accelerator!r} is taken for a GPU")
+        arguments["accelerator"] = "gpu"
+    if is_for_one_device(arguments.get("strategy")):
+        return changes
+    for name in [name for name in ("devices", "gpus", "num_processes") if arguments.get(name) is not None]:
+        asked = arguments[name]
+        is_all = asked in EVERY_DEVICE if not isinstance(asked, (list, tuple)) else False
+        if not (is_all and is_on_gpus(arguments)) and asked != count:
+            changes.append(f"{name}={asked!r} is {count}")
+            arguments[name] = count
+    if "devices" not in arguments and "gpus" not in arguments:
+        arguments["devices"] = count
+    if arguments.get("num_nodes", 1) != 1:
+        changes.append("num_nodes={} is 1".format(arguments["num_nodes"]))
+        arguments["num_nodes"] = 1
+    return changes
+
+
+def shorten_search(recorder: EventRecorder, model: Any) -> None:
+    """Caps the trials of a search, and widens the devices of its configuration."""
+    trials, config = recorder.spec.trials, model.config
+    if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
+        record_overrides(recorder, [f"num_samples={model.num_samples} is {trials}"])
+        model.num_samples = trials
+    if isinstance(config, dict):
+        if "devices" in config:
+            record_overrides(recorder, apply_device_overrides(recorder, config))
+    elif callable(config) and not hasattr(config, "is_rehearsed"):
+
+        def configured(trial: Any) -> Any:
+            chosen = config(trial)
+            if "devices" in chosen:
+                record_overrides(recorder, apply_device_overrides(recorder, chosen))
+            return chosen
+
+        configured.is_rehearsed = True  # type: ignore[attr-defined]
+        model.config = configured
+
+
+def record_overrides(recorder: EventRecorder, changes: list[str]) -> None:
+    """Records what was changed; not of a trainer of this process alone, which is none of the script's."""
+    for what in changes if not recorder.is_reference_run else ():
+        recorder.write(OptionOverridden(what))
+
+
+def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer for a rehearsal.
+
+    Raises ValueError for a strategy that no CPU process can follow.
+    """
+    shorter = dict(arguments)
+    changes = suited_to_strategy(shorter)
+    refuse_without_gpus(shorter.get("strategy"))
+    steps = recorder.spec.max_steps
+    if steps is not None:
+        asked = shorter.get("max_steps")
+        if asked is None or not 0 <= asked <= steps:
+            changes.append(f"max_steps={asked} is {steps}")
+            shorter["max_steps"] = steps
+        if isinstance(shorter.get("min_steps"), int) and shorter["min_steps"] > steps:
+            shorter["min_steps"] = steps
+        every = shorter.get("val_check_interval")
+        if isinstance(every, int) and not isinstance(every, bool) and every > steps:
+            changes.append(f"val_check_interval={every} is {steps}")
+            shorter["val_check_interval"] = steps
+    if str(shorter.get("precision", 32)).startswith("16"):
+        changes.append("precision={!r} is 32, as the CPU has no such".format(shorter["precision"]))
+        shorter["precision"] = 32
+    if shorter.get("sync_batchnorm"):
+        changes.append("sync_batchnorm is off, as the CPU has none")
+        shorter["sync_batchnorm"] = False
+    strategy: Any = shorter.get("strategy")
+    if is_for_one_device(strategy) and not recorder.is_reference_run:
+        number, _ = recorder.place()
+        recorder.write(OneDeviceOnly(number, type(strategy).__name__))
+    if getattr(strategy, "_process_group_backend", None) not in (None, "gloo"):
+        changes.append(f"process_group_backend={strategy._process_group_backend!r} is 'gloo'")
+        strategy._process_group_backend = "gloo"
+    record_overrides(recorder, changes)
+    return shorter
+
+
+def refuse_without_gpus(strategy: Any) -> None:
+    """Raises ValueError for a strategy that needs GPUs."""
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if any(word in name.lower() for word in NEEDS_GPUS):
+        raise ValueError(f"strategy {name} needs GPUs, so that it cannot be rehearsed on the CPU")
+
+
+def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    less = ("strategy", "num_nodes", "callbacks", "gpus", "num_processes", "plugins", "enable_progress_bar")
+    own = {"accelerator": "cpu", "devices": 1, "plugins": [LightningEnvironment()], "logger": False}
+    quiet = {"enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    return {**{name: value for name, value in arguments.items() if name not in less}, **own, **quiet}
+
+
+def make_for_one_device(
+    recorder: EventRecorder, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]
+) -> None:
+    """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
+    own = {name: value for name, value in arguments.items() if name != "strategy" or not isinstance(value, str)}
+    for name in ("devices", "gpus", "num_processes"):
+        if own.get(name) == recorder.spec.devices:
+            own[name] = 1
+    number, _ = recorder.place()
+    try:
+        begin(trainer.__new__(trainer), **own)
+    except Exception as error:
+        recorder.write(ReferenceMade(number, error=message_of(error)[:1000], needs_gpus=True))
+
+
+def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], Any]) -> None:
+    """Makes each trainer of neuralforecast's a shortened and watched one, or one of this process alone."""
+    begin = trainer.__init__
+
+    @functools.wraps(begin)
+    def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
+        if recorder.calls and recorder.is_reference_run:
+            arguments = for_one_process(shortened(recorder, arguments))
+        elif recorder.calls:
+            arguments = shortened(recorder, arguments)
+        try:
+            begin(self, *positional, **arguments)
+        except Exception:
+            if recorder.calls and not recorder.is_reference_run and recorder.is_main and recorder.rank == 0:
+                make_for_one_device(recorder, trainer, begin, arguments)
+            raise
+        if recorder.calls and not recorder.is_reference_run:
+            # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
+            self.callbacks = [watcher(), *self.callbacks]
+
+    trainer.__init__ = __init__

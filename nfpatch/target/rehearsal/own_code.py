@@ -1,0 +1,141 @@
+"""What is the user's own: source files, methods that stand in for neuralforecast's, and layers of a model."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..events import MethodReplaced, OwnLayerUnused
+
+NFPATCH = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+PYTHON = tuple(
+    os.path.abspath(sysconfig.get_paths()[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+
+
+def is_users(file: str) -> bool:
+    """Whether a source file is the user's, and neither of Python nor of an installed package."""
+    path = os.path.abspath(file)
+    package = getattr(sys.modules.get("neuralforecast"), "__file__", None)
+    others = (NFPATCH, *PYTHON, *(() if package is None else (os.path.dirname(package) + os.sep,)))
+    return not path.startswith(others) and "-packages" + os.sep not in path and os.path.isfile(path)
+
+
+def replaced_methods(functions: Iterable[str], models: Iterable[Any]) -> Iterator[MethodReplaced]:
+    """Those of these functions of neuralforecast for which the script has put others, or which these models override.
+
+    A replacement that calls the original is none.
+    """
+    classes = {each for model in models for each in (type(model), type(getattr(model, "model", model)))}
+    for function in functions:
+        file, _, name = function.partition(":")
+        module = sys.modules.get(file[: -len(".py")].replace("/", "."))
+        owner_name, _, method = name.rpartition(".")
+        owner = getattr(module, owner_name, None) if owner_name else module
+        if owner is None:
+            continue
+        owners = [owner]
+        if isinstance(owner, type):
+            owners += [each for each in classes if issubclass(each, owner)]
+        for each in owners:
+            found = getattr(each, method, None)
+            code = code_of(found)
+            if code is not None and is_users(code.co_filename) and not calls_original(found, method):
+                yield MethodReplaced(function, os.path.abspath(code.co_filename), code.co_firstlineno)
+
+
+def code_of(function: Any) -> Any:
+    """The code of a function, without what wraps it and says so; None of what has none."""
+    try:
+        return getattr(inspect.unwrap(function), "__code__", None)
+    except ValueError:
+        return None
+
+
+def calls_original(function: Any, method: str) -> bool:
+    """Whether a replacement refers to the function that it stands for: by `super()`, or by a name that it has kept."""
+    inner = inspect.unwrap(function)
+    code = inner.__code__
+    if "super" in code.co_names and method in code.co_names:
+        return True
+    try:
+        kept = list(inspect.getclosurevars(inner).nonlocals.values())
+    except (TypeError, ValueError):
+        kept = []
+    kept += [inner.__globals__.get(name) for name in code.co_names]
+    codes = [code_of(value) for value in kept if callable(value)]
+    return any(each is not None and each.co_name == method and not is_users(each.co_filename) for each in codes)
+
+
+def own_layers(model: Any, unused: Iterable[str]) -> list[OwnLayerUnused]:
+    """The layers with these unused parameters that classes of the user's make."""
+    names = list(unused)
+    found: dict[tuple[str, str], OwnLayerUnused] = {}
+    for name in names:
+        made = layer_in_own_class(model, whole_layer(model, name, set(names)))
+        if made is None:
+            continue
+        layer, owner, file, line = made
+        before = found.get((layer, owner))
+        parameters = (name,) if before is None else (*before.parameters, name)
+        found[layer, owner] = OwnLayerUnused(layer, owner, file, line, parameters)
+    return list(found.values())
+
+
+def whole_layer(model: Any, name: str, unused: set[str]) -> list[str]:
+    """The path of the outermost module with this parameter that has none but unused ones; else the parameter's own."""
+    path = name.split(".")
+    trained = [each for each, parameter in model.named_parameters() if parameter.requires_grad and each not in unused]
+    for length in range(1, len(path)):
+        if not any(each.startswith(".".join(path[:length]) + ".") for each in trained):
+            return path[:length]
+    return path
+
+
+def layer_in_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int] | None:
+    """What a class of the user's calls the layer at this path, the class, and file and line; None if none makes it."""
+    for length in range(len(path) - 1, -1, -1):
+        owner = model
+        for part in path[:length]:
+            owner = getattr(owner, part)
+        for each in type(owner).__mro__:
+            file = getattr(sys.modules.get(each.__module__), "__file__", None)
+            line = None if file is None else line_of_attribute(file, each.__qualname__, path[length])
+            if file is None or line is None:
+                continue
+            if is_users(file):
+                return expression(path[length:]), each.__qualname__, os.path.abspath(file), line
+            if each.__module__.partition(".")[0] == "neuralforecast":
+                return None
+            break  # a library's own layer, as `Linear`: what it belongs to is looked at next
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
+    """The line on which a class assigns an attribute of its instances; None if it does not."""
+    try:
+        with open(file, "rb") as source:
+            tree = ast.parse(source.read())
+    except (OSError, SyntaxError, ValueError):
+        return None
+    name = class_name.rpartition(".")[2]
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
+    lines = [
+        node.lineno
+        for each in classes
+        for node in ast.walk(each)
+        if isinstance(node, ast.Attribute) and node.attr == attribute and isinstance(node.ctx, ast.Store)
+    ]
+    return min(lines, default=None)
+
+
+def expression(path: list[str]) -> str:
+    """The layer at this path as a method of its owner names it."""
+    return "self" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path)

@@ -1,0 +1,195 @@
+"""What one process gives, asked of the first rank, in its own process, between two statements of the script.
+
+A call is made again with a trainer for this process alone. Where it trains, it is given the weights with which the
+training of all ranks has ended, so that what differs is not what was learned.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, NamedTuple
+
+from ..comparing import start_from, weights_of
+from ..events import ReferenceMade
+from ..frames import as_pandas, difference_of
+from ..outcomes import message_of
+from .recorder import EventRecorder, Trained
+
+# By release, the name of the loss that neuralforecast reports of a validation
+VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
+
+
+def random_state() -> Any:
+    """Where the streams of random numbers are."""
+    import numpy
+    import torch
+
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+
+
+def restore_random_state(state: Any) -> None:
+    """Puts the streams of random numbers where they were."""
+    import numpy
+    import torch
+
+    random.setstate(state[0])
+    numpy.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+
+
+def snapshot_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
+    """Keeps what a training has come to until the call has ended."""
+    recorder.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
+
+
+def restore_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
+    """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
+    if not recorder.trained:
+        raise LookupError("one process trains more often")
+    trained = recorder.trained.pop(0)
+    start_from(model, trained.weights)
+    restore_random_state(trained.random_state)
+    trainer._logger_connector._callback_metrics.update(trained.metrics)
+
+
+@contextmanager
+def single_process(recorder: EventRecorder) -> Iterator[None]:
+    """What neuralforecast is called for meanwhile, this process does alone; its random numbers come as they would."""
+    kept = random_state()
+    recorder.is_reference_run = True
+    try:
+        yield
+    finally:
+        recorder.is_reference_run = False
+        restore_random_state(kept)
+        recorder.watch_place()
+
+
+@contextmanager
+def restored_model(model: Any) -> Iterator[None]:
+    """Puts the attributes of a model back, its lists and hyper-parameters too, which a trainer changes in place."""
+    attributes = dict(vars(model))
+    lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
+    own: dict[str, Any] = attributes.get("_hparams", {})
+    hyperparameters = dict(own)
+    try:
+        yield
+    finally:
+        vars(model).clear()
+        vars(model).update({**attributes, **lists})
+        own.clear()
+        own.update(hyperparameters)
+
+
+def models_of(subject: Any) -> list[Any]:
+    """The models of a forecaster; a model itself. 1.6.0 keeps those that it has trained apart."""
+    models = getattr(subject, "models_fitted", getattr(subject, "models", None))
+    if isinstance(models, list):
+        return list(models)
+    return [subject] if hasattr(subject, "named_parameters") else []
+
+
+class Call(NamedTuple):
+    """A call of the script's, as it can be made again; `state` is where the random numbers were when it began."""
+
+    number: int
+    name: str
+    method: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    state: Any
+
+    def replay(self, subject: Any) -> Any:
+        """What it gives, of another forecaster, or for `load` the same path, in this process alone."""
+        restore_random_state(self.state)
+        return self.method(subject, *self.arguments[1:], **self.options)
+
+
+def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = None) -> None:
+    """Makes a call again, of a shallow copy of the forecaster, and records in what its answer differs.
+
+    Where all ranks together got no answer, it is recorded whether one process is refused as well.
+    """
+    try:
+        with ExitStack() as kept:
+            for model in models_of(call.arguments[0]):
+                kept.enter_context(restored_model(model))
+            kept.enter_context(single_process(recorder))
+            expected = as_pandas(call.replay(copy.copy(call.arguments[0])))
+    except Exception as error:
+        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
+        return
+    finally:
+        recorder.trained.clear()
+    if expected is not None:
+        differ = None if answer is None else difference_of(as_pandas(answer), expected)
+        recorder.write(ReferenceMade(call.number, differ=differ))
+
+
+def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
+    """Makes a call again that has failed where it trains, with a copy of the models, and records how that ends."""
+    twin = copy.copy(call.arguments[0])
+    for model in models_of(twin):
+        vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
+    try:
+        twin = copy.deepcopy(twin)
+    except Exception:
+        return  # it is not known: the copy is ours
+    recorder.trains_reference = True
+    try:
+        with single_process(recorder):
+            call.replay(twin)
+    except Exception as error:
+        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
+    finally:
+        recorder.trains_reference = False
+
+
+def validation_loss_of(trainer: Any) -> float | None:
+    """The loss of the last validation; None if there was none."""
+    for name in VALIDATION_LOSSES:
+        if name in trainer.callback_metrics:
+            return float(trainer.callback_metrics[name])
+    return None
+
+
+def is_sampled(model: Any) -> bool:
+    """Whether a validation draws forecasts of a distribution, to hold them against a loss of another kind."""
+    losses = [getattr(model, name, None) for name in ("loss", "valid_loss")]
+    is_distribution, is_judged_as_one = (getattr(loss, "is_distribution_output", False) for loss in losses)
+    return bool(is_distribution) and not is_judged_as_one
+
+
+def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any) -> None:
+    """Records the validation loss of all series in one process, with the weights of the last validation.
+
+    Not where it is a matter of chance, nor where those weights were another process's and are gone.
+    """
+    if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
+        return
+    if recorder.validated is None and not is_validated_last(trainer):
+        return
+    import pytorch_lightning
+
+    number, index = recorder.place()
+    trains, trained = model.training, weights_of(model)
+    try:
+        with restored_model(model), single_process(recorder):
+            start_from(model, recorder.validated or trained)
+            judge = pytorch_lightning.Trainer()
+            judge.validate(model, datamodule=datamodule, verbose=False)
+        recorder.write(ReferenceMade(number, index, validation_loss_of(judge)))
+    except Exception as error:
+        recorder.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
+    finally:
+        start_from(model, trained)
+        model.train(trains)
+
+
+def is_validated_last(trainer: Any) -> bool:
+    """Whether the last step of a training was followed by a validation."""
+    every = trainer.val_check_interval
+    return not isinstance(every, int) or trainer.global_step % every == 0
