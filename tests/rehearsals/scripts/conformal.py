@@ -19,10 +19,8 @@ test = df.groupby("unique_id").tail(horizon)
 train = df.drop_duplicates(["unique_id", "ds"]).merge(test[["unique_id", "ds"]], how="left", indicator=True)
 train = train[train["_merge"] == "left_only"].drop(columns="_merge")
 
-models = [
-    NHITS(h=horizon, input_size=2 * horizon, loss=MAE(), max_steps=150, scaler_type="standard"),
-    BiTCN(h=horizon, input_size=2 * horizon, loss=MAE(), hidden_size=8, max_steps=80, scaler_type="standard"),
-]
+common = dict(h=horizon, input_size=2 * horizon, loss=MAE(), scaler_type="standard", accelerator="auto", strategy="ddp")
+models = [NHITS(max_steps=150, **common), BiTCN(max_steps=80, hidden_size=8, **common)]
 nf = NeuralForecast(models=models, freq="h")
 nf.fit(df=train, prediction_intervals=PredictionIntervals(n_windows=2, method="conformal_error"))
 forecasts = nf.predict(level=[80, 95])

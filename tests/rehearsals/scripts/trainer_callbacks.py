@@ -46,7 +46,7 @@ model = NHITS(
     max_steps=500,
     batch_size=1,
     learning_rate=1e-3,
-    callbacks=[LossLog("loss.csv"), StopWhenGood(15000.0), LearningRateMonitor()],
+    callbacks=[LossLog("loss.csv"), StopWhenGood(5100.0), LearningRateMonitor()],
     logger=CSVLogger("logs"),
 )
 nf = NeuralForecast(models=[model], freq="ME")
