@@ -156,8 +156,6 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
-        if parting_calls.parts(each.facts):
-            break  # it has a cause of its own
         if cause is None and different_data.because_of_arguments(each.facts, "") is not None:
             cause = index
     followed = [

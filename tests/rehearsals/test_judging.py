@@ -627,6 +627,7 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
 ) -> None:
     path = "/home/me/NHITS.done"
     ranks.record(0, FileChanged(-1, path, "opened"))
+    ranks.record(0, FileChanged(-1, "/home/me/other", "opened"))
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
         seen = f"{path} is {'not ' * (1 - rank)}there"
         way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
@@ -645,7 +646,15 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
     ):
         assert words in stage.detail
     assert stage.why
+    assert "/home/me/other" not in stage.detail
     assert any("LOCAL_RANK" in line for line in stage.remedy)
+
+
+def test_where_ranks_part_in_a_loop_is_before_they_part_in_its_next_turn(ranks: Ranks) -> None:
+    ranks.record(0, started("fit", models=("NHITS",), line=13, steps=steps(7, 8, 10, 11, 13)))
+    ranks.record(1, started("fit", models=("NBEATS",), line=13, steps=steps(7, 8, 9, 7, 8, 10, 12, 13)))
+    ranks.both(returned(0))
+    assert "decided at train.py:8" in ranks.stage().detail
 
 
 def test_a_loop_that_waits_is_not_where_the_ranks_part(ranks: Ranks) -> None:
@@ -725,8 +734,9 @@ def test_what_all_ranks_raise_alike_does_not_follow_from_other_arguments(ranks: 
 
 def test_what_a_patch_fixes_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
     for rank in (0, 1):
-        ranks.record(rank, started("predict", options={"path": f"run-{rank}"}))
-    ranks.both(raised("IndexError: list index out of range"))
+        ranks.record(rank, started("predict", options={"NHITS.learning_rate": str(rank)}))
+    ranks.record(0, returned(0))
+    ranks.record(1, raised("IndexError: list index out of range"))
     stage = ranks.stage()
     assert (stage.outcome, stage.patches) == ("error", ("predict-on-one-device",))
 
