@@ -824,3 +824,15 @@ def test_what_no_patch_and_no_change_is_known_for_comes_with_what_an_issue_needs
     observed = ranks.stage().observed
     assert "KeyError: 'y'" in observed[0]
     assert "neuralforecast/core.py:7 in fit" in observed[1]
+
+
+def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={"NHITS.random_seed": str(rank)}))
+    ranks.both(returned(0))
+    for rank, line in ((0, 12), (1, 14)):
+        ranks.record(rank, started("fit", 1, line=line))
+    ranks.both(returned(1))
+    fit, other = ranks.stages()
+    assert (fit.ok, other.ok) == (True, False)
+    assert "in line 14" in other.detail
