@@ -4,11 +4,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
+.PHONY: test quick test-releases new-patch lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env rehearsals-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
 
-test: lint wheels lowest training-env runtime  ## everything that CI runs
+quick: .venv/ready  ## the tests that need no wheels, no torch and no network, as a bare `pytest` does
+	$(BIN)/python -m pytest
+
+test: lint wheels lowest training-env runtime  ## everything that CI runs: all tests but those of the targets below
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/runtime
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not every_release" --ignore=tests/runtime
+
+test-releases: wheels training-env  ## the long matrices over the releases, of which `make test` runs a sample
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m every_release --ignore=tests/runtime
+
+new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate
+	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID)
 
 lint: .venv/ready
 	@echo "== ruff, mypy"
@@ -24,10 +33,10 @@ runtime: .venv/ready training-env  ## the runtime modules: types, and tests in t
 lowest: wheels  ## the quick tests with the lowest dependencies that are admitted
 	PYTHONPATH=. $(BIN)/python scripts/versions.py --lowest
 
-versions: wheels  ## docs/versions.md: the quick tests on every Python that is found, with the lowest and the newest
+versions: wheels  ## docs/results/versions.md: the quick tests on every Python that is found, with the lowest and the newest
 	PYTHONPATH=. $(BIN)/python scripts/versions.py
 
-mutants: wheels .cache/mutants/ready  ## docs/mutants.md: what the tests find of faults that are put into the code
+mutants: wheels .cache/mutants/ready  ## docs/results/mutants.md: what the tests find of faults that are put into the code
 	.cache/mutants/bin/python scripts/mutants.py
 
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
@@ -44,10 +53,12 @@ training-env: .cache/training/ready
 audit-env: .cache/audit/ready
 old-env: .cache/old/ready
 spark-env: .cache/spark/ready
+rehearsals-env: .cache/rehearsals/ready
 
 .cache/audit/ready: scripts/training-env.txt
 .cache/old/ready: PYTHON = $(OLD_PYTHON)
 .cache/spark/ready: scripts/training-env.txt
+.cache/rehearsals/ready: scripts/training-env.txt
 .cache/%/ready: scripts/%-env.txt
 	@sed -n 's/^#/==/p' $< && echo "== (some minutes, once)"
 	rm -rf .cache/$*
@@ -64,12 +75,12 @@ spark-env: .cache/spark/ready
 fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 	$(BIN)/python scripts/fingerprints.py
 
-catalog: .venv/ready  ## docs/catalog.md from the patches
+catalog: .venv/ready  ## docs/results/catalog.md from the patches
 	PYTHONPATH=. $(BIN)/python scripts/catalog_page.py
 
 # OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
 OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)
-matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the proof of every release; docs/models.md, matrix.svg: its models
+matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/results/matrix.md: the proof of every release; models.md, matrix.svg: its models
 	PYTHONPATH=. $(BIN)/python scripts/matrix.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/audit_matrix.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/journeys.py --python .cache/audit/bin/python $(OLD)
@@ -78,7 +89,7 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/matrix.md: the pro
 journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
 	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
 
-rehearsals: training-env wheels  ## docs/rehearsals.md: scripts as users write them, rehearsed as released and healed
+rehearsals: rehearsals-env wheels  ## docs/results/rehearsals.md: scripts as users write them, rehearsed released and patched
 	PYTHONPATH=. $(BIN)/python scripts/rehearsals.py
 
 spark: spark-env wheels  ## the proof on Spark in local mode, of one release of each kind; it takes a Java
@@ -103,16 +114,16 @@ audit: audit-env .venv/ready  ## every model of one release, RELEASE, also those
 	.cache/audit/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --target .cache/audited neuralforecast==$(RELEASE)
 	$(BIN)/nfpatch audit --python .cache/audit/bin/python --site-packages .cache/audited
 
-saved-models: training-env wheels  ## the table of docs/saved-models.md: real models, migrated
+saved-models: training-env wheels  ## docs/results/saved-models.md: real models, migrated
 	PYTHONPATH=. $(BIN)/python scripts/saved_models.py
 
-same-bits: training-env wheels  ## docs/same-bits.md: each model in one process, released and patched, bit for bit
+same-bits: training-env wheels  ## docs/results/same-bits.md: each model in one process, released and patched, bit for bit
 	PYTHONPATH=. $(BIN)/python scripts/same_bits.py
 
-next-release: wheels  ## docs/next-release.md: what fits a release that is not known yet
+next-release: wheels  ## docs/results/next-release.md: what fits a release that is not known yet
 	PYTHONPATH=. $(BIN)/python scripts/next_release.py
 
-commits: wheels  ## docs/commits.md: what fits installs from git; CLONE=DIR, a clone of Nixtla/neuralforecast
+commits: wheels  ## docs/results/commits.md: what fits installs from git; CLONE=DIR, a clone of Nixtla/neuralforecast
 	PYTHONPATH=. $(BIN)/python scripts/commits.py $(CLONE)
 
 bench: training-env .venv/ready  ## speed, side by side with other tools

@@ -40,7 +40,7 @@ from subjects import (
 from nfpatch.catalog import load_catalog
 
 HEAVY = ("neuralforecast", "torch", "libcst")
-RELEASES = ("1.7.4", "3.3.0")  # the last that needs both patches of the mission, and the newest
+RELEASES = ("1.7.4", "3.3.0")  # the last that needs both basic patches, and the newest
 
 
 def measure(subjects: Sequence[Subject], rounds: int) -> dict[str, list[float]]:
@@ -48,10 +48,10 @@ def measure(subjects: Sequence[Subject], rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {}
     references = {row.label: row for row in REFERENCES}
     for number in range(1, rounds + 1):
-        say(f"Round {number} of {rounds}")
+        print_progress(f"Round {number} of {rounds}")
         for subject in subjects:
             subject.restore()
-        os.sync()  # nobody's fsync is to pay for our copying
+        os.sync()  # so that no command's fsync pays for this copying
         for row in (row for subject in subjects for row in subject.rows):
             for turn in (references[row.reference], row) if row.reference in references else (row,):
                 start = time.perf_counter()
@@ -111,7 +111,7 @@ def print_report(report: Mapping[str, Any]) -> None:
             title = " " * len(title)
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
     """Progress, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
@@ -138,7 +138,7 @@ def main() -> int:
     others = {P12Y: partial(p12y_subject, diff["diff"])}
     others[VENV_PATCHER] = partial(venv_patcher_subject, diff["diff"], options.env)
     for name, make in others.items():
-        say(f"Trying {name}")
+        print_progress(f"Trying {name}")
         try:
             subject = make()
             trees[name] = subject.inspect()

@@ -19,7 +19,7 @@ from subjects import LIMIT, RELEASE, load_catalog, read_member
 from nfpatch.catalog import Catalog
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 FILE, PATCH = "neuralforecast/models/tft.py", "tft-static-encoder"
 TIMES = (1, 10, 100, 1000)
@@ -54,7 +54,7 @@ def costs_of(catalog: Catalog, release: str) -> list[tuple[float, str]]:
             content = read_member(release, file)
             assert content is not None
             start = time.perf_counter()
-            edits_of(rewrite, Source(content), vouched=True)
+            edits_of(rewrite, SourceFile(content), fingerprinted=True)
             costs.append((time.perf_counter() - start, f"{patch.id} in {file.rpartition('/')[2]}"))
     return costs
 
@@ -66,12 +66,12 @@ def main() -> int:
     rewrite = catalog.rewrites_for(patch, RELEASE)[FILE]
     released = read_member(RELEASE, FILE)
     assert released is not None
-    edits_of(rewrite, Source(released), vouched=True)  # imports LibCST
+    edits_of(rewrite, SourceFile(released), fingerprinted=True)  # imports LibCST
     print(f"{'lines':>9}{'patch ms':>10}{'ratio':>7}{'hash ms':>10}")
     first, is_kept = 0.0, True
     for times in TIMES:
         content = grown(released, times)
-        patching = seconds(partial(edits_of, rewrite, Source(content), vouched=True))
+        patching = seconds(partial(edits_of, rewrite, SourceFile(content), fingerprinted=True))
         hashing = seconds(partial(hash_of, content))
         first = first or patching
         # where the file is so long that to search it counts, that takes the time of two hashes at most

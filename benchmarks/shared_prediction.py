@@ -51,7 +51,7 @@ if __name__ == "__main__":
         else:
             forecasts = forecaster.predict(df=frame)
         seconds = time.perf_counter() - started
-        told = {
+        answer_of_turn = {
             "seconds": seconds, "cpu": time.process_time() - cpu,
             "digest": hashlib.sha256(forecasts["TFT"].to_numpy().tobytes()).hexdigest(),
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "before": before,
@@ -60,11 +60,11 @@ if __name__ == "__main__":
             stats = pstats.Stats(profile).stats
             wanted = {"predict_step", "compute_digest", "attend", "receive", "publish", "_parse_X", "align", "from_df",
                       "update_dataset", "_make_future_dataframe", "fetch", "predict"}
-            told["profile"] = sorted(
+            answer_of_turn["profile"] = sorted(
                 [round(row[3], 3), f"{os.path.basename(file)}:{name}"]
                 for (file, _, name), row in stats.items() if name in wanted and "neuralforecast" in file
                 or name == "fetch" and "torch" in file)[::-1]
-        print("TOLD", json.dumps(told), flush=True)
+        print("ANSWER", json.dumps(answer_of_turn), flush=True)
 """
 TWO = {"devices": 2, "strategy": "ddp"}
 
@@ -91,10 +91,10 @@ class Process:
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """What it tells of its prediction. Raises RuntimeError if it has ended."""
+        """The measurements of its prediction. Raises RuntimeError if it has ended."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("TOLD "):
+            if line.startswith("ANSWER "):
                 answer: dict[str, Any] = json.loads(line.partition(" ")[2])
                 return answer
         raise RuntimeError("A process has ended before it has predicted.")

@@ -59,8 +59,8 @@ class Row:
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """The finished process. Raises NotRun, with its last words, when it fails.
 
-        All rows read and write bytecode in one place of ours: whatever the shell's settings, nobody compiles Python
-        while being timed, and an environment whose libraries are imported stays as it is.
+        All rows read and write bytecode in one place of ours: whatever the shell's settings, no command compiles
+        Python while it is timed, and an environment whose libraries are imported stays as it is.
         """
         bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(BENCHMARKS / "bytecode")}
         return run(*self.command, folder=self.folder, **bytecode, **self.environment, **environment)
@@ -96,7 +96,7 @@ class Subject:
             if row.label.endswith(" apply"):  # of the two patches that the other tools make as well
                 for file, patch in PATCHES.items():
                     known = catalog.fingerprints.file(RELEASE, file)
-                    if known is None or known.carried_by((self.site / file).read_bytes()) != {patch}:
+                    if known is None or known.detect_patches((self.site / file).read_bytes()) != {patch}:
                         raise NotRun(f"its apply left {file} other than patched")
         left_behind = differences(before, snapshot(self.site))
         return {"has_undo": len(self.rows) > 1, "false_record_rows": false_rows, "left_behind": left_behind}

@@ -1,3 +1,3 @@
 """Patch installed copies of neuralforecast that cannot train on several GPUs."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -1,7 +1,7 @@
-"""The `nfpatch` command, and `python -m nfpatch`: as little as possible around the command line.
+"""The `nfpatch` command, and `python -m nfpatch`.
 
-A quick command is to take no more than twice the time of a bare `import click` (`benchmarks/`). So the garbage
-collector is off, and modules are not torn down at the end.
+Quick commands must take at most twice the time of `import click` (`benchmarks/`). So this module disables the garbage
+collector and skips the interpreter's teardown.
 """
 
 import gc
@@ -25,7 +25,7 @@ def run() -> NoReturn:
         code = end.code
     if not isinstance(code, (int, type(None))):
         sys.exit(str(code))
-    with suppress(OSError):  # the reader has closed the pipe
+    with suppress(OSError):  # the pipe may be closed
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code or 0)

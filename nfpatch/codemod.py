@@ -1,11 +1,11 @@
-"""What patches are written in: statements as they stand in neuralforecast, and what shall stand there instead.
+"""The language of patches: statements as they are in neuralforecast, and the statements that replace them.
 
-A codemod states what it expects, and is refused when that is not exactly what it finds: the statements once, in the
-named function, and nothing that would miss what it takes away. Everything else in the file keeps its bytes. These are
-facts only; `nfpatch.patching.rewriting` makes edits of them.
+A codemod states what it expects and is refused unless it finds exactly that: the statements, once, in the named
+function, and no other use of what it removes. All other bytes of the file stay as they are. This module has only the
+data types; `nfpatch.patching.rewriting` turns them into edits.
 
-Facts that every command imports are named tuples: a dataclass takes seven times as long to be made, and `benchmarks/`
-holds the commands to the time of a bare import.
+Types that every command imports are named tuples: defining a dataclass takes seven times as long, and `benchmarks/`
+limits the commands to a small multiple of the time of `import click`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import NamedTuple, Optional
 
 from nfpatch.errors import Refused
 
-# The package below an install's folder that holds the runtime modules of its patches.
+# The package inside neuralforecast that holds the runtime modules of the applied patches.
 RUNTIME_PACKAGE = "neuralforecast._nfpatch"
 
 
 class CodemodRefused(Refused):
-    """The source is not what the codemod expects; its text is a clause that says what is amiss."""
+    """The source is not what the codemod expects. The message is a clause that says what differs."""
 
 
 class Change(NamedTuple):
-    """Statements that follow each other, and what takes their place.
+    """Consecutive statements and their replacement.
 
-    `where` is the function or class whose own statements they are: `TFT.__init__`, or `TFT` for a method itself; the
-    module for the empty text. Where they stand in compound statements of it, `inside` quotes the heads of these,
-    outermost first: `('if step == "train":', "else:")` for the `else` of the one `if` that asks so.
+    `where` is the function or class that contains the statements directly: `TFT.__init__`, or `TFT` for a method
+    itself; the empty string is the module. If they are nested in compound statements, `inside` quotes the headers of
+    these, outermost first: `('if step == "train":', "else:")` is the `else` branch of that `if`.
 
-    `old` is their source as it stands there exactly once, whatever its spaces, line breaks, parentheses and comments;
-    `...` as the body of a compound statement stands for any body. `new` is the source that shall stand there: what it
-    has in common with `old` keeps its bytes. The empty text removes them, with the comment above; None leaves them as
-    they are, so that the change is but an expectation.
+    `old` is the source of the statements, which must occur there exactly once. Spaces, line breaks, parentheses and
+    comments may differ; `...` as the body of a compound statement matches any body. `new` is the replacement: what it
+    has in common with `old` keeps its bytes. The empty string removes the statements and the comment above them. None
+    leaves them unchanged, so that the change only states an expectation.
     """
 
     where: str
@@ -44,23 +44,24 @@ class Change(NamedTuple):
 
 
 class Rewrite(NamedTuple):
-    """Make these changes in one file, unless something would miss what they take away.
+    """The changes of one file, with conditions on the rest of it.
 
-    Each change is found in the file as it was, whatever the others do to it. `imports` names the runtime modules that
-    the changes call: each is imported from `RUNTIME_PACKAGE` by a line before the file's first import, which several
-    patches share.
+    Each change is located in the original file, independently of the other changes. `imports` names the runtime modules
+    that the changes call: each is imported from `RUNTIME_PACKAGE` by a line before the file's first import. Patches
+    that import the same module share this line.
 
-    `reads` names the attributes that are frozen afterwards, gone, or not always there, with the condition under which
-    they may still be read: `{"static_encoder": "s_inp is not None"}`, or the empty text for never. Each must be
-    assigned once. A read counts anywhere in the module, be it a `getattr` with the name: NBEATSx of neuralforecast
-    1.1.0 has the same lines as later releases, and its `forward` uses the layer. `X.requires_grad_(False)` is no read
-    of X; nor is one in a statement that a change quotes as an expectation, as the patch knows what becomes of its
-    result. `ignores` names the parameters that a function must not use. `absent` names statements that must not stand
-    in a function or class, such as a method that a change adds.
+    `guarded_attributes` names the attributes that the patch freezes, removes or creates only sometimes, with the
+    condition under which the module may still read them: `{"static_encoder": "s_inp is not None"}`, or the empty string
+    for never. Each must be assigned exactly once. Any mention in the module counts as a read, including the name in a
+    `getattr`: NBEATSx of neuralforecast 1.1.0 has the same lines as later releases, and its `forward` uses the layer.
+    Two mentions do not count: `X.requires_grad_(False)`, and statements that a change quotes as an expectation.
+
+    `unused_arguments` names, for each function, parameters that it must not use. `absent` has, for each function or
+    class, statements that it must not contain, such as a method that a change adds.
     """
 
     changes: tuple[Change, ...]
     imports: tuple[str, ...] = ()
-    reads: Mapping[str, str] = MappingProxyType({})
-    ignores: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    guarded_attributes: Mapping[str, str] = MappingProxyType({})
+    unused_arguments: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     absent: Mapping[str, tuple[str, ...]] = MappingProxyType({})

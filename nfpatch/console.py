@@ -1,6 +1,6 @@
-"""What nfpatch prints, but for the reports of `verify`, `audit` and `migrate`, which are in their own packages.
+"""The output of `list`, `status`, `apply` and `revert`, and helpers for the reports of the other commands.
 
-The answer goes to standard output, progress and complaints to standard error.
+Results go to standard output; progress and errors go to standard error.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import click
 
 from nfpatch.catalog import DEFAULT_GROUPS, GROUPS
 
-if TYPE_CHECKING:  # what is not imported for a quick command need not be imported to print its answer
+if TYPE_CHECKING:  # quick commands must not import more than they need
     from nfpatch.catalog import Catalog, Patch, Selection
     from nfpatch.installs.find import Install
-    from nfpatch.patching.operations import Outcome
-    from nfpatch.patching.plan import Fit, TreeChange
+    from nfpatch.patching.install_state import InstallState, PatchStatus
+    from nfpatch.patching.operations import OperationResult
+    from nfpatch.patching.plan import PartialPlan, TreeChange
     from nfpatch.patching.selection import Choice
-    from nfpatch.patching.survey import PatchStatus, Survey
 
 SCHEMA_VERSION = 1
-# The condition under which an error with ambiguous words is that of a patch.
+# The condition under which an ambiguous error message is a symptom of a patch's bug.
 ONLY_IF = "only if it does not happen with one device"
-# Characters that a line must have left for a reason to stand in it.
-LEAST_ROOM = 16
+# The least number of characters that a line must have left to print a reason in it.
+MIN_REASON_WIDTH = 16
 
 STATE_COLOURS = {
     "applied": "green",
@@ -46,12 +46,12 @@ STATE_COLOURS = {
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """The one JSON document on standard output, with the version of its form."""
+    """Print the JSON document of a command, with its schema version, on standard output."""
     click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2))
 
 
 def print_catalog(catalog: Catalog, patches: Sequence[Patch]) -> None:
-    """The answer of `list`: these patches, by group."""
+    """Print the output of `list`: these patches, by group."""
     shown = {patch.id for patch in patches}
     for group, members in catalog.groups.items():
         own = [patch for patch in members if patch.id in shown]
@@ -67,7 +67,7 @@ def print_catalog(catalog: Catalog, patches: Sequence[Patch]) -> None:
                 ("upstream", patch.upstream),
                 *([("requires", ", ".join(patch.requires))] if patch.requires else []),
                 *(("symptom", symptom_in_words(patch, words)) for words in patch.symptoms),
-                *([("opt-in", "applied by this id only")] if patch.opt_in else []),
+                *([("opt-in", "applied only by this id")] if patch.opt_in else []),
             ):
                 click.echo(f"    {label:<9} {value}")
         if own:
@@ -101,7 +101,7 @@ def catalog_to_json(catalog: Catalog, patches: Sequence[Patch]) -> dict[str, obj
 
 
 def symptom_in_words(patch: Patch, words: str) -> str:
-    """Words of an error, with the condition under which it is that of the patch."""
+    """Words of an error message, with a condition if other errors have the same words."""
     return f"{words} ({ONLY_IF})" if words in patch.ambiguous else words
 
 
@@ -111,35 +111,35 @@ def affected_releases(catalog: Catalog, patch: Patch) -> list[str]:
 
 
 def releases_in_words(catalog: Catalog, patch: Patch) -> str:
-    """The affected releases as a range, `1.2.0 - 1.7.5`; several ranges where there are gaps."""
+    """The affected releases as one or more ranges: `1.2.0 - 1.7.5`."""
     from nfpatch.fingerprints import spans_of
 
     spans = spans_of(affected_releases(catalog, patch), catalog.releases)
     return ", ".join(first if first == last else f"{first} - {last}" for first, last in spans) or "none known"
 
 
-def state_to_json(found: Survey, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
-    """The JSON document of `status`, and what those of `apply` and `revert` begin with."""
+def state_to_json(state: InstallState, selection: Selection, changed: Sequence[str]) -> dict[str, object]:
+    """The JSON document of `status`, and the first part of those of `apply` and `revert`."""
     return {
-        "neuralforecast": found.install.to_json(),
-        "patches": [found.status_of(patch).to_json() for patch in selection.patches],
+        "neuralforecast": state.install.to_json(),
+        "patches": [state.status_of(patch).to_json() for patch in selection.patches],
         "skipped": _reasons_to_json(selection.skipped),
         "changed": list(changed),
     }
 
 
 def outcome_to_json(
-    outcome: Outcome, selection: Selection, choice: Choice, dry_run: bool, proof: Optional[dict[str, object]]
+    outcome: OperationResult, selection: Selection, choice: Choice, dry_run: bool, proof: Optional[dict[str, object]]
 ) -> dict[str, object]:
-    """The JSON document of `apply` and `revert`: the state of every patch, and what changed."""
+    """The JSON document of `apply` and `revert`: the state of every patch, and the changes."""
     changed = () if dry_run else outcome.changed
-    everything = outcome.found.catalog.selection()._replace(skipped=selection.skipped)
+    everything = outcome.state.catalog.selection()._replace(skipped=selection.skipped)
     document = {
-        **state_to_json(outcome.found, everything, changed),
+        **state_to_json(outcome.state, everything, changed),
         "brought_along": _reasons_to_json(choice.brought_along),
         "renewed": list(_renewed(outcome, choice)),
         "left_out": _reasons_to_json(outcome.left_out),
-        "saved": [str(path) for path in outcome.saved],
+        "backups": [str(path) for path in outcome.backups],
     }
     if dry_run:
         document["diff"] = "".join(diff_lines(outcome.changes))
@@ -152,92 +152,97 @@ def _reasons_to_json(reasons: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"id": patch_id, "reason": reason} for patch_id, reason in reasons.items()]
 
 
-def print_status(found: Survey, selection: Selection, show_all: bool) -> None:
-    """The answer of `status`: by group what it is for and the state of its patches, and what to do."""
+def print_status(state: InstallState, selection: Selection, show_all: bool) -> None:
+    """Print the output of `status`: the groups with the states of their patches, and what to do next."""
     from nfpatch.patching.selection import unmet
 
-    print_install(found.install)
-    statuses = [found.status_of(patch) for patch in selection.patches]
-    _print_states(found.catalog, statuses, selection.ids, show_all)
+    print_install(state.install)
+    statuses = [state.status_of(patch) for patch in selection.patches]
+    _print_states(state.catalog, statuses, selection.ids, show_all)
     _print_reasons("skipped", selection.skipped)
-    if found.ledger_problem is not None:
-        complain(found.ledger_problem)
-    states = [status.state for status in unmet(found, selection)]
+    if state.ledger_problem is not None:
+        print_error(state.ledger_problem)
+    states = [status.state for status in unmet(state, selection)]
     if "interrupted" in states:
-        say("A killed run left work half done. The next `nfpatch apply` or `nfpatch revert` completes it.")
+        click.echo("An interrupted run left its work unfinished. The next `nfpatch apply` or `revert` completes it.")
     if "outdated" in states:
-        renewable = count(states.count("outdated"), "patch was", "patches were")
-        say(f"{renewable} applied by another version of nfpatch. `nfpatch apply` renews them.")
+        renewable = pluralize(states.count("outdated"), "patch was", "patches were")
+        click.echo(f"{renewable} applied by another version of nfpatch. `nfpatch apply` renews them.")
     if "applicable" in states:
-        say(f"{count(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
-    fitting = sum(status.state == "modified" and bool(status.variant_of) for status in unmet(found, selection))
+        click.echo(f"{pluralize(states.count('applicable'), 'patch is', 'patches are')} needed. Run `nfpatch apply`.")
+    fitting = sum(status.state == "modified" and bool(status.variant_of) for status in unmet(state, selection))
     if fitting:
-        fit = f"{count(fitting, 'patch', 'patches')} that {'is' if fitting == 1 else 'are'} needed"
-        say(f"This source is not a released one. Its code fits {fit}: `nfpatch apply --allow-modified --prove`.")
+        fit = f"{pluralize(fitting, 'patch', 'patches')} that {'is' if fitting == 1 else 'are'} needed"
+        click.echo(f"This source is not a release. It matches {fit}: `nfpatch apply --allow-modified --prove`.")
     elif "modified" in states or "unknown-release" in states:
-        say("nfpatch cannot tell by itself whether this install is sound. Try `nfpatch apply --dry-run`.")
+        click.echo("nfpatch cannot tell whether this install works. `nfpatch apply --dry-run` shows what it would do.")
     if not states:
         applied = any(status.state == "applied" for status in statuses)
-        say("Patched: it has every patch that it needs." if applied else "Nothing to do: it needs no patch.")
+        click.echo("All needed patches are applied." if applied else "Nothing to do: no patch is needed.")
 
 
-def print_outcome(outcome: Outcome, selection: Selection, choice: Choice, verb: str) -> None:
-    """The answer of `apply` and `revert`: the state of the patches in question, and what changed."""
-    print_install(outcome.found.install)
-    patches = choice.patches or outcome.moved
-    _print_states(outcome.found.catalog, [outcome.found.status_of(patch) for patch in patches], selection.ids)
+def print_outcome(outcome: OperationResult, selection: Selection, choice: Choice, verb: str) -> None:
+    """Print the output of `apply` and `revert`: the states of the patches, and the changes."""
+    print_install(outcome.state.install)
+    patches = choice.patches or outcome.changed_patches
+    _print_states(outcome.state.catalog, [outcome.state.status_of(patch) for patch in patches], selection.ids)
     print_choice(outcome, selection, choice)
     if outcome.recovered:
-        say("What a killed run had left half done was completed first.")
+        click.echo("The unfinished work of an interrupted run was completed first.")
     if not outcome.changes:
-        say(f"Nothing to {verb}.")
+        click.echo(f"Nothing to {verb}.")
         return
     for change in outcome.changes:
-        if change.now != change.then:
-            what = "added" if change.now is None else "removed" if change.then is None else "changed"
-            click.echo(f"  {what:<7}  {outcome.found.install.file(change.file)}")
-    for saved in outcome.saved:
-        click.echo(f"  saved    {saved} (what stood there, with the edits that were made after nfpatch)")
+        if change.current != change.desired:
+            what = "added" if change.current is None else "removed" if change.desired is None else "changed"
+            click.echo(f"  {what:<7}  {outcome.state.install.file(change.file)}")
+    for backup in outcome.backups:
+        click.echo(f"  kept     {backup} (a copy of the edited file)")
     if verb == "apply":
-        say(f"{_changed_in_words(outcome)}. `nfpatch verify` proves it, `nfpatch revert` restores the originals.")
+        click.echo(
+            f"{_changed_in_words(outcome)}. `nfpatch verify` proves it, `nfpatch revert` restores the originals."
+        )
     else:
-        say(f"{_changed_in_words(outcome, 'restored')}.")
-    # Models that were saved before have other parameters than their class has now.
-    models = sorted({patch.model for patch in outcome.moved if patch.removes_parameters})
+        click.echo(f"{_changed_in_words(outcome, 'restored')}.")
+    # models that were saved before have parameters that their class no longer has, or lack new ones
+    models = sorted({patch.model for patch in outcome.changed_patches if patch.removes_parameters})
     if models:
-        say(f"Saved models of {', '.join(models)} need `nfpatch migrate PATH...`, or they do not load.")
+        click.echo(f"Saved models of {', '.join(models)} no longer load: run `nfpatch migrate PATH...`.")
 
 
-def _changed_in_words(outcome: Outcome, verb: str = "changed") -> str:
-    """How many files were changed, added and removed."""
-    changes = [change for change in outcome.changes if change.now != change.then]
-    added, removed = sum(change.now is None for change in changes), sum(change.then is None for change in changes)
+def _changed_in_words(outcome: OperationResult, verb: str = "changed") -> str:
+    """The numbers of files that were changed, added and removed."""
+    changes = [change for change in outcome.changes if change.current != change.desired]
+    added, removed = (
+        sum(change.current is None for change in changes),
+        sum(change.desired is None for change in changes),
+    )
     parts = {verb: len(changes) - added - removed, "added": added, "removed": removed}
-    words = [f"{count(number, 'file', 'files')} {how}" for how, number in parts.items() if number or how == verb]
+    words = [f"{pluralize(number, 'file', 'files')} {how}" for how, number in parts.items() if number or how == verb]
     return ", ".join(words)
 
 
-def _renewed(outcome: Outcome, choice: Choice) -> tuple[str, ...]:
-    """The patches that were applied by another version of nfpatch and are written again, or would be."""
-    return outcome.found.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
+def _renewed(outcome: OperationResult, choice: Choice) -> tuple[str, ...]:
+    """The outdated patches that were renewed, or would be in a dry run."""
+    return outcome.state.catalog.ordered({*choice.renewed, *(patch.id for patch in outcome.renewed)})
 
 
-def print_choice(outcome: Outcome, selection: Selection, choice: Choice, err: bool = False) -> None:
-    """A line for each patch that is in question though it was not named, that is renewed, or that is left out."""
-    renewed = dict.fromkeys(_renewed(outcome, choice), "another version of nfpatch had applied it")
+def print_choice(outcome: OperationResult, selection: Selection, choice: Choice, err: bool = False) -> None:
+    """Print a line for each patch that is brought along, renewed, skipped or left out."""
+    renewed = dict.fromkeys(_renewed(outcome, choice), "it was applied by another version of nfpatch")
     _print_reasons("brought along", choice.brought_along, err)
     _print_reasons("renewed", renewed, err)
     _print_reasons("skipped", selection.skipped, err)
     _print_reasons("left out", outcome.left_out, err)
 
 
-def fit_in_words(fit: Fit) -> str:
-    """How many of the patches that are needed fit a source that is not a released one."""
-    number = len(fit.patches)
-    if fit.left_out:
-        of_all = f"{number} of the {number + len(fit.left_out)} patches that are needed"
+def describe_partial_plan(plan: PartialPlan) -> str:
+    """How many of the needed patches fit a source that is not a release."""
+    number = len(plan.patches)
+    if plan.left_out:
+        of_all = f"{number} of the {number + len(plan.left_out)} needed patches"
         return f"{of_all} {'fits' if number == 1 else 'fit'}"
-    return "The one patch that is needed fits" if number == 1 else f"All {number} patches that are needed fit"
+    return "The only needed patch fits" if number == 1 else f"All {number} needed patches fit"
 
 
 def _print_reasons(what: str, reasons: Mapping[str, str], err: bool = False) -> None:
@@ -246,19 +251,19 @@ def _print_reasons(what: str, reasons: Mapping[str, str], err: bool = False) -> 
 
 
 def print_diff(changes: Iterable[TreeChange]) -> None:
-    """The changes as a unified diff that `patch -p1` takes, which adds and removes files as well."""
+    """Print the changes as a unified diff for `patch -p1`, including added and removed files."""
     for line in diff_lines(changes):
         colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
         click.secho(line, fg=colour, nl=False)
 
 
 def diff_lines(changes: Iterable[TreeChange]) -> list[str]:
-    """The lines of the unified diff, each with its ending."""
-    return [line for change in changes for line in unified_diff(change.file, change.now, change.then)]
+    """The lines of the unified diff, with their line endings."""
+    return [line for change in changes for line in unified_diff(change.file, change.current, change.desired)]
 
 
 def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> list[str]:
-    """The lines of the unified diff of one file, each with its ending; None where there is no such file."""
+    """The lines of the unified diff of one file, with their line endings; None stands for a missing file."""
     import difflib
 
     old, new = ((text or b"").decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))
@@ -268,25 +273,25 @@ def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> 
     return [line if line.endswith(("\n", "\r")) else line + "\n\\ No newline at end of file\n" for line in lines]
 
 
-def complain(text: str) -> None:
-    """An error, as one paragraph on standard error."""
+def print_error(text: str) -> None:
+    """Print an error as one paragraph on standard error."""
     click.secho(f"nfpatch: {text}", fg="red", err=True)
 
 
-def note(text: str) -> None:
-    """A remark, on standard error."""
+def print_note(text: str) -> None:
+    """Print a note on standard error."""
     click.echo(text, err=True)
 
 
 def print_traceback() -> None:
-    """Where the error that is being handled comes from."""
+    """Print the traceback of the exception that is being handled."""
     import traceback
 
     click.echo(traceback.format_exc(), err=True)
 
 
 def print_install(install: Install) -> None:
-    """The line above every answer: which neuralforecast is meant."""
+    """Print the first line of the output: the version and the location of the install."""
     from nfpatch.installs.origin import commit_of
 
     commit = commit_of(install)
@@ -299,7 +304,7 @@ def print_install(install: Install) -> None:
 def _print_states(
     catalog: Catalog, statuses: Sequence[PatchStatus], named: Iterable[str] = (), show_all: bool = False
 ) -> None:
-    """The states by group. What is not needed is counted, unless it was `named` or all is to be shown."""
+    """Print the states by group. Patches that are not needed are only counted, unless `named` or `show_all`."""
     id_width = max((len(status.patch.id) for status in statuses), default=0)
     state_width = max((len(status.state) for status in statuses), default=0)
     width = _width()
@@ -315,7 +320,7 @@ def _print_states(
 
 
 def _heading(group: str, width: int) -> list[str]:
-    """The heading of a group, with what it is for."""
+    """The heading of a group, with its purpose."""
     how = "" if group in DEFAULT_GROUPS else f" (applied by name: `nfpatch apply {group}`)"
     purpose = f": {GROUPS[group]}" if group in GROUPS else ""
     first, *rest = textwrap.wrap(f"{group}{purpose}{how}", width, subsequent_indent="  ")
@@ -323,23 +328,25 @@ def _heading(group: str, width: int) -> list[str]:
 
 
 def _state_lines(status: PatchStatus, id_width: int, state_width: int, width: int) -> list[str]:
-    """One patch: what is as it should be in one line, cut at the end of the terminal; a reason to act in full."""
+    """The lines for one patch. The reason is cut to one line unless the user has to act on it."""
     margin = " " * (2 + id_width + 2 + state_width + 2)
-    is_narrow = width - len(margin) < LEAST_ROOM
+    is_narrow = width - len(margin) < MIN_REASON_WIDTH
     if is_narrow:
         margin = " " * 4
-    room = max(width - len(margin), LEAST_ROOM)
-    if status.state in ("applied", "applicable", "opt-in"):
-        lines = [textwrap.shorten(status.reason, room, placeholder=" ...")]
+    room = max(width - len(margin), MIN_REASON_WIDTH)
+    if len(status.reason) <= room:
+        lines = [status.reason]
+    elif status.state in ("applied", "applicable", "opt-in"):
+        lines = [status.reason[: room - 3].rsplit(" ", 1)[0] + " ..."]
     else:
         lines = textwrap.wrap(status.reason, room, break_on_hyphens=False)
     state = click.style(status.state.ljust(state_width), fg=STATE_COLOURS[status.state])
-    beside = "" if is_narrow else f"  {lines.pop(0)}"
-    return [f"  {status.patch.id.ljust(id_width)}  {state}{beside}", *(margin + line for line in lines)]
+    first_reason = "" if is_narrow else f"  {lines.pop(0)}"
+    return [f"  {status.patch.id.ljust(id_width)}  {state}{first_reason}", *(margin + line for line in lines)]
 
 
 def print_wrapped(text: str, indent: str, err: bool = False) -> None:
-    """A text in as many lines as it takes, the first after `indent`, the others somewhat further in."""
+    """Print a text wrapped to the terminal, with a hanging indent."""
     lines = textwrap.wrap(
         text,
         _width(),
@@ -353,9 +360,9 @@ def print_wrapped(text: str, indent: str, err: bool = False) -> None:
 
 
 def _width() -> int:
-    """How many characters a line has room for: those of the terminal, 80 where there is none.
+    """The width of the terminal in characters; 80 if there is no terminal.
 
-    As `shutil.get_terminal_size` finds it, the import of which takes longer than a whole answer of ours.
+    The same as `shutil.get_terminal_size`, whose import takes longer than a whole quick command.
     """
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
@@ -367,11 +374,6 @@ def _width() -> int:
         return 80
 
 
-def say(sentence: str) -> None:
-    """A sentence of the answer."""
-    click.echo(sentence)
-
-
-def count(number: int, singular: str, plural: str) -> str:
-    """A number with its noun."""
+def pluralize(number: int, singular: str, plural: str) -> str:
+    """A number with its noun: `1 file`, `2 files`."""
     return f"{number} {singular if number == 1 else plural}"

@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code that scripts may rely on.
+"""The errors, with the exit codes that scripts can rely on.
 
 A message is one paragraph: what is wrong, where, and what to do about it.
 """
@@ -9,50 +9,42 @@ import errno
 
 
 class NfpatchError(Exception):
-    """Base of every error that nfpatch reports without a traceback."""
-
-    exit_code = 1
-
-
-class AnswerIsNo(NfpatchError):
-    """The command ran and the answer is no: a proof that failed, a patch that is missing."""
+    """Base class of the errors that nfpatch reports without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(NfpatchError):
-    """The command line asks for something that does not exist."""
+    """The command line names something that does not exist, or combines options that exclude each other."""
 
     exit_code = 2
 
 
 class Refused(NfpatchError):
-    """nfpatch could act but must not: a modified file, an unknown release, a used layer. Nothing was changed."""
+    """nfpatch refuses, and nothing was changed: a modified file, an unknown release, a layer that is used."""
 
     exit_code = 3
 
 
 class EnvironmentProblem(NfpatchError):
-    """The surroundings do not allow it: no neuralforecast, no torch, no permission, no space, no lock."""
+    """Environment error: neuralforecast or torch is missing, permission denied, disk full, lock timeout."""
 
     exit_code = 4
 
 
-def as_problem(error: BaseException, state: str = "Nothing was changed.") -> BaseException:
-    """The error to raise instead: a system error becomes an EnvironmentProblem that names the path.
+def to_environment_error(error: BaseException, state: str = "Nothing was changed.") -> BaseException:
+    """An EnvironmentProblem that names the path, for an OSError; any other error itself.
 
-    `state` is a sentence on what the failure has left.
+    `state` is a sentence about the state of the install after the failure.
     """
     if not isinstance(error, OSError):
         return error
-    rights = "Run as the owner of the environment, or with the rights to write there."
+    permission = "Re-run as the owner of the environment, or as a user with write access."
     advice = {
-        errno.EACCES: rights,
-        errno.EPERM: rights,
-        errno.ENOSPC: "Free some space and run the command again.",
-        errno.EDQUOT: "Free some space and run the command again.",
-        errno.EROFS: "Mount it writable, or patch where the image is built.",
-    }.get(error.errno or 0, "Look at the disk, then run the command again.")
-    return EnvironmentProblem(
-        f"{error.filename or 'The install'} cannot be written: {error.strerror}. {state} {advice}"
-    )
+        errno.EACCES: permission,
+        errno.EPERM: permission,
+        errno.ENOSPC: "Free some disk space and re-run the command.",
+        errno.EDQUOT: "Free some disk space and re-run the command.",
+        errno.EROFS: "Mount the file system writable, or patch where the image is built.",
+    }.get(error.errno or 0, "Check the disk, then re-run the command.")
+    return EnvironmentProblem(f"Cannot write {error.filename or 'the install'}: {error.strerror}. {state} {advice}")

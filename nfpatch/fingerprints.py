@@ -1,8 +1,8 @@
-"""What is on record of the releases: every file that a patch touches, and what each patch makes of it.
+"""The fingerprints of the releases: of every file that a patch rewrites, and of the edits of each patch.
 
-The record grows with the patches, not with their sets: of a patch in a file it has one hash over its edits, and the
-place and digest of each, by which a file is known to carry it. `scripts/fingerprints.py` makes the record from the
-released wheels. A file that several releases share is in it once.
+Their number grows with the patches, not with the sets of patches: for a patch in a file there is one hash of its edits,
+and the position and digest of each edit, which detect the patch in a file. `scripts/fingerprints.py` generates them
+from the released wheels. A file that several releases share is listed once.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
+
+V = TypeVar("V")
 
 _IMPORT = re.compile(rb"from neuralforecast\._nfpatch import (\w+)[\r\n]+")
-# Hexadecimal digits that identify a part of a file. They say what a file carries;
-# what is written is held against whole hashes.
+# The numbers of hexadecimal digits of short digests. They only detect patches; what nfpatch writes is verified by
+# whole hashes.
 DIGEST_LENGTH = 12
 EDIT_DIGEST_LENGTH = 8
 
 
 class RecordedEdit(NamedTuple):
-    """An edit of a patch: of which bytes of the original, how many it puts there, and digests of both."""
+    """An edit of a patch: the bytes of the original that it replaces, the size of the new ones, and digests of both."""
 
     start: int
     stop: int
@@ -35,7 +36,7 @@ class RecordedEdit(NamedTuple):
 
 
 class RecordedPatch(NamedTuple):
-    """A patch in a file: SHA-256 (hex) over what its edits insert, and what each is known by.
+    """A patch in a file: SHA-256 (hex) of what its edits insert, and each edit.
 
     `imports` are the runtime modules that it imports there.
     """
@@ -46,48 +47,50 @@ class RecordedPatch(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (hex) over its edits, places and bytes, as `edits.digest_of` makes it."""
-        return digest_at_places(self.text_sha256, [(edit.start, edit.stop) for edit in self.edits])
+        """SHA-256 (hex) of its edits with their positions, as computed by `edits.digest_edits`."""
+        return digest_with_positions(self.text_sha256, [(edit.start, edit.stop) for edit in self.edits])
 
 
 class RecordedFile(NamedTuple):
-    """A file of some releases: its SHA-256 (hex), the digest of all that no patch changes in it, and the patches.
+    """A file of some releases: its SHA-256 (hex), the digest of the parts that no patch changes, and the patches.
 
-    `imports_at` is where runtime modules are imported, in bytes; 0 where none is.
+    `imports_at` is the byte offset of the imports of runtime modules; 0 if there are none.
     """
 
     releases: tuple[str, ...]
     sha256: str
-    rest: str
+    unpatched_digest: str
     imports_at: int
     patches: Mapping[str, RecordedPatch]
 
-    def carried_by(self, content: bytes) -> Optional[frozenset[str]]:
-        """The patches that this content carries, the empty set for the file as released; None for unknown content."""
+    def detect_patches(self, content: bytes) -> Optional[frozenset[str]]:
+        """The patches that this content has, the empty set for the released file; None for unknown content."""
         if hashlib.sha256(content).hexdigest() == self.sha256:
             return frozenset()
         content, imported = self._without_imports(content)
-        rest, at, place = hashlib.sha256(), 0, 0
+        unpatched_digest, at, place = hashlib.sha256(), 0, 0
         is_there: dict[str, set[bool]] = {}
         for edit, patch_id in sorted((edit, name) for name, patch in self.patches.items() for edit in patch.edits):
             kept = place + edit.start - at
-            rest.update(content[place:kept])
-            # the longer first, because where nothing should be, nothing always is
+            unpatched_digest.update(content[place:kept])
+            # the longer one first, because an empty text matches anywhere
             sides = sorted([(edit.size, edit.new, True), (edit.stop - edit.start, edit.old, False)], reverse=True)
-            found = next((side for side in sides if digest_of(content[kept : kept + side[0]]) == side[1]), None)
+            found = next((side for side in sides if short_digest(content[kept : kept + side[0]]) == side[1]), None)
             if found is None:
                 return None
             is_there.setdefault(patch_id, set()).add(found[2])
             place, at = kept + found[0], edit.stop
-        rest.update(content[place:])
-        if rest.hexdigest()[:DIGEST_LENGTH] != self.rest or any(len(sides) > 1 for sides in is_there.values()):
+        unpatched_digest.update(content[place:])
+        if unpatched_digest.hexdigest()[:DIGEST_LENGTH] != self.unpatched_digest or any(
+            len(sides) > 1 for sides in is_there.values()
+        ):
             return None
         carried = frozenset(patch_id for patch_id, sides in is_there.items() if True in sides)
         needed = {module for patch_id in carried for module in self.patches[patch_id].imports}
         return carried if imported == sorted(needed) else None
 
     def _without_imports(self, content: bytes) -> tuple[bytes, list[str]]:
-        """The content without the lines that import runtime modules where patches put them, and these modules."""
+        """The content without the lines in which patches import runtime modules, and the names of these modules."""
         modules, end = [], self.imports_at
         while (line := _IMPORT.match(content, end)) is not None:
             modules.append(line[1].decode())
@@ -95,124 +98,112 @@ class RecordedFile(NamedTuple):
         return content[: self.imports_at] + content[end:], modules
 
 
-@dataclass(frozen=True)
-class Fingerprints:
-    """The record of all releases, oldest first, by file.
-
-    `specifiers` are the version specifiers of the patches (PEP 440) with the releases that each names, so that no
-    command has to parse one.
-    """
-
+class _Record(NamedTuple):
     releases: tuple[str, ...]
     files: Mapping[str, tuple[RecordedFile, ...]]
     specifiers: Mapping[str, tuple[str, ...]]
 
+
+class Fingerprints(_Record):
+    """The fingerprints of all releases, by file, oldest release first.
+
+    `specifiers` maps the version specifiers of the patches (PEP 440) to the releases that each contains, so that quick
+    commands need not parse them.
+    """
+
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
-        """What is known of a file of a release; None where it does not have it, or the release is not known."""
-        return self._by_release.get(release, {}).get(file)
+        """The fingerprint of a file of a release; None if the release has no such file or is unknown."""
+        return next((known for known in self.files.get(file, ()) if release in known.releases), None)
 
     def patch(self, release: str, file: str, patch_id: str) -> Optional[RecordedPatch]:
-        """What is known of a patch in a file of a release; None where it changes nothing there."""
+        """The fingerprint of a patch in a file of a release; None if it changes nothing there."""
         known = self.file(release, file)
         return None if known is None else known.patches.get(patch_id)
 
     def files_of(self, release: str, patch_id: str) -> tuple[str, ...]:
         """The files of a release that the patch changes, sorted."""
-        known = self._by_release.get(release, {})
-        return tuple(file for file in sorted(known) if patch_id in known[file].patches)
+        known = {file: self.file(release, file) for file in sorted(self.files)}
+        return tuple(file for file, found in known.items() if found is not None and patch_id in found.patches)
 
     def knows(self, patch_id: str) -> bool:
-        """Whether the record speaks of this patch."""
+        """Whether there are fingerprints of this patch."""
         return patch_id in self._patch_ids
 
     def is_named(self, specifier: str, release: str) -> Optional[bool]:
-        """Whether the version specifier names this release; None where either is not on record."""
+        """Whether the version specifier contains this release; None if either is unknown."""
         named = self.specifiers.get(specifier)
         return None if named is None or release not in self.releases else release in named
-
-    @cached_property
-    def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
-        found: dict[str, dict[str, RecordedFile]] = {release: {} for release in self.releases}
-        for file, versions in self.files.items():
-            for known in versions:
-                for release in known.releases:
-                    found[release][file] = known
-        return found
 
     @cached_property
     def _patch_ids(self) -> frozenset[str]:
         return frozenset(name for versions in self.files.values() for known in versions for name in known.patches)
 
 
-def digest_of(content: bytes) -> str:
-    """What the bytes of an edit are known by."""
+def short_digest(content: bytes) -> str:
+    """The short digest of the bytes of an edit."""
     return hashlib.sha256(content).hexdigest()[:EDIT_DIGEST_LENGTH]
 
 
-def digest_at_places(text_sha256: str, places: Sequence[tuple[int, int]]) -> str:
-    """SHA-256 (hex) over a digest of inserted texts and the bytes of the original that they replace."""
-    text = " ".join([text_sha256, *(f"{start}:{stop}" for start, stop in places)])
+def digest_with_positions(text_sha256: str, positions: Sequence[tuple[int, int]]) -> str:
+    """SHA-256 (hex) of the digest of inserted texts and the positions that they replace in the original."""
+    text = " ".join([text_sha256, *(f"{start}:{stop}" for start, stop in positions)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_fingerprints(path: Path) -> Fingerprints:
-    """The record in a file that `rendered` wrote."""
+    """The fingerprints in a file that `rendered` wrote."""
     document = json.loads(path.read_text(encoding="utf-8"))
     releases = tuple(document["releases"])
     texts = document["texts"]
-    return Fingerprints(
-        releases=releases,
-        files={
-            file: tuple(
-                RecordedFile(
-                    releases=_listed(spans, releases),
-                    sha256=_as_hex(sha256),
-                    rest=rest,
-                    imports_at=imports_at,
-                    patches=_Patches(texts, {texts[number][0]: (number, starts) for number, *starts in patches}),
-                )
-                for spans, sha256, rest, imports_at, *patches in versions
-            )
-            for file, versions in document["files"].items()
-        },
-        specifiers={specifier: _listed(spans, releases) for specifier, spans in document["specifiers"].items()},
-    )
 
-
-class _Patches(Mapping[str, RecordedPatch]):
-    """The patches of a file by id, each made when it is asked for: a command asks for few of some nine hundred.
-
-    `found` has the number of its text and the starts of its edits.
-    """
-
-    def __init__(self, texts: Sequence[Any], found: Mapping[str, tuple[int, Sequence[int]]]) -> None:
-        self._texts = texts
-        self._found = found
-
-    def __getitem__(self, patch_id: str) -> RecordedPatch:
-        number, starts = self._found[patch_id]
-        _, imports, sha256, edits = self._texts[number]
+    def recorded_patch(found: tuple[int, Sequence[int]]) -> RecordedPatch:
+        number, starts = found
+        _, imports, sha256, edits = texts[number]
         recorded = (
             RecordedEdit(start, start + length, size, old, new)
             for start, (length, size, old, new) in zip(starts, edits)
         )
         return RecordedPatch(_as_hex(sha256), tuple(imports.split()), tuple(recorded))
 
-    def __contains__(self, patch_id: object) -> bool:
-        return patch_id in self._found
+    def recorded_file(line: Sequence[Any]) -> RecordedFile:
+        spans, sha256, unpatched_digest, imports_at, *patches = line
+        by_id = {texts[number][0]: (number, starts) for number, *starts in patches}
+        return RecordedFile(
+            _listed(spans, releases), _as_hex(sha256), unpatched_digest, imports_at, _OnDemand(by_id, recorded_patch)
+        )
+
+    files = _OnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
+    specifiers = _OnDemand(document["specifiers"], lambda spans: _listed(spans, releases))
+    return Fingerprints(releases, files, specifiers)
+
+
+class _OnDemand(Mapping[str, V]):
+    """A mapping whose values are computed on access, because a command needs few of several thousand."""
+
+    def __init__(self, raw: Mapping[str, Any], make: Callable[[Any], V]) -> None:
+        self._raw, self._make = raw, make
+        self._made: dict[str, V] = {}
+
+    def __getitem__(self, key: str) -> V:
+        if key not in self._made:
+            self._made[key] = self._make(self._raw[key])
+        return self._made[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._raw
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found)
+        return iter(self._raw)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._raw)
 
 
 def rendered(fingerprints: Fingerprints) -> str:
-    """The record as text: JSON with a line for each content of a file, in the order of the fields of RecordedFile.
+    """The fingerprints as JSON, with a line for each content of a file, in the order of the fields of RecordedFile.
 
-    What a patch inserts is often the same in many files, only elsewhere. So `texts` has each such patch once, and a
-    file the number of its line there with the starts of its edits.
+    Patches often insert the same text at different positions of many files. So `texts` has each text once, and a file
+    refers to it by its number, with the offsets of the edits.
     """
     numbers: dict[str, int] = {}
     files = []
@@ -224,7 +215,7 @@ def rendered(fingerprints: Fingerprints) -> str:
                 for patch_id, patch in known.patches.items()
             ]
             spans = spans_of(known.releases, fingerprints.releases)
-            lines.append(_line([spans, _as_base64(known.sha256), known.rest, known.imports_at, *patches]))
+            lines.append(_line([spans, _as_base64(known.sha256), known.unpatched_digest, known.imports_at, *patches]))
         files.append(f"  {json.dumps(file)}: [\n   " + ",\n   ".join(lines) + "\n  ]")
     named = {
         specifier: spans_of(releases, fingerprints.releases)
@@ -248,7 +239,7 @@ def _line(value: object) -> str:
 
 
 def _as_base64(sha256: str) -> str:
-    """A hash as `RECORD` has it, which is a third shorter."""
+    """A hash in base64, as in `RECORD`, which is a third shorter."""
     return base64.urlsafe_b64encode(bytes.fromhex(sha256)).rstrip(b"=").decode("ascii")
 
 
@@ -257,7 +248,7 @@ def _as_hex(text: str) -> str:
 
 
 def spans_of(some: Sequence[str], releases: Sequence[str]) -> list[list[str]]:
-    """The first and the last of each run of releases that follow each other."""
+    """The first and the last release of each run of consecutive releases."""
     spans: list[list[str]] = []
     for before, release in zip(("", *releases), releases):
         if release in some:
@@ -268,8 +259,9 @@ def spans_of(some: Sequence[str], releases: Sequence[str]) -> list[list[str]]:
     return spans
 
 
-def _listed(spans: Sequence[Sequence[str]], releases: Sequence[str]) -> tuple[str, ...]:
-    """The releases that `spans_of` was made of."""
-    return tuple(
-        release for first, last in spans for release in releases[releases.index(first) : releases.index(last) + 1]
-    )
+def _listed(spans: Sequence[Sequence[str]], releases: tuple[str, ...]) -> tuple[str, ...]:
+    """The inverse of `spans_of`."""
+    if len(spans) == 1:
+        first, last = spans[0]
+        return releases[releases.index(first) : releases.index(last) + 1]
+    return tuple(release for span in spans for release in _listed([span], releases))

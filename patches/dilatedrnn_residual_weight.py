@@ -31,7 +31,7 @@ patch = Patch(
         ">=1.0": {
             FILE: Rewrite(
                 changes=(Change("ResLSTMCell.__init__", old=BUILD, new=BUILD + FREEZE),),
-                reads={"weight_ir": "not self.input_size == self.hidden_size"},
+                guarded_attributes={"weight_ir": "not self.input_size == self.hidden_size"},
             )
         },
     },

@@ -1,8 +1,8 @@
 """With `drop_last_loader=True` several ranks may have no batch left, and `fit` returns an untrained model.
 
 Each rank gets a share of the series. Where it is less than a batch, that batch is dropped, and Lightning skips the
-training silently; one process has batches. There is no way to do what was asked for, so the patch raises an error that
-says what to set. It does so in each process, also in those of ddp_spawn, which have trainers of their own.
+training silently; one process has batches. No batch can be formed, so the patch raises an error that says which
+settings to change. It does so in each process, also in those of ddp_spawn, which have their own trainers.
 """
 
 from nfpatch.catalog import Case, Patch

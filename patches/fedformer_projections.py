@@ -1,12 +1,12 @@
-"""FEDformer projects keys and values that its Fourier layers do not look at.
+"""FEDformer projects keys and values that its Fourier layers do not use.
 
 `AutoCorrelationLayer` is that of Autoformer: it projects queries, keys and values for the correlation inside. In
 FEDformer that is a `FourierBlock`, which takes nothing but the queries, or a `FourierCrossAttention`, which takes
 queries and keys. With two encoder layers and one decoder layer that leaves 14 parameters without a gradient, and strict
 DDP refuses the model in every configuration.
 
-This patch freezes the projection of the values, and that of the keys but for the cross attention. Both are computed as
-before, and what comes of it is ignored. Upstream has the bug up to 3.3.0.
+This patch freezes the projection of the values, and that of the keys except in the cross attention. Both are computed
+as before, and their results are ignored. Upstream has the bug up to 3.3.0.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -44,8 +44,8 @@ patch = Patch(
                     Change("AutoCorrelationLayer.__init__", old=BUILD, new=BUILD + FREEZE),
                     Change("AutoCorrelationLayer.forward", old=PROJECT),
                 ),
-                reads={"key_projection": "", "value_projection": ""},
-                ignores={"FourierBlock.forward": ("k", "v"), "FourierCrossAttention.forward": ("v",)},
+                guarded_attributes={"key_projection": "", "value_projection": ""},
+                unused_arguments={"FourierBlock.forward": ("k", "v"), "FourierCrossAttention.forward": ("v",)},
             )
         },
     },

@@ -1,12 +1,12 @@
 """In a notebook the first fit on several devices hangs where the kernel has more than one thread.
 
-`ddp_notebook` and `ddp_fork` train in processes that are forked from the one of the notebook. OpenMP, by which torch
-computes with several threads, does not survive a fork: what `fit` has computed before the fork leaves a pool of threads
-that the forked processes wait for, and none of them is there. With the patch a process that Lightning forks computes
+`ddp_notebook` and `ddp_fork` train in processes that are forked from the process of the notebook. OpenMP, which torch
+uses for multithreading, does not survive a fork: computations of `fit` before the fork create a pool of threads, for
+which the forked processes wait although they do not have them. With the patch, processes that Lightning forks compute
 with one thread.
 
-On Linux it is a hang. Users of notebooks report `process 1 terminated with signal SIGSEGV` as well (issues 482, 854 and
-865 of Nixtla/neuralforecast), which was not reproduced: CUDA that the kernel has used before is another cause of it.
+On Linux this is a hang. Users of notebooks also report `process 1 terminated with signal SIGSEGV` (issues 482, 854 and
+865 of Nixtla/neuralforecast), which was not reproduced: another cause is that the kernel has used CUDA before.
 """
 
 from nfpatch.catalog import Case, Patch

@@ -1,9 +1,8 @@
 """A model that was saved where there were more GPUs can be loaded, but not be trained further.
 
-The number of devices is saved with the model, and Lightning refuses a training on more GPUs than there are. Whoever
-builds a model so has asked for them, and should see the error; but a loaded model has their number from another
-machine. With the patch it trains on the GPUs that there are, with a warning. What is saved again keeps what the model
-was built with.
+The number of devices is saved with the model, and Lightning raises an error if it exceeds the number of GPUs. That is
+right for a new model, but the number in a loaded one comes from another machine. With the patch, a loaded model trains
+on the available GPUs, with a warning. If it is saved again, the file keeps the original number.
 """
 
 from nfpatch.catalog import Case, Patch

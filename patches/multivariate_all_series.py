@@ -3,7 +3,7 @@
 Lightning shards the series, but a multivariate model needs all of them in every batch: "The size of tensor a (2) must
 match the size of tensor b (4)". SOFTS, whose layers do not depend on the number of series, trains with half of them
 without an error. With the patch every device has all series, in one order, and its own windows. Upstream does the same
-since 3.2.0 (pull request 1557), but for the order: there each device shuffles the series for itself.
+since 3.2.0 (pull request 1557), except for the order: each device shuffles the series on its own.
 """
 
 from collections.abc import Mapping

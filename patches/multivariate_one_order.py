@@ -1,9 +1,9 @@
-"""In one process, too, multivariate models see the series in a new order at every epoch.
+"""Multivariate models see the series in a new order at every epoch, even in a single process.
 
-Their layers have weights for each series, by its place, and for a forecast the series stand in the order of the data;
-so what has been learned for one series is used for another. Upstream fixed that in 1.7.0 (pull request 907) and lost
-the fix in 3.0.0 (pull request 1023). With this patch one process learns something else, so it is opt-in. Without it,
-`multivariate-all-series` gives several devices one and the same order.
+Their layers have weights for each series by its position, and for a forecast the series are in the order of the data;
+so what was learned for one series is used for another. Upstream fixed that in 1.7.0 (pull request 907) and lost the fix
+in 3.0.0 (pull request 1023). This patch changes what a single process learns, so it is opt-in. Without it,
+`multivariate-all-series` still gives all devices the same order.
 """
 
 from nfpatch.catalog import Case, Patch

@@ -53,7 +53,7 @@ patch = Patch(
                         new="",
                     ),
                 ),
-                reads={"out": ""},
+                guarded_attributes={"out": ""},
             )
         },
     },
@@ -62,8 +62,8 @@ patch = Patch(
         "==1.1.*": "never affected: forward uses the `out` layer in this release",
         ">=1.7.6": "fixed upstream in 1.7.6",
     },
-    spared={
-        ALREADY_FIXED: {FILE: Rewrite((), ignores={"NBEATSx.__init__": ("out",)})},
+    unaffected_code={
+        ALREADY_FIXED: {FILE: Rewrite((), unused_arguments={"NBEATSx.__init__": ("out",)})},
     },
     unused_parameters=("out.weight", "out.bias"),
     removes_parameters=True,

@@ -1,8 +1,8 @@
 """NHITS of release 1.1.0 builds an output layer that nothing reads.
 
 With a loss of several outputs (`MQLoss`, ...) the constructor builds `self.out`, a linear layer through which 1.0.0
-mapped its forecast. 1.1.0 does no more, so its weight and bias never get a gradient and strict DDP refuses the model.
-It is NBEATSx's bug a release earlier: upstream removed this layer in 1.2.0. This patch freezes it.
+mapped its forecast. 1.1.0 no longer does, so its weight and bias never get a gradient and strict DDP refuses the model.
+NBEATSx has the same bug in later releases. Upstream removed this layer in 1.2.0. This patch freezes it.
 """
 
 from nfpatch.catalog import ALREADY_FIXED, Case, Patch
@@ -30,7 +30,7 @@ patch = Patch(
                         inside=("if self.loss.outputsize_multiplier > 1:",),
                     ),
                 ),
-                reads={"out": ""},
+                guarded_attributes={"out": ""},
             )
         },
     },
@@ -38,8 +38,8 @@ patch = Patch(
         "<1.1": "never affected: forward uses the `out` layer in this release",
         ">=1.2": "fixed upstream in 1.2.0",
     },
-    spared={
-        ALREADY_FIXED: {FILE: Rewrite((), ignores={"NHITS.__init__": ("out",)})},
+    unaffected_code={
+        ALREADY_FIXED: {FILE: Rewrite((), unused_arguments={"NHITS.__init__": ("out",)})},
     },
     unused_parameters=("out.weight", "out.bias"),
     cases=(

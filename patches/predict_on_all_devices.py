@@ -5,9 +5,9 @@ share only. Issue 392 asks for more since January 2023. With this patch the proc
 in `predict`, `predict_insample`, `cross_validation` and `simulate`, and each gets the forecasts of all, bit for bit
 those of one process. From 3.0.0 on `predict_insample` predicts one series at a time, and the processes share these.
 
-It is a choice, and so opt-in: a script that predicts on one process only waits for the others, once and for ten
-seconds. A prediction that draws random numbers (DistributionLoss, GMM, PMM, NBMM, DeepAR, HINT on these, Informer) is
-made by each process as without the patch, and so is one of a multivariate model, which has but one batch of series.
+It is a matter of choice, so it is opt-in: a script that predicts on one process only waits for the others, once and for
+ten seconds. Some predictions are not shared: those that draw random numbers (DistributionLoss, GMM, PMM, NBMM, DeepAR,
+HINT on these, Informer), and those of multivariate models, which have a single batch of series.
 """
 
 from nfpatch.catalog import Case, Patch

@@ -1,6 +1,6 @@
 """predict on several devices gives other rows than on one, fails, or hangs.
 
-Lightning gives each process the predictions of its own share of the series only, and neuralforecast takes them for all.
+Each process gets the predictions of its own shard of the series, and neuralforecast assumes that they are complete.
 Its guard looks for `accelerator="gpu"` alone, and then takes the first GPU in every process, whatever the user's
 devices, but leaves the strategy (up to 3.0.2) and the number of nodes as they are (pull requests 391, in 1.4.0, and
 1363, in 3.1.0). `decompose` has no guard.

@@ -1,8 +1,7 @@
 """RMoK's wavelet layer has a weight that nothing uses.
 
-`WaveKANLayer` builds `weight1`, draws its first values, and says in a comment that it is not used: it is there for
-whoever wants to try a base activation. It never gets a gradient, and strict DDP refuses the model in every
-configuration.
+`WaveKANLayer` builds `weight1` and initializes it, but only a commented-out base activation would use it. It never gets
+a gradient, and strict DDP refuses the model in every configuration.
 
 This patch freezes the weight. Upstream has the bug up to 3.3.0.
 """
@@ -29,7 +28,7 @@ patch = Patch(
                     Change("WaveKANLayer.__init__", old=BUILD, new=BUILD + "\nself.weight1.requires_grad_(False)"),
                     Change("WaveKANLayer.__init__", old="nn.init.kaiming_uniform_(self.weight1, a=math.sqrt(5))"),
                 ),
-                reads={"weight1": ""},
+                guarded_attributes={"weight1": ""},
             )
         },
     },

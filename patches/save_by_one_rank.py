@@ -58,7 +58,7 @@ def core(condition: str, *more: Change) -> Mapping[str, Rewrite]:
     return {CORE: Rewrite(changes, imports=MODULES, absent=absent)}
 
 
-# Up to 1.6.4 a path is always one of this machine, be it `s3://bucket`; up to 1.7.0 other files stay in the folder
+# Up to 1.6.4 every path is local, even `s3://bucket`; up to 1.7.0 other files stay in the folder
 LOCAL_FILES = core(f"saving.save_local_files({ARGUMENTS})")
 OTHERS_STAY = core(f"saving.save_from_all_ranks(\n    {ARGUMENTS}, clears_folder=False\n)")
 CLEARED = f"saving.save_from_all_ranks({ARGUMENTS})"

@@ -1,10 +1,10 @@
-"""The scaler `revin` has parameters that a point loss does not reach.
+"""The parameters of the scaler `revin` are unused with a point loss.
 
 With `scaler_type="revin"` the scaler of any model learns a shift and a scale. They enter `x_shift` and `x_scale`, which
-the training step hands to a distribution loss; any other loss is computed on normalized values and knows nothing of
-them. So `scaler.revin_bias` and `scaler.revin_weight` get no gradient, and strict DDP refuses every model.
+the training step passes to a distribution loss; any other loss is computed on normalized values without them. So
+`scaler.revin_bias` and `scaler.revin_weight` get no gradient, and strict DDP refuses every model.
 
-The patch freezes them where the loss is not a distribution: they keep their first values, as they do anyway, and stay
+The patch freezes them unless the loss is a distribution: they keep their initial values, as they do anyway, and stay
 in saved models. Upstream has the bug up to 3.3.0. Before 3.0.0 there are two base classes that build the scaler, each
 in a file of its own.
 """
@@ -36,7 +36,7 @@ ITRANSFORMER = {"scaler_type": "revin", "hidden_size": 8, "n_heads": 2, "d_ff": 
 
 patch = Patch(
     id="scaler-revin",
-    summary="a point loss does not reach the scaler `revin`",
+    summary="the parameters of the scaler `revin` are unused with a point loss",
     group="unused-parameters",
     model="any",
     upstream="not fixed yet: docs/upstream/scaler-revin.md",

@@ -37,7 +37,7 @@ patch = Patch(
         }
     },
     unaffected={"<1.6.4": "this release does not search through Optuna", ">=1.7.0": "fixed upstream in 1.7.0"},
-    spared={
+    unaffected_code={
         ALREADY_FIXED: {
             f"{COMMON}_base_auto.py": Rewrite(
                 (), absent={OBJECTIVE: (LOSS, "metrics = fitted_model.trainer.callback_metrics")}

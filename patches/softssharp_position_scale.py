@@ -4,11 +4,11 @@ In training, `STADSharp` tosses a coin in each layer and step: position embeddin
 `pe_scale`, or they are not. In the steps without them `pe_scale` has no part in the result and gets no gradient, so
 strict DDP refuses the model at the first such step.
 
-This patch adds the parameter with the factor 0 to such a step's result, where there are several ranks. Coin and result
-are the same. Where there was no gradient there is one of zero, which an optimizer with a memory, such as the default
-Adam, tells from none; and the gradients of the layer's input are added up in another order, which may change their last
-bits. So the cases compare the forward passes at a learning rate of zero, and the training where the embeddings are
-always added. In one process nothing changes. Upstream has the bug up to 3.3.0.
+This patch adds the parameter with the factor 0 to the result of such a step, if there are several ranks. The coin and
+the result are the same. But the gradient is zero instead of missing, which a stateful optimizer, such as the default
+Adam, treats differently; and the gradients of the layer's input are summed in another order, which may change their
+last bits. So the cases compare the forward passes at a learning rate of zero, and the training if the embeddings are
+always added. In a single process nothing changes. Upstream has the bug up to 3.3.0.
 """
 
 from nfpatch.catalog import Case, Patch

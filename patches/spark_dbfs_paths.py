@@ -1,12 +1,12 @@
 """fit on Spark fails where the partitions lie on DBFS.
 
 fsspec's file system of Databricks lists files as dictionaries, unless it is asked for names: `'dict' object has no
-attribute 'endswith'`. And pandas reads more easily where the cluster mounts these files, under /dbfs, which Spark reads
-as well. Since 3.2.1 (pull request 1576) upstream does both; but where there is no mount, the path of a file has one
+attribute 'endswith'`. And pandas needs no token for files that the cluster mounts, under /dbfs, which Spark can read,
+too. Since 3.2.1 (pull request 1576) upstream does both; but where there is no mount, the path of a file has one
 slash, `dbfs:/partitions/part-0`, which pandas takes for a path of this machine.
 
-A cluster of Databricks was not at hand: what is shown is fsspec's own file system and a Spark in local mode, both of
-which find files of this machine there.
+The patch was not tested on a Databricks cluster, but with fsspec's own file system and Spark in local mode, both set up
+to read local files.
 """
 
 from nfpatch.catalog import Case, Patch

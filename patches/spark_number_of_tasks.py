@@ -36,7 +36,7 @@ patch = Patch(
         "<1.7.1": "this release does not train on Spark",
         ">=1.7.3": "fixed upstream in 1.7.3, pull request 1028",
     },
-    spared={
+    unaffected_code={
         ALREADY_FIXED: {
             FILE: Rewrite(
                 (

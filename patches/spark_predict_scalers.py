@@ -42,7 +42,7 @@ patch = Patch(
         ">=1.7.1,<3.1.4": "this release scales no static features",
         ">=3.2.1": "fixed upstream in 3.2.1",
     },
-    spared={
+    unaffected_code={
         ALREADY_FIXED: {FILE: Rewrite((Change(f"NeuralForecast.{PREDICT}", old="nf.static_scalers_ = {}"),))},
     },
     cases=(Case("NHITS", "predict", options={"mlp_units": [[8, 8]] * 3}, stage="predict", launchers=("spark",)),),

@@ -42,7 +42,7 @@ patch = Patch(
         "<1.7.1": "this release does not train on Spark",
         ">=3.2.1": "fixed upstream in 3.2.1, pull request 1571",
     },
-    spared={
+    unaffected_code={
         ALREADY_FIXED: {
             FILE: Rewrite(
                 (

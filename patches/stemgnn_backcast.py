@@ -33,7 +33,7 @@ patch = Patch(
                     Change("StockBlockLayer.__init__", old="self.stack_cnt = stack_cnt"),
                     Change("StockBlockLayer.__init__", old=BUILD, new=BUILD + FREEZE),
                 ),
-                reads={"backcast_short_cut": "self.stack_cnt == 0"},
+                guarded_attributes={"backcast_short_cut": "self.stack_cnt == 0"},
             )
         },
     },

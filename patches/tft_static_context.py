@@ -32,7 +32,7 @@ def freeze_context_layer(vsn_arguments: str = "", grn_arguments: str = "") -> Re
             Change("StaticCovariateEncoder.forward", old="variable_ctx, sparse_weights = self.vsn(x)"),
             Change("VariableSelectionNetwork.forward", old="grn_outputs = self.joint_grn(Xi, c=context)"),
         ),
-        reads={"lin_c": "c is not None"},
+        guarded_attributes={"lin_c": "c is not None"},
     )
 
 

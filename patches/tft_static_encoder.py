@@ -3,8 +3,9 @@
 `forward` calls the encoder only when there are static features, so without them its 41 parameters never get a gradient
 and strict DDP refuses the model.
 
-Upstream put the constructor call under `if self.stat_exog_size > 0:` in 1.7.5 (pull request 1114). Older releases name
-the number of static variables otherwise, hence the variants; each guards with the very expression that it passes on.
+Upstream put the constructor call under `if self.stat_exog_size > 0:` in 1.7.5 (pull request 1114). Older releases have
+other names for the number of static variables, hence the variants; each one's condition is the expression that the
+constructor call already uses.
 """
 
 from nfpatch.catalog import ALREADY_FIXED, Case, Patch
@@ -19,7 +20,7 @@ def guard(size: str) -> Rewrite:
     """
     return Rewrite(
         changes=(Change("TFT.__init__", old=build, new=f"if {size} > 0:\n    {build.strip()}"),),
-        reads={"static_encoder": "s_inp is not None"},
+        guarded_attributes={"static_encoder": "s_inp is not None"},
     )
 
 
@@ -45,7 +46,7 @@ patch = Patch(
         "<1.0": "releases before 1.0 have another layout and no TFT",
         ">=1.7.5": "fixed upstream in 1.7.5",
     },
-    spared={
+    unaffected_code={
         ALREADY_FIXED: {FILE: Rewrite((Change("TFT.__init__", old="if self.stat_exog_size > 0: ..."),))},
     },
     unused_parameters=("static_encoder.*",),

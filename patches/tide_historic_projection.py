@@ -44,7 +44,7 @@ patch = Patch(
                         inside=("if self.hist_exog_size > 0 or self.futr_exog_size > 0:",),
                     ),
                 ),
-                reads={"hist_exog_projection": "self.hist_exog_size > 0"},
+                guarded_attributes={"hist_exog_projection": "self.hist_exog_size > 0"},
             )
         },
     },

@@ -50,7 +50,7 @@ patch = Patch(
                         new=BUILD_CROSS_LAYER + FREEZE_CROSS_LAYER,
                     ),
                 ),
-                reads={"layer_norm": "", "out_cross_layer": "self.channel_independence"},
+                guarded_attributes={"layer_norm": "", "out_cross_layer": "self.channel_independence"},
             )
         },
     },

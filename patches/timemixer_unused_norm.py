@@ -1,8 +1,8 @@
-"""TimeMixer gives a normalization that it switches off parameters all the same.
+"""TimeMixer builds parameters for a normalization that is switched off.
 
-With `use_norm=False` the layers of `normalize_layers` return their input before they come to `affine_weight` and
+With `use_norm=False` the layers of `normalize_layers` return their input before they use `affine_weight` and
 `affine_bias`, which the constructor builds in any case. They never get a gradient, and strict DDP refuses the model.
-So it does for the layers of the patch `timemixer-channel-mixing`, in every configuration.
+The layers of the patch `timemixer-channel-mixing` have the same effect in every configuration.
 
 This patch freezes the parameters where the normalization is switched off. Upstream has the bug up to 3.3.0.
 """

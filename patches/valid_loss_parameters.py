@@ -26,7 +26,7 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/valid-loss-parameters.md",
     variants={">=1.7.3": {"neuralforecast/common/_base_model.py": Rewrite((FREEZE,), imports=("validation",))}},
     unaffected={"<1.7.3": "no loss of this release has parameters that are trained"},
-    spared={
+    unaffected_code={
         "no loss of this source has parameters that are trained": {
             "neuralforecast/losses/pytorch.py": Rewrite((), absent={"": ("class IQLoss(QuantileLoss): ...",)})
         }

@@ -8,7 +8,7 @@ draw a start in time, which then differs on each device. Where all windows are a
 each device has them all.
 
 It is the same with any number of series where the trainer gets `use_distributed_sampler=False` (in Lightning 1.6,
-`replace_sampler_ddp`), so that Lightning does not shard the series, and no sampler of the user's own does.
+`replace_sampler_ddp`), so that Lightning does not shard the series, and the user has no sampler that does.
 """
 
 from nfpatch.catalog import Case, Patch

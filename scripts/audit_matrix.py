@@ -1,9 +1,10 @@
-"""Audits every model of every release, as released and patched: docs/matrix.json.gz.
+"""Audits every model of every release, as released and patched: docs/results/matrix.json.gz.
 
-A model whose file and cells are the same in several releases is audited in the first of them that is measured. As
-released, each cell is trained by one process. Patched, the cells that were dead and all cells of a model whose file has
-changed are trained anew, and strict DDP trains, in two processes, the first cell of each model that trains and what was
-dead in such a model with its default options. What docs/matrix.json.gz holds already is not measured again.
+A model whose file and cells are the same in several releases is audited in only one of them. The released source is
+trained in one process for each cell. The patched source is trained again for the cells with unused parameters, and for
+all cells of a model whose file is patched. In addition, DDP trains in two processes the first cell of each model that
+trains, and for a patched file the cells with default options that had unused parameters. Results that
+docs/results/matrix.json.gz already has are not measured again.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 
-DATA = Path(__file__).resolve().parent.parent / "docs" / "matrix.json.gz"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "matrix.json.gz"
 TIMEOUT_SECONDS = 3600.0
 
-# What became of the cells of a model: {clean: how many, dead: {parameters: cells}, refused: {reason: cells},
-# error: {reason: cells}}, "refused" being those that the release itself does not admit.
+# The results of the cells of a model: {clean: number, dead: {unused parameters: cells}, refused: {reason: cells},
+# error: {reason: cells}}; "refused" are cells that the release itself rejects.
 Tally = dict[str, Any]
 # A model file: {model, sha256, patched_sha256, releases, stack, patches, released: its tally, patched: likewise, ddp:
 # how many cells of `patched` strict DDP has trained}.
@@ -46,7 +47,7 @@ KINDS = ("dead", "refused", "error")
 
 
 def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) -> tuple[dict[str, Outcomes], str]:
-    """What became of these cells in the release in this folder, by model and configuration, and what trained them."""
+    """The results of these cells with the release in this folder, by model and configuration, and the versions used."""
     print(f"   {len(cells)} cells{' by strict DDP' if ddp else ''}", file=sys.stderr, flush=True)
     outcomes: dict[str, Outcomes] = {cell.model: {} for cell in cells}
     if not cells:
@@ -54,7 +55,7 @@ def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) 
     try:
         agenda = AuditAgenda(tuple(cells), unknown_options=())
         report = run_audit(agenda, find_install(python, site), ddp, TIMEOUT_SECONDS)
-    except EnvironmentProblem as error:  # not one of them could be trained
+    except EnvironmentProblem as error:  # none of them can be trained
         for cell in cells:
             outcomes[cell.model][cell.config] = Cell(cell, "error", (), str(error), False, True, 0.0)
         return outcomes, ""
@@ -64,12 +65,12 @@ def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) 
 
 
 def tally_of(outcomes: Outcomes, site: Path) -> Tally:
-    """The outcomes of one model as they are kept."""
+    """The results of one model as they are stored."""
     tally: Tally = {"clean": 0, **{kind: {} for kind in KINDS}}
     for config, cell in outcomes.items():
         if cell.outcome == "clean":
             tally["clean"] += 1
-        elif cell.outcome == "dead":
+        elif cell.outcome == "unused":
             tally["dead"].setdefault(", ".join(sorted(cell.unused_parameters)), []).append(config)
         else:
             reasons = tally["refused" if cell.refused else "error"]
@@ -78,7 +79,7 @@ def tally_of(outcomes: Outcomes, site: Path) -> Tally:
 
 
 def reason_of(detail: str, site: Path) -> str:
-    """The first line of what a cell failed with, without the rank and without folders of this machine."""
+    """The first line of the error of a cell, without the rank and without folders of this machine."""
     line = detail.splitlines()[0] if detail else "no reason was given"
     return re.sub(r"^rank \d+: ", "", line).replace(f"{site}/", "")[:160]
 
@@ -89,7 +90,7 @@ def cells_in(tally: Tally, *kinds: str) -> list[str]:
 
 
 def measure(release: str, python: Path, runs: list[Run], catalog: Catalog) -> None:
-    """Adds to the runs what this release has and they lack."""
+    """Add the results of this release that the runs lack."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-matrix-") as folder:
         released = unpack(release, Path(folder, "released"))
         patched = Path(folder, "patched")
@@ -115,17 +116,17 @@ def measure(release: str, python: Path, runs: list[Run], catalog: Catalog) -> No
         as_released, _ = audited(released, python, [cell for cell in cells if cell.model not in outdated])
         tallies = {model: tally_of(outcomes, released) for model, outcomes in as_released.items()}
         tallies.update({model: run["released"] for model, run in outdated.items()})
-        healed = {cell.model: before[cell.model] != after[cell.model] for cell in cells}
+        is_patched = {cell.model: before[cell.model] != after[cell.model] for cell in cells}
         was_dead = [cell for cell in cells if cell.config in cells_in(tallies[cell.model], "dead")]
-        again = [cell for cell in cells if healed[cell.model] or cell in was_dead]
+        again = [cell for cell in cells if is_patched[cell.model] or cell in was_dead]
         alone, _ = audited(patched, python, again)
         first = {cell.model: cell for cell in reversed(cells) if trains(cell, tallies)}
-        telling = [
+        ddp_cells = [
             cell
             for cell in cells
-            if cell is first.get(cell.model) or (healed[cell.model] and cell in was_dead and "=" not in cell.config)
+            if cell is first.get(cell.model) or (is_patched[cell.model] and cell in was_dead and "=" not in cell.config)
         ]
-        together, stack = audited(patched, python, telling, ddp=True)
+        together, stack = audited(patched, python, ddp_cells, ddp=True)
         for model in missing:
             runs[:] = [run for run in runs if run is not found[model]]
             ddp = together.get(model, {})
@@ -152,23 +153,23 @@ def hashes_of(site: Path) -> dict[str, str]:
 
 
 def run_of(runs: list[Run], model: str, sha256: str, size: int) -> Run | None:
-    """What is known of a model file in releases in which it has as many cells: what models share brings some along."""
+    """The results of a model file with this number of cells, which also depends on files that models share."""
     wanted = (model, sha256, size)
     return next((run for run in runs if (run["model"], run["sha256"], size_of(run["released"])) == wanted), None)
 
 
 def size_of(tally: Tally) -> int:
-    """How many cells there are."""
+    """The number of cells."""
     return int(tally["clean"]) + len(cells_in(tally, *KINDS))
 
 
 def trains(cell: Case, tallies: dict[str, Tally]) -> bool:
-    """Whether the cell trains in one process, with dead parameters or without."""
+    """Whether the cell trains in one process, with unused parameters or without."""
     return cell.config not in cells_in(tallies[cell.model], "refused", "error")
 
 
 def updated(tally: Tally, outcomes: Outcomes, site: Path) -> Tally:
-    """The tally with these cells as they came out now."""
+    """The tally, updated with the results of these cells."""
     result = tally_of(outcomes, site)
     result["clean"] += tally["clean"] - len(outcomes) + sum(cell in outcomes for cell in cells_in(tally, *KINDS))
     for kind in KINDS:
@@ -179,31 +180,31 @@ def updated(tally: Tally, outcomes: Outcomes, site: Path) -> Tally:
 
 
 def read_runs() -> list[Run]:
-    """What is known so far."""
+    """The results so far."""
     runs: list[Run] = json.loads(gzip.decompress(DATA.read_bytes())) if DATA.exists() else []
     return runs
 
 
 def write(runs: list[Run]) -> None:
-    """Writes the data: compressed, as nobody reads 18000 lines in a diff. What it comes to is docs/models.md."""
+    """Write the data, compressed, because a diff of 18000 lines is of no use. models.md is made from it."""
     runs[:] = [run for run in runs if run["releases"]]
     runs.sort(key=lambda run: (run["model"].lower(), RELEASES.index(run["releases"][0])))
     for run in runs:
         run["releases"].sort(key=RELEASES.index)
     text = (json.dumps(runs, indent=1) + "\n").encode()
-    if not DATA.exists() or gzip.decompress(DATA.read_bytes()) != text:  # another zlib packs the same otherwise
+    if not DATA.exists() or gzip.decompress(DATA.read_bytes()) != text:  # zlib versions compress differently
         DATA.write_bytes(gzip.compress(text, mtime=0))
 
 
 def main() -> int:
-    """Measure what is missing; exit code 1 if a cell is dead after patching."""
+    """Measure missing results; exit code 1 if a patched cell has unused parameters."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("releases", nargs="*", default=RELEASES, help="only these (default: all)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
-    parser.add_argument("--anew", action="store_true", help="forget what docs/matrix.json.gz holds")
+    parser.add_argument("--restart", action="store_true", help="discard the results in the file")
     arguments = parser.parse_args()
-    runs = [] if arguments.anew else read_runs()
+    runs = [] if arguments.restart else read_runs()
     catalog = load_catalog()
     for release in arguments.releases:
         python = arguments.old_python if needs_old_stack(release) else arguments.python

@@ -1,49 +1,53 @@
-"""Writes docs/catalog.md from the patches: what each fixes, where, and by which words of an error it is known."""
+"""Writes docs/results/catalog.md from the patches: what each fixes, how, and which errors it is found by."""
 
 from __future__ import annotations
 
 import ast
 import re
+from difflib import ndiff
 from pathlib import Path
+from textwrap import dedent
 
 from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog, patches_folder
+from nfpatch.codemod import Change
 from nfpatch.console import releases_in_words
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "catalog.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "catalog.md"
 HEADING = """\
-# What nfpatch patches
+# The catalog of patches
 
-Written by `make catalog` from the modules in [`patches/`](../patches); `nfpatch list` prints the same. {patches}
-patches for the {releases} releases from {first} to {last}. In a release that is not named here a patch is `not-needed`,
-and `nfpatch status` says why. The code of a patch depends on the release.
+Written by `make catalog` from the modules in [`patches/`](../../patches); `nfpatch list` prints it in short. {patches}
+patches for the {releases} releases from {first} to {last}. In a release that is not named for a patch, the patch is
+`not-needed`, and `nfpatch status` gives the reason.
 
-What all of them keep to: *one process: nothing changes, to the bit; several processes: what one process gives.* That
-is, from the same weights: a layer that is no longer built draws no random numbers, so that at the same `random_seed` a
-model like TFT of 1.7.4 starts from other weights than before.
+All patches keep one contract ([in full](../concepts/design.md#the-contract)): one process trains to the same bits from
+the same seed as before, and N processes match one process that has the same weights. The diffs show the newest release
+that needs the patch. `nfpatch apply PATCH --dry-run` prints the diff for your install.
 
 ## By the error
 
-Where an error ends with one of these, look at these patches. Many of the others end with no error at all: wrong rows,
-another loss on each device, or a hang. Words with a \\* are those of errors with other causes as well: they
-tell of the bug only if it does not happen with one device. `nfpatch which LOG` looks all of them up.
+`nfpatch which LOG` looks these words up. Many bugs raise no error: they give wrong rows, other losses on each rank,
+or hang. Words with a \\* are also those of errors with other causes: the patch helps only if the error does not
+happen with one device.
 
-| the error has the words | patch |
+| the error contains | patch |
 |---|---|
 | `parameters that were not used in producing the loss` | [unused-parameters](#unused-parameters) |
 | `Expected to have finished reduction in the prior iteration` | the same, on older stacks |
 {symptoms}
 """
-# Marks words that errors with other causes have, too.
+RUNTIME = "../../patches/runtime"
+# Marks words that errors with other causes have as well.
 STAR = " \\*"
-# What is said of a group besides what it is for.
+# What is added to the purpose of a group.
 REMARKS = {
-    "unused-parameters": "`nfpatch audit` finds no others ([audit.md](audit.md)).",
+    "unused-parameters": "`nfpatch audit` finds no others ([audit.md](../reference/audit.md)).",
     "spark": "Applied by name: `nfpatch apply spark`.",
 }
 
 
 def page_of(catalog: Catalog) -> str:
-    """The text of docs/catalog.md."""
+    """The text of docs/results/catalog.md."""
     by_words: dict[str, list[str]] = {}
     ambiguous = {words for patch in catalog.patches for words in patch.ambiguous}
     for patch in catalog.patches:
@@ -67,12 +71,12 @@ def page_of(catalog: Catalog) -> str:
         purpose = GROUPS[group]
         words = " ".join(filter(None, [f"{purpose[0].upper()}{purpose[1:]}.", REMARKS.get(group)]))
         parts.append("\n".join([f"## {group}", "", words, "", *table, ""]))
-        parts += [section_of(patch) for patch in patches]
+        parts += [section_of(catalog, patch) for patch in patches]
     return "\n".join(parts)
 
 
-def section_of(patch: Patch) -> str:
-    """The story of a patch, as its module tells it, and the facts."""
+def section_of(catalog: Catalog, patch: Patch) -> str:
+    """What is wrong, from the docstring of the patch's module, the facts, and what it changes."""
     module = patches_folder() / f"{patch.id.replace('-', '_')}.py"
     story = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or patch.summary
     facts = [f"- upstream: {upstream_of(patch)}", f"- files: {', '.join(map(code, patch.files))}"]
@@ -82,17 +86,36 @@ def section_of(patch: Patch) -> str:
         facts.append(f"- requires: {', '.join(f'[`{other}`](#{other})' for other in patch.requires)}")
     if patch.opt_in:
         facts.append(f"- opt-in: `nfpatch apply {patch.id}`")
-    return f"### {patch.id}\n\n{story}\n\n" + "\n".join(facts) + "\n"
+    return f"### {patch.id}\n\n{story}\n\n" + "\n".join(facts) + f"\n\n{change_of(catalog, patch)}\n"
+
+
+def change_of(catalog: Catalog, patch: Patch) -> str:
+    """What the patch changes in the newest release that needs it: a diff, and the runtime modules that it calls."""
+    release = next(each for each in reversed(catalog.releases) if catalog.files_of(patch, each))
+    diff, modules = list[str](), dict[str, None]()
+    for file, rewrite in catalog.rewrites_for(patch, release).items():
+        modules.update(dict.fromkeys(rewrite.imports))
+        for change in rewrite.changes:
+            if change.new is not None:
+                diff += [f"# {file}: {' > '.join(filter(None, (change.where, *change.inside)))}", *diff_of(change)]
+    runtime = f", calling {', '.join(f'[`{each}`]({RUNTIME}/{each}.py)' for each in modules)}" if modules else ""
+    return f"In {release}{runtime}:\n\n```diff\n" + "\n".join(diff) + "\n```"
+
+
+def diff_of(change: Change) -> list[str]:
+    """The lines of a change, before and after, without the ellipses that stand for code that stays."""
+    before, after = (dedent(source).splitlines() for source in (change.old, change.new or ""))
+    return [line.rstrip() for line in ndiff(before, after) if line[0] in " -+" and line[2:].strip()]
 
 
 def upstream_of(patch: Patch) -> str:
-    """What upstream has done about it, with links that lead there from docs/."""
-    text = re.sub(r"docs/(upstream/\S+\.md)", r"[\1](\1)", patch.upstream)
+    """What upstream has done about it, with links that work in this folder."""
+    text = re.sub(r"docs/(upstream/\S+\.md)", r"[\1](../\1)", patch.upstream)
     return re.sub(r"^https://\S*?/(pull|issues)/(\d+)$", r"fixed there: [\1 \2](\g<0>)", text)
 
 
 def linked(patch: Patch) -> str:
-    """Its id, which leads to its story."""
+    """Its id, as a link to its section."""
     return f"[`{patch.id}`](#{patch.id})"
 
 

@@ -2,7 +2,7 @@
 
 `python scripts/commits.py CLONE`: CLONE is a clone of Nixtla/neuralforecast, bare or not, which is only read. Looked at
 is every 12th commit of the main line from 1.5.0 on that touches the package, and the newest, and as many others halfway
-between. Writes docs/commits.md; with `--offset` or `--only`, other commits are looked at and nothing is written.
+between. Writes docs/results/commits.md; `--offset` and `--only` look at other commits and write nothing.
 
 A commit lies between the release that its version names and the next one. It needs what both need. Where they differ
 it is like the one whose functions it has, of those that the patch changes. Where it has neither's, it needs the patch
@@ -34,7 +34,7 @@ from releases import RELEASES, read_member
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 URL = "https://github.com/Nixtla/neuralforecast"
 PACKAGE = "neuralforecast/"
@@ -42,20 +42,19 @@ OLDEST = "v1.5.0"
 STEP = 12
 OFFSETS = (0, 6)
 REQUIRED_SHARE = 0.98
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "commits.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "commits.md"
 INTRODUCTION = """# Installs from git
 
 Written by `make commits CLONE=DIR` from a clone of neuralforecast: commits of the main line between 1.5.0 and July
 2026, every 12th that touches the package, installed as pip does and patched by one command, `nfpatch apply all
---allow-modified --keep-going`. A patch is needed where the bug stands in the code of the commit. Those for Spark count
-as well, opt-in patches do not. What is written compiles, and `nfpatch revert` restores every byte; where not, the table
-says so.
+--allow-modified --keep-going`. A patch is needed if the commit has the bug. The patches for Spark are counted, opt-in
+patches are not. All written files compile, and `nfpatch revert` restores every byte; the table names each exception.
 
 """
 APPLY = ("apply", "all", "--allow-modified", "--keep-going")
 
 
-class Result(NamedTuple):
+class CommitResult(NamedTuple):
     """What came of one commit: ids of patches, and what went wrong besides."""
 
     needed: frozenset[str]
@@ -132,7 +131,7 @@ def _is_needed(catalog: Catalog, patch: Patch, tree: Mapping[str, bytes], around
     if any(like):
         return needing[like.index(True)]
     if needing[0]:  # upstream has fixed it between the two
-        return not any(_fits(each, tree) for each in patch.spared.values())
+        return not any(_fits(each, tree) for each in patch.unaffected_code.values())
     return any(_fits(each, tree) for each in patch.variants.values())
 
 
@@ -142,7 +141,7 @@ def _functions(tree: Mapping[str, bytes | None], variant: Mapping[str, Rewrite])
     for file, rewrite in variant.items():
         for where in sorted({change.where for change in rewrite.changes}):
             try:
-                node = Source(tree.get(file) or b"").definition(where).node
+                node = SourceFile(tree.get(file) or b"").definition(where).node
                 found.append(ast.dump(node))
             except CodemodRefused:
                 found.append("")
@@ -152,13 +151,13 @@ def _functions(tree: Mapping[str, bytes | None], variant: Mapping[str, Rewrite])
 def _fits(variant: Mapping[str, Rewrite], tree: Mapping[str, bytes]) -> bool:
     try:
         for file, rewrite in variant.items():
-            edits_of(rewrite, Source(tree[file]))
+            edits_of(rewrite, SourceFile(tree[file]))
     except (CodemodRefused, KeyError):
         return False
     return True
 
 
-def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ...]) -> Result:
+def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ...]) -> CommitResult:
     """Install a commit, patch it by one command, and take that back."""
     version = version_at(clone, commit)
     with tempfile.TemporaryDirectory(prefix="nfpatch-commit-") as folder:
@@ -176,7 +175,7 @@ def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ..
                 problems.append(f"{path.name}: {error}")
         _nfpatch("revert", "--site-packages", str(site))
         problems += ["revert left a trace"] if _contents(site) != before else []
-    return Result(needed, applied, tuple(problems))
+    return CommitResult(needed, applied, tuple(problems))
 
 
 def _nfpatch(*arguments: str) -> str:
@@ -188,7 +187,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def rows_of(results: Sequence[tuple[str, str, str, Result]]) -> str:
+def rows_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> str:
     """The table of commits, each with its date and version, and what it comes to."""
     rows = []
     for commit, date, version, result in results:
@@ -198,14 +197,14 @@ def rows_of(results: Sequence[tuple[str, str, str, Result]]) -> str:
     return "| commit | date | version | needed | applied | left out |\n|---|---|---|---|---|---|\n" + "".join(rows)
 
 
-def shares_of(results: Sequence[tuple[str, str, str, Result]]) -> tuple[int, int, int]:
+def shares_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> tuple[int, int, int]:
     """How many patches are needed, how many of them are applied, and how much else went wrong."""
     own = [result for *_, result in results]
     done = sum(len(result.needed & result.applied) for result in own)
     return sum(len(result.needed) for result in own), done, sum(len(result.problems) for result in own)
 
 
-def page_of(results: Mapping[int, Sequence[tuple[str, str, str, Result]]]) -> str:
+def page_of(results: Mapping[int, Sequence[tuple[str, str, str, CommitResult]]]) -> str:
     """The page, with a table for each offset."""
     tables = []
     for offset, own in results.items():
@@ -224,7 +223,7 @@ def main() -> int:
     parser.add_argument("--apply", default=" ".join(APPLY), metavar="WORDS", help="the command that patches them")
     options = parser.parse_args()
     catalog = load_catalog()
-    results: dict[int, list[tuple[str, str, str, Result]]] = {}
+    results: dict[int, list[tuple[str, str, str, CommitResult]]] = {}
     for offset in [0] if options.only else options.offset or OFFSETS:
         results[offset] = []
         for commit in options.only or chosen_commits(options.clone, offset, STEP):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on real input: a fresh neuralforecast 1.7.4 is looked at, patched, proved and put back. With the argument
-# "picture" it is not shown but drawn, as docs/demo.svg, and a rehearsal as docs/rehearse.svg.
+# The main job on real input: a fresh neuralforecast 1.7.4 is patched, proved and restored. With the argument
+# "picture" it is drawn as docs/demo.svg, and a rehearsal as docs/rehearse.svg.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=.demo
@@ -27,7 +27,7 @@ if [ "${1-}" = picture ]; then
     exec "$python" scripts/picture.py
 fi
 show nfpatch status
-# Without names, the same heals and proves all that 1.7.4 needs; the proof then takes minutes.
+# Without names, the same patches and proves all that 1.7.4 needs; the proof then takes minutes.
 mission=(nbeatsx-unused-out tft-static-encoder)
 show nfpatch apply "${mission[@]}" --dry-run
 show nfpatch apply "${mission[@]}"

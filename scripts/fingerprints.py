@@ -12,7 +12,7 @@ from pathlib import Path
 
 from releases import RELEASES, download_all, read_member, unlisted_on_the_index
 
-from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_patches, names, patches_folder
+from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_patches, patches_folder, specifier_contains
 from nfpatch.codemod import CodemodRefused, Rewrite
 from nfpatch.fingerprints import (
     DIGEST_LENGTH,
@@ -20,13 +20,13 @@ from nfpatch.fingerprints import (
     RecordedEdit,
     RecordedFile,
     RecordedPatch,
-    digest_of,
     rendered,
+    short_digest,
 )
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching import edits as editing
 from nfpatch.patching.rewriting import check_parses, edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 
 def fingerprints_of(catalog: Catalog) -> Fingerprints:
@@ -50,40 +50,40 @@ def fingerprints_of(catalog: Catalog) -> Fingerprints:
                 versions[key] = (source, rewrites)
         files[file] = tuple(_record_of(tuple(releases[key]), *versions[key]) for key in versions)
     specifiers = {specifier for patch in catalog.patches for specifier in (*patch.variants, *patch.unaffected)}
-    named = {each: tuple(release for release in RELEASES if names(each, release)) for each in specifiers}
+    named = {each: tuple(release for release in RELEASES if specifier_contains(each, release)) for each in specifiers}
     return Fingerprints(RELEASES, files, named)
 
 
 def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, Rewrite]) -> RecordedFile:
     """What is known of a file. Raises CodemodRefused where it is not what a codemod expects."""
-    module, edits = Source(source), dict[str, tuple[editing.Edit, ...]]()
+    module, edits = SourceFile(source), dict[str, tuple[editing.Edit, ...]]()
     for patch_id, rewrite in rewrites.items():
         try:
             edits[patch_id] = edits_of(rewrite, module)
-            if edits_of(rewrite, module, vouched=True) != edits[patch_id]:
+            if edits_of(rewrite, module, fingerprinted=True) != edits[patch_id]:
                 raise CodemodRefused("its functions are not found by their text")
         except CodemodRefused as error:
             raise CodemodRefused(f"{patch_id} on {releases[0]}: {error}") from error
-    check_parses(editing.spliced(source, edits))
-    rest, at = hashlib.sha256(), 0
+    check_parses(editing.apply_edits(source, edits))
+    unpatched_digest, at = hashlib.sha256(), 0
     changed = {patch_id: [edit for edit in own if not edit.is_import] for patch_id, own in edits.items()}
     for edit in sorted(edit for own in changed.values() for edit in own):
-        rest.update(source[at : edit.start])
+        unpatched_digest.update(source[at : edit.start])
         at = edit.stop
-    rest.update(source[at:])
+    unpatched_digest.update(source[at:])
     recorded = {
         patch_id: RecordedPatch(
-            editing.text_digest_of(own),
+            editing.digest_inserted_text(own),
             rewrites[patch_id].imports,
             tuple(
-                RecordedEdit(e.start, e.stop, len(e.new), digest_of(source[e.start : e.stop]), digest_of(e.new))
+                RecordedEdit(e.start, e.stop, len(e.new), short_digest(source[e.start : e.stop]), short_digest(e.new))
                 for e in changed[patch_id]
             ),
         )
         for patch_id, own in edits.items()
     }
     imports_at = next((edit.start for own in edits.values() for edit in own if edit.is_import), 0)
-    return RecordedFile(releases, hash_of(source), rest.hexdigest()[:DIGEST_LENGTH], imports_at, recorded)
+    return RecordedFile(releases, hash_of(source), unpatched_digest.hexdigest()[:DIGEST_LENGTH], imports_at, recorded)
 
 
 def main() -> int:

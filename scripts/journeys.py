@@ -1,10 +1,10 @@
-"""Takes an ordinary script of every model of every release through its stages: docs/journeys.json.
+"""Runs the stages of an ordinary script for every model of every release: docs/results/journeys.json.
 
-Two processes (gloo, CPU, torch's launcher), as released and after `nfpatch apply`. As released the script goes on to
-`predict`, which ends otherwise than in one process already; healed, through all of `STAGES`. Each Auto class makes a
-search of two trials that differ in shape: through Optuna where neuralforecast does, else, healed only, through a real
-ray (as released its trials die or wait for ever, as `verify` shows). What the file holds already is not
-measured again.
+Two processes (gloo, CPU, torchrun), with the released and with the patched source. The released source runs the script
+up to `predict`, whose result already differs from that of a single process; the patched source runs all of `STAGES`.
+Each Auto class runs a search of two trials of different shapes: through Optuna if neuralforecast supports it, else,
+patched only, through a real ray (unpatched, its trials crash or hang, as `verify` shows). Results that the file already
+has are not measured again.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ from matrix import needs_old_stack
 from releases import CACHE, RELEASES, unpack
 
 from nfpatch.audit.run import agenda_for
-from nfpatch.catalog import Case, load_catalog, names
+from nfpatch.catalog import Case, load_catalog, specifier_contains
+from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
-from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, Source, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
-DATA = Path(__file__).resolve().parent.parent / "docs" / "journeys.json"
+DATA = Path(__file__).resolve().parent.parent / "docs" / "results" / "journeys.json"
 STAGES = ("validate", "predict", "cross-validation", "load", "refit")
 TIMEOUT_SECONDS = 1800.0
-# A search is not taken through the stages: what it has come to is a model like any other.
+# A search does not run the stages: its result is a model like any other.
 SEARCHES_THROUGH_OPTUNA = ">=1.6.4"
 THROUGH_RAY_ALONE = ("AutoHINT",)
-STEPS = 4  # the order of three series may be the same by chance
+STEPS = 4  # with fewer, the order of three series may be equal by chance
 
 
-# By release, model, and "released" or "healed": {"ends": "well", "otherwise" or "alone", where one process does not end
-# well either, and the model has nothing to show; "words": the first stage that does not end well, and how}.
+# By release, model, and "released" or "patched": {"ends": "well", "otherwise", or "alone" if a
+# single process fails, too, so that the model proves nothing; "words": the first stage that does not end well, and
+# how}.
 Journeys = dict[str, dict[str, dict[str, dict[str, str]]]]
 
 
@@ -63,9 +66,9 @@ def first_configurations(site: Path) -> list[Case]:
 
 
 def searches_for(site: Path, configurations: list[Case], through_optuna: bool) -> list[Case]:
-    """A search for each of these models that has an Auto class, and searches through Optuna, or through ray alone."""
+    """A search for each of these models with an Auto class: those through Optuna, or those only through ray."""
     exported = re.findall(r"'(Auto\w+)'", (site / "neuralforecast" / "auto.py").read_text(encoding="utf-8"))
-    has_optuna = names(SEARCHES_THROUGH_OPTUNA, find_install(None, site).version)
+    has_optuna = specifier_contains(SEARCHES_THROUGH_OPTUNA, find_install(None, site).version)
     searches = [each._replace(model=f"Auto{each.model}") for each in configurations]
     return [
         each
@@ -76,33 +79,33 @@ def searches_for(site: Path, configurations: list[Case], through_optuna: bool) -
 
 def journeys_in(
     released: Path,
-    healed: Path,
+    patched: Path,
     python: Path,
     configurations: list[Case],
     last_before: Sequence[str],
     stages: Sequence[str],
 ) -> dict[str, Any]:
-    """How the script of each model ends with the source in these two folders, as released up to `last_before`."""
+    """How the script of each model ends with the sources in these two folders; released, up to `last_before`."""
     before = [case_of(each, stage, "released") for each in configurations for stage in last_before]
     after = [case_of(each, stage, "installed") for each in configurations for stage in stages]
-    install = find_install(python, healed)
+    install = find_install(python, patched)
     try:
         report = run_proof(
             python=install.python,
             cases=[*before, *after],
-            trees={"released": released, "installed": healed},
+            trees={"released": released, "installed": patched},
             extra_path=install.extra_path,
             options=RunOptions(timeout=TIMEOUT_SECONDS, max_steps=STEPS, persistent=True),
         )
     except EnvironmentProblem as error:
         nothing = {"ends": "alone", "words": str(error)}
-        return {each.model: {"released": nothing, "healed": nothing} for each in configurations}
+        return {each.model: {"released": nothing, "patched": nothing} for each in configurations}
     journeys: dict[str, Any] = {}
     for each in configurations:
         own = [result for result in report.cases if result.model == each.model]
         by_source = {
             "released": ([result for result in own if result.source == "released"], released),
-            "healed": ([result for result in own if result.source == "installed"], healed),
+            "patched": ([result for result in own if result.source == "installed"], patched),
         }
         journeys[each.model] = {
             name: ending_of(results, site) for name, (results, site) in by_source.items() if results
@@ -111,7 +114,7 @@ def journeys_in(
 
 
 def case_of(configuration: Case, stage: str, source: Source) -> ProofCase:
-    """The script of a model to one stage."""
+    """The script of a model up to one stage."""
     name = f"{configuration.model}/{source}/{stage}"
     return ProofCase(name, None, configuration._replace(stage=stage), source, "pass", forecast=None)
 
@@ -127,15 +130,15 @@ def ending_of(results: list[CaseResult], site: Path) -> dict[str, str]:
 
 
 def words_of(result: CaseResult, site: Path) -> str:
-    """The stage and the first line of what it ended with, without the rank and without folders of this machine."""
+    """The stage and the first line of its error, without the rank and without folders of this machine."""
     line = result.detail.partition("\n")[0]
     return f"{result.stage}: " + re.sub(r"^rank \d+: ", "", line).replace(f"{site}/", "")[:160]
 
 
 def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """The journeys of all models of a release, and the searches for them; those that are known are not made again."""
+    """How the scripts of all models of a release and their searches end; known results are not measured again."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
-        released, healed = unpack(release, Path(folder, "released")), Path(folder, "healed")
+        released, patched = unpack(release, Path(folder, "released")), Path(folder, "patched")
         models = first_configurations(released)
         through_optuna, through_ray = (searches_for(released, models, through) for through in (True, False))
         for cases, last_before, stages in (
@@ -144,37 +147,37 @@ def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]
             (through_ray, (), ("ray-search",)),
         ):
             missing = [case for case in cases if case.model not in known]
-            if missing and not healed.exists():
-                shutil.copytree(released, healed)
+            if missing and not patched.exists():
+                shutil.copytree(released, patched)
                 catalog = load_catalog()
-                apply(find_install(None, healed), catalog, catalog.patches)
+                apply(find_install(None, patched), catalog, catalog.patches)
             if missing:
-                known = {**known, **journeys_in(released, healed, python, missing, last_before, stages)}
+                known = {**known, **journeys_in(released, patched, python, missing, last_before, stages)}
         return known
 
 
 def read_journeys(file: Path = DATA) -> Journeys:
-    """What is known so far."""
+    """The results so far."""
     journeys: Journeys = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return journeys
 
 
 def write(journeys: Journeys, file: Path) -> None:
-    """Writes a line for each release, oldest first."""
+    """Write a line for each release, oldest first."""
     lines = [f'"{each}": {json.dumps(journeys[each])}' for each in RELEASES if each in journeys]
     file.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def main() -> int:
-    """Measure what is missing; exit code 1 if a script ends otherwise than in one process on a healed release."""
+    """Measure missing results; exit code 1 if a script on a patched release differs from a single process."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("releases", nargs="*", default=RELEASES, help="only these (default: all)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python")
     parser.add_argument("--old-python", type=Path, help="the interpreter for releases up to 1.4.0; else they are left")
-    parser.add_argument("--anew", action="store_true", help="forget what docs/journeys.json holds")
+    parser.add_argument("--restart", action="store_true", help="discard the results in the file")
     parser.add_argument("--output", type=Path, default=DATA)
     arguments = parser.parse_args()
-    journeys = {} if arguments.anew else read_journeys(arguments.output)
+    journeys = {} if arguments.restart else read_journeys(arguments.output)
     for release in arguments.releases:
         python = arguments.old_python if needs_old_stack(release) else arguments.python
         if python is None:
@@ -182,8 +185,8 @@ def main() -> int:
         print(f"== {release}", file=sys.stderr, flush=True)
         journeys[release] = measure(release, python, journeys.get(release, {}))
         write(journeys, arguments.output)
-    healed = [ends["healed"] for models in journeys.values() for ends in models.values()]
-    return 1 if any(ending["ends"] == "otherwise" for ending in healed) else 0
+    patched = [ends["patched"] for models in journeys.values() for ends in models.values()]
+    return 1 if any(ending["ends"] == "otherwise" for ending in patched) else 0
 
 
 if __name__ == "__main__":

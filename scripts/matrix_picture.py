@@ -1,6 +1,6 @@
 """The picture of the matrix: models by releases, each cell in two halves, as released and patched.
 
-A half is green only if an ordinary script of that model ends in two processes as in one.
+A half is green only if an ordinary script of that model matches one process in two.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 from releases import RELEASES
 
 CELL_WIDTH, CELL_HEIGHT, GAP = 22, 15, 2
-LEFT, TOP, BOTTOM = 132, 70, 44
+LEFT, TOP, BOTTOM = 132, 70, 62
 
 # What a half cell says: the worst of its configurations; "revin" where the scaler of that name, which all models
-# share, is all that is dead, "error" only where no configuration trains.
+# share, is all that is unused, "error" only where no configuration trains.
 KINDS = {
-    "clean": "ends well",
-    "script": "ends otherwise",
-    "dead": "dead parameters",
-    "revin": "dead with revin only",
-    "error": "not in one process either",
+    "clean": "matches one process",
+    "script": "differs",
+    "dead": "unused parameters",
+    "revin": "unused with revin only",
+    "error": "fails in one process too",
     "unknown": "not run",
 }
 
@@ -51,7 +51,7 @@ def kind_of(tally: dict[str, Any], ends: str | None) -> str:
 def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
     """The SVG; `journeys` tell how the scripts end, by release, model and source.
 
-    Halves that do not end well carry a stroke as well, for those who do not tell red from green.
+    Halves that are not green have a stroke, for readers who cannot distinguish red from green.
     """
     models = sorted({run["model"] for run in runs}, key=str.lower)
     releases = [release for release in RELEASES if any(release in run["releases"] for run in runs)]
@@ -63,9 +63,9 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
         for release in run["releases"]:
             y = TOP + models.index(run["model"]) * CELL_HEIGHT
             ends = journeys.get(release, {}).get(run["model"], {})
-            for half, (source, name) in enumerate((("released", "released"), ("patched", "healed"))):
+            for half, source in enumerate(("released", "patched")):
                 x = LEFT + releases.index(release) * CELL_WIDTH + half * width
-                kind = kind_of(run[source], ends.get(name, {}).get("ends"))
+                kind = kind_of(run[source], ends.get(source, {}).get("ends"))
                 halves[kind].append(f"M{x} {y}h{width}v{height}h-{width}z")
                 if kind in ("dead", "script"):
                     marks.append(f"M{x + 2} {y + 2}l{width - 4} {height - 4}")
@@ -83,7 +83,7 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img">',
-            "<title>scripts of models by releases, in two processes: left as released, right patched</title>",
+            "<title>scripts of models by releases, in two processes: left released, right patched</title>",
             f"<style>{STYLE}</style>",
             *names,
             *heads,
@@ -98,8 +98,8 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
 
 def _legend(y: int) -> list[str]:
     """What the halves and the colours mean."""
-    parts = [f'<text x="{LEFT}" y="{y}">left half: as released, right half: patched</text>']
-    x = LEFT + 260
+    parts = [f'<text x="{LEFT}" y="{y}">left half: released, right half: patched</text>']
+    x, y = LEFT, y + 18
     for kind, words in KINDS.items():
         parts.append(f'<path class="{kind}" d="M{x} {y - 10}h10v12h-10z"/>')
         if kind in ("dead", "script"):

@@ -1,4 +1,4 @@
-"""Writes docs/models.md and its picture from what was measured: docs/matrix.json.gz and docs/journeys.json."""
+"""Writes docs/results/models.md and its picture from matrix.json.gz and journeys.json beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from releases import RELEASES
 
 from nfpatch.catalog import Case
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 PAGE = """# Every model of every release, before and after
 
@@ -22,62 +22,78 @@ Written by `make matrix` from what it measured ([matrix.json.gz](matrix.json.gz)
 
 ![models by releases, before and after](matrix.svg)
 
-**Scripts.** An ordinary script of each model: fit with validation, predict, cross_validation with `refit` off and on,
-save, load, fit again, in two processes (gloo, CPU, torch's launcher), each answer held against one process
-([proof.md](proof.md)). As released it is taken as far as `predict`. {scripts} scripts in {journey_releases} releases:
-as released {well_before} end as in one process, healed {well_after}; {alone} models do not run in one process either.
-Where one process refuses a stage, that stage counts for nothing.
+## Scripts
 
-**Searches.** From 1.6.4 on, each Auto class searches through Optuna: two trials that differ in shape, with learning
-rates that an unseeded sampler draws, and the better one is trained anew. {searches} searches in {search_releases}: as
-released {searches_before} end with all ranks alike, healed {searches_after}; of those that do not, {searches_alone} end
-so in one process too. Before, and in every release for AutoHINT, neuralforecast searches through ray alone; healed,
-{through_ray_after} of {through_ray} such searches in {ray_releases} end with all ranks alike (a real ray, two pretended
-GPUs). As released AutoNHITS stands for them all ([matrix.md](matrix.md)): trials die, or wait for ever.
+An ordinary script of each model (fit with validation, `predict`, `cross_validation` with and without `refit`, save,
+load, fit again) runs in two processes (gloo, CPU, torchrun), and each result is compared with one process
+([how](../concepts/proof.md)). On the released source it runs as far as `predict`.
 
-**Cells.** A cell is one configuration of a model ([audit.md](audit.md)). *Released*: the files as their wheel has them.
-*Patched*: after `nfpatch apply`; the cells that were dead, and all of a model whose file has changed, were trained
-anew. *DDP*: of these cells, the ones that strict DDP has trained in two processes: the first cell of every model that
-trains, and what was dead with the default options in a model whose file has changed. A model whose file and cells are
-the same in several releases was audited in one of them. What models share lies in other files, and a row shows what the
-first of its releases has there. {cells} cells of {files} model files in {releases} releases: as released {dead_before}
-have dead parameters, patched {dead_after}; {ddp} were trained by strict DDP. Each is clean, dead, refused (the release
-itself does not admit the configuration) or an error. The cells were measured with nfpatch 0.1.0, which writes the same
-model files as today (compared in 1.4.0, 1.6.4, 1.7.4, 2.0.1, 3.1.9 and 3.3.0), but no others.
+{scripts} scripts in {journey_releases} releases: {well_before} match one process on the released source, {well_after}
+on the patched one; {alone} models fail in one process too. A stage that fails in one process with the same error is
+not counted.
 
-| model | releases | patches | released | patched | DDP | script, released | script, healed |
+## Searches
+
+From 1.6.4 on each Auto class searches through Optuna: two trials that differ in shape, with learning rates from an
+unseeded sampler; then the better one is trained again. {searches} searches in {search_releases}: {searches_before} end
+with equal ranks on the released source, {searches_after} on the patched one; of the rest, {searches_alone} fail in one
+process too.
+
+Before 1.6.4, and in every release for AutoHINT, neuralforecast searches through ray only. {through_ray_after} of
+{through_ray} such searches in {ray_releases} end with equal ranks on the patched source (a real ray, two pretended
+GPUs). On the released source only AutoNHITS was run ([matrix.md](matrix.md)): trials fail or hang.
+
+## Configurations
+
+A configuration of a model is a *cell* ([audit.md](../reference/audit.md)). {cells} cells of {files} model files in
+{releases} releases: {dead_before} have unused parameters on the released source, {dead_after} on the patched one.
+
+- *Released*: the files of the wheel. *Patched*: after `nfpatch apply`; the cells with unused parameters, and all cells
+  of a model whose file has changed, were trained again.
+- *DDP*: how many of these cells strict DDP trained in two processes: the first cell of every model that trains, and the
+  cells that had unused parameters with default options in a model whose file has changed; {ddp} in all.
+- A cell is clean, has unused parameters, is refused (the release does not accept the configuration) or is an error.
+- A model whose file and cells are equal in several releases was audited in one of them.
+
+The cells were measured with nfpatch 0.1.0, which removed the layers that are frozen today; the scripts and searches
+with 0.2.0, which wrote its patches into neuralforecast's own files.
+
+| model | releases | patches | released | patched | DDP | script, released | script, patched |
 |---|---|---|---|---|---|---|---|
 {rows}
 
-## Scripts that do not end well, and stages that do not in one process either
+## Scripts that do not match, and stages that fail in one process too
 
 {endings}
 
-## Cells that are not green, and why
+## Cells that are not clean, and why
 
-Refusals are neuralforecast's own words: it does not admit the configuration. An error is a crash; as released and
-patched alike, unless it says otherwise.
+The words of a refusal are neuralforecast's own. An error is a crash, on the released and on the patched source unless
+noted.
 
 {reasons}
 
 Measured on Linux x86_64 with {stacks}; no GPU was used.
 """
+# How a script ends, in the words of the page
+ENDINGS = {"well": "match", "otherwise": "differ", "alone": "fail in one process too"}
+UNUSED = "unused"
 
 
 def page_of(runs: list[Run], journeys: Journeys) -> str:
-    """The text of docs/models.md."""
+    """The text of docs/results/models.md."""
 
     def total(source: str, kind: str) -> int:
         return sum(len(cells_in(run[source], kind)) for run in runs)
 
     def numbers(tally: dict[str, Any]) -> str:
-        kinds = {"clean": tally["clean"], **{kind: len(cells_in(tally, kind)) for kind in KINDS}}
+        kinds = {"clean": tally["clean"], **{shown(kind): len(cells_in(tally, kind)) for kind in KINDS}}
         return ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
 
     rows = [
-        f"| {run['model']} | {in_words(run['releases'])} | {', '.join(run['patches'])} "
+        f"| {run['model']} | {release_ranges(run['releases'])} | {', '.join(run['patches'])} "
         f"| {numbers(run['released'])} | {numbers(run['patched'])} | {run['ddp']} "
-        f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'healed')} |"
+        f"| {script_of(run, journeys, 'released')} | {script_of(run, journeys, 'patched')} |"
         for run in runs
     ]
     parts = parted(journeys)
@@ -93,20 +109,25 @@ def page_of(runs: list[Run], journeys: Journeys) -> str:
         scripts=len(scripts),
         journey_releases=len(journeys),
         well_before=ending(scripts, "released", "well"),
-        well_after=ending(scripts, "healed", "well"),
-        alone=ending(scripts, "healed", "alone"),
+        well_after=ending(scripts, "patched", "well"),
+        alone=ending(scripts, "patched", "alone"),
         searches=len(searches),
-        search_releases=in_words(release for release, models in parts[1].items() if models),
+        search_releases=release_ranges(release for release, models in parts[1].items() if models),
         searches_before=ending(searches, "released", "well"),
-        searches_after=ending(searches, "healed", "well"),
-        searches_alone=ending(searches, "healed", "alone"),
+        searches_after=ending(searches, "patched", "well"),
+        searches_alone=ending(searches, "patched", "alone"),
         through_ray=len(through_ray),
-        through_ray_after=ending(through_ray, "healed", "well"),
-        ray_releases=in_words(release for release, models in parts[2].items() if models),
+        through_ray_after=ending(through_ray, "patched", "well"),
+        ray_releases=release_ranges(release for release, models in parts[2].items() if models),
         reasons="\n".join(reasons_of(runs)) or "Nothing.",
         endings="\n".join(endings_of(journeys)) or "Nothing.",
         stacks="; ".join(sorted({run["stack"] for run in runs})),
     )
+
+
+def shown(kind: str) -> str:
+    """A kind of cells in the words of the page."""
+    return UNUSED if kind == "dead" else kind
 
 
 def parted(journeys: Journeys) -> list[Journeys]:
@@ -133,43 +154,45 @@ def script_of(run: Run, journeys: Journeys, source: str) -> str:
     """How scripts of a model end in the releases of a run: in how many of them well."""
     known = [journeys[release] for release in run["releases"] if run["model"] in journeys.get(release, {})]
     ends = [models[run["model"]][source]["ends"] for models in known]
-    counts = Counter("not in one process either" if end == "alone" else end for end in ends)
+    counts = Counter(ENDINGS[end] for end in ends)
     counts.update({"not run": len(run["releases"]) - len(ends)})
     return ", ".join(f"{number} {end}" for end, number in counts.items() if number)
 
 
 def endings_of(journeys: Journeys) -> list[str]:
-    """A list entry for each way in which a script does not end well, or a stage of it not in one process either."""
-    told: dict[str, dict[str, set[str]]] = {}
+    """A list entry for each way in which a script does not match, or a stage of it fails in one process too."""
+    models_by_words: dict[str, dict[str, set[str]]] = {}
     for release, models in journeys.items():
         for model, ends in models.items():
-            kind = "otherwise" if ends["healed"]["ends"] == "otherwise" else "one process ends so too"
-            for words in filter(None, ends["healed"]["words"].split("; ")):
-                told.setdefault(f"{kind}: {words}", {}).setdefault(model, set()).add(release)
+            kind = "differs" if ends["patched"]["ends"] == "otherwise" else "fails in one process too"
+            for words in filter(None, ends["patched"]["words"].split("; ")):
+                models_by_words.setdefault(f"{kind}: {words}", {}).setdefault(model, set()).add(release)
     return [
-        f"- {words}  \n  ({'; '.join(f'{model} {in_words(releases)}' for model, releases in sorted(models.items()))})"
-        for words, models in sorted(told.items(), key=lambda entry: (not entry[0].startswith("otherwise"), entry[0]))
+        f"- {words}  \n  ({'; '.join(f'{model} {release_ranges(own)}' for model, own in sorted(models.items()))})"
+        for words, models in sorted(
+            models_by_words.items(), key=lambda item: (not item[0].startswith("differs"), item[0])
+        )
     ]
 
 
 def reasons_of(runs: list[Run]) -> list[str]:
-    """A list entry for each reason why cells of a model are not green when patched."""
-    told: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
+    """A list entry for each reason why cells of a model are not clean when patched."""
+    found_by_reason: dict[tuple[str, str], tuple[set[str], dict[str, None]]] = {}
     for run in runs:
         for kind in KINDS:
             for words, found in run["patched"][kind].items():
-                reason = f"**dead**: {words}" if kind == "dead" else words
-                releases, cells = told.setdefault((run["model"], reason), (set(), {}))
+                reason = f"**{UNUSED}**: {words}" if kind == "dead" else words
+                releases, cells = found_by_reason.setdefault((run["model"], reason), (set(), {}))
                 releases.update(run["releases"])
                 cells.update(dict.fromkeys(found))
     entries = []
-    for (model, reason), (releases, cells) in told.items():
+    for (model, reason), (releases, cells) in found_by_reason.items():
         shown = [*list(cells)[:6], *(["..."] if len(cells) > 6 else [])]
-        entries.append(f"- {model} {in_words(releases)}: {reason}  \n  ({'; '.join(shown)})")
+        entries.append(f"- {model} {release_ranges(releases)}: {reason}  \n  ({'; '.join(shown)})")
     return entries
 
 
-def in_words(releases: Iterable[str]) -> str:
+def release_ranges(releases: Iterable[str]) -> str:
     """Releases as ranges of the known ones, `1.6.2 - 1.6.4`."""
     wanted = set(releases)
     ranges: list[list[str]] = []
@@ -184,5 +207,5 @@ def in_words(releases: Iterable[str]) -> str:
 
 if __name__ == "__main__":
     measured, endings = read_runs(), read_journeys()
-    (DOCS / "matrix.svg").write_text(picture(measured, endings), encoding="utf-8")
-    (DOCS / "models.md").write_text(page_of(measured, endings), encoding="utf-8")
+    (RESULTS / "matrix.svg").write_text(picture(measured, endings), encoding="utf-8")
+    (RESULTS / "models.md").write_text(page_of(measured, endings), encoding="utf-8")

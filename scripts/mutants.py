@@ -1,4 +1,4 @@
-"""Runs mutmut over what decides about somebody's files and about a proof, and writes docs/mutants.md.
+"""Runs mutmut over the modules that decide about users' files and about proofs, and writes docs/results/mutants.md.
 
 What is mutated, and the tests that judge it, stand in pyproject.toml, [tool.mutmut]. Each survivor has its reason here;
 one without, and a reason that no survivor needs any more, end the run with exit code 1.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "mutants.md"
+PAGE = ROOT / "docs" / "results" / "mutants.md"
 MUTMUT = (sys.executable, "-m", "mutmut")
 # mutmut calls mypy by its name
 ENVIRONMENT = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
@@ -26,14 +26,14 @@ FEWEST_KILLED = 95
 # In mutmut's words, what came of a mutant that mypy, or a test, has found; one that never ends is found as well
 REFUSED = "caught by type check"
 FOUND = ("killed", "timeout", "segfault")
-HEADING = """# The tests, tested
+HEADING = """# Mutation tests
 
-Written by `make mutants`: [mutmut](https://mutmut.readthedocs.io) changes one thing at a time in what decides about
-somebody's files and about a proof, and runs the tests that reach it. What mypy refuses, it refuses in CI as well; of
-the others the tests have to find {fewest} in 100 in each file. Each survivor has its reason in `scripts/mutants.py`.
-mutmut changes functions only, none that is decorated, and no text between three quotes.
+Written by `make mutants`: [mutmut](https://mutmut.readthedocs.io) makes one change at a time in the modules that
+decide about a user's files and about a proof, and runs the tests that reach it. mypy finds some of these mutants, in
+CI too; of the others the tests must find {fewest} in 100 in each file. `scripts/mutants.py` has the reason for each
+survivor. mutmut changes only functions without decorators, and no triple-quoted strings.
 
-| file | mutants | refused by mypy | found by the tests | survivors |
+| file | mutants | found by mypy | found by the tests | survivors |
 |---|---|---|---|---|
 """
 
@@ -54,9 +54,11 @@ SURVIVORS: dict[Mutant, str] = {
         'statement = (frame.line or "XXXX").partition(" ")[0]',
     ): "Neither is a statement that raises",
     Mutant(
-        "rehearsal.verdict.place_of",
-        'outer = next((f"{_within(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), "")',
-        'outer = next((f"{_within(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), None)',
+        "engine.logs.place_of",
+        'outer = next((f"{without_site_packages(file)}:{line} in {name}" '
+        'for file, line, name in frames if _tells(file)), "")',
+        'outer = next((f"{without_site_packages(file)}:{line} in {name}" '
+        "for file, line, name in frames if _tells(file)), None)",
     ): "Both are no place",
     Mutant(
         "installs.record.row_for",
@@ -124,7 +126,7 @@ def found_of(counted: Counter[str]) -> tuple[int, int]:
 
 
 def page_of(ended: dict[str, Counter[str]], survivors: dict[Mutant, str]) -> str:
-    """docs/mutants.md."""
+    """docs/results/mutants.md."""
     lines = []
     for file, counted in [*ended.items(), ("all", sum(ended.values(), Counter()))]:
         found, asked = found_of(counted)

@@ -1,4 +1,4 @@
-"""What becomes of a release that nfpatch does not know yet: docs/next-release.md.
+"""What becomes of a release that nfpatch does not know yet: docs/results/next-release.md.
 
 Each release from 1.6.0 on is taken for the next one. It and all later ones are hidden from the catalog: fingerprints,
 version ranges, and the forms of later fixes. What fits by the code is compared with what the full catalog writes.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +15,14 @@ from releases import RELEASES, download_all, read_member
 
 from nfpatch.catalog import Catalog, Patch, load_catalog
 from nfpatch.codemod import Rewrite
-from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import Ledger
-from nfpatch.patching.edits import Edit, joined
+from nfpatch.patching.edits import Edit, merge_adjacent
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.patching.variants import Variants
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "next-release.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "next-release.md"
 FIRST = "1.6.0"
 SAME, OTHER, REFUSED, NEW, WRONG = "same bytes", "other bytes", "refused", "without a predecessor", "not needed"
 
@@ -45,10 +43,10 @@ WHY_OTHER = {
 }
 INTRODUCTION = """# The next release
 
-A release that comes out tomorrow is not in nfpatch's catalog. `apply --allow-modified` then goes by the code: a variant
-of a patch is applied if all that it expects stands there exactly once. How far that carries is measured by
-`make next-release`: each release from {first} on is hidden from the catalog, with all later ones, and patched by what
-is known of its predecessors.
+Written by `make next-release`. A release that comes out tomorrow is not in nfpatch's catalog. `apply --allow-modified`
+then goes by the code: a variant of a patch is applied if every statement that it expects is in the source exactly once.
+To measure how many patches that reaches, each release from {first} on is hidden from the catalog together with
+all later ones, and patched by what is known of the releases before it.
 
 The full catalog writes {needed} patches into these {releases} releases. Of these, {same} come to the same bytes,
 {other} to others, {refused} are refused, and {new} have no variant for a predecessor. {wrong} are applied where the
@@ -59,7 +57,7 @@ full catalog says `not-needed`.
 """
 
 
-class Outcome(NamedTuple):
+class PatchOutcome(NamedTuple):
     """What becomes of a patch in a release, and for a refused one what was not found there."""
 
     release: str
@@ -68,32 +66,37 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
-def outcomes_for(catalog: Catalog, release: str) -> list[Outcome]:
+def outcomes_for(catalog: Catalog, release: str) -> list[PatchOutcome]:
     """What becomes of each patch in a release that is not known; nothing of those that neither catalog applies."""
-    files = {*catalog.files, *(file for patch in catalog.patches for forms in patch.spared.values() for file in forms)}
+    files = {
+        *catalog.files,
+        *(file for patch in catalog.patches for forms in patch.unaffected_code.values() for file in forms),
+    }
     contents = {file: read_member(release, file) for file in files}
     nowhere = Path("nowhere")
     install = Install(release, nowhere, nowhere, None, "regular")
     hidden = hidden_from(catalog, release)
     variants = Variants(install, hidden, Ledger(release), contents)
-    sources = {file: Source(content) for file, content in contents.items() if content is not None}
+    sources = {file: SourceFile(content) for file, content in contents.items() if content is not None}
     found = []
     for full, patch in zip(catalog.patches, hidden.patches):
         variant, expected = variants.of(patch), _edits(catalog.rewrites_for(full, release), sources)
-        is_applied = variant.found == "matched"
+        is_applied = variant.kind == "matched"
         if not expected:
-            found += [Outcome(release, patch.id, WRONG)] if is_applied else []
+            found += [PatchOutcome(release, patch.id, WRONG)] if is_applied else []
         elif not patch.variants:
-            found.append(Outcome(release, patch.id, NEW))
+            found.append(PatchOutcome(release, patch.id, NEW))
         elif not is_applied:
-            found.append(Outcome(release, patch.id, REFUSED, variant.reason))
+            found.append(PatchOutcome(release, patch.id, REFUSED, variant.reason))
         else:
-            written = {file: joined(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()}
-            found.append(Outcome(release, patch.id, SAME if written == expected else OTHER))
+            written = {
+                file: merge_adjacent(variants.edits(file, rewrite)) for file, rewrite in variant.rewrites.items()
+            }
+            found.append(PatchOutcome(release, patch.id, SAME if written == expected else OTHER))
     return found
 
 
-def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, Source]) -> dict[str, tuple[Edit, ...]]:
+def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, SourceFile]) -> dict[str, tuple[Edit, ...]]:
     return {file: edits_of(rewrite, sources[file]) for file, rewrite in rewrites.items()}
 
 
@@ -114,11 +117,10 @@ def hidden_from(catalog: Catalog, release: str) -> Catalog:
         ended[specifier]: tuple(name for name in named if name in known)
         for specifier, named in record.specifiers.items()
     }
-    fingerprints: Fingerprints = replace(
-        record, releases=known, files={file: each for file, each in files.items() if each}, specifiers=specifiers
+    fingerprints = record._replace(
+        releases=known, files={file: each for file, each in files.items() if each}, specifiers=specifiers
     )
-    return replace(
-        catalog,
+    return catalog._replace(
         fingerprints=fingerprints,
         patches=tuple(_known_of(catalog, patch, known, ended) for patch in catalog.patches),
     )
@@ -135,7 +137,7 @@ def _known_of(catalog: Catalog, patch: Patch, known: tuple[str, ...], ended: Map
         },
         unaffected={ended[each]: why for each, why in patch.unaffected.items()},
         # a fix is known once a release has it
-        spared=patch.spared if len(since) > len(needing) else {},
+        unaffected_code=patch.unaffected_code if len(since) > len(needing) else {},
     )
 
 
@@ -143,7 +145,7 @@ def _ended(specifier: str, release: str) -> str:
     return f"{specifier},<{release}" if specifier else f"<{release}"
 
 
-def page_of(outcomes: list[Outcome]) -> str:
+def page_of(outcomes: list[PatchOutcome]) -> str:
     """The page that says what became of all of them."""
     total = Counter(outcome.outcome for outcome in outcomes)
     needed = [outcome for outcome in outcomes if outcome.outcome != WRONG]

@@ -18,14 +18,15 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tests" / "rehearsals" / "scripts" / "train.py"
-# The proof of all patches would fill several screens.
+# `status`, and the proof of all patches, would fill several screens.
 MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 # By picture: the commands that it shows, each with the exit code that it ends with
 PICTURES = {
-    "demo.svg": ((0, "status"), (0, "apply", *MISSION), (0, "verify", *MISSION), (0, "revert", *MISSION)),
+    "demo.svg": ((0, "apply", *MISSION), (0, "verify", *MISSION), (0, "revert", *MISSION)),
     "rehearse.svg": ((1, "rehearse", SCRIPT.name), (0, "rehearse", "--source", "patched", SCRIPT.name)),
 }
-WIDTH = 112  # columns; what `status` prints fits without a break
+WIDTH = 112  # columns
+MOST_LINES = 30
 
 # Rich's own frame, but for the fonts that it would load from elsewhere.
 FRAME = """\
@@ -73,17 +74,22 @@ def printed_by(command: list[str], exit_code: int, folder: str) -> str:
 
 
 def draw(name: str) -> None:
-    """Runs the commands of a picture and draws what they print, with paths relative to the repository."""
+    """Runs the commands of a picture and draws what they print, without blank lines, with paths of the repository."""
     with open(os.devnull, "w") as nowhere, tempfile.TemporaryDirectory(prefix="nfpatch-picture-") as folder:
         shutil.copy(SCRIPT, folder)  # a training leaves its logs beside it
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
         for exit_code, *command in PICTURES[name]:
             console.print(Text("$ nfpatch " + " ".join(command), style="bold"))
             printed = printed_by([str(Path(sys.prefix, "bin", "nfpatch")), *command], exit_code, folder)
-            console.print(Text.from_ansi(printed.replace(f"{ROOT}{os.sep}", "")))
+            shown = [line for line in printed.replace(f"{ROOT}{os.sep}", "").splitlines() if line.strip()]
+            is_last = (exit_code, *command) == PICTURES[name][-1]
+            console.print(Text.from_ansi("\n".join([*shown, *([] if is_last else [""])])))
+    lines = console.export_text(clear=False).count("\n")
+    if lines > MOST_LINES:
+        sys.exit(f"{name} has {lines} lines, and {MOST_LINES} are as many as a reader looks at: show less")
     picture = ROOT / "docs" / name
     picture.write_text(console.export_svg(title="nfpatch", code_format=FRAME, unique_id="nfpatch"), encoding="utf-8")
-    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size} bytes")
+    print(f"{picture.relative_to(ROOT)}: {lines} lines, {picture.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ WHEELS = CACHE / "wheels"
 
 
 def wheel_of(release: str) -> Path:
-    """The wheel of this release, downloaded with pip unless it is there already."""
+    """The wheel of this release, downloaded with pip unless it exists."""
     wheel = _wheel_path(release)
     if not wheel.exists():
         WHEELS.mkdir(parents=True, exist_ok=True)
@@ -53,10 +53,10 @@ def download_all(releases: Iterable[str] = RELEASES) -> list[Path]:
 
 
 def unlisted_on_the_index() -> list[str]:
-    """The releases from 1.0.0 on that the package index has and `RELEASES` has not; none where it does not answer."""
+    """The releases from 1.0.0 on that are on the package index, but not in `RELEASES`; none if it does not respond."""
     command = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check", "neuralforecast"]
-    told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
-    versions = re.findall(r"^Available versions: (.*)$", told, re.MULTILINE)
+    output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    versions = re.findall(r"^Available versions: (.*)$", output, re.MULTILINE)
     return [version for version in ", ".join(versions).split(", ") if version[:1] > "0" and version not in RELEASES]
 
 
@@ -67,7 +67,7 @@ def read_member(release: str, name: str) -> bytes | None:
 
 
 def unpack(release: str, folder: Path) -> Path:
-    """Makes `folder` a site-packages folder with this release as its wheel lays it out, and returns it."""
+    """Install this release into `folder`, as a site-packages folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel_of(release)) as archive:
         archive.extractall(folder)

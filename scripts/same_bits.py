@@ -1,4 +1,4 @@
-"""Writes docs/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
+"""Writes docs/results/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
 
 Each configuration is trained from one seed, by one process, with the source of a release and with all patches applied
 that are not opt-in: weights, losses, forecasts and what is left of the random streams must be the same. Where the two
@@ -32,7 +32,7 @@ from nfpatch.proof.prove import TRAVELLERS
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, encode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "same-bits.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "same-bits.md"
 FITS = Path(__file__).with_name("same_bits_fits.py")
 RELEASES = ("1.5.0", "1.7.4", "2.0.1", "3.0.2", "3.3.0")
 VAL_SIZE = 12
@@ -40,17 +40,19 @@ VALIDATE_EVERY = {"val_check_steps": 2}
 SEARCH = Case("AutoNHITS", "search", options={"mlp_units": [[8, 8]] * 3}, releases=">=1.6.4")
 TEXT = """# One process: the bits of the unpatched source
 
-Written by `make same-bits`. Each model class is trained by one process from one seed, for four steps with two
-validations, as released and with all patches but the opt-in ones. Equal, bit for bit, must be: every weight and buffer,
-the losses of each step and validation, the forecasts, and the states of the random streams after the fit; for some
-models `cross_validation` as well. The configurations: no exogenous features, each kind and all of them with a point
-loss; none and all of them with a quantile and a distribution loss; the models with IQLoss, a mixture and other options
-of the training; and what the patches for unused parameters name as their cases.
+Written by `make same-bits`. Each model class is trained in one process from one seed, for four steps with two
+validations, on the released source and on the patched one (all patches but the opt-in ones). These must be equal, bit
+for bit: every weight and buffer, the losses of each step and validation, the forecasts, the states of the random number
+generators after the fit, and for some models the results of `cross_validation`.
 
-A number is that of the configurations that are equal. Two patches remove layers, as upstream did in 1.7.5 and 1.7.6:
-where they apply, the second number is that without them. Where the release itself refuses a configuration, both
-sources must say the same, and it is not counted. `torch.linalg.lstsq`, which makes KAN's first weights, gives other
-last bits in each process by its default driver, as released too: here it gets another one.
+The configurations: no exogenous features, each kind and all of them with a point loss; none and all of them with a
+quantile and a distribution loss; IQLoss, a mixture and other training options; and the cases of the patches for unused
+parameters.
+
+Each number counts the configurations that are equal. Two patches remove layers, as upstream did in 1.7.5 and 1.7.6;
+where they apply, the second number is without them. A configuration that the release refuses must fail with the same
+error on both sources, and is not counted. `torch.linalg.lstsq`, which initializes KAN, differs in the last bits from
+process to process with its default driver, on the released source too; here another driver is set.
 
 {table}
 
@@ -59,7 +61,7 @@ last bits in each process by its default driver, as released too: here it gets a
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FitComparison:
     """How a configuration fared in one process with the patched source, held against the released one.
 
     `differences` names what differs: "weights", "forecasts", ...; `error` is what both end with where they do so alike.
@@ -133,15 +135,15 @@ def fit_all(tree: Path, cases: Mapping[str, Case], python: Path, folder: Path) -
     return {result.pop("id"): result for result in results}
 
 
-def outcome_of(
+def compare_fits(
     release: str, case: Case, patches: str, released: Mapping[str, Any], patched: Mapping[str, Any]
-) -> Outcome:
+) -> FitComparison:
     """How the patched source differs from the released one."""
     differences = tuple(key for key in sorted({*released, *patched}) if released.get(key) != patched.get(key))
-    return Outcome(release, case, patches, differences, "" if differences else released.get("error", ""))
+    return FitComparison(release, case, patches, differences, "" if differences else released.get("error", ""))
 
 
-def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[Outcome]:
+def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[FitComparison]:
     """Train all configurations of a release with the released source and the patched one."""
     released = unpack(release, folder / "released")
     cases = cases_of(released / "neuralforecast", release, catalog)
@@ -163,13 +165,13 @@ def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[
         }
         results = {name: future.result() for name, future in futures.items()}
     return [
-        outcome_of(release, cases[name], patched, results["released"][name], result)
+        compare_fits(release, cases[name], patched, results["released"][name], result)
         for patched in ("all", "without")
         for name, result in results.get(patched, {}).items()
     ]
 
 
-def exceptions_in(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+def exceptions_in(outcomes: Sequence[FitComparison]) -> dict[str, list[str]]:
     """The configurations, by release and model, that are equal without the two patches only."""
     equal_without = {
         (each.release, each.case.model, each.case.config)
@@ -184,7 +186,7 @@ def exceptions_in(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
     return found
 
 
-def failures_in(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def failures_in(outcomes: Sequence[FitComparison]) -> list[FitComparison]:
     """What differs and may not."""
     exceptions = exceptions_in(outcomes)
     return [
@@ -194,7 +196,7 @@ def failures_in(outcomes: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def cell_of(model: str, release: str, outcomes: Sequence[Outcome]) -> str:
+def cell_of(model: str, release: str, outcomes: Sequence[FitComparison]) -> str:
     """What the table says of a model in a release."""
     own = [each for each in outcomes if (each.case.model, each.release) == (model, release) and not each.error]
     counts = []
@@ -206,8 +208,8 @@ def cell_of(model: str, release: str, outcomes: Sequence[Outcome]) -> str:
     return " / ".join(counts)
 
 
-def page_of(outcomes: Sequence[Outcome], releases: Sequence[str], stack: Mapping[str, str]) -> str:
-    """The text of docs/same-bits.md."""
+def page_of(outcomes: Sequence[FitComparison], releases: Sequence[str], stack: Mapping[str, str]) -> str:
+    """The text of docs/results/same-bits.md."""
     models = sorted({each.case.model for each in outcomes})
     cells = {(model, release): cell_of(model, release, outcomes) for model in models for release in releases}
     rows = [f"| model | {' | '.join(releases)} |", f"|---|{'---|' * len(releases)}"]

@@ -56,7 +56,7 @@ class Fits:
         forecaster.fit(df=data.past, val_size=val_size, **static)
         result: dict[str, Any] = {
             "weights": {
-                name: digest_of(tensor.numpy().tobytes())
+                name: sha256_hex(tensor.numpy().tobytes())
                 for name, tensor in self.comparing.weights_of(self.models.trained_model_of(forecaster)).items()
             },
             "random_streams": random_streams(),
@@ -82,7 +82,7 @@ class Fits:
 def asked(forecast: Callable[[], Any]) -> str:
     """The digest of a frame, or the error with which neuralforecast refuses it: HINT of 1.5.0 cannot predict."""
     try:
-        return digest_of_frame(forecast())
+        return frame_digest(forecast())
     except Exception as error:
         traceback.print_exc()
         return in_short(error)
@@ -93,15 +93,15 @@ def in_short(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def digest_of(content: bytes) -> str:
+def sha256_hex(content: bytes) -> str:
     """SHA-256 (hex)."""
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_of_frame(frame: Any) -> str:
+def frame_digest(frame: Any) -> str:
     """SHA-256 (hex) of the numbers of a frame, in its order."""
     numbers = frame.drop(columns=["unique_id", "ds", "cutoff"], errors="ignore")
-    return digest_of(",".join(numbers.columns).encode() + numbers.to_numpy(dtype="float64").tobytes())
+    return sha256_hex(",".join(numbers.columns).encode() + numbers.to_numpy(dtype="float64").tobytes())
 
 
 def random_streams() -> dict[str, str]:
@@ -110,9 +110,9 @@ def random_streams() -> dict[str, str]:
     import torch
 
     return {
-        "python": digest_of(repr(random.getstate()).encode()),
-        "numpy": digest_of(pickle.dumps(numpy.random.get_state(), protocol=2)),
-        "torch": digest_of(torch.get_rng_state().numpy().tobytes()),
+        "python": sha256_hex(repr(random.getstate()).encode()),
+        "numpy": sha256_hex(pickle.dumps(numpy.random.get_state(), protocol=2)),
+        "torch": sha256_hex(torch.get_rng_state().numpy().tobytes()),
     }
 
 

@@ -1,4 +1,4 @@
-"""Proves on real models that `nfpatch migrate` keeps them, and writes the table into docs/saved-models.md.
+"""Proves on real models that `nfpatch migrate` keeps them, and writes docs/results/saved-models.md.
 
 A model is trained and saved with one source, migrated to another, and loaded there: its forecasts must be bit for bit
 what they were. A fit that was stopped half way is migrated and resumed: the weights must be bit for bit those of the
@@ -27,8 +27,16 @@ from nfpatch.catalog import Case, load_catalog
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, encode
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "saved-models.md"
-TABLE = re.compile(r"(?<=<!-- written by `make saved-models` -->\n\n).*?(?=\n\n<!-- end -->)", re.DOTALL)
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "saved-models.md"
+HEADING = """# Migrated models
+
+Written by `make saved-models`. A model is trained and saved with one source, migrated to another (`nfpatch migrate`),
+and loaded there. *Forecasts*: are they bit for bit the same? *Resumed fit*: a fit of six steps leaves a checkpoint
+after three, which is migrated and resumed with the other source; are the weights at the end those of a fit that was
+not stopped? *Before*: the error of loading the file without migrating it. A TFT with static features keeps its
+layers, so it loads as it is, and `migrate` leaves it alone.
+
+"""
 CATALOG = load_catalog()
 PATCHES = CATALOG.patches
 SAVING = Path(__file__).with_name("saving.py")
@@ -37,7 +45,7 @@ UPGRADE = ("1.7.4", "1.7.7")
 
 
 @dataclass(frozen=True)
-class Journey:
+class Transfer:
     """Models that are saved with the source in one site-packages folder and loaded with that in another."""
 
     name: str
@@ -47,14 +55,14 @@ class Journey:
 
 
 @dataclass(frozen=True)
-class Result:
+class MigrationCheck:
     """How one model fared.
 
-    `before` is the error of loading it at its target before it was migrated, empty where there was none. `files` are
-    what `migrate --json` tells of its file and of the checkpoints of its fit.
+    `before` is the error of loading it at its target before the migration, empty if there was none. `files` has the
+    entries of `migrate --json` for its file and for the checkpoints of its fit.
     """
 
-    journey: str
+    transfer: str
     case: Case
     before: str
     files: tuple[Mapping[str, Any], ...]
@@ -63,9 +71,9 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        """Whether the model is what it was, and its files were touched only if they had to be."""
-        due = "migrated" if is_resized(self.case) else "already-fits"
-        return all(file["state"] == due for file in self.files) and self.equal_forecasts and self.equal_resumed
+        """Whether the model is unchanged, and its files were rewritten only if necessary."""
+        expected = "migrated" if is_resized(self.case) else "already-fits"
+        return all(file["state"] == expected for file in self.files) and self.equal_forecasts and self.equal_resumed
 
     @property
     def row(self) -> str:
@@ -74,7 +82,7 @@ class Result:
         changes = ", ".join(f"{len(file[verb])} {verb}" for verb in ("dropped", "added") if file[verb]) or "the same"
         before = re.search(r"Unexpected key|Missing key", self.before, re.IGNORECASE)
         cells = [
-            *(self.journey, f"{self.case.model}, {self.case.config}"),
+            *(self.transfer, f"{self.case.model}, {self.case.config}"),
             f"{before[0].lower()}(s)" if before else self.before[:40] or "loads",
             f"**{file['state']}**" if file["state"] == "refused" else changes,
             "bit-equal" if self.equal_forecasts else "**differ**",
@@ -141,12 +149,12 @@ def as_json(case: Case) -> dict[str, Any]:
     return encode(CaseSpec("", case.model, case.loss, exogenous=tuple(case.exogenous), options=dict(case.options)))
 
 
-def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Result]:
-    """Send all models on their journeys. They are left in `folder`, with the old files beside the new."""
+def prove(transfers: Sequence[Transfer], python: Path, folder: Path) -> list[MigrationCheck]:
+    """Send all models on their transfers. They are left in `folder`, with the old files beside the new."""
     models = {
         (number, place): (folder / str(number) / str(place) / "saved", folder / str(number) / str(place) / "fit", case)
-        for number, journey in enumerate(journeys)
-        for place, case in enumerate(journey.cases)
+        for number, transfer in enumerate(transfers)
+        for place, case in enumerate(transfer.cases)
     }
 
     def job(action: str, number: int, tree: Path) -> dict[str, Any]:
@@ -158,17 +166,17 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
             "cases": {str(path): as_json(case) for path, case in own},
         }
 
-    numbered = list(enumerate(journeys))
-    saves = [job("save", number, journey.source) for number, journey in numbered]
-    fits = [job("fit", number, journey.source) for number, journey in numbered]
-    loads = [job("load", number, journey.target) for number, journey in numbered]
-    resumes = [job("resume", number, journey.target) for number, journey in numbered]
-    count = len(journeys)
+    numbered = list(enumerate(transfers))
+    saves = [job("save", number, transfer.source) for number, transfer in numbered]
+    fits = [job("fit", number, transfer.source) for number, transfer in numbered]
+    loads = [job("load", number, transfer.target) for number, transfer in numbered]
+    resumes = [job("resume", number, transfer.target) for number, transfer in numbered]
+    count = len(transfers)
     first = results_of([*saves, *fits, *loads], python, folder)
     classes = {folder: case.model for *folders, case in models.values() for folder in folders}
     files: dict[Path, list[Mapping[str, Any]]] = {}
-    for number, journey in numbered:
-        for file in migrated([*saves[number]["cases"], *fits[number]["cases"]], classes, journey.target, python):
+    for number, transfer in numbered:
+        for file in migrated([*saves[number]["cases"], *fits[number]["cases"]], classes, transfer.target, python):
             files.setdefault(Path(file["path"]).parent, []).append(file)
     second = results_of([*loads, *resumes], python, folder)
     results = []
@@ -177,8 +185,8 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
         weights = first[count + number][str(fit)], second[count + number][str(fit)]
         forecasts = first[number][str(saved)], second[number][str(saved)]
         results.append(
-            Result(
-                journey=journeys[number].name,
+            MigrationCheck(
+                transfer=transfers[number].name,
                 case=case,
                 before=before if isinstance(before, str) else "",
                 files=(*files[saved], *files[fit]),
@@ -192,16 +200,16 @@ def prove(journeys: Sequence[Journey], python: Path, folder: Path) -> list[Resul
 def migrated(
     folders: Sequence[str], classes: Mapping[Path, str], target: Path, python: Path
 ) -> list[Mapping[str, Any]]:
-    """What `migrate` tells of the files in these folders; where it asks for more, that is given."""
+    """The output of `migrate` for the files in these folders, with `--trust` or `--model` where it asks for them."""
     migrate = ("migrate", "--python", python, "--site-packages", target)
     answer = nfpatch_json(*migrate, *folders)["files"]
-    # Before 1.7.1 a callback in a checkpoint leads to the model, and the model to its trainer.
+    # Before 1.7.1 a callback in a checkpoint refers to the model, and the model to its trainer.
     distrusted = [file["path"] for file in answer if "--trust" in file["detail"]]
     trust = ["--trust"] if distrusted else []
     if distrusted:
         answer = [file for file in answer if file["path"] not in distrusted]
         answer += nfpatch_json(*migrate, *trust, *distrusted)["files"]
-    # A checkpoint does not tell its class, and that of a NBEATSx without `out` may be a NBEATS.
+    # A checkpoint does not record its class, and that of an NBEATSx without `out` may be an NBEATS.
     unknown = [Path(file["path"]) for file in answer if "--model" in file["detail"]]
     answer = [file for file in answer if Path(file["path"]) not in unknown]
     for model in sorted({classes[path.parent] for path in unknown}):
@@ -228,20 +236,20 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nfpatch-saved-") as name:
         folder = Path(name)
-        journeys = []
+        transfers = []
         for release in arguments.releases:
             original = unpack(release, folder / release / "original")
-            healed = patched(original, folder / release / "patched")
+            patched_site = patched(original, folder / release / "patched")
             cases = cases_of(release, arguments.thorough)
-            journeys += [
-                Journey(f"{release}, applied", original, healed, cases),
-                Journey(f"{release}, reverted", healed, original, cases),
+            transfers += [
+                Transfer(f"{release}, applied", original, patched_site, cases),
+                Transfer(f"{release}, reverted", patched_site, original, cases),
             ]
             if release == UPGRADE[0]:
                 newer = unpack(UPGRADE[1], folder / UPGRADE[1])
                 outgrown = tuple(filter(is_resized, cases))
-                journeys.append(Journey(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
-        results = prove(journeys, arguments.python, folder)
+                transfers.append(Transfer(f"{release}, upgraded to {UPGRADE[1]}", original, newer, outgrown))
+        results = prove(transfers, arguments.python, folder)
     heading = "| release | model | before | keys | forecasts | resumed fit |\n|---|---|---|---|---|---|"
     table = "\n".join([heading, *(result.row for result in results)])
     print(table)
@@ -249,7 +257,7 @@ def main() -> int:
         if not result.holds:
             print(result, file=sys.stderr)
     if not arguments.print:
-        PAGE.write_text(TABLE.sub(lambda found: table, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(f"{HEADING}{table}\n", encoding="utf-8")
     return 0 if all(result.holds for result in results) else 1
 
 

@@ -107,7 +107,7 @@ class Bench:
         return self.weights(forecaster)
 
 
-def outcome_of(action: Callable[[], Any]) -> Any:
+def run_action(action: Callable[[], Any]) -> Any:
     """What an action returns, or the text of the exception that it raises."""
     try:
         return action()
@@ -145,7 +145,7 @@ def main(path: str) -> None:
         draw_alike_at_every_step()
         work = getattr(bench, job["do"])
         cases = [(folder, events.decode(events.CaseSpec, case)) for folder, case in job["cases"].items()]
-        results.append({folder: outcome_of(functools.partial(work, folder, case)) for folder, case in cases})
+        results.append({folder: run_action(functools.partial(work, folder, case)) for folder, case in cases})
     with open(spec["out"], "wb") as out:
         pickle.dump(results, out)
 

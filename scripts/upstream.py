@@ -1,7 +1,7 @@
-"""Runs the reproduction of every text in docs/upstream/, on the newest release as it is and with all its patches.
+"""Runs the reproduction in every text in docs/upstream/ with the newest release, as released and patched.
 
-The first must end with the error that the text shows, the second must train. `python scripts/upstream.py --python
-PYTHON`, where PYTHON has torch and what else a release needs.
+The released one must fail with the error in the text, the patched one must train. `python scripts/upstream.py --python
+PYTHON`, where PYTHON has torch and the other dependencies of neuralforecast.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NAMES = re.compile(r"no gradient: \['[^]]+\]")
 BLOCK = re.compile(r"^```(python)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def outcome_of(script: Path, python: Path, site: Path) -> tuple[int, str]:
-    """The exit code of a script that finds neuralforecast in `site`, and what it printed."""
+def run_script(script: Path, python: Path, site: Path) -> tuple[int, str]:
+    """The exit code and the output of a script that imports neuralforecast from `site`."""
     fixed = {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     fixed["PYSPARK_PYTHON"] = str(python)
     done = subprocess.run(
@@ -40,27 +40,27 @@ def outcome_of(script: Path, python: Path, site: Path) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Prints a line for each text; the exit code is 1 unless all are true."""
+    """Print a line for each text; exit code 1 unless all are true."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
     python = Path(os.path.abspath(parser.parse_args().python))
     false = 0
     with tempfile.TemporaryDirectory(prefix="nfpatch-upstream-") as folder:
-        released, healed = (unpack(RELEASES[-1], Path(folder, name)) for name in ("released", "healed"))
+        released, patched = (unpack(RELEASES[-1], Path(folder, name)) for name in ("released", "patched"))
         nfpatch = [sys.executable, "-m", "nfpatch"]
         opt_in = [patch.id for patch in load_catalog().patches if patch.opt_in]
         for names in (["all"], opt_in):
             subprocess.run(
-                [*nfpatch, "apply", *names, "--site-packages", healed], stdout=subprocess.DEVNULL, check=True
+                [*nfpatch, "apply", *names, "--site-packages", patched], stdout=subprocess.DEVNULL, check=True
             )
         for text in sorted(TEXTS.glob("*.md")):
             code, error = (block for _, block in BLOCK.findall(text.read_text(encoding="utf-8"))[:2])
             script = Path(folder, text.stem.replace("-", "_") + ".py")
             script.write_text(code, encoding="utf-8")
-            refused, output = outcome_of(script, python, released)
+            refused, output = run_script(script, python, released)
             is_red = refused != 0 and error.strip() in output
-            trained, output_healed = outcome_of(script, python, healed)
-            is_green = trained == 0 and not NAMES.search(output_healed)
+            trained, output_patched = run_script(script, python, patched)
+            is_green = trained == 0 and not NAMES.search(output_patched)
             false += not (is_red and is_green)
             words = ("refused" if is_red else "NOT refused as shown", "trains" if is_green else "does NOT train")
             found = NAMES.search(output)

@@ -1,6 +1,6 @@
 """Runs the quick tests on every supported Python that is found, with the newest and the lowest dependencies.
 
-The table goes into docs/versions.md. With --lowest only the Python that runs this is taken, with the lowest
+The table goes into docs/results/versions.md. With --lowest only the Python that runs this is taken, with the lowest
 dependencies, and nothing is written: so CI does. Environments lie in .cache/versions and are re-created each time.
 """
 
@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from releases import CACHE
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "versions.md"
+PAGE = ROOT / "docs" / "results" / "versions.md"
 SUPPORTED = tuple((3, minor) for minor in range(9, 14))
 # What rests on the Python and on the dependencies, and needs no environment that trains.
 QUICK = (
@@ -28,11 +28,12 @@ QUICK = (
     *("test_shell", "checkpoint/test_files", "proof/test_exports", "proof/test_verdict"),
 )
 TOOLS = ("pytest", "pytest-xdist", "hypothesis")
-HEADING = """# On which Python, and with which dependencies
+HEADING = """# Python versions and dependencies
 
-Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every supported
-Python, with the newest dependencies that pip finds for it and with the lowest that `pyproject.toml` admits, all four at
-once. `make test` runs them with the lowest on its own Python. *Not run*: there was no such Python, or no time.
+Written by `make versions`, on Linux: the quick tests ({count} files, those of `scripts/versions.py`) on every
+supported Python, with the newest dependencies that pip finds for it, and with the lowest that `pyproject.toml`
+allows, all four at once. `make test` runs them with the lowest on its own Python. *Not run*: this Python was not
+installed.
 
 | Python | dependencies | {names} | outcome |
 |---|---|{dashes}---|
@@ -95,7 +96,7 @@ def not_run(version: tuple[int, int], lowest: bool) -> str:
 
 
 def page_of(rows: list[str]) -> str:
-    """The text of docs/versions.md."""
+    """The text of docs/results/versions.md."""
     names = [each.name for each in dependencies(sys.version_info[:2])]
     heading = HEADING.format(count=len(QUICK), names=" | ".join(names), dashes="---|" * len(names))
     return heading + "\n".join(rows) + "\n"

@@ -1,22 +1,119 @@
+"""Which tests a run has, and the fixtures that all tests share.
+
+A bare `pytest` runs the quick tests: those that need no wheels, no torch and no network. `pytest PATH` runs all tests
+of a path, and `-m` selects others. The markers in pyproject.toml say what a test needs; most are set here, by what it
+uses.
+"""
+
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import fake_releases
 import pytest
-from releases import CACHE, unpack
-from support import made_once
+import releases
+from releases import CACHE
+from support import SOURCE_FOLDER, made_once
 
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
+# Marker -> what such a test needs, and the command that runs it, in the order in which a test is counted.
+DESELECTED = {
+    "every_release": ("a long matrix over the releases", "make test-releases"),
+    "training": ("an environment that trains", "make test"),
+    "wheels": ("released wheels of neuralforecast", "make test"),
+    "network": ("the package index", "make test"),
+    "slow": ("more than a second each", "make test"),
+}
+# What reads wheels, in a module that imports it or in a test that uses the fixture.
+READERS = (releases.read_member, releases.unpack, releases.wheel_of)
+FIXTURES = {"released": "wheels", "training_env": "training", "uv_executable": "network"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        config.option.markexpr = f"not ({' or '.join(DESELECTED)})"
+
+
+def is_on_fake_releases(item: pytest.Item) -> bool:
+    """Whether a test is given the fake releases; a test marked `wheels` in a module of such tests is not."""
+    return item.get_closest_marker("fake_releases") is not None and item.get_closest_marker("wheels") is None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest's own selection by markers
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        needed = {marker for name, marker in FIXTURES.items() if name in getattr(item, "fixturenames", ())}
+        if any(value in READERS for value in vars(getattr(item, "module", None)).values() if callable(value)):
+            needed.add("wheels")
+        if is_on_fake_releases(item):
+            needed.discard("wheels")
+        if item.get_closest_marker("ddp") is not None:
+            needed.add("training")
+        for marker in needed:
+            item.add_marker(marker)
+
+
+deselected: Counter[str] = Counter()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        deselected[next((name for name in DESELECTED if item.get_closest_marker(name) is not None), "")] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    rows = [(deselected[name], *DESELECTED[name]) for name in DESELECTED if deselected[name]]
+    if not rows:
+        return
+    terminalreporter.section("not selected", sep="-")
+    for count, need, command in rows:
+        terminalreporter.line(f"{count:>5} tests need {need:<40} {command}")
+    terminalreporter.line("      tests/runtime needs torch and Lightning                     make runtime")
+    terminalreporter.line("`pytest PATH` runs all tests of a path.")
+
+
+@pytest.fixture(scope="session")
+def fake_nfpatch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an nfpatch that knows the fake releases only."""
+    return made_once("fake-nfpatch", tmp_path_factory, fake_releases.make_nfpatch)
+
+
+@pytest.fixture(autouse=True)
+def _fake_catalog(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tests on fake releases, nfpatch knows these, in this process and in those that the test starts."""
+    if is_on_fake_releases(request.node):
+        folder = request.getfixturevalue("fake_nfpatch")
+        monkeypatch.setattr("nfpatch.catalog.patches_folder", lambda: folder / "patches")
+        monkeypatch.setenv(SOURCE_FOLDER, str(folder))
+        monkeypatch.chdir(folder)  # so that `python -m nfpatch` finds it
+
+
+@pytest.fixture(autouse=True)
+def _no_wheels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked `wheels` reads none, so that it passes in a bare clone as well."""
+
+    def refuse(release: str) -> Path:
+        pytest.fail(f"this test reads the wheel of {release}: mark it with pytest.mark.wheels")
+
+    if request.node.get_closest_marker("wheels") is None:
+        monkeypatch.setattr(releases, "wheel_of", refuse)
 
 
 @pytest.fixture
-def released(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a site-packages folder with a release, as its wheel lays it out."""
+def unpack(request: pytest.FixtureRequest) -> Callable[[str, Path], Path]:
+    """Makes a folder a site-packages folder with a release, as an installer lays it out."""
+    return fake_releases.unpack if is_on_fake_releases(request.node) else releases.unpack
+
+
+@pytest.fixture
+def released(unpack: Callable[[str, Path], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a site-packages folder with a release."""
     return lambda release: unpack(release, tmp_path / f"site-{release}")
 
 

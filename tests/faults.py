@@ -19,7 +19,7 @@ from support import invoke
 from nfpatch.codemod import Rewrite
 from nfpatch.patching import rewriting
 from nfpatch.patching.edits import Edit
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 AUDITED = {
     *("open", "os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown"),
@@ -34,11 +34,11 @@ _edits_of = rewriting.edits_of
 _edits: dict[tuple[object, ...], tuple[Edit, ...]] = {}
 
 
-def remembered_edits(rewrite: Rewrite, source: Source, vouched: bool = False) -> tuple[Edit, ...]:
+def remembered_edits(rewrite: Rewrite, source: SourceFile, fingerprinted: bool = False) -> tuple[Edit, ...]:
     """`rewriting.edits_of`, computed once for each source and codemod."""
-    key = (rewrite.changes, rewrite.imports, source.content, vouched)
+    key = (rewrite.changes, rewrite.imports, source.content, fingerprinted)
     if key not in _edits:
-        _edits[key] = _edits_of(rewrite, source, vouched)
+        _edits[key] = _edits_of(rewrite, source, fingerprinted)
     return _edits[key]
 
 

@@ -167,13 +167,19 @@ def unlisted_files(site: Path) -> list[str]:
 
 # By which the processes that a test starts are found.
 MARK = "NFPATCH_TEST"
+# The variable that names the folder of the nfpatch that a test runs, where that is not ROOT.
+SOURCE_FOLDER = "NFPATCH_TEST_SOURCE"
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment(*path: Path) -> dict[str, str]:
-    """The variables of a process whose Python finds these folders, and no others of ours, before its own."""
+    """The variables of a process whose Python finds these folders, and no others of ours, before its own.
+
+    ROOT stands for the nfpatch that this test runs.
+    """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**inherited, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    source = os.environ.get(SOURCE_FOLDER, str(ROOT))
+    return {**inherited, "PYTHONPATH": os.pathsep.join(source if each == ROOT else str(each) for each in path)}
 
 
 def old_interpreters() -> dict[tuple[int, int], Path]:

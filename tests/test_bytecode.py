@@ -27,6 +27,8 @@ from support import (
     snapshot,
 )
 
+pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
+
 MODES = [mode.name for mode in py_compile.PycInvalidationMode]
 OLD = 1_600_000_000  # the source's time, in seconds
 # Both run in every interpreter, so they stay valid Python 3.7.

@@ -261,7 +261,7 @@ def check(source: bytes, codemod: Rewrite) -> bool:
     expected, after = with_remedy(tree_of(source), codemod), tree_of(result)
     assert ast.dump(expected) == ast.dump(after)
     check_lines(source, result, codemod)
-    for attribute, condition in codemod.reads.items():
+    for attribute, condition in codemod.guarded_attributes.items():
         assert readers(after, attribute, condition) == []
     assert tokenize.detect_encoding(BytesIO(result).readline) == tokenize.detect_encoding(BytesIO(source).readline)
     return True

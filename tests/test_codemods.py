@@ -343,9 +343,9 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the layer is built twice": (
         BUILT_OUT,
         replaced(OUT_LAYER, OUT_LAYER + OUT_LAYER),
-        "stands there 2 times, not once",
+        "occurs 2 times, not once",
     ),
-    "the layer is not built": (BUILT_OUT, replaced(OUT_LAYER, ""), "stands there no times, not once"),
+    "the layer is not built": (BUILT_OUT, replaced(OUT_LAYER, ""), "occurs 0 times, not once"),
     "the condition is another one": (
         BUILT_OUT,
         replaced("if self.loss.outputsize_multiplier > 1:", "if self.loss.outputsize_multiplier > 2:"),
@@ -369,7 +369,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
     "the class is renamed": (
         BUILT_OUT,
         replaced("class NBEATSx(", "class NBEATSxx("),
-        "it defines `NBEATSx` nowhere, not once",
+        "it defines `NBEATSx` 0 times, not once",
     ),
     "the class stands there twice": (
         BUILT_OUT,
@@ -382,16 +382,16 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
             "    def __init__(\n        self,\n        h,\n        input_size,\n        tgt_size",
             "    def init(\n        self,\n        h,\n        input_size,\n        tgt_size",
         ),
-        "TFT defines `__init__` nowhere, not once",
+        "TFT defines `__init__` 0 times, not once",
     ),
     "a syntax error": (BUILT_ENCODER, lambda text: text + "\ndef broken(:\n", "it does not parse"),
     "a NUL byte": (BUILT_ENCODER, lambda text: text + "\0", ""),
     "the encoder is guarded already": (
         BUILT_ENCODER,
         replaced(ENCODER, GUARDED_ENCODER),
-        "num_static_vars=self.stat_exog_size, dropout=dropout)` is not a statement of TFT.__init__ as it stands there",
+        "num_static_vars=self.stat_exog_size, dropout=dropout)` is not a statement of TFT.__init__",
     ),
-    "the encoder is built twice": (BUILT_ENCODER, replaced(ENCODER, ENCODER + ENCODER), "stands there 2 times"),
+    "the encoder is built twice": (BUILT_ENCODER, replaced(ENCODER, ENCODER + ENCODER), "occurs 2 times"),
     "the encoder has another size": (
         BUILT_ENCODER,
         replaced("num_static_vars=self.stat_exog_size", "num_static_vars=self.stat_exog_size + 1"),

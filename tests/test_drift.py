@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from releases import wheel_of
+from fake_releases import contents_of, unpack
 from support import (
     NBEATSX,
     PACKAGE_OF_MODULES,
@@ -25,6 +24,8 @@ from support import (
     states,
     unlisted_files,
 )
+
+pytestmark = pytest.mark.fake_releases
 
 Drift = Callable[[Path], None]
 
@@ -78,7 +79,7 @@ def test_an_edit_after_apply_is_overwritten_only_by_force_which_keeps_a_copy(
 
     document = answer(*on_some(command), "--force", "--site-packages", patched)
     copy = patched / f"{file}.nfpatch-saved"
-    assert document["saved"] == [str(copy)]
+    assert document["backups"] == [str(copy)]
     assert copy.read_bytes() == edit
     copy.unlink()
     invoke("apply", *SOME_PATCHES, "--site-packages", patched)
@@ -146,7 +147,7 @@ DAMAGES: dict[str, tuple[Drift, str]] = {
     "no text": (lambda site: ledger(site).write_bytes(b"\xff\x00") and None, "is damaged"),
     "without a field": (rewritten(lambda document: document.pop("files")), "is damaged"),
     "from a newer nfpatch": (rewritten(lambda document: document.update(schema=99, nfpatch="9.9")), "nfpatch 9.9"),
-    "of another release": (rewritten(lambda document: document.update(neuralforecast="1.7.3")), "speaks of"),
+    "of another release": (rewritten(lambda document: document.update(neuralforecast="1.7.3")), "is for"),
     "naming a file outside": (
         rewritten(lambda document: document.update(files={"../../evil.py": document["files"][TFT]})),  # type: ignore[index]
         "is damaged",
@@ -205,9 +206,9 @@ def test_an_original_that_is_lost_is_never_put_back(loss: str, patched: Path) ->
 
 
 def unpack_again(site: Path, names: Callable[[str], bool]) -> None:
-    with zipfile.ZipFile(wheel_of("1.7.4")) as archive:
-        for name in filter(names, archive.namelist()):
-            archive.extract(name, site)
+    for name, content in contents_of("1.7.4").items():
+        if names(name):
+            (site / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("record_too", [False, True], ids=["package only", "with RECORD"])
@@ -222,7 +223,7 @@ def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
     unpack_again(site, lambda name: name.startswith("neuralforecast/") or (record_too and name.endswith("RECORD")))
     assert set(states(site).values()) == {"applicable"}
     reasons = {patch["id"]: patch["reason"] for patch in answer("status", "--site-packages", site)["patches"]}
-    assert all("came back over the patch" in reasons[patch] for patch in SOME_PATCHES)
+    assert all("replaced by the original" in reasons[patch] for patch in SOME_PATCHES)
 
     assert invoke(*on_some(command), "--site-packages", site).exit_code == 0
     after = snapshot(site)
@@ -257,11 +258,10 @@ def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Pa
     for command in ("status", "apply", "revert"):
         result = invoke(*on_some(command), "--site-packages", patched)
         assert result.exit_code == 4
-        assert "is gone" in result.stderr
+        assert "is missing" in result.stderr
 
 
 def test_another_release_beside_the_patched_one_is_a_problem(patched: Path) -> None:
-    with zipfile.ZipFile(wheel_of("1.7.5")) as archive:
-        archive.extractall(patched)
+    unpack("1.7.5", patched)
     assert invoke("status", "--site-packages", patched).exit_code == 4
     assert NBEATSX in snapshot(patched)

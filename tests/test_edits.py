@@ -7,9 +7,9 @@ import random
 import pytest
 
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
-from nfpatch.patching.edits import Edit, digest_of, joined, spliced
+from nfpatch.patching.edits import Edit, apply_edits, digest_edits, merge_adjacent
 from nfpatch.patching.rewriting import edits_of, rewritten
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 TEXT = b"zero\none\ntwo\nthree\n"
 
@@ -19,16 +19,16 @@ def test_all_edits_together_are_the_set_in_any_order() -> None:
     whole = b"0\nonne\nthree\nfour\n"
     for seed in range(5):
         names = random.Random(seed).sample(sorted(edits), 3)
-        assert spliced(TEXT, {name: edits[name] for name in names}) == whole
-    assert spliced(TEXT, {}) == TEXT
+        assert apply_edits(TEXT, {name: edits[name] for name in names}) == whole
+    assert apply_edits(TEXT, {}) == TEXT
 
 
 def test_edits_may_touch() -> None:
     one, two = Edit(0, 5, b"0\n"), Edit(5, 9, b"1\n")
     for edits in ({"a": [two, one]}, {"a": [one], "b": [two]}, {"a": [two], "b": [one]}):
-        assert spliced(TEXT, edits) == b"0\n1\ntwo\nthree\n"
+        assert apply_edits(TEXT, edits) == b"0\n1\ntwo\nthree\n"
     between = {"b": [one], "c": [two], "a": [Edit(5, 5, b"half\n")]}
-    assert spliced(TEXT, between) == b"0\nhalf\n1\ntwo\nthree\n"
+    assert apply_edits(TEXT, between) == b"0\nhalf\n1\ntwo\nthree\n"
 
 
 def test_patches_share_the_lines_that_import_runtime_modules() -> None:
@@ -36,10 +36,10 @@ def test_patches_share_the_lines_that_import_runtime_modules() -> None:
         return Edit(5, 5, "".join(f"import {name}\n" for name in names).encode(), is_import=True)
 
     edits = {"b": [imports("saving", "search"), Edit(9, 13, b"")], "a": [imports("ranks", "saving")]}
-    assert spliced(TEXT, edits) == b"zero\nimport ranks\nimport saving\nimport search\none\nthree\n"
-    assert spliced(TEXT, {"b": edits["b"]}) == b"zero\nimport saving\nimport search\none\nthree\n"
-    with pytest.raises(CodemodRefused, match="changes what"):
-        spliced(TEXT, {**edits, "c": [Edit(5, 5, b"x\n")]})
+    assert apply_edits(TEXT, edits) == b"zero\nimport ranks\nimport saving\nimport search\none\nthree\n"
+    assert apply_edits(TEXT, {"b": edits["b"]}) == b"zero\nimport saving\nimport search\none\nthree\n"
+    with pytest.raises(CodemodRefused, match="c and a"):
+        apply_edits(TEXT, {**edits, "c": [Edit(5, 5, b"x\n")]})
 
 
 @pytest.mark.parametrize(
@@ -48,19 +48,22 @@ def test_patches_share_the_lines_that_import_runtime_modules() -> None:
     ids=["overlap", "the same place"],
 )
 def test_two_patches_that_meet_are_refused_by_name(one: Edit, other: Edit) -> None:
-    with pytest.raises(CodemodRefused, match=r"^second changes what first changes$"):
-        spliced(TEXT, {"second": [other], "first": [one]})
+    with pytest.raises(CodemodRefused, match="second and first"):
+        apply_edits(TEXT, {"second": [other], "first": [one]})
 
 
 def test_edits_of_one_patch_that_touch_are_one() -> None:
-    assert joined([Edit(5, 9, b"b"), Edit(0, 5, b"a"), Edit(13, 13, b"c")]) == (Edit(0, 9, b"ab"), Edit(13, 13, b"c"))
-    with pytest.raises(CodemodRefused, match=r"^two of its changes are about the same statements$"):
-        joined([Edit(0, 5, b""), Edit(4, 6, b"")])
+    assert merge_adjacent([Edit(5, 9, b"b"), Edit(0, 5, b"a"), Edit(13, 13, b"c")]) == (
+        Edit(0, 9, b"ab"),
+        Edit(13, 13, b"c"),
+    )
+    with pytest.raises(CodemodRefused, match="two of its changes"):
+        merge_adjacent([Edit(0, 5, b""), Edit(4, 6, b"")])
 
 
 def test_the_digest_tells_places_and_bytes_apart() -> None:
     edits = [(), (Edit(1, 2, b"a"),), (Edit(1, 3, b"a"),), (Edit(1, 2, b"b"),), (Edit(1, 2, b"a"), Edit(4, 4, b""))]
-    assert len({digest_of(each) for each in edits}) == len(edits)
+    assert len({digest_edits(each) for each in edits}) == len(edits)
 
 
 MODULE = b'''"""A module.
@@ -100,18 +103,18 @@ class Other:
 
 
 def test_a_function_is_found_by_its_text_where_that_is_sure_and_by_the_tree_where_not() -> None:
-    source = Source(MODULE)
+    source = SourceFile(MODULE)
     for where in ("Model.fit", "Other.fit", "Other", "Model", "Model.size", ""):
         by_tree, by_text = source.definition(where), source.definition_by_text(where)
         statement, twin = by_tree.node.body[-1], by_text.node.body[-1]
         assert by_tree.offset(statement.lineno) == by_text.offset(twin.lineno), where
 
 
-@pytest.mark.parametrize("vouched", [False, True])
-def test_statements_of_a_module_are_changed_like_those_of_a_function(vouched: bool) -> None:
+@pytest.mark.parametrize("fingerprinted", [False, True])
+def test_statements_of_a_module_are_changed_like_those_of_a_function(fingerprinted: bool) -> None:
     change = Rewrite((Change("", "LIMIT = 3", "LIMIT = 4\nMORE = 5"),))
-    edits = edits_of(change, Source(MODULE), vouched)
-    assert spliced(MODULE, {"p": edits}) == MODULE.replace(b"LIMIT = 3\n", b"LIMIT = 4\nMORE = 5\n")
+    edits = edits_of(change, SourceFile(MODULE), fingerprinted)
+    assert apply_edits(MODULE, {"p": edits}) == MODULE.replace(b"LIMIT = 3\n", b"LIMIT = 4\nMORE = 5\n")
 
 
 def test_a_method_can_be_added_beside_another_without_touching_its_body() -> None:
@@ -120,6 +123,15 @@ def test_a_method_can_be_added_beside_another_without_touching_its_body() -> Non
     result = rewritten(MODULE, {"a": Rewrite((beside,)), "b": Rewrite((inside,))})
     more = b"        return answer\n\n    def more(self):\n        return 2\n"
     assert result == MODULE.replace(b"total = 0", b"total = 1").replace(b"        return answer\n", more)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_a_method_that_is_added_before_another_is_set_off_from_it(ending: bytes) -> None:
+    before = Change("Model", "def fit(self, x): ...", "def more(self):\n    return 2\n\ndef fit(self, x): ...")
+    source = MODULE.replace(b"\n", ending)
+    (edit,) = edits_of(Rewrite((before,)), SourceFile(source))
+    assert edit.new == ending.join([b"    def more(self):", b"        return 2", b"", b""])
+    assert source[edit.start :].startswith(b"    def fit(")
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""], ids=["LF", "CRLF", "none"])

@@ -8,11 +8,11 @@ import fingerprints
 import pytest
 from releases import RELEASES, read_member
 
-from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, names, patches_folder
+from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, patches_folder, specifier_contains
 from nfpatch.fingerprints import RecordedFile, rendered
-from nfpatch.patching.edits import Edit, digest_of, spliced
+from nfpatch.patching.edits import Edit, apply_edits, digest_edits
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def test_every_patch_is_on_record_for_each_file_of_each_release_that_it_claims(c
     assert catalog.releases == RELEASES
     for release in RELEASES:
         for patch in catalog.patches:
-            claimed = [variant for specifier, variant in patch.variants.items() if names(specifier, release)]
+            claimed = [
+                variant for specifier, variant in patch.variants.items() if specifier_contains(specifier, release)
+            ]
             files = [*claimed[0]] if claimed else []
             assert [*catalog.files_of(patch, release)] == sorted(files)
 
@@ -58,14 +60,16 @@ def test_any_set_of_patches_is_told_by_the_bytes_that_it_comes_to(catalog: Catal
         assert source is not None
         edits: dict[str, tuple[Edit, ...]] = {}
         for patch in catalog.select([*known.patches]):
-            edits[patch.id] = edits_of(catalog.rewrites_for(patch, release)[file], Source(source), vouched=True)
-            assert digest_of(edits[patch.id]) == known.patches[patch.id].sha256
+            edits[patch.id] = edits_of(
+                catalog.rewrites_for(patch, release)[file], SourceFile(source), fingerprinted=True
+            )
+            assert digest_edits(edits[patch.id]) == known.patches[patch.id].sha256
         chosen = [set(some) for number in range(len(edits) + 1) for some in combinations(edits, number)]
         for some in chosen if len(chosen) <= 16 else [*chosen[:8], *chosen[-8:]]:
-            result = spliced(source, {name: edits[name] for name in some})
-            assert known.carried_by(result) == some
-            assert known.carried_by(result + b"#") is None
-            assert known.carried_by(result.replace(b"import", b"imp0rt", 1)) is None
+            result = apply_edits(source, {name: edits[name] for name in some})
+            assert known.detect_patches(result) == some
+            assert known.detect_patches(result + b"#") is None
+            assert known.detect_patches(result.replace(b"import", b"imp0rt", 1)) is None
             told += 1
     assert told > 250
 
@@ -76,9 +80,9 @@ def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> N
     source = read_member("1.7.4", file)
     assert source is not None
     (patch,) = catalog.select(["trajectories-after-spawn"])
-    imports, first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")[file], Source(source))
+    imports, first, *others = edits_of(catalog.rewrites_for(patch, "1.7.4")[file], SourceFile(source))
     assert imports.is_import
     assert others
     for half in ([imports, first], [first, *others], [imports]):
-        assert known.carried_by(spliced(source, {patch.id: half})) is None
-    assert known.carried_by(spliced(source, {patch.id: [imports, first, *others]})) == {patch.id}
+        assert known.detect_patches(apply_edits(source, {patch.id: half})) is None
+    assert known.detect_patches(apply_edits(source, {patch.id: [imports, first, *others]})) == {patch.id}

@@ -22,10 +22,12 @@ from nfpatch.fingerprints import read_fingerprints
 from nfpatch.installs.find import RUNTIME_FOLDER, module_file
 from nfpatch.patching.rewriting import check_parses
 
+pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
+
 Tree = dict[str, Entry]
 
 # Small ones, as each is rewritten and parsed hundreds of times
-FILES = tuple(f"neuralforecast/models/{name}.py" for name in ("dlinear", "mlp", "mlpmultivariate", "tcn"))
+FILES = tuple(f"neuralforecast/models/{name}.py" for name in ("nbeatsx", "tft", "tide", "timemixer"))
 MODULES = tuple(map(module_file, ("__init__", "first", "second")))
 FOUR_FILES = f"""
 from nfpatch.catalog import Patch
@@ -99,7 +101,7 @@ def trees(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trees:
         "newer": make_patches(tmp_path / "newer", "cmath", 2),
     }
     keep_only_the_target_files(site)
-    compile_module(site, "neuralforecast/models/mlp.py")
+    compile_module(site, "neuralforecast/models/tide.py")
     made = Trees({"released": site}, {"released": snapshot(site)}, patches)
     for name, before, which in (("patched", "released", "own"), ("renewed", "patched", "newer")):
         made.sites[name] = tmp_path / name

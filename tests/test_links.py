@@ -28,6 +28,8 @@ from support import (
     states,
 )
 
+pytestmark = pytest.mark.fake_releases
+
 NEEDED = {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "applicable"}
 
 
@@ -76,6 +78,7 @@ def installed_twice(uv_executable: Path, tmp_path: Path) -> Callable[[str], tupl
     return install
 
 
+@pytest.mark.wheels
 @pytest.mark.parametrize("link_mode", ["hardlink", "copy", "symlink"])
 def test_a_package_cache_and_the_other_environment_stay_as_released(
     link_mode: str, installed_twice: Callable[[str], tuple[Path, Path, Path]]
@@ -104,6 +107,7 @@ def test_a_package_cache_and_the_other_environment_stay_as_released(
         assert (snapshot(folder), times(folder)) == (content, changed)
 
 
+@pytest.mark.wheels
 @pytest.mark.parametrize("link_mode", ["hardlink", "symlink"])
 def test_both_environments_can_be_patched_and_reverted_one_after_the_other(
     link_mode: str, installed_twice: Callable[[str], tuple[Path, Path, Path]]

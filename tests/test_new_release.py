@@ -80,7 +80,7 @@ def test_allow_modified_patches_what_claims_it_and_revert_gives_every_byte_back(
         known = catalog.fingerprints.file(NEWEST, file)
         assert known is not None
         default = known.patches.keys() & {patch.id for patch in catalog.default}
-        assert known.carried_by((new_site / file).read_bytes()) == default
+        assert known.detect_patches((new_site / file).read_bytes()) == default
     assert {id_ for id_, state in all_states(new_site).items() if state == "applied"} == {p.id for p in claiming}
     assert answer("apply", "--allow-modified", "--site-packages", new_site)["changed"] == []
     assert answer("revert", "--site-packages", new_site)["changed"] == document["changed"]

@@ -11,6 +11,8 @@ from releases import RELEASES
 
 from nfpatch.catalog import Catalog, load_catalog
 
+pytestmark = pytest.mark.wheels
+
 SUBJECTS = RELEASES[RELEASES.index(next_release.FIRST) :]
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from releases import read_member, unpack
+from fake_releases import read_member, unpack
 from support import all_states, answer, false_record_rows, invoke, snapshot, unlisted_files
 
 from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.fingerprints import RecordedEdit, RecordedPatch
 from nfpatch.installs.find import module_file
-from nfpatch.patching.edits import text_digest_of
+from nfpatch.patching.edits import digest_inserted_text
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
+
+pytestmark = pytest.mark.fake_releases
 
 RELEASE = "1.7.4"
 # A patch of one file whose hook was another, and a module that several patches need, one of Spark among them.
@@ -34,17 +35,17 @@ def older_catalog() -> Catalog:
     once = rewrite._replace(changes=(change._replace(new=hook),))
     source = read_member(RELEASE, file)
     assert source is not None
-    edits = edits_of(once, Source(source))
+    edits = edits_of(once, SourceFile(source))
     places = tuple(RecordedEdit(edit.start, edit.stop, len(edit.new), "", "") for edit in edits)
     known = now.fingerprints.file(RELEASE, file)
     assert known is not None
-    patches_on_record = {**known.patches, PATCH: RecordedPatch(text_digest_of(edits), (), places)}
+    patches_on_record = {**known.patches, PATCH: RecordedPatch(digest_inserted_text(edits), (), places)}
     recorded = known._replace(releases=(RELEASE,), patches=patches_on_record)
-    record = replace(now.fingerprints, files={**now.fingerprints.files, file: (recorded,)})
+    record = now.fingerprints._replace(files={**now.fingerprints.files, file: (recorded,)})
     once_patch = patch._replace(variants={f"=={RELEASE}": {file: once}}, unaffected={f"!={RELEASE}": "left out"})
     patches = tuple(once_patch if each.id == PATCH else each for each in now.patches)
     modules = {**now.modules, MODULE: now.modules[MODULE] + b"WAS_OTHERWISE = True\n"}
-    return replace(now, patches=patches, fingerprints=record, modules=modules)
+    return now._replace(patches=patches, fingerprints=record, modules=modules)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Patches of the user's own, after docs/writing-a-patch.md, whose examples this runs."""
+"""Patches of the user's own, after docs/how-to/writing-a-patch.md, whose examples this runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support import (
     unlisted_files,
 )
 
-GUIDE = ROOT / "docs" / "writing-a-patch.md"
+GUIDE = ROOT / "docs" / "how-to" / "writing-a-patch.md"
 MLP = "neuralforecast/models/mlp.py"
 MODEL = "neuralforecast/common/_base_model.py"
 
@@ -151,7 +151,7 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
         "apply", "mlp-gate", "mlp-gate-twin", "--allow-modified", "--patches", own, "--site-packages", gated
     )
     assert refused.exit_code == 3
-    assert "mlp-gate-twin changes what mlp-gate changes" in refused.stderr
+    assert "mlp-gate-twin and mlp-gate change the same lines" in refused.stderr
     assert snapshot(gated) == before
 
 
@@ -161,7 +161,7 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
         (("    unaffected={", '    variants={"==1.7.4": len},\n    unaffected={'), "does not load: SyntaxError"),
         (("patch = Patch(", "patch = __import__('types').SimpleNamespace("), "defines no `patch = Patch(...)`"),
         (("patch = Patch(", "other = Patch("), "defines no `patch = Patch(...)`"),
-        (('id="mlp-gate"', 'id="scaler-revin"'), "Two patch modules call themselves 'scaler-revin'"),
+        (('id="mlp-gate"', 'id="scaler-revin"'), "Two patch modules define a patch with the id 'scaler-revin'"),
         (('    model="MLP",\n', ""), "does not load: TypeError"),
     ],
 )
@@ -191,7 +191,7 @@ def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path
     assert document["changed"] == [MLP]
     fits = {(case["source"], case["strategy"]): case for case in document["proof"]["cases"] if case["patch"]}
     assert fits["released", "strict-ddp"]["unused_parameters"] == ["gate.weight", "gate.bias"]
-    assert fits["patched", "strict-ddp"]["equal_to_like"] is True
+    assert fits["patched", "strict-ddp"]["matches_reference"] is True
     assert document["proof"]["ok"] is True
 
 
@@ -203,7 +203,9 @@ def test_an_own_patch_of_a_file_that_nfpatch_knows_lives_beside_nfpatchs_own(sit
     text = re.sub(
         r"^BUILD = .*$", 'BUILD = "residuals = insample_y.flip(dims=(-1,))  # backcast init"', text, flags=re.M
     )
-    text = re.sub(r"new=f[^)]*\)\"", "new=None", text).replace('reads={"gate": ""}', "reads={}")
+    text = re.sub(r"new=f[^)]*\)\"", "new=None", text).replace(
+        'guarded_attributes={"gate": ""}', "guarded_attributes={}"
+    )
     (folder / "own.py").write_text(text)
     where = ("--patches", folder, "--site-packages", site)
     before = snapshot(site)

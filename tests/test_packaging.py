@@ -22,6 +22,8 @@ from support import NBEATSX, ROOT, TFT, environment, interpreters, made_once, ma
 from nfpatch import __version__
 from nfpatch.catalog import load_catalog
 
+pytestmark = pytest.mark.network
+
 PATCHES = {
     path.relative_to(ROOT / "patches").as_posix()
     for path in (ROOT / "patches").rglob("*")

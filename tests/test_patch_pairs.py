@@ -20,13 +20,14 @@ from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.codemod import Rewrite
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.installs.find import find_install
-from nfpatch.patching.edits import Edit, spliced
+from nfpatch.patching.edits import Edit, apply_edits
+from nfpatch.patching.install_state import inspect_install
 from nfpatch.patching.plan import original_with
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
-from nfpatch.patching.survey import survey
+from nfpatch.patching.source import SourceFile
 from nfpatch.proof.prove import ProofRequest, agenda_for
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import run_proof
+from nfpatch.proof.verdict import ProofCase
 
 NEWEST = RELEASES[-1]
 
@@ -78,8 +79,8 @@ def is_inside(edit: Edit, start: int, stop: int, indentation: int) -> bool:
 
 
 def edits_in(content: bytes, rewrites: Mapping[str, Rewrite]) -> dict[str, tuple[Edit, ...]]:
-    source = Source(content)
-    return {patch_id: edits_of(rewrite, source, vouched=True) for patch_id, rewrite in rewrites.items()}
+    source = SourceFile(content)
+    return {patch_id: edits_of(rewrite, source, fingerprinted=True) for patch_id, rewrite in rewrites.items()}
 
 
 def sharing(content: bytes, edits: Mapping[str, tuple[Edit, ...]]) -> Iterator[tuple[str, str, str]]:
@@ -141,7 +142,7 @@ def test_two_patches_of_one_function_come_to_the_original_with_the_edits_of_both
             alone = {each: by_hand(content, own) for each, own in edits.items()}
             for one, other, function in sharing(content, edits):
                 pairs.add((one, other))
-                both = spliced(content, {one: edits[one], other: edits[other]})
+                both = apply_edits(content, {one: edits[one], other: edits[other]})
                 assert both == by_hand(content, edits[one], edits[other]), (
                     f"{one}, {other}: {release} {file} {function}"
                 )
@@ -157,11 +158,11 @@ def test_two_patches_of_one_function_are_proved_together_without_any_others(
 ) -> None:
     """Each two that share a function of the newest release, alone with what they require, in one launch."""
     catalog = the_catalog()
-    found = survey(find_install(None, released(NEWEST)), catalog)
+    found = inspect_install(find_install(None, released(NEWEST)), catalog)
     ids = sorted({(pair.one, pair.other) for pair in pairs_in(NEWEST)})
     trees, cases = {}, []
     for pair in ids:
-        request = ProofRequest(catalog.selection(pair), preview=True, allow_modified=True)
+        request = ProofRequest(catalog.selection(pair), "patched", allow_modified=True)
         fits = [fit for fit in agenda_for(found, request).cases if is_green(fit)]
         name = "+".join(pair)
         for fit in fits:

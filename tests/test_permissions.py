@@ -34,6 +34,8 @@ from support import (
     states,
 )
 
+pytestmark = pytest.mark.fake_releases
+
 IS_ROOT = os.geteuid() == 0
 ANOTHER = 65534
 NEEDED = ("nbeatsx-unused-out", "tft-static-encoder")
@@ -153,7 +155,7 @@ def test_what_may_not_be_written_is_named_and_stays(
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     forbid_writing(*where(site))
     before = snapshot(site)
-    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "Run as the owner")
+    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "as the owner")
     assert snapshot(site) == before
     looking = ordinary("status", "--json", "--site-packages", site)
     assert looking.code == 0
@@ -221,7 +223,7 @@ def test_another_owners_install_is_left_to_its_owner(command: str, site: Path) -
     for path in everything(site):
         os.chown(path, ANOTHER, ANOTHER)
     before = looks(site)
-    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "Run as the owner")
+    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "as the owner")
     assert looks(site) == before
     assert ordinary("status", "--site-packages", site).code == 0
 
@@ -371,7 +373,7 @@ def test_a_file_system_without_locks_is_refused(number: int, command: str, site:
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     before = snapshot(site)
     ended = ordinary(*on_some(command), "--site-packages", site, hook=failing("fcntl.flock", number))
-    check_refused(ended, site, "cannot be locked", os.strerror(number), "copy on a local disk")
+    check_refused(ended, site, "Cannot lock", os.strerror(number), "copy on a local disk")
     assert snapshot(site) == before
 
 
@@ -413,7 +415,7 @@ def test_a_file_system_that_is_mounted_read_only_is_named(
     script = f'P=$(echo "$S"/{where}); {READ_ONLY} set +e; n status >&2; echo $?; n {named} 2>&1; echo $?'
     looked, *said, code = mounted(unshare, site, script).splitlines()
     assert looked == "0"
-    check_refused(Ended(int(code), "", "\n".join(said)), site, "Read-only file system", "Mount it writable")
+    check_refused(Ended(int(code), "", "\n".join(said)), site, "Read-only file system", "writable")
     assert snapshot(site) == before
 
 
@@ -451,5 +453,5 @@ def test_a_file_system_that_is_full_is_named(command: str, site: Path, unshare: 
         rm "$D/filler"; diff -r "$D" "$S/../info" >&2 || echo changed
     """
     *said, code = mounted(unshare, site, script).splitlines()
-    check_refused(Ended(int(code), "", "\n".join(said)), site, "No space left on device", "Free some space")
+    check_refused(Ended(int(code), "", "\n".join(said)), site, "No space left on device", "disk space")
     assert set(NEEDED) <= states(site).keys()

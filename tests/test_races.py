@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import SOME_PATCHES, dist_info, false_record_rows, invoke, on_some, run_nfpatch, snapshot
+
+pytestmark = pytest.mark.fake_releases
 
 PROCESSES = 32
 

@@ -10,7 +10,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "nfpatch"
 
-# From the ground up: a wing imports those that it names, and nothing above it. docs/design.md tells what each is for.
+# From the ground up: a wing imports those that it names, and nothing above it. docs/concepts/design.md describes each.
 WINGS: dict[str, set[str]] = {
     "errors": set(),
     "fingerprints": set(),
@@ -88,10 +88,10 @@ def test_imports_go_downward_only() -> None:
 
 def test_the_folder_has_the_wings_that_are_told_of_and_no_others() -> None:
     assert {wing(module) for module in modules()} - {""} == WINGS.keys()
-    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    design = (ROOT / "docs" / "concepts" / "design.md").read_text(encoding="utf-8")
     for name in WINGS.keys() - {"__main__"}:
         shown = f"`{name}/`" if (PACKAGE / name).is_dir() else f"`{name}.py`"
-        assert shown in design, f"docs/design.md does not show {shown}"
+        assert shown in design, f"docs/concepts/design.md does not show {shown}"
 
 
 def test_no_two_modules_need_each_other() -> None:

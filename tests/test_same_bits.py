@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import same_bits
 from releases import unpack
-from same_bits import Outcome
+from same_bits import FitComparison
 
 from nfpatch.audit.models import models_of
 from nfpatch.catalog import Case, load_catalog
 
 MAE, QUANTILES = Case("TFT", "MAE"), Case("TFT", "MQLoss", "MQLoss")
-EQUAL = Outcome("1.7.4", MAE, "all", ())
+EQUAL = FitComparison("1.7.4", MAE, "all", ())
 DIFFERENT = replace(EQUAL, differences=("weights", "forecasts"))
 STACK = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6"}
 RESULT = {"weights": {"a": "1", "b": "2"}, "random_streams": {"torch": "3"}, "train_losses": ["0x1p+1"]}
@@ -23,7 +23,7 @@ RESULT = {"weights": {"a": "1", "b": "2"}, "random_streams": {"torch": "3"}, "tr
 
 def test_whatever_differs_is_named() -> None:
     def differences(**changes: object) -> tuple[str, ...]:
-        return same_bits.outcome_of("1.7.4", MAE, "all", RESULT, {**RESULT, **changes}).differences
+        return same_bits.compare_fits("1.7.4", MAE, "all", RESULT, {**RESULT, **changes}).differences
 
     assert differences() == ()
     assert differences(weights={"a": "1"}) == ("weights",)
@@ -33,9 +33,9 @@ def test_whatever_differs_is_named() -> None:
 
 def test_an_error_counts_where_one_source_alone_has_it() -> None:
     error = {"error": "ValueError: no"}
-    assert same_bits.outcome_of("1.7.4", MAE, "all", error, error) == replace(EQUAL, error="ValueError: no")
-    assert "error" in same_bits.outcome_of("1.7.4", MAE, "all", RESULT, error).differences
-    assert same_bits.outcome_of("1.7.4", MAE, "all", error, {"error": "KeyError: a"}).differences == ("error",)
+    assert same_bits.compare_fits("1.7.4", MAE, "all", error, error) == replace(EQUAL, error="ValueError: no")
+    assert "error" in same_bits.compare_fits("1.7.4", MAE, "all", RESULT, error).differences
+    assert same_bits.compare_fits("1.7.4", MAE, "all", error, {"error": "KeyError: a"}).differences == ("error",)
 
 
 def test_only_what_is_equal_without_the_two_patches_may_differ_with_them() -> None:
@@ -60,7 +60,7 @@ def test_the_page_counts_what_is_equal_and_says_what_was_not_trained() -> None:
         replace(EQUAL, case=QUANTILES, patches="without"),
         replace(EQUAL, release="3.3.0"),
         replace(EQUAL, release="3.3.0", case=QUANTILES, error="Exception: refused"),
-        Outcome("3.3.0", Case("TimeLLM", "MAE"), "all", (), "ImportError: no transformers"),
+        FitComparison("3.3.0", Case("TimeLLM", "MAE"), "all", (), "ImportError: no transformers"),
     ]
     page = same_bits.page_of(outcomes, ("1.7.4", "3.3.0"), STACK)
     assert "| TFT | 1 of 2 / 2 | 1 |\n" in page
@@ -87,7 +87,7 @@ def test_every_model_is_compared_and_every_case_of_an_unused_parameter(release: 
     assert named
     assert {(case.model, case.config) for case in named} <= {(case.model, case.config) for case in cases.values()}
     specified = [same_bits.specified(case) for case in cases.values()]
-    assert {each["loss"] for each in specified} >= {"MAE", "MQLoss", "DistributionLoss"}
+    assert {each["case"]["loss"] for each in specified} >= {"MAE", "MQLoss", "DistributionLoss"}
 
 
 @pytest.mark.ddp
@@ -107,7 +107,7 @@ def test_a_layer_that_is_no_longer_built_is_seen_where_later_ones_are_drawn(trai
         same_bits.fit_all(tmp_path / name, cases, training_env, tmp_path / f"fits-{name}")
         for name in ("released", "patched")
     )
-    outcomes = {name: same_bits.outcome_of("3.3.0", cases[name], "all", before[name], after[name]) for name in cases}
+    outcomes = {name: same_bits.compare_fits("3.3.0", cases[name], "all", before[name], after[name]) for name in cases}
     assert set(outcomes["changed"].differences) >= {"weights", "forecasts", "train_losses", "valid_losses"}
     assert outcomes["same"].differences == ()
     assert len(before["same"]["train_losses"]) == 4

@@ -66,8 +66,8 @@ def test_help_groups_every_command_by_what_one_wants() -> None:
     text = invoke("--help").stdout
     groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
     told = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
-    assert list(told)[:4] == ["Look", "Patch", "Prove", "Saved models"]
-    assert (told["Look"], told["Patch"], told["Saved models"]) == (
+    assert list(told)[:4] == ["Inspect", "Patch", "Prove", "Saved models"]
+    assert (told["Inspect"], told["Patch"], told["Saved models"]) == (
         ["list", "which", "status"],
         ["apply", "revert"],
         ["migrate"],

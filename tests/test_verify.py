@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import venv
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,8 +13,9 @@ import pytest
 from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
+from nfpatch.engine.sources import Source
 from nfpatch.installs.find import find_install
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.proof.prove import Agenda, ProofRequest, agenda_for, timeout_for
 from nfpatch.proof.report import groups
 from nfpatch.proof.runner import ProofReport
@@ -24,9 +24,11 @@ from nfpatch.proof.verdict import result_without_fits
 OUT_LAYER = ["out.weight", "out.bias"]
 
 
-def agenda_of(found: Survey, *names: str, preview: bool = True, skip: tuple[str, ...] = (), **options: Any) -> Agenda:
+def agenda_of(
+    found: InstallState, *names: str, source: Source = "patched", skip: tuple[str, ...] = (), **options: Any
+) -> Agenda:
     """What `verify` of these names is to prove, by default with --preview."""
-    return agenda_for(found, ProofRequest(found.catalog.selection(names, skip), preview, **options))
+    return agenda_for(found, ProofRequest(found.catalog.selection(names, skip), source, **options))
 
 
 def by_source(document: Any, source: str) -> dict[tuple[str, str], Any]:
@@ -76,7 +78,7 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert {case["id"] for case in compared} == {
         case["id"] for case in document["cases"] if case["source"] != "released"
     }
-    assert all(case["equal_to_like"] is True for case in compared)
+    assert all(case["matches_reference"] is True for case in compared)
     assert {case["strategy"] for case in compared} == {"strict-ddp", "single-process"}
     promised = {
         *("id", "patch", "model", "config", "source", "expect", "outcome", "ok"),
@@ -114,6 +116,20 @@ def test_three_ranks_show_on_the_released_source_what_two_show(site: Path, train
     assert (document["ok"], document["world_size"]) == (True, 3)
     red = {case["patch"] for case in document["cases"] if case["source"] == "released" and case["expect"] == "wrong"}
     assert red == set(patches)
+
+
+@pytest.mark.ddp
+def test_the_faults_of_the_released_source_are_shown_by_themselves(site: Path, training_env: Path) -> None:
+    where = ("--python", training_env, "--site-packages", site)
+    document = answer("verify", "tft-static-encoder", "--source", "released", *where)
+    assert (document["ok"], document["proved"]) == (True, [])
+    assert [patch["id"] for patch in document["unproved"]] == ["tft-static-encoder"]
+    assert {case["source"] for case in document["cases"]} == {"released"}
+    assert "unused-parameters" in {case["outcome"] for case in document["cases"] if case["patch"] is not None}
+
+
+def test_a_preview_is_the_patched_source_and_no_other(site: Path) -> None:
+    assert invoke("verify", "--preview", "--source", "released", "--site-packages", site).exit_code == 2
 
 
 LIVE_LAYERS_REMOVED = """
@@ -257,7 +273,7 @@ def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Pa
     nbeatsx.write_text("# ours\n" + nbeatsx.read_text())
     catalog = load_catalog()
 
-    agenda = agenda_of(survey(find_install(None, site), catalog), "nbeatsx-unused-out", allow_modified=True)
+    agenda = agenda_of(inspect_install(find_install(None, site), catalog), "nbeatsx-unused-out", allow_modified=True)
 
     assert agenda.trees["patched"][NBEATSX].startswith(b"# ours\n")
     assert agenda.trees["released"] == {}
@@ -267,7 +283,7 @@ def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Pa
 
 def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_telling_ones(site: Path) -> None:
     catalog = load_catalog()
-    found = survey(find_install(None, site), catalog)
+    found = inspect_install(find_install(None, site), catalog)
 
     def configurations(thorough: bool, *patch_ids: str) -> set[tuple[str, str]]:
         agenda = agenda_of(found, *patch_ids, thorough=thorough)
@@ -295,8 +311,8 @@ def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     required = "multivariate-all-series"
     (file,) = catalog.files_of(catalog.select([required])[0], "3.3.0")
 
-    def trees(*names: str, preview: bool = True) -> dict[str, set[str]]:
-        agenda = agenda_of(survey(find_install(None, site), catalog), *names, preview=preview)
+    def trees(*names: str, source: Source = "patched") -> dict[str, set[str]]:
+        agenda = agenda_of(inspect_install(find_install(None, site), catalog), *names, source=source)
         fits = [fit for fit in agenda.cases if fit.patch == "timemixer-channel-mixing"]
         for tree in {fit.tree for fit in fits} - {"released", "patched", "installed"}:
             assert file in agenda.trees[tree]
@@ -306,9 +322,9 @@ def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     assert trees(plain) == {"released": {f"released+{required}"}, "patched": {f"patched+{required}"}}
     assert trees(plain, required) == {"released": {f"released+{required}"}, "patched": {"patched"}}
     assert invoke("apply", plain, "--site-packages", site).exit_code == 0
-    assert trees(preview=False) == {"released": {f"released+{required}"}, "installed": {f"installed+{required}"}}
+    assert trees(source="installed") == {"released": {f"released+{required}"}, "installed": {f"installed+{required}"}}
     assert invoke("apply", required, "--site-packages", site).exit_code == 0
-    assert trees(preview=False) == {"released": {f"released+{required}"}, "installed": {"installed"}}
+    assert trees(source="installed") == {"released": {f"released+{required}"}, "installed": {"installed"}}
 
 
 def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(released: Callable[[str], Path]) -> None:
@@ -317,7 +333,9 @@ def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(releas
     assert invoke("apply", "timemixer-channel-mixing", "--site-packages", site).exit_code == 0
     model = site / catalog.files_of(catalog.select(["multivariate-all-series"])[0], "3.3.0")[0]
     model.write_text("# ours\n" + model.read_text())
-    agenda = agenda_of(survey(find_install(None, site), catalog), "timemixer-channel-mixing", preview=False)
+    agenda = agenda_of(
+        inspect_install(find_install(None, site), catalog), "timemixer-channel-mixing", source="installed"
+    )
     assert {fit.patch for fit in agenda.cases} <= {None}
     (unproved,) = agenda.coverage.unproved
     assert (unproved.id, unproved.is_named) == ("timemixer-channel-mixing", True)
@@ -331,7 +349,7 @@ def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_n
     site = released("3.3.0")
 
     def proved_and_not(*names: str, **options: Any) -> tuple[set[str], set[str]]:
-        agenda = agenda_of(survey(find_install(None, site), catalog), *names, **options)
+        agenda = agenda_of(inspect_install(find_install(None, site), catalog), *names, **options)
         return {fit.patch for fit in agenda.cases if fit.patch}, {patch.id for patch in agenda.coverage.unproved}
 
     needed = {
@@ -339,7 +357,7 @@ def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_n
         for group, patches in catalog.groups.items()
     }
     default = needed["unused-parameters"] | needed["multi-process"] | needed["search"]
-    plain = {"preview": False}
+    plain = {"source": "installed"}
     assert proved_and_not(**plain) == (set(), default)
     assert proved_and_not("spark", **plain) == (set(), needed["spark"])
     assert proved_and_not("scaler-revin", **plain) == ({"scaler-revin"}, set()), "what is named is shown in any case"
@@ -369,9 +387,9 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
     (some,) = catalog.select(["stemgnn-backcast"])
     nowhere = some._replace(id="mine-elsewhere", cases=tuple(case._replace(releases="<1") for case in some.cases))
     untrained = some._replace(id="mine-untrained", cases=(), why_no_cases="it shows on Mondays")
-    catalog = replace(catalog, patches=(*catalog.patches, nowhere, untrained))
-    found = survey(find_install(None, released(release)), catalog)
-    agenda = agenda_of(found, patch, preview=False, **options)
+    catalog = catalog._replace(patches=(*catalog.patches, nowhere, untrained))
+    found = inspect_install(find_install(None, released(release)), catalog)
+    agenda = agenda_of(found, patch, source="installed", **options)
     (unproved,) = agenda.coverage.unproved
     assert (unproved.id, unproved.is_named) == (patch, True)
     assert words in unproved.reason
@@ -381,10 +399,13 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
 def test_verify_without_options_shows_all_that_apply_without_names_writes(
     release: str, released: Callable[[str], Path]
 ) -> None:
-    """Also what has nothing but thorough cases in this release, and in the time that it has."""
-    found = survey(find_install(None, released(release)), load_catalog())
-    agenda = agenda_of(found, preview=True)
-    assert agenda.coverage.unproved == ()
+    """Also what has nothing but thorough cases in this release, and in the time that it has; but not through ray."""
+    found = inspect_install(find_install(None, released(release)), load_catalog())
+    agenda = agenda_of(found)
+    for unproved in agenda.coverage.unproved:
+        (patch,) = found.catalog.select([unproved.id])
+        assert {case.stage for case in patch.cases if case.is_possible_in(release)} == {"ray-search"}
+        assert unproved.reason == "it takes --thorough"
     assert timeout_for(agenda) > 20 * len(agenda.cases), "some 3 s are what a fit takes on an idle machine"
 
 
@@ -406,7 +427,7 @@ def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparis
     released: Callable[[str], Path],
 ) -> None:
     catalog = load_catalog()
-    found = survey(find_install(None, released("3.3.0")), catalog)
+    found = inspect_install(find_install(None, released("3.3.0")), catalog)
 
     def beside(*patch_ids: str) -> set[tuple[str, ...]]:
         fits = agenda_of(found, *patch_ids).cases
@@ -420,16 +441,17 @@ def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparis
 def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
 
-    def searches(release: str, thorough: bool) -> set[tuple[str, str]]:
-        found = survey(find_install(None, released(release)), catalog)
-        fits = agenda_of(found, thorough=thorough).cases
+    def searches(release: str, *names: str, **options: Any) -> set[tuple[str, str]]:
+        found = inspect_install(find_install(None, released(release)), catalog)
+        fits = agenda_of(found, *names, **options).cases
         return {(fit.case.model, fit.case.stage) for fit in fits if fit.case.is_search and fit.case.stage != "fit"}
 
     through_ray = {("AutoNHITS", "ray-search")}
     through_optuna = {("AutoNHITS", "search"), ("AutoTFT", "search")}
-    assert searches("1.6.3", thorough=False) == through_ray
+    assert searches("1.6.3", "search-by-one-rank") == through_ray
     assert searches("1.6.4", thorough=True) == {("AutoNBEATSx", "search")} | through_optuna | through_ray
-    assert searches("3.1.9", thorough=False) == through_optuna | through_ray
+    assert searches("3.1.9", "search", "ray-trial-on-one-device") == through_optuna | through_ray
+    assert searches("3.1.9") == through_optuna
 
 
 def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(site: Path) -> None:
@@ -439,11 +461,11 @@ def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(sit
         for applied in ([], [other]):
             if applied:
                 assert invoke("apply", *applied, "--site-packages", site).exit_code == 0
-            agenda = agenda_of(survey(find_install(None, site), catalog), one)
+            agenda = agenda_of(inspect_install(find_install(None, site), catalog), one)
             original, healed = agenda.rewritten[TFT]
             known = catalog.fingerprints.file("1.7.4", TFT)
             assert known is not None
-            assert (known.carried_by(original), known.carried_by(healed)) == (set(), {one, *applied})
+            assert (known.detect_patches(original), known.detect_patches(healed)) == (set(), {one, *applied})
             assert {fit.patch for fit in agenda.cases} == {one, None}
         assert invoke("revert", "--site-packages", site).exit_code == 0
 
@@ -526,18 +548,18 @@ def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
     nodes = ("--nnodes", "2", "--rdzv-endpoint", "node-a:29400", "--launcher", "script")
     refused = invoke("verify", *nodes, "--site-packages", site)
     assert refused.exit_code == 2
-    assert "leave --launcher out, or --nnodes" in refused.stderr
+    assert "remove --launcher or --nnodes" in refused.stderr
 
 
 def test_spark_is_proved_on_the_cpu(site: Path) -> None:
     refused = invoke("verify", "--launcher", "spark", "--accelerator", "gpu", "--site-packages", site)
     assert refused.exit_code == 2
-    assert "leave --accelerator out, or --launcher spark" in refused.stderr
+    assert "remove --accelerator gpu or --launcher spark" in refused.stderr
 
 
 def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
-    found = survey(find_install(None, released("3.1.9")), catalog)
+    found = inspect_install(find_install(None, released("3.1.9")), catalog)
     agenda = agenda_of(found, "all", launchers=("torchrun", "spark"))
     on_spark = {fit.patch for fit in agenda.cases if fit.launcher == "spark"}
     assert on_spark == {
@@ -560,7 +582,7 @@ def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callab
 
 def test_a_launcher_is_told_in_words_and_trains_once(site: Path) -> None:
     catalog = load_catalog()
-    found = survey(find_install(None, site), catalog)
+    found = inspect_install(find_install(None, site), catalog)
     agenda = agenda_of(found, "predict-on-one-device", launchers=("script", "fork", "script"))
     results = tuple(result_without_fits(case, "error", "") for case in agenda.cases)
     assert len({result.id for result in results}) == len(results)

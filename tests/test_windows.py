@@ -46,7 +46,7 @@ def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, window
     before = snapshot(site)
     refused = run(windows, command, *where, *needed)
     assert (refused.returncode, refused.stdout) == (4, "")
-    assert refused.stderr.startswith("nfpatch: nfpatch does not work on Windows")
+    assert refused.stderr.startswith("nfpatch: nfpatch does not support Windows")
     assert len(refused.stderr.splitlines()) == 1
     assert snapshot(site) == before
     document = json.loads(run(windows, command, *where, "--json", *needed).stdout)

@@ -54,7 +54,7 @@ class Fixed:
 class Training:
     """An option that is a matter of training: it decides how a model is trained, not what it is made of.
 
-    How the audit knows: one cell of each model has the `value` of every such option at once, and has to have the dead
+    How the audit knows: one cell of each model has the `value` of every such option at once, and has to have the unused
     parameters of the cell that differs in nothing else.
     """
 

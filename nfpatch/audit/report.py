@@ -1,8 +1,7 @@
-"""What `audit` prints: its progress on standard error, a line a model and the dead parameters on standard output."""
+"""What `audit` prints: its progress on standard error, a line a model and the unused parameters on standard output."""
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +10,9 @@ from typing import Callable
 
 import click
 
-from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, Outcome, TrainingCheck, outcome_of
-from nfpatch.console import count, print_install
-from nfpatch.engine.report import WIDTH, Progress
+from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, CellOutcome, TrainingCheck, outcome_of
+from nfpatch.console import pluralize, print_install
+from nfpatch.engine.report import Progress, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.proof.runner import ProofEvent
 
@@ -25,12 +24,12 @@ _SHOWN = 3
 def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
     """What `audit` shows while it runs: each model when its last cell is done, and on a terminal a live line."""
     left = Counter(cell.model for cell in agenda.cells)
-    outcomes: Counter[tuple[str, Outcome]] = Counter()
+    outcomes: Counter[tuple[str, CellOutcome]] = Counter()
     with Progress(len(agenda.cells)) as shown:
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":
-                shown.print(f"Training {count(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
+                shown.print(f"Training {pluralize(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
                 shown.show("importing torch and Lightning")
             elif event.kind == "started" and event.case is not None:
                 shown.show(f"{event.case.case.model}, {event.case.case.config}")
@@ -40,9 +39,9 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
                 left[model] -= 1
                 outcomes[model, outcome_of(event.result)] += 1
                 if not left[model]:
-                    dead, clean = outcomes[model, "dead"], outcomes[model, "clean"]
-                    if dead:
-                        shown.mark("NO", f"{model}, {dead} with dead parameters")
+                    unused, clean = outcomes[model, "unused"], outcomes[model, "clean"]
+                    if unused:
+                        shown.mark("NO", f"{model}, {unused} with unused parameters")
                     else:
                         shown.mark(*("ok", model) if clean else ("--", f"{model}, not audited"))
 
@@ -50,25 +49,25 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
 
 
 def print_report(install: Install, report: AuditReport) -> None:
-    """The answer of `audit`: the table of models, the dead parameters, what is not known, and the verdict."""
+    """The answer of `audit`: the table of models, the unused parameters, what is not known, and the verdict."""
     print_install(install)
     models = {name: list(cells) for name, cells in groupby(report.cells, key=lambda cell: cell.case.model)}
-    click.secho(f"\n  {'model':<20} {'cells':>6} {'clean':>6} {'dead':>6} {'refused':>8} {'failed':>7}", bold=True)
+    click.secho(f"\n  {'model':<20} {'cells':>6} {'clean':>6} {'unused':>6} {'refused':>8} {'failed':>7}", bold=True)
     for name, cells in models.items():
         _print_row(name, cells)
-    _print_dead(report.cells)
+    _print_unused(report.cells)
     _print_failed(report.cells)
     click.echo()
     for sentence in sentences_of(report):
-        _print_wrapped(sentence, "")
+        print_sentence(sentence)
 
 
 def _print_row(name: str, cells: Sequence[Cell]) -> None:
     """A model's line of the table; zeros are dots, lest the others drown."""
     outcomes = _outcomes(cells)
-    numbers = (len(cells), outcomes["clean"], outcomes["dead"], outcomes["refused"], outcomes["error"])
+    numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
     words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
-    if outcomes["dead"]:
+    if outcomes["unused"]:
         words[2] = click.style(words[2], fg="red", bold=True)
     click.echo(f"  {name:<20} {' '.join(words)}")
 
@@ -77,26 +76,26 @@ def _outcomes(cells: Sequence[Cell]) -> Counter[str]:
     return Counter("refused" if cell.refused else cell.outcome for cell in cells)
 
 
-def _print_dead(cells: Sequence[Cell]) -> None:
-    """The dead parameters: those that die in the same cells of a model stand together, and so do models alike in it."""
+def _print_unused(cells: Sequence[Cell]) -> None:
+    """The unused parameters: those of the same cells of a model together, and models alike in it."""
     models: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for name, own in groupby(cells, key=lambda cell: cell.case.model):
-        for parameters, configs in _dying_together(own):
+        for parameters, configs in _unused_together(own):
             models.setdefault(parameters, {})[name] = configs
     for parameters, where in models.items():
         names = next(iter(where)) if len(where) == 1 else f"{len(where)} models"
-        click.secho(f"\n{names}: {count(len(parameters), 'parameter', 'parameters')} without a gradient", bold=True)
-        _print_wrapped(_shortened(parameters, ", "), "  ")
-        _print_wrapped(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
+        click.secho(f"\n{names}: {pluralize(len(parameters), 'parameter', 'parameters')} without a gradient", bold=True)
+        print_sentence(_shortened(parameters, ", "), "  ")
+        print_sentence(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
         if len(where) > 1:
-            _print_wrapped(f"of {', '.join(where)}", "    ")
+            print_sentence(f"of {', '.join(where)}", "    ")
 
 
-def _dying_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """The dead parameters of a model, in groups that are dead in the same configurations, and these."""
+def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """The unused parameters of a model, in groups that are unused in the same configurations, and these."""
     configs: dict[str, list[str]] = {}
     for cell in cells:
-        for parameter in cell.unused_parameters if cell.outcome == "dead" else ():
+        for parameter in cell.unused_parameters if cell.outcome == "unused" else ():
             configs.setdefault(parameter, []).append(cell.case.config)
     groups: dict[tuple[str, ...], list[str]] = {}
     for parameter in sorted(configs):
@@ -113,7 +112,7 @@ def _print_failed(cells: Sequence[Cell]) -> None:
     if configs:
         click.secho("\nNot known, because the fit failed", bold=True)
     for (name, reason), where in configs.items():
-        _print_wrapped(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
+        print_sentence(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
 
 
 def _shortened(words: Sequence[str], separator: str) -> str:
@@ -125,14 +124,14 @@ def _shortened(words: Sequence[str], separator: str) -> str:
 def sentences_of(report: AuditReport) -> list[str]:
     """The sentences at the end."""
     how = f"by strict DDP in {PROCESSES} processes" if report.ddp else "in one process"
-    cells = count(len(report.cells), "cell", "cells")
+    cells = pluralize(len(report.cells), "cell", "cells")
     sentences = [
         f"{cells}, each trained {STEPS} steps {how}, {report.seconds:.0f} s in all; torch {report.torch}, "
         f"Lightning {report.lightning}, Python {report.python}."
     ]
     outcomes = _outcomes(report.cells)
     if outcomes["refused"]:
-        number = count(outcomes["refused"], "cell is", "cells are")
+        number = pluralize(outcomes["refused"], "cell is", "cells are")
         sentences.append(f"{number} refused by the release itself, in its own words: it does not admit them.")
     sentences += [f"NOT audited: {name}: {reason}" for name, reason in report.not_audited.items()]
     if report.unknown_options:
@@ -141,16 +140,16 @@ def sentences_of(report: AuditReport) -> list[str]:
     sentences += _sentences_of_training(report.training)
     unfinished = sum(not cell.is_finished for cell in report.cells)
     if unfinished:
-        number = count(unfinished, "cell was", "cells were")
+        number = pluralize(unfinished, "cell was", "cells were")
         sentences.append(f"The audit is NOT complete: {number} not reached, or did not come to an end.")
-    dead = {cell.case.model for cell in report.cells if cell.outcome == "dead"}
-    if dead:
-        number = count(outcomes["dead"], "cell has", "cells have")
+    unused = {cell.case.model for cell in report.cells if cell.outcome == "unused"}
+    if unused:
+        number = pluralize(outcomes["unused"], "cell has", "cells have")
         sentences.append(
-            f"{number} dead parameters, of {count(len(dead), 'model', 'models')}: {', '.join(sorted(dead))}."
+            f"{number} unused parameters, of {pluralize(len(unused), 'model', 'models')}: {', '.join(sorted(unused))}."
         )
     else:
-        sentences.append(f"No dead parameters in the {count(outcomes['clean'], 'cell', 'cells')} that trained.")
+        sentences.append(f"No unused parameters in the {pluralize(outcomes['clean'], 'cell', 'cells')} that trained.")
     return sentences
 
 
@@ -161,17 +160,11 @@ def _sentences_of_training(check: TrainingCheck) -> list[str]:
     changed = ", ".join(f"{name}={value!r}" for name, value in check.options.items())
     how = f"A matter of training, varied in one cell of a model, all at once: {changed}."
     if check.alike:
-        number = count(len(check.alike), "model", "models")
+        number = pluralize(len(check.alike), "model", "models")
         how += f" That left the parameters with a gradient as they were, in {number}."
     sentences = [how]
     if check.unlike:
-        sentences.append(f"That does NOT hold of {', '.join(check.unlike)}: other parameters are dead then.")
+        sentences.append(f"That does NOT hold of {', '.join(check.unlike)}: other parameters are unused then.")
     if check.not_known:
         sentences.append(f"That is not known of {', '.join(check.not_known)}: a fit failed.")
     return sentences
-
-
-def _print_wrapped(text: str, margin: str) -> None:
-    wrapper = textwrap.TextWrapper(WIDTH, initial_indent=margin, subsequent_indent=margin + "  " * bool(margin))
-    wrapper.break_long_words = wrapper.break_on_hyphens = False
-    click.echo(wrapper.fill(text))

@@ -14,27 +14,28 @@ from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.installs.find import Install, module_file
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 # Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes
 # them with probability 1/1024; the seed is fixed, so that two audits of a release find the same.
 STEPS = 10
 PROCESSES = 2
 
-Outcome = Literal["clean", "dead", "error"]
+CellOutcome = Literal["clean", "unused", "error"]
 
 
 @dataclass(frozen=True)
 class Cell:
     """One configuration of a model and what became of it.
 
-    "dead": some step left the `unused_parameters` without a gradient. "error": it could not be trained to the end, so
+    "unused": some step left the `unused_parameters` without a gradient. "error": it could not be trained to the end, so
     it is not known; the `detail` says why, and `refused` that the release itself does not admit the configuration.
     `is_finished` is False where the process died or the time was up.
     """
 
     case: Case
-    outcome: Outcome
+    outcome: CellOutcome
     unused_parameters: tuple[str, ...]
     detail: str
     refused: bool
@@ -67,7 +68,7 @@ class TrainingCheck:
     """Whether the options that the table calls a matter of training are one: no cell but one of each model varies them.
 
     `options` are those that were changed, all at once, with the values that they had. A model is `alike` where that
-    left the dead parameters as they were, `unlike` where it did not, and `not_known` where a fit failed.
+    left the unused parameters as they were, `unlike` where it did not, and `not_known` where a fit failed.
     """
 
     options: dict[str, object]
@@ -99,8 +100,8 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every cell was tried, and none has dead parameters."""
-        return all(cell.outcome != "dead" and cell.is_finished for cell in self.cells)
+        """Whether every cell was tried, and none has unused parameters."""
+        return all(cell.outcome != "unused" and cell.is_finished for cell in self.cells)
 
     @property
     def not_audited(self) -> dict[str, str]:
@@ -193,18 +194,18 @@ def run_audit(
 
     Each cell is trained by one process alone, two of them at work side by side, or by strict `ddp` in two processes. In
     one process a patch changes nothing, not even where it gives a parameter a gradient: where there are runtime modules
-    of patches, the dead cells are trained by strict DDP as well, and are clean if that has no complaint.
+    of patches, the cells with unused parameters are trained by strict DDP as well, and are clean if it refuses none.
 
     Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
     """
     report = _trained(agenda.cells, install, ddp, timeout, on_event)
     found = [_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases)]
     seconds = report.seconds
-    dead = {number: cell for number, cell in enumerate(found) if cell.outcome == "dead"}
-    if dead and not ddp and install.file(module_file("__init__")).is_file():
-        again = _trained([cell.case for cell in dead.values()], install, True, max(timeout - seconds, 1.0), None)
+    unused = {number: cell for number, cell in enumerate(found) if cell.outcome == "unused"}
+    if unused and not ddp and install.file(module_file("__init__")).is_file():
+        again = _trained([cell.case for cell in unused.values()], install, True, max(timeout - seconds, 1.0), None)
         seconds += again.seconds
-        for (number, cell), result in zip(dead.items(), again.cases):
+        for (number, cell), result in zip(unused.items(), again.cases):
             if outcome_of(result) == "clean":
                 found[number] = _cell_of(cell.case, result)
     audit = AuditReport(
@@ -243,10 +244,10 @@ def _trained(
     )
 
 
-def outcome_of(result: CaseResult) -> Outcome:
+def outcome_of(result: CaseResult) -> CellOutcome:
     """What the fit of a cell says of it. Where it failed at a later step, the earlier ones have told all the same."""
     if result.outcome == "unused-parameters" or result.unused_parameters:
-        return "dead"
+        return "unused"
     return "clean" if result.outcome == "pass" else "error"
 
 

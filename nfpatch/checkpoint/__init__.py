@@ -1,1 +1,1 @@
-"""Saved models: how they are made to fit the source that is installed."""
+"""Saved models: their migration to the installed source."""

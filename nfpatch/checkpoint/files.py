@@ -1,7 +1,7 @@
-"""The files that hold saved models: which ones a path names, and how a group of them is replaced, all or none.
+"""Files of saved models: finding them, and replacing a group of them atomically.
 
-Everything is made in a folder beside the models first. It begins with a dot and is a folder, and what is kept ends in
-`.nfpatch-backup`: `NeuralForecast.load`, which takes every file that ends in `.ckpt` or `.safetensors`, sees neither.
+New files are first written to a hidden folder next to the models, and backups end in `.nfpatch-backup`, so that
+`NeuralForecast.load`, which reads every file that ends in `.ckpt` or `.safetensors`, ignores both.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Optional
 
-from nfpatch.errors import EnvironmentProblem, Refused, UsageError, as_problem
-from nfpatch.installs.disk import copy_owner, duplicate, flush_folder
+from nfpatch.errors import EnvironmentProblem, Refused, UsageError, to_environment_error
+from nfpatch.installs.disk import copy_owner, flush_folder, link_or_copy
 
 SUFFIXES = (".ckpt", ".safetensors")
-# What neuralforecast 3.3.0 saves beside the models, in the format of the models.
+# Other files that neuralforecast 3.3.0 saves in the format of the models.
 NO_MODELS = ("dataset.safetensors", "configuration.safetensors")
 STAGING_PREFIX = ".nfpatch-migrate-"
 BACKUP_SUFFIX = ".nfpatch-backup"
@@ -31,10 +31,10 @@ BACKUP_SUFFIX = ".nfpatch-backup"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that may hold a model.
+    """A file that may contain a model.
 
-    `claimed` is the class that the user or the folder says it holds, `suggested` are those that its name may stand for.
-    `group` is the path that the user named: the files of a folder are loaded, and so migrated, together.
+    `claimed` is its class according to the user or the folder; `suggested` are classes that its name may stand for.
+    `group` is the path that the user named: the files of a folder are loaded together, so they are migrated together.
     """
 
     path: Path
@@ -44,21 +44,21 @@ class ModelFile:
 
 
 def model_files(path: Path, model: Optional[str] = None) -> tuple[ModelFile, ...]:
-    """The model files of a folder that `NeuralForecast.save` wrote, or the one file; all of class `model`, if given.
+    """The model files in a folder written by `NeuralForecast.save`, or the single file; of class `model` if given.
 
-    Raises UsageError where there is nothing at the path, Refused for a folder without models, and EnvironmentProblem
-    where it cannot be looked at.
+    Raises UsageError if the path does not exist, Refused for a folder without models, and EnvironmentProblem if it
+    cannot be read.
     """
     if not os.path.exists(path):
-        raise UsageError(f"There is no {path}. Name a folder that NeuralForecast.save wrote, or a model file.")
+        raise UsageError(f"{path} does not exist. Name a folder written by NeuralForecast.save, or a model file.")
     if not path.is_dir():
         if not path.is_file():
-            raise Refused(f"{path} is neither a file nor a folder. The models are files.")
+            raise Refused(f"{path} is neither a file nor a folder. Name a model file or its folder.")
         return (ModelFile(path, path, model or _aliases(path.parent).get(_alias(path)), _suggested(path)),)
     try:
         names = sorted(os.listdir(path))
     except OSError as error:
-        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. Run as a user who may.") from error
+        raise EnvironmentProblem(f"Cannot read {path}: {error.strerror}. Re-run as a user with read access.") from error
     files = [path / name for name in names if name.endswith(SUFFIXES) and name not in NO_MODELS]
     aliases = _aliases(path)
     found = tuple(
@@ -66,28 +66,27 @@ def model_files(path: Path, model: Optional[str] = None) -> tuple[ModelFile, ...
     )
     if not found:
         raise Refused(
-            f"{path} holds no saved models: no file in it ends in {' or '.join(SUFFIXES)}. Name a folder that "
-            "NeuralForecast.save wrote, or a model file."
+            f"{path} contains no saved models: no file in it ends in {' or '.join(SUFFIXES)}. Name a folder written by "
+            "NeuralForecast.save, or a model file."
         )
     return found
 
 
 def _alias(file: Path) -> str:
-    """The model's name in the name of its file, `TFT` for `TFT_0.ckpt`."""
+    """The name of the model in the name of its file: `TFT` for `TFT_0.ckpt`."""
     return file.stem.rpartition("_")[0]
 
 
 def _suggested(file: Path) -> tuple[str, ...]:
-    """The classes that the name of a file may stand for; releases before 1.7.1 look at its first part only."""
+    """The classes that the name of a file may stand for; releases before 1.7.1 use only its first part."""
     names = dict.fromkeys((_alias(file), file.stem.partition("_")[0]))
     return tuple(name for name in names if name)
 
 
 def _aliases(folder: Path) -> dict[str, str]:
-    """Alias -> class of the models in a folder, as neuralforecast wrote it down; empty where it did not.
+    """The class of each alias of the models in a folder, as neuralforecast recorded it; empty if it did not.
 
-    The files are not trusted: of the pickle no more is taken than a dictionary of texts, and a broken one says
-    nothing.
+    The files are not trusted: only a dictionary of strings is read from the pickle, and a damaged file is ignored.
     """
     found: Any = {}
     with suppress(Exception):
@@ -100,14 +99,14 @@ def _aliases(folder: Path) -> dict[str, str]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads nothing but plain data."""
+    """Loads only plain data."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
-def remove_litter(folder: Path) -> None:
-    """Remove what killed runs left in a folder of models, if that can be done."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that interrupted runs left in a folder of models, if possible."""
     if any(folder.glob(f"{STAGING_PREFIX}*")):
         with suppress(EnvironmentProblem), staging_folder(folder):
             pass
@@ -115,9 +114,9 @@ def remove_litter(folder: Path) -> None:
 
 @contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """A folder for new files inside `folder`, gone afterwards with whatever is in it; also what killed runs left.
+    """A temporary folder for new files inside `folder`. Also removes those of interrupted runs.
 
-    Raises EnvironmentProblem where `folder` cannot be written into, or another nfpatch is at work there.
+    Raises EnvironmentProblem if `folder` is not writable, or if another nfpatch process works there.
     """
     with _locked(folder) as alone:
         if alone:
@@ -127,8 +126,8 @@ def staging_folder(folder: Path) -> Iterator[Path]:
             staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         except OSError as error:
             raise EnvironmentProblem(
-                f"{folder} cannot be written into: {error.strerror}. Nothing was changed. Run as the owner of the "
-                "models, or migrate a copy of them."
+                f"Cannot write to {folder}: {error.strerror}. Nothing was changed. Re-run as the owner, or "
+                "migrate a copy of them."
             ) from error
         try:
             yield staging
@@ -138,7 +137,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which leaves nothing behind. Tells whether such a lock is to be had here."""
+    """Hold the lock of a folder, without a lock file. Yields whether the file system supports such locks."""
     import fcntl
 
     with ExitStack() as stack:
@@ -150,21 +149,21 @@ def _locked(folder: Path) -> Iterator[bool]:
             is_locked = True
         except BlockingIOError as error:
             raise EnvironmentProblem(
-                f"Another nfpatch migrates the models of {folder}. Run the command again when it has ended."
+                f"Another nfpatch process migrates the models in {folder}. Re-run the command when it has finished."
             ) from error
-        except OSError:  # no such locks on this file system
+        except OSError:  # the file system does not support such locks
             pass
         yield is_locked
 
 
 def _close(descriptor: int) -> None:
-    with suppress(OSError):  # what matters is done by then
+    with suppress(OSError):  # the files are complete by then
         os.close(descriptor)
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A file, what it was when it was judged, and the new one for its place."""
+    """A file, its status when it was checked, and the new file that replaces it."""
 
     path: Path
     seen: os.stat_result
@@ -172,15 +171,15 @@ class Replacement:
 
 
 def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) -> tuple[Optional[Path], ...]:
-    """Put each new file in its place, with the mode and owner of the old one: all or none, unless the process dies.
+    """Replace the files, all or none unless the process is killed; new files get the mode and owner of the old ones.
 
-    With `keep` the old files stay beside the new ones, and their paths are returned. Raises Refused where a file was
-    changed after it was judged and EnvironmentProblem where the system refuses; nothing is changed then.
+    With `keep`, backups of the old files are kept, and their paths are returned. Raises Refused if a file was changed
+    after it was checked, and EnvironmentProblem if an operation fails; nothing is changed then.
     """
     folder = staging.parent
     for replacement in replacements:
         if _identity(os.stat(replacement.path)) != _identity(replacement.seen):
-            raise Refused(f"{replacement.path} was changed while it was being migrated. Run the command again.")
+            raise Refused(f"{replacement.path} was changed while it was being migrated. Re-run the command.")
     kept: list[Optional[Path]] = []
     made: list[Path] = []
     done: list[tuple[Path, Path]] = []
@@ -189,11 +188,11 @@ def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) 
             path, old = replacement.path, staging / f"old-{number}"
             os.chmod(replacement.new, stat.S_IMODE(replacement.seen.st_mode))
             copy_owner(replacement.seen, replacement.new)
-            duplicate(path, old)
+            link_or_copy(path, old)
             backup = _backup_of(path) if keep else None
             if backup is not None and not os.path.lexists(backup):
                 made.append(backup)
-                duplicate(path, backup)
+                link_or_copy(path, backup)
             kept.append(backup)
         flush_folder(folder)
         for number, replacement in enumerate(replacements):
@@ -206,7 +205,7 @@ def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) 
                 os.replace(old, path)
             for backup in made:
                 backup.unlink(missing_ok=True)
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     return tuple(kept)
 
 
@@ -215,7 +214,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _backup_of(path: Path) -> Path:
-    """The first name beside a file that is free, or that a killed run gave to this very file."""
+    """The path for the backup of a file: the first free name, or the one that an interrupted run used for this file."""
     names = (f"{path.name}{BACKUP_SUFFIX}{'' if number == 1 else f'-{number}'}" for number in count(1))
     candidates = (path.with_name(name) for name in names)
     return next(backup for backup in candidates if not os.path.lexists(backup) or _is_same(backup, path))

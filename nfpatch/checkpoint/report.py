@@ -1,4 +1,4 @@
-"""What `migrate` prints."""
+"""The output of `migrate`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import click
 
 from nfpatch.checkpoint.migration import Migration
-from nfpatch.console import STATE_COLOURS, complain, count, print_install, say
+from nfpatch.console import STATE_COLOURS, pluralize, print_error, print_install
 from nfpatch.installs.find import Install
 
 
 def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: bool) -> None:
-    """The answer of `migrate`."""
+    """Print the output of `migrate`."""
     print_install(install)
     for outcome in outcomes:
         state = click.style(outcome.state.ljust(len("already-fits")), fg=STATE_COLOURS[outcome.state])
@@ -20,12 +20,12 @@ def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: b
         if outcome.backup is not None:
             click.echo(f"  {'kept':<12}  {outcome.backup}")
     states = {outcome.state for outcome in outcomes}
-    migrated = count(sum(outcome.state == "migrated" for outcome in outcomes), "model file", "model files")
+    migrated = pluralize(sum(outcome.state == "migrated" for outcome in outcomes), "model file", "model files")
     if states == {"already-fits"}:
-        say("Nothing to do: the installed source loads them as they are.")
+        click.echo("Nothing to do: the installed source can load them.")
     elif dry_run:
-        say(f"{migrated} would be migrated; nothing was written.")
+        click.echo(f"{migrated} would be migrated; nothing was written.")
     else:
-        say(f"{migrated} migrated.")
+        click.echo(f"{migrated} migrated.")
     for reason in dict.fromkeys(outcome.detail for outcome in outcomes if outcome.state == "refused"):
-        complain(reason)
+        print_error(reason)

@@ -162,7 +162,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerExit:
     """How a worker ended; a negative exit code is the number of the signal that ended it."""
 
     exit_code: int
@@ -198,10 +198,10 @@ class Launch:
             )
         return cls(process, token, program.log, by_torch=program.devices is not None)
 
-    def first_failure(self) -> Failure | None:
+    def first_failure(self) -> WorkerExit | None:
         """The worker of this node that failed first, as the launcher logged it; None if it did not."""
         found = _FIRST_FAILURE.search(self.log.read_text(encoding="utf-8", errors="replace"))
-        return None if found is None else Failure(*map(int, found.groups()))
+        return None if found is None else WorkerExit(*map(int, found.groups()))
 
     def end_workers(self, known_workers: Iterable[int]) -> None:
         """Kills every process of the launch but the launcher itself, and returns when they are gone.

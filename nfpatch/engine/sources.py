@@ -10,27 +10,27 @@ from nfpatch.catalog import Patch
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import changes_to, originals_of, wanted_by_apply
-from nfpatch.patching.survey import Survey
+from nfpatch.patching.install_state import InstallState
+from nfpatch.patching.plan import changes_to, originals_of, plan_apply
 
 Source = Literal["released", "installed", "patched"]
 # The files, by path, in which a source differs from the installed one; None for a file that it does not have.
 Tree = Mapping[str, Optional[bytes]]
 
 
-def check_not_interrupted(found: Survey) -> None:
+def check_not_interrupted(found: InstallState) -> None:
     """Raises Refused where a killed run left the install half done."""
     if found.interrupted:
         raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
 
 
-def tree_of(found: Survey, source: Source) -> Tree:
+def tree_of(found: InstallState, source: Source) -> Tree:
     """The files of a source, the patched one having all default patches. Raises Refused where they are not known."""
     check_not_interrupted(found)
     if source == "installed":
         return {}
     if source == "patched":
-        return patched_tree(found, wanted_by_apply(found, found.catalog.default, renew_all=True))
+        return patched_tree(found, plan_apply(found, found.catalog.default, renew_all=True))
     for status in found.statuses:
         if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
             raise Refused(
@@ -41,13 +41,13 @@ def tree_of(found: Survey, source: Source) -> Tree:
 
 
 def patched_tree(
-    found: Survey, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
+    found: InstallState, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
 ) -> Tree:
     """The files that change where each of those in `wanted` has exactly these patches."""
-    return {change.file: change.then for change in changes_to(found, wanted, allow_modified, force)}
+    return {change.file: change.desired for change in changes_to(found, wanted, allow_modified, force)}
 
 
-def missing_patches(found: Survey, source: Source) -> list[Patch]:
+def missing_patches(found: InstallState, source: Source) -> list[Patch]:
     """The patches that the release has a use for and this source of it does not have."""
     if source == "patched":
         return []

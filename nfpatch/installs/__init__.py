@@ -1,1 +1,1 @@
-"""An installed copy of neuralforecast: where it is, what nfpatch keeps of it, and how it is changed all or nothing."""
+"""One install of neuralforecast: where it is, the state that nfpatch keeps of it, and atomic changes of its files."""

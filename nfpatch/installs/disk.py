@@ -1,4 +1,4 @@
-"""Files that are read without waiting, and are whole when written: made beside what they replace, and flushed."""
+"""Reading files without blocking, and writing them so that they are complete and flushed to disk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LARGEST_FILE_BYTES = 32 * 1024 * 1024
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file. Never waits, as it would on a pipe, and never takes in more than it should.
+    """The content of a regular file. Never blocks, as reading a pipe would.
 
-    Raises FileNotFoundError, Refused for what is no regular file or too large to be one of neuralforecast's, and
-    EnvironmentProblem where it cannot be read.
+    Raises FileNotFoundError, Refused for anything but a regular file or for one that is too large to belong to
+    neuralforecast, and EnvironmentProblem if it cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -28,8 +28,8 @@ def read_file(path: Path) -> bytes:
                 raise _not_a_regular_file(path)
             if status.st_size > LARGEST_FILE_BYTES:
                 raise Refused(
-                    f"{path} has {status.st_size} bytes, far more than any file of neuralforecast. nfpatch does not "
-                    "read it; reinstall neuralforecast."
+                    f"{path} has {status.st_size} bytes, far more than any file of neuralforecast, so nfpatch does not "
+                    "read it. Reinstall neuralforecast."
                 )
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read()
@@ -40,25 +40,25 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, or a device without a driver
             raise _not_a_regular_file(path) from error
-        advice = "Reinstall neuralforecast" if error.errno == errno.ELOOP else "Run as a user who may"
-        raise EnvironmentProblem(f"{path} cannot be read: {error.strerror}. {advice}.") from error
+        advice = "Reinstall neuralforecast" if error.errno == errno.ELOOP else "Re-run as a user with read access"
+        raise EnvironmentProblem(f"Cannot read {path}: {error.strerror}. {advice}.") from error
 
 
 def _not_a_regular_file(path: Path) -> Refused:
-    return Refused(f"{path} is not a regular file. nfpatch does not touch it; reinstall neuralforecast.")
+    return Refused(f"{path} is not a regular file, so nfpatch does not touch it. Reinstall neuralforecast.")
 
 
-def duplicate(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link where possible, else a copy with mode, times and owner."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Create `target` as a hard link to `source` if possible, else as a copy with the same mode, times and owner."""
     if source.is_symlink():
         os.symlink(os.readlink(source), target)
         return
     try:
         os.link(source, target, follow_symlinks=False)
-    except OSError:  # no hard links on this file system, another file system, or links to others' files are forbidden
+    except OSError:  # another file system, one without hard links, or a system that forbids links to others' files
         import shutil
 
-        with naming(target):
+        with add_path_to_oserror(target):
             shutil.copy2(source, target)
             copy_owner(source.stat(), target)
             with target.open("rb") as copy:
@@ -66,8 +66,8 @@ def duplicate(source: Path, target: Path) -> None:
 
 
 def write_new(path: Path, content: bytes, like: Path) -> None:
-    """Make a new file with this content, on the disk, and with the mode and owner of `like` if that exists."""
-    with naming(path):
+    """Create a file with this content and flush it, with the mode and owner of `like` if that exists."""
+    with add_path_to_oserror(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -80,7 +80,7 @@ def write_new(path: Path, content: bytes, like: Path) -> None:
 
 
 def make_folder_like_parent(path: Path) -> None:
-    """Make a folder, unless it is there, with the mode and owner of the folder that it is in."""
+    """Create a folder unless it exists, with the mode and owner of its parent."""
     path.mkdir(exist_ok=True)
     model = path.parent.stat()
     if stat.S_IMODE(path.stat().st_mode) != stat.S_IMODE(model.st_mode):
@@ -89,8 +89,8 @@ def make_folder_like_parent(path: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give the errors of operations on a descriptor the path that they lack."""
+def add_path_to_oserror(path: Path) -> Iterator[None]:
+    """Add the path to OSErrors that lack one, such as those of operations on a file descriptor."""
     try:
         yield
     except OSError as error:
@@ -99,16 +99,16 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def copy_owner(model: os.stat_result, path: Path) -> None:
-    """Give a file the owner and group of another, where the system lets us."""
+    """Give a file the owner and group of another, if permitted."""
     own = path.stat()
     if (own.st_uid, own.st_gid) != (model.st_uid, model.st_gid):
-        with suppress(PermissionError):  # only root may give files away; anyone else's are its own anyway
+        with suppress(PermissionError):  # only root may change the owner; the files of other users are their own anyway
             os.chown(path, model.st_uid, model.st_gid)
 
 
 def flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable; where a folder cannot be opened (Windows), the system sees to it itself."""
-    with naming(folder):
+    """Flush the entries of a folder to disk; on Windows, where a folder cannot be opened, the system does it itself."""
+    with add_path_to_oserror(folder):
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except PermissionError:

@@ -1,6 +1,6 @@
-"""Where neuralforecast is installed, and which release it is.
+"""Finding the install of neuralforecast, and its version.
 
-Never imports it: a broken install is patched like any other.
+Never imports neuralforecast: a broken install is patched like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nfpatch.installs.metadata import (
     version_of,
 )
 
-# Where the runtime modules of the applied patches stand, relative to the root of the install.
+# The folder of the runtime modules of the applied patches, relative to the root of the install.
 RUNTIME_FOLDER = f"{DISTRIBUTION}/_nfpatch"
 
 Kind = Literal["regular", "editable", "checkout"]
@@ -33,10 +33,10 @@ Kind = Literal["regular", "editable", "checkout"]
 class Install(NamedTuple):
     """One installed copy of neuralforecast.
 
-    `root` is the folder that holds `neuralforecast/`; paths of files are POSIX paths relative to it. `site_packages` is
-    the folder that holds the dist-info folder, the same as `root` but for an editable install. A plain source checkout
-    has no `dist_info`. `python` is the interpreter that it is meant for, and `extra_path` what goes first on the import
-    path there.
+    `root` is the folder that contains `neuralforecast/`; paths of files are POSIX paths relative to it. `site_packages`
+    is the folder that contains the dist-info folder, the same as `root` except for an editable install. A plain source
+    checkout has no `dist_info`. `python` is the interpreter that uses the install, and `extra_path` is put first on its
+    import path.
     """
 
     version: str
@@ -49,7 +49,7 @@ class Install(NamedTuple):
 
     @property
     def tree(self) -> Optional[Path]:
-        """What must go first on the import path on top of that, so that this copy is imported; None for nothing."""
+        """The folder to put first on the import path, so that this copy is imported; None if that is not needed."""
         return None if self.kind == "regular" else self.root
 
     @property
@@ -59,12 +59,12 @@ class Install(NamedTuple):
 
     @property
     def home(self) -> Path:
-        """The folder in which nfpatch keeps all that it knows of this install."""
+        """The folder in which nfpatch keeps its state of this install."""
         return self.dist_info / "nfpatch" if self.dist_info is not None else self.root / ".nfpatch"
 
     @property
     def record(self) -> Optional[Path]:
-        """The RECORD of the distribution; None for a source checkout, which has none."""
+        """The RECORD of the distribution; None for a source checkout."""
         return self.dist_info / "RECORD" if self.dist_info is not None else None
 
     def file(self, name: str) -> Path:
@@ -77,19 +77,21 @@ class Install(NamedTuple):
 
 
 def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = None) -> Install:
-    """The neuralforecast that `site_packages` holds, else the one that `python` imports, else this interpreter's.
+    """The neuralforecast in `site_packages`, else the one that `python` imports, else that of this interpreter.
 
-    Raises EnvironmentProblem when there is none, when it is ambiguous, or when its metadata cannot be trusted.
+    Raises EnvironmentProblem if there is none, if it is ambiguous, or if its metadata is damaged.
     """
     if site_packages is not None:
         folder = Path(os.path.expanduser(site_packages)).absolute()
         if not os.path.isdir(folder):
             raise EnvironmentProblem(
-                f"--site-packages {site_packages} is not a folder. Name the folder that holds "
+                f"--site-packages {site_packages} is not a folder. Name the folder that contains "
                 f"`{DISTRIBUTION}/` and its `.dist-info`."
             )
         if not _is_readable(folder):
-            raise EnvironmentProblem(f"--site-packages {site_packages} cannot be read. Run as a user who may.")
+            raise EnvironmentProblem(
+                f"Cannot read --site-packages {site_packages}: permission denied. Re-run as a user with read access."
+            )
         found = _find_on_path([folder], f"the folder {folder}")
         return found._replace(python=python or found.python, extra_path=(folder,))
     if python is not None:
@@ -100,16 +102,16 @@ def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = 
 
 
 def _own_path() -> list[Path]:
-    """The import path of this interpreter, less the working folder that `python -m nfpatch` puts in front."""
+    """The import path of this interpreter, without the working directory that `python -m nfpatch` puts first."""
     entries = list(sys.path)
-    with suppress(FileNotFoundError):  # the working folder may be gone
+    with suppress(FileNotFoundError):  # the working directory may have been deleted
         if not getattr(sys.flags, "safe_path", False) and entries[:1] == [os.getcwd()]:
             del entries[0]
     return [Path(entry).absolute() for entry in entries if entry]
 
 
 def _find_on_path(entries: Sequence[Path], where: str) -> Install:
-    """The first neuralforecast on these folders, as `import` would find it."""
+    """The first neuralforecast in these folders, as `import` would find it."""
     folders = [entry for entry in entries if _is_readable(entry)]
     infos = {folder: dist_infos_in(folder) for folder in folders}
     editable = [
@@ -134,17 +136,17 @@ def _find_on_path(entries: Sequence[Path], where: str) -> Install:
     left_behind = [info for found in infos.values() for info in found]
     if left_behind:
         raise EnvironmentProblem(
-            f"{left_behind[0]} is there, but the package {DISTRIBUTION}/ beside it is gone: the install is broken. "
+            f"The install is broken: {left_behind[0]} exists, but the package {DISTRIBUTION}/ next to it is missing. "
             f"Reinstall it: `pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
         )
     raise EnvironmentProblem(
-        f"No {DISTRIBUTION} was found in {where}. Install it there, or say which one is meant with "
-        "--python PATH (the interpreter that trains) or --site-packages DIR."
+        f"No {DISTRIBUTION} was found in {where}. Install it there, or name the install with --python PATH (the "
+        "interpreter that trains) or --site-packages DIR."
     )
 
 
 def _is_readable(folder: Path) -> bool:
-    """Whether this is a folder that can be listed; `import` passes over any other entry of its path."""
+    """Whether this is a folder that can be listed; `import` skips all other entries of its path."""
     return os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
 
 
@@ -155,9 +157,7 @@ def _holds_package(folder: Path) -> bool:
 
 def _regular_install(folder: Path, dist_info: Path) -> Install:
     if dist_info.is_symlink():
-        raise Refused(
-            f"{dist_info} is a symbolic link. nfpatch writes nothing where it leads; reinstall neuralforecast."
-        )
+        raise Refused(f"{dist_info} is a symbolic link, which nfpatch does not follow. Reinstall neuralforecast.")
     version = version_of(dist_info)
     record_path = dist_info / "RECORD"
     record.parse(read_metadata(record_path), str(record_path))
@@ -165,7 +165,7 @@ def _regular_install(folder: Path, dist_info: Path) -> Install:
 
 
 def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
-    """An editable install, or a checkout that is merely on the path."""
+    """An editable install, or a checkout that is on the import path."""
     if len(dist_infos) > 1:
         raise _ambiguous(folder, dist_infos)
     if dist_infos:
@@ -177,8 +177,8 @@ def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
     )
     if match is None:
         raise EnvironmentProblem(
-            f"{folder / DISTRIBUTION} has no .dist-info beside it, and its __init__.py states no __version__, so "
-            "nfpatch cannot tell which release it is. Install neuralforecast with pip."
+            f"Cannot determine the version of {folder / DISTRIBUTION}: it has no .dist-info next to it, and its "
+            "__init__.py has no __version__. Install neuralforecast with pip."
         )
     return Install(checked_version(match.group(1), init), folder, folder, None, "checkout")
 
@@ -194,7 +194,7 @@ def module_file(name: str) -> str:
 
 def _ambiguous(folder: Path, dist_infos: Sequence[Path]) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{folder} holds {len(dist_infos)} installs of {DISTRIBUTION} at once "
-        f"({', '.join(info.name for info in dist_infos)}), so its release is anybody's guess. Uninstall it until pip "
-        "finds none, then install the release you want."
+        f"{folder} contains {len(dist_infos)} installs of {DISTRIBUTION} "
+        f"({', '.join(info.name for info in dist_infos)}), so the installed version is ambiguous. Run `pip uninstall "
+        f"{DISTRIBUTION}` until nothing is left, then reinstall it."
     )

@@ -1,9 +1,9 @@
-"""What nfpatch keeps of an install: the originals, and which patches each file carries. Nothing else is state.
+"""The state that nfpatch keeps of an install: the originals, and the patches that each file has.
 
-It lies in the folder `nfpatch/` inside the dist-info folder, so that uninstalling neuralforecast takes it away:
+It is in the folder `nfpatch/` inside the dist-info folder, so that uninstalling neuralforecast removes it:
 
-    ledger.json                      the patched and the added files, with their hashes, and what each patch came to
-    originals/PATH.orig              each original, as far as possible the very same inode (mode, times and all)
+    ledger.json                      the patched and the added files with their hashes, and the digests of the patches
+    originals/PATH.orig              each original, if possible the same inode (with its mode and times)
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.metadata import DISTRIBUTION
 from nfpatch.installs.origin import reinstall_command
 
-# A ledger of another schema is refused: no version of nfpatch that wrote one was published.
+# Ledgers with another schema are refused: no version of nfpatch that wrote one was published.
 SCHEMA = 3
 LEDGER_NAME = "ledger.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class AppliedPatch(NamedTuple):
-    """What a patch came to in one file: the digest of its edits, and the runtime modules that they need."""
+    """A patch in one file: the digest of its edits, and the runtime modules that they need."""
 
     edits_sha256: str
     modules: tuple[str, ...] = ()
 
 
 class PatchedFile(NamedTuple):
-    """One file that carries patches.
+    """A patched file.
 
-    `patches` has the ids in catalog order. `link` is the target of the symbolic link that stood in the file's place.
-    `bytecode` names the compiled files of the original, relative to the root of the install, which are kept as well.
+    `patches` has the ids in catalog order. If the file was a symbolic link, `link` is its target. `bytecode` names the
+    compiled files of the original, relative to the root of the install, which are kept as well.
     """
 
     original_sha256: str
@@ -54,8 +54,8 @@ class PatchedFile(NamedTuple):
 class Ledger(NamedTuple):
     """The state of an install: the patched files by their path relative to the root of the install.
 
-    `added` has the SHA-256 (hex) of each runtime module, by the same kind of path: exactly of those that the patches
-    need. `record_sha256` is the hash of the RECORD as the installer wrote it; None where there is none.
+    `added` has the SHA-256 (hex) of each runtime module by its path: of exactly those modules that the patches need.
+    `record_sha256` is the hash of the RECORD that the installer wrote; None if there is none.
     """
 
     version: str
@@ -64,12 +64,12 @@ class Ledger(NamedTuple):
     record_sha256: Optional[str] = None
 
     def patches_of(self, file: str) -> frozenset[str]:
-        """The ids of the patches that this file carries."""
+        """The ids of the patches in this file."""
         entry = self.files.get(file)
         return frozenset(entry.patches) if entry is not None else frozenset()
 
     def files_of(self, patch_id: str) -> dict[str, AppliedPatch]:
-        """The files that carry this patch, with what it came to in each."""
+        """The files that have this patch, with its entry in each."""
         return {file: entry.patches[patch_id] for file, entry in self.files.items() if patch_id in entry.patches}
 
     def added_by(self, patch_id: str) -> frozenset[str]:
@@ -78,11 +78,11 @@ class Ledger(NamedTuple):
 
     @property
     def patch_ids(self) -> frozenset[str]:
-        """The ids of all patches that are applied."""
+        """The ids of all applied patches."""
         return frozenset(patch_id for entry in self.files.values() for patch_id in entry.patches)
 
     def to_bytes(self) -> bytes:
-        """The ledger as it stands on disk."""
+        """The content of ledger.json."""
         document = {
             "schema": SCHEMA,
             "nfpatch": __version__,
@@ -95,9 +95,9 @@ class Ledger(NamedTuple):
 
 
 def read_ledger(install: Install) -> Ledger:
-    """The ledger of this install, an empty one if nothing is patched.
+    """The ledger of this install; an empty one if nothing is patched.
 
-    Raises Refused when it is damaged, from an nfpatch with another schema, or of another release.
+    Raises Refused if it is damaged, has another schema, or is for another release.
     """
     path = ledger_path(install)
     try:
@@ -117,42 +117,42 @@ def read_ledger(install: Install) -> Ledger:
         _check_added(ledger)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise Refused(
-            f"{path} is damaged, so nfpatch no longer knows what it changed. Reinstall neuralforecast to get the "
+            f"{path} is damaged, so nfpatch cannot tell what it changed. Reinstall neuralforecast to restore the "
             f"released files: {reinstall_command(install)}."
         ) from error
     if ledger.version != install.version:
         raise Refused(
-            f"{path} speaks of neuralforecast {ledger.version}, but {install.version} is installed. Reinstall it to "
-            f"start clean: {reinstall_command(install)}."
+            f"{path} is for neuralforecast {ledger.version}, but {install.version} is installed. Reinstall it to start "
+            f"clean: {reinstall_command(install)}."
         )
     return ledger
 
 
 def ledger_path(install: Install) -> Path:
-    """Where the ledger of this install lies."""
+    """The path of the ledger of this install."""
     return install.home / LEDGER_NAME
 
 
 def original_path(install: Install, file: str) -> Path:
-    """Where the original of a file is kept. The suffix keeps importers and compilers of bytecode away from it."""
+    """The path where the original of a file is kept. Its suffix hides it from imports and bytecode compilers."""
     return install.home / f"originals/{file}.orig"
 
 
 def read_original(install: Install, file: str, sha256: str) -> bytes:
-    """The kept original of a file. Raises Refused when it is gone or is no longer what was kept."""
+    """The kept original of a file. Raises Refused if it is missing or was changed."""
     path = original_path(install, file)
     try:
         content = read_file(path)
     except FileNotFoundError as error:
-        raise _lost_original(path, install, "is gone") from error
+        raise _lost_original(path, install, "is missing") from error
     if hash_of(content) != sha256:
-        raise _lost_original(path, install, "is not what nfpatch kept there")
+        raise _lost_original(path, install, "was changed")
     return content
 
 
 @lru_cache(maxsize=256)
 def hash_of(content: bytes) -> str:
-    """SHA-256 in hex; remembered, as the states of all patches of a file ask for that of the same content."""
+    """SHA-256 (hex); cached, because the states of all patches of a file need that of the same content."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -162,18 +162,18 @@ def _entry_to_json(entry: PatchedFile) -> dict[str, Any]:
 
 
 def _patched_file(file: str, entry: dict[str, Any]) -> PatchedFile:
-    """An entry of the ledger. Raises ValueError where it names what no ledger of nfpatch's could name."""
+    """An entry of the ledger. Raises ValueError if nfpatch cannot have written it."""
     bytecode = tuple(_text(name) for name in entry["bytecode"])
     path = PurePosixPath(file)
     caches, folder = path.parent / "__pycache__", PurePosixPath(RUNTIME_FOLDER)
     if ".." in path.parts or path.parts[0] != DISTRIBUTION:
         raise ValueError(f"{file} is no file of the package")
     if folder in (path, *path.parents):
-        raise ValueError(f"{file} is no file of neuralforecast's")
+        raise ValueError(f"{file} is no file of neuralforecast")
     if any(PurePosixPath(name).parent != caches for name in bytecode):
         raise ValueError(f"{bytecode} are no compiled files of {file}")
     if not entry["patches"]:
-        raise ValueError(f"{file} carries no patch")
+        raise ValueError(f"{file} has no patch")
     return PatchedFile(
         original_sha256=_hash(entry["original_sha256"]),
         patched_sha256=_hash(entry["patched_sha256"]),
@@ -212,17 +212,17 @@ def _hash(value: object) -> str:
 def _words_of_other_schema(path: Path, install: Install, is_newer: bool, version: object) -> str:
     if is_newer:
         return (
-            f"{path} was written by nfpatch {version}, which is newer than this one ({__version__}). "
+            f"{path} was written by nfpatch {version}, which is newer than this nfpatch ({__version__}). "
             "Upgrade nfpatch: `pip install --upgrade nfpatch`."
         )
     return (
-        f"{path} was written by nfpatch {version}, whose ledgers this one ({__version__}) does not read. Reinstall "
-        f"neuralforecast to get the released files, and apply again: {reinstall_command(install)}."
+        f"{path} was written by nfpatch {version}, whose ledgers this nfpatch ({__version__}) cannot read. Reinstall "
+        f"neuralforecast to restore the released files, then apply again: {reinstall_command(install)}."
     )
 
 
 def _lost_original(path: Path, install: Install, what: str) -> Refused:
     return Refused(
-        f"The original {path} {what}, so nfpatch cannot restore it. Reinstall neuralforecast to get the released file: "
-        f"{reinstall_command(install)}."
+        f"The original {path} {what}, so nfpatch cannot restore it. Reinstall neuralforecast to restore the released "
+        f"file: {reinstall_command(install)}."
     )

@@ -1,8 +1,8 @@
-"""One writer at a time: the lock of an install.
+"""The lock of an install, so that only one process changes it at a time.
 
-An `flock` on a file of our own rather than the `filelock` library: revert must leave no lock file behind, so the holder
-unlinks it, and a waiter must notice that its file is no longer the one in the folder. filelock notices from version
-3.20 on, which Python 3.9 does not get, and its import would be the most expensive part of `revert`.
+It is an `flock` on a file of our own, not the `filelock` library. `revert` must not leave a lock file behind, so the
+holder deletes it, and a waiting process must notice that its file was deleted. filelock notices since version 3.20,
+which does not support Python 3.9, and its import would be the most expensive part of `revert`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.errors import EnvironmentProblem, as_problem
+from nfpatch.errors import EnvironmentProblem, to_environment_error
 from nfpatch.installs.find import Install
 
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -24,17 +24,17 @@ LOCK_POLL_SECONDS = 0.05
 
 @contextmanager
 def locked(install: Install, timeout: float) -> Iterator[None]:
-    """Hold the one lock of this install. `timeout` is in seconds.
+    """Hold the lock of this install. `timeout` is in seconds.
 
-    Raises EnvironmentProblem when the lock is not to be had in time, or the folder is not writable.
+    Raises EnvironmentProblem if the lock is not acquired in time, or if the folder is not writable.
     """
     path = lock_path(install)
     deadline = time.monotonic() + timeout
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
             raise EnvironmentProblem(
-                f"Another nfpatch is at work on this install ({_holder(path)} holds {path}); it did not finish within "
-                f"{timeout:g} seconds. Run the command again when it has ended."
+                f"Cannot lock this install within {timeout:g} seconds: another nfpatch works on it ({_holder(path)} "
+                f"holds {path}). Re-run the command when that has finished."
             )
         time.sleep(LOCK_POLL_SECONDS)
     try:
@@ -46,24 +46,24 @@ def locked(install: Install, timeout: float) -> Iterator[None]:
 
 
 def refuse_windows() -> None:
-    """Raise EnvironmentProblem on Windows, which has no `flock`, and refuses to rename over a file that is open."""
+    """Raise EnvironmentProblem on Windows, which has no `flock` and cannot rename over an open file."""
     if sys.platform == "win32":
         raise EnvironmentProblem(
-            "nfpatch does not work on Windows, where its locks and renames are untested; run it on Linux, "
-            "as in WSL or a container. Nothing was changed."
+            "nfpatch does not support Windows (its file locks and renames are untested there). Use Linux, WSL or a "
+            "container. Nothing was changed."
         )
 
 
 def lock_path(install: Install) -> Path:
-    """Where the lock file of an install is while it is held."""
+    """The path of the lock file, which exists only while the lock is held."""
     return install.home.with_name(install.home.name + ".lock")
 
 
 def _unlink_own(path: Path, descriptor: int) -> None:
-    """Remove the lock file while it is still ours. If it stays, it does no harm; the next holder removes it."""
-    for _ in range(2):  # a passing fault shall not leave it
+    """Delete the lock file while the lock is held. If that fails, the next holder deletes it."""
+    for _ in range(2):  # in case of a transient fault
         try:
-            if _is_still_at(path, descriptor):  # never another's, which may be there once ours is gone
+            if _is_still_at(path, descriptor):  # it may be the file of another process by now
                 path.unlink()
             return
         except OSError:
@@ -71,13 +71,13 @@ def _unlink_own(path: Path, descriptor: int) -> None:
 
 
 def _try_lock(path: Path) -> Optional[int]:
-    """The descriptor of the locked lock file; None while another process holds it."""
+    """The descriptor of the locked file; None if another process holds the lock."""
     import fcntl
 
     try:
         descriptor, created = _open_lock(path)
     except OSError as error:
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -88,20 +88,20 @@ def _try_lock(path: Path) -> Optional[int]:
             path.unlink()
         os.close(descriptor)
         raise EnvironmentProblem(
-            f"{path} cannot be locked: {error.strerror}. The file system has no working locks; patch a copy on a local "
-            "disk, or where the image is built."
+            f"Cannot lock {path}: {error.strerror}. The file system does not support locks. Patch a copy on a local "
+            "disk, or patch where the image is built."
         ) from error
-    if not _is_still_at(path, descriptor):  # the last holder unlinked it while we opened it
+    if not _is_still_at(path, descriptor):  # the previous holder deleted it in the meantime
         os.close(descriptor)
         return None
-    with suppress(OSError):  # only for the message that others get
+    with suppress(OSError):  # it is only used in the error message of other processes
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode())
     return descriptor
 
 
 def _open_lock(path: Path) -> tuple[int, bool]:
-    """A descriptor of the lock file, and whether it was made just now."""
+    """A descriptor of the lock file, and whether this call created it."""
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
     try:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644), True

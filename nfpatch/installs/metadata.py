@@ -1,7 +1,7 @@
-"""What a dist-info folder says of neuralforecast, without `importlib.metadata`.
+"""The metadata in the dist-info folder of neuralforecast, read without `importlib.metadata`.
 
-Its import alone takes longer than all of `status`, and it would not tell two dist-info folders from one. So the header
-that every installer writes is recognised as it stands; any other one is left to `email` and `packaging`.
+The import of that module takes longer than a whole `status`, and it does not distinguish two dist-info folders from
+one. So the usual header of METADATA is matched by a regex, and any other one is parsed by `email` and `packaging`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _PLAIN_HEADER = re.compile(rb"Metadata-Version: [\d.]+\nName: neuralforecast\nVe
 
 
 def dist_infos_in(folder: Path) -> list[Path]:
-    """The dist-info folders of neuralforecast in this folder, sorted; there should be one."""
+    """The dist-info folders of neuralforecast in this folder, sorted. There should be exactly one."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if _FOLDER.fullmatch(entry.name))
     except OSError as error:
-        raise EnvironmentProblem(f"{folder} cannot be read: {error.strerror}. Run as a user who may.") from error
+        raise EnvironmentProblem(
+            f"Cannot read {folder}: {error.strerror}. Re-run as a user with read access."
+        ) from error
     return [folder / name for name in names if (folder / name).is_dir()]
 
 
@@ -44,7 +46,7 @@ def editable_checkout(dist_info: Path) -> Optional[Path]:
 
 
 def version_of(dist_info: Path) -> str:
-    """The version that METADATA states, in its normal form. Raises EnvironmentProblem where it cannot be trusted."""
+    """The normalized version in METADATA. Raises EnvironmentProblem if METADATA is damaged or contradictory."""
     path = dist_info / "METADATA"
     content = read_metadata(path)
     plain = _PLAIN_HEADER.match(content)
@@ -61,27 +63,27 @@ def version_of(dist_info: Path) -> str:
     if canonicalize_name(header.get("Name", "").strip()) != DISTRIBUTION:
         raise _untrusted(path, f"does not name {DISTRIBUTION}")
     if not header.get("Version"):
-        raise _untrusted(path, "states no version")
+        raise _untrusted(path, "has no version")
     version = checked_version(header["Version"].strip(), path)
     found = _FOLDER.fullmatch(dist_info.name)
     folder_version = "" if found is None else found[1]
     if canonicalize_version(folder_version.replace("_", "-")) != canonicalize_version(version):
-        raise _untrusted(path, f"states version {version}, its folder's name {folder_version}")
+        raise _untrusted(path, f"has version {version}, but the name of its folder has {folder_version}")
     return version
 
 
 def checked_version(version: str, origin: Path) -> str:
-    """A version in its normal form. Raises EnvironmentProblem where it is none; `origin` states it."""
+    """A normalized version. Raises EnvironmentProblem if it is invalid; `origin` is the file that contains it."""
     from packaging.version import InvalidVersion, Version
 
     try:
         return str(Version(version))
     except InvalidVersion as error:
-        raise _untrusted(origin, f"states {version!r}, which is no PEP 440 version") from error
+        raise _untrusted(origin, f"has the version {version!r}, which is not valid (PEP 440)") from error
 
 
 def read_metadata(path: Path) -> bytes:
-    """The content of a file without which an install is incomplete. Raises EnvironmentProblem where it is missing."""
+    """The content of a file that every install has. Raises EnvironmentProblem if it is missing."""
     try:
         return read_file(path)
     except FileNotFoundError as error:

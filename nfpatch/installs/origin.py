@@ -1,4 +1,4 @@
-"""Where an install comes from, if that is a commit of a repository and not a release."""
+"""The commit that an install was made from, if it was not made from a release."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ GIT_TIMEOUT_SECONDS = 10
 
 
 class Commit(NamedTuple):
-    """A commit of a git repository, `repository` being its address or folder."""
+    """A commit of a git repository; `repository` is its URL or folder."""
 
     id: str
     repository: str
 
     @property
     def short_id(self) -> str:
-        """As many digits as tell it from others."""
+        """The abbreviated id."""
         return self.id[:10]
 
     @property
     def requirement(self) -> str:
-        """What pip installs it by."""
+        """The requirement for pip that installs this commit."""
         return f"git+{self.repository}@{self.id}"
 
 
 def commit_of(install: Install) -> Optional[Commit]:
-    """The commit that an install was made of, or that a checkout stands at; None where git is not concerned."""
-    return _noted_by_pip(install) if install.kind == "regular" else _checked_out(install)
+    """The commit that an install was made from, or that is checked out; None if there is no git repository."""
+    return _recorded_by_pip(install) if install.kind == "regular" else _checked_out(install)
 
 
 def reinstall_command(install: Install) -> str:
-    """What to type to get the files of the install back, where nfpatch cannot give them."""
+    """The command that restores the files of the install, for cases in which nfpatch cannot."""
     commit = commit_of(install) if install.kind == "regular" else None
     if commit is not None:
         return f"`pip install --force-reinstall --no-deps '{DISTRIBUTION} @ {commit.requirement}'`"
     return f"`pip install --force-reinstall --no-deps {DISTRIBUTION}=={install.version}`"
 
 
-def _noted_by_pip(install: Install) -> Optional[Commit]:
-    """What pip notes of an install from git (PEP 610)."""
+def _recorded_by_pip(install: Install) -> Optional[Commit]:
+    """The commit that pip recorded for an install from git (PEP 610)."""
     if install.dist_info is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The `RECORD` of a dist-info folder, edited row by row so that untouched rows keep their bytes.
+"""The `RECORD` of a dist-info folder, edited row by row so that all other rows keep their bytes.
 
 Format: the PyPA specification "Recording installed projects" (PEP 376, PEP 627): CSV rows of path, `algorithm=digest`
 (urlsafe base64 without padding) and size in bytes.
@@ -20,14 +20,14 @@ Row = tuple[str, str, str]
 
 
 def row_for(path: str, content: bytes) -> Row:
-    """The row that describes a file with this content at this POSIX path, relative to site-packages."""
+    """The row for a file with this content at this POSIX path, relative to site-packages."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     return (path, f"sha256={digest}", str(len(content)))
 
 
 @lru_cache(maxsize=4)
 def parse(record: bytes, origin: str) -> tuple[Row, ...]:
-    """The rows of a RECORD; `origin` names it in errors. Raises EnvironmentProblem with the number of the bad line."""
+    """The rows of a RECORD; `origin` is its path, for errors. Raises EnvironmentProblem if a line is malformed."""
     try:
         lines = _lines(record)
     except UnicodeDecodeError as error:
@@ -47,7 +47,7 @@ def parse(record: bytes, origin: str) -> tuple[Row, ...]:
 
 
 def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> bytes:
-    """The RECORD with the row of each path in `changes` replaced, removed (None) or, if it has none, added at the end.
+    """The RECORD after the row of each path in `changes` is replaced, removed (None) or added at the end.
 
     Raises EnvironmentProblem as `parse` does.
     """
@@ -68,7 +68,7 @@ def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> by
 
 
 def _lines(record: bytes) -> list[str]:
-    """The lines with their endings; a file name may hold what `str.splitlines`, but not StringIO, takes for one."""
+    """The lines with their endings. Unlike `str.splitlines`, StringIO splits at no other character of a file name."""
     return io.StringIO(record.decode()).readlines()
 
 
@@ -80,6 +80,6 @@ def _render(row: Row, ending: str) -> str:
 
 def _malformed(origin: str, what: str) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"{origin} {what}. An installer wrote it otherwise; reinstall neuralforecast to get a true one "
-        "(`pip install --force-reinstall --no-deps neuralforecast==VERSION`)."
+        f"{origin} {what}. Reinstall neuralforecast to restore it: "
+        "`pip install --force-reinstall --no-deps neuralforecast==VERSION`."
     )

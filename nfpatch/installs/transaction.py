@@ -1,15 +1,15 @@
-"""Moves an install to a new state: all of it or none of it, whatever happens on the way.
+"""Transactions on the files of an install: all steps are executed, or none, even after a crash.
 
-Everything that will be needed is first prepared in `staging/` beside the ledger and flushed to disk: `new-N`, what is
-to stand at the N-th path, and `old-N`, what stands there now. Then `journal.json` is renamed into place, and from that
-moment on the new state is decided: each `new-N` is renamed over its path, and whoever comes after a crash does the
-rest. A step is done when its `new-N` is gone, so steps may be repeated at will. A Move renames what it takes, and a
-Remove renames to `old-N`; they are done when nothing stands there. If a step fails while nfpatch runs, the journal
-becomes `undo.json` and the `old-N` go back. A folder that is empty by then is moved to `folder-N`, because to make it
-again takes room that a full disk does not have.
+Everything is first prepared in `staging/` next to the ledger and flushed to disk: `new-N` is the new content of the
+N-th path, `old-N` its current content. Then `journal.json` is renamed into place, which commits the transaction: each
+`new-N` is renamed over its path, and after a crash the next command executes the remaining steps. A step is done when
+its `new-N` is gone, so that steps can be repeated. A Move renames its source, and a Remove renames the path to `old-N`;
+these are done when the source or the path no longer exists. If a step fails while nfpatch runs, the journal is renamed
+to `undo.json`, and the `old-N` are restored. A folder that becomes empty is moved to `folder-N`, because re-creating it
+needs space that a full disk does not have.
 
-No existing file is ever opened for writing. `old-N` and the kept originals are hard links where the file system has
-them, so an original keeps its inode, and with it mode, owner and times; twins in a package cache are not touched.
+No existing file is opened for writing. `old-N` and the kept originals are hard links if the file system supports them,
+so an original keeps its inode with mode, owner and times, and other links to it, as in a package cache, are unaffected.
 """
 
 from __future__ import annotations
@@ -24,69 +24,69 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-from nfpatch.errors import Refused, as_problem
-from nfpatch.installs.disk import duplicate, flush_folder, make_folder_like_parent, read_file, write_new
+from nfpatch.errors import Refused, to_environment_error
+from nfpatch.installs.disk import flush_folder, link_or_copy, make_folder_like_parent, read_file, write_new
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 
 JOURNAL_NAME = "journal.json"
 UNDO_NAME = "undo.json"
-# What is said where the work can be neither done nor undone.
-HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` completes it."
+# The state of the install if the steps can be neither completed nor rolled back.
+HALF_DONE = "The transaction is unfinished, no file is damaged: the next `nfpatch apply` or `revert` completes it."
 
 
 class Write(NamedTuple):
-    """Put this content at the path, with the mode and owner of `like` (default: of what stands there)."""
+    """Write this content to the path, with the mode and owner of `like` (default: of the file at the path)."""
 
     path: Path
     content: bytes
     like: Optional[Path] = None
 
 
-class Place(NamedTuple):
-    """Put what stands at `source` at the path, the same inode if possible; `source` itself stays."""
+class LinkOrCopy(NamedTuple):
+    """Link `source` to the path (the same inode), or copy it if that is not possible; `source` stays."""
 
     path: Path
     source: Path
 
 
 class Move(NamedTuple):
-    """Put what stands at `source` at the path; nothing stands at `source` then."""
+    """Rename `source` to the path."""
 
     path: Path
     source: Path
 
 
 class Link(NamedTuple):
-    """Put a symbolic link to `target` at the path."""
+    """Create a symbolic link to `target` at the path."""
 
     path: Path
     target: str
 
 
 class Remove(NamedTuple):
-    """Let nothing stand at the path."""
+    """Delete the path if it exists."""
 
     path: Path
 
 
 class Folder(NamedTuple):
-    """Let there be a folder; a new one gets the mode and owner of the folder around it."""
+    """Create the folder unless it exists, with the mode and owner of its parent."""
 
     path: Path
 
 
 class Prune(NamedTuple):
-    """Remove the folder if it is empty by now."""
+    """Remove the folder if it is empty then."""
 
     path: Path
 
 
-Step = Union[Write, Place, Move, Link, Remove, Folder, Prune]
+FileStep = Union[Write, LinkOrCopy, Move, Link, Remove, Folder, Prune]
 
 
 class _Entry(NamedTuple):
-    """One line of the journal: the path, the kind of step, whether anything was there, and where a Move takes from.
+    """An entry of the journal: the path, the kind of step, whether the path existed, and the source of a Move.
 
     Paths are relative to the home folder.
     """
@@ -97,10 +97,10 @@ class _Entry(NamedTuple):
     source: str = ""
 
 
-def commit(install: Install, steps: Sequence[Step]) -> None:
-    """Carry out the steps, all or none. The caller holds the lock and has called `recover`.
+def commit(install: Install, steps: Sequence[FileStep]) -> None:
+    """Execute all steps or none. The caller holds the lock and has called `recover`.
 
-    Raises EnvironmentProblem naming the path when the system refuses a step; the install is then as it was.
+    Raises EnvironmentProblem, with the path, if a step fails; the install is then unchanged.
     """
     home = install.home
     staging = home / "staging"
@@ -113,76 +113,76 @@ def commit(install: Install, steps: Sequence[Step]) -> None:
         _write_journal(staging, entries)
     except BaseException as error:
         _discard(home)
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     try:
-        _carry_out(home, entries)
+        _execute(home, entries)
     except BaseException as error:
         try:
             os.replace(staging / JOURNAL_NAME, staging / UNDO_NAME)
-            _take_back(home, entries)
+            _rollback(home, entries)
         except OSError as second:
-            raise as_problem(second, HALF_DONE) from error
+            raise to_environment_error(second, HALF_DONE) from error
         _discard(home)
-        raise as_problem(error) from error
+        raise to_environment_error(error) from error
     _discard(home)
 
 
 def is_interrupted(install: Install) -> bool:
-    """Whether a killed run left work half done here."""
+    """Whether an interrupted run left an unfinished transaction here."""
     staging = install.home / "staging"
     return (staging / JOURNAL_NAME).exists() or (staging / UNDO_NAME).exists()
 
 
-def has_litter(install: Install) -> bool:
-    """Whether a killed run left anything of its own here, be it only a lock file."""
+def has_leftovers(install: Install) -> bool:
+    """Whether an interrupted run left any of its files here, including a lock file."""
     home = install.home
     return (home / "staging").exists() or lock_path(install).exists() or (home.exists() and not any(home.iterdir()))
 
 
 def recover(install: Install) -> bool:
-    """Finish what a killed run had decided, or take back what it was taking back. Tells whether there was anything.
+    """Complete the transaction of an interrupted run, or its rollback. Returns whether there was one.
 
-    The caller holds the lock. Raises EnvironmentProblem when the system refuses a step; a later call goes on.
+    The caller holds the lock. Raises EnvironmentProblem if a step fails; a later call continues.
     """
     home = install.home
     undo, redo = _read_journal(home / "staging" / UNDO_NAME), _read_journal(home / "staging" / JOURNAL_NAME)
     _require_inside(install, [_absolute(home, path) for path in _paths_of(undo or redo or ())])
     try:
         if undo is not None:
-            _take_back(home, undo)
+            _rollback(home, undo)
         elif redo is not None:
-            _carry_out(home, redo)
+            _execute(home, redo)
         else:
             return False
     except OSError as error:
-        raise as_problem(error, HALF_DONE) from error
+        raise to_environment_error(error, HALF_DONE) from error
     finally:
         if not is_interrupted(install):
             _discard(home)
     return True
 
 
-def _stage(staging: Path, number: int, step: Step, home: Path) -> _Entry:
+def _stage(staging: Path, number: int, step: FileStep, home: Path) -> _Entry:
     existed = os.path.lexists(step.path)
     if isinstance(step, Remove):
         _require_no_folder(step.path)
     elif existed and not isinstance(step, (Folder, Prune)):
-        duplicate(step.path, staging / f"old-{number}")
+        link_or_copy(step.path, staging / f"old-{number}")
     new = staging / f"new-{number}"
     if isinstance(step, Write):
         write_new(new, step.content, like=step.like or step.path)
-    elif isinstance(step, Place):
-        duplicate(step.source, new)
+    elif isinstance(step, LinkOrCopy):
+        link_or_copy(step.source, new)
     elif isinstance(step, Link):
         os.symlink(step.target, new)
     source = ""
     if isinstance(step, Move):
-        os.lstat(step.source)  # raises FileNotFoundError while nothing is changed yet
+        os.lstat(step.source)  # raises FileNotFoundError before anything is changed
         source = os.path.relpath(step.source, home)
     return _Entry(os.path.relpath(step.path, home), type(step).__name__, existed, source)
 
 
-def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
+def _execute(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in enumerate(entries):
         path = _absolute(home, entry.path)
@@ -202,11 +202,11 @@ def _carry_out(home: Path, entries: Sequence[_Entry]) -> None:
         elif os.path.lexists(new := staging / f"new-{number}"):
             _make_parent(path)
             _rename_over(new, path)
-    _flush(home, entries)
+    _flush(home, [entry.path for entry in entries])  # a source of a Move that comes back is a leftover
     (staging / JOURNAL_NAME).unlink()
 
 
-def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
+def _rollback(home: Path, entries: Sequence[_Entry]) -> None:
     staging = home / "staging"
     for number, entry in reversed(list(enumerate(entries))):
         path, old = _absolute(home, entry.path), staging / f"old-{number}"
@@ -224,22 +224,22 @@ def _take_back(home: Path, entries: Sequence[_Entry]) -> None:
             if os.path.lexists(old):
                 _rename_over(old, path)
         elif not entry.existed:
-            if os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
+            if os.path.lexists(path):  # on a read-only file system, even unlinking a missing path fails
                 path.unlink()
         elif os.path.lexists(old) and not _is_the_same(old, path):
             _rename_over(old, path)
-    with suppress(OSError):  # what made the work fail shall not keep it from being undone
-        _flush(home, entries)
+    with suppress(OSError):  # the fault that made the transaction fail must not prevent the rollback
+        _flush(home, _paths_of(entries))
     (staging / UNDO_NAME).unlink()
 
 
 def _paths_of(entries: Sequence[_Entry]) -> list[str]:
-    """What the steps change, relative to the home folder."""
+    """The paths that the steps change, relative to the home folder."""
     return [path for entry in entries for path in (entry.path, entry.source) if path]
 
 
 def _require_no_folder(path: Path) -> None:
-    """Raises IsADirectoryError where a folder stands, which a rename would take away with all that is in it."""
+    """Raise IsADirectoryError if the path is a folder, because a rename would move it with its content."""
     with suppress(FileNotFoundError, NotADirectoryError):
         if stat.S_ISDIR(os.lstat(path).st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -251,7 +251,7 @@ def _make_parent(path: Path) -> None:
 
 
 def _move_over(source: Path, target: Path) -> None:
-    """Rename; where both are links to one file, for which a rename does nothing, remove the source."""
+    """Rename; if both are hard links to the same file, for which a rename does nothing, delete the source."""
     if os.path.lexists(target) and os.path.samestat(os.lstat(source), os.lstat(target)):
         source.unlink()
     else:
@@ -259,9 +259,9 @@ def _move_over(source: Path, target: Path) -> None:
 
 
 def _set_aside_if_empty(folder: Path, aside: Path) -> None:
-    """Move an empty folder into staging, from where it can be put back on a full disk as well; leave any other.
+    """Move an empty folder into staging, from where it can be restored even on a full disk; leave any other.
 
-    A folder of another file system than the ledger's is removed.
+    A folder on another file system than the ledger is removed.
     """
     if folder.is_symlink() or not folder.is_dir() or os.listdir(folder):
         return
@@ -272,12 +272,12 @@ def _set_aside_if_empty(folder: Path, aside: Path) -> None:
             raise
         _remove_if_empty(folder)
         return
-    if os.listdir(aside):  # something was put there at this very moment
+    if os.listdir(aside):  # another process has just put something into it
         os.replace(aside, folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder, unless it is gone, has something in it, is a link, or is a place where something is mounted."""
+    """Remove a folder, unless it is missing, not empty, a link or a mount point."""
     try:
         folder.rmdir()
     except OSError as error:
@@ -285,19 +285,19 @@ def _remove_if_empty(folder: Path) -> None:
             raise
 
 
-def _flush(home: Path, entries: Sequence[_Entry]) -> None:
-    """Make the names that the steps changed durable."""
-    for folder in sorted({_absolute(home, path).parent for path in _paths_of(entries)}):
+def _flush(home: Path, paths: Sequence[str]) -> None:
+    """Flush the folders that contain these paths to disk."""
+    for folder in sorted({_absolute(home, path).parent for path in paths}):
         if folder.is_dir():
             flush_folder(folder)
 
 
 def _discard(home: Path) -> None:
-    """Remove the staging folder, and each folder of nfpatch's own that is empty now.
+    """Remove the staging folder, and all empty folders of nfpatch.
 
-    The work is done or undone by now, so a failure is none: what stays is removed by the next command.
+    The transaction is complete or rolled back by now, so failures are ignored: the next command removes what is left.
     """
-    for _ in range(2):  # a passing fault shall leave nothing behind
+    for _ in range(2):  # in case of a transient fault
         with suppress(OSError):
             _remove_flat_folder(home / "staging", first=(JOURNAL_NAME, UNDO_NAME))
         for folder, _, _ in os.walk(home, topdown=False):
@@ -308,17 +308,19 @@ def _discard(home: Path) -> None:
 
 
 def _remove_flat_folder(folder: Path, first: Sequence[str]) -> None:
-    """Remove a folder of files and empty folders.
+    """Remove a folder that contains only files and empty folders.
 
-    Those named `first` go first: a journal without its files would be false.
+    The files named `first` are removed first: a journal without its files would be wrong.
     """
     for name in first:
         (folder / name).unlink(missing_ok=True)
-    for path in [folder / name for name in os.listdir(folder)]:
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            os.rmdir(entry.path)
         else:
-            path.unlink()
+            os.unlink(entry.path)
     folder.rmdir()
 
 
@@ -331,12 +333,12 @@ def _rename_over(source: Path, target: Path) -> None:
     try:
         os.replace(source, target)
     except OSError as error:
-        if error.errno != errno.EXDEV:  # `target` lies on another file system than the ledger
+        if error.errno != errno.EXDEV:  # EXDEV: `target` is on another file system than the ledger
             raise
         beside = target.with_name(f".{target.name}.nfpatch-new")
         try:
             beside.unlink(missing_ok=True)
-            duplicate(source, beside)
+            link_or_copy(source, beside)
             os.replace(beside, target)
         except OSError:
             with suppress(OSError):
@@ -346,12 +348,12 @@ def _rename_over(source: Path, target: Path) -> None:
 
 
 def _is_the_same(old: Path, path: Path) -> bool:
-    """Whether the path still is as it was when `old` was kept, so that there is nothing to take back."""
+    """Whether the path is still as it was when `old` was kept, so that there is nothing to roll back."""
     try:
         was, now = old.lstat(), path.lstat()
         if os.path.samestat(was, now):
             return True
-        if stat.S_ISLNK(was.st_mode):  # where no link is now, `readlink` fails, as `lstat` does where nothing is
+        if stat.S_ISLNK(was.st_mode):  # if the path is no longer a link, `readlink` raises
             return os.readlink(old) == os.readlink(path)
         facts = [(each.st_mode, each.st_uid, each.st_gid, each.st_size, each.st_mtime_ns) for each in (was, now)]
         return facts[0] == facts[1] and old.read_bytes() == path.read_bytes()
@@ -377,31 +379,31 @@ def _read_journal(path: Path) -> Optional[list[_Entry]]:
             and isinstance(e.source, str)
             for e in entries
         ):
-            raise ValueError("a field of another type")
+            raise ValueError("a field has the wrong type")
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise Refused(
-            f"{path} is damaged, so the work that a killed run left half done cannot be finished. Reinstall "
+            f"{path} is damaged, so the transaction of an interrupted run cannot be completed. Reinstall "
             "neuralforecast to start clean."
         ) from error
     return entries
 
 
 def _require_inside(install: Install, paths: Sequence[Path]) -> None:
-    """Raise Refused unless each of these paths lies, links resolved, in the install or in nfpatch's own folder."""
+    """Raise Refused unless each of these paths, with links resolved, is in the install or in nfpatch's own folder."""
     try:
         allowed = [folder.resolve() for folder in (install.package, install.home.parent)]
         homes = [(install.home.parent.resolve() / install.home.name, install.home.resolve())]
         parents = {parent: parent.resolve() for parent in {path.parent for path in paths}}
     except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
-        raise Refused(f"{install.package} cannot be followed through its symbolic links: {error}.") from error
+        raise Refused(f"Cannot resolve the symbolic links of {install.package}: {error}.") from error
     root = install.root.resolve()
     outside = [folder for folder, real in parents.items() if not any(a == real or a in real.parents for a in allowed)]
     outside += [install.package for folder in allowed[:1] if root not in folder.parents]
     outside += [install.home for wanted, real in homes if wanted != real]
     if outside:
         raise Refused(
-            f"{outside[0]} leads out of {install.root}, by a symbolic link or because of tampering with what "
-            "nfpatch keeps. nfpatch writes nothing there; reinstall neuralforecast."
+            f"{outside[0]} is outside of {install.root}: it is a symbolic link, or the files of nfpatch were tampered "
+            "with. nfpatch does not write there. Reinstall neuralforecast."
         )

@@ -1,1 +1,1 @@
-"""From a patch to the bytes of an install: codemods, the edits that they come to, and the plan that writes them."""
+"""From a patch to the bytes of an install: codemods, edits, the state of an install, and plans to change it."""

@@ -1,7 +1,7 @@
-"""Edits: what a patch comes to in a file, as changes of the original's bytes.
+"""Edits: the changes that a patch makes to the bytes of a file.
 
-A set of patches is just all of their edits, in any order, and what is on record is one hash a patch and file. That
-holds because the edits of two patches never overlap, and never insert at the same place: all but the imports of runtime
+A set of patches is the union of their edits, in any order, and one fingerprint per patch and file is enough. This works
+because the edits of two patches never overlap and never insert at the same position, except for the imports of runtime
 modules, which patches share.
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nfpatch.codemod import CodemodRefused
-from nfpatch.fingerprints import digest_at_places
+from nfpatch.fingerprints import digest_with_positions
 
 
 @dataclass(frozen=True, order=True)
 class Edit:
-    """One change of a file: the bytes from `start` up to `stop` go, and `new` comes in their place.
+    """A change of a file: `new` replaces the bytes from `start` to `stop`.
 
-    The lines of an edit that `is_import` are inserted once, however many patches insert them, in alphabetical order.
+    The lines of an edit that `is_import` are inserted once even if several patches insert them, sorted alphabetically.
     """
 
     start: int
@@ -29,17 +29,17 @@ class Edit:
 
     @property
     def is_insertion(self) -> bool:
-        """Whether no byte of the original goes."""
+        """Whether it removes no bytes of the original."""
         return self.start == self.stop
 
 
-def joined(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The edits of one patch in their order; those that touch are one. Raises CodemodRefused where two overlap."""
+def merge_adjacent(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits of one patch, sorted, with adjacent ones merged. Raises CodemodRefused if two overlap."""
     result: list[Edit] = []
     for edit in sorted(edits):
         last = result[-1] if result else None
         if last is not None and edit.start < last.stop:
-            raise CodemodRefused("two of its changes are about the same statements")
+            raise CodemodRefused("two of its changes concern the same statements")
         if last is not None and edit.start == last.stop and not (edit.is_import or last.is_import):
             result[-1] = Edit(last.start, edit.stop, last.new + edit.new)
         else:
@@ -47,25 +47,23 @@ def joined(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     return tuple(result)
 
 
-def spliced(original: bytes, edits: Mapping[str, Sequence[Edit]]) -> bytes:
-    """The original with the edits of these patches, which are keyed by their ids.
+def apply_edits(original: bytes, edits: Mapping[str, Sequence[Edit]]) -> bytes:
+    """The original with the edits of these patches, by patch id.
 
-    Raises CodemodRefused where edits of two patches overlap, or insert at the same place.
+    Raises CodemodRefused if edits of two patches overlap or insert at the same position.
     """
     parts, at, last_edit, last_patch = [], 0, None, ""
     for edit, patch_id in sorted([*_imports_of(edits), *_other_edits_of(edits)]):
-        is_at_the_same_place = (
-            last_edit is not None and last_edit.is_insertion and edit.is_insertion and at == edit.start
-        )
-        if last_edit is not None and (edit.start < at or (is_at_the_same_place and patch_id != last_patch)):
-            raise CodemodRefused(f"{patch_id} changes what {last_patch} changes")
+        is_same_position = last_edit is not None and last_edit.is_insertion and edit.is_insertion and at == edit.start
+        if last_edit is not None and (edit.start < at or (is_same_position and patch_id != last_patch)):
+            raise CodemodRefused(f"{patch_id} and {last_patch} change the same lines")
         parts += [original[at : edit.start], edit.new]
         at, last_edit, last_patch = edit.stop, edit, patch_id
     return b"".join([*parts, original[at:]])
 
 
 def _imports_of(edits: Mapping[str, Sequence[Edit]]) -> list[tuple[Edit, str]]:
-    """The imports of all patches as one insertion at each place, in the name of the first patch that makes it."""
+    """The imports of all patches as one insertion at each position, attributed to the first patch that makes it."""
     lines: dict[int, set[bytes]] = {}
     first: dict[int, str] = {}
     for patch_id, own in sorted(edits.items()):
@@ -80,17 +78,17 @@ def _other_edits_of(edits: Mapping[str, Sequence[Edit]]) -> list[tuple[Edit, str
     return [(edit, patch_id) for patch_id, own in edits.items() for edit in own if not edit.is_import]
 
 
-def digest_of(edits: Sequence[Edit]) -> str:
-    """SHA-256 (hex) over the edits, places and bytes: what is on record of a patch in a file.
+def digest_edits(edits: Sequence[Edit]) -> str:
+    """SHA-256 (hex) of the edits, with their positions: the fingerprint of a patch in a file.
 
-    Imports of runtime modules count by what they import; where they stand, the file says.
+    The positions of imports of runtime modules are not part of it, as they follow from the file.
     """
-    places = [(edit.start, edit.stop) for edit in edits if not edit.is_import]
-    return digest_at_places(text_digest_of(edits), places)
+    positions = [(edit.start, edit.stop) for edit in edits if not edit.is_import]
+    return digest_with_positions(digest_inserted_text(edits), positions)
 
 
-def text_digest_of(edits: Sequence[Edit]) -> str:
-    """SHA-256 (hex) over what the edits insert, wherever."""
+def digest_inserted_text(edits: Sequence[Edit]) -> str:
+    """SHA-256 (hex) of what the edits insert, without the positions."""
     digest = hashlib.sha256()
     for edit in edits:
         digest.update(f"{len(edit.new)}:".encode())

@@ -1,4 +1,4 @@
-"""`apply` and `revert`: look, plan, and move the install there under the lock."""
+"""`apply` and `revert`: inspect the install, plan the changes, and commit them under the lock."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Callable, NamedTuple, Optional
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
+from nfpatch.installs.ledger import ledger_path
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
-from nfpatch.installs.transaction import commit, has_litter, is_interrupted, recover
-from nfpatch.patching.plan import Fit, TreeChange, changes_to, fitting, wanted_by_apply, wanted_by_revert
-from nfpatch.patching.steps import saved_path, steps_for, survey_after
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.installs.transaction import commit, has_leftovers, is_interrupted, recover
+from nfpatch.patching.install_state import InstallState, inspect_install
+from nfpatch.patching.plan import PartialPlan, TreeChange, changes_to, plan_apply, plan_partial, plan_revert
+from nfpatch.patching.steps import backup_path, state_after, steps_for
 
 
 class PartlyRefused(Refused):
-    """Not all patches that are needed can be applied as was asked. `fit` says which can, if need be with consent."""
+    """Some of the needed patches cannot be applied. `plan` has those that can, with the user's consent if needed."""
 
-    def __init__(self, words: str, fit: Fit, needs_consent: bool) -> None:
-        super().__init__(words)
-        self.fit, self.needs_consent = fit, needs_consent
+    def __init__(self, message: str, plan: PartialPlan, needs_consent: bool) -> None:
+        super().__init__(message)
+        self.plan, self.needs_consent = plan, needs_consent
 
 
-class Outcome(NamedTuple):
-    """What an operation came to.
+class OperationResult(NamedTuple):
+    """The result of `apply` or `revert`.
 
-    `found` is the install afterwards, `moved` are the patches that were put in or taken out, `renewed` those that were
-    outdated and are no longer, `saved` the copies of edited files that `force` had kept, and `recovered` tells whether
-    a killed run was completed first. `left_out` are the patches that are needed and do not fit, with what is in the
-    way.
+    `state` is the install afterwards. `changed_patches` were applied or reverted, `renewed` were outdated and are up to
+    date now. `backups` are the copies of edited files that were kept because of `force`. `recovered` is whether an
+    interrupted run was completed first. `left_out` maps patches that are needed but do not fit to the reason.
     """
 
-    found: Survey
+    state: InstallState
     changes: tuple[TreeChange, ...]
-    moved: tuple[Patch, ...] = ()
+    changed_patches: tuple[Patch, ...] = ()
     renewed: tuple[Patch, ...] = ()
-    saved: tuple[Path, ...] = ()
+    backups: tuple[Path, ...] = ()
     recovered: bool = False
     left_out: Mapping[str, str] = MappingProxyType({})
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The files whose bytes are others now, added and removed ones included, by path."""
-        return tuple(sorted(change.file for change in self.changes if change.now != change.then))
+        """The paths of the files that were changed, added or removed, sorted."""
+        return tuple(sorted(change.file for change in self.changes if change.current != change.desired))
 
 
 def apply(
@@ -59,49 +59,49 @@ def apply(
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
     renew_all: bool = False,
-    seen: Optional[Survey] = None,
+    seen: Optional[InstallState] = None,
     keep_going: bool = False,
-) -> Outcome:
-    """Bring the install to its present patch set plus these patches; those that it does not need are left out.
+) -> OperationResult:
+    """Apply those of these patches that the install needs, in addition to those that it has.
 
-    `seen` is a survey of the install that the caller has just made. With `renew_all` every applied patch that is
-    outdated is written again as well. With `keep_going` the patches that do not fit are left out. With `dry_run` the
-    changes are computed and nothing is written. Raises Refused or EnvironmentProblem with nothing changed; it is a
-    PartlyRefused where some patches fit and others do not.
+    `seen` is the state of the install if the caller has just inspected it. With `renew_all`, all outdated patches are
+    renewed. With `keep_going`, patches that do not fit are left out. With `dry_run`, the changes are computed, but
+    nothing is written. Raises Refused or EnvironmentProblem, with nothing changed: PartlyRefused if some of the patches
+    fit.
     """
     left_out: dict[str, str] = {}
 
-    def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        fit = Fit(tuple(patches), {})
-        if keep_going and not found.interrupted:
-            fit = fitting(found, patches, allow_modified, force)
+    def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
+        plan = PartialPlan(tuple(patches), {})
+        if keep_going and not state.interrupted:
+            plan = plan_partial(state, patches, allow_modified, force)
             left_out.clear()
-            left_out.update(fit.left_out)
-        sets = wanted_by_apply(found, fit.patches, allow_modified, renew_all)
+            left_out.update(plan.left_out)
+        sets = plan_apply(state, plan.patches, allow_modified, renew_all)
         if sets and not (allow_editable or dry_run):
             refuse_checkout(install)
         return sets
 
-    found = seen or survey(install, catalog)
+    state = seen or inspect_install(install, catalog)
     try:
-        outcome = _move(found, wanted, allow_modified, force, dry_run, lock_timeout)
+        outcome = _move(install, catalog, state, wanted, allow_modified, force, dry_run, lock_timeout)
     except Refused as error:
-        if found.interrupted or found.ledger_problem is not None:
+        if state.interrupted or state.ledger_problem is not None:
             raise
-        fit, with_consent = (fitting(found, patches, consent, force) for consent in (allow_modified, True))
-        if keep_going or not fit.left_out or not with_consent.patches:
+        plan, with_consent = (plan_partial(state, patches, consent, force) for consent in (allow_modified, True))
+        if keep_going or not plan.left_out or not with_consent.patches:
             raise
-        needs_consent = allow_modified or fit.patches != with_consent.patches
+        needs_consent = allow_modified or plan.patches != with_consent.patches
         raise PartlyRefused(str(error), with_consent, needs_consent) from error
     return outcome._replace(left_out=left_out)
 
 
 def refuse_checkout(install: Install) -> None:
-    """Raises Refused where the install is a source checkout, which is changed with consent only."""
+    """Raise Refused if the install is a source checkout, which is changed only with the user's consent."""
     if install.kind != "regular":
         raise Refused(
-            f"{install.package} is a source checkout, not an installed copy: nfpatch would change files that you have "
-            "under version control. Patch an installed copy instead, or say that you mean it: `--allow-editable`."
+            f"{install.package} is a source checkout: nfpatch would change files that are under version control. Patch "
+            "an installed copy instead, or allow it: `--allow-editable`."
         )
 
 
@@ -112,50 +112,55 @@ def revert(
     force: bool = False,
     dry_run: bool = False,
     lock_timeout: float = LOCK_TIMEOUT_SECONDS,
-    seen: Optional[Survey] = None,
-) -> Outcome:
-    """Bring the install to its present patch set less these patches; without patches, to the originals.
+    seen: Optional[InstallState] = None,
+) -> OperationResult:
+    """Revert these patches; without patches, restore all originals.
 
-    `seen` is a survey of the install that the caller has just made. Raises Refused or EnvironmentProblem with nothing
-    changed.
+    `seen` is the state of the install if the caller has just inspected it. Raises Refused or EnvironmentProblem, with
+    nothing changed.
     """
 
-    def wanted(found: Survey) -> Mapping[str, frozenset[str]]:
-        return wanted_by_revert(found, patches)
+    def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
+        return plan_revert(state, patches)
 
-    # a patch that stays was allowed on this file when it was applied
-    return _move(seen or survey(install, catalog), wanted, True, force, dry_run, lock_timeout)
+    # If there is a ledger, there is something to do: inspecting the install once, under the lock, is enough
+    is_certain = not (patches or dry_run) and ledger_path(install).exists()
+    state = seen or (None if is_certain else inspect_install(install, catalog))
+    # the patches that stay were allowed on these files when they were applied
+    return _move(install, catalog, state, wanted, True, force, dry_run, lock_timeout)
 
 
 def _move(
-    found: Survey,
-    wanted: Callable[[Survey], Mapping[str, frozenset[str]]],
+    install: Install,
+    catalog: Catalog,
+    state: Optional[InstallState],
+    wanted: Callable[[InstallState], Mapping[str, frozenset[str]]],
     allow_modified: bool,
     force: bool,
     dry_run: bool,
     lock_timeout: float,
-) -> Outcome:
-    install, catalog = found.install, found.catalog
-    if dry_run and found.interrupted:
-        raise Refused("A killed run left work half done here. Run the command without --dry-run to complete it first.")
-    # Looking needs neither the lock nor the right to write, so an image that is read-only and patched already is fine.
-    if dry_run or not (found.interrupted or wanted(found)):
-        if not dry_run and has_litter(install):
+) -> OperationResult:
+    """Bring the install to the `wanted` patch sets; `state` is None if it was not inspected yet."""
+    if state is not None and dry_run and state.interrupted:
+        raise Refused("An interrupted run left its work unfinished. Run the command without --dry-run to complete it.")
+    # Inspection needs neither the lock nor write access, so a read-only image that is already patched is no error
+    if state is not None and (dry_run or not (state.interrupted or wanted(state))):
+        if not dry_run and has_leftovers(install):
             with suppress(EnvironmentProblem), locked(install, lock_timeout):
                 recover(install)
-        return Outcome(found, changes_to(found, wanted(found), allow_modified, force))
+        return OperationResult(state, changes_to(state, wanted(state), allow_modified, force))
     with locked(install, lock_timeout):
         recovered = is_interrupted(install)
         recover(install)
-        found = survey(install, catalog)
-        changes = changes_to(found, wanted(found), allow_modified, force)
-        after = survey_after(found, changes)
-        saved = tuple(saved_path(install, change) for change in changes if change.saves)
+        state = inspect_install(install, catalog)
+        changes = changes_to(state, wanted(state), allow_modified, force)
+        after = state_after(state, changes)
+        backups = tuple(backup_path(install, change) for change in changes if change.needs_backup)
         if changes:
-            commit(install, steps_for(found, changes))
-        moved_ids = found.ledger.patch_ids ^ after.ledger.patch_ids
-        moved = tuple(patch for patch in catalog.patches if patch.id in moved_ids)
+            commit(install, steps_for(state, changes))
+        changed_ids = state.ledger.patch_ids ^ after.ledger.patch_ids
+        changed_patches = tuple(patch for patch in catalog.patches if patch.id in changed_ids)
         renewed = tuple(
-            patch for patch in found.outdated if patch.id in after.ledger.patch_ids and not after.differences(patch)
+            patch for patch in state.outdated if patch.id in after.ledger.patch_ids and not after.differences(patch)
         )
-        return Outcome(after, changes, moved, renewed, saved, recovered)
+        return OperationResult(after, changes, changed_patches, renewed, backups, recovered)

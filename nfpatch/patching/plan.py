@@ -1,6 +1,6 @@
-"""What must change for an install to have another set of patches.
+"""Computes the changes that give an install another set of patches.
 
-Pure: it reads the install and computes. One rule carries all of it:
+Reads the install, and writes nothing. Everything follows from one rule:
 
     desired tree = the originals with the edits of the applied patches + the runtime modules that these need
 """
@@ -18,180 +18,182 @@ from nfpatch.fingerprints import RecordedPatch
 from nfpatch.installs.find import Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
 from nfpatch.installs.origin import commit_of, reinstall_command
-from nfpatch.patching.survey import PatchStatus, Survey
+from nfpatch.patching.install_state import InstallState, PatchStatus
 
-# The set of patches that each of these files is to carry; files that are not named keep theirs.
+# The patches that each of these files should have; all other files keep theirs.
 PatchSets = Mapping[str, frozenset[str]]
 
 
 class FileChange(NamedTuple):
-    """One file of neuralforecast's own on its way to another patch set.
+    """The change of one file of neuralforecast.
 
-    The bytes now (None: it is missing), the bytes then, the original, and what each patch comes to by id, in catalog
-    order. `saves` says that the present bytes are edits of the user, of which a copy is kept.
+    `current` is its content (None if it is missing), and `patches` has the entry of each of its patches afterwards, in
+    catalog order. `needs_backup` means that the current content has edits of the user, so a copy is kept.
     """
 
     file: str
-    now: Optional[bytes]
-    then: bytes
+    current: Optional[bytes]
+    desired: bytes
     original_sha256: str
     patches: Mapping[str, AppliedPatch]
-    saves: bool = False
+    needs_backup: bool = False
 
 
 class ModuleChange(NamedTuple):
-    """One runtime module that is added, replaced or, where `then` is None, removed. `saves` as in FileChange."""
+    """The change of one runtime module, which is removed if `desired` is None. `needs_backup` as in FileChange."""
 
     file: str
-    now: Optional[bytes]
-    then: Optional[bytes]
-    saves: bool = False
+    current: Optional[bytes]
+    desired: Optional[bytes]
+    needs_backup: bool = False
 
 
 TreeChange = Union[FileChange, ModuleChange]
 
 
 def changes_to(
-    found: Survey, wanted: PatchSets, allow_modified: bool = False, force: bool = False
+    state: InstallState, wanted: PatchSets, allow_modified: bool = False, force: bool = False
 ) -> tuple[TreeChange, ...]:
-    """What must change for each file in `wanted` to carry exactly that set of patches, and for the modules to fit.
+    """The changes that give each file in `wanted` exactly that set of patches, and the install the modules they need.
 
-    A file that is neither the released one nor nfpatch's own serves as the original only
-    with `allow_modified`; what was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`.
-    Raises Refused, before anything is written, where a file is not what it should be or a result misses its
-    fingerprint.
+    A file that is neither the released one nor patched by nfpatch serves as the original only with `allow_modified`.
+    A file that was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`. Raises Refused if
+    a file is not as expected, or if a result does not have its fingerprint.
     """
-    files = [_change_to(found, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
-    before = {file: entry.patches for file, entry in found.ledger.files.items()}
-    changed = [change for change in files if change.now != change.then or change.patches != before.get(change.file, {})]
-    return (*changed, *_module_changes(found, files, force))
+    files = [_change_to(state, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
+    before = {file: entry.patches for file, entry in state.ledger.files.items()}
+    changed = [
+        change for change in files if change.current != change.desired or change.patches != before.get(change.file, {})
+    ]
+    return (*changed, *_module_changes(state, files, force))
 
 
-def original_with(found: Survey, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
-    """The originals with nothing but these patches: the files that they rewrite and the modules that they need.
+def original_with(state: InstallState, ids: frozenset[str], allow_modified: bool = False) -> dict[str, bytes]:
+    """The originals with only these patches: the files that they rewrite and the modules that they need, by path.
 
-    By path. Raises as `changes_to`.
+    Raises what `changes_to` raises.
     """
-    catalog = found.catalog
+    catalog = state.catalog
     by_file: dict[str, set[str]] = {}
     modules: dict[str, bytes] = {}
     for patch in (patch for patch in catalog.patches if patch.id in ids):
-        for file in found.variant_of(patch).files:
+        for file in state.variant_of(patch).files:
             by_file.setdefault(file, set()).add(patch.id)
-        for name in found.modules_for(patch):
+        for name in state.modules_for(patch):
             modules[module_file(name)] = catalog.modules[name]
     files = {
-        file: _change_to(found, file, frozenset(own), allow_modified, force=True).then for file, own in by_file.items()
+        file: _change_to(state, file, frozenset(own), allow_modified, force=True).desired
+        for file, own in by_file.items()
     }
     return {**files, **modules}
 
 
-def originals_of(found: Survey) -> dict[str, Optional[bytes]]:
-    """The original bytes, by path, of each file that nfpatch has written; None for one that it has added.
+def originals_of(state: InstallState) -> dict[str, Optional[bytes]]:
+    """The original content, by path, of each file that nfpatch changed; None for files that it added.
 
-    Raises Refused where an original is not kept.
+    Raises Refused if an original is missing.
     """
-    files = found.ledger.files.items()
-    originals = {file: read_original(found.install, file, entry.original_sha256) for file, entry in files}
-    return {**originals, **dict.fromkeys(found.ledger.added)}
+    files = state.ledger.files.items()
+    originals = {file: read_original(state.install, file, entry.original_sha256) for file, entry in files}
+    return {**originals, **dict.fromkeys(state.ledger.added)}
 
 
 # --- files ---
 
 
-def _change_to(found: Survey, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
-    install, entry, now = found.install, found.ledger.files.get(file), found.contents[file]
+def _change_to(state: InstallState, file: str, ids: frozenset[str], allow_modified: bool, force: bool) -> FileChange:
+    install, entry, current = state.install, state.ledger.files.get(file), state.contents[file]
     path = install.file(file)
-    saves = False
+    needs_backup = False
     if entry is None:
-        if now is None:
+        if current is None:
             raise Refused(f"{path} is missing. Reinstall neuralforecast: {reinstall_command(install)}.")
-        original, original_sha256 = now, hash_of(now)
+        original, original_sha256 = current, hash_of(current)
     else:
         original, original_sha256 = read_original(install, file, entry.original_sha256), entry.original_sha256
-        known = now is not None and hash_of(now) in (entry.patched_sha256, original_sha256)
+        known = current is not None and hash_of(current) in (entry.patched_sha256, original_sha256)
         if not known and not force:
-            raise _edited(path, now)
-        saves = not known and now is not None
-    then, patches = _patched(found, file, original, original_sha256, ids, allow_modified)
-    return FileChange(file, now, then, original_sha256, patches, saves)
+            raise _edited(path, current)
+        needs_backup = not known and current is not None
+    desired, patches = _patched(state, file, original, original_sha256, ids, allow_modified)
+    return FileChange(file, current, desired, original_sha256, patches, needs_backup)
 
 
-def _edited(path: Path, now: Optional[bytes]) -> Refused:
+def _edited(path: Path, current: Optional[bytes]) -> Refused:
     return Refused(
-        f"{path} was {'removed' if now is None else 'changed'} after nfpatch wrote it. nfpatch does not overwrite what "
-        "somebody else did. Take it back, or let nfpatch keep a copy beside the file and go on: `--force`."
+        f"{path} was {'removed' if current is None else 'changed'} after nfpatch wrote it. Undo that change, or let "
+        "nfpatch overwrite the file and keep a copy of it next to it: `--force`."
     )
 
 
 def _patched(
-    found: Survey, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
+    state: InstallState, file: str, original: bytes, original_sha256: str, ids: frozenset[str], allow_modified: bool
 ) -> tuple[bytes, dict[str, AppliedPatch]]:
-    """The original with the edits of these patches, each held against the record where that knows it.
+    """The original with the edits of these patches, and the entry of each patch, in catalog order.
 
-    Also what each patch came to, in catalog order.
+    The edits are compared with the fingerprints if there are any.
     """
     if not ids:
         return original, {}
-    version, path = found.install.version, found.install.file(file)
-    recorded = _recorded(found, file, original_sha256, ids)
-    if not (allow_modified or ids <= recorded.keys() or file in found.ledger.files):
+    version, path = state.install.version, state.install.file(file)
+    recorded = _recorded(state, file, original_sha256, ids)
+    if not (allow_modified or ids <= recorded.keys() or file in state.ledger.files):
         raise Refused(
-            f"{path} is not the file of neuralforecast {version}, or the result is not on record. Restore the released "
-            "file, or let nfpatch patch it as it is, if the code in question still matches exactly: `--allow-modified`."
+            f"{path} is not the file of neuralforecast {version}, or its result has no fingerprint. Restore the "
+            "released file, or let nfpatch patch it where the code matches exactly: `--allow-modified`."
         )
-    from nfpatch.patching.edits import Edit, digest_of, joined, spliced
+    from nfpatch.patching.edits import Edit, apply_edits, digest_edits, merge_adjacent
     from nfpatch.patching.rewriting import check_parses, edits_of
-    from nfpatch.patching.source import Source
+    from nfpatch.patching.source import SourceFile
 
-    source, edits = Source(original), dict[str, tuple[Edit, ...]]()
-    is_looked_at = original == found.variants.original(file)
-    rewrites = _rewrites(found, file, ids)
+    source, edits = SourceFile(original), dict[str, tuple[Edit, ...]]()
+    is_known_original = original == state.variants.original(file)
+    rewrites = _rewrites(state, file, ids)
     try:
         for patch_id, rewrite in rewrites.items():
             try:
-                if patch_id not in recorded and is_looked_at:
-                    edits[patch_id] = joined(found.variants.edits(file, rewrite))
+                if patch_id not in recorded and is_known_original:
+                    edits[patch_id] = merge_adjacent(state.variants.edits(file, rewrite))
                 else:
-                    edits[patch_id] = edits_of(rewrite, source, vouched=patch_id in recorded)
+                    edits[patch_id] = edits_of(rewrite, source, fingerprinted=patch_id in recorded)
             except CodemodRefused as error:
                 raise CodemodRefused(f"for {patch_id}, {error}") from error
-            if patch_id in recorded and digest_of(edits[patch_id]) != recorded[patch_id].sha256:
+            if patch_id in recorded and digest_edits(edits[patch_id]) != recorded[patch_id].sha256:
                 raise Refused(
-                    f"{patch_id} came to another result than the recorded one in {path}, so it was not written. This "
-                    "is a fault of nfpatch or of the installed LibCST; please report it with the output of `pip list`."
+                    f"The result of {patch_id} in {path} does not match its fingerprint, so nothing was written. This "
+                    "is a bug of nfpatch or of the installed LibCST: please report it with the output of `pip list`."
                 )
-        result = spliced(original, edits)
+        result = apply_edits(original, edits)
         if not ids <= recorded.keys():
             check_parses(result)
     except CodemodRefused as error:
-        raise Refused(f"{path} is not what the patch expects: {error}. The file stays as it is.") from error
-    modules = {patch_id: found.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
-    return result, {name: AppliedPatch(digest_of(own), modules[name]) for name, own in edits.items()}
+        raise Refused(f"{path} is not what the patch expects: {error}. The file was not changed.") from error
+    modules = {patch_id: state.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
+    return result, {name: AppliedPatch(digest_edits(own), modules[name]) for name, own in edits.items()}
 
 
-def _recorded(found: Survey, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
-    """What is on record of those of these patches whose variant is that of the release."""
-    catalog, version = found.catalog, found.install.version
+def _recorded(state: InstallState, file: str, original_sha256: str, ids: frozenset[str]) -> Mapping[str, RecordedPatch]:
+    """The fingerprints of those of these patches that use the variant of the release."""
+    catalog, version = state.catalog, state.install.version
     known = catalog.fingerprints.file(version, file)
     if known is None or known.sha256 != original_sha256:
         return {}
-    own = [p.id for p in _known(found, ids) if found.variant_of(p).rewrites is catalog.rewrites_for(p, version)]
+    own = [p.id for p in _known(state, ids) if state.variant_of(p).rewrites is catalog.rewrites_for(p, version)]
     return {patch_id: known.patches[patch_id] for patch_id in own if patch_id in known.patches}
 
 
-def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
+def _rewrites(state: InstallState, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
     """The codemods of these patches in a file by patch id. Raises Refused if the catalog lacks one."""
-    version = found.install.version
+    version = state.install.version
     rewrites = {
         patch.id: rewrite
-        for patch in found.catalog.patches
-        if patch.id in ids and (rewrite := found.variant_of(patch).rewrites.get(file)) is not None
+        for patch in state.catalog.patches
+        if patch.id in ids and (rewrite := state.variant_of(patch).rewrites.get(file)) is not None
     }
     for missing in sorted(ids - rewrites.keys()):
         raise Refused(
-            f"The catalog has no variant of {missing} for neuralforecast {version}; {found.install.file(file)} stays "
-            "as it is. A patch of your own is found with --patches DIR."
+            f"The catalog has no variant of {missing} for neuralforecast {version}; {state.install.file(file)} was not "
+            "changed. If it is your own patch, name its folder with --patches DIR."
         )
     return rewrites
 
@@ -199,18 +201,18 @@ def _rewrites(found: Survey, file: str, ids: frozenset[str]) -> dict[str, Rewrit
 # --- runtime modules ---
 
 
-def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
-    """What must change for the install to have exactly the runtime modules that the patches need then.
+def _module_changes(state: InstallState, files: Sequence[FileChange], force: bool) -> list[ModuleChange]:
+    """The changes that give the install exactly the runtime modules that its patches need then.
 
-    The patches in these files get them as the catalog has them; what only other patches need stays as it is.
+    Modules that the patches in these files need are updated from the catalog; all other modules stay unchanged.
     """
     needed = {
-        module_file(name): found.catalog.modules[name]
+        module_file(name): state.catalog.modules[name]
         for change in files
         for applied in change.patches.values()
         for name in applied.modules
     }
-    patches: dict[str, Mapping[str, AppliedPatch]] = {file: entry.patches for file, entry in found.ledger.files.items()}
+    patches: dict[str, Mapping[str, AppliedPatch]] = {file: entry.patches for file, entry in state.ledger.files.items()}
     patches.update({change.file: change.patches for change in files})
     users = {
         (module_file(name), patch_id)
@@ -220,224 +222,224 @@ def _module_changes(found: Survey, files: Sequence[FileChange], force: bool) -> 
     }
     staying = {file for file, _ in users} - needed.keys()
     changes = []
-    for file in sorted({*needed, *found.ledger.added}):
+    for file in sorted({*needed, *state.ledger.added}):
         if file in staying:
             continue
-        now, then, standing = found.contents.get(file), needed.get(file), found.ledger.added.get(file)
-        path = found.install.file(file)
-        if file in found.obstacles:
-            raise _in_the_way(found.obstacles[file], found.install)
-        if standing is None and now is not None:
-            raise _in_the_way(f"{path} stands where nfpatch adds a file", found.install)
-        is_new = then is not None and hash_of(then) != standing
+        current, desired, standing = state.contents.get(file), needed.get(file), state.ledger.added.get(file)
+        path = state.install.file(file)
+        if file in state.obstacles:
+            raise _in_the_way(state.obstacles[file], state.install)
+        if standing is None and current is not None:
+            raise _in_the_way(f"{path} exists, where nfpatch would add a file", state.install)
+        is_new = desired is not None and hash_of(desired) != standing
         if is_new:
-            _check_users(found, file, {patch_id for module, patch_id in users if module == file})
-        is_known = now in (None, then) or (now is not None and hash_of(now) == standing)
-        is_missing = now is None and then is not None and standing is not None
+            _check_users(state, file, {patch_id for module, patch_id in users if module == file})
+        is_known = current in (None, desired) or (current is not None and hash_of(current) == standing)
+        is_missing = current is None and desired is not None and standing is not None
         if (is_missing or not is_known) and not force:
-            raise _edited(path, now)
-        if now != then or is_new or then is None:
-            changes.append(ModuleChange(file, now, then, saves=not is_known))
+            raise _edited(path, current)
+        if current != desired or is_new or desired is None:
+            changes.append(ModuleChange(file, current, desired, needs_backup=not is_known))
     return changes
 
 
 def _in_the_way(what: str, install: Install) -> Refused:
     return Refused(
-        f"{what}, and nfpatch did not write it. It is not overwritten. Move it away, or reinstall neuralforecast: "
+        f"{what}. nfpatch did not write it, so it does not overwrite it. Move it away, or reinstall neuralforecast: "
         f"{reinstall_command(install)}."
     )
 
 
-def _check_users(found: Survey, file: str, ids: set[str]) -> None:
-    """Raise Refused where another content of this module would come under the hooks of a patch that is not at hand."""
-    for unknown in sorted(ids - {patch.id for patch in found.catalog.patches}):
+def _check_users(state: InstallState, file: str, ids: set[str]) -> None:
+    """Raise Refused if this module would be changed for an applied patch that the catalog does not have."""
+    for unknown in sorted(ids - {patch.id for patch in state.catalog.patches}):
         raise Refused(
-            f"{found.install.file(file)} is to be renewed, and the applied patch {unknown}, which the catalog does not "
-            "have, needs it too. A patch of your own is found with --patches DIR."
+            f"{state.install.file(file)} would be renewed, but the applied patch {unknown}, which the catalog does not "
+            "have, also needs it. If it is your own patch, name its folder with --patches DIR."
         )
 
 
-# --- which patches a command puts in or takes out ---
+# --- the patches that a command applies or reverts ---
 
 
-def wanted_by_apply(
-    found: Survey, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
+def plan_apply(
+    state: InstallState, patches: Sequence[Patch], allow_modified: bool = False, renew_all: bool = False
 ) -> dict[str, frozenset[str]]:
-    """The patch set of each file that `apply` of these patches is to change; empty when there is nothing to do.
+    """The new patch sets of the files that `apply` of these patches changes; empty if there is nothing to do.
 
-    Outdated patches in these files, or of which a runtime module is renewed, are renewed as a whole, so that no patch
-    is ever half of one version and half of another; with `renew_all` all that are outdated. In a release that is not
-    known, `allow_modified` leaves those patches out that do not claim it. Raises Refused for the first patch that is
-    needed and cannot be applied, so that apply does all or nothing.
+    Outdated patches in these files, and those that need a runtime module that is renewed, are renewed as a whole, so
+    that no patch is a mixture of two versions; with `renew_all`, all outdated patches are. For an unknown release,
+    `allow_modified` leaves out the patches that do not name it. Raises Refused for the first patch that is needed and
+    cannot be applied.
     """
-    if found.ledger_problem is not None:
-        raise Refused(found.ledger_problem)
+    if state.ledger_problem is not None:
+        raise Refused(state.ledger_problem)
     wanted: dict[str, frozenset[str]] = {}
     unclaimed = []
-    for status in map(found.status_of, patches):
+    for status in map(state.status_of, patches):
         if status.state in ("applied", "not-needed"):
             continue
-        if _is_unclaimed(found, status):
+        if _is_unclaimed(state, status):
             unclaimed.append(status)
             continue
-        if found.variant_of(status.patch).found == "none" and not found.ledger.files_of(status.patch.id):
-            raise Refused(_why_not_fitting(found, status))
-        for file, state in status.files.items():
-            # what was changed after nfpatch patched it is judged where the change is computed, because of --force
-            is_fit = state in ("applied", "applicable", "outdated")
-            if not is_fit and not allow_modified and file not in found.ledger.files:
-                raise Refused(_why_not(found, status, file))
-        wanted = _with_patch(found, wanted, status.patch)
+        if state.variant_of(status.patch).kind == "none" and not state.ledger.files_of(status.patch.id):
+            raise Refused(_why_no_variant_fits(state, status))
+        for file, file_state in status.files.items():
+            # files that were changed after nfpatch patched them are checked in `changes_to`, which knows --force
+            is_fit = file_state in ("applied", "applicable", "outdated")
+            if not is_fit and not allow_modified and file not in state.ledger.files:
+                raise Refused(_why_not(state, status, file))
+        wanted = _with_patch(state, wanted, status.patch)
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
-        raise Refused(_why_not_fitting(found, unclaimed[0]))
-    for patch in found.outdated if renew_all else ():
-        wanted = _with_patch(found, wanted, patch)
-    return _with_renewed(found, wanted)
+        raise Refused(_why_no_variant_fits(state, unclaimed[0]))
+    for patch in state.outdated if renew_all else ():
+        wanted = _with_patch(state, wanted, patch)
+    return _with_renewed(state, wanted)
 
 
-class Fit(NamedTuple):
-    """Those of some patches that can be applied together, and the others that are needed, with what is in the way."""
+class PartialPlan(NamedTuple):
+    """The patches that can be applied together, and the other needed patches, with the reasons why they cannot."""
 
     patches: tuple[Patch, ...]
     left_out: Mapping[str, str]
 
 
-def fitting(found: Survey, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False) -> Fit:
-    """Which of these patches can be applied, each as a whole and with what it requires.
+def plan_partial(
+    state: InstallState, patches: Sequence[Patch], allow_modified: bool = False, force: bool = False
+) -> PartialPlan:
+    """The patches among these that can be applied, each as a whole and with the patches that it requires.
 
-    Raises Refused where nothing can be, because of the ledger.
+    Raises Refused if the ledger prevents all of them.
     """
-    if found.ledger_problem is not None:
-        raise Refused(found.ledger_problem)
+    if state.ledger_problem is not None:
+        raise Refused(state.ledger_problem)
     problems: dict[str, str] = {}
     chosen: list[Patch] = []
-    states = {status.patch.id: status for status in map(found.status_of, patches)}
+    states = {status.patch.id: status for status in map(state.status_of, patches)}
     needed = [
         patch
         for patch in patches
-        if states[patch.id].state not in ("applied", "not-needed") and not _is_unclaimed(found, states[patch.id])
+        if states[patch.id].state not in ("applied", "not-needed") and not _is_unclaimed(state, states[patch.id])
     ]
 
     def why_not(some: Sequence[Patch]) -> str:
         try:
-            changes_to(found, wanted_by_apply(found, some, allow_modified), allow_modified, force)
+            changes_to(state, plan_apply(state, some, allow_modified), allow_modified, force)
         except Refused as error:
             return str(error)
         return ""
 
     for patch in needed:
         problems[patch.id] = why_not([patch])
-    if why_not([patch for patch in needed if not problems[patch.id]]):  # they do not fit together
+    if why_not([patch for patch in needed if not problems[patch.id]]):  # they cannot be applied together
         for patch in needed:
             problems[patch.id] = problems[patch.id] or why_not([*chosen, patch])
             chosen += [] if problems[patch.id] else [patch]
     left_out = {patch_id for patch_id, problem in problems.items() if problem}
-    for patch_id in found.catalog.ordered(found.catalog.with_requiring(left_out) & problems.keys()):
-        missing = found.catalog.ordered(found.catalog.with_required([patch_id]) & left_out - {patch_id})
+    for patch_id in state.catalog.ordered(state.catalog.with_requiring(left_out) & problems.keys()):
+        missing = state.catalog.ordered(state.catalog.with_required([patch_id]) & left_out - {patch_id})
         problems[patch_id] = problems[patch_id] or f"it requires {', '.join(missing)}"
-    return Fit(
+    return PartialPlan(
         tuple(patch for patch in needed if not problems[patch.id]),
         {patch_id: problem for patch_id, problem in problems.items() if problem},
     )
 
 
-def _is_unclaimed(found: Survey, status: PatchStatus) -> bool:
-    """Whether nothing says that this unknown source needs the patch: neither its code nor its version."""
-    return status.state == "unknown-release" and not found.variant_of(status.patch).rewrites
+def _is_unclaimed(state: InstallState, status: PatchStatus) -> bool:
+    """Whether neither the code nor the version of an unknown source shows that it needs the patch."""
+    return status.state == "unknown-release" and not state.variant_of(status.patch).rewrites
 
 
-def wanted_by_revert(found: Survey, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
-    """The patch set of each file that is left when these patches are taken out; without patches, when all are.
+def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
+    """The new patch sets of the files that `revert` of these patches changes; without patches, of all of them.
 
-    Outdated patches that stay in these files are renewed as a whole. Raises Refused when the file carries a patch whose
-    original is not kept here.
+    Outdated patches that stay in these files are renewed as a whole. Raises Refused if a file has a patch whose
+    original is missing.
     """
-    if found.ledger_problem is not None:
-        raise Refused(found.ledger_problem)
+    if state.ledger_problem is not None:
+        raise Refused(state.ledger_problem)
     ids = {patch.id for patch in patches}
     wanted = {
         file: frozenset(entry.patches) - ids if ids else frozenset()
-        for file, entry in found.ledger.files.items()
+        for file, entry in state.ledger.files.items()
         if not ids or ids & set(entry.patches)
     }
-    named = {patch.id for patch in patches or found.catalog.patches}
-    for file in sorted(found.contents.keys() - found.ledger.files.keys()):
-        for patch_id in sorted(named & (found.carried_by(file) or frozenset())):
+    named = {patch.id for patch in patches or state.catalog.patches}
+    for file in sorted(state.contents.keys() - state.ledger.files.keys()):
+        for patch_id in sorted(named & (state.detect_patches(file) or frozenset())):
             raise Refused(
-                f"{found.install.file(file)} carries {patch_id}, but its original is not kept here "
-                "(the ledger is gone, or the file was patched elsewhere). Reinstall neuralforecast to get the released "
-                f"file: {reinstall_command(found.install)}."
+                f"{state.install.file(file)} has the patch {patch_id}, but its original is missing (the ledger was "
+                "deleted, or the file was patched elsewhere). Reinstall neuralforecast to restore the released file: "
+                f"{reinstall_command(state.install)}."
             )
-    return _with_renewed(found, wanted)
+    return _with_renewed(state, wanted)
 
 
-def _with_renewed(found: Survey, wanted: PatchSets) -> dict[str, frozenset[str]]:
-    """These patch sets, and those of every patch that is outdated in what is written for them.
+def _with_renewed(state: InstallState, wanted: PatchSets) -> dict[str, frozenset[str]]:
+    """These patch sets, with the outdated patches that must be renewed with them.
 
-    A file or a module is written as today's catalog has it, for all the patches that are in it or need it. So an
-    outdated one of these is renewed in all of its files, which may concern further patches.
+    A file or a module is always written according to the current catalog, for all patches that are in it or need it. So
+    if one of these is outdated, it is renewed in all of its files, which may concern further patches.
     """
-    leaving = {patch_id for file, ids in wanted.items() for patch_id in found.ledger.patches_of(file) - ids}
-    outdated = {patch.id: patch for patch in found.outdated if patch.id not in leaving}
+    leaving = {patch_id for file, ids in wanted.items() for patch_id in state.ledger.patches_of(file) - ids}
+    outdated = {patch.id: patch for patch in state.outdated if patch.id not in leaving}
     while outdated:
         concerned = {patch_id for ids in wanted.values() for patch_id in ids}
-        modules = {module for patch in _known(found, concerned) for module in _renewed_modules(found, patch)}
-        concerned |= {patch_id for patch_id in found.ledger.patch_ids if modules & found.ledger.added_by(patch_id)}
+        modules = {module for patch in _known(state, concerned) for module in _renewed_modules(state, patch)}
+        concerned |= {patch_id for patch_id in state.ledger.patch_ids if modules & state.ledger.added_by(patch_id)}
         more = [outdated.pop(patch_id) for patch_id in sorted(concerned & outdated.keys())]
         if not more:
             break
         for patch in more:
-            wanted = _with_patch(found, wanted, patch)
+            wanted = _with_patch(state, wanted, patch)
     return dict(wanted)
 
 
-def _known(found: Survey, ids: Iterable[str]) -> list[Patch]:
-    """Those of these patches that the catalog has, in its order."""
-    return [patch for patch in found.catalog.patches if patch.id in ids]
+def _known(state: InstallState, ids: Iterable[str]) -> list[Patch]:
+    """Those of these patches that are in the catalog, in catalog order."""
+    return [patch for patch in state.catalog.patches if patch.id in ids]
 
 
-def _renewed_modules(found: Survey, patch: Patch) -> set[str]:
-    """The modules that this patch needs and that the catalog has otherwise than they were added."""
-    hashes = found.catalog.module_hashes
-    names = found.modules_for(patch)
+def _renewed_modules(state: InstallState, patch: Patch) -> set[str]:
+    """The modules that this patch needs and that differ from those in the catalog."""
+    hashes = state.catalog.module_hashes
+    names = state.modules_for(patch)
     return {
-        module_file(name) for name in names if found.ledger.added.get(module_file(name), "") not in ("", hashes[name])
+        module_file(name) for name in names if state.ledger.added.get(module_file(name), "") not in ("", hashes[name])
     }
 
 
-def _with_patch(found: Survey, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
-    """These patch sets with this patch in exactly those files that the catalog names for it."""
-    files = found.variant_of(patch).files
+def _with_patch(state: InstallState, wanted: PatchSets, patch: Patch) -> dict[str, frozenset[str]]:
+    """These patch sets, with this patch in exactly the files that the catalog names for it."""
+    files = state.variant_of(patch).files
     sets = dict(wanted)
-    for file in {*files, *found.ledger.files_of(patch.id)}:
-        others = sets.get(file, found.ledger.patches_of(file)) - {patch.id}
+    for file in {*files, *state.ledger.files_of(patch.id)}:
+        others = sets.get(file, state.ledger.patches_of(file)) - {patch.id}
         sets[file] = others | {patch.id} if file in files else others
     return sets
 
 
-def _why_not(found: Survey, status: PatchStatus, file: str) -> str:
-    commit = commit_of(found.install)
+def _why_not(state: InstallState, status: PatchStatus, file: str) -> str:
+    commit = commit_of(state.install)
     if commit is not None:
         return (
-            f"{found.install.package} is commit {commit.short_id} of {commit.repository}, not a release. Let nfpatch "
-            "patch it as it is, where the code in question matches exactly, and prove that first: "
-            "`--allow-modified --prove`."
+            f"{state.install.package} is commit {commit.short_id} of {commit.repository}, not a release. Let nfpatch "
+            "patch it where the code matches exactly, and prove that first: `--allow-modified --prove`."
         )
-    if status.state == "modified" and not found.variants.is_release_known:
+    if status.state == "modified" and not state.variants.is_release_known:
         return (
-            f"neuralforecast {found.install.version} in {found.install.site_packages} is unknown: {status.reason}. "
-            "Upgrade nfpatch, or let it patch the release where a codemod matches exactly, and prove that first: "
+            f"neuralforecast {state.install.version} in {state.install.site_packages} is unknown: {status.reason}. "
+            "Upgrade nfpatch, or let it patch the release where the code matches exactly, and prove that first: "
             "`--allow-modified --prove`."
         )
     return (
-        f"{found.install.file(file)} is not known as a file of neuralforecast {found.install.version}: "
-        f"{status.reason}. Restore the released file, or let nfpatch patch it as it is if the code in question still "
-        "matches exactly: `--allow-modified`."
+        f"{state.install.file(file)} is not the file of neuralforecast {state.install.version}: {status.reason}. "
+        "Restore the released file, or let nfpatch patch it where the code matches exactly: `--allow-modified`."
     )
 
 
-def _why_not_fitting(found: Survey, status: PatchStatus) -> str:
-    install, variant = found.install, found.variant_of(status.patch)
+def _why_no_variant_fits(state: InstallState, status: PatchStatus) -> str:
+    install, variant = state.install, state.variant_of(status.patch)
     commit = commit_of(install)
     if commit is not None:
         return (
@@ -450,6 +452,6 @@ def _why_not_fitting(found: Survey, status: PatchStatus) -> str:
             f"fit it: {variant.reason}. Upgrade nfpatch, or leave the patch out: `--skip {status.patch.id}`."
         )
     return (
-        f"{status.patch.id} does not fit {install.package}, which is not as released: {variant.reason}. Restore the "
-        f"released file, or leave the patch out: `--skip {status.patch.id}`."
+        f"{status.patch.id} does not fit {install.package}, which differs from the release: {variant.reason}. Restore "
+        f"the released file, or leave the patch out: `--skip {status.patch.id}`."
     )

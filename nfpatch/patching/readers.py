@@ -1,4 +1,4 @@
-"""Who uses an attribute or a parameter: asked of Python's own tree, before something is taken away."""
+"""Uses of an attribute or a parameter in a module, found in its syntax tree before a patch removes or freezes it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfpatch.codemod import CodemodRefused
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 
 @dataclass(frozen=True)
 class Use:
-    """A mention of an attribute: in which line, from 1, and under which conditions.
+    """A mention of an attribute: its line, from 1, and its conditions.
 
-    `under` are the tests of the `if` statements around it, each with whether it stands in their body or in their
-    `else`. `is_assignment` tells a plain `self.attribute = ...` from all others.
+    `under` has the tests of the `if` statements around it, each with True for its body and False for its `else`.
+    `is_assignment` is true for a plain `self.attribute = ...` only.
     """
 
     line: int
@@ -25,7 +25,7 @@ class Use:
 
 
 def uses_in(tree: ast.Module) -> Mapping[str, Sequence[Use]]:
-    """Every use of every attribute in a module, be it in a string that spells it (`getattr`, a key of a state dict)."""
+    """All uses of all attributes in a module, including their names in strings (`getattr`, keys of a state dict)."""
     collector = _UseCollector()
     collector.visit(tree)
     return collector.found
@@ -48,7 +48,7 @@ class _UseCollector(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
             if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
-                self._note(target.attr, target.lineno, is_assignment=True)
+                self._record(target.attr, target.lineno, is_assignment=True)
             else:
                 self.visit(target)
         self.visit(node.value)
@@ -61,25 +61,25 @@ class _UseCollector(ast.NodeVisitor):
             self.visit(frozen.value)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        self._note(node.attr, node.lineno)
+        self._record(node.attr, node.lineno)
         self.visit(node.value)
 
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, str):
             for name in node.value.split("."):
-                self._note(name, node.lineno)
+                self._record(name, node.lineno)
 
     def visit_MatchClass(self, node: Any) -> None:  # Python 3.10
         for name in node.kwd_attrs:
-            self._note(name, node.lineno)
+            self._record(name, node.lineno)
         self.generic_visit(node)
 
-    def _note(self, name: str, line: int, is_assignment: bool = False) -> None:
+    def _record(self, name: str, line: int, is_assignment: bool = False) -> None:
         self.found.setdefault(name, []).append(Use(line, is_assignment, self._under))
 
 
 def _frozen_attribute(statement: ast.expr) -> ast.Attribute | None:
-    """The attribute that a statement freezes, `X.attribute.requires_grad_(False)`: no use of what it computes."""
+    """The attribute that a statement freezes, `X.attribute.requires_grad_(False)`, which does not count as a use."""
     function = statement.func if isinstance(statement, ast.Call) else None
     attribute = function.value if isinstance(function, ast.Attribute) else None
     if isinstance(attribute, ast.Attribute):
@@ -88,19 +88,21 @@ def _frozen_attribute(statement: ast.expr) -> ast.Attribute | None:
     return None
 
 
-def check_assigned_once(source: Source, attribute: str) -> None:
-    """Raise CodemodRefused unless there is one assignment to the attribute."""
+def check_assigned_once(source: SourceFile, attribute: str) -> None:
+    """Raise CodemodRefused unless the attribute is assigned exactly once."""
     times = sum(use.is_assignment for use in uses_in(source.tree).get(attribute, ()))
     if times != 1:
-        raise CodemodRefused(f"`self.{attribute} = ...` stands there {times or 'no'} times, not once")
+        raise CodemodRefused(f"`self.{attribute} = ...` occurs {times} times, not once")
 
 
-def check_unread(result: Source, attribute: str, condition: str, source: Source, quoted: Collection[int] = ()) -> None:
-    """Raise CodemodRefused where the module uses the attribute outside `if CONDITION:`, or at all without a condition.
+def check_unread(
+    result: SourceFile, attribute: str, condition: str, source: SourceFile, quoted: Collection[int] = ()
+) -> None:
+    """Raise CodemodRefused if the module uses the attribute outside of `if CONDITION:`; anywhere if there is none.
 
-    For `not CONDITION`, a use in the `else` of `if CONDITION:` is one inside as well. Freezing it is no use. In the
-    lines of the `source` that are `quoted` it may be used. The line that the error names is that of the `source` which
-    the `result` was made from.
+    For `not CONDITION`, the `else` of `if CONDITION:` counts as inside, too. Freezing the attribute is not a use, and
+    it may be used in the `quoted` lines of the `source`. The error names the line in `source`, from which `result` was
+    made.
     """
     inside = {(_dumped(condition), True)} if condition else set()
     if condition.startswith("not "):
@@ -118,7 +120,7 @@ def _dumped(expression: str) -> str:
 
 
 def _line_before(line: int, text: bytes, earlier: bytes) -> int:
-    """The number, from 1, that this line of a text had in an earlier one; 0 if it is new."""
+    """The number, from 1, that this line of a text had in an earlier version; 0 if it is new."""
     import difflib
 
     matcher = difflib.SequenceMatcher(None, text.splitlines(), earlier.splitlines(), autojunk=False)
@@ -129,7 +131,7 @@ def _line_before(line: int, text: bytes, earlier: bytes) -> int:
 
 
 def check_ignored(function: ast.AST, where: str, parameter: str) -> None:
-    """Raise CodemodRefused where this function, which is called `where`, mentions that parameter of its own."""
+    """Raise CodemodRefused if this function, named `where`, mentions this parameter of its own."""
     for statement in getattr(function, "body", ()):
         for node in ast.walk(statement):
             if parameter in (getattr(node, name, None) for name in ("id", "attr", "arg")):

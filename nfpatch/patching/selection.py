@@ -1,6 +1,6 @@
-"""Which patches a command is about: what was selected on its command line, in the light of what the install needs.
+"""Which patches a command applies to: those that its command line selects, given what the install needs.
 
-Pure: these functions look at a survey and change nothing.
+These functions read the state of an install and change nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from nfpatch.catalog import DEFAULT_GROUPS, Patch, Selection
-from nfpatch.patching.survey import PatchStatus, Survey
+from nfpatch.patching.install_state import InstallState, PatchStatus
 
 
 class Choice(NamedTuple):
-    """The patches that `apply` puts in or `revert` takes out, in catalog order.
+    """The patches that `apply` applies or `revert` reverts, in catalog order.
 
-    `brought_along` are those that were not selected, with the reason why they are among them, and `renewed` those that
-    another version of nfpatch had applied. For `revert`, no patches stand for all that is applied.
+    `brought_along` maps those that were not selected to the reason why they are among them. `renewed` are those that
+    were applied by another version of nfpatch. For `revert`, no patches means all that are applied.
     """
 
     patches: tuple[Patch, ...]
@@ -25,26 +25,26 @@ class Choice(NamedTuple):
     renewed: tuple[str, ...] = ()
 
 
-def is_applied(found: Survey, status: PatchStatus) -> bool:
-    """Whether the patch was applied here, be it that its files were changed since."""
+def is_applied(state: InstallState, status: PatchStatus) -> bool:
+    """Whether the patch was applied here, even if its files were changed since."""
     if status.state in ("applied", "outdated"):
         return True
-    return any(status.patch.id in entry.patches for entry in found.ledger.files.values())
+    return any(status.patch.id in entry.patches for entry in state.ledger.files.values())
 
 
-def choice_for_apply(found: Survey, selection: Selection) -> Choice:
-    """What `apply` of this selection is about.
+def choice_for_apply(state: InstallState, selection: Selection) -> Choice:
+    """The patches that `apply` of this selection applies.
 
-    That is what was named by its id, the other patches of named groups that are not opt-in, what of those is outdated,
-    and what all of these require. Where nothing was named: the default groups, and everything that is outdated.
+    These are the patches named by id, those of the named groups that are not opt-in or that are outdated, and all that
+    these require. If nothing is named: the default groups and all outdated patches.
     """
-    catalog = found.catalog
-    states = {patch.id: found.status_of(patch).state for patch in catalog.patches}
+    catalog = state.catalog
+    states = {patch.id: state.status_of(patch).state for patch in catalog.patches}
     renewed = tuple(patch.id for patch in selection.patches if states[patch.id] == "outdated")
     chosen = {patch.id for patch in selection.patches if is_selected(selection, patch)}.union(renewed)
     wanting = [patch_id for patch_id in chosen if states[patch_id] != "not-needed"]
     brought_along = {
-        patch_id: f"{_requiring(found, patch_id, wanting)} requires it"
+        patch_id: f"{_requiring(state, patch_id, wanting)} requires it"
         for patch_id in catalog.ordered(catalog.with_required(wanting) - chosen)
         if states[patch_id] not in ("applied", "not-needed")
     }
@@ -52,48 +52,48 @@ def choice_for_apply(found: Survey, selection: Selection) -> Choice:
     return Choice(patches, brought_along, renewed)
 
 
-def choice_for_revert(found: Survey, selection: Selection) -> Choice:
-    """What `revert` of this selection is about: the patches selected, and what is applied and requires one of them."""
+def choice_for_revert(state: InstallState, selection: Selection) -> Choice:
+    """The patches that `revert` of this selection reverts: the selected ones, and applied ones that require them."""
     if selection.is_default:
         return Choice(())
-    catalog = found.catalog
+    catalog = state.catalog
     selected = [patch.id for patch in selection.patches]
     brought_along = {
         patch_id: f"it requires {', '.join(catalog.ordered(catalog.with_required([patch_id]) & {*selected}))}"
         for patch_id in catalog.ordered(catalog.with_requiring(selected) - {*selected})
-        if is_applied(found, found.status_of(_patch(found, patch_id)))
+        if is_applied(state, state.status_of(_patch(state, patch_id)))
     }
     patches = tuple(patch for patch in catalog.patches if patch.id in selected or patch.id in brought_along)
     return Choice(patches, brought_along)
 
 
-def unmet(found: Survey, selection: Selection) -> tuple[PatchStatus, ...]:
+def unmet(state: InstallState, selection: Selection) -> tuple[PatchStatus, ...]:
     """The patches that make `status --check` fail: needed and not applied, or applied and changed since.
 
-    Looked at are the default groups, or those that were named, and what is applied; an opt-in patch that is not
-    applied only where it was named by its id.
+    This considers the default or named groups, and all applied patches; opt-in patches that are not applied, only if
+    they are named by id.
     """
     return tuple(
         status
-        for status in map(found.status_of, selection.patches)
+        for status in map(state.status_of, selection.patches)
         if status.state not in ("applied", "not-needed")
-        if status.state == "interrupted" or is_applied(found, status) or is_selected(selection, status.patch)
+        if status.state == "interrupted" or is_applied(state, status) or is_selected(selection, status.patch)
     )
 
 
 def is_selected(selection: Selection, patch: Patch) -> bool:
-    """Whether the selection asks for this patch, applied or not: by its id, its group, or as one of a default group."""
+    """Whether the selection includes this patch, applied or not: by its id, by its group, or by default."""
     if patch.id in selection.ids:
         return True
     return not patch.opt_in and (patch.group in DEFAULT_GROUPS or not selection.is_default)
 
 
-def _patch(found: Survey, patch_id: str) -> Patch:
-    (patch,) = found.catalog.select([patch_id])
+def _patch(state: InstallState, patch_id: str) -> Patch:
+    (patch,) = state.catalog.select([patch_id])
     return patch
 
 
-def _requiring(found: Survey, patch_id: str, among: list[str]) -> str:
+def _requiring(state: InstallState, patch_id: str, among: list[str]) -> str:
     """Those of these patches that require this one."""
-    requiring = [other for other in among if patch_id in found.catalog.with_required([other])]
-    return ", ".join(found.catalog.ordered(requiring))
+    requiring = [other for other in among if patch_id in state.catalog.with_required([other])]
+    return ", ".join(state.catalog.ordered(requiring))

@@ -1,11 +1,10 @@
-"""The steps by which the changes of a plan reach the disk; `transaction` carries them out, all or none."""
+"""Translates the changes of a plan into the steps of a transaction."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Optional
@@ -14,52 +13,51 @@ from nfpatch.installs import record
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of, ledger_path, original_path, read_original
-from nfpatch.installs.transaction import Folder, Link, Move, Place, Prune, Remove, Step, Write
+from nfpatch.installs.transaction import FileStep, Folder, Link, LinkOrCopy, Move, Prune, Remove, Write
+from nfpatch.patching.install_state import InstallState
 from nfpatch.patching.plan import FileChange, ModuleChange, TreeChange
-from nfpatch.patching.survey import Survey
 
-# What follows the name of a module in the name of its compiled file.
+# The rest of the name of a compiled file after the name of its module.
 _SUFFIXES = re.compile(r"\.[\w-]+(\.opt-\w+)?\.pyc", re.ASCII)
 
 
-def survey_after(found: Survey, changes: Sequence[TreeChange]) -> Survey:
-    """The survey of the install once these changes are carried out. Its variants are those of the same originals."""
-    for file in found.ledger.files:
-        found.variants.original(file)  # read now, as it may go
-    after = _ledger_after(found, changes)
-    contents = {**found.contents, **{change.file: change.then for change in changes}}
-    current = {file: found.current[file] for file in found.current.keys() & after.files.keys()}
+def state_after(state: InstallState, changes: Sequence[TreeChange]) -> InstallState:
+    """The state of the install after these changes."""
+    after = _ledger_after(state, changes)
+    contents = {**state.contents, **{change.file: change.desired for change in changes}}
+    expected = {file: state.expected[file] for file in state.expected.keys() & after.files.keys()}
     for change in _files_in(changes):
         if change.patches:
-            current[change.file] = dict(change.patches)
-    return replace(found, ledger=after, contents=contents, current=current)
+            expected[change.file] = dict(change.patches)
+    variants = state.variants.after(after, contents)
+    return state._replace(ledger=after, contents=contents, variants=variants, expected=expected)
 
 
-def steps_for(found: Survey, changes: Sequence[TreeChange]) -> tuple[Step, ...]:
-    """The steps that carry out these changes: modules, files, kept originals, compiled files, RECORD and ledger.
+def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[FileStep, ...]:
+    """The steps for these changes: modules, files, kept originals, compiled files, RECORD and ledger.
 
-    Modules come before the files that import them, and go after them.
+    Modules are written before the files that import them, and removed after them.
     """
-    install, after = found.install, _ledger_after(found, changes)
-    steps: list[Step] = _steps_to_modules(
-        install, [change for change in _modules_in(changes) if change.then is not None]
+    install, after = state.install, _ledger_after(state, changes)
+    steps: list[FileStep] = _steps_to_modules(
+        install, [change for change in _modules_in(changes) if change.desired is not None]
     )
     for change in _files_in(changes):
-        entry = found.ledger.files.get(change.file)
-        steps += _saving(install, change)
+        entry = state.ledger.files.get(change.file)
+        steps += _backup_steps(install, change)
         if change.patches:
             steps += _steps_to_patched(install, change, entry, after.files[change.file])
         else:
-            assert entry is not None  # only a patched file can go back to its original
+            assert entry is not None  # only a patched file can be reverted
             steps += _steps_to_original(install, change, entry)
-    removed = [change for change in _modules_in(changes) if change.then is None]
+    removed = [change for change in _modules_in(changes) if change.desired is None]
     steps += _steps_without_modules(install, removed)
-    # last, because a folder that is gone is the one thing that takes room on the disk to take back
+    # last, because restoring a removed folder is the only rollback that needs disk space
     caches = [
         Prune(install.file(change.file).parent / "__pycache__") for change in _files_in(changes) if not change.patches
     ]
     folders = [install.file(RUNTIME_FOLDER) / "__pycache__", install.file(RUNTIME_FOLDER)] if removed else []
-    return (*steps, *_bookkeeping(found, after, changes), *caches, *map(Prune, folders))
+    return (*steps, *_bookkeeping(state, after, changes), *caches, *map(Prune, folders))
 
 
 def _files_in(changes: Sequence[TreeChange]) -> list[FileChange]:
@@ -70,52 +68,52 @@ def _modules_in(changes: Sequence[TreeChange]) -> list[ModuleChange]:
     return [change for change in changes if isinstance(change, ModuleChange)]
 
 
-def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list[Step]:
-    """The steps that write these runtime modules, in a folder and with an owner like those of their neighbours."""
-    steps: list[Step] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
+def _steps_to_modules(install: Install, changes: Sequence[ModuleChange]) -> list[FileStep]:
+    """The steps that write these runtime modules, with the mode and owner of their neighbours."""
+    steps: list[FileStep] = [Folder(install.file(RUNTIME_FOLDER))] if changes else []
     for change in changes:
-        assert change.then is not None
+        assert change.desired is not None
         path = install.file(change.file)
-        steps += [*_saving(install, change), Write(path, change.then, like=install.package / "__init__.py")]
+        steps += [*_backup_steps(install, change), Write(path, change.desired, like=install.package / "__init__.py")]
         steps += [Remove(compiled) for compiled in _bytecode_of(path)]
     return steps
 
 
-def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) -> list[Step]:
-    steps: list[Step] = []
+def _steps_without_modules(install: Install, changes: Sequence[ModuleChange]) -> list[FileStep]:
+    steps: list[FileStep] = []
     for change in changes:
         path = install.file(change.file)
-        steps += [*_saving(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
+        steps += [*_backup_steps(install, change), Remove(path), *map(Remove, _bytecode_of(path))]
     return steps
 
 
-def _entries_after(found: Survey, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
-    """The patched files, by path, once these changes are carried out."""
-    files = dict(found.ledger.files)
+def _entries_after(state: InstallState, changes: Sequence[FileChange]) -> dict[str, PatchedFile]:
+    """The patched files, by path, after these changes."""
+    files = dict(state.ledger.files)
     for change in changes:
         entry = files.pop(change.file, None)
         if change.patches:
-            files[change.file] = _entry_after(found.install, change, entry)
+            files[change.file] = _entry_after(state.install, change, entry)
     return files
 
 
-def _ledger_after(found: Survey, changes: Sequence[TreeChange]) -> Ledger:
-    before, files, added = found.ledger, _entries_after(found, _files_in(changes)), dict(found.ledger.added)
+def _ledger_after(state: InstallState, changes: Sequence[TreeChange]) -> Ledger:
+    before, files, added = state.ledger, _entries_after(state, _files_in(changes)), dict(state.ledger.added)
     for change in _modules_in(changes):
         added.pop(change.file, None)
-        if change.then is not None:
-            added[change.file] = hash_of(change.then)
+        if change.desired is not None:
+            added[change.file] = hash_of(change.desired)
     record_sha256 = before.record_sha256
-    if not before.files and found.install.record is not None:
-        record_sha256 = hash_of(read_file(found.install.record))
+    if not before.files and state.install.record is not None:
+        record_sha256 = hash_of(read_file(state.install.record))
     if not files:
         return Ledger(before.version)
-    # in the order of the files, so that ledger and RECORD tell nothing of the way to this set
+    # sorted, so that ledger and RECORD do not depend on the order in which patches were applied
     return Ledger(before.version, dict(sorted(files.items())), dict(sorted(added.items())), record_sha256)
 
 
 def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFile]) -> PatchedFile:
-    patched = hash_of(change.then)
+    patched = hash_of(change.desired)
     if entry is not None:
         return entry._replace(patched_sha256=patched, patches=change.patches)
     path = install.file(change.file)
@@ -130,37 +128,37 @@ def _entry_after(install: Install, change: FileChange, entry: Optional[PatchedFi
 
 def _steps_to_patched(
     install: Install, change: FileChange, entry: Optional[PatchedFile], after: PatchedFile
-) -> list[Step]:
+) -> list[FileStep]:
     path = install.file(change.file)
-    steps: list[Step] = []
+    steps: list[FileStep] = []
     if entry is None:
         kept = original_path(install, change.file)
-        # a kept symbolic link would point elsewhere from here, so its content is kept and its target is written down
-        assert change.now is not None  # a missing file has no original to keep
-        steps.append(Write(kept, change.now, like=path) if after.link is not None else Place(kept, path))
-        steps += [Place(original_path(install, name), install.file(name)) for name in after.bytecode]
-    steps.append(Write(path, change.then, like=path))
+        # a relative symbolic link would be wrong from here, so its content is kept, and the ledger has its target
+        assert change.current is not None  # a missing file has no original to keep
+        steps.append(Write(kept, change.current, like=path) if after.link is not None else LinkOrCopy(kept, path))
+        steps += [LinkOrCopy(original_path(install, name), install.file(name)) for name in after.bytecode]
+    steps.append(Write(path, change.desired, like=path))
     steps += [Remove(compiled) for compiled in _bytecode_of(path)]
     return steps
 
 
-def saved_path(install: Install, change: TreeChange) -> Path:
-    """Where the copy of edits goes: beside the file, under the first name that is free."""
+def backup_path(install: Install, change: TreeChange) -> Path:
+    """The path for the copy of an edited file: next to the file, with the first free name."""
     path = install.file(change.file)
     names = (f"{path.name}.nfpatch-saved{'' if number == 1 else f'-{number}'}" for number in count(1))
-    return next(saved for name in names if not os.path.lexists(saved := path.with_name(name)))
+    return next(backup for backup in map(path.with_name, names) if not os.path.lexists(backup))
 
 
-def _saving(install: Install, change: TreeChange) -> list[Step]:
-    return [Place(saved_path(install, change), install.file(change.file))] if change.saves else []
+def _backup_steps(install: Install, change: TreeChange) -> list[FileStep]:
+    return [LinkOrCopy(backup_path(install, change), install.file(change.file))] if change.needs_backup else []
 
 
-def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[Step]:
+def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile) -> list[FileStep]:
     path, kept = install.file(change.file), original_path(install, change.file)
     stale = [compiled for compiled in _bytecode_of(path) if _relative(install, compiled) not in entry.bytecode]
-    # where the original was put back already, that file stays
-    steps: list[Step]
-    if change.now == change.then:
+    # if the original was already restored by hand, that file stays
+    steps: list[FileStep]
+    if change.current == change.desired:
         steps = [Remove(kept)]
     else:
         steps = [Move(path, kept)] if entry.link is None else [Link(path, entry.link), Remove(kept)]
@@ -172,12 +170,11 @@ def _steps_to_original(install: Install, change: FileChange, entry: PatchedFile)
 
 def _bytecode_of(source: Path) -> list[Path]:
     """The compiled files of a module, of every Python version and optimisation level (PEP 3147, PEP 488)."""
-    folder = source.parent / "__pycache__"
+    folder, stem = source.parent / "__pycache__", source.stem
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    stem = source.stem
     return sorted(folder / name for name in names if name.startswith(stem) and _SUFFIXES.fullmatch(name, len(stem)))
 
 
@@ -185,16 +182,16 @@ def _relative(install: Install, path: Path) -> str:
     return path.relative_to(install.root).as_posix()
 
 
-def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) -> list[Step]:
-    """The steps for RECORD and ledger."""
-    install, before = found.install, found.ledger
+def _bookkeeping(state: InstallState, after: Ledger, changes: Sequence[TreeChange]) -> list[FileStep]:
+    """The steps that update RECORD and ledger."""
+    install, before = state.install, state.ledger
     if install.record is None:
         return [Write(ledger_path(install), after.to_bytes()) if after.files else Remove(ledger_path(install))]
     record_name, origin = _relative_record(install), str(install.record)
     present = original = read_file(install.record)
-    # an edit of a patched file is not in RECORD: the row that stands there is still what nfpatch wrote
+    # RECORD does not reflect edits of a patched file: its row is still the one that nfpatch wrote
     standing = {row[0]: row for row in record.parse(present, origin)}
-    written = {**standing, **_rows_of_modules(found, standing), **_rows_of_changes(changes)}
+    written = {**standing, **_rows_of_modules(state, standing), **_rows_of_changes(changes)}
     rows_before: dict[str, Optional[record.Row]] = {}
     if before.files:
         original = read_original(install, record_name, before.record_sha256 or "")
@@ -202,13 +199,13 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) ->
     rows_after = _rows(install, after, after.to_bytes(), original, written) if after.files else {}
     if present == record.edit(original, origin, rows_before):
         desired = record.edit(original, origin, rows_after)
-    else:  # another program wrote RECORD meanwhile: its rows stay, ours are brought up to date one by one
+    else:  # another program changed RECORD in the meantime: keep its rows, and update ours one by one
         released = {row[0]: row for row in record.parse(original, origin)}
-        taken_back = {path: released.get(path) for path in rows_before}
-        desired = record.edit(present, origin, {**taken_back, **rows_after})
+        restored = {path: released.get(path) for path in rows_before}
+        desired = record.edit(present, origin, {**restored, **rows_after})
     kept_record = original_path(install, record_name)
     if after.files:
-        keep = [] if before.files else [Place(kept_record, install.record)]
+        keep = [] if before.files else [LinkOrCopy(kept_record, install.record)]
         return [*keep, Write(install.record, desired), Write(ledger_path(install), after.to_bytes())]
     if desired == original:
         return [Move(install.record, kept_record), Remove(ledger_path(install))]
@@ -216,14 +213,16 @@ def _bookkeeping(found: Survey, after: Ledger, changes: Sequence[TreeChange]) ->
 
 
 def _rows_of_changes(changes: Sequence[TreeChange]) -> dict[str, record.Row]:
-    return {change.file: record.row_for(change.file, change.then) for change in changes if change.then is not None}
+    return {
+        change.file: record.row_for(change.file, change.desired) for change in changes if change.desired is not None
+    }
 
 
-def _rows_of_modules(found: Survey, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
-    """The rows of the runtime modules that RECORD lacks, where they are as nfpatch wrote them."""
+def _rows_of_modules(state: InstallState, standing: Mapping[str, record.Row]) -> dict[str, record.Row]:
+    """The rows of those runtime modules that RECORD lacks and that are unchanged since nfpatch wrote them."""
     rows = {}
-    for file, sha256 in found.ledger.added.items():
-        content = found.contents[file]
+    for file, sha256 in state.ledger.added.items():
+        content = state.contents[file]
         if file not in standing and content is not None and hash_of(content) == sha256:
             rows[file] = record.row_for(file, content)
     return rows
@@ -232,10 +231,10 @@ def _rows_of_modules(found: Survey, standing: Mapping[str, record.Row]) -> dict[
 def _rows(
     install: Install, ledger: Ledger, ledger_bytes: bytes, original_record: bytes, patched: Mapping[str, record.Row]
 ) -> dict[str, Optional[record.Row]]:
-    """What RECORD says in this state and did not say before the first patch: a row, or None for one that goes.
+    """The rows of RECORD, by path, that differ in this state from the original RECORD; None for a removed row.
 
-    `patched` are the rows of the patched and the added files. What is added to a checkout is in no RECORD, as nothing
-    else there is: uninstalling leaves the checkout as it is.
+    `patched` has the rows of the patched and added files. Files that are added to a checkout are not in RECORD, like
+    all its other files: uninstalling does not change the checkout.
     """
     listed = {row[0] for row in record.parse(original_record, str(install.record))}
     rows: dict[str, Optional[record.Row]] = {}

@@ -1,14 +1,13 @@
-"""Which variant of a patch fits an install.
+"""Finds the variant of a patch that fits an install.
 
-Of a release the version decides, held against the record. In any other source it says little: between two releases the
-code has often moved on, and the version of an install from git is that of the release before. There the code decides:
-every variant is tried, and fits if all of its files are exactly what it expects.
+For a released source, which the fingerprints recognise, the version decides. For any other source the version says
+little: the code changes between two releases, and an install from git has the version of the previous release. There
+the code decides: every variant is tried, and fits if all its files are exactly what it expects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Optional, Union
@@ -23,22 +22,22 @@ from nfpatch.installs.origin import commit_of
 
 if TYPE_CHECKING:
     from nfpatch.patching.edits import Edit
-    from nfpatch.patching.source import Source
+    from nfpatch.patching.source import SourceFile
 
-# The `model` of a patch that is about all of them
+# The `model` of a patch that concerns all models
 ANY_MODEL = "any"
 
 
 class Variant(NamedTuple):
-    """The variant of a patch in an install, and how it was found.
+    """The variant of a patch for an install.
 
-    `found` is "release" where the release decides, "matched" where the code does, "fixed" where the code shows that it
-    is not needed, and "none" where no variant fits. `rewrites` are its codemods by file: those of the release where
-    none fits, if it has any. `releases` names the releases that a matched variant is for. `reason` says why there is
-    nothing to rewrite, or why that does not fit.
+    `kind` is "release" if the release decides, "matched" if the code matches, "fixed" if the code shows that the patch
+    is not needed, and "none" if no variant fits. `rewrites` are its codemods by file; if none fits, those of the
+    release, if there are any. `releases` names the releases that a matched variant is for. `reason` says why there is
+    nothing to rewrite, or why no variant fits.
     """
 
-    found: Literal["release", "matched", "fixed", "none"]
+    kind: Literal["release", "matched", "fixed", "none"]
     rewrites: Mapping[str, Rewrite] = MappingProxyType({})
     releases: str = ""
     reason: str = ""
@@ -49,15 +48,15 @@ class Variant(NamedTuple):
         return tuple(sorted(self.rewrites))
 
 
-# By file, what the codemods of a variant change there, each change by itself
+# The edits of a variant by file, not merged
 _Edits = Mapping[str, frozenset[tuple["Edit", bytes]]]
 
 
 class Variants:
-    """The variants of all patches in one install, each looked for once.
+    """The variants of all patches for one install, each computed once.
 
-    `contents` are the present bytes by file. What is looked at are the originals: those that are kept, of files that
-    carry patches.
+    `contents` has the current content by file. The variants are matched with the originals; of a patched file, that is
+    the kept original.
     """
 
     def __init__(
@@ -68,17 +67,32 @@ class Variants:
         self._released: dict[str, bool] = {}
         self._carried: dict[str, Optional[frozenset[str]]] = {}
         self._originals: dict[str, Optional[bytes]] = {}
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, SourceFile] = {}
         self._edits: dict[tuple[str, int], Union[tuple[Edit, ...], CodemodRefused]] = {}
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other variants are computed from the same facts."""
+        if not isinstance(other, Variants):
+            return NotImplemented
+        return (self.install, self.ledger, self.contents) == (other.install, other.ledger, other.contents)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def after(self, ledger: Ledger, contents: Mapping[str, Optional[bytes]]) -> Variants:
+        """The variants after the install has this ledger and these contents, with the same originals."""
+        later = Variants(self.install, self.catalog, ledger, contents)
+        later._variants, later._released, later._originals = self._variants, self._released, self._originals
+        later._sources, later._edits = self._sources, self._edits
+        return later
 
     @cached_property
     def is_release_known(self) -> bool:
-        """Whether the version of the install is that of a release on record."""
+        """Whether there are fingerprints of the version of the install."""
         return self.install.version in self.catalog.releases
 
     @cached_property
     def _next_release(self) -> Optional[str]:
-        """The first release on record after the version of the install; None where it is newer than all."""
+        """The first known release after the version of the install; None if it is newer than all."""
         from packaging.version import Version
 
         version = Version(self.install.version)
@@ -91,7 +105,7 @@ class Variants:
         return self._variants[patch.id]
 
     def original(self, file: str) -> Optional[bytes]:
-        """The file without patches; None where there is none, or where it is lost."""
+        """The file without patches; None if it is missing."""
         if file not in self._originals:
             entry = self.ledger.files.get(file)
             try:
@@ -99,21 +113,21 @@ class Variants:
                     self._originals[file] = read_original(self.install, file, entry.original_sha256)
                 elif file in self.contents:
                     self._originals[file] = self.contents[file]
-                else:  # one that is only looked at
+                else:  # a file that patches only inspect
                     self._originals[file] = read_file(self.install.file(file))
             except (Refused, FileNotFoundError):
                 self._originals[file] = None
         return self._originals[file]
 
-    def carried_by(self, file: str) -> Optional[frozenset[str]]:
-        """The patches that the present bytes of the file are known to carry; None for unknown content.
+    def detect_patches(self, file: str) -> Optional[frozenset[str]]:
+        """The patches that the current content of the file has, by its fingerprint; None for unknown content.
 
-        Where upstream has fixed a bug as the patch does, to the byte, a source of a commit or of another release has
-        that fix and not the patch.
+        Upstream's fix may have the same bytes as the patch. Then the source of a commit or of another release does not
+        count as patched.
         """
         if file not in self._carried:
             content, known = self.contents[file], self.catalog.fingerprints.file(self.install.version, file)
-            carried = None if content is None or known is None else known.carried_by(content)
+            carried = None if content is None or known is None else known.detect_patches(content)
             if carried and content is not None and known is not None and file not in self.ledger.files:
                 is_plain = not any(known.patches[patch_id].imports for patch_id in carried)
                 if is_plain and (self._is_of_a_release(file, content) or commit_of(self.install) is not None):
@@ -125,9 +139,9 @@ class Variants:
         return any(known.sha256 == hash_of(content) for known in self.catalog.fingerprints.files[file])
 
     def is_released(self, file: str) -> bool:
-        """Whether the original of this file is the one of the release, or absent as it is there.
+        """Whether the original of this file is that of the release, or missing there, too.
 
-        Of files on no record, which are those of a user's own patches, the version is believed.
+        For a file without fingerprints, which only a user's own patch rewrites, the version decides.
         """
         if file not in self._released:
             fingerprints, content = self.catalog.fingerprints, self.contents.get(file)
@@ -139,7 +153,7 @@ class Variants:
             elif known is None or content is None:
                 self._released[file] = self.is_release_known and known is None and content is None
             else:
-                self._released[file] = self.carried_by(file) is not None
+                self._released[file] = self.detect_patches(file) is not None
         return self._released[file]
 
     def _variant_of(self, patch: Patch) -> Variant:
@@ -148,13 +162,13 @@ class Variants:
         reason = catalog.reason_unaffected(patch, version) or f"no variant of the patch names {version}"
         if self.is_release_known and all(map(self.is_released, own or patch.files)):
             return Variant("release", own, reason="" if own else reason)
-        for why, rewrites in patch.spared.items():
+        for why, rewrites in patch.unaffected_code.items():
             if not any(self._problems(rewrites)):
                 return Variant("fixed", reason=why)
         return self._matched(patch, own) or self._unmatched(patch, own, reason)
 
     def _matched(self, patch: Patch, own: Mapping[str, Rewrite]) -> Optional[Variant]:
-        """The release's variant if it fits; else, of those that do, the one whose edits contain the others'."""
+        """The variant of the release if it fits; else, of those that fit, the one whose edits contain the others."""
         fitting: dict[str, _Edits] = {}
         for specifier, rewrites in sorted(patch.variants.items(), key=lambda each: each[1] is not own):
             try:
@@ -169,8 +183,8 @@ class Variants:
                 releases = self.catalog.releases_of(patch, specifier)
                 return Variant("matched", patch.variants[specifier], releases)
         if fitting:
-            words = ", ".join(self.catalog.releases_of(patch, each) for each in fitting)
-            return Variant("none", own, reason=f"the variants for {words} all fit, and differ")
+            releases = ", ".join(self.catalog.releases_of(patch, each) for each in fitting)
+            return Variant("none", own, reason=f"the variants for {releases} all fit, but differ")
         return None
 
     def _unmatched(self, patch: Patch, own: Mapping[str, Rewrite], reason: str) -> Variant:
@@ -178,18 +192,18 @@ class Variants:
             return Variant("fixed", reason=ALREADY_FIXED)
         if not own and patch.model != ANY_MODEL and all(self.original(file) is None for file in patch.files):
             return Variant("release", reason=f"this source has no {patch.model}")
-        if not own and (self.is_release_known or self._is_spared_by_next_release(patch)):
+        if not own and (self.is_release_known or self._is_unaffected_in_next_release(patch)):
             return Variant("release", reason=reason)
         tried = [own] if own else [*patch.variants.values()][-1:]
         problems = (str(error) for rewrites in tried for error in self._problems(rewrites))
         return Variant("none", own, reason=next(problems, ""))
 
-    def _is_spared_by_next_release(self, patch: Patch) -> bool:
-        """Whether the release after this source needs the patch no more than the source does by its version."""
+    def _is_unaffected_in_next_release(self, patch: Patch) -> bool:
+        """Whether the next release after this source does not need the patch either."""
         return self._next_release is not None and not self.catalog.rewrites_for(patch, self._next_release)
 
     def _problems(self, rewrites: Mapping[str, Rewrite]) -> Iterator[CodemodRefused]:
-        """What keeps these codemods from their files."""
+        """The reasons why these codemods do not fit their files."""
         for file, rewrite in rewrites.items():
             try:
                 self.edits(file, rewrite)
@@ -197,7 +211,7 @@ class Variants:
                 yield CodemodRefused(f"{error} (in {file})")
 
     def _is_written(self, rewrites: Mapping[str, Rewrite]) -> bool:
-        """Whether the source is as these codemods would leave it."""
+        """Whether the source already contains what these codemods write."""
         from nfpatch.patching.rewriting import check_stands
 
         try:
@@ -208,7 +222,7 @@ class Variants:
         return True
 
     def edits(self, file: str, rewrite: Rewrite) -> tuple[Edit, ...]:
-        """What a codemod changes in the original of a file, each change by itself. Raises CodemodRefused."""
+        """The edits of a codemod in the original of a file, not merged. Raises CodemodRefused."""
         key = (file, id(rewrite))
         if key not in self._edits:
             from nfpatch.patching.rewriting import separate_edits_of
@@ -222,19 +236,21 @@ class Variants:
             raise found
         return found
 
-    def _source(self, file: str) -> Source:
-        from nfpatch.patching.source import Source
+    def _source(self, file: str) -> SourceFile:
+        from nfpatch.patching.source import SourceFile
 
         content = self.original(file)
         if content is None:
             raise CodemodRefused("the file is missing")
         if file not in self._sources:
-            self._sources[file] = Source(content)
+            self._sources[file] = SourceFile(content)
         return self._sources[file]
 
 
 def _parts_of(edits: Sequence[Edit]) -> frozenset[tuple[Edit, bytes]]:
-    """These edits, those that import runtime modules once for each line."""
+    """These edits, split by line if they import runtime modules."""
+    from dataclasses import replace
+
     lines = ((edit, edit.new.splitlines() if edit.is_import else [edit.new]) for edit in edits)
     return frozenset((replace(edit, new=b""), line) for edit, own in lines for line in own)
 

@@ -13,12 +13,12 @@ from nfpatch.engine.run import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import Refused
 from nfpatch.installs.find import Install
-from nfpatch.patching.plan import fitting, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.install_state import InstallState, PatchStatus
+from nfpatch.patching.plan import original_with, originals_of, plan_apply, plan_partial
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
-from nfpatch.patching.survey import PatchStatus, Survey
 from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
-from nfpatch.proof.verdict import Expectation, Launcher, Strategy
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import Expectation, Launcher, ProofCase, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has an unused output
 # layer of its own with losses of several outputs.
@@ -44,13 +44,14 @@ JOURNEY = ("validate", "predict", "insample", "cross-validation", "save", "load"
 class ProofRequest:
     """What is to be proved, and how.
 
-    With `preview` it is the patched source that is computed, as `apply` does with `allow_modified`, `force` and
-    `keep_going`, and not the installed one. With `thorough` all cases of the patches are trained, and where nothing was
-    named the journeys are taken as well. Each of the `launchers` trains them in turn.
+    `source` is what is held against the released one: the installed one, or the patched one, which is computed as
+    `apply` does with `allow_modified`, `force` and `keep_going`. If it is "released", only that is run, and its faults
+    are shown. With `thorough` all cases of the patches are trained, and where nothing was named the journeys are taken
+    as well. Each of the `launchers` trains them in turn.
     """
 
     selection: Selection
-    preview: bool = False
+    source: Source = "installed"
     allow_modified: bool = False
     force: bool = False
     keep_going: bool = False
@@ -58,9 +59,14 @@ class ProofRequest:
     launchers: tuple[Launcher, ...] = ("torchrun",)
 
     @property
+    def is_computed(self) -> bool:
+        """Whether it is about what `apply` would write, and not about what is installed."""
+        return self.source != "installed"
+
+    @property
     def patched(self) -> Source:
         """The source that is held against the original."""
-        return "patched" if self.preview else "installed"
+        return "patched" if self.is_computed else "installed"
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ class Agenda:
     rewritten: Mapping[str, tuple[Optional[bytes], Optional[bytes]]] = field(default_factory=dict)
 
 
-def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
-    """The fits that prove what is applied of the patches selected, or with `preview` what would be.
+def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
+    """The fits that prove what is applied of the patches selected, or what `apply` would write of them.
 
     A patch that was named by its id is proved whatever its state. Both sources of a case carry the patches that it
     requires (`Case.requires`): where they lack one, in a tree of its own. Raises Refused when the patched source cannot
@@ -88,10 +94,10 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     check_not_interrupted(found)
     version, selection, patched = found.install.version, request.selection, request.patched
     originals = originals_of(found)
-    chosen = choice_for_apply(found, selection).patches if request.preview else ()
+    chosen = choice_for_apply(found, selection).patches if request.is_computed else ()
     if request.keep_going:
-        chosen = fitting(found, chosen, request.allow_modified, request.force).patches
-    wanted = wanted_by_apply(found, chosen, request.allow_modified) if request.preview else {}
+        chosen = plan_partial(found, chosen, request.allow_modified, request.force).patches
+    wanted = plan_apply(found, chosen, request.allow_modified) if request.is_computed else {}
     changes = patched_tree(found, wanted, request.allow_modified, request.force)
     applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
     carried = applied.union(*wanted.values())
@@ -109,6 +115,8 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
         takes_journeys = request.thorough and selection.is_default and launcher != "spark"
         journeys = _journeys(patched, version) if takes_journeys else []
         fits += [_started_by(launcher, fit) for fit in own + _controls(own, control) + journeys]
+    if request.source == "released":
+        fits = [fit for fit in fits if fit.source == "released" and fit.strategy == "strict-ddp"]
     fits = [_with_required(found, fit, fits, carried) for fit in fits]
     trees: dict[str, Tree] = {"released": originals, "patched": changes}
     problems: dict[str, str] = {}
@@ -124,20 +132,20 @@ def agenda_for(found: Survey, request: ProofRequest) -> Agenda:
     return Agenda(tuple(fits), trees, coverage, _rewritten(found.contents, originals, changes))
 
 
-def _subjects(found: Survey, request: ProofRequest, carried: AbstractSet[str]) -> list[PatchStatus]:
+def _subjects(found: InstallState, request: ProofRequest, carried: AbstractSet[str]) -> list[PatchStatus]:
     """What is to be shown: of the patches selected those that the patched source carries, and those named by their id.
 
-    With `preview`, `carried` also has what those require.
+    Where it is computed, `carried` also has what those require.
     """
     selection = request.selection
-    brought = choice_for_apply(found, selection).brought_along if request.preview else {}
+    brought = choice_for_apply(found, selection).brought_along if request.is_computed else {}
     ids = {patch.id for patch in selection.patches}.union(brought)
     shown = [patch for patch in found.catalog.patches if patch.id in ids and patch.id in {*carried, *selection.ids}]
     return [found.status_of(patch) for patch in shown]
 
 
 def _coverage(
-    found: Survey,
+    found: InstallState,
     request: ProofRequest,
     subjects: Sequence[PatchStatus],
     fits: Sequence[ProofCase],
@@ -151,9 +159,11 @@ def _coverage(
     for patch in found.catalog.patches:
         status = found.status_of(patch)
         reason = ""
-        if patch.id in shown or patch.id in selection.skipped:
+        if patch.id in selection.skipped or (patch.id in shown and request.source != "released"):
             continue
-        if patch.id in looked_at and status.state == "not-needed":
+        if patch.id in shown:
+            unproved.append(Unproved(patch.id, "only the released source was run"))
+        elif patch.id in looked_at and status.state == "not-needed":
             not_needed[patch.id] = status.reason
         elif patch.id in looked_at:
             reason = problems.get(patch.id) or _why_unproved(found, status, request)
@@ -165,7 +175,7 @@ def _coverage(
     return Coverage(tuple(unproved), not_needed, selection.skipped)
 
 
-def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> str:
+def _why_unproved(found: InstallState, status: PatchStatus, request: ProofRequest) -> str:
     """Why no fit shows a patch that is there: it has none, or takes other options."""
     patch, version = status.patch, found.install.version
     if not patch.cases:
@@ -190,43 +200,45 @@ def _why_unproved(found: Survey, status: PatchStatus, request: ProofRequest) -> 
 
 
 def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequest) -> list[Case]:
-    """The cases of a patch that are trained by this launcher; the first thorough one where there are no others."""
+    """The cases of a patch that are trained by this launcher; the first thorough one where there are no others.
+
+    A search through a real ray takes longer than all others together: it has to be asked for.
+    """
     is_asked_for = request.thorough or patch.id in request.selection.ids
     cases = [
         case
         for case in patch.cases
         if case.is_possible_in(version)
         if _is_for(launcher, case, patch) and (launcher != "spark" or case.launchers or is_asked_for)
+        if case.stage != "ray-search" or is_asked_for
     ]
     return cases if request.thorough else [case for case in cases if not case.thorough] or cases[:1]
 
 
-def _with_required(found: Survey, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]) -> ProofCase:
+def _with_required(
+    found: InstallState, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]
+) -> ProofCase:
     """The fit with the patches that its source lacks and its case requires.
 
     What is meant to be learned otherwise is so on both sides of a comparison. The forecasts are asked of all ranks
     where they can be had of them.
     """
     catalog = found.catalog
-    required = {patch_id for patch_id in catalog.with_required(fit.case.requires) if _is_of_use(found, patch_id)}
+    brought = catalog.select([*catalog.with_required(fit.case.requires)])
+    required = {patch.id for patch in brought if found.status_of(patch).state != "not-needed"}
     if fit.source == "released":
         on_purpose = {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
         is_compared = any(other.like == fit.id for other in fits)
         missing = (required | (on_purpose if is_compared else set())) - {fit.patch}
         return replace(fit, requires=tuple(sorted(missing)))
     missing = required - carried
-    is_together = _asks_all_ranks(fit) and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
+    asks_all_ranks = fit.strategy == "strict-ddp" and fit.forecast is not None
+    is_together = asks_all_ranks and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
     return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
 
 
-def _is_of_use(found: Survey, patch_id: str) -> bool:
-    """Whether this release has the bug of a patch."""
-    (patch,) = found.catalog.select([patch_id])
-    return found.status_of(patch).state != "not-needed"
-
-
 def _tree_of(
-    found: Survey, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
+    found: InstallState, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
 ) -> Tree:
     """The source of a fit with the patches that its case requires."""
     if fit.source == "released":
@@ -247,11 +259,6 @@ def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
     return replace(fit, id=f"{fit.id}/{launcher}", like=like, launcher=launcher)
 
 
-def _asks_all_ranks(fit: ProofCase) -> bool:
-    """Whether what is trained is patched, and by all ranks, and makes forecasts."""
-    return fit.source != "released" and fit.strategy == "strict-ddp" and fit.forecast is not None
-
-
 def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     """Whether the case can be trained by this launcher.
 
@@ -264,7 +271,7 @@ def _is_for(launcher: Launcher, case: Case, patch: Patch) -> bool:
     return launcher in case.launchers or is_plain_fit
 
 
-def _lets_all_ranks_predict(found: Survey, carried: AbstractSet[str], launcher: Launcher) -> bool:
+def _lets_all_ranks_predict(found: InstallState, carried: AbstractSet[str], launcher: Launcher) -> bool:
     """Whether a source with these patches lacks none that is needed to predict on several processes."""
     return all(
         patch.id in carried or patch.opt_in or found.status_of(patch).state == "not-needed"
@@ -279,13 +286,13 @@ def _rewritten(installed: Tree, originals: Tree, changes: Tree) -> dict[str, tup
     return {file: (original, patched) for file, (original, patched) in pairs.items() if original != patched}
 
 
-def _has_its_files(found: Survey, status: PatchStatus) -> bool:
+def _has_its_files(found: InstallState, status: PatchStatus) -> bool:
     """Whether the files are there that the patch rewrites here, or if it rewrites none, one that it does elsewhere."""
     there = {file for file in status.patch.files if found.contents[file] is not None}
     return there.issuperset(status.files) if status.files else bool(there)
 
 
-def _is_original_known(found: Survey, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
+def _is_original_known(found: InstallState, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Whether the source without this patch is at hand: as it is installed, or as it is kept."""
 
     def is_known(file: str) -> bool:
@@ -416,4 +423,5 @@ def run_agenda(
 
 def _covering(report: ProofReport, coverage: Coverage) -> ProofReport:
     """The report with what the proof leaves out, which may be too much."""
-    return replace(report, ok=report.ok and coverage.suffices(report.proved), coverage=coverage)
+    suffices = coverage.suffices(report.proved) or (report.shows_faults_only and not coverage.missing)
+    return replace(report, ok=report.ok and suffices, coverage=coverage)

@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 @dataclass
-class Rank:
+class ReportingRank:
     """One process of a launch. `read` brings the rest up to date; `target/train.py` says what it writes.
 
     Of a process on another node no more is known than `finished` and `done`.
@@ -77,10 +77,10 @@ class Rank:
         return ", ".join(f"{file}:{line} in {name}" for file, line, name in frames[:3]) or None
 
 
-def ranks_of_fit(reports: Path) -> list[Rank]:
+def ranks_of_fit(reports: Path) -> list[ReportingRank]:
     """The processes that are there for a running fit only, below the folder of reports of its launch.
 
     Each has left an empty file that is named like its log, with its process id behind.
     """
     marks = sorted(reports.glob("*/rank-*.log.*"))
-    return [Rank(int(_NUMBER.findall(mark.name)[0]), mark.parent, pid=int(mark.suffix[1:])) for mark in marks]
+    return [ReportingRank(int(_NUMBER.findall(mark.name)[0]), mark.parent, pid=int(mark.suffix[1:])) for mark in marks]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,9 +10,9 @@ from typing import Callable, Optional
 
 import click
 
-from nfpatch.console import count, print_install, unified_diff
+from nfpatch.console import pluralize, print_install, unified_diff
+from nfpatch.engine.facts import listed
 from nfpatch.engine.report import (
-    WIDTH,
     Document,
     Item,
     Progress,
@@ -25,8 +23,8 @@ from nfpatch.engine.report import (
 )
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport
-from nfpatch.proof.verdict import Launcher
+from nfpatch.proof.runner import ProofEvent, ProofReport
+from nfpatch.proof.verdict import CaseResult, Launcher, ProofCase
 
 STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "one process"}
 # The title of the section of what no fit shows
@@ -42,7 +40,7 @@ def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofE
     launches = len({case.launcher for case in agenda.cases})
     how = "in one launch" if launches == 1 else f"in {launches} launches"
     with Progress(len(agenda.cases)) as shown:
-        beginning = [f"Training {count(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
+        beginning = [f"Training {pluralize(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":  # so the interpreter has what it takes
@@ -115,10 +113,8 @@ def print_report(install: Install, report: ProofReport, verbose: bool = False) -
             print_item(replace(item, lines=(f"{item.outcome}: as above",)) if is_known else item, widths_of(items))
             shown.add(item.detail)
     click.echo()
-    for line in document.notes:
-        click.echo(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
-    for line in (*([conditions_of(report)] if report.cases else []), *document.verdict):
-        click.echo(textwrap.fill(line, WIDTH, break_on_hyphens=False))
+    for line in (*document.notes, *([conditions_of(report)] if report.cases else []), *document.verdict):
+        print_sentence(line)
 
 
 def items_of_patches(report: ProofReport) -> list[Item]:
@@ -127,11 +123,11 @@ def items_of_patches(report: ProofReport) -> list[Item]:
     for patch_id in dict.fromkeys(case.patch for case in report.cases if case.patch is not None):
         own = [case for case in report.cases if case.patch == patch_id]
         ok = all(case.ok for case in own)
-        source = next((case.source for case in own if case.source != "released"), "patched")
+        source = next((case.source for case in own if case.source != "released"), None)
         together = [case for case in own if case.source == "released" and case.strategy != "single-process"]
         released = _in_words([case for case in together if case.expect != "pass"])
         shown = f"released: {released or ('no fault shown' if together else 'not run on several ranks')}"
-        cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}")
+        cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}" if source else "")
         items.append(Item(ok, "pass" if ok else "failed", patch_id, cells, ()))
     return items
 
@@ -142,7 +138,7 @@ def _in_words(results: Sequence[CaseResult]) -> str:
     kinds = {words.get(each.outcome, each.outcome) for each in results if each.outcome != "unused-parameters"}
     unused = [len(each.unused_parameters) for each in results if each.outcome == "unused-parameters"]
     if unused:
-        number = count(max(unused), "unused parameter", "unused parameters")
+        number = pluralize(max(unused), "unused parameter", "unused parameters")
         kinds.add(number if len(set(unused)) == 1 else f"up to {number}")
     if not all(each.ok for each in results):
         kinds.add("not as expected")
@@ -176,7 +172,7 @@ def document_of(install: Install, report: ProofReport, agenda: Optional[Agenda] 
     )  # fmt: skip
     return Document(
         command="nfpatch verify",
-        title=f"neuralforecast {install.version}: {'proved' if report.ok else 'NOT proved'}",
+        title=f"neuralforecast {install.version}: {'proved' if report.ok and report.proved else 'NOT proved'}",
         ok=report.ok,
         facts=_facts(install, report),
         sections=tuple(sections),
@@ -204,7 +200,7 @@ def _unused_in(results: Sequence[CaseResult]) -> tuple[tuple[str, str], ...]:
     """The names of all parameters without a gradient, under a summary each."""
     named = {result.unused_parameters: result.source for result in results if result.unused_parameters}
     return tuple(
-        (f"{count(len(names), 'parameter', 'parameters')} without a gradient ({source} source)", "\n".join(names))
+        (f"{pluralize(len(names), 'parameter', 'parameters')} without a gradient ({source} source)", "\n".join(names))
         for names, source in named.items()
     )
 
@@ -255,28 +251,20 @@ def _success_of(result: CaseResult) -> str:
         return "says what to set, on every rank" if result.stage == "no-batch" else "as in one process, on every rank"
     if result.unused_parameters:
         return f"trains; {_without_gradient(result)}"
-    if result.strategy == "single-process" and result.equal_to_like:
+    if result.strategy == "single-process" and result.matches_reference:
         return "trains; weights and forecasts bit for bit those of the original"
     words = f"trains: {result.steps} steps, {result.parameters:,} parameters"
     if result.strategy != "single-process":
         words += ", equal weights on all ranks"
-    if result.equal_to_like:
+    if result.matches_reference:
         how = " with find_unused_parameters=True" if str(result.like).endswith("find-unused-ddp") else ""
         words += f", bit for bit those of the original{how}"
     return words
 
 
 def _without_gradient(result: CaseResult) -> str:
-    number = count(len(result.unused_parameters), "parameter", "parameters")
-    return f"{number} without a gradient ({_shortened(result.unused_parameters)})"
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """Up to three names as they are; more by what they have in common."""
-    if len(names) <= 3:
-        return ", ".join(names)
-    common = os.path.commonprefix(list(names))  # noqa: RUF071 - of names, not of paths
-    return f"{common}*" if common else f"{names[0]}, ..."
+    number = pluralize(len(result.unused_parameters), "parameter", "parameters")
+    return f"{number} without a gradient ({listed(result.unused_parameters)})"
 
 
 def conditions_of(report: ProofReport) -> str:
@@ -297,17 +285,19 @@ def verdict_of(report: ProofReport) -> list[str]:
     sentences = []
     failed = sum(not result.ok for result in report.cases)
     if failed:
-        sentences.append(f"NOT proved: {count(failed, 'fit', 'fits')} did not come out as it must.")
+        sentences.append(f"NOT proved: {pluralize(failed, 'fit', 'fits')} did not come out as it must.")
     if any(not result.ok for result in report.cases if is_control(result)):
         sentences.append("The control failed as well: look at this machine and its environment before the patches.")
     if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
         sentences.append("The installed source is not patched. Run `nfpatch apply`, then `nfpatch verify` again.")
     if coverage.missing:
         sentences.append(f"NOT proved: {', '.join(coverage.missing)}.")
-    elif coverage.unproved and not report.proved:
+    elif coverage.unproved and not report.proved and not report.shows_faults_only:
         sentences.append(
             "NOT proved: no patch was. `nfpatch verify --preview` proves what `nfpatch apply` would write."
         )
-    if report.ok:
+    if report.ok and report.shows_faults_only:
+        sentences.append("Shown: every fit of the released source came out as expected.")
+    elif report.ok:
         sentences.append("Proved: every fit came out as it must." if report.cases else "Nothing to prove.")
-    return [*sentences, f"{len(report.proved)} of {count(len(report.patches), 'patch', 'patches')} proved."]
+    return [*sentences, f"{len(report.proved)} of {pluralize(len(report.patches), 'patch', 'patches')} proved."]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Optional, get_args
 
-from nfpatch.catalog import names
+from nfpatch.catalog import specifier_contains
 from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
 from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable
@@ -25,29 +25,10 @@ from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running,
 from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
-from nfpatch.proof.ranks import Rank, ranks_of_fit
-from nfpatch.proof.verdict import (
-    CaseResult,
-    Expectation,
-    ProofCase,
-    result_of_fits,
-    result_without_fits,
-)
+from nfpatch.proof.ranks import ReportingRank, ranks_of_fit
+from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_fits, result_without_fits
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, TrainSpec, encode
-
-__all__ = [
-    "CaseResult",
-    "Expectation",
-    "ProofCase",
-    "ProofEvent",
-    "ProofReport",
-    "RunOptions",
-    "Source",
-    "Stack",
-    "probe",
-    "run_proof",
-]
 
 # TorchDistributor came with Spark 3.4
 FIRST_PYSPARK = "pyspark>=3.4,<4"
@@ -100,15 +81,20 @@ class ProofReport:
     @property
     def patches(self) -> tuple[str, ...]:
         """The ids of the patches in question, in the order of the cases; those without a case come last."""
-        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None)
-        return (*shown, *(patch.id for patch in self.coverage.unproved))
+        shown = [case.patch for case in self.cases if case.patch is not None]
+        return tuple(dict.fromkeys([*shown, *(patch.id for patch in self.coverage.unproved)]))
 
     @property
     def proved(self) -> tuple[str, ...]:
-        """The ids of the patches of which every case came out as it must."""
+        """The ids of the patches of which every case came out as it must, not only those of the released source."""
         failed = {case.patch for case in self.cases if not case.ok}
-        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None)
+        shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None and case.source != "released")
         return tuple(patch_id for patch_id in shown if patch_id not in failed)
+
+    @property
+    def shows_faults_only(self) -> bool:
+        """Whether the released source alone was run."""
+        return bool(self.cases) and all(case.source == "released" for case in self.cases)
 
     def to_json(self) -> dict[str, object]:
         """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""
@@ -175,7 +161,7 @@ def run_proof(
         check_that_spark_starts(stack, python)
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
-    reporting: Rank | None = None
+    reporting: ReportingRank | None = None
     while len(finished) < len(cases):
         left = [case for case in cases if case.id not in finished]
         left = [case for case in left if case.launcher == left[0].launcher]
@@ -241,7 +227,7 @@ class _Proof:
         self.reports = folder / "reports"
         self.world_size = options.nodes.nnodes * options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
-        self.ranks = [Rank(number, self.reports) for number in range(reporting)]
+        self.ranks = [ReportingRank(number, self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
@@ -440,7 +426,7 @@ class _Proof:
 
 def check_that_it_forks(stack: Stack) -> None:
     """Raises EnvironmentProblem where Lightning has no strategy that forks, `ddp_notebook` (pull request 13744)."""
-    if names("<1.7", stack.lightning):
+    if specifier_contains("<1.7", stack.lightning):
         raise EnvironmentProblem(
             f"Lightning {stack.lightning} cannot train in forked processes: `ddp_notebook` came with 1.7. Prove by "
             "another --launcher."

@@ -62,8 +62,9 @@ class CaseResult:
 
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
     the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` says whether
-    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `equal_to_like` says if
-    losses, weights and forecasts are those of the case `like`, bit for bit; None where there was nothing to compare.
+    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `matches_reference` says if
+    losses, weights and forecasts are those of the case `like`, or what comes after `fit` that of one process, bit for
+    bit; None where there was nothing to compare.
     `refused` says if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
     process ends with it as well, which counts for nothing where no patch is at stake, `is_finished` if processes
     have reported what came of the case; else it was not reached, or they ended before.
@@ -90,7 +91,7 @@ class CaseResult:
     forecast_shape: tuple[int, ...] | None = None
     finite_forecasts: bool | None = None
     like: str | None = None
-    equal_to_like: bool | None = None
+    matches_reference: bool | None = None
     refused: bool = False
     refused_alone: bool = False
     is_finished: bool = True
@@ -202,7 +203,8 @@ def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallF
     is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and differences is not None
     found = differences if is_wrong_number else first_finding(facts)
     if found is None:
-        detail = "every rank got what one process gets" if case.expect == "wrong" else ""
+        detail = f"no fault shows on {facts.world_size} ranks: each got what one process gets"
+        detail = detail if case.expect == "wrong" else ""
         return _result(case, fits, "pass", ok=not detail, detail=detail)
     return _result(case, fits, found.outcome, ok=found.outcome == case.expect == "wrong", detail=found.detail)
 
@@ -252,6 +254,7 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     """
     if case.like is None:
         return None
+    is_bit_equal = case.strategy == "single-process" or len(fits) <= 2
     for rank, fit in enumerate(fits):
         if fit.comparison is None:
             return f"rank {rank}: was not compared with {case.like}"
@@ -259,7 +262,7 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
             unclaimed = [name for name in names if not _is_claimed(name, case.unused_parameters)]
             if unclaimed:
                 return f"rank {rank}: {what}, but not claimed by the patch: {', '.join(unclaimed)}"
-        if _is_bit_equality_due(case, fits) and not _is_alike(fit):
+        if is_bit_equal and not _is_alike(fit):
             different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts or losses"
             return (
                 f"rank {rank}: does not end as {case.like} does, by up to {fit.comparison.largest:.3g}; "
@@ -268,25 +271,22 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     return None
 
 
-def _is_bit_equality_due(case: ProofCase, fits: Sequence[CaseFinished]) -> bool:
-    """Whether the arithmetic of both fits is the same to the last bit."""
-    return case.strategy == "single-process" or len(fits) <= 2
-
-
 def _is_alike(fit: CaseFinished) -> bool:
     """Whether a fit had the losses, weights and forecasts of the one that it must be like, bit for bit."""
     found = fit.comparison
     return found is not None and not found.different and found.forecasts_equal and found.losses_equal
 
 
+def _matches_reference(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome) -> bool | None:
+    """Whether it ended as what it is compared with; None where nothing was compared."""
+    if any(fit.comparison is not None for fit in fits):
+        return all(map(_is_alike, fits))
+    return outcome == "pass" if case.case.stage != "fit" and outcome in ("pass", "wrong") else None
+
+
 def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
     """Whether one of the patterns matches the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _equal_weights(fits: Sequence[CaseFinished]) -> bool:
-    """Whether all ranks ended with the same bits in their parameters."""
-    return len({fit.digest for fit in fits}) == 1 and all(fit.digest for fit in fits)
 
 
 def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
@@ -308,13 +308,13 @@ def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok:
         backend=trained[0].backend if trained else None,
         steps=min((fit.steps for fit in trained), default=None),
         finite_loss=all(fit.finite_loss for fit in trained) if trained else None,
-        equal_weights=_equal_weights(fits) if outcome == "pass" else None,
+        equal_weights=len({fit.digest for fit in fits}) == 1 and bool(fits[0].digest) if outcome == "pass" else None,
         parameters=trained[0].parameters if trained else None,
         strategy=case.strategy,
         forecast_shape=fits[0].forecast_shape if fits else None,
         finite_forecasts=all(fit.finite_forecasts for fit in fits) if outcome == "pass" else None,
         like=case.like,
-        equal_to_like=all(map(_is_alike, fits)) if any(fit.comparison is not None for fit in fits) else None,
+        matches_reference=_matches_reference(case, fits, outcome),
         refused=outcome == "error" and any(fit.refused for fit in fits),
         refused_alone=_is_refused_alone(fits),
         is_finished=bool(fits),

@@ -11,7 +11,7 @@ from typing import Callable
 
 import click
 
-from nfpatch.console import count, print_install
+from nfpatch.console import pluralize, print_install
 from nfpatch.engine.report import Document, Item, Section, print_item, print_sentence, widths_of
 from nfpatch.installs.find import Install
 from nfpatch.rehearsal.run import RehearsalReport, Script
@@ -19,7 +19,7 @@ from nfpatch.rehearsal.verdict import Stage
 from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Entry, ProcessStarted
 
 _LAUNCHERS = {"script": "Lightning's launcher", "torchrun": "torch's launcher"}
-_PAGE = "docs/rehearse.md"
+_PAGE = "docs/how-to/rehearse.md"
 
 
 @contextmanager
@@ -152,18 +152,18 @@ def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
     if report.ok:
         if any(stage.is_for_one_device for stage in report.stages) and not any(map(is_together, report.stages)):
-            return [f"Rehearsed: {count(len(report.stages), 'call', 'calls')} of a script for one device."]
-        calls = count(len(report.stages), "call gives", "calls give")
+            return [f"Rehearsed: {pluralize(len(report.stages), 'call', 'calls')} of a script for one device."]
+        calls = pluralize(len(report.stages), "call gives", "calls give")
         return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]
     wrong = [stage for stage in report.stages if not stage.ok]
     sentences = []
     if not report.stages:
         sentences.append("NOT rehearsed: the script has made no call of neuralforecast that nfpatch has seen.")
     elif wrong and all(stage.is_refused_alone for stage in wrong):
-        calls = count(len(report.stages), "call", "calls")
+        calls = pluralize(len(report.stages), "call", "calls")
         sentences.append(f"NOT rehearsed to the end: one process is refused {len(wrong)} of {calls} as well.")
     elif wrong:
-        sentences.append(f"NOT as in one process: {len(wrong)} of {count(len(report.stages), 'call', 'calls')}.")
+        sentences.append(f"NOT as in one process: {len(wrong)} of {pluralize(len(report.stages), 'call', 'calls')}.")
     if report.ended:
         sentences.append(
             f"The script was {report.ended}."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 from nfpatch.engine.checks.shared_files import shared_files
 from nfpatch.engine.facts import listed
 from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
@@ -21,7 +21,7 @@ from nfpatch.engine.probe import probe, runnable
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import EnvironmentProblem, UsageError
-from nfpatch.patching.survey import Survey
+from nfpatch.patching.install_state import InstallState
 from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
@@ -106,7 +106,7 @@ class RehearsalReport:
 
 
 def rehearse(
-    found: Survey,
+    found: InstallState,
     script: Script,
     source: Source = "installed",
     devices: int = 2,
@@ -175,7 +175,7 @@ def rehearse(
     )
 
 
-def known_patches(found: Survey, source: Source) -> Known:
+def known_patches(found: InstallState, source: Source) -> Known:
     """What is known of the patches for this release and source."""
     useful = missing_patches(found, "released")
     functions = {
@@ -318,4 +318,4 @@ def _notes_of(records: Records, left: int, tail: str, raised: bool) -> Iterator[
     if "EOFError: EOF when reading a line" in tail:
         yield "The script reads standard input, of which a rehearsal has none to give."
     if left:
-        yield f"The script left {count(left, 'process', 'processes')} running, which nfpatch has ended."
+        yield f"The script left {pluralize(left, 'process', 'processes')} running, which nfpatch has ended."

@@ -34,11 +34,6 @@ def weights_of(model: Any) -> dict[str, Any]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors_of(model).items()}
 
 
-def frozen_in(model: Any) -> tuple[str, ...]:
-    """The names of the parameters that are not to be trained."""
-    return tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
-
-
 def start_from(model: Any, weights: dict[str, Any]) -> None:
     """Gives a model these weights; those that it has no place for are left out."""
     import torch
@@ -75,17 +70,15 @@ def compared(fitted: FitEnd, reference: FitEnd) -> Comparison:
     same_shape = forecasts[0].shape == forecasts[1].shape
     return Comparison(
         different=tuple(name for name in last if not torch.equal(last[name], like[name])),
-        largest=max((largest_difference(last[name], like[name]) for name in last), default=0.0),
+        largest=max(
+            (float((last[name].double() - like[name].double()).abs().max()) for name in last if last[name].numel()),
+            default=0.0,
+        ),
         forecasts_equal=same_shape and torch.equal(*forecasts),
         losses_equal=fitted.losses == reference.losses,
         removed=tuple(name for name in like if name not in last),
         frozen=tuple(name for name in fitted.frozen if name not in reference.frozen),
     )
-
-
-def largest_difference(one: Any, other: Any) -> float:
-    """The largest difference between two tensors of the same shape."""
-    return float((one.double() - other.double()).abs().max()) if one.numel() else 0.0
 
 
 def compare_frames(found: Any, expected: Any, observation: Observation) -> None:

@@ -69,7 +69,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 class CaseSpec:
     """One case for `train.py`.
 
-    `stage` is "fit", or what a user's script does after it, one of `script_stages.STAGES`. `strategy` is "strict-ddp",
+    `stage` is "fit", or what a user's script does after it, one of `stages.STAGES`. `strategy` is "strict-ddp",
     "find-unused-ddp" or "single-process". `forecast` says who asks the trained model for forecasts: all ranks
     "together", as a user does, this process "alone", or None. `like` is the id of an earlier case from whose first
     weights this one starts and with whose end its own is compared.

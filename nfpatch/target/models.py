@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import tempfile
 from dataclasses import replace
 from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
 from .events import CaseSpec
-from .language_model import language_model_arguments
 from .through_ray import NOT_SAID, two_trials_through_ray
 
 # What losses without a default for some argument are given.
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
+# Of the models that sample windows. Most take 1024, which is ten times as slow
+SMALL_BATCH = {"windows_batch_size": 32}
 # By which the second trial of a search makes a model of another shape. Of a recurrent one, the input size does not.
 OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
 # Options that are a class of torch, and where it is
@@ -31,8 +34,10 @@ def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any
         return search_of(case, max_steps, trainer, n_series)
     if case.model == "HINT":
         return reconciled_model_of(case, max_steps, trainer, n_series)
-    arguments = dict(SMALL_SIZES, loss=loss_of(case), **{**trainer(), **case_arguments(case, max_steps)})
-    if "n_series" in inspect.signature(model_class.__init__).parameters:
+    known = inspect.signature(model_class.__init__).parameters
+    sizes = {**SMALL_SIZES, **{name: size for name, size in SMALL_BATCH.items() if name in known}}
+    arguments = {**sizes, "loss": loss_of(case), **trainer(), **case_arguments(case, max_steps)}
+    if "n_series" in known:
         arguments["n_series"] = n_series
     if case.model == "TimeLLM":
         arguments.update(language_model_arguments())
@@ -87,7 +92,7 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
         other_shapes = {}
 
     def constant() -> dict[str, Any]:
-        of_all = {"n_series": n_series, "val_check_steps": 1}  # a trial must come to be validated
+        of_all = {"n_series": n_series, "val_check_steps": 1, **SMALL_BATCH}  # a trial must come to be validated
         of_trainer = {name: value for name, value in trainer().items() if not through_ray or name not in NOT_SAID}
         of_model = {name: value for name, value in of_all.items() if name in known}
         return {**of_model, **sizes, **of_trainer, **case_arguments(case, max_steps)}
@@ -153,3 +158,33 @@ def trained_model_of(forecaster: Any) -> Any:
     while type(model).__mro__[1].__name__ == "BaseAuto" or type(model).__name__ == "HINT":
         model = model.model
     return model
+
+
+def language_model_arguments() -> dict[str, Any]:
+    """A language model for TimeLLM that knows a few letters, made from a configuration; nothing is downloaded.
+
+    Releases from 1.7.5 on take the folder to load it from, earlier ones the model itself.
+    """
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+    except ImportError:
+        return {}  # TimeLLM says itself what it misses
+
+    letters = {word: number for number, word in enumerate(["<|endoftext|>", *map(chr, range(32, 127))])}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    config = GPT2Config(vocab_size=len(letters), n_positions=4096, n_embd=16, n_layer=1, n_head=2)
+    llm = GPT2Model(config)
+    module = importlib.import_module("neuralforecast.models.timellm")
+    if not hasattr(module, "AutoModel"):
+        return {"llm": llm, "llm_config": config, "llm_tokenizer": fast}
+    from safetensors.torch import save_file
+
+    folder = tempfile.mkdtemp()
+    config.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    # `save_pretrained` of a model writes on rank 0 only
+    save_file(llm.state_dict(), os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    return {"llm": folder}

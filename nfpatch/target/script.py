@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Callable
+from unittest import mock
 
 from . import on_spark
 from .comparing import compare_frames, seed_everything, start_from, weights_of
@@ -40,7 +41,8 @@ class Script:
         self.spec = session.spec
         self.package = session.package
         self.world = None if is_alone else session.world
-        self.data: Data = levelled_data(SMALL_SIZES["h"], self.n_series_of_data, cut_of(case, self.n_series))
+        n_series = 1 if case.stage == "single-series" else self.n_series
+        self.data: Data = levelled_data(SMALL_SIZES["h"], n_series, cut_of(case, self.n_series))
         with surroundings(case, self.spec, session.observation):
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
@@ -64,11 +66,6 @@ class Script:
     def n_series(self) -> int:
         """How many series there are: one more than all ranks share evenly."""
         return self.spec.world_size + 1
-
-    @property
-    def n_series_of_data(self) -> int:
-        """How many of them the case trains on."""
-        return 1 if self.case.stage == "single-series" else self.n_series
 
     def together(self) -> dict[str, Any]:
         """The arguments that a user passes to Lightning's trainer, for all ranks."""
@@ -115,10 +112,6 @@ class Script:
                 module.momentum = 0.0  # else batch normalization learns from whatever windows a rank has drawn
         return forecaster
 
-    def has_option(self, name: str) -> bool:
-        """Whether the model's constructor takes it in this release."""
-        return name in inspect.signature(type(trained_model_of(self.forecaster)).__init__).parameters
-
     def fit(self, forecaster: Any, is_watched: bool = True, past: Any = None, further: bool = False) -> None:
         """Trains, with validation, on the script's data unless others are given.
 
@@ -151,9 +144,5 @@ def cut_of(case: CaseSpec, n_series: int) -> int:
 def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
     """The forecaster, for a while as if it had been trained and asked in this process alone."""
     model = trained_model_of(forecaster)
-    kept = model.trainer_kwargs
-    model.trainer_kwargs = arguments_less_processes(kept, spec)
-    try:
+    with mock.patch.object(model, "trainer_kwargs", arguments_less_processes(model.trainer_kwargs, spec)):
         yield forecaster
-    finally:
-        model.trainer_kwargs = kept

@@ -46,11 +46,11 @@ from .events import (
     encode,
 )
 from .outcomes import outcome_of
+from .plain_fit import train
 from .process import end_with_parent, redirect_output
-from .script_stages import go_on_after, run
 from .session import Session
 from .source import import_neuralforecast
-from .stages import compare, fit, journey_of, predict
+from .stages import run
 from .trainer import backend_for
 from .world import World, assembled, rank_of
 
@@ -80,23 +80,22 @@ def run_source(
 
     A failed import is the outcome of all of them.
     """
+    failure = None
     try:
         session.package = import_neuralforecast(session.spec.trees[tree], base_path)
+        events.write(SourceImported(getattr(session.package, "__file__", None), tree))
     except Exception as error:
         failure = error
 
-        def fail() -> NoReturn:
+    def take(case: CaseSpec) -> None:
+        if failure is not None:
             raise failure
+        (train if case.stage == "fit" else run)(case, session)
 
-        for case in cases:
-            session.world.enter(case.id)
-            yield run_case(case, fail, session, events)
-        return
-    events.write(SourceImported(getattr(session.package, "__file__", None), tree))
     for case in cases:
-        if not session.spec.dealt or is_taken(case, session.spec):
+        if failure is not None or not session.spec.dealt or is_taken(case, session.spec):
             session.world.enter(case.id)
-            yield run_case(case, partial(run if case.stage != "fit" else train, case, session), session, events)
+            yield run_case(case, partial(take, case), session, events)
 
 
 def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
@@ -107,14 +106,6 @@ def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def train(case: CaseSpec, session: Session) -> None:
-    """Takes one case through its stages."""
-    journey = journey_of(case, session)
-    fit(journey)
-    if case.forecast:
-        compare(journey, predict(journey))
 
 
 def events_of_other_nodes(ranks: list[RankInfo], spec: TrainSpec) -> dict[int, EventFile]:
@@ -163,7 +154,8 @@ def main(spec_path: str) -> NoReturn:
             finished_by = [finished]
             if not spec.dealt:
                 finished_by = [decode(CaseFinished, each) for each in world.gather(encode(finished))]
-            go_on_after(finished_by, session)
+            if any(each.outcome != "pass" for each in finished_by):  # the ranks must go on alike
+                session.scripts.clear()
             for number, events_elsewhere in elsewhere.items():
                 events_elsewhere.write(finished_by[number])
     for events_elsewhere in elsewhere.values():

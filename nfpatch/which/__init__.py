@@ -1,1 +1,1 @@
-"""From an error to its patch: what a log says, which patches of the catalog fix that, and how it is printed."""
+"""`which`: from an error in a log to the patches that fix it."""

@@ -1,7 +1,7 @@
-"""What a log says: its lines without what launchers put before them, tracebacks, unused parameters, layers.
+"""Parsing logs: lines without the prefixes of launchers, tracebacks, unused parameters, layers.
 
-The log of several processes is a mixture: each launcher has its own way to say which line is whose. Lines with the same
-prefix are taken for those of one process, and a traceback is read among them.
+The log of several processes is interleaved, and each launcher marks the lines of a process with its own prefix. Lines
+with the same prefix are assumed to come from one process, and a traceback is read from these only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple, Optional
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# What launchers put before the words of a process; there may be one around the other.
+# The prefixes of launchers; a line may have several.
 _PREFIX = re.compile(
     r"""\[(?:[\w-]*?rank:?\ ?\d+|[A-Za-z_][\w-]*\d+)\]:?\s?  # torch [rank1]:, torchrun [default0]:, Lightning [rank: 1]
     | \((?:[\w.:<>\ -]+\ )?pid=\d+(?:,\ ip=[\d.a-f:]+)?\)\s?  # ray (_train_tune pid=1)
@@ -22,7 +22,7 @@ _PREFIX = re.compile(
     """,
     re.VERBOSE,
 )
-# What loggers do, which differs from line to line.
+# The prefixes of loggers, which differ from line to line.
 _TIME = re.compile(r"\d{2,4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d\S*\s(?:[A-Z]{4,8} [\w.$]+: )?")
 _FRAME = re.compile(
     r"""File\ "(?P<file>[^"]+)",\ line\ (?P<line>\d+),?\ in\ (?P<function>[\w<>]+)"""  # Python, faulthandler, py-spy
@@ -32,58 +32,58 @@ _FRAME = re.compile(
 )
 _PYTHON_FILE = ".py"
 _HEADING = "Traceback (most recent call last)"
-# The last line of a traceback. Nothing else of one begins at the margin.
+# The last line of a traceback. No other line of it starts in the first column.
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(?:\([\w.]*\))?(?::\s|:?$)")
 _WITHIN_TRACEBACK = re.compile(r"\s|$|-+>|\d+ |[│┃╭╰]")
-# Lines that are looked at above an error, and how many of its message there may be above the words that were found.
+# How many lines above an error are searched, and how many lines of its message may precede the line that was found.
 _LONGEST_TRACEBACK = 1000
 _LONGEST_MESSAGE = 10
 
 _NAMED = re.compile(r"Parameters which did not receive grad for rank \d+:(.*)")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
-# What wrappers put before the names of the parameters of a model: DDP, Lightning, torch.compile.
+# The prefixes that wrappers (DDP, Lightning, torch.compile) add to the names of parameters.
 _WRAPPERS = re.compile(r"^(?:(?:module|_forward_module|_orig_mod)\.)+")
 _COLUMN = re.compile("[|│┃]")
 _LAYER = re.compile(r"[\s│┃]*(\d+)\s*[|│┃]\s*([\w.]+)\s*[|│┃]\s*(\w+)\s*[|│┃]\s*([\d.]+)")
 
 
 class Line(NamedTuple):
-    """A line of a log: its number, from 1, what launchers have put before it, and the rest."""
+    """A line of a log: its number, from 1, the prefix of the launcher, and the rest."""
 
     number: int
     prefix: str
     text: str
 
 
-class Frame(NamedTuple):
-    """A frame of a traceback: the file as it stands there, the line in it, and the function."""
+class TracebackFrame(NamedTuple):
+    """A frame of a traceback: the file as printed, the line number, and the function."""
 
     file: str
     line: int
     function: str
 
     @property
-    def place(self) -> Optional[str]:
-        """The file as the catalog has it, relative to the folder that holds `neuralforecast/`; None for other files."""
+    def catalog_path(self) -> Optional[str]:
+        """The path that the catalog uses for the file, `neuralforecast/...`; None for files of other packages."""
         _, found, rest = self.file.replace("\\", "/").rpartition("/neuralforecast/")
         return f"neuralforecast/{rest}" if found else None
 
     @property
     def is_library(self) -> bool:
-        """Whether it is of an installed package, or of Python itself, and not of a user's script."""
+        """Whether the file belongs to an installed package or to Python, not to a user's script."""
         file = self.file.replace("\\", "/")
         return any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python")) or file[:1] == "<"
 
 
 class Log:
-    """A log, a traceback or a line of one."""
+    """A log, a traceback or a single line."""
 
     def __init__(self, text: str) -> None:
         self.text = _COLOUR.sub("", text) if "\x1b" in text else text
         self._lines = self.text.split("\n")
 
     def line(self, index: int) -> Line:
-        """A line by its index, from 0. What a progress bar has overwritten is left out."""
+        """A line by its index, from 0, without text that a progress bar has overwritten."""
         text = self._lines[index].rstrip("\r").rpartition("\r")[2]
         prefix, end = "", 0
         while True:
@@ -95,7 +95,7 @@ class Log:
                 return Line(index + 1, prefix, text[end:])
 
     def find(self, words: str) -> Iterator[Line]:
-        """The lines that have these words in them, with whatever numbers."""
+        """The lines that contain these words; numbers may differ."""
         first = max(re.split(r"\d+", words), key=len)
         if first not in self.text:
             return
@@ -104,12 +104,12 @@ class Log:
             if first in text and pattern.search(text) is not None:
                 yield self.line(index)
 
-    def frames_of(self, line: Line) -> tuple[Frame, ...]:
-        """The frames of the traceback of this line's error, the innermost last; none where it has none.
+    def frames_of(self, line: Line) -> tuple[TracebackFrame, ...]:
+        """The frames of the traceback that ends with this line's error, innermost last; empty if it has none.
 
-        Passed over are lines of other processes, and those of the message that stand above this one.
+        Lines of other processes, and lines of the message above this one, are skipped.
         """
-        frames: list[Frame] = []
+        frames: list[TracebackFrame] = []
         is_below = _ERROR.match(line.text) is None
         passed = 0
         for index in range(line.number - 2, max(line.number - 2 - _LONGEST_TRACEBACK, -1), -1):
@@ -119,7 +119,7 @@ class Log:
             found = _FRAME.search(above.text) if _PYTHON_FILE in above.text else None
             if found is not None:
                 file, number, function = (each for each in found.groups() if each is not None)
-                frames.append(Frame(file, int(number), function.rpartition(".")[2]))
+                frames.append(TracebackFrame(file, int(number), function.rpartition(".")[2]))
             elif _HEADING in above.text:
                 break
             elif is_below and not frames and passed < _LONGEST_MESSAGE:
@@ -131,9 +131,9 @@ class Log:
 
     @cached_property
     def unused(self) -> Optional[tuple[Line, tuple[str, ...]]]:
-        """The parameters without a gradient that torch lists, on any rank, and the first line that does.
+        """The unused parameters that torch lists on any rank, with the first such line; None if there are none.
 
-        So is a text that has nothing but names.
+        A text that consists only of names of parameters counts as such a list.
         """
         first: Optional[Line] = None
         names: dict[str, None] = {}
@@ -148,9 +148,9 @@ class Log:
         return None if first is None else (first, tuple(names))
 
     def layers_before(self, line: Line) -> dict[str, str]:
-        """The layers with parameters, of the last model before this line: the class of each by its name.
+        """The layers with parameters of the last model summary before this line: the class of each by its name.
 
-        From the summary that Lightning prints; empty where there is none.
+        Lightning prints these summaries. Empty if there is none.
         """
         layers: dict[str, str] = {}
         for index in range(line.number - 2, -1, -1):
@@ -162,7 +162,7 @@ class Log:
         return layers
 
     def names_model(self, model: str) -> bool:
-        """Whether this class is named anywhere, itself or as what a search searches for."""
+        """Whether the log mentions this class, or its Auto class."""
         return (
             model != "any"
             and model in self.text

@@ -1,4 +1,4 @@
-"""Which patches fix what a log says: by parameters, by words of errors, by the functions they come from. Pure."""
+"""Finds the patches that fix the errors in a log, by unused parameters, by error messages and by functions."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from typing import Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.console import ONLY_IF
-from nfpatch.patching.survey import State, Survey
-from nfpatch.which.logs import Frame, Line, Log
+from nfpatch.patching.install_state import InstallState, PatchState
+from nfpatch.which.logs import Line, Log, TracebackFrame
 
-# What strict DDP refuses unused parameters with: Lightning 2, which replaces torch's words, and torch itself.
+# DDP's errors about unused parameters: of Lightning 2, which replaces torch's message, and of torch itself.
 REFUSALS = ("parameters that were not used in producing the loss", "Expected to have finished reduction in the prior")
-# What `load_state_dict` raises for unexpected and for missing keys
+# Part of the message of `load_state_dict` about unexpected or missing keys.
 _OTHER_KEYS = "key(s) in state_dict"
-# Words that say that another rank, or each trial, has failed. They say nothing where that one says why.
+# Messages that only report the failure of another rank, or of all trials. The cause takes precedence if it is found.
 _CONSEQUENCES = ("Connection closed by peer", "No best trial found for the given metric")
 _FORECASTS = ("predict", "predict_insample", "cross_validation", "simulate", "explain", "decompose")
-# By the stages of a patch's cases, the functions of neuralforecast that its errors come out of.
+# By the stage of a patch's cases, the functions of neuralforecast that raise its errors.
 _FUNCTIONS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("predict", "insample", "cross-validation", "fewer-devices"), _FORECASTS),
     "save": ("save", "load"),
     "load": ("load", *_FORECASTS),
 }
 _OTHER_FUNCTIONS = ("fit", "cross_validation")
-# Lines with the same words that are looked at.
-_MOST_LINES = 100
-# Names of parameters that are written out.
-_MOST_NAMES = 3
+# How many lines with the same message are examined.
+_MAX_LINES = 100
+# How many parameters are named in a message.
+_MAX_NAMES = 3
 
 
 @dataclass(frozen=True)
 class Match:
-    """A patch that fixes what a line says.
+    """A patch that fixes the error in a line.
 
-    `words` are those by which it was found, `line` where they stand first, from 1; `text` is that line. `state` is that
-    of the patch in the install, with the `reason` in words; None where there is no install. `only_if` is a condition,
-    where errors with other causes have the same words.
+    `words` are the words that matched; `line` is the number of the first line that contains them, from 1, and `text`
+    that line. `state` is the state of the patch in the install, with the `reason`; None without an install. `only_if`
+    is a condition, if errors with other causes have the same words.
     """
 
     patch: Patch
     line: int
     text: str
     words: str
-    state: Optional[State] = None
+    state: Optional[PatchState] = None
     reason: str = ""
     only_if: str = ""
 
@@ -61,12 +61,12 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is known of a log.
+class Diagnosis:
+    """The result for a log.
 
-    `matches` are in the order of their lines. `unknown` are parameters without a gradient that no patch is known for.
-    `unnamed` is the line with which strict DDP refuses parameters that the log does not name. It `is_about_saved_model`
-    where a saved model has other parameters than its class.
+    `matches` are in the order of their lines. `unknown` are unused parameters that no patch fixes. `unnamed` is the
+    line of DDP's error about unused parameters if the log does not name them. `is_about_saved_model` is true if a saved
+    model has other parameters than its class.
     """
 
     matches: tuple[Match, ...]
@@ -76,48 +76,46 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether some patch is the answer, be it that the install has it already."""
+        """Whether there is a patch for the log, even if it is already applied."""
         return any(match.state != "not-needed" for match in self.matches)
 
 
-def answer_for(log: Log, catalog: Catalog, found: Optional[Survey] = None) -> Answer:
-    """The patches of the catalog that fix what a log says, in the light of what an install needs and has."""
+def diagnose(log: Log, catalog: Catalog, state: Optional[InstallState] = None) -> Diagnosis:
+    """The patches of the catalog that fix the errors in a log, with their states in an install if there is one."""
     refusal = min((line for words in REFUSALS for line in log.find(words)), default=None)
     unused = log.unused
     unknown: tuple[str, ...] = ()
     matches: list[Match] = []
     if unused is not None:
         line, names = unused
-        useful = [patch for patch in catalog.patches if found is None or found.status_of(patch).state != "not-needed"]
+        useful = [patch for patch in catalog.patches if state is None or state.status_of(patch).state != "not-needed"]
         taken = _by_parameters(names, log, useful) or _by_parameters(names, log, catalog.patches)
-        matches += [Match(patch, line.number, line.text, listed(covered)) for patch, covered in taken]
+        matches += [Match(patch, line.number, line.text, abbreviate(covered)) for patch, covered in taken]
         unknown = tuple(name for name in names if all(name not in covered for _, covered in taken))
     elif refusal is not None:
         words = next(words for words in REFUSALS if words in refusal.text)
         matches += [Match(patch, refusal.number, refusal.text, words) for patch in _by_layers(log, refusal, catalog)]
     matches += _by_words(log, catalog)
     matches.sort(key=lambda match: (match.line, match.patch.id))
-    kept = _best([match if found is None else _in_install(match, found) for match in matches])
-    return Answer(kept, unknown, refusal if unused is None else None, _OTHER_KEYS in log.text)
+    kept = _best([match if state is None else _in_install(match, state) for match in matches])
+    return Diagnosis(kept, unknown, refusal if unused is None else None, _OTHER_KEYS in log.text)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Some of these names, and how many more there are."""
-    return ", ".join(names[:_MOST_NAMES]) + (
-        f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    )
+def abbreviate(names: Sequence[str]) -> str:
+    """The first of these names, and the number of the others."""
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
 
-def _in_install(match: Match, found: Survey) -> Match:
-    status = found.status_of(match.patch)
+def _in_install(match: Match, state: InstallState) -> Match:
+    status = state.status_of(match.patch)
     return replace(match, state=status.state, reason=status.reason)
 
 
 def _by_parameters(names: Sequence[str], log: Log, patches: Iterable[Patch]) -> list[tuple[Patch, tuple[str, ...]]]:
-    """The patches that account for these parameters, no more than it takes, with those of each.
+    """A minimal set of patches that cover these parameters, each with its parameters.
 
-    Of several that account for the same ones: those that name them most closely, and of these, where the log names
-    models of some, only them.
+    If several patches cover the same ones, the most specific patterns win; and of these, the patches for models that
+    the log mentions, if there are any.
     """
     covering = [(patch, tuple(name for name in names if _covers(patch, name))) for patch in patches]
     left = set(names)
@@ -135,7 +133,7 @@ def _by_parameters(names: Sequence[str], log: Log, patches: Iterable[Patch]) -> 
 
 
 def _covers(patch: Patch, name: str) -> bool:
-    """Whether the patch is for this parameter, of a model or of one that another wraps (HINT's `model`)."""
+    """Whether the patch covers this parameter, of a model or of one inside another (HINT's `model`)."""
     return any(
         fnmatchcase(each, pattern)
         for each in (name, name.removeprefix("model."))
@@ -144,14 +142,15 @@ def _covers(patch: Patch, name: str) -> bool:
 
 
 def _closeness(patch: Patch) -> int:
-    """How much of a name the patterns of a patch tell at the least."""
+    """How specific the patterns of a patch are: the least number of characters that are no wildcard."""
     return min(len(pattern.replace("*", "")) for pattern in patch.unused_parameters)
 
 
 def _by_layers(log: Log, refusal: Line, catalog: Catalog) -> list[Patch]:
-    """The patches for unused parameters of which the log does not say which they are.
+    """The patches for unused parameters that the log does not name.
 
-    Where it has the layers of the model, those for its layers; and of these, where it names models of some, only them.
+    If the log lists the layers of the model, only patches for these; and of these, the patches for models that the log
+    mentions, if there are any.
     """
     layers = log.layers_before(refusal)
     candidates = [
@@ -167,30 +166,30 @@ def _has_layer(patch: Patch, layers: Mapping[str, str]) -> bool:
 
 
 def _by_words(log: Log, catalog: Catalog) -> list[Match]:
-    """The patches whose symptoms the log has, each by the first line that can be its own."""
+    """The patches whose symptoms the log contains, each with the first line that can be caused by its bug."""
     matches: list[Match] = []
-    frames: dict[int, tuple[Frame, ...]] = {}
+    frames: dict[int, tuple[TracebackFrame, ...]] = {}
     is_on_spark = "spark" in log.text.lower()
     for patch in catalog.patches:
         for words in patch.symptoms:
-            for line in [line for line, _ in zip(log.find(words), range(_MOST_LINES))]:
+            for line in [line for line, _ in zip(log.find(words), range(_MAX_LINES))]:
                 if line.number not in frames:
                     frames[line.number] = log.frames_of(line)
                 if _can_be_of(patch, words, frames[line.number], is_on_spark):
                     only_if = ONLY_IF if words in patch.ambiguous else ""
                     matches.append(Match(patch, line.number, line.text, words, only_if=only_if))
                     break
-    matches = [match for match in matches if not _is_told_better(match, matches, frames)]
+    matches = [match for match in matches if not _has_better_rival(match, matches, frames)]
     causes = [match for match in matches if match.words not in _CONSEQUENCES]
     return causes or matches
 
 
-def _can_be_of(patch: Patch, words: str, frames: Sequence[Frame], is_on_spark: bool) -> bool:
-    """Whether an error with these words, from these frames, can be the bug of the patch.
+def _can_be_of(patch: Patch, words: str, frames: Sequence[TracebackFrame], is_on_spark: bool) -> bool:
+    """Whether an error with these words and this traceback can be caused by the bug of the patch.
 
-    Nothing speaks against it where the log has no traceback of it, or one of libraries only, as of ray's own processes.
+    Yes if the log has no traceback, or one that contains only libraries, as in processes of ray.
     """
-    own = [frame for frame in frames if frame.place is not None]
+    own = [frame for frame in frames if frame.catalog_path is not None]
     if not own:
         return all(frame.is_library for frame in frames)
     if patch.group == "spark":
@@ -203,10 +202,10 @@ def _can_be_of(patch: Patch, words: str, frames: Sequence[Frame], is_on_spark: b
     return any(frame.function in functions for frame in own)
 
 
-def _is_told_better(match: Match, matches: Sequence[Match], frames: Mapping[int, Sequence[Frame]]) -> bool:
-    """Whether another match says of the same line what cannot have other causes, or comes from just this function.
+def _has_better_rival(match: Match, matches: Sequence[Match], frames: Mapping[int, Sequence[TracebackFrame]]) -> bool:
+    """Whether another match of the same line is unambiguous, or changes a function in the traceback, and this is not.
 
-    On Spark a patch of that group may be needed besides.
+    Patches of other groups do not count: on Spark, a patch of that group may be needed in addition.
     """
     rivals = [other for other in matches if other.line == match.line and other.patch.id != match.patch.id]
     if match.only_if and any(not other.only_if for other in rivals):
@@ -217,9 +216,9 @@ def _is_told_better(match: Match, matches: Sequence[Match], frames: Mapping[int,
     )
 
 
-def _is_from(patch: Patch, frames: Sequence[Frame]) -> bool:
-    """Whether a traceback goes through a function that the patch changes in some release."""
-    return any((frame.place, frame.function) in _rewritten(patch) for frame in frames)
+def _is_from(patch: Patch, frames: Sequence[TracebackFrame]) -> bool:
+    """Whether the traceback contains a function that the patch changes in some release."""
+    return any((frame.catalog_path, frame.function) in _rewritten(patch) for frame in frames)
 
 
 def _rewritten(patch: Patch) -> set[tuple[str, str]]:
@@ -233,7 +232,7 @@ def _rewritten(patch: Patch) -> set[tuple[str, str]]:
 
 
 def _best(matches: Sequence[Match]) -> tuple[Match, ...]:
-    """One match of each patch; those that this install does not need only where no other is of the same line."""
+    """One match for each patch. Patches that are not needed are dropped if another one matches the same line."""
     first = {match.patch.id: match for match in reversed(matches)}
     kept = [match for match in matches if first[match.patch.id] is match]
     needed = {match.line for match in kept if match.state != "not-needed"}

@@ -1,4 +1,4 @@
-"""After a training all ranks have the batch normalization of rank 0.
+"""Synchronizes the statistics of batch normalization after a training.
 
 DDP broadcasts the running statistics of rank 0 before each training step, in which each rank adds its own batch.
 Nothing does so after the last step, unless a validation follows it.

@@ -1,4 +1,4 @@
-"""A training without a batch is an error, not an untrained model."""
+"""Raises an error for a training without batches, which would return an untrained model."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def finish_training(model: Any, group: Optional[RankGroup] = None) -> None:
 
 
 class _GuardedStep:
-    """A model's training step that publishes an error, and stands on the model for one call."""
+    """A model's training step that publishes an error, and replaces that of the model for one call."""
 
     def __init__(self, model: Any, failures: RankGroup) -> None:
         self.model = model
@@ -98,7 +98,7 @@ def _group_of_training(trainer: Any, group: Optional[RankGroup]) -> Optional[Ran
     group = group_of_trainer(trainer, group)
     if group is None or not type(trainer.strategy).__name__.startswith("DDP"):
         return None
-    # A number, not the group: a callback of the user's that keeps the trainer may be saved
+    # A number, not the group: the user may save a callback that keeps the trainer
     if not hasattr(trainer, "_number_of_training"):
         trainer._number_of_training = group.count_call("failures")
     return group.prefixed(f"failures/{trainer._number_of_training}")

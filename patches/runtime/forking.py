@@ -1,4 +1,4 @@
-"""A training in forked processes does not use the threads of the process that was forked.
+"""Prevents hangs of forked training processes that use OpenMP threads.
 
 `ddp_notebook` and `ddp_fork` train in processes that Lightning forks. A fork has the memory of its parent, but none of
 its threads: where the parent has used the thread pool of OpenMP, as torch does, the forked process hangs waiting for
@@ -18,8 +18,7 @@ from . import compat
 def limit_threads(trainer: Any) -> None:
     """Let each process that Lightning forks for this trainer compute with one thread.
 
-    Nothing else is changed: not the threads of this process, and not those of any other that it forks. Makes no
-    collective call.
+    The threads of this process, and of other processes that it forks, are not changed. Makes no collective call.
     """
     launcher = compat.forking_launcher(trainer)
     if launcher is not None:
@@ -27,7 +26,7 @@ def limit_threads(trainer: Any) -> None:
 
 
 class _SingleThreaded:
-    """What Lightning calls in a forked process, which is given one thread before that."""
+    """The function that Lightning calls in a forked process, after the process is limited to one thread."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function

@@ -191,9 +191,9 @@ class SharedCall:
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
-        """Let the other ranks know that this one computes, as long as the block runs.
+        """Signal to the other ranks that this one computes, as long as the block runs.
 
-        If it raises, they know that they need not wait for this rank.
+        If the block raises, the others do not wait for this rank.
         """
         ended = threading.Event()
         thread = threading.Thread(target=self._beat, args=(ended,), daemon=True, name="nfpatch-heartbeat")
@@ -228,7 +228,7 @@ class SharedCall:
             self._group.publish(key, len(starts))
 
     def receive(self, rank: int) -> Part:
-        """The part of another rank. Waits for it while that rank computes, and not for long otherwise.
+        """The part of another rank. Waits for it as long as that rank computes, and only briefly if it does not.
 
         Without a sign of that rank for LOST_SECONDS, or after PATIENCE_SECONDS and more, its part is "lost", and all
         ranks compute alone from then on. Raises nothing.
@@ -245,13 +245,13 @@ class SharedCall:
         return part
 
     def decline(self) -> None:
-        """Let the other ranks' parts go unread."""
+        """Release the parts of the other ranks without reading them."""
         with suppress(Exception):
             for rank in self.others:
                 self._release(rank)
 
     def mark_draws(self, name: str) -> None:
-        """Let all ranks know that what has this name draws random numbers."""
+        """Record for all ranks that what has this name draws random numbers."""
         with suppress(Exception):
             self._store.set(f"draws/{name}", "1")
 

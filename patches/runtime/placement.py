@@ -1,4 +1,4 @@
-"""On which devices a model predicts, and on which a loaded model is trained further."""
+"""The devices on which a model predicts, and on which a loaded model continues its training."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def single_device_kwargs(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def single_device_changes(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The changes to the arguments of a trainer with which this process works by itself.
 
-    Of several processes Lightning gives each the predictions of its own share of the series. So each predicts all of
-    them, on its own one of their devices, or on any device if the model comes from a machine with more of them. No
-    changes where the arguments are for one process. Nothing is communicated.
+    With several processes, Lightning returns to each only the predictions of its own shard of the series. So each
+    predicts all of them, on its own device, or on any device if the model comes from a machine with more devices.
+    There are no changes if the arguments are for one process. Nothing is communicated.
     """
     n_gpus = _count_gpus(trainer_kwargs)
     devices = _list_devices(trainer_kwargs, n_gpus)
@@ -38,10 +38,10 @@ def single_device_changes(trainer_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def clamp_devices(models: Iterable[Any]) -> None:
-    """Let loaded models train on no more GPUs than there are here, with a warning.
+    """Limit the devices of loaded models to the GPUs of this machine, with a warning.
 
-    A model built for more GPUs than there are is an error; but a loaded model has their number from another machine.
-    Changes the `trainer_kwargs` of the models. What a model saves again keeps what it was built with.
+    Too many GPUs are an error in a new model, but their number in a loaded model comes from another machine. Changes
+    the `trainer_kwargs` of the models. If a model is saved again, the file keeps the original number.
     """
     for model in models:
         own = getattr(model, "model", None)  # that of HINT; TimesNet and PatchTST have layers of this name
@@ -71,7 +71,7 @@ def _clamp_devices_of(model: Any) -> None:
 
 
 def _clamp(requested: Any, n_gpus: int) -> Optional[Union[int, list[int]]]:
-    """The devices that there are of the requested ones; None if that is all of them, or any number is right."""
+    """Those of the requested devices that exist; None if all of them do, or if any number is accepted."""
     if isinstance(requested, str) and "," in requested:
         requested = requested.split(",")
     if isinstance(requested, (list, tuple)):

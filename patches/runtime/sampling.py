@@ -111,7 +111,7 @@ def _ranks_with_same_series(model: Any) -> tuple[int, int]:
     """The rank and the number of ranks that may have the same series; 0 and 1 where each rank has its own.
 
     They may where they are more than the series, and where the loader shards nothing: Lightning's does, unless the
-    trainer gets `use_distributed_sampler=False`, and so does one with a distributed sampler of the user's own. The
+    trainer gets `use_distributed_sampler=False`, and so does one with a distributed sampler by the user. The
     data module of Spark has other files on each rank. Multivariate models shard their windows.
     """
     trainer = compat.attached_trainer(model)

@@ -115,7 +115,7 @@ def save_local_files(
 ) -> bool:
     """Like `save_from_all_ranks`, for releases up to 1.6.4.
 
-    There a path is one of this machine, be it `s3://bucket`, and other files stay in the folder.
+    There every path is local, even `s3://bucket`, and other files stay in the folder.
     """
     return save_from_all_ranks(
         forecaster, os.path.abspath(path), model_index, save_dataset, overwrite, clears_folder=False, group=group
@@ -218,7 +218,7 @@ def _write_once(group: RankGroup, write: Callable[[], list[str]], exist: Callabl
 
 
 def _publish_result(turn: RankGroup, result: object) -> None:
-    """Publish what has become of an attempt, if the store is still there."""
+    """Publish the result of an attempt, if the store still exists."""
     with suppress(RuntimeError):
         turn.publish(RESULT, result)
         turn.store.add(N_RESULTS, 1)
@@ -240,11 +240,11 @@ def _wait(group: RankGroup, counter: str) -> bool:
 
 
 def _disk(fs: Any, folder: str) -> str:
-    """What is equal only for ranks that see the same folder, as the processes of one node do.
+    """An id of the disk, equal only for ranks that see the same folder, such as the processes of one node.
 
-    Of a node its host name and, on Linux, the number of its last start; no variable of a launcher. Processes of one
-    node may be in containers, so of a folder of this machine its device and inode as well, which are the same where
-    containers share it, and differ where each has its own.
+    It contains the host name and, on Linux, the boot id of the node, but no variables of launchers. Processes of one
+    node may be in different containers, so for a local folder it also contains its device and inode, which are equal
+    if containers share the folder.
     """
     from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
@@ -258,9 +258,9 @@ def _disk(fs: Any, folder: str) -> str:
 
 
 def _digest(forecaster: Any, model_index: Optional[list[int]], save_dataset: bool) -> str:
-    """What is equal only for ranks that would write the same: a digest of the weights and the dataset.
+    """A digest of the weights and the dataset, equal only for ranks that would write the same files.
 
-    The n-th call of a rank need not be that of another one, if one of them has saved alone before.
+    The n-th call of one rank may not match the n-th call of another, if one of them has saved alone before.
     """
     digest = hashlib.blake2b(repr((model_index, save_dataset)).encode(), digest_size=16)
     for i, model in enumerate(forecaster.models):
@@ -313,7 +313,7 @@ def _exist(fs: Any, folder: str, files: list[str]) -> bool:
 
 
 def _remove(fs: Any, paths: list[str]) -> None:
-    """Remove what an older save has left; another rank may have been faster."""
+    """Remove the files of an older save; another rank may have removed them already."""
     for path in paths:
         with suppress(FileNotFoundError):
             fs.rm(path, recursive=True)

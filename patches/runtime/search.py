@@ -57,7 +57,7 @@ class Trial(NamedTuple):
 
 
 class SingleProcessSearch:
-    """A search in one process, or one whose ranks exist during a fit only: everything is as without the patch."""
+    """A search in one process, or one whose ranks exist during a fit only: the same as without the patch."""
 
     rank = 0
 
@@ -369,7 +369,7 @@ def launch_ranks(config: dict[str, Any]) -> Optional[RankGroup]:
 
 @contextmanager
 def without_launcher_env() -> Iterator[None]:
-    """Hide from a trial of ray the rank of the process that searches, which it would take for its own."""
+    """Hide the variables of the launcher from ray's trials, which would use the rank of this process as their own."""
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
@@ -397,7 +397,7 @@ def _is_one_device(kwargs: dict[str, Any]) -> bool:
 
 
 def _sample_config(config: Union[dict[str, Any], Callable[[Any], dict[str, Any]]], mock_trial: Any) -> dict[str, Any]:
-    """One configuration; the random streams from which a configuration function draws stay where they are."""
+    """One configuration; the states of the random generators are restored after the call of the function."""
     if not callable(config):
         return config
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

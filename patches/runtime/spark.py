@@ -1,4 +1,4 @@
-"""Training and prediction on Spark: which series each rank and each partition gets, and with what they work."""
+"""Training and prediction on Spark: the series of each rank and each partition, and the arguments of the trainer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def files_by_task(files: Sequence[str]) -> list[list[str]]:
 def partition_by_series(frame: Any, models: Sequence[Any], id_col: str) -> Any:
     """A Spark DataFrame in whose partitions all series are whole; in one partition if the models need all series.
 
-    What was read from files is partitioned again as well: a series may lie in several files.
+    Data that was read from files is repartitioned, too, because a series may be in several files.
     """
     if any(map(needs_all_series, models)):
         return frame.repartition(1)
@@ -79,7 +79,7 @@ def needs_all_series(model: Any) -> bool:
 
 
 def read_whole_series(forecaster: Any, frame: Any, engine: Any) -> Any:
-    """What Spark is to forecast, for releases up to 1.7.2; any other frame as it is.
+    """The frame that Spark forecasts, for releases up to 1.7.2; a frame that is not Spark's is returned unchanged.
 
     These repartition only a frame that is passed, so the files of a fit are read here. Raises ValueError for models
     that need all series, as these releases forecast each partition by itself.
@@ -112,9 +112,9 @@ def pop_strategy(trainer_kwargs: dict[str, Any]) -> Any:
 
 
 def attach_weights(model: Any, datamodule: Any) -> None:
-    """Let the datamodule take along the weights of a model that has other ones than when it was constructed.
+    """Attach the weights of a model to the datamodule if they changed since the model was constructed.
 
-    The processes of a fit construct the model again, so that no weights are sent without need.
+    The processes of a fit construct the model again, so its initial weights need not be sent.
     """
     initial = type(model)(**deepcopy(dict(model.hparams))).state_dict()
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -123,7 +123,7 @@ def attach_weights(model: Any, datamodule: Any) -> None:
 
 
 def load_weights(datamodule: Any) -> None:
-    """Give the model of this process the weights that came along, if any did."""
+    """Load the attached weights into the model of this process, if there are any."""
     if hasattr(datamodule, "weights"):
         datamodule.trainer.lightning_module.load_state_dict(datamodule.weights)
 

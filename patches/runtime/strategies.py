@@ -1,4 +1,4 @@
-"""A strategy that is an object serves one trainer only, and a model is trained by many."""
+"""Copies strategy objects, because each serves only one trainer, and a model is trained by many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses that a model keeps come back from the processes that train it.
+"""Returns the recorded losses of a model from the processes that train it.
 
 `ddp_spawn` and `ddp_notebook` train in processes that end with the training. Lightning brings back weights and metrics,
 but not `train_trajectories` and `valid_trajectories`, which are lists of the model. Rank 0 writes both to a temporary
@@ -20,9 +20,9 @@ NAMES = ("train_trajectories", "valid_trajectories")
 
 @contextmanager
 def kept_after_spawn(model: Any) -> Iterator[None]:
-    """Read the trajectories of a training in the body of the `with` statement that other processes have done.
+    """After the `with` block, read the trajectories of a training that other processes have run.
 
-    Where this process trains, nothing is read or written. Makes no collective call.
+    If this process trains, nothing is read or written. Makes no collective call.
     """
     n_steps = len(model.train_trajectories)
     # The name only: a process that trains by itself may have no folder for temporary files
@@ -43,7 +43,7 @@ def kept_after_spawn(model: Any) -> Iterator[None]:
 
 
 def write_from_launched_process(model: Any) -> None:
-    """Write the trajectories where another process has launched this one for the training, and this is its first.
+    """Write the trajectories if another process has launched this one for the training, and its local rank is 0.
 
     Makes no collective call.
     """

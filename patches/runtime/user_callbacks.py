@@ -1,4 +1,4 @@
-"""The callbacks that a trainer adds are kept out of what is saved with the model.
+"""Keeps the callbacks that a trainer adds out of saved models.
 
 Lightning adds its own callbacks to the very list that the user gave the model, which is one of the hyperparameters.
 They refer to the trainer, and that refers to the processes that Lightning has launched, which cannot be pickled.

@@ -81,11 +81,11 @@ class Meetings(pl.Callback):
         compat.compute_epoch_metrics(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Meet after the callbacks of the user's, and before early stopping and checkpoints, which communicate."""
+        """Meet after the user's callbacks, and before early stopping and checkpoints, which communicate."""
         self.meet()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Let the others know."""
+        """Publish the error to the other ranks."""
         with suppress(Exception):  # without a store none of them waits
             self.group.publish(f"{self.n_held + 1}/outcome", to_picklable(exception))
 
@@ -139,8 +139,8 @@ def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSamp
     """A sampler of the series in the batches that this rank validates; None in one process.
 
     Takes the data module whose dataset is validated, and the number of series in a batch. It samples all batches where
-    there are fewer than ranks, where their number is limited, and where callbacks of the user's follow them; and all
-    series of the rank on Spark, with a strategy other than DDP, and where the model has hooks of its own. Adds the
+    there are fewer than ranks, if their number is limited, and if the user's callbacks have hooks for each batch; and
+    all series of the rank on Spark, with a strategy other than DDP, and if the model has its own hooks. Adds the
     trainer's `Meetings` to its callbacks. Uses the store key `neuralforecast/validation/calls/RANK`.
     """
     trainer = datamodule.trainer
@@ -159,7 +159,7 @@ def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSamp
 
 
 def record_validation_step(model: Any, batch: Any, batch_idx: int, *_: Any) -> None:
-    """Replace the model's `validation_step`, for one call, by one that keeps its result, be it an error.
+    """Replace the model's `validation_step`, for one call, by one that records its result or its error.
 
     Takes what Lightning passes to `on_validation_batch_start`. Does nothing where the loader has another sampler than
     that of `sample_batches`, as in one process. The ranks meet before the first batch, where DDP broadcasts buffers.
@@ -229,7 +229,7 @@ def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
 def is_loss_reduced(model: Any) -> bool:
     """Whether a validation loss is reduced over the ranks: where each validates other series, and in one process.
 
-    They do on Spark, and with a sampler of the user's. Where all ranks have all series, the mean of N equal losses may
+    They do on Spark, and with the user's own sampler. If all ranks have all series, the mean of N equal losses may
     differ from one of them in the last bit.
     """
     trainer = compat.attached_trainer(model)
@@ -253,7 +253,7 @@ def freeze_layers(valid_loss: Any, loss: Any) -> Any:
 
 
 class _RecordedStep:
-    """A model's validation step that keeps its result, and stands on the model for one call."""
+    """A model's validation step that records its result, and replaces that of the model for one call."""
 
     def __init__(self, model: Any, batches: SharedBatches, number: Optional[int]) -> None:
         self.model = model
@@ -282,9 +282,9 @@ class _RecordedStep:
 
 
 class _RecordedLog:
-    """A model's `log` that keeps what it is called with, and stands on the model for one batch.
+    """A model's `log` that records its arguments, and replaces that of the model for one batch.
 
-    What cannot be logged later (by step, a metric that has a state) is logged by the rank for itself.
+    Values that cannot be logged later (by step, or of a metric with a state) are logged by the rank itself.
     """
 
     def __init__(self, model: Any, batch: Any, result: BatchResult) -> None:
@@ -386,7 +386,7 @@ def _is_data_parallel(trainer: Any) -> bool:
 
 
 def _validates_by_itself(model: Any) -> bool:
-    """Whether a class of the user's, or the user, has given the model validation hooks, or logs values."""
+    """Whether a class or an attribute by the user gives the model validation hooks, or logs values."""
     hooks = [name for name in dir(type(model)) if name.startswith(("validation_", "on_validation_"))]
     if any(name in vars(model) or not _is_upstream(getattr(type(model), name)) for name in hooks):
         return True
@@ -396,7 +396,7 @@ def _validates_by_itself(model: Any) -> bool:
 
 
 def _is_followed(trainer: Any) -> bool:
-    """Whether a callback of the user's is called for each batch of a validation."""
+    """Whether one of the user's callbacks is called for each batch of a validation."""
     hooks = ("on_validation_batch_start", "on_validation_batch_end")
     return not all(_is_upstream(getattr(type(callback), name)) for callback in trainer.callbacks for name in hooks)
 

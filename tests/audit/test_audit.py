@@ -64,12 +64,12 @@ def by_config(document: Any, model: str) -> dict[str, Any]:
     return {cell["config"]: cell for cell in document["cells"] if cell["model"] == model}
 
 
-def dead(document: Any, model: str) -> dict[str, list[str]]:
-    """The dead parameters of a model, by configuration."""
+def unused(document: Any, model: str) -> dict[str, list[str]]:
+    """The unused parameters of a model, by configuration."""
     return {
         config: sorted(cell["unused_parameters"])
         for config, cell in by_config(document, model).items()
-        if cell["outcome"] == "dead"
+        if cell["outcome"] == "unused"
     }
 
 
@@ -87,7 +87,7 @@ def test_planted_faults_are_found_and_what_cannot_run_is_named(planted: Path, tr
 
     # A layer that nobody uses, and one that is used at random.
     for model in ("DLinear", "NLinear"):
-        found = dead(document, model)
+        found = unused(document, model)
         assert set(found) == set(by_config(document, model))
         assert all(set(PLANTED) <= set(parameters) for parameters in found.values())
     # A process that dies takes one cell with it and no other.
@@ -105,13 +105,13 @@ def test_planted_faults_are_found_and_what_cannot_run_is_named(planted: Path, tr
     assert by_config(document, "TFT")["MAE"]["outcome"] == "clean"
     static = [config for config, cell in by_config(document, "TFT").items() if "static" in cell["exogenous"]]
     assert len(static) > 6
-    assert all(LIN_C in dead(document, "TFT")[config] for config in static)
+    assert all(LIN_C in unused(document, "TFT")[config] for config in static)
     # What cannot run here.
     assert {cell["outcome"] for cell in by_config(document, "TimeLLM").values()} == {"error"}
     assert list(document["not_audited"]) == ["TimeLLM"]
     assert "Please install `transformers`" in document["not_audited"]["TimeLLM"]
 
-    assert "NO  DLinear, 10 with dead parameters" in ran.stderr
+    assert "NO  DLinear, 10 with unused parameters" in ran.stderr
     assert "--  TimeLLM, not audited" in ran.stderr
     assert snapshot(planted) == before
 
@@ -136,8 +136,8 @@ def test_what_a_patch_does_on_several_ranks_only_is_seen(released: Callable[[str
     ran = invoke("audit", "SOFTSSharp", "--json", "--python", training_env, "--site-packages", site)
     document = json.loads(ran.stdout)
     # the scaler is not patched here, so that it is unused in two processes as well
-    assert {config: names for config, names in dead(document, "SOFTSSharp").items() if "revin" not in config} == {}
-    revin = dead(document, "SOFTSSharp")["MAE, scaler_type='revin'"]
+    assert {config: names for config, names in unused(document, "SOFTSSharp").items() if "revin" not in config} == {}
+    revin = unused(document, "SOFTSSharp")["MAE, scaler_type='revin'"]
     assert set(revin) >= set(REVIN)
 
 
@@ -149,8 +149,8 @@ def test_the_newest_release_has_what_is_known_of_it(released: Callable[[str], Pa
     assert ran.exit_code == 1
     document = json.loads(ran.stdout)
     scales = [f"encoder.attn_layers.{layer}.attention.pe_scale" for layer in (0, 1)]
-    assert dead(document, "SOFTSSharp")["MAE"] == scales
-    assert dead(document, "DLinear") == {
+    assert unused(document, "SOFTSSharp")["MAE"] == scales
+    assert unused(document, "DLinear") == {
         "MAE, scaler_type='revin'": REVIN,
         "MQLoss, scaler_type='revin'": REVIN,
         "IQLoss, valid_loss='IQLoss'": VALID_LOSS,
@@ -180,12 +180,12 @@ def test_without_torch_nothing_is_tried(site: Path) -> None:
     ("cells", "ok", "not_audited"),
     [
         ([("MLP", "clean", True)], True, []),
-        ([("MLP", "clean", True), ("MLP", "dead", True)], False, []),
+        ([("MLP", "clean", True), ("MLP", "unused", True)], False, []),
         ([("MLP", "clean", True), ("MLP", "error", True), ("TFT", "error", True)], True, ["TFT"]),
         ([("MLP", "clean", True), ("MLP", "error", False)], False, []),
     ],
 )
-def test_clean_is_an_audit_that_came_to_its_end_without_dead_parameters(
+def test_clean_is_an_audit_that_came_to_its_end_without_unused_parameters(
     cells: list[tuple[str, Any, bool]], ok: bool, not_audited: list[str]
 ) -> None:
     report = AuditReport(
@@ -200,15 +200,15 @@ def test_clean_is_an_audit_that_came_to_its_end_without_dead_parameters(
 
 
 def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_it() -> None:
-    def cell(model: str, varied: str, outcome: Any, *dead: str) -> Cell:
+    def cell(model: str, varied: str, outcome: Any, *unused: str) -> Cell:
         options = {"learning_rate": 0.01, "hidden_size": 16} if varied else {"hidden_size": 16}
-        return Cell(Case(model, f"MAE{varied}", options=options), outcome, dead, "", False, True, 0.0)
+        return Cell(Case(model, f"MAE{varied}", options=options), outcome, unused, "", False, True, 0.0)
 
     varied = f", {TRAINED_OTHERWISE}"
     cells = (
         *(cell("MLP", "", "clean"), cell("MLP", varied, "clean")),
-        *(cell("TFT", "", "dead", "a"), cell("TFT", varied, "dead", "a")),
-        *(cell("GRU", "", "dead", "a"), cell("GRU", varied, "dead", "b")),
+        *(cell("TFT", "", "unused", "a"), cell("TFT", varied, "unused", "a")),
+        *(cell("GRU", "", "unused", "a"), cell("GRU", varied, "unused", "b")),
         *(cell("RNN", "", "clean"), cell("RNN", varied, "error")),
     )
     report = AuditReport(cells, (), False, None, None, None, 0.0)

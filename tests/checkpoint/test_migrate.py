@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from releases import unpack
-from saved_models import Journey, Result, cases_of, is_resized, patched, prove
+from saved_models import MigrationCheck, Transfer, cases_of, is_resized, patched, prove
 from support import ROOT, environment, invoke
 
 from nfpatch.target import ENTRY
@@ -25,28 +25,28 @@ pytestmark = pytest.mark.ddp  # real training
 
 @dataclass(frozen=True)
 class Travelled:
-    """Where the models are after their journeys, and how they fared."""
+    """Where the models are after their transfers, and how they fared."""
 
     folder: Path
     original: Path
     healed: Path
-    results: list[Result]
+    results: list[MigrationCheck]
 
 
 @pytest.fixture(scope="module")
 def travelled(training_env: Path, tmp_path_factory: pytest.TempPathFactory) -> Travelled:
-    folder = tmp_path_factory.mktemp("journeys")
+    folder = tmp_path_factory.mktemp("transfers")
     original = unpack("1.7.4", folder / "original")
     healed = patched(original, folder / "healed")
     newer = unpack("1.7.7", folder / "newer")
     cases = cases_of("1.7.4")
     upgraded = tuple(filter(is_resized, cases))
-    journeys = [
-        Journey("applied", original, healed, cases),
-        Journey("reverted", healed, original, cases),
-        Journey("upgraded", original, newer, upgraded),
+    transfers = [
+        Transfer("applied", original, healed, cases),
+        Transfer("reverted", healed, original, cases),
+        Transfer("upgraded", original, newer, upgraded),
     ]
-    return Travelled(folder, original, healed, prove(journeys, training_env, folder))
+    return Travelled(folder, original, healed, prove(transfers, training_env, folder))
 
 
 def test_forecasts_and_resumed_fits_are_bit_for_bit_what_they_were(travelled: Travelled) -> None:
@@ -55,10 +55,10 @@ def test_forecasts_and_resumed_fits_are_bit_for_bit_what_they_were(travelled: Tr
 
 
 def test_without_it_they_do_not_load_and_the_page_has_the_words(travelled: Travelled) -> None:
-    page = (ROOT / "docs" / "saved-models.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "saved-models.md").read_text()
     for result in (result for result in travelled.results if is_resized(result.case)):
         words = (
-            "Missing key(s) in state_dict: " if result.journey == "reverted" else "Unexpected key(s) in state_dict: "
+            "Missing key(s) in state_dict: " if result.transfer == "reverted" else "Unexpected key(s) in state_dict: "
         )
         assert words in result.before
         assert words in page
@@ -66,7 +66,7 @@ def test_without_it_they_do_not_load_and_the_page_has_the_words(travelled: Trave
 
 def test_a_model_whose_layers_are_frozen_loads_as_it_is(travelled: Travelled) -> None:
     frozen = [result for result in travelled.results if not is_resized(result.case)]
-    assert {(result.journey, result.case.model, result.case.exogenous) for result in frozen} == {
+    assert {(result.transfer, result.case.model, result.case.exogenous) for result in frozen} == {
         ("applied", "TFT", ("static",)),
         ("reverted", "TFT", ("static",)),
     }
@@ -75,7 +75,7 @@ def test_a_model_whose_layers_are_frozen_loads_as_it_is(travelled: Travelled) ->
 
 def test_only_the_dead_keys_go_and_come(travelled: Travelled) -> None:
     changes = {
-        (result.journey, result.case.model, result.case.exogenous): [
+        (result.transfer, result.case.model, result.case.exogenous): [
             (len(file["dropped"]), len(file["added"])) for file in result.files
         ]
         for result in travelled.results
@@ -126,7 +126,7 @@ print(*sorted(set(differences(old, new))), sep="\\n")
 
 
 def test_all_else_in_a_checkpoint_is_carried_over(travelled: Travelled, training_env: Path) -> None:
-    (result,) = (r for r in travelled.results if (r.journey, r.case.model) == ("applied", "NBEATSx"))
+    (result,) = (r for r in travelled.results if (r.transfer, r.case.model) == ("applied", "NBEATSx"))
     path = Path(result.files[1]["path"])
     kept = path.with_name(path.name + ".nfpatch-backup")
 
@@ -248,7 +248,7 @@ def unpickled(travelled: Travelled, training_env: Path, tmp_path_factory: pytest
     marker = folder / "evil-ran"
     real = sorted((travelled.folder / "0").glob("*/fit/*.ckpt"))[:1]
     (with_static,) = (
-        Path(r.files[0]["path"]) for r in travelled.results if r.journey == "reverted" and r.case.exogenous
+        Path(r.files[0]["path"]) for r in travelled.results if r.transfer == "reverted" and r.case.exogenous
     )
     model = {"hyper_parameters": {}, "state_dict": {}}
     getting = torch_file(folder / "getattr.ckpt", {**model, "loops": GetClass()})
@@ -310,11 +310,11 @@ def test_what_is_no_model_that_fits_is_refused_in_one_paragraph_each_and_stays(
     bad(torch_file(tmp_path / "evil.ckpt", {**model, "loops": Evil(marker)}), "wants to use `posix.system`")
     bad(tmp_path / "TFT_2.ckpt", "wants to use `posix.system`", pickle.dumps(Evil(marker), protocol=2))
     bad(tmp_path / "TFT_3.ckpt", "no file that torch.save wrote", pickle.dumps(Evil(marker), protocol=4))
-    bad(folder_with(tmp_path / "without", "notes.txt").parent, "holds no saved models")
+    bad(folder_with(tmp_path / "without", "notes.txt").parent, "no saved models")
     # dead in a TFT without static features, and by its name declared so; but this one uses it
-    bad(unpickled.crippled, "lacks keys that are not known to be dead in TFT of neuralforecast 1.7.4: static_encoder.")
+    bad(unpickled.crippled, "lacks keys that are not known to be unused in TFT of neuralforecast 1.7.4: static_")
     # of a checkpoint that does not tell its class, one class has the keys as they are, another lacks `out`
-    (result,) = (r for r in travelled.results if (r.journey, r.case.model) == ("reverted", "NBEATSx"))
+    (result,) = (r for r in travelled.results if (r.transfer, r.case.model) == ("reverted", "NBEATSx"))
     checkpoint = Path(result.files[1]["backup"])
     bad(shutil.copy(checkpoint, tmp_path / "step=3.ckpt"), "it fits several: NBEATS, NBEATSx. ")
     before = {path: path.read_bytes() for path in expected if path.is_file()}

@@ -10,7 +10,8 @@ import pytest
 from nfpatch.catalog import Case
 from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import ProofCase, run_proof
+from nfpatch.proof.runner import run_proof
+from nfpatch.proof.verdict import ProofCase
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from nfpatch.installs.ledger import (
 
 INIT = "neuralforecast/__init__.py"
 COMPILED = "neuralforecast/models/__pycache__/tft.cpython-311.pyc"
+REINSTALL = "pip install --force-reinstall --no-deps neuralforecast==1.7.4"
 RANKS, SAVING = (f"neuralforecast/_nfpatch/{name}.py" for name in ("ranks", "saving"))
 ONE, TWO, THREE, FOUR, FIVE = (str(number) * 64 for number in range(1, 6))
 LEDGER = Ledger(
@@ -138,18 +139,16 @@ def test_a_ledger_tells_the_files_of_each_patch_and_what_was_added_for_it() -> N
 
 
 @pytest.mark.parametrize(
-    ("schema", "words"),
-    [
-        (2, "whose ledgers this one ({}) does not read. Reinstall neuralforecast to get the released files, and apply"),
-        (4, "which is newer than this one ({}). Upgrade nfpatch: `pip install --upgrade nfpatch`."),
-    ],
+    ("schema", "command"),
+    [(2, REINSTALL), (4, "pip install --upgrade nfpatch")],
 )
-def test_a_ledger_of_another_schema_is_refused_with_what_to_do(schema: int, words: str, install: Install) -> None:
+def test_a_ledger_of_another_schema_is_refused_with_what_to_do(schema: int, command: str, install: Install) -> None:
     text = WRITTEN.replace('"schema": 3', f'"schema": {schema}').replace(
         f'"nfpatch": "{__version__}"', '"nfpatch": "9"'
     )
     keep(install, text)
-    assert refusal(install).startswith(f"{ledger_path(install)} was written by nfpatch 9, {words.format(__version__)}")
+    for part in (ledger_path(install), "nfpatch 9", __version__, command):
+        assert str(part) in refusal(install)
 
 
 def test_the_version_of_nfpatch_in_a_ledger_is_for_information_only(install: Install) -> None:
@@ -159,10 +158,8 @@ def test_the_version_of_nfpatch_in_a_ledger_is_for_information_only(install: Ins
 
 def test_a_ledger_of_another_release_is_refused_with_what_to_do(install: Install) -> None:
     keep(install, WRITTEN.replace('"neuralforecast": "1.7.4"', '"neuralforecast": "1.7.3"'))
-    assert refusal(install) == (
-        f"{ledger_path(install)} speaks of neuralforecast 1.7.3, but 1.7.4 is installed. Reinstall it to start clean: "
-        "`pip install --force-reinstall --no-deps neuralforecast==1.7.4`."
-    )
+    for part in (ledger_path(install), "1.7.3", REINSTALL):
+        assert str(part) in refusal(install)
 
 
 def patch(**fields: object) -> dict[str, Any]:
@@ -241,10 +238,8 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_ledger_that_nfpatch_cannot_have_written_is_refused_with_what_to_do(content: str, install: Install) -> None:
     keep(install, content)
-    assert refusal(install) == (
-        f"{ledger_path(install)} is damaged, so nfpatch no longer knows what it changed. Reinstall neuralforecast to "
-        "get the released files: `pip install --force-reinstall --no-deps neuralforecast==1.7.4`."
-    )
+    assert f"{ledger_path(install)} is damaged" in refusal(install)
+    assert REINSTALL in refusal(install)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +247,7 @@ def test_a_ledger_that_nfpatch_cannot_have_written_is_refused_with_what_to_do(co
     [
         ("a file of another package", "torch/__init__.py is no file of the package"),
         ("compiled files of another folder", f"('{COMPILED}',) are no compiled files of {INIT}"),
-        ("a patched runtime module", f"{RANKS} is no file of neuralforecast's"),
+        ("a patched runtime module", f"{RANKS} is no file of neuralforecast"),
         ("a module with a way in its name", "['../core'] are no runtime modules"),
         ("a module that was not added", f"{SAVING} is not listed as an added file"),
         ("an added file that no patch needs", f"{SAVING} is listed as an added file"),
@@ -276,7 +271,7 @@ def test_a_kept_original_is_given_back_as_it_was(install: Install) -> None:
     assert read_original(install, TFT, hash_of(b"original\n")) == b"original\n"
 
 
-@pytest.mark.parametrize(("kept", "what"), [(None, "is gone"), (b"altered\n", "is not what nfpatch kept there")])
+@pytest.mark.parametrize(("kept", "what"), [(None, "is missing"), (b"altered\n", "was changed")])
 def test_an_original_that_is_lost_is_refused_with_what_to_do(
     kept: Optional[bytes], what: str, install: Install
 ) -> None:
@@ -284,10 +279,8 @@ def test_an_original_that_is_lost_is_refused_with_what_to_do(
         keep_original(install, kept)
     with pytest.raises(Refused) as refused:
         read_original(install, TFT, hash_of(b"original\n"))
-    assert str(refused.value) == (
-        f"The original {original_path(install, TFT)} {what}, so nfpatch cannot restore it. Reinstall neuralforecast to "
-        "get the released file: `pip install --force-reinstall --no-deps neuralforecast==1.7.4`."
-    )
+    for part in (original_path(install, TFT), what, REINSTALL):
+        assert str(part) in str(refused.value)
 
 
 def keep_original(install: Install, content: bytes) -> None:

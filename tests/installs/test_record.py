@@ -68,14 +68,11 @@ def test_the_hash_and_the_size_are_read_as_they_stand() -> None:
     ],
 )
 def test_what_is_no_record_is_a_problem_that_names_the_fault(record: bytes, fault: str) -> None:
-    message = (
-        f"{ORIGIN} {fault}. An installer wrote it otherwise; reinstall neuralforecast to get a true one "
-        "(`pip install --force-reinstall --no-deps neuralforecast==VERSION`)."
-    )
+
     for read in (lambda: parse(record, ORIGIN), lambda: edit(record, ORIGIN, {})):
         with pytest.raises(EnvironmentProblem) as problem:
             read()
-        assert str(problem.value) == message
+        assert str(problem.value).startswith(f"{ORIGIN} {fault}. Reinstall")
 
 
 @pytest.mark.parametrize(

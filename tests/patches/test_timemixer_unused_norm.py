@@ -54,11 +54,11 @@ def test_they_are_frozen_where_it_is_switched_off() -> None:
 def test_a_norm_that_scales_although_it_is_switched_off_is_refused(method: str) -> None:
     head = f"def {method}(self, x):\n        if self.non_norm:\n            return "
     assert BEFORE.count(head) == 1
-    with pytest.raises(CodemodRefused, match=f"is not a statement of Normalize.{method}"):
+    with pytest.raises(CodemodRefused, match=f"Normalize.{method}"):
         patched("timemixer-unused-norm", "1.7.4", BEFORE.replace(head, head + "self.affine_weight * "))
 
 
 def test_norms_that_are_switched_off_by_something_else_are_refused() -> None:
     twin = BEFORE.replace("non_norm=False if self.use_norm else True", "non_norm=self.no_norm")
-    with pytest.raises(CodemodRefused, match=r"is not a statement of TimeMixer.__init__"):
+    with pytest.raises(CodemodRefused, match=r"TimeMixer.__init__"):
         patched("timemixer-unused-norm", "1.7.4", twin)

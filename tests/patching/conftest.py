@@ -9,7 +9,7 @@ import pytest
 from nfpatch.catalog import Catalog
 from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.install_state import InstallState, inspect_install
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,6 @@ def install(tmp_path: Path) -> Install:
 
 
 @pytest.fixture
-def found(install: Install, catalog: Catalog) -> Survey:
+def found(install: Install, catalog: Catalog) -> InstallState:
     """The install as the installer left it."""
-    return survey(install, catalog)
+    return inspect_install(install, catalog)

@@ -12,13 +12,13 @@ from nfpatch.catalog import Patch
 from nfpatch.codemod import Change, Rewrite
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of
-from nfpatch.installs.transaction import Step, commit
-from nfpatch.patching.edits import digest_of
+from nfpatch.installs.transaction import FileStep, commit
+from nfpatch.patching.edits import digest_edits
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
 from nfpatch.patching.rewriting import edits_of
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 from nfpatch.patching.steps import steps_for
-from nfpatch.patching.survey import Survey, survey
 
 RELEASE, UNKNOWN_RELEASE = "1.0", "2.0"
 INIT, CORE, NET = (f"neuralforecast/{name}.py" for name in ("__init__", "core", "models/net"))
@@ -99,9 +99,9 @@ def patched(file: str, *patches: str) -> bytes:
 
 def applied(file: str, patch_ids: Sequence[str], original: Optional[bytes] = None) -> dict[str, AppliedPatch]:
     """What these patches come to in a file, by default the released one."""
-    source = Source(RELEASED[file] if original is None else original)
+    source = SourceFile(RELEASED[file] if original is None else original)
     return {
-        patch.id: AppliedPatch(digest_of(edits_of(variant[file], source)))
+        patch.id: AppliedPatch(digest_edits(edits_of(variant[file], source)))
         for patch in sorted((*ON_RECORD, OWN))
         for variant in patch.variants.values()
         if patch.id in patch_ids and file in variant and patch is not OLDER
@@ -165,15 +165,15 @@ def make_install(site: Path, version: str = RELEASE) -> Install:
     return find_install(site_packages=site)
 
 
-def moved(found: Survey, wanted: Mapping[str, frozenset[str]], **options: bool) -> Survey:
+def moved(found: InstallState, wanted: Mapping[str, frozenset[str]], **options: bool) -> InstallState:
     """The install once these files carry exactly these patches."""
     changes = changes_to(found, wanted, **options)
     if changes:
         commit(found.install, steps_for(found, changes))
-    return survey(found.install, found.catalog)
+    return inspect_install(found.install, found.catalog)
 
 
-def told(found: Survey, steps: Sequence[Step]) -> list[tuple[object, ...]]:
+def told(found: InstallState, steps: Sequence[FileStep]) -> list[tuple[object, ...]]:
     """The kind and the fields of each step, paths relative to the install."""
     root = found.install.root
     return [
@@ -183,3 +183,8 @@ def told(found: Survey, steps: Sequence[Step]) -> list[tuple[object, ...]]:
         )
         for step in steps
     ]
+
+
+def facts_of(state: InstallState) -> dict[str, Any]:
+    """All that a state says of an install, the states of the patches included."""
+    return {**state._asdict(), "variants": None, "statuses": state.statuses}

@@ -22,6 +22,7 @@ from made_up import (
     RECORD,
     RELEASE,
     RELEASED,
+    facts_of,
     kept,
     make_install,
     patch_of,
@@ -37,12 +38,12 @@ from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, original_path, read_ledger
 from nfpatch.patching import operations
-from nfpatch.patching.edits import digest_of
-from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, wanted_by_apply
+from nfpatch.patching.edits import digest_edits
+from nfpatch.patching.install_state import InstallState, inspect_install
+from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, plan_apply
 from nfpatch.patching.rewriting import edits_of, rewritten
-from nfpatch.patching.source import Source
-from nfpatch.patching.steps import steps_for, survey_after
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.source import SourceFile
+from nfpatch.patching.steps import state_after, steps_for
 
 PACKAGE, RANKS, SIZES, WIDTHS = map(module_file, ("__init__", "ranks", "sizes", "widths"))
 CACHE = f"{RUNTIME_FOLDER}/__pycache__"
@@ -119,11 +120,11 @@ def newer() -> Catalog:
     return catalog_of(BIAS, SIZE, NEW_STEP, modules=NEW_MODULES)
 
 
-def apply(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.Outcome:
+def apply(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.OperationResult:
     return operations.apply(install, catalog, patches, **options)
 
 
-def revert(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.Outcome:
+def revert(install: Install, catalog: Catalog, *patches: Patch, **options: bool) -> operations.OperationResult:
     return operations.revert(install, catalog, patches, **options)
 
 
@@ -134,7 +135,7 @@ def refusal(action: Callable[[], object]) -> str:
 
 
 def states(install: Install, catalog: Catalog) -> dict[str, str]:
-    return {status.patch.id: status.state for status in survey(install, catalog).statuses}
+    return {status.patch.id: status.state for status in inspect_install(install, catalog).statuses}
 
 
 def added(install: Install) -> dict[str, bytes]:
@@ -228,15 +229,15 @@ def test_the_survey_after_a_change_is_what_a_look_at_the_install_tells(install: 
     for action in (apply, revert):
         for patches in ((SIZE,), (STEP,), (OWN,)):
             outcome = action(install, catalog, *patches, **({"allow_modified": True} if action is apply else {}))
-            assert outcome.found == survey(install, catalog)
+            assert facts_of(outcome.state) == facts_of(inspect_install(install, catalog))
 
 
 def test_modules_are_written_before_the_files_that_import_them_and_removed_after(
     install: Install, catalog: Catalog
 ) -> None:
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     writing = told(found, steps_for(found, changes_to(found, {CORE: frozenset({"step"})})))
-    ledger = survey_after(found, changes_to(found, {CORE: frozenset({"step"})})).ledger.to_bytes()
+    ledger = state_after(found, changes_to(found, {CORE: frozenset({"step"})})).ledger.to_bytes()
     patched = rewritten(RELEASED[CORE], {"step": STEP.variants["==1.0"][CORE]})
     rows = {
         **made_up.RELEASED_ROWS,
@@ -253,9 +254,9 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
         ("Write", PACKAGE, MODULES["__init__"], INIT),
         ("Write", RANKS, MODULES["ranks"], INIT),
         ("Write", WIDTHS, MODULES["widths"], INIT),
-        ("Place", kept(CORE), CORE),
+        ("LinkOrCopy", kept(CORE), CORE),
         ("Write", CORE, patched, CORE),
-        ("Place", kept(RECORD), RECORD),
+        ("LinkOrCopy", kept(RECORD), RECORD),
         ("Write", RECORD, record_of(rows), None),
         ("Write", LEDGER, ledger, None),
     ]
@@ -263,7 +264,7 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     compiled = f"{CACHE}/widths.cpython-311.pyc"
     install.file(compiled).parent.mkdir()
     install.file(compiled).write_bytes(b"compiled")
-    found = survey(install, catalog)
+    found = inspect_install(install, catalog)
     assert told(found, steps_for(found, changes_to(found, {CORE: frozenset()}))) == [
         ("Move", CORE, kept(CORE)),
         ("Remove", PACKAGE),
@@ -284,7 +285,7 @@ def test_the_ledger_lists_what_was_added_and_for_what(install: Install, catalog:
     assert ledger.added == {
         module_file(name): hash_of(MODULES[name]) for name in ("__init__", "ranks", "sizes", "widths")
     }
-    digest = digest_of(edits_of(STEP.variants["==1.0"][CORE], Source(RELEASED[CORE])))
+    digest = digest_edits(edits_of(STEP.variants["==1.0"][CORE], SourceFile(RELEASED[CORE])))
     assert ledger.files[CORE].patches["step"] == AppliedPatch(digest, ("__init__", "ranks", "widths"))
     assert list(ledger.files[CORE].patches) == ["size", "step"]
 
@@ -359,7 +360,7 @@ def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
 
     copy = path.with_name("sizes.py.nfpatch-saved")
     outcome = apply(install, catalog, SIZE, force=True)
-    assert outcome.saved == ((copy,) if harm is edit else ())
+    assert outcome.backups == ((copy,) if harm is edit else ())
     if harm is edit:
         assert copy.read_bytes() == b"# edited\n"
         copy.unlink()
@@ -368,7 +369,7 @@ def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
     harm(path)
     if harm is edit:
         assert str(path) in refusal(lambda: revert(install, catalog, SIZE))
-        assert revert(install, catalog, SIZE, force=True).saved == (copy,)
+        assert revert(install, catalog, SIZE, force=True).backups == (copy,)
         assert [each.name for each in install.file(RUNTIME_FOLDER).iterdir()] == [copy.name]
         shutil.rmtree(install.file(RUNTIME_FOLDER))
     else:
@@ -393,7 +394,7 @@ def test_an_edited_module_does_not_concern_patches_that_do_not_need_it(install: 
     assert (found["bias"], found["own"], found["size"]) == ("applied", "modified", "applied")
     apply(install, catalog, BIAS)
     outcome = operations.revert(install, catalog, [OWN], force=True)
-    assert [path.name for path in outcome.saved] == ["widths.py.nfpatch-saved"]
+    assert [path.name for path in outcome.backups] == ["widths.py.nfpatch-saved"]
 
 
 def test_a_row_that_somebody_took_out_of_record_comes_again(install: Install, catalog: Catalog) -> None:
@@ -519,7 +520,7 @@ def test_without_its_ledger_a_patched_install_is_applied_only_with_its_modules(
 def test_what_the_catalog_would_write_otherwise_is_outdated(install: Install, catalog: Catalog, newer: Catalog) -> None:
     apply(install, catalog, BIAS, SIZE, STEP)
     assert states(install, catalog) == {"bias": "applied", "own": "applicable", "size": "applied", "step": "applied"}
-    found = survey(install, newer)
+    found = inspect_install(install, newer)
     assert {status.patch.id: status.state for status in found.statuses} == {
         "bias": "applied",
         "own": "applicable",
@@ -541,8 +542,8 @@ def test_apply_renews_all_that_is_outdated_and_revert_takes_it_back(
     outcome = apply(install, newer, BIAS, SIZE, renew_all=True)
     assert set(outcome.changed) == {CORE, RANKS}
     assert [patch.id for patch in outcome.renewed] == ["size", "step"]
-    assert outcome.moved == ()
-    assert outcome.found == survey(install, newer)
+    assert outcome.changed_patches == ()
+    assert facts_of(outcome.state) == facts_of(inspect_install(install, newer))
     fresh = make_install(tmp_path / "fresh")
     apply(fresh, newer, BIAS, SIZE, NEW_STEP)
     assert everything(install) == everything(fresh)
@@ -729,7 +730,7 @@ def test_a_module_of_a_patch_that_the_catalog_lacks_is_not_renewed_under_it(
 def test_the_originals_lack_what_was_added(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, STEP)
     none: Optional[bytes] = None
-    assert originals_of(survey(install, catalog)) == {
+    assert originals_of(inspect_install(install, catalog)) == {
         CORE: RELEASED[CORE],
         **dict.fromkeys((PACKAGE, RANKS, WIDTHS), none),
     }
@@ -737,22 +738,22 @@ def test_the_originals_lack_what_was_added(install: Install, catalog: Catalog) -
 
 def test_the_originals_with_some_patches_have_their_modules(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, STEP)
-    assert original_with(survey(install, catalog), frozenset({"size"})) == {
+    assert original_with(inspect_install(install, catalog), frozenset({"size"})) == {
         **{file: rewritten(RELEASED[file], {"size": SIZE.variants["==1.0"][file]}) for file in (CORE, NET)},
         **{module_file(name): MODULES[name] for name in ("__init__", "ranks", "sizes")},
     }
 
 
 def test_changes_have_the_bytes_before_and_after(install: Install, catalog: Catalog) -> None:
-    def changes(found: Survey) -> list[ModuleChange]:
-        wanted = wanted_by_apply(found, [STEP])
+    def changes(found: InstallState) -> list[ModuleChange]:
+        wanted = plan_apply(found, [STEP])
         return [change for change in changes_to(found, wanted) if isinstance(change, ModuleChange)]
 
-    assert changes(survey(install, catalog)) == [
+    assert changes(inspect_install(install, catalog)) == [
         ModuleChange(module_file(name), None, MODULES[name]) for name in ("__init__", "ranks", "widths")
     ]
     apply(install, catalog, SIZE)
-    assert changes(survey(install, catalog)) == [ModuleChange(WIDTHS, None, MODULES["widths"])]
+    assert changes(inspect_install(install, catalog)) == [ModuleChange(WIDTHS, None, MODULES["widths"])]
 
 
 def test_mode_of_what_is_added_is_that_of_its_neighbours(install: Install, catalog: Catalog) -> None:

@@ -23,7 +23,7 @@ QUOTED = Change("Net.forward", "y = self.out(x)\nreturn self.inner(x, y)")
 
 
 def frozen(source: str, *more: Change, condition: str = "") -> str:
-    return rewritten(source.encode(), {"p": Rewrite((FREEZE, *more), reads={"out": condition})}).decode()
+    return rewritten(source.encode(), {"p": Rewrite((FREEZE, *more), guarded_attributes={"out": condition})}).decode()
 
 
 def test_a_layer_that_is_frozen_may_be_read_by_what_the_patch_quotes_and_leaves() -> None:

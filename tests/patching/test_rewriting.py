@@ -6,7 +6,7 @@ import pytest
 
 from nfpatch.codemod import Change, CodemodRefused, Rewrite
 from nfpatch.patching.rewriting import edits_of, rewritten
-from nfpatch.patching.source import Source
+from nfpatch.patching.source import SourceFile
 
 MODEL = b"""\
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rewrite(*inside: str, old: str = DRAW, new: str = OWN, **more: object) -> Re
 def changed_lines(source: bytes, codemod: Rewrite) -> list[tuple[int, str]]:
     """The lines, with their numbers from 1, that the codemod gives another text; both ways to find them agree."""
     result = rewritten(source, {"patch": codemod})
-    assert edits_of(codemod, Source(source), vouched=True) == edits_of(codemod, Source(source))
+    assert edits_of(codemod, SourceFile(source), fingerprinted=True) == edits_of(codemod, SourceFile(source))
     before, after = source.decode().splitlines(), result.decode().splitlines()
     assert len(before) == len(after)
     return [(number, new.strip()) for number, (old, new) in enumerate(zip(before, after), 1) if old != new]
@@ -124,7 +124,7 @@ def test_runtime_modules_are_imported_once_before_the_first_import() -> None:
 
 def test_a_module_without_imports_has_no_place_for_one() -> None:
     source = b"class Model:\n    def fit(self):\n        return self\n"
-    with pytest.raises(CodemodRefused, match="imports nothing"):
+    with pytest.raises(CodemodRefused, match="no imports"):
         rewritten(source, {"a": Rewrite((Change("Model.fit", "return self", "return 1"),), imports=("saving",))})
 
 
@@ -139,7 +139,7 @@ def test_what_must_not_stand_there_is_refused() -> None:
 
 def test_a_body_that_is_not_quoted_does_not_go() -> None:
     head = "with open(step) as file:\n    ..."
-    with pytest.raises(CodemodRefused, match="is not quoted"):
+    with pytest.raises(CodemodRefused, match="without quoting"):
         rewritten(MODEL, {"patch": rewrite(old=head, new="with opened(step) as file:\n    ...")})
     assert rewritten(MODEL, {"patch": rewrite(old=head, new=f"{head}\nn = 5")}).count(b"n = 5") == 1
     params = Rewrite((Change("Model", "def fit(self): ...", "def fit(self, size=1): ..."),))

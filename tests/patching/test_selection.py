@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,12 @@ from made_up import BIAS, CORE, GATE, NET, OLDER, OWN, RELEASED, STEP, moved, pa
 
 from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog
 from nfpatch.errors import UsageError
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.selection import choice_for_apply, choice_for_revert, unmet
-from nfpatch.patching.survey import Survey, survey
 
 
 def with_patches(catalog: Catalog, *patches: Patch) -> Catalog:
-    return replace(catalog, patches=tuple(sorted(patches)))
+    return catalog._replace(patches=tuple(sorted(patches)))
 
 
 @pytest.fixture
@@ -29,8 +28,8 @@ def ids(patches: tuple[Patch, ...]) -> list[str]:
     return [patch.id for patch in patches]
 
 
-def on(found: Survey, catalog: Catalog) -> Survey:
-    return survey(found.install, catalog)
+def on(found: InstallState, catalog: Catalog) -> InstallState:
+    return inspect_install(found.install, catalog)
 
 
 # --- names
@@ -128,21 +127,21 @@ def test_apply_is_about_the_default_groups_or_what_was_named_and_what_that_requi
     skip: tuple[str, ...],
     chosen: list[str],
     brought_along: list[str],
-    found: Survey,
+    found: InstallState,
     grouped: Catalog,
 ) -> None:
     choice = choice_for_apply(on(found, grouped), grouped.selection(names, skip))
     assert (ids(choice.patches), [*choice.brought_along], choice.renewed) == (chosen, brought_along, ())
 
 
-def test_what_is_applied_or_not_needed_is_not_brought_along(found: Survey, grouped: Catalog) -> None:
+def test_what_is_applied_or_not_needed_is_not_brought_along(found: InstallState, grouped: Catalog) -> None:
     now = moved(on(found, grouped), {NET: frozenset({"bias"})})
     assert choice_for_apply(now, grouped.selection(["gate"])).brought_along == {}
     requiring = with_patches(grouped, BIAS, GATE._replace(requires=("older",)), OLDER)
     assert choice_for_apply(on(found, requiring), requiring.selection(["gate"])).brought_along == {}
 
 
-def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: Survey, grouped: Catalog) -> None:
+def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: InstallState, grouped: Catalog) -> None:
     requiring = with_patches(grouped, BIAS._replace(requires=("step",)), STEP)
     choice = choice_for_apply(on(found, requiring), requiring.selection())
     assert choice.brought_along == {"step": "bias requires it"}
@@ -154,7 +153,6 @@ def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: Survey, gro
 @pytest.mark.parametrize(
     ("names", "chosen", "brought_along"),
     [
-        ((), [], []),
         (("gate",), ["gate"], []),
         (("bias",), ["bias", "gate"], ["gate"]),
         (("unused-parameters",), ["bias", "gate", "older"], ["gate"]),
@@ -162,14 +160,14 @@ def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: Survey, gro
     ],
 )
 def test_revert_takes_what_is_applied_and_requires_the_patch_along(
-    names: tuple[str, ...], chosen: list[str], brought_along: list[str], found: Survey, grouped: Catalog
+    names: tuple[str, ...], chosen: list[str], brought_along: list[str], found: InstallState, grouped: Catalog
 ) -> None:
     now = moved(on(found, grouped), {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
     choice = choice_for_revert(now, grouped.selection(names))
     assert (ids(choice.patches), [*choice.brought_along]) == (chosen, brought_along)
 
 
-def test_revert_leaves_out_what_requires_the_patch_and_is_not_applied(found: Survey, grouped: Catalog) -> None:
+def test_revert_leaves_out_what_requires_the_patch_and_is_not_applied(found: InstallState, grouped: Catalog) -> None:
     now = moved(on(found, grouped), {NET: frozenset({"bias"})})
     assert ids(choice_for_revert(now, grouped.selection(["bias"])).patches) == ["bias"]
 
@@ -177,12 +175,12 @@ def test_revert_leaves_out_what_requires_the_patch_and_is_not_applied(found: Sur
 # --- status --check
 
 
-def states_of_unmet(found: Survey, *names: str, skip: tuple[str, ...] = ()) -> dict[str, str]:
+def states_of_unmet(found: InstallState, *names: str, skip: tuple[str, ...] = ()) -> dict[str, str]:
     return {status.patch.id: status.state for status in unmet(found, found.catalog.selection(names, skip))}
 
 
 def test_check_looks_at_the_default_groups_at_what_was_named_and_at_what_is_applied(
-    found: Survey, grouped: Catalog
+    found: InstallState, grouped: Catalog
 ) -> None:
     now = on(found, grouped)
     assert states_of_unmet(now) == {"bias": "applicable"}
@@ -196,7 +194,7 @@ def test_check_looks_at_the_default_groups_at_what_was_named_and_at_what_is_appl
     assert states_of_unmet(on(now, grouped)) == {"gate": "modified", "step": "modified"}
 
 
-def test_an_opt_in_patch_in_half_of_its_places_is_no_longer_opt_in(found: Survey, grouped: Catalog) -> None:
+def test_an_opt_in_patch_in_half_of_its_places_is_no_longer_opt_in(found: InstallState, grouped: Catalog) -> None:
     now = moved(on(found, grouped), {CORE: frozenset({"step"})})
     now.install.file(CORE).write_bytes(RELEASED[CORE])
     assert states_of_unmet(on(now, grouped), skip=("bias",)) == {"step": "applicable"}

@@ -14,9 +14,9 @@ from nfpatch.codemod import Change, Rewrite
 from nfpatch.errors import Refused
 from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
+from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.operations import PartlyRefused, apply, revert
-from nfpatch.patching.plan import fitting
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.plan import plan_partial
 
 INIT, FIT = "Net.__init__", "Core.fit"
 EDIT = b"# an edit\n"
@@ -39,12 +39,12 @@ def catalog_of(*patches: Patch) -> Catalog:
     return Catalog(tuple(sorted(patches)), record)
 
 
-def look(tmp_path: Path, patch: Patch, version: str = RELEASE, **files: bytes) -> Survey:
+def look(tmp_path: Path, patch: Patch, version: str = RELEASE, **files: bytes) -> InstallState:
     """An install with this catalog of one patch, in which files are as given, by `net` and `core`."""
     install = make_install(tmp_path / "site", version)
     for name, content in files.items():
         install.file({"net": NET, "core": CORE}[name]).write_bytes(content)
-    return survey(install, catalog_of(patch))
+    return inspect_install(install, catalog_of(patch))
 
 
 def edited(file: str, *replaced: tuple[str, str]) -> bytes:
@@ -75,7 +75,7 @@ def test_where_it_does_not_fit_the_one_whose_edits_contain_the_others_is_taken(v
     patch = patch_of("patch", {f"=={version}": net(ABSENT), "<1.0": net(BIAS_ALONE), "==1.1": more, "==1.2": more})
     install = make_install(tmp_path / "site", version)
     install.file(NET).write_bytes(edited(NET))
-    found = survey(install, Catalog((patch,), catalog_of(GATE).fingerprints))
+    found = inspect_install(install, Catalog((patch,), catalog_of(GATE).fingerprints))
     assert found.variant_of(patch).rewrites is more
     status = found.status_of(patch)
     assert (status.state, status.variant_of) == ("modified", "==1.1")
@@ -134,7 +134,7 @@ def test_a_source_that_has_the_fixed_form_needs_no_patch(tmp_path: Path) -> None
 
 def test_the_form_of_upstreams_own_fix_is_known_though_the_old_code_stands_there_too(tmp_path: Path) -> None:
     form = {NET: Rewrite((Change(INIT, old="self.depth = 1"),))}
-    patch = BIAS._replace(spared={ALREADY_FIXED: form})
+    patch = BIAS._replace(unaffected_code={ALREADY_FIXED: form})
     assert look(tmp_path / "released", patch).status_of(patch).state == "applicable"
     assert look(tmp_path / "edited", patch, net=edited(NET)).status_of(patch).state == "modified"
     found = look(tmp_path / "fixed", patch, net=edited(NET, ("self.size = 2", "self.depth = 1")))
@@ -144,7 +144,7 @@ def test_the_form_of_upstreams_own_fix_is_known_though_the_old_code_stands_there
 def test_a_model_that_a_source_does_not_have_needs_no_patch(tmp_path: Path) -> None:
     found = look(tmp_path, BIAS, UNKNOWN_RELEASE)
     found.install.file(NET).unlink()
-    assert survey(found.install, found.catalog).status_of(BIAS).state == "not-needed"
+    assert inspect_install(found.install, found.catalog).status_of(BIAS).state == "not-needed"
 
 
 def test_what_upstream_wrote_as_the_patch_does_is_not_taken_for_a_patch_in_a_commit(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_what_upstream_wrote_as_the_patch_does_is_not_taken_for_a_patch_in_a_com
     assert found.install.dist_info is not None
     origin = {"url": "https://example.com/x", "vcs_info": {"vcs": "git", "commit_id": "1" * 40}}
     (found.install.dist_info / "direct_url.json").write_text(json.dumps(origin))
-    now = survey(found.install, found.catalog)
+    now = inspect_install(found.install, found.catalog)
     assert (now.status_of(BIAS).state, now.status_of(BIAS).reason) == ("not-needed", ALREADY_FIXED)
     assert revert(now.install, now.catalog, ()).changed == ()
 
@@ -162,33 +162,33 @@ def test_what_upstream_wrote_as_the_patch_does_is_not_taken_for_a_patch_in_a_com
 
 
 @pytest.fixture
-def git_like(install: Install, catalog: Catalog) -> Survey:
+def git_like(install: Install, catalog: Catalog) -> InstallState:
     """An install in which one file has an edit, and another has not the code that two patches look for."""
     install.file(NET).write_bytes(edited(NET))
     install.file(CORE).write_bytes(edited(CORE, ("self.gate = 1", "self.gate = 3")))
-    return survey(install, catalog)
+    return inspect_install(install, catalog)
 
 
-def test_each_patch_fits_for_itself_and_is_applied_as_a_whole(git_like: Survey) -> None:
-    fit = fitting(git_like, (BIAS, GATE, STEP), allow_modified=True)
+def test_each_patch_fits_for_itself_and_is_applied_as_a_whole(git_like: InstallState) -> None:
+    fit = plan_partial(git_like, (BIAS, GATE, STEP), allow_modified=True)
     assert fit.patches == (BIAS, STEP)
     assert fit.left_out.keys() == {"gate"}
     assert "self.gate = 1" in fit.left_out["gate"]
 
     outcome = apply(git_like.install, git_like.catalog, (BIAS, GATE, STEP), allow_modified=True, keep_going=True)
     assert outcome.left_out.keys() == {"gate"}
-    now = survey(git_like.install, git_like.catalog)
+    now = inspect_install(git_like.install, git_like.catalog)
     assert [now.status_of(patch).state for patch in (BIAS, GATE, STEP)] == ["applied", "modified", "applied"]
     assert now.contents[NET] == patched(NET, "bias") + EDIT
     revert(now.install, now.catalog, ())
-    assert survey(now.install, now.catalog).contents == git_like.contents
+    assert inspect_install(now.install, now.catalog).contents == git_like.contents
 
 
-def test_what_requires_a_patch_that_does_not_fit_is_left_out_too(git_like: Survey) -> None:
+def test_what_requires_a_patch_that_does_not_fit_is_left_out_too(git_like: InstallState) -> None:
     requiring = BIAS._replace(requires=("gate",))
     patches = tuple(requiring if patch is BIAS else patch for patch in git_like.catalog.patches)
-    found = survey(git_like.install, Catalog(patches, git_like.catalog.fingerprints))
-    fit = fitting(found, (requiring, GATE, STEP), allow_modified=True)
+    found = inspect_install(git_like.install, Catalog(patches, git_like.catalog.fingerprints))
+    fit = plan_partial(found, (requiring, GATE, STEP), allow_modified=True)
     assert fit.patches == (STEP,)
     assert "gate" in fit.left_out["bias"]
 
@@ -197,33 +197,33 @@ def test_of_two_patches_of_the_same_statement_the_first_is_applied(tmp_path: Pat
     twin = patch_of("twin", BIAS.variants)
     install = make_install(tmp_path / "site")
     install.file(NET).write_bytes(edited(NET))
-    found = survey(install, Catalog((BIAS, twin), catalog_of(BIAS).fingerprints))
-    assert fitting(found, (BIAS, twin), allow_modified=True).patches == (BIAS,)
+    found = inspect_install(install, Catalog((BIAS, twin), catalog_of(BIAS).fingerprints))
+    assert plan_partial(found, (BIAS, twin), allow_modified=True).patches == (BIAS,)
 
 
-def test_without_it_nothing_is_applied_and_the_refusal_knows_what_would_be(git_like: Survey) -> None:
+def test_without_it_nothing_is_applied_and_the_refusal_knows_what_would_be(git_like: InstallState) -> None:
     for options in ({}, {"allow_modified": True}):
         with pytest.raises(PartlyRefused) as refused:
             apply(git_like.install, git_like.catalog, (BIAS, GATE), **options)
-        assert refused.value.fit.patches == (BIAS,)
-        assert refused.value.fit.left_out.keys() == {"gate"}
-    assert survey(git_like.install, git_like.catalog).contents == git_like.contents
+        assert refused.value.plan.patches == (BIAS,)
+        assert refused.value.plan.left_out.keys() == {"gate"}
+    assert inspect_install(git_like.install, git_like.catalog).contents == git_like.contents
 
 
-def test_keep_going_is_no_consent_to_files_that_are_modified(git_like: Survey) -> None:
+def test_keep_going_is_no_consent_to_files_that_are_modified(git_like: InstallState) -> None:
     outcome = apply(git_like.install, git_like.catalog, (BIAS, GATE), keep_going=True)
     assert outcome.changed == ()
     assert outcome.left_out.keys() == {"bias", "gate"}
 
 
-def test_another_patch_of_a_file_is_written_by_the_same_variants(git_like: Survey) -> None:
+def test_another_patch_of_a_file_is_written_by_the_same_variants(git_like: InstallState) -> None:
     install, catalog = git_like.install, git_like.catalog
     apply(install, catalog, (BIAS,), allow_modified=True)
     own = next(patch for patch in catalog.patches if patch.id == "own")
     apply(install, catalog, (own,), allow_modified=True)
-    now = survey(install, catalog)
+    now = inspect_install(install, catalog)
     assert [now.status_of(patch).state for patch in (BIAS, own)] == ["applied", "applied"]
     assert "1.0" in now.status_of(BIAS).reason
     assert now.outdated == ()
     revert(install, catalog, (BIAS,))
-    assert survey(install, catalog).contents[NET] == patched(NET, "own") + EDIT
+    assert inspect_install(install, catalog).contents[NET] == patched(NET, "own") + EDIT

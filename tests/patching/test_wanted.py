@@ -24,8 +24,8 @@ from made_up import (
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.errors import Refused
-from nfpatch.patching.plan import wanted_by_apply, wanted_by_revert
-from nfpatch.patching.survey import Survey, survey
+from nfpatch.patching.install_state import InstallState, inspect_install
+from nfpatch.patching.plan import plan_apply, plan_revert
 
 Wanted = dict[str, frozenset[str]]
 
@@ -36,23 +36,23 @@ def files(**patches: str) -> Wanted:
     return {names[name]: frozenset(words.split()) for name, words in patches.items()}
 
 
-def refusal_of_apply(found: Survey, *patches: Patch, **options: bool) -> str:
+def refusal_of_apply(found: InstallState, *patches: Patch, **options: bool) -> str:
     with pytest.raises(Refused) as refused:
-        wanted_by_apply(found, patches, **options)
+        plan_apply(found, patches, **options)
     return str(refused.value)
 
 
-def without(found: Survey, file: str, statement: str) -> Survey:
+def without(found: InstallState, file: str, statement: str) -> InstallState:
     """The install after somebody has rewritten a statement of a file."""
     path = found.install.file(file)
     path.write_bytes(path.read_bytes().replace(statement.encode(), b"self.other = 3"))
-    return survey(found.install, found.catalog)
+    return inspect_install(found.install, found.catalog)
 
 
 @pytest.fixture
-def unknown(tmp_path: Path, catalog: Catalog) -> Survey:
+def unknown(tmp_path: Path, catalog: Catalog) -> InstallState:
     """An install of a release that is not on record."""
-    return survey(make_install(tmp_path / "unknown", UNKNOWN_RELEASE), catalog)
+    return inspect_install(make_install(tmp_path / "unknown", UNKNOWN_RELEASE), catalog)
 
 
 # --- apply ---
@@ -77,51 +77,51 @@ def unknown(tmp_path: Path, catalog: Catalog) -> Survey:
     ],
 )
 def test_apply_adds_what_is_needed_to_what_a_file_carries(
-    carried: Wanted, patches: tuple[Patch, ...], wanted: Wanted, found: Survey
+    carried: Wanted, patches: tuple[Patch, ...], wanted: Wanted, found: InstallState
 ) -> None:
-    assert wanted_by_apply(moved(found, carried), patches) == wanted
+    assert plan_apply(moved(found, carried), patches) == wanted
 
 
-def test_apply_to_a_file_that_is_not_the_released_one_needs_consent(found: Survey) -> None:
+def test_apply_to_a_file_that_is_not_the_released_one_needs_consent(found: InstallState) -> None:
     path = found.install.file(NET)
     path.write_bytes(RELEASED[NET] + b"# an edit\n")
-    now = survey(found.install, found.catalog)
+    now = inspect_install(found.install, found.catalog)
     words = refusal_of_apply(now, BIAS)
     assert str(path) in words
     assert "--allow-modified" in words
-    assert wanted_by_apply(now, (BIAS,), allow_modified=True) == files(net="bias")
+    assert plan_apply(now, (BIAS,), allow_modified=True) == files(net="bias")
 
 
-def test_what_was_changed_after_a_patch_is_judged_where_force_is_known(found: Survey) -> None:
+def test_what_was_changed_after_a_patch_is_judged_where_force_is_known(found: InstallState) -> None:
     found = moved(found, files(net="bias"))
     found.install.file(NET).write_bytes(b"edited")
-    assert wanted_by_apply(survey(found.install, found.catalog), (BIAS,)) == files(net="bias")
+    assert plan_apply(inspect_install(found.install, found.catalog), (BIAS,)) == files(net="bias")
 
 
-def test_a_file_that_was_patched_elsewhere_counts_as_applied(found: Survey) -> None:
+def test_a_file_that_was_patched_elsewhere_counts_as_applied(found: InstallState) -> None:
     found.install.file(CORE).write_bytes(patched(CORE, "gate"))
-    assert wanted_by_apply(survey(found.install, found.catalog), (GATE,)) == files(net="gate", core="gate")
+    assert plan_apply(inspect_install(found.install, found.catalog), (GATE,)) == files(net="gate", core="gate")
 
 
 @pytest.mark.parametrize("patches", [(GATE,), (BIAS,), (BIAS, GATE)], ids=["claimed", "not claimed", "both"])
 def test_in_an_unknown_release_the_code_decides_and_consent_is_needed(
-    patches: tuple[Patch, ...], unknown: Survey
+    patches: tuple[Patch, ...], unknown: InstallState
 ) -> None:
     words = refusal_of_apply(unknown, *patches)
     assert f"neuralforecast {UNKNOWN_RELEASE}" in words
     assert "--allow-modified --prove" in words
     expected = {"net": " ".join(patch.id for patch in patches), **({"core": "gate"} if GATE in patches else {})}
-    assert wanted_by_apply(unknown, patches, allow_modified=True) == files(**expected)
+    assert plan_apply(unknown, patches, allow_modified=True) == files(**expected)
 
 
-def test_in_an_unknown_release_what_neither_fits_nor_claims_it_is_left_out(unknown: Survey) -> None:
+def test_in_an_unknown_release_what_neither_fits_nor_claims_it_is_left_out(unknown: InstallState) -> None:
     now = without(unknown, NET, "self.bias = 1")
     assert now.status_of(BIAS).state == "unknown-release"
     assert "self.bias = 1" in refusal_of_apply(now, BIAS, allow_modified=True)
-    assert wanted_by_apply(now, (BIAS, GATE), allow_modified=True) == files(net="gate", core="gate")
+    assert plan_apply(now, (BIAS, GATE), allow_modified=True) == files(net="gate", core="gate")
 
 
-def test_what_claims_an_unknown_release_and_does_not_fit_is_refused(unknown: Survey) -> None:
+def test_what_claims_an_unknown_release_and_does_not_fit_is_refused(unknown: InstallState) -> None:
     now = without(unknown, CORE, "self.gate = 1")
     assert now.status_of(GATE).state == "unknown-release"
     assert "self.gate = 1" in refusal_of_apply(now, BIAS, GATE, allow_modified=True)
@@ -141,34 +141,31 @@ def test_what_claims_an_unknown_release_and_does_not_fit_is_refused(unknown: Sur
     ],
     ids=["all", "one", "one of two files", "every one", "one that is not there"],
 )
-def test_revert_leaves_what_is_not_named(patches: tuple[Patch, ...], wanted: Wanted, found: Survey) -> None:
-    assert wanted_by_revert(moved(found, files(net="bias gate", core="gate")), patches) == wanted
+def test_revert_leaves_what_is_not_named(patches: tuple[Patch, ...], wanted: Wanted, found: InstallState) -> None:
+    assert plan_revert(moved(found, files(net="bias gate", core="gate")), patches) == wanted
 
 
 @pytest.mark.parametrize("patches", [(), (GATE, STEP)], ids=["all", "by name"])
-def test_a_patch_whose_original_is_not_kept_cannot_be_reverted(patches: tuple[Patch, ...], found: Survey) -> None:
+def test_a_patch_whose_original_is_not_kept_cannot_be_reverted(patches: tuple[Patch, ...], found: InstallState) -> None:
     found.install.file(CORE).write_bytes(patched(CORE, "gate", "step"))
-    now = survey(found.install, found.catalog)
+    now = inspect_install(found.install, found.catalog)
     with pytest.raises(Refused) as refused:
-        wanted_by_revert(now, patches)
-    assert str(refused.value) == (
-        f"{found.install.file(CORE)} carries gate, but its original is not kept here (the ledger is gone, or the file "
-        "was patched elsewhere). Reinstall neuralforecast to get the released file: "
-        "`pip install --force-reinstall --no-deps neuralforecast==1.0`."
-    )
-    assert wanted_by_revert(now, (BIAS,)) == {}
+        plan_revert(now, patches)
+    for part in (found.install.file(CORE), "gate", "pip install --force-reinstall --no-deps neuralforecast==1.0"):
+        assert str(part) in str(refused.value)
+    assert plan_revert(now, (BIAS,)) == {}
 
 
 # --- a ledger that cannot be trusted ---
 
 
-@pytest.mark.parametrize("wanted_by", [wanted_by_apply, wanted_by_revert])
+@pytest.mark.parametrize("wanted_by", [plan_apply, plan_revert])
 def test_a_ledger_that_cannot_be_trusted_stops_both(
-    wanted_by: Callable[[Survey, Sequence[Patch]], Wanted], found: Survey
+    wanted_by: Callable[[InstallState, Sequence[Patch]], Wanted], found: InstallState
 ) -> None:
     ledger = moved(found, files(net="bias")).install.file(LEDGER)
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "neuralforecast": "0.9"}))
-    now = survey(found.install, found.catalog)
+    now = inspect_install(found.install, found.catalog)
     with pytest.raises(Refused) as refused:
         wanted_by(now, (BIAS,))
     assert str(refused.value) == now.ledger_problem

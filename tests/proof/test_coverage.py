@@ -9,8 +9,8 @@ import pytest
 from nfpatch.catalog import Case
 from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.report import coverage_in_words, required_in_words, verdict_of
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofReport
-from nfpatch.proof.verdict import result_without_fits
+from nfpatch.proof.runner import ProofReport
+from nfpatch.proof.verdict import CaseResult, ProofCase, result_without_fits
 
 ASIDE, NAMED = Unproved("aside", "it has no cases"), Unproved("named", "it takes --thorough", is_named=True)
 
@@ -51,6 +51,15 @@ def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> Non
     assert document["skipped"] == [{"id": "five", "reason": "--skip five"}]
     for patch_id, line in zip(("four", "five", "aside"), coverage_in_words(report)):
         assert patch_id in line
+
+
+def test_what_the_released_source_alone_shows_is_no_proof_of_a_patch() -> None:
+    cases = (result("one", source="released"),)
+    coverage = Coverage((Unproved("one", "only the released source was run"),))
+    report = ProofReport(True, None, None, None, None, None, 0.0, cases, coverage=coverage)
+    assert report.shows_faults_only
+    assert (report.proved, report.patches) == ((), ("one",))
+    assert not replace(report, cases=(*cases, result("one"))).shows_faults_only
 
 
 def test_what_the_sources_of_a_configuration_carry_besides_is_told() -> None:

@@ -13,7 +13,8 @@ from nfpatch.engine.report import junit_of, page_of
 from nfpatch.installs.find import Install, find_install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.report import conditions_of, document_of, print_report
-from nfpatch.proof.runner import CaseResult, ProofReport
+from nfpatch.proof.runner import ProofReport
+from nfpatch.proof.verdict import CaseResult
 
 VOID = {"meta", "br", "hr"}
 

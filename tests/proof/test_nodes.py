@@ -21,7 +21,8 @@ from nfpatch.catalog import Case
 from nfpatch.engine.launch import Nodes
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.proof.report import conditions_of
-from nfpatch.proof.runner import ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import ProofCase
 
 __all__ = ["mark", "package"]  # fixtures
 
@@ -107,7 +108,7 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
         ("worked-around", True, ""),
         ("green", True, ""),
     ]
-    assert (proved[-1].equal_weights, proved[-1].equal_to_like) == (True, True)
+    assert (proved[-1].equal_weights, proved[-1].matches_reference) == (True, True)
     assert diverging.detail == "the weights are not the same on all ranks"
     assert "World size 2 on 2 nodes, backend gloo" in conditions_of(one)
     assert processes_with(mark) == set()

@@ -24,7 +24,8 @@ from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import CaseResult, ProofCase, ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 pytestmark = [
     pytest.mark.ddp,
@@ -300,7 +301,7 @@ def test_a_patch_that_claims_a_live_layer_is_caught_by_other_weights_and_forecas
 ) -> None:
     assert flawed["alone"].ok
     assert (flawed["alone"].world_size, flawed["alone"].backend) == (1, None)
-    assert (flawed[case].ok, flawed[case].equal_to_like) == (False, False)
+    assert (flawed[case].ok, flawed[case].matches_reference) == (False, False)
     assert f"does not end as {like} does" in flawed[case].detail
 
 
@@ -392,7 +393,7 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
     assert {(case.world_size, case.backend) for case in report.cases} == {(3, "gloo")}
     trained = report.cases[-1]
     assert trained.equal_weights is True
-    assert trained.equal_to_like is not None  # told, and not judged
+    assert trained.matches_reference is not None  # told, and not judged
 
 
 def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_env: Path, mark: str) -> None:
@@ -474,7 +475,8 @@ import sys
 from pathlib import Path
 from nfpatch.catalog import Case
 from nfpatch.errors import EnvironmentProblem
-from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import ProofCase
 
 folder = Path(sys.argv[2])
 

@@ -14,7 +14,8 @@ from support import MARK, answer, processes_with
 
 from nfpatch.catalog import Case
 from nfpatch.proof import runner
-from nfpatch.proof.runner import CaseResult, ProofCase, RunOptions, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import CaseResult, ProofCase
 
 pytestmark = [
     pytest.mark.ddp,

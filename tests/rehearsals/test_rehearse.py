@@ -154,7 +154,7 @@ def test_the_list_of_callbacks_is_the_user_s_own_with_what_lightning_makes_of_it
 def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    page = (ROOT / "docs" / "rehearse.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "rehearse.md").read_text(encoding="utf-8")
     script = HERE / "scripts" / "train.py"
     assert f"```python\n{script.read_text()}```\n" in page
     place = ("--python", training_env, "--site-packages", released("1.7.4"))
@@ -216,7 +216,7 @@ def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehears
     assert "Running" not in words
     code, document, words = rehearse("3.3.0", HABITS, "logs", options=["--html", tmp_path / "none" / "page.html"])
     assert code == 4
-    assert "Make it first" in words
+    assert "does not exist" in words
 
 
 def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(

@@ -12,7 +12,7 @@ import pytest
 
 from nfpatch.target.models import trained_model_of
 from nfpatch.target.outcomes import Differs, FailedElsewhere, message_of, outcome_of
-from nfpatch.target.saved.optimizers import optimizers_for
+from nfpatch.target.saved.writing import optimizers_for
 
 NEURALFORECAST = """
 def demand(freq):

@@ -18,9 +18,11 @@ from support import environment
 from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
-from nfpatch.proof.runner import ProofCase, RunOptions, run_proof
+from nfpatch.proof.runner import RunOptions, run_proof
+from nfpatch.proof.verdict import ProofCase
 from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
+from nfpatch.target.talk import MigrateSpec, line_of
 
 PROGRAMS = ("train", "migrate")
 NFPATCH = ENTRY.parent.parent
@@ -82,11 +84,9 @@ class Target:
     def specification(self, program: str) -> Path:
         """What the program takes, for nothing to do."""
         path = self.folder / "spec.json"
-        spec: dict[str, Any] = {"trees": {"installed": None, "healed": None}, "files": []}
-        if program == "train":
-            training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
-            spec = encode(training)
-        path.write_text(json.dumps(spec) + "\n")
+        training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
+        migration = MigrateSpec((), {}, None, None, False)
+        path.write_text(json.dumps(encode(training)) if program == "train" else line_of(migration))
         return path
 
     def run(self, program: str, first_import: str, entry: Path = ENTRY) -> Any:
@@ -149,7 +149,7 @@ def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, p
 def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
     train, migrate = (own_modules(target.run(program, LOOK)) for program in PROGRAMS)
 
-    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("process", "source"))}
+    shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("events", "process", "source"))}
     assert train & migrate == shared
     assert "nfpatch_target.train" in train
     assert "nfpatch_target.saved.judging" in migrate

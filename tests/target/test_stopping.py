@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nfpatch.target.stopping import stops_after
+from nfpatch.target.stages import stops_after
 
 
 @pytest.mark.parametrize(

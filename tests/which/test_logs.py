@@ -48,8 +48,8 @@ def test_a_traceback_is_read_behind_the_prefixes_of_launchers(prefix: str) -> No
     assert line.text.startswith("ValueError: could not")
     assert line.prefix == PREFIXES[prefix]
     script, core = log.frames_of(line)
-    assert (script.file, script.function, script.place) == ("/home/user/train.py", "<module>", None)
-    assert (core.place, core.line, core.function) == ("neuralforecast/core.py", 887, "predict")
+    assert (script.file, script.function, script.catalog_path) == ("/home/user/train.py", "<module>", None)
+    assert (core.catalog_path, core.line, core.function) == ("neuralforecast/core.py", 887, "predict")
 
 
 def test_a_traceback_is_read_among_the_lines_of_another_process() -> None:
@@ -75,7 +75,7 @@ def test_a_traceback_is_read_among_the_lines_of_another_process() -> None:
 def test_tracebacks_of_other_forms_are_read(text: str) -> None:
     log = Log(text)
     (line,) = log.find(WORDS)
-    assert [(frame.place, frame.line, frame.function) for frame in log.frames_of(line)] == [
+    assert [(frame.catalog_path, frame.line, frame.function) for frame in log.frames_of(line)] == [
         ("neuralforecast/core.py", 887, "predict")
     ]
 

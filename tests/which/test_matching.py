@@ -9,7 +9,7 @@ import pytest
 
 from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.which.logs import Log
-from nfpatch.which.matching import ONLY_IF, Answer, answer_for
+from nfpatch.which.matching import ONLY_IF, Diagnosis, diagnose
 
 LOGS = Path(__file__).parent / "logs"
 SITE = "/opt/env/lib/python3.11/site-packages"
@@ -22,8 +22,8 @@ def catalog() -> Catalog:
     return load_catalog()
 
 
-def answer(text: str) -> Answer:
-    return answer_for(Log(text), catalog())
+def answer(text: str) -> Diagnosis:
+    return diagnose(Log(text), catalog())
 
 
 def ids(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 from nfpatch.engine.checks.errors import first_failure
 from nfpatch.engine.facts import CallFacts, Finding, in_file, listed
 from nfpatch.target.events import OwnLayerUnused
@@ -21,7 +21,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
     if first is None or not first[1].is_refusal:
         return None
     unused = first[1].unused or facts.unused_parameters()
-    words = f"refused by strict DDP: {count(len(unused), 'parameter', 'parameters')} without a gradient"
+    words = f"refused by strict DDP: {pluralize(len(unused), 'parameter', 'parameters')} without a gradient"
     if not facts.is_case:
         refused = [rank for rank, each in facts.ranks.items() if each.failure is not None and each.failure.is_refusal]
         who = "every rank" if len(refused) == len(facts.ranks) else f"rank {', '.join(map(str, refused))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from nfpatch.console import count
+from nfpatch.console import pluralize
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "Further devices make the training no faster."
@@ -18,7 +18,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
         if size == 1 and facts.one_device:
             return None
         if size and size != facts.world_size:
-            words = f"trained on {count(size, 'process', 'processes')}, and not on {facts.world_size}"
+            words = f"trained on {pluralize(size, 'process', 'processes')}, and not on {facts.world_size}"
             return Finding("wrong", words, remedy=_REMEDY)
         return None
     expected = (facts.world_size, facts.backend)

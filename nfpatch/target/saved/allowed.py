@@ -9,7 +9,7 @@ import pickle
 import sys
 from typing import Any
 
-from .classes import NOT_BUILT
+from .fitting import NOT_BUILT
 
 LOSSES = "neuralforecast.losses.pytorch"
 SCALERS = "neuralforecast.common._scalers"

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import importlib
+import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from ..source import release
 from .refusals import Refusal, in_short, named
+
+# Building this model downloads a language model whose name is in the file.
+NOT_BUILT = "TimeLLM"
+# A model that saves not itself but the model that it wraps.
+WRAPPER = "hint"
+
+
+def model_class_named(name: str) -> type | None:
+    """The model class that goes by this name, be it as neuralforecast's own files have it (`autotft`)."""
+    own = getattr(importlib.import_module("neuralforecast.core"), "MODEL_FILENAME_DICT", {})
+    return dict(own, **model_classes()).get(name.lower())
+
+
+def model_classes() -> dict[str, type]:
+    """The models of this release, by their names in lower case."""
+    models = importlib.import_module("neuralforecast.models")
+    return {each.lower(): value for each, value in vars(models).items() if inspect.isclass(value)}
 
 
 class Built:
@@ -33,9 +53,11 @@ def built_like(saved: Any, model_class: type) -> Built:
         ) from error
 
 
-def misfit(model_class: type, saved: Any, built: Any, dead: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """The keys to drop and the keys to add, all declared dead. Raises Refusal where anything else does not fit."""
-    patterns = [pattern for each in model_class.__mro__ for pattern in dead.get(each.__name__, ())]
+def misfit(
+    model_class: type, saved: Any, built: Any, unused: dict[str, tuple[str, ...]]
+) -> tuple[list[str], list[str]]:
+    """The keys to drop and the keys to add, all declared unused. Raises Refusal where anything else does not fit."""
+    patterns = [pattern for each in model_class.__mro__ for pattern in unused.get(each.__name__, ())]
 
     def unexplained(keys: list[str]) -> list[str]:
         return [key for key in keys if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)]
@@ -57,9 +79,9 @@ def misfit(model_class: type, saved: Any, built: Any, dead: dict[str, list[str]]
     return dropped, added
 
 
-def missing_weights(model: str, keys: list[str]) -> str:
+def missing_weights(model: str | None, keys: Iterable[str]) -> str:
     """Why a file is refused that lacks what the model may need."""
-    return f"lacks keys that are not known to be dead in {model} of neuralforecast {release()}: {named(keys)}"
+    return f"lacks keys that are not known to be unused in {model} of neuralforecast {release()}: {named(keys)}"
 
 
 def shape_of(value: Any) -> Any:

@@ -7,52 +7,52 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..source import release
-from .classes import NOT_BUILT, WRAPPER, model_class_named, model_classes
-from .fitting import built_like, misfit, missing_weights
+from ..talk import MigrateSpec, SavedFile, Verdict
+from .fitting import NOT_BUILT, WRAPPER, built_like, misfit, missing_weights, model_class_named, model_classes
 from .formats import Safetensors, saved_in
-from .optimizers import optimizers_for
 from .refusals import Refusal, named
+from .writing import optimizers_for
 
 
-def judge(file: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+def judge(file: SavedFile, spec: MigrateSpec) -> Verdict:
     """Whether a file fits the source that is imported, and if not, which keys would have to go and to come."""
     try:
-        saved = saved_in(file["path"], spec["trust"])
+        saved = saved_in(file.path, spec.trust)
     except Safetensors as format_of_3_3_0:
         if find_spec("neuralforecast._serialization") is not None:
-            return {"state": "already-fits", "detail": "no patch changes models of its format; it was not read"}
+            return Verdict("already-fits", detail="no patch changes models of its format; it was not read")
         raise Refusal(
             f"is in the format of neuralforecast 3.3.0 (safetensors), which the installed {release()} cannot read"
         ) from format_of_3_3_0
     model_class = class_of(file)
     if model_class is not None and model_class.__name__ == NOT_BUILT:
         detail = "no patch touches it; it was not built, because that would download a language model"
-        return {"state": "already-fits", "model": NOT_BUILT, "detail": detail}
+        return Verdict("already-fits", NOT_BUILT, detail=detail)
     if model_class is None:
-        model_class = class_that_fits(saved, spec["dead"])
+        model_class = class_that_fits(saved, spec.unused)
     if model_class is None:
-        return {"state": "already-fits", "detail": "several classes have exactly its keys"}
+        return Verdict("already-fits", detail="several classes have exactly its keys")
     built = built_like(saved, model_class)
-    dropped, added = misfit(model_class, saved.state, built.state, spec["dead"])
+    dropped, added = misfit(model_class, saved.state, built.state, spec.unused)
     optimizers_for(built, saved, dropped)
     state = "misfit" if dropped or added else "already-fits"
-    return {"state": state, "model": model_class.__name__, "dropped": dropped, "added": added}
+    return Verdict(state, model_class.__name__, tuple(dropped), tuple(added))
 
 
-def class_of(file: dict[str, Any]) -> type | None:
+def class_of(file: SavedFile) -> type | None:
     """The class of a saved model, as its name, its folder or the user tells it; None where nothing does."""
-    claimed = file["claimed"]
+    claimed = file.claimed
     if claimed and claimed.lower() != WRAPPER:
         model_class = model_class_named(claimed)
         if model_class is None:
             raise Refusal(f"holds a model of class {claimed}, which neuralforecast {release()} does not have")
         return model_class
-    found = (model_class_named(name) for name in file["suggested"] if name.lower() != WRAPPER)
+    found = (model_class_named(name) for name in file.suggested if name.lower() != WRAPPER)
     return next((model_class for model_class in found if model_class is not None), None)
 
 
-def class_that_fits(saved: Any, dead: dict[str, list[str]]) -> type | None:
-    """The one class of this release whose instance has the keys of the file, but for dead ones.
+def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | None:
+    """The one class of this release whose instance has the keys of the file, but for unused ones.
 
     None where several have exactly those. Raises Refusal where there is none, or the class would decide what becomes of
     the file: a NBEATS without `out` has the keys of a NBEATSx.
@@ -61,7 +61,7 @@ def class_that_fits(saved: Any, dead: dict[str, list[str]]) -> type | None:
     for name, model_class in sorted(model_classes().items()):
         with suppress(Refusal):
             if name not in (NOT_BUILT.lower(), WRAPPER):
-                fitting[model_class] = misfit(model_class, saved.state, built_like(saved, model_class).state, dead)
+                fitting[model_class] = misfit(model_class, saved.state, built_like(saved, model_class).state, unused)
     if len(fitting) == 1:
         return next(iter(fitting))
     if fitting and not any(dropped or added for dropped, added in fitting.values()):
@@ -73,12 +73,12 @@ def class_that_fits(saved: Any, dead: dict[str, list[str]]) -> type | None:
     )
 
 
-def check_dead(file: dict[str, Any], verdict: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    """The verdict, if the keys to be added are dead indeed: gone in the healed source, which must be imported now."""
-    model_class = model_class_named(verdict["model"])
-    assert model_class is not None, "the healed source has the classes of the installed one"
-    healed = built_like(saved_in(file["path"], spec["trust"]), model_class)
-    alive = [key for key in verdict["added"] if key in healed.state]
-    if alive:
-        raise Refusal(missing_weights(verdict["model"], alive))
+def check_unused(file: SavedFile, verdict: Verdict, trust: bool) -> Verdict:
+    """The verdict, if the patched source, which must be imported now, has none of the keys to be added."""
+    model_class = model_class_named(verdict.model or "")
+    assert model_class is not None, "the patched source has the classes of the installed one"
+    patched = built_like(saved_in(file.path, trust), model_class)
+    used = [key for key in verdict.added if key in patched.state]
+    if used:
+        raise Refusal(missing_weights(verdict.model, used))
     return verdict

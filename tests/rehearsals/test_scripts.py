@@ -1,0 +1,55 @@
+"""Two of the scripts that `make rehearsals` rehearses: one that patches mend, and one that is at fault itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+Rehearse = Callable[..., Any]
+
+
+@pytest.fixture
+def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> Rehearse:
+    """Rehearses one of the scripts with a source, in a folder of its own: exit code, document, complaints."""
+
+    def run(release: str, script: str, source: str) -> Any:
+        folder = tmp_path / source
+        folder.mkdir()
+        shutil.copy(SCRIPTS / script, folder)
+        place = ("--python", training_env, "--site-packages", released(release), "--source", source, "--json")
+        command = [*map(str, (sys.executable, "-m", "nfpatch", "rehearse", *place, script))]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+    return run
+
+
+def wrong(document: Any) -> list[tuple[str, str, list[str]]]:
+    """The calls that are not as in one process: method, outcome and patches."""
+    return [
+        (stage["call"].rpartition(".")[2], stage["outcome"], stage["patches"])
+        for stage in document["stages"]
+        if not stage["ok"]
+    ]
+
+
+def test_a_class_around_neuralforecast_that_saves(rehearse: Rehearse) -> None:
+    code, document, words = rehearse("1.6.4", "wrapper_class.py", "released")
+    assert code == 1, words
+    assert wrong(document) == [
+        ("fit", "wrong", ["validation-of-all-series"]),
+        ("save", "wrong", ["save-by-one-rank"]),
+    ]
+    code, document, words = rehearse("1.6.4", "wrapper_class.py", "patched")
+    assert (code, wrong(document), len(document["stages"])) == (0, [], 5), words
+    # each rank writes the script's own file: told, and no fault
+    assert any("meta.json" in note for note in document["notes"])

@@ -1,0 +1,38 @@
+"""What nfpatch and the process that reads saved models send each other arrives as it was sent, or is an error."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfpatch.target.events import WrongRecord
+from nfpatch.target.talk import Failed, Judged, MigrateSpec, NewFile, SavedFile, Verdict, WriteFiles, line_of, record_in
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        MigrateSpec((SavedFile("a.ckpt", None, ("TFT",)),), {"TFT": ("static_encoder.*",)}, None, "tree", False),
+        Judged(1, Verdict("misfit", "TFT", dropped=("a",), added=("b",))),
+        WriteFiles((NewFile(1, "b.ckpt"),)),
+        Failed(1, "no room", 28),
+    ],
+)
+def test_a_record_arrives_as_it_was_sent(record: object) -> None:
+    line = line_of(record)
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    assert record_in(line) == record
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind": "Heard", "fields": {}}',
+        '{"fields": {"file": 1}}',
+        '{"kind": "Written", "fields": {}}',
+        '{"kind": "Written", "fields": {"file": "1"}}',
+    ],
+)
+def test_what_is_no_record_is_an_error(line: str) -> None:
+    with pytest.raises(WrongRecord):
+        record_in(line)
