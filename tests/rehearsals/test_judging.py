@@ -760,9 +760,9 @@ def test_a_method_that_the_script_replaces_is_why_its_patch_has_no_effect(ranks:
     fit, stage = ranks.stages(lacking)
     assert fit.notes == ()
     assert (stage.patches, stage.observed) == ((), ())
-    told = " ".join(stage.remedy)
+    remedy = " ".join(stage.remedy)
     for words in ("BaseWindows.predict", "train.py:14", "predict-on-one-device"):
-        assert words in told
+        assert words in remedy
 
 
 def test_a_method_that_the_script_replaces_without_harm_is_noted(ranks: Ranks) -> None:
