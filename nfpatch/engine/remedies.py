@@ -11,7 +11,7 @@ from nfpatch.engine.facts import Finding
 
 def patches_for(finding: Finding, models: Sequence[str], missing: Sequence[Patch]) -> tuple[str, ...]:
     """The ids of the missing patches that fix a finding: by the parameters, by symptoms, or by what shows."""
-    if finding.unused or finding.outcome == "unused-parameters":
+    if finding.unused:
         return patches_for_unused(finding.unused, models, missing)
     at_stage = [patch for patch in missing if set(finding.stages) & set(stages_of(patch))]
     if finding.outcome == "error":

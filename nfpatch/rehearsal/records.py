@@ -190,16 +190,16 @@ class Records:
         rows: list[dict[int, int]] = []
         while any(left.values()):
             row = {rank: numbers[0] for rank, numbers in left.items() if numbers}
-            alone = self._alone_in(row, left)
-            if alone is None and len({self._identity(rank, number) for rank, number in row.items()}) > 1:
+            own = self._rank_by_itself(row, left)
+            if own is None and len({self._identity(rank, number) for rank, number in row.items()}) > 1:
                 return [*rows, row]
-            row = row if alone is None else {alone: row[alone]}
+            row = row if own is None else {own: row[own]}
             for rank in row:
                 left[rank] = left[rank][1:]
             rows.append(row)
         return rows
 
-    def _alone_in(self, row: Mapping[int, int], left: Mapping[int, Sequence[int]]) -> Optional[int]:
+    def _rank_by_itself(self, row: Mapping[int, int], left: Mapping[int, Sequence[int]]) -> Optional[int]:
         """The rank that makes the next call by itself, before it goes on with the others; None if none does."""
         for rank, number in row.items():
             call = self.ranks[rank].calls[number]

@@ -116,7 +116,7 @@ def rehearse(
     on_event: Callable[[Entry], None] = lambda event: None,
     output: Optional[Callable[[bytes], None]] = None,
 ) -> RehearsalReport:
-    """Runs a script with `devices` processes in the current folder, and judges what they have noted.
+    """Runs a script with `devices` processes in the current folder, and judges what they record.
 
     Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` gets each event,
     `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.

@@ -156,8 +156,6 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
-        if parting_calls.parts(each.facts):
-            break  # it has a cause of its own
         if cause is None and different_data.because_of_arguments(each.facts, "") is not None:
             cause = index
     followed = [
@@ -298,7 +296,7 @@ def _blamed(judged: _Judged, replaced: Sequence[MethodReplaced], known: Known) -
 def _stage_of(
     judged: _Judged, known: Known, replaced: Sequence[MethodReplaced], blamed_somewhere: set[MethodReplaced]
 ) -> Stage:
-    """A call in the report; a method that the script has `replaced` is noted where it is blamed for no finding."""
+    """A call in the report; a method that the script has `replaced` is in a note where it is blamed for no finding."""
     facts, finding = judged.facts, judged.finding
     call = next(call for call in judged.by_rank.values() if call is not None)
     blamed = _blamed(judged, replaced, known)
@@ -309,8 +307,8 @@ def _stage_of(
         remedy = _FOR_GPUS if judged.refusal.endswith("GPUs") else _FOR_REFUSED
     if blamed:
         remedy = (*(_in_words(each, known) for each in blamed), *_FOR_REPLACED, *remedy)
-    noted = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
-    notes = [*_unasked(judged.by_rank), *_notes_of(facts, finding, known.missing), *noted]
+    own = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
+    notes = [*_unasked(judged.by_rank), *_notes_of(facts, finding, known.missing), *own]
     return Stage(
         call=call.name,
         file=call.started.file,

@@ -627,6 +627,7 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
 ) -> None:
     path = "/home/me/NHITS.done"
     ranks.record(0, FileChanged(-1, path, "opened"))
+    ranks.record(0, FileChanged(-1, "/home/me/other", "opened"))
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
         seen = f"{path} is {'not ' * (1 - rank)}there"
         way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
@@ -645,7 +646,15 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
     ):
         assert words in stage.detail
     assert stage.why
+    assert "/home/me/other" not in stage.detail
     assert any("LOCAL_RANK" in line for line in stage.remedy)
+
+
+def test_where_ranks_part_in_a_loop_is_before_they_part_in_its_next_turn(ranks: Ranks) -> None:
+    ranks.record(0, started("fit", models=("NHITS",), line=13, steps=steps(7, 8, 10, 11, 13)))
+    ranks.record(1, started("fit", models=("NBEATS",), line=13, steps=steps(7, 8, 9, 7, 8, 10, 12, 13)))
+    ranks.both(returned(0))
+    assert "decided at train.py:8" in ranks.stage().detail
 
 
 def test_a_loop_that_waits_is_not_where_the_ranks_part(ranks: Ranks) -> None:
@@ -725,8 +734,9 @@ def test_what_all_ranks_raise_alike_does_not_follow_from_other_arguments(ranks: 
 
 def test_what_a_patch_fixes_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
     for rank in (0, 1):
-        ranks.record(rank, started("predict", options={"path": f"run-{rank}"}))
-    ranks.both(raised("IndexError: list index out of range"))
+        ranks.record(rank, started("predict", options={"NHITS.learning_rate": str(rank)}))
+    ranks.record(0, returned(0))
+    ranks.record(1, raised("IndexError: list index out of range"))
     stage = ranks.stage()
     assert (stage.outcome, stage.patches) == ("error", ("predict-on-one-device",))
 
@@ -750,9 +760,9 @@ def test_a_method_that_the_script_replaces_is_why_its_patch_has_no_effect(ranks:
     fit, stage = ranks.stages(lacking)
     assert fit.notes == ()
     assert (stage.patches, stage.observed) == ((), ())
-    told = " ".join(stage.remedy)
+    remedy = " ".join(stage.remedy)
     for words in ("BaseWindows.predict", "train.py:14", "predict-on-one-device"):
-        assert words in told
+        assert words in remedy
 
 
 def test_a_method_that_the_script_replaces_without_harm_is_noted(ranks: Ranks) -> None:
@@ -814,3 +824,15 @@ def test_what_no_patch_and_no_change_is_known_for_comes_with_what_an_issue_needs
     observed = ranks.stage().observed
     assert "KeyError: 'y'" in observed[0]
     assert "neuralforecast/core.py:7 in fit" in observed[1]
+
+
+def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={"NHITS.random_seed": str(rank)}))
+    ranks.both(returned(0))
+    for rank, line in ((0, 12), (1, 14)):
+        ranks.record(rank, started("fit", 1, line=line))
+    ranks.both(returned(1))
+    fit, other = ranks.stages()
+    assert (fit.ok, other.ok) == (True, False)
+    assert "in line 14" in other.detail

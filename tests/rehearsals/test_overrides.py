@@ -41,7 +41,7 @@ for arguments in (eval(line) for line in sys.stdin):
 print(json.dumps(found))
 """
 # By arguments as neuralforecast has them where there are GPUs: accelerator, devices, whether a strategy is for one
-# device, whether it has a list of devices, and how many changes are told
+# device, whether it has a list of devices, and how many changes are reported
 CASES: dict[str, tuple[object, object, bool, bool, int]] = {
     "accelerator='gpu', devices=-1": ("gpu", -1, False, False, 0),
     "accelerator='gpu', devices=1": ("gpu", 2, False, False, 1),
@@ -78,5 +78,5 @@ def overridden(training_env: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("arguments", CASES)
 def test_what_is_an_object_is_not_combined_with_what_it_refuses(overridden: dict[str, Any], arguments: str) -> None:
     found = overridden[arguments]
-    told = tuple(found[name] for name in ("accelerator", "devices", "one", "parallel", "changes"))
-    assert told == CASES[arguments]
+    actual = tuple(found[name] for name in ("accelerator", "devices", "one", "parallel", "changes"))
+    assert actual == CASES[arguments]

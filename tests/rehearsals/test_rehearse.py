@@ -1,4 +1,4 @@
-"""Scripts on several processes, rehearsed for real: started as they are, told of, and nothing is left of nfpatch."""
+"""Scripts on several processes, rehearsed for real: started as they are, reported, and nothing is left of nfpatch."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ from .data import FRAME
 model = NHITS(h=12, input_size=24, max_steps=50, mlp_units=[[8, 8]] * 3)
 nf = NeuralForecast(models=[model], freq="M")
 nf.fit(FRAME[["unique_id", "ds", "y"]])
-told = [__name__, __file__, __package__, sys.argv, os.getcwd(), any(path.endswith("rehearsal") for path in sys.path)]
-with open(f"told-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
-    json.dump(told, file)
+seen = [__name__, __file__, __package__, sys.argv, os.getcwd(), any(path.endswith("rehearsal") for path in sys.path)]
+with open(f"seen-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
+    json.dump(seen, file)
 """)
     code, document, words = rehearse("3.3.0", "-m", "pipeline", "--epochs", "3", "-x")
     assert (code, outcomes(document)) == (0, [("fit", "pass")]), words
@@ -72,7 +72,7 @@ with open(f"told-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
     assert (stage["file"], stage["line"]) == (str(package / "__main__.py"), 9)
     for rank in ("0", "1"):
         name, file, own_package, arguments, folder, is_seen = json.loads(
-            (tmp_path / "work" / f"told-{rank}.json").read_text()
+            (tmp_path / "work" / f"seen-{rank}.json").read_text()
         )
         assert (name, file, own_package) == ("__main__", str(package / "__main__.py"), "pipeline")
         assert arguments[1:] == ["--epochs", "3", "-x"]
@@ -162,9 +162,9 @@ def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
     for shown, arguments in (("train.py", ()), ("--source patched train.py", ("--source", "patched"))):
         command = [*map(str, (*COMMAND, *place, *arguments, "train.py"))]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        (told,) = re.findall(rf"^\$ nfpatch rehearse {shown}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        (shown_output,) = re.findall(rf"^\$ nfpatch rehearse {shown}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
         # but for the folder of the install, and the versions and seconds in the paragraph below it
-        assert done.stdout.partition("\nChanged")[2] == told.partition("\nChanged")[2], done.stderr
+        assert done.stdout.partition("\nChanged")[2] == shown_output.partition("\nChanged")[2], done.stderr
 
 
 def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: Rehearse, tmp_path: Path) -> None:
@@ -285,8 +285,8 @@ def test_a_strategy_or_an_accelerator_that_is_an_object_stays_what_it_is(rehears
     assert (code, outcomes(document)) == (0, 3 * [("fit", "pass"), ("predict", "pass")]), words
     sizes = [{t["world_size"] for rank in stage["ranks"] for t in rank["trainings"]} for stage in document["stages"]]
     assert sizes[::2] == [{1}, {2}, {2}]
-    noted = [any("OnThisMachine" in note for note in stage["notes"]) for stage in document["stages"]]
-    assert noted[::2] == [True, False, False]
+    has_note = [any("OnThisMachine" in note for note in stage["notes"]) for stage in document["stages"]]
+    assert has_note[::2] == [True, False, False]
 
 
 @pytest.mark.parametrize("source", ["patched", "released"])
@@ -297,11 +297,11 @@ def test_a_method_that_the_script_replaces_is_named_with_the_patch_that_changes_
     code, document, words = rehearse("1.7.4", script, source=source)
     assert (code, outcomes(document)) == (1, [("fit", "pass"), ("predict", "error")]), words
     predict = document["stages"][1]
-    told = " ".join(predict["remedy"])
+    remedy = " ".join(predict["remedy"])
     line = line_in(script, "def forecast_faster")
     assert (predict["patches"], predict["observed"]) == ([], [])
     for name in ("BaseWindows.predict", f"replaced.py:{line}", "predict-on-one-device"):
-        assert name in told
+        assert name in remedy
 
 
 def test_an_unused_layer_of_the_script_s_own_class_is_named_with_what_to_write(rehearse: Rehearse) -> None:

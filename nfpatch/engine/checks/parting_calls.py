@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Optional
 
+from nfpatch.engine.checks.errors import failures_of, is_consequence
 from nfpatch.engine.facts import CallFacts, Decision, Finding, RankFacts, in_file, shortened
 
 WHY = (
@@ -17,7 +18,8 @@ _RANKS = re.compile(r"rank|environ|getenv", re.IGNORECASE)
 _SAME_VALUE = (
     "Let one process decide. With Lightning's launcher the first process starts the others, which inherit its "
     "environment (with torchrun, set the variable before):",
-    '    choice = os.environ.setdefault("MY_CHOICE", str(...))  # before the first fit, in place of ...',
+    "    # before the first fit, in place of ...",
+    '    choice = os.environ.setdefault("MY_CHOICE", str(...))',
 )
 
 
@@ -61,7 +63,7 @@ def _decision_in_words(decision: Decision) -> list[str]:
 
 
 def _what_follows(facts: CallFacts) -> list[str]:
-    failures = [(rank, each.failure.message) for rank, each in facts.ranks.items() if each.failure is not None]
+    failures = [(rank, each.message) for rank, each in failures_of(facts) if not is_consequence(each)]
     waiting = [rank for rank, each in facts.ranks.items() if each.name and not each.is_over]
     followed = [f"rank {rank}: {shortened(message)}" for rank, message in failures]
     followed += [f"rank {rank} hangs" for rank in waiting]

@@ -111,9 +111,7 @@ def layer_in_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int]
                 continue
             if is_users(file):
                 return expression(path[length:]), each.__qualname__, os.path.abspath(file), line
-            if each.__module__.partition(".")[0] == "neuralforecast":
-                return None
-            break  # a library's own layer, as `Linear`: what it belongs to is looked at next
+            break  # the layer of a library, as a weight of `Linear`: what it belongs to is looked at next
     return None
 
 
