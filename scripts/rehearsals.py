@@ -110,8 +110,9 @@ Written by `make rehearsals`: scripts ([tests/rehearsals/scripts](../../tests/re
 on two processes, on the released and on the patched source. None of them mentions nfpatch. A cell names the calls that
 differ from one process, and the patches that the rehearsal names for them.
 
-{stack}. `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` was set, without which this torch does not load models saved by releases
-before 2.0. TFT of 2.0.1 with static features fails in one process too.
+{stack}.
+`TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` was set, without which this torch does not load models saved by releases before
+2.0. TFT of 2.0.1 with static features fails in one process too.
 
 ## After the README and the tutorials
 
