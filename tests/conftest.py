@@ -30,6 +30,7 @@ DESELECTED = {
     "network": ("the package index", "make test"),
     "slow": ("more than a second each", "make test"),
 }
+QUICK = f"not ({' or '.join(DESELECTED)})"
 # What reads wheels, in a module that imports it or in a test that uses the fixture.
 READERS = (releases.read_member, releases.unpack, releases.wheel_of)
 FIXTURES = {"released": "wheels", "training_env": "training", "uv_executable": "network"}
@@ -37,7 +38,7 @@ FIXTURES = {"released": "wheels", "training_env": "training", "uv_executable": "
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
-        config.option.markexpr = f"not ({' or '.join(DESELECTED)})"
+        config.option.markexpr = QUICK
 
 
 def is_on_fake_releases(item: pytest.Item) -> bool:
@@ -69,7 +70,7 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows = [(deselected[name], *DESELECTED[name]) for name in DESELECTED if deselected[name]]
-    if not rows:
+    if terminalreporter.config.option.markexpr != QUICK or not rows:
         return
     terminalreporter.section("not selected", sep="-")
     for count, need, command in rows:

@@ -116,8 +116,8 @@ def run_ranks(
         timeout=timeout,
         check=False,
     )
-    told = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
-    return done.returncode, told, done.stdout + done.stderr
+    records = [json.loads(path.read_text()) for path in sorted(out.glob("rank-*.json"))]
+    return done.returncode, records, done.stdout + done.stderr
 
 
 class Entry(NamedTuple):
@@ -192,7 +192,7 @@ def environment(*path: Path) -> dict[str, str]:
 
 
 def old_interpreters() -> dict[tuple[int, int], Path]:
-    """Those too old to run nfpatch, whose neuralforecast it heals all the same."""
+    """Those too old to run nfpatch, whose neuralforecast it patches all the same."""
     return {version: path for version, path in interpreters().items() if version < (3, 9)}
 
 

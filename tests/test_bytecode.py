@@ -88,8 +88,8 @@ def ask(python: Path, script: str, *arguments: object, **variables: str) -> str:
 
 def runs_the_source(python: Path, site: Path, **variables: str) -> list[bool]:
     """Whether this interpreter would run what the file says, for either file. It writes no bytecode for that."""
-    told = json.loads(ask(python, RUN, site / NBEATSX, site / TFT, PYTHONDONTWRITEBYTECODE="1", **variables))
-    return [told[str(site / file)] for file in (NBEATSX, TFT)]
+    values = json.loads(ask(python, RUN, site / NBEATSX, site / TFT, PYTHONDONTWRITEBYTECODE="1", **variables))
+    return [values[str(site / file)] for file in (NBEATSX, TFT)]
 
 
 def check_that_each_runs_what_lies_there(pythons: list[Path], site: Path, is_patched: bool, **variables: str) -> None:
@@ -119,8 +119,8 @@ def test_an_added_file_runs_as_it_lies_there_and_leaves_nothing_compiled(
         assert module.read_text() == f"NUMBER = {number}\n"
         os.utime(module, (OLD, OLD))  # of the same time and size, so that only the content differs
         for python in pythons:
-            told = json.loads(ask(python, RUN, module, PYTHONDONTWRITEBYTECODE="1"))
-            assert told == {str(module): True}, (number, python)
+            values = json.loads(ask(python, RUN, module, PYTHONDONTWRITEBYTECODE="1"))
+            assert values == {str(module): True}, (number, python)
             ask(python, COMPILE, mode, module)
         assert len(list((module.parent / "__pycache__").glob("own_number.*.pyc"))) == 2 * len(pythons)
     assert invoke("revert", *where).exit_code == 0

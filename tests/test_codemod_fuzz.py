@@ -368,7 +368,7 @@ def mutated(draw: st.DrawFn, source: bytes, target: bytes) -> bytes:
         levels = draw(st.sampled_from([5, 60, 99, 100, 101, 150, 1_000, 20_000]))
         lines.insert(place, indent + before * levels + core + after * levels + b"\n")
     elif kind == "comment":
-        lines.insert(place, draw(st.sampled_from([b"", indent, indent + b"  ", indent[:-2]])) + b"# somebody's words\n")
+        lines.insert(place, draw(st.sampled_from([b"", indent, indent + b"  ", indent[:-2]])) + b"# a comment\n")
     elif kind == "blank":
         lines.insert(place, draw(st.sampled_from([b"\n", b"    \n", b"\r\n", b"\t\n", b"\x0c\n", b"\r"])))
     elif kind == "string":

@@ -239,7 +239,7 @@ def test_apply_without_names_leaves_spark_alone_which_is_applied_by_that_name(re
     assert all_states(site) == found
 
 
-def test_apply_skips_what_it_is_told_to_and_says_so(site: Path) -> None:
+def test_apply_skips_what_is_named_and_reports_it(site: Path) -> None:
     kept = ("--skip", "multi-process", "--skip", "search", "--skip", "tft-static-context")
     document = answer("apply", *kept, "--site-packages", site)
     catalog = load_catalog()
@@ -485,13 +485,13 @@ def made_of_git(site: Path) -> str:
     return commit
 
 
-def test_an_install_from_git_is_called_by_its_commit_and_told_what_to_do(site: Path) -> None:
+def test_an_install_from_git_is_named_by_its_commit_with_what_to_do(site: Path) -> None:
     commit = made_of_git(site)
     edit(site / TFT, "import torch\n", "import torch\nimport math\n")
-    told = invoke("status", "--site-packages", site)
-    assert commit[:10] in told.stdout
-    assert "https://example.com/fork" in told.stdout
-    assert "nfpatch apply --allow-modified --prove" in told.stdout
+    listed = invoke("status", "--site-packages", site)
+    assert commit[:10] in listed.stdout
+    assert "https://example.com/fork" in listed.stdout
+    assert "nfpatch apply --allow-modified --prove" in listed.stdout
     refused = invoke("apply", "tft-static-encoder", "--site-packages", site)
     assert refused.exit_code == 3
     assert commit[:10] in refused.stderr
@@ -605,7 +605,7 @@ def test_a_patched_file_without_its_ledger_is_applied_but_cannot_be_reverted(sit
     assert snapshot(site) == before
 
 
-def test_rows_that_somebody_else_put_into_record_meanwhile_stay(site: Path) -> None:
+def test_rows_that_another_program_adds_to_record_stay(site: Path) -> None:
     record = dist_info(site) / "RECORD"
     original = record.read_text()
     invoke("apply", *MISSION, "--site-packages", site)

@@ -118,7 +118,7 @@ def test_an_added_file_that_was_removed_need_not_come_back_to_be_reverted(releas
     assert snapshot(site) == before
 
 
-def test_a_file_of_somebody_else_among_the_added_ones_stays(released: Callable[[str], Path]) -> None:
+def test_a_foreign_file_among_the_added_ones_stays(released: Callable[[str], Path]) -> None:
     site = released("1.7.4")
     before = snapshot(site)
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
@@ -159,9 +159,9 @@ DAMAGES: dict[str, tuple[Drift, str]] = {
 def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words: str, patched: Path) -> None:
     damage(patched)
     before = snapshot(patched)
-    told = invoke("status", "--site-packages", patched)
-    assert told.exit_code == 0
-    assert words in told.stderr
+    status = invoke("status", "--site-packages", patched)
+    assert status.exit_code == 0
+    assert words in status.stderr
     assert set(states(patched).values()) == {"applied"}, "the fingerprints still know the files"
     for command in ("apply", "revert", "apply --force", "revert --force"):
         result = invoke(*on_some(command), "--site-packages", patched)

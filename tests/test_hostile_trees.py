@@ -1,4 +1,4 @@
-"""Trees that somebody prepared: nothing outside is read or written, and nothing hangs."""
+"""Trees that were prepared to do harm: nothing outside is read or written, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
     record.write_text(record.read_text() + f"{row},sha256=abc,3\n")
     before, kept = snapshot(site), snapshot(outside)
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
-    assert f"{row},sha256=abc,3\n" in record.read_text(), "somebody else's row stays as it is"
+    assert f"{row},sha256=abc,3\n" in record.read_text(), "a foreign row stays as it is"
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), snapshot(outside)) == (before, kept)
 
@@ -129,7 +129,7 @@ def test_a_ledger_that_lost_one_file_of_a_patch_is_not_trusted_with_the_other(si
 
 
 def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Lets somebody change the files of a ledger that knows these patches, or more."""
+    """Change the files of a ledger that knows these patches, or more."""
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     if not ledger.exists():
         assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0

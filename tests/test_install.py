@@ -63,7 +63,7 @@ def found_by(*arguments: object, **options: Any) -> str:
     return str(json.loads(result.stdout)["neuralforecast"]["site_packages"])
 
 
-def assert_healed_and_reverted(folder: Path, *arguments: object) -> None:
+def assert_patched_and_reverted(folder: Path, *arguments: object) -> None:
     """Apply patches what 1.7.4 needs, and revert gives the whole folder back."""
     before = snapshot(folder)
     changed = answer("apply", *SOME_PATCHES, *arguments)["changed"]
@@ -102,7 +102,7 @@ def test_the_interpreter_that_runs_nfpatch_is_the_default(site: Path, tmp_path: 
 def test_another_interpreter_is_asked_for_its_own_and_needs_no_nfpatch(python: Path) -> None:
     without = subprocess.run([python, "-c", "import nfpatch"], env=environment(), cwd="/", capture_output=True)
     assert b"No module named 'nfpatch'" in without.stderr
-    assert_healed_and_reverted(python.parent.parent, "--python", python)
+    assert_patched_and_reverted(python.parent.parent, "--python", python)
 
 
 @pytest.mark.parametrize("version", [(3, 7), (3, 8)], ids=["3.7", "3.8"])
@@ -112,7 +112,7 @@ def test_the_other_interpreter_may_be_older_than_nfpatch_supports(version: tuple
     python = make_venv(tmp_path / "old", old_interpreters()[version])
     site = unpack("1.7.4", site_packages_of(python))
     assert answer("status", "--python", python)["neuralforecast"]["site_packages"] == str(site)
-    assert_healed_and_reverted(site, "--python", python)
+    assert_patched_and_reverted(site, "--python", python)
 
 
 @pytest.mark.parametrize("spelling", ["./python", "python", "../bin/python", "~/other/bin/python"])
@@ -144,7 +144,7 @@ def test_a_named_folder_may_be_relative_or_in_the_home_folder(site: Path) -> Non
         assert Path(found).samefile(site)
 
 
-def test_what_trains_is_told_of_the_same_folder(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_process_gets_the_same_folder(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(site.parent))
     found = find_install(Path("python3.7"), Path(f"~/{site.name}"))
     assert (found.python, found.extra_path) == (Path("python3.7"), (site,))
@@ -203,12 +203,12 @@ def test_the_working_folder_is_not_on_the_path(site: Path, tmp_path: Path) -> No
 # --- nothing is imported
 
 
-def test_a_package_that_cannot_be_imported_is_healed_and_reverted_like_any_other(python: Path) -> None:
+def test_a_package_that_cannot_be_imported_is_patched_and_reverted_like_any_other(python: Path) -> None:
     site = site_packages_of(python)
     (site / "neuralforecast" / "__init__.py").write_text("raise RuntimeError('broken')\n")
     assert b"broken" in subprocess.run([python, "-c", "import neuralforecast"], capture_output=True).stderr
     for arguments in (("--python", python), ("--site-packages", site)):
-        assert_healed_and_reverted(site, *arguments)
+        assert_patched_and_reverted(site, *arguments)
 
 
 def test_neither_neuralforecast_nor_torch_is_ever_imported(python: Path, tmp_path: Path) -> None:

@@ -72,13 +72,13 @@ class Trees(NamedTuple):
     patches: dict[str, Path]
 
     def run(self, command: str, patches: str, site: Path) -> list[object]:
-        """A command on that patch. Its bytes are on no record, so apply is told to go on."""
+        """A command on that patch. Its bytes are on no record, so apply gets --allow-modified."""
         named = {"apply": ("four-files", "--allow-modified"), "revert": ("four-files",), "status": ()}[command]
         return [command, *named, "--patches", self.patches[patches], "--site-packages", site]
 
     def state(self, patches: str, site: Path) -> str:
-        told = answer(*self.run("status", patches, site))["patches"]
-        (found,) = (patch["state"] for patch in told if patch["id"] == "four-files")
+        patches_found = answer(*self.run("status", patches, site))["patches"]
+        (found,) = (patch["state"] for patch in patches_found if patch["id"] == "four-files")
         return str(found)
 
 
@@ -163,20 +163,20 @@ def test_a_kill_at_any_operation_loses_nothing(course: str, trees: Trees, tmp_pa
         left = snapshot(work)
         for file in (*FILES, *MODULES):
             assert left.get(file) in (before.get(file), after.get(file)), file
-        told = trees.state(patches, work)
+        state = trees.state(patches, work)
         assert snapshot(work) == left, "status changes nothing"
         if not (unchanged(left, before) or unchanged(left, after)):
-            assert told == "interrupted"
+            assert state == "interrupted"
 
         copy = fresh(work, tmp_path, "copy")
         assert snapshot(copy) == left
         whole = "renewed" if patches == "newer" else "patched"
-        for healing, healed, name in (("apply", copy, whole), ("revert", work, "released")):
-            assert answer(*trees.run(healing, patches, healed))["patches"][0]["state"] != "interrupted"
-            found = snapshot(healed)
+        for completing, folder, name in (("apply", copy, whole), ("revert", work, "released")):
+            assert answer(*trees.run(completing, patches, folder))["patches"][0]["state"] != "interrupted"
+            found = snapshot(folder)
             is_whole = (found if name == "released" else without_compiled_modules(found)) == trees.looks[name]
-            assert is_whole, f"kill point {points}, healed by {healing}: {difference(found, trees.looks[name])}"
-            assert false_record_rows(healed) == []
+            assert is_whole, f"kill point {points}, completed by {completing}: {difference(found, trees.looks[name])}"
+            assert false_record_rows(folder) == []
     assert points > 50
     print(f"{course}: {points} kill points")
 

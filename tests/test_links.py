@@ -125,7 +125,7 @@ def test_both_environments_can_be_patched_and_reverted_one_after_the_other(
 
 
 def times_of_links(folder: Path) -> dict[str, int]:
-    """A link that comes back is a new one: its own time is not kept, as nobody reads it."""
+    """A link that comes back is a new one: its own time is not kept, as nothing reads it."""
     return {name: time for name, time in times(folder).items() if (folder / name).is_symlink()}
 
 

@@ -118,6 +118,6 @@ def test_listing_it_makes_it_known(new_site: Path, tmp_path: Path) -> None:
         expected = version and version._replace(releases=(NEWEST, NEW))
         assert known.file(NEW, file) == known.file(NEWEST, file) == expected
     command = [sys.executable, "-m", "nfpatch", "status", "--json", "--site-packages", new_site]
-    told = subprocess.run(command, env=environment(clone), cwd=tmp_path, check=True, capture_output=True, text=True)
-    states = {patch["id"]: patch["state"] for patch in json.loads(told.stdout)["patches"]}
+    printed = subprocess.run(command, env=environment(clone), cwd=tmp_path, check=True, capture_output=True, text=True)
+    states = {patch["id"]: patch["state"] for patch in json.loads(printed.stdout)["patches"]}
     assert (states["tft-static-context"], states["tft-static-encoder"]) == ("applicable", "not-needed")

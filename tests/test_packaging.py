@@ -93,8 +93,8 @@ def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path,
     }
 
 
-def assert_heals(nfpatch: list[object], site: Path, cwd: Path) -> None:
-    """This nfpatch takes an install from released to healed and back."""
+def assert_patches_and_reverts(nfpatch: list[object], site: Path, cwd: Path) -> None:
+    """This nfpatch takes an install from released to patched and back."""
     assert_looks(nfpatch, site, cwd)
     before = snapshot(site)
     applied, reverted = (
@@ -158,8 +158,8 @@ def test_they_say_their_licence_and_the_pythons_they_are_tested_on(metadata: Mes
         licence = archive.read(f"nfpatch-{__version__}.dist-info/licenses/LICENSE")
     assert licence == (ROOT / "LICENSE").read_bytes()
     assert hashlib.sha256(licence).hexdigest().startswith("cfc7749b96f63bd3"), "the words of the Apache foundation"
-    told = [name for name in metadata.get_all("Classifier", []) if re.search(r"Python :: 3\.\d+$", name)]
-    assert told == [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
+    classifiers = [name for name in metadata.get_all("Classifier", []) if re.search(r"Python :: 3\.\d+$", name)]
+    assert classifiers == [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
 
 
 def test_nfpatch_depends_on_four_packages_and_on_neither_neuralforecast_nor_torch(metadata: Message) -> None:
@@ -171,7 +171,7 @@ def test_nfpatch_depends_on_four_packages_and_on_neither_neuralforecast_nor_torc
 
 
 @pytest.mark.parametrize("version", SUPPORTED, ids="{0[0]}.{0[1]}".format)
-def test_the_wheel_heals_on_every_supported_python(
+def test_the_wheel_works_on_every_supported_python(
     version: tuple[int, int], wheel: Path, site: Path, tmp_path: Path
 ) -> None:
     if version not in interpreters():
@@ -181,7 +181,7 @@ def test_the_wheel_heals_on_every_supported_python(
     script = python.parent / "nfpatch"
     for nfpatch in ([script], [python, "-m", "nfpatch"]):
         assert output_of(*nfpatch, "--version", cwd=tmp_path) == f"nfpatch, version {__version__}\n"
-    assert_heals([script], site, tmp_path)
+    assert_patches_and_reverts([script], site, tmp_path)
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["sdist", "editable"])
@@ -211,4 +211,4 @@ def test_the_lowest_dependencies_that_are_allowed_suffice(
     assert all("==" in pin for pin in pins)
     python = make_venv(tmp_path / "env", interpreters()[version])
     pip(python, "install", "--quiet", "--no-compile", wheel, *pins)
-    assert_heals([python.parent / "nfpatch"], site, tmp_path)
+    assert_patches_and_reverts([python.parent / "nfpatch"], site, tmp_path)

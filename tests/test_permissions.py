@@ -94,7 +94,7 @@ def patched(site: Path) -> Path:
 
 
 @pytest.fixture
-def healed(site: Path) -> Path:
+def patched_site(site: Path) -> Path:
     """An install with every patch that it needs."""
     assert invoke("apply", "--site-packages", site).exit_code == 0
     return site
@@ -207,12 +207,12 @@ def test_read_only_files_in_writable_folders_are_patched_and_stay_read_only(site
 
 
 @pytest.mark.parametrize("command", ["apply", "apply --json", "status", "status --check"])
-def test_a_healed_install_that_is_read_only_is_fine(command: str, healed: Path) -> None:
-    forbid_writing(healed)
-    before = looks(healed)
-    ended = ordinary(*command.split(), *("--site-packages", healed))
+def test_a_patched_install_that_is_read_only_is_fine(command: str, patched_site: Path) -> None:
+    forbid_writing(patched_site)
+    before = looks(patched_site)
+    ended = ordinary(*command.split(), *("--site-packages", patched_site))
     assert (ended.code, ended.stderr) == (0, ""), ended
-    assert looks(healed) == before
+    assert looks(patched_site) == before
 
 
 @as_root
@@ -419,10 +419,10 @@ def test_a_file_system_that_is_mounted_read_only_is_named(
     assert snapshot(site) == before
 
 
-def test_a_healed_install_that_is_mounted_read_only_is_fine(healed: Path, unshare: list[str]) -> None:
-    before = looks(healed)
-    mounted(unshare, healed, f'P="$S"; {READ_ONLY} n apply; n status; n status --check')
-    assert looks(healed) == before
+def test_a_patched_install_that_is_mounted_read_only_is_fine(patched_site: Path, unshare: list[str]) -> None:
+    before = looks(patched_site)
+    mounted(unshare, patched_site, f'P="$S"; {READ_ONLY} n apply; n status; n status --check')
+    assert looks(patched_site) == before
 
 
 def test_folders_on_another_file_system_are_patched_and_reverted(

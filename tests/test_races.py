@@ -37,7 +37,7 @@ def test_thirty_two_at_once_end_at_a_whole_state(site: Path) -> None:
         assert snapshot(site) == left, "exactly the patched state"
 
 
-def test_a_lock_that_is_held_for_long_is_told_with_its_holder(site: Path) -> None:
+def test_a_lock_that_is_held_for_long_is_reported_with_its_holder(site: Path) -> None:
     before = snapshot(site)
     lock = dist_info(site) / "nfpatch.lock"
     with lock.open("w") as held:

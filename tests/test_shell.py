@@ -63,11 +63,11 @@ def test_a_bash_that_has_read_it_completes() -> None:
 def test_help_groups_every_command_by_what_one_wants() -> None:
     text = invoke("--help").stdout
     groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
-    told = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
-    assert list(told)[:4] == ["Inspect", "Patch", "Prove", "Saved models"]
-    assert (told["Inspect"], told["Patch"], told["Saved models"]) == (
+    found = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}
+    assert list(found)[:4] == ["Inspect", "Patch", "Prove", "Saved models"]
+    assert (found["Inspect"], found["Patch"], found["Saved models"]) == (
         ["list", "which", "status"],
         ["apply", "revert"],
         ["migrate"],
     )
-    assert sorted(command for commands in told.values() for command in commands) == sorted(COMMANDS)
+    assert sorted(command for commands in found.values() for command in commands) == sorted(COMMANDS)
