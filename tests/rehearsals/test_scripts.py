@@ -65,5 +65,5 @@ def test_a_notebook_that_draws_its_sample_without_a_seed(rehearse: Rehearse) -> 
     code, document, words = rehearse("2.0.0", "notebook_export.py", "patched")
     assert code == 1, words
     found = wrong(document)
-    assert found
+    assert found[0][:2] == ("fit", "wrong"), found
     assert not any(patches for _, _, patches in found), found
