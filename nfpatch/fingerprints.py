@@ -113,7 +113,7 @@ class Fingerprints(_Record):
 
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
         """The fingerprint of a file of a release; None if the release has no such file or is unknown."""
-        return next((known for known in self.files.get(file, ()) if release in known.releases), None)
+        return self._by_release.get(file, {}).get(release)
 
     def patch(self, release: str, file: str, patch_id: str) -> Optional[RecordedPatch]:
         """The fingerprint of a patch in a file of a release; None if it changes nothing there."""
@@ -124,6 +124,11 @@ class Fingerprints(_Record):
         """The files of a release that the patch changes, sorted."""
         known = {file: self.file(release, file) for file in sorted(self.files)}
         return tuple(file for file, found in known.items() if found is not None and patch_id in found.patches)
+
+    @cached_property
+    def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
+        """The fingerprints of each file, by release."""
+        return _OnDemand(self.files, lambda versions: {name: known for known in versions for name in known.releases})
 
     def knows(self, patch_id: str) -> bool:
         """Whether there are fingerprints of this patch."""
