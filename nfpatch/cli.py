@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any, Optional
+from typing import Optional
 
 import click
 
 from nfpatch import __version__
-from nfpatch.commands.options import usage_errors_printed
+from nfpatch.commands.options import JsonCommand, usage_errors_printed
 
 SECTIONS = {
     "Inspect": ("list", "which", "status"),
@@ -19,7 +19,7 @@ SECTIONS = {
 }
 
 
-class _Sections(click.Group):
+class _Sections(JsonCommand, click.Group):
     """The commands in sections, each imported when it is needed, which keeps the short ones fast."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -30,12 +30,6 @@ class _Sections(click.Group):
             return None
         command: click.Command = import_module(f"nfpatch.commands.{name}").command
         return command
-
-    def make_context(
-        self, info_name: Optional[str], args: list[str], parent: Optional[click.Context] = None, **extra: Any
-    ) -> click.Context:
-        with usage_errors_printed(args):
-            return super().make_context(info_name, args, parent, **extra)
 
     def resolve_command(
         self, context: click.Context, args: list[str]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nfpatch.patching.operations import OperationResult
     from nfpatch.patching.selection import Choice
 
-
 PROOF_TIMEOUT_HELP = (
     "Time limit of the whole proof; the default depends on the number of fits. Fits that still run then are terminated."
 )
@@ -71,8 +70,6 @@ def combine(*decorators: Callable[[Command], Command]) -> Callable[[Command], Co
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
-
-
 catalog_option = click.option(
     "--patches",
     "patch_folders",
@@ -81,35 +78,21 @@ catalog_option = click.option(
     metavar="DIR",
     help="A folder with your own patch modules. Can be given several times.",
 )
-
-
 SECONDS = click.FloatRange(min=0, min_open=True)
-
-
 SOURCE = click.Choice(["released", "installed", "patched"])
-
-
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-
-
 names_argument = click.argument("names", nargs=-1, metavar="[GROUP|PATCH]...")
-
-
 skip_option = click.option(
     "--skip",
     multiple=True,
     metavar="GROUP|PATCH",
     help="Leave out this group or patch, and all patches that require it. Can be given several times.",
 )
-
-
 force_option = click.option(
     "--force",
     is_flag=True,
     help="Overwrite files that were edited after `apply`; a copy of each edited file is kept next to it.",
 )
-
-
 lock_option = click.option(
     "--lock-timeout",
     type=click.FloatRange(min=0),
@@ -190,12 +173,8 @@ place_options = combine(
     ),
 )
 
-
 answer_options = combine(json_option, reporting_errors, _with_target)
-
-
 install_options = combine(place_options, catalog_option, answer_options)
-
 
 report_files = combine(
     click.option("--junit-xml", type=NEW_FILE, metavar="FILE", help="Also write the report as JUnit XML."),

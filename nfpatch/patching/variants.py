@@ -70,14 +70,6 @@ class Variants:
         self._sources: dict[str, SourceFile] = {}
         self._edits: dict[tuple[str, int], Union[tuple[Edit, ...], CodemodRefused]] = {}
 
-    def __eq__(self, other: object) -> bool:
-        """Whether the other variants are computed from the same facts."""
-        if not isinstance(other, Variants):
-            return NotImplemented
-        return (self.install, self.ledger, self.contents) == (other.install, other.ledger, other.contents)
-
-    __hash__ = None  # type: ignore[assignment]
-
     def after(self, ledger: Ledger, contents: Mapping[str, Optional[bytes]]) -> Variants:
         """The variants after the install has this ledger and these contents, with the same originals."""
         later = Variants(self.install, self.catalog, ledger, contents)
