@@ -103,6 +103,10 @@ def test_hooks_import_what_they_call_and_call_what_there_is() -> None:
             assert not unknown, (patch_id, release, file)
 
 
+def test_every_runtime_module_that_a_shipped_patch_needs_is_there() -> None:
+    load_catalog().check_modules()  # which commands leave out, to start fast
+
+
 def test_no_name_of_an_upstream_function_hides_a_runtime_module_that_it_calls() -> None:
     for release, file, rewrites in rewrites_by_release():
         imported = frozenset(name for rewrite in rewrites.values() for name in rewrite.imports)
