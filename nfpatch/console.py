@@ -207,7 +207,7 @@ def print_outcome(outcome: OperationResult, selection: Selection, choice: Choice
     # models that were saved before have parameters that their class no longer has, or lack new ones
     models = sorted({patch.model for patch in outcome.changed_patches if patch.removes_parameters})
     if models:
-        click.echo(f"Saved models of {', '.join(models)} no longer load: run `nfpatch migrate PATH...`.")
+        click.echo(f"Models of {', '.join(models)} saved before this may not load: run `nfpatch migrate PATH...`.")
 
 
 def _changed_in_words(outcome: OperationResult, verb: str = "changed") -> str:

@@ -153,12 +153,12 @@ def in_words(document: dict[str, Any]) -> str:
         return f"not run: {document['error'].splitlines()[0]}"
     if document["ok"]:
         return f"as in one process ({pluralize(len(document['stages']), 'call', 'calls')})"
-    told = [
+    findings = [
         f"`{stage['call'].rpartition('.')[2]}`, line {stage['line']}: {stage['outcome']} ({remedy_for(stage)})"
         for stage in document["stages"]
         if not stage["ok"]
     ]
-    return "; ".join(told) or f"ended with exit code {document['exit_code']}: {document['ended'] or 'by itself'}"
+    return "; ".join(findings) or f"ended with exit code {document['exit_code']}: {document['ended'] or 'by itself'}"
 
 
 def remedy_for(stage: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
 
     Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
     On the released source ranks may prefer different trials: were these models of different shapes, the ranks would
-    wait for each other for ever.
+    hang.
     """
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case.model)
     models = importlib.import_module("neuralforecast.models")

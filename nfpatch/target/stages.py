@@ -327,10 +327,10 @@ def own_callbacks(script: Script) -> None:
     Lightning's own launcher has put the processes into the first one, which cannot be saved.
     """
 
-    def told() -> dict[str, Any]:
+    def arguments() -> dict[str, Any]:
         return {name: value for name, value in script.together().items() if name != "enable_progress_bar"}
 
-    forecaster = script.made(told)
+    forecaster = script.made(arguments)
     for _ in range(2):
         script.fit(forecaster, further=True)
         callbacks = trained_model_of(forecaster).hparams["callbacks"]

@@ -54,7 +54,7 @@ from .stages import run
 from .trainer import backend_for
 from .world import World, assembled, rank_of
 
-# Seconds that the process outlives the proof's time-out when nobody ends it, which is the runner's task.
+# Seconds that the process outlives the proof's time-out if the runner does not end it.
 SELF_DESTRUCTION_DELAY = 30
 
 
@@ -132,7 +132,7 @@ def main(spec_path: str) -> NoReturn:
     events.write(ProcessStarted(platform.python_version()))
 
     if spec.launcher == "torchrun" and os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
-        # On a single machine the ranks need no name service: the launcher's answer may be a name nobody resolves.
+        # On a single machine the ranks need no name service: the launcher's answer may be a name that does not resolve.
         os.environ["MASTER_ADDR"] = "127.0.0.1"
 
     import pytorch_lightning

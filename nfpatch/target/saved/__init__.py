@@ -1,1 +1,1 @@
-"""Saved models: how they are read, judged and written anew."""
+"""Saved models: how they are read, judged and rewritten."""

@@ -1,4 +1,4 @@
-"""The formats in which models are saved, told apart, read and written."""
+"""The formats in which models are saved: detected, read and written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Safetensors(Exception):
 
 
 def saved_in(path: str, trust: bool) -> TorchFile:
-    """The model that a file holds. The format is told by the first bytes, as neuralforecast itself does.
+    """The model that a file holds. The first bytes identify the format, as in neuralforecast itself.
 
     Raises Safetensors for a file that is not read.
     """
