@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Callable
 
 from ..events import Step
-from .own_code import is_users
+from .own_code import is_users, nodes_in
 
 LONGEST = 500
 LONGEST_VALUE = 60
@@ -78,12 +78,7 @@ class LineTrace:
 def conditions_in(file: str) -> dict[int, list[ast.AST]]:
     """The conditions of a source file, by the line on which their statement begins."""
     found: dict[int, list[ast.AST]] = {}
-    try:
-        with open(file, "rb") as source:
-            tree = ast.parse(source.read())
-    except (OSError, SyntaxError, ValueError):
-        return found
-    for node in ast.walk(tree):
+    for node in nodes_in(file):
         if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
             found.setdefault(node.lineno, []).append(node.test)
     return found

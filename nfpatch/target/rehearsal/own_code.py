@@ -115,16 +115,21 @@ def layer_in_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int]
     return None
 
 
-@functools.lru_cache(maxsize=256)
-def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
-    """The line on which a class assigns an attribute of its instances; None if it does not."""
+def nodes_in(file: str) -> Iterator[ast.AST]:
+    """The nodes of a source file's syntax tree; none if it cannot be read or parsed."""
     try:
         with open(file, "rb") as source:
             tree = ast.parse(source.read())
     except (OSError, SyntaxError, ValueError):
-        return None
+        return iter(())
+    return ast.walk(tree)
+
+
+@functools.lru_cache(maxsize=256)
+def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
+    """The line on which a class assigns an attribute of its instances; None if it does not."""
     name = class_name.rpartition(".")[2]
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name]
+    classes = [node for node in nodes_in(file) if isinstance(node, ast.ClassDef) and node.name == name]
     lines = [
         node.lineno
         for each in classes
