@@ -157,7 +157,7 @@ def _move(
         after = state_after(state, changes)
         backups = tuple(backup_path(install, change) for change in changes if change.needs_backup)
         if changes:
-            commit(install, steps_for(state, changes))
+            commit(install, steps_for(state, changes, after.ledger))
         changed_ids = state.ledger.patch_ids ^ after.ledger.patch_ids
         changed_patches = tuple(patch for patch in catalog.patches if patch.id in changed_ids)
         renewed = tuple(

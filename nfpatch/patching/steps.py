@@ -36,12 +36,13 @@ def state_after(state: InstallState, changes: Sequence[TreeChange]) -> InstallSt
     return state._replace(ledger=after, contents=contents, variants=variants, expected=expected)
 
 
-def steps_for(state: InstallState, changes: Sequence[TreeChange]) -> tuple[FileStep, ...]:
+def steps_for(state: InstallState, changes: Sequence[TreeChange], after: Ledger) -> tuple[FileStep, ...]:
     """The steps for these changes: modules, files, kept originals, compiled files, RECORD and ledger.
 
-    Modules are written before the files that import them, and removed after them.
+    `after` is the ledger of `state_after`. Modules are written before the files that import them, and removed
+    after them.
     """
-    install, after = state.install, _ledger_after(state, changes)
+    install = state.install
     bytecode = _bytecode_of([install.file(change.file) for change in changes])
     added = [change for change in _modules_in(changes) if change.desired is not None]
     steps: list[FileStep] = _steps_to_modules(install, added, bytecode)

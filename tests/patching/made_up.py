@@ -15,10 +15,10 @@ from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of
 from nfpatch.installs.transaction import FileStep, commit
 from nfpatch.patching.edits import digest_edits
 from nfpatch.patching.install_state import InstallState, inspect_install
-from nfpatch.patching.plan import changes_to
+from nfpatch.patching.plan import TreeChange, changes_to
 from nfpatch.patching.rewriting import edits_of
 from nfpatch.patching.source import SourceFile
-from nfpatch.patching.steps import steps_for
+from nfpatch.patching.steps import state_after, steps_for
 
 RELEASE, UNKNOWN_RELEASE = "1.0", "2.0"
 INIT, CORE, NET = (f"neuralforecast/{name}.py" for name in ("__init__", "core", "models/net"))
@@ -169,7 +169,7 @@ def moved(found: InstallState, wanted: Mapping[str, frozenset[str]], **options: 
     """The install once these files carry exactly these patches."""
     changes = changes_to(found, wanted, **options)
     if changes:
-        commit(found.install, steps_for(found, changes))
+        commit(found.install, all_steps(found, changes))
     return inspect_install(found.install, found.catalog)
 
 
@@ -188,3 +188,8 @@ def told(found: InstallState, steps: Sequence[FileStep]) -> list[tuple[object, .
 def facts_of(state: InstallState) -> dict[str, Any]:
     """All that a state says of an install, the states of the patches included."""
     return {**state._asdict(), "variants": None, "statuses": state.statuses}
+
+
+def all_steps(state: InstallState, changes: Sequence[TreeChange]) -> tuple[FileStep, ...]:
+    """The steps by which `apply` and `revert` carry out these changes."""
+    return steps_for(state, changes, state_after(state, changes).ledger)

@@ -22,6 +22,7 @@ from made_up import (
     RECORD,
     RELEASE,
     RELEASED,
+    all_steps,
     facts_of,
     kept,
     make_install,
@@ -43,7 +44,7 @@ from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import ModuleChange, changes_to, original_with, originals_of, plan_apply
 from nfpatch.patching.rewriting import edits_of, rewritten
 from nfpatch.patching.source import SourceFile
-from nfpatch.patching.steps import state_after, steps_for
+from nfpatch.patching.steps import state_after
 
 PACKAGE, RANKS, SIZES, WIDTHS = map(module_file, ("__init__", "ranks", "sizes", "widths"))
 CACHE = f"{RUNTIME_FOLDER}/__pycache__"
@@ -236,7 +237,7 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     install: Install, catalog: Catalog
 ) -> None:
     found = inspect_install(install, catalog)
-    writing = told(found, steps_for(found, changes_to(found, {CORE: frozenset({"step"})})))
+    writing = told(found, all_steps(found, changes_to(found, {CORE: frozenset({"step"})})))
     ledger = state_after(found, changes_to(found, {CORE: frozenset({"step"})})).ledger.to_bytes()
     patched = rewritten(RELEASED[CORE], {"step": STEP.variants["==1.0"][CORE]})
     rows = {
@@ -265,7 +266,7 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     install.file(compiled).parent.mkdir()
     install.file(compiled).write_bytes(b"compiled")
     found = inspect_install(install, catalog)
-    assert told(found, steps_for(found, changes_to(found, {CORE: frozenset()}))) == [
+    assert told(found, all_steps(found, changes_to(found, {CORE: frozenset()}))) == [
         ("Move", CORE, kept(CORE)),
         ("Remove", PACKAGE),
         ("Remove", RANKS),

@@ -16,6 +16,7 @@ from made_up import (
     RECORD,
     RELEASED,
     RELEASED_ROWS,
+    all_steps,
     applied,
     kept,
     ledger_with,
@@ -32,7 +33,7 @@ from nfpatch.installs.find import find_install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
-from nfpatch.patching.steps import backup_path, steps_for
+from nfpatch.patching.steps import backup_path
 
 CACHE, STALE = "neuralforecast/models/__pycache__", "neuralforecast/models/__pycache__/net.cpython-312.pyc"
 NONE, GATE, BOTH = (frozenset(patches) for patches in ((), ("gate",), ("bias", "gate")))
@@ -42,7 +43,7 @@ Steps = list[tuple[object, ...]]
 
 
 def steps_to(found: InstallState, wanted: dict[str, frozenset[str]], force: bool = False) -> Steps:
-    return told(found, steps_for(found, changes_to(found, wanted, force=force)))
+    return told(found, all_steps(found, changes_to(found, wanted, force=force)))
 
 
 @pytest.fixture
