@@ -33,7 +33,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
         return Finding("timeout", f"not called on all ranks: {words}", is_consequence=True)
     words = "; ".join(
         f"rank {rank} {'hangs' if each.name else 'never reached this call'}"
-        + (f" in {each.place}" if each.name else f": it is in {each.place}" if each.place else "")
+        + (f"{' in' if each.name else ': it is in'} {each.place}" if each.place else "")
         for rank, each in waiting.items()
     )
     stage = facts.search or STAGES.get(facts.method, "")
