@@ -124,7 +124,7 @@ def write_files(document: Document, junit_xml: Path | None, page: Path | None) -
 
 
 def junit_of(document: Document) -> bytes:
-    """JUnit XML of one test suite. An item that did not complete is an error, a completed one that is not ok is a failure."""
+    """JUnit XML of one test suite. An incomplete item is an error, a complete one that is not ok is a failure."""
     cases = [(section.title, item) for section in document.sections for item in section.items]
     items = [item for _, item in cases]
     counts = {

@@ -39,9 +39,9 @@ class Stage:
 
     `ranks` has the state on each rank, in a word or two; `patches` are the ids of the patches that fix it and that
     the rehearsed source lacks, `notes` are remarks that are no findings. A remedy `is_sought` where the problem is
-    one of several processes, and no consequence of another finding. `why` says why it matters, `remedy` what to change in the
-    script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where the script
-    keeps a training there, and `is_refused_alone` where one process raises the same error.
+    one of several processes, and no consequence of another finding. `why` says why it matters, `remedy` what to change
+    in the script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where
+    the script keeps a training there, and `is_refused_alone` where one process raises the same error.
     """
 
     call: str

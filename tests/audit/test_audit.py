@@ -218,4 +218,4 @@ def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_
     assert "varied together in one cell of each model: learning_rate=0.01." in told
     assert "the same in 2 models" in told
     assert "did NOT stay the same in GRU" in told
-    assert "not known of RNN" in told
+    assert "Unknown for RNN" in told

@@ -80,7 +80,7 @@ def _remedy(facts: CallFacts) -> tuple[str, ...]:
     looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
     if _FILES.search(looked_at):
         return (
-            "Do not write a file that another rank may still look for: write it on one rank, after a call of all ranks:",
+            "Do not write a file that another rank may still look for: write it on one rank, after a call on all:",
             '    if os.environ.get("LOCAL_RANK", "0") == "0":',
             "        ...  # write the file here, after fit",
         )
