@@ -258,7 +258,7 @@ def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: P
     result = invoke("apply", "nbeatsx-unused-out", "--prove", "--allow-modified", *where)
 
     assert result.exit_code == 0, result.stdout + result.stderr
-    assert "Proved: every fit came out as it must." in result.stdout
+    assert "Proved: every fit has the expected result." in result.stdout
     assert result.stdout.index("Proved") < result.stdout.index("1 file changed")
     assert nbeatsx.read_text().startswith("# ours\n")
     assert "self.out =" not in nbeatsx.read_text()

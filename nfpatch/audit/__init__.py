@@ -1,5 +1,5 @@
-"""The audit: which parameters of which models no gradient reaches, in every configuration that builds other layers.
+"""The audit: the unused parameters of each model, in every configuration that builds different layers.
 
-`models` reads the source, `options` is the table of what is varied and why, `cells` makes the configurations, `run` has
-them trained, `report` shows what came out.
+`models` reads the source, `options` is the table of what is varied and why, `cells` makes the configurations, `run`
+trains them, `report` prints the result.
 """

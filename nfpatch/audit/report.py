@@ -63,7 +63,7 @@ def print_report(install: Install, report: AuditReport) -> None:
 
 
 def _print_row(name: str, cells: Sequence[Cell]) -> None:
-    """A model's line of the table; zeros are dots, lest the others drown."""
+    """A model's line of the table; zeros are dots, so that the other numbers stand out."""
     outcomes = _outcomes(cells)
     numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
     words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
@@ -84,7 +84,7 @@ def _print_unused(cells: Sequence[Cell]) -> None:
             models.setdefault(parameters, {})[name] = configs
     for parameters, where in models.items():
         names = next(iter(where)) if len(where) == 1 else f"{len(where)} models"
-        click.secho(f"\n{names}: {pluralize(len(parameters), 'parameter', 'parameters')} without a gradient", bold=True)
+        click.secho(f"\n{names}: {pluralize(len(parameters), 'unused parameter', 'unused parameters')}", bold=True)
         print_sentence(_shortened(parameters, ", "), "  ")
         print_sentence(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
         if len(where) > 1:
@@ -110,7 +110,7 @@ def _print_failed(cells: Sequence[Cell]) -> None:
         if cell.outcome == "error" and not cell.refused:
             configs.setdefault((cell.case.model, cell.reason), []).append(cell.case.config)
     if configs:
-        click.secho("\nNot known, because the fit failed", bold=True)
+        click.secho("\nUnknown, because the fit failed", bold=True)
     for (name, reason), where in configs.items():
         print_sentence(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
 
@@ -126,22 +126,22 @@ def sentences_of(report: AuditReport) -> list[str]:
     how = f"by strict DDP in {PROCESSES} processes" if report.ddp else "in one process"
     cells = pluralize(len(report.cells), "cell", "cells")
     sentences = [
-        f"{cells}, each trained {STEPS} steps {how}, {report.seconds:.0f} s in all; torch {report.torch}, "
+        f"{cells}, each trained {STEPS} steps {how}, {report.seconds:.0f} s in total; torch {report.torch}, "
         f"Lightning {report.lightning}, Python {report.python}."
     ]
     outcomes = _outcomes(report.cells)
     if outcomes["refused"]:
         number = pluralize(outcomes["refused"], "cell is", "cells are")
-        sentences.append(f"{number} refused by the release itself, in its own words: it does not admit them.")
+        sentences.append(f"{number} refused by neuralforecast itself: it raises an error for this configuration.")
     sentences += [f"NOT audited: {name}: {reason}" for name, reason in report.not_audited.items()]
     if report.unknown_options:
         names = ", ".join(report.unknown_options)
-        sentences.append(f"Options that nfpatch does not know, tried as far as the source tells of them: {names}.")
+        sentences.append(f"Options that nfpatch does not know, tried with the values that the source names: {names}.")
     sentences += _sentences_of_training(report.training)
     unfinished = sum(not cell.is_finished for cell in report.cells)
     if unfinished:
         number = pluralize(unfinished, "cell was", "cells were")
-        sentences.append(f"The audit is NOT complete: {number} not reached, or did not come to an end.")
+        sentences.append(f"The audit is NOT complete: {number} not reached or not finished.")
     unused = {cell.case.model for cell in report.cells if cell.outcome == "unused"}
     if unused:
         number = pluralize(outcomes["unused"], "cell has", "cells have")
@@ -154,17 +154,17 @@ def sentences_of(report: AuditReport) -> list[str]:
 
 
 def _sentences_of_training(check: TrainingCheck) -> list[str]:
-    """How the audit knows what it calls a matter of training, and where that does not hold."""
+    """Which options count as training options, and the models for which that was not confirmed."""
     if not check.options:
         return []
     changed = ", ".join(f"{name}={value!r}" for name, value in check.options.items())
-    how = f"A matter of training, varied in one cell of a model, all at once: {changed}."
+    how = f"Training options, varied together in one cell of each model: {changed}."
     if check.alike:
         number = pluralize(len(check.alike), "model", "models")
-        how += f" That left the parameters with a gradient as they were, in {number}."
+        how += f" The unused parameters stayed the same in {number}."
     sentences = [how]
     if check.unlike:
-        sentences.append(f"That does NOT hold of {', '.join(check.unlike)}: other parameters are unused then.")
+        sentences.append(f"They did NOT stay the same in {', '.join(check.unlike)}.")
     if check.not_known:
-        sentences.append(f"That is not known of {', '.join(check.not_known)}: a fit failed.")
+        sentences.append(f"Unknown for {', '.join(check.not_known)}: a fit failed.")
     return sentences

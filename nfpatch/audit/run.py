@@ -1,4 +1,4 @@
-"""The run of an audit: which models, what became of their cells, and what that says of the release."""
+"""The run of an audit: the models, the results of their cells, and the report on the release."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CellOutcome = Literal["clean", "unused", "error"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One configuration of a model and what became of it.
+    """One configuration of a model and its result.
 
     "unused": some step left the `unused_parameters` without a gradient. "error": it could not be trained to the end, so
     it is not known; the `detail` says why, and `refused` that the release itself does not admit the configuration.
@@ -44,7 +44,7 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """The first line of the detail, whichever process has told it."""
+        """The first line of the detail, without the rank that reported it."""
         return re.sub(r"^rank \d+: ", "", self.detail).partition("\n")[0]
 
     def to_json(self) -> dict[str, object]:
@@ -88,7 +88,7 @@ class TrainingCheck:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit came to. `ddp` tells whether strict DDP trained the cells, or one process each."""
+    """The result of an audit. `ddp` says whether strict DDP trained the cells, or one process each."""
 
     cells: tuple[Cell, ...]
     unknown_options: tuple[str, ...]
@@ -214,7 +214,7 @@ def run_audit(
     if all(cell.outcome == "error" for cell in found):
         raise EnvironmentProblem(
             f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"
-            "Look at the environment of this interpreter, or name another one with --python."
+            "Check the environment of this interpreter, or name another one with --python."
         )
     return audit
 
@@ -222,7 +222,7 @@ def run_audit(
 def _trained(
     cells: Sequence[Case], install: Install, ddp: bool, timeout: float, on_event: Optional[Callable[[ProofEvent], None]]
 ) -> ProofReport:
-    """What the cells come to, each trained by one process or by strict DDP in two."""
+    """Trains the cells, each in one process or by strict DDP in two."""
     return run_proof(
         python=install.python,
         cases=[
@@ -245,14 +245,14 @@ def _trained(
 
 
 def outcome_of(result: CaseResult) -> CellOutcome:
-    """What the fit of a cell says of it. Where it failed at a later step, the earlier ones have told all the same."""
+    """The outcome of a cell. Unused parameters count even if a later step failed."""
     if result.outcome == "unused-parameters" or result.unused_parameters:
         return "unused"
     return "clean" if result.outcome == "pass" else "error"
 
 
 def _cell_of(case: Case, result: CaseResult) -> Cell:
-    """A cell with what its fit came to."""
+    """A cell with the result of its fit."""
     outcome = outcome_of(result)
     return Cell(
         case=case,

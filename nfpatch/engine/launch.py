@@ -1,4 +1,4 @@
-"""The processes of a run: how they are started, and how it is made sure that none of them is left."""
+"""The processes of a run: starts them, and makes sure that none is left running."""
 
 from __future__ import annotations
 
@@ -52,28 +52,28 @@ class Nodes:
 
     def check(self, devices: int) -> None:
         """Raises UsageError where these options do not go together, with `devices` processes on each node."""
-        meeting = (self.node_rank, self.rdzv_backend, self.rdzv_endpoint, self.rdzv_id, self.local_addr)
-        if self.nnodes == 1 and any(option is not None for option in meeting):
+        rendezvous = (self.node_rank, self.rdzv_backend, self.rdzv_endpoint, self.rdzv_id, self.local_addr)
+        if self.nnodes == 1 and any(option is not None for option in rendezvous):
             raise UsageError(
                 "--node-rank, --rdzv-backend, --rdzv-endpoint, --rdzv-id and --local-addr are for several nodes. "
-                "Say how many with --nnodes, or leave them out."
+                "Add --nnodes, or leave them out."
             )
         if self.nnodes * devices < 2:
             raise UsageError(
-                "One process alone is no distributed training. Ask for --devices 2 or more; --devices 1 is for "
+                "Distributed training needs at least two processes. Set --devices to 2 or more; --devices 1 is for "
                 "several nodes (--nnodes)."
             )
         if self.nnodes == 1:
             return
         if re.fullmatch(r".+:\d+", self.rdzv_endpoint or "") is None:
             raise UsageError(
-                f"{self.nnodes} nodes need a place to meet: --rdzv-endpoint HOST:PORT, the same on every node, with "
-                "the address of one of them and a port that is free there."
+                f"{self.nnodes} nodes need a rendezvous: --rdzv-endpoint HOST:PORT, the same on every node, with "
+                "the address of one of them and a free port."
             )
         if self.rdzv_backend == "static" and self.node_rank is None:
-            raise UsageError("--rdzv-backend static needs --node-rank, another one on every node, and 0 on HOST.")
+            raise UsageError("--rdzv-backend static needs --node-rank: a different one on every node, and 0 on HOST.")
         if self.node_rank is not None and self.node_rank >= self.nnodes:
-            raise UsageError(f"With {self.nnodes} nodes, --node-rank is one of 0 to {self.nnodes - 1}.")
+            raise UsageError(f"With {self.nnodes} nodes, --node-rank must be between 0 and {self.nnodes - 1}.")
 
     def launcher_options(self, token: str) -> list[str]:
         """The launcher's options; `token` is an id of the launch where it has a single node.

@@ -74,7 +74,7 @@ def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
     version = tuple(answer["python"])
     if version < OLDEST_PYTHON:
         raise EnvironmentProblem(
-            f"{python} is Python {_dotted(version)}, and nfpatch trains with {_dotted(OLDEST_PYTHON)} or newer only. "
+            f"{python} is Python {_dotted(version)}, but training needs Python {_dotted(OLDEST_PYTHON)} or newer. "
             "Name another interpreter with --python."
         )
     missing = [
@@ -84,7 +84,7 @@ def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
     ]
     if missing:
         raise EnvironmentProblem(
-            f"{python} has no {' and no '.join(missing)}, so nothing can be trained with it and nothing proved. "
+            f"{python} has no {' and no '.join(missing)}, so it cannot train. "
             f"Install what neuralforecast needs (`{python} -m pip install {' '.join(missing)}`), "
             "or name another interpreter with --python."
         )

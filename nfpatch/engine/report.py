@@ -62,7 +62,7 @@ class Item:
 
     @property
     def is_error(self) -> bool:
-        """Whether it did not come to its end, and is no failure then."""
+        """Whether it did not complete, which JUnit XML calls an error and not a failure."""
         return not self.ok and self.outcome in ("error", "timeout")
 
 
@@ -78,7 +78,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """What a `command` has found: `facts` on what ran, sections, and the sentences of the `verdict`.
+    """The result of a `command`: `facts` on what ran, sections, and the sentences of the `verdict`.
 
     `extra` are the title and text of a part that only the page has; a line in it that begins with "+" or "-" is marked.
     """
@@ -124,7 +124,7 @@ def write_files(document: Document, junit_xml: Path | None, page: Path | None) -
 
 
 def junit_of(document: Document) -> bytes:
-    """JUnit XML of one test suite. What did not come to its end is an error, what did and is not ok a failure."""
+    """JUnit XML of one test suite. An incomplete item is an error, a complete one that is not ok is a failure."""
     cases = [(section.title, item) for section in document.sections for item in section.items]
     items = [item for _, item in cases]
     counts = {
@@ -163,7 +163,7 @@ def _printable(text: str) -> str:
 
 
 def page_of(document: Document) -> str:
-    """A page that needs no other file: the verdict and the facts, the sections, and what else there is."""
+    """A page that needs no other file: the verdict and the facts, the sections, and the extra part."""
     verdict = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in document.verdict)
     facts = (f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in document.facts)
     parts = [
@@ -245,10 +245,10 @@ class Progress:
         self._errors.print(words, markup=False)
 
     def show(self, words: str) -> None:
-        """What the live line says from now on; the first time, it appears."""
+        """Sets the text of the live line, and shows the line."""
         self._live.start()
         self._live.update(self._task, description=words)
 
     def advance(self) -> None:
-        """One more of the total is done."""
+        """Counts one more of the total as done."""
         self._live.advance(self._task)

@@ -1,4 +1,4 @@
-"""A run of processes in the target interpreter, from its start to the end of the last of them."""
+"""A run of processes in the target interpreter, from the start to the end of the last process."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from nfpatch.errors import EnvironmentProblem
 
 T = TypeVar("T")
 
-# Seconds between two looks at what the processes have written.
+# Seconds between two reads of what the processes have written.
 _POLL_INTERVAL = 0.05
-# Seconds that a process gets to say where it is.
+# Seconds that a process gets to print its stack.
 _ANSWER_TIME = 0.5
 # Bytes; a disk with less is full.
 _LEAST_SPACE = 65536
@@ -78,8 +78,8 @@ def is_disk_full(folder: Path) -> bool:
 
 
 def full_disk() -> EnvironmentProblem:
-    """What to say where the processes cannot write their temporary files."""
+    """The error for a full temporary folder."""
     return EnvironmentProblem(
-        f"The temporary folder {tempfile.gettempdir()} is full. Make room there, or let TMPDIR name a folder on "
-        "another disk."
+        f"The temporary folder {tempfile.gettempdir()} is full. Free some space, or set TMPDIR to a folder on another "
+        "disk."
     )

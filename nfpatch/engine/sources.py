@@ -1,4 +1,4 @@
-"""Which neuralforecast is run: as released, as installed, or patched as `apply` would patch it."""
+"""The source of neuralforecast that a run uses: released, installed, or patched as `apply` would patch it."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import ProofEvent, ProofReport
 from nfpatch.proof.verdict import CaseResult, Launcher, ProofCase
 
-STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "one process"}
+STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "single process"}
 # The title of the section of what no fit shows
 UNPROVED = "Not proved"
 
 
 @contextmanager
 def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofEvent], None]]:
-    """What `verify` shows on standard error while it runs: a bar on a terminal, and what fails, or if `verbose` all."""
+    """Shows progress on standard error: a bar on a terminal, and each failed fit, or if `verbose` every fit."""
     if not agenda.cases:
         yield lambda event: None
         return
@@ -43,7 +43,7 @@ def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofE
         beginning = [f"Training {pluralize(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
 
         def show(event: ProofEvent) -> None:
-            if event.kind == "launched":  # so the interpreter has what it takes
+            if event.kind == "launched":  # the interpreter can train
                 while beginning:
                     shown.print(beginning.pop())
                 shown.show("importing torch and Lightning")
@@ -64,7 +64,7 @@ def _title(case: ProofCase) -> str:
 
 
 def _by(launcher: Launcher) -> str:
-    """What tells the launcher in a title, where it is not the one that is used unless another is asked for."""
+    """The launcher as part of a title; empty for the default one."""
     return "" if launcher == "torchrun" else f", by {launcher}"
 
 
@@ -88,7 +88,7 @@ def required_in_words(results: Sequence[CaseResult]) -> str:
 
 
 def print_report(install: Install, report: ProofReport, verbose: bool = False) -> None:
-    """The answer of `verify`: a line for each patch, what failed, what is not proved, and the verdict.
+    """Prints the report: a line for each patch, what failed, what is not proved, and the verdict.
 
     If it is `verbose`, every fit has a line.
     """
@@ -126,14 +126,14 @@ def items_of_patches(report: ProofReport) -> list[Item]:
         source = next((case.source for case in own if case.source != "released"), None)
         together = [case for case in own if case.source == "released" and case.strategy != "single-process"]
         released = _in_words([case for case in together if case.expect != "pass"])
-        shown = f"released: {released or ('no fault shown' if together else 'not run on several ranks')}"
+        shown = f"released: {released or ('no bug shown' if together else 'not run on several ranks')}"
         cells = (patch_id, shown, f"{source}: {'proved' if ok else 'NOT proved'}" if source else "")
         items.append(Item(ok, "pass" if ok else "failed", patch_id, cells, ()))
     return items
 
 
 def _in_words(results: Sequence[CaseResult]) -> str:
-    """What the released source showed in fits that have a fault there; of several kinds, each once."""
+    """What the fits of the released source showed that have a bug there; each kind once."""
     words = {"wrong": "differs", "error": "fails"}
     kinds = {words.get(each.outcome, each.outcome) for each in results if each.outcome != "unused-parameters"}
     unused = [len(each.unused_parameters) for each in results if each.outcome == "unused-parameters"]
@@ -197,10 +197,10 @@ def _item_of(result: CaseResult) -> Item:
 
 
 def _unused_in(results: Sequence[CaseResult]) -> tuple[tuple[str, str], ...]:
-    """The names of all parameters without a gradient, under a summary each."""
+    """The names of all unused parameters, under a summary each."""
     named = {result.unused_parameters: result.source for result in results if result.unused_parameters}
     return tuple(
-        (f"{pluralize(len(names), 'parameter', 'parameters')} without a gradient ({source} source)", "\n".join(names))
+        (f"{pluralize(len(names), 'unused parameter', 'unused parameters')} ({source} source)", "\n".join(names))
         for names, source in named.items()
     )
 
@@ -224,7 +224,7 @@ def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
 
 
 def is_control(result: CaseResult) -> bool:
-    """Whether it is a fit that no patch is needed for, nor a journey."""
+    """Whether it is a fit of the control: one that needs no patch, and no stage of a script."""
     return result.patch is None and result.stage == "fit"
 
 
@@ -242,29 +242,31 @@ def finding_of(result: CaseResult) -> str:
     if result.outcome == "pass":
         words = _success_of(result)
         return words if result.ok else f"{words}. {result.detail}"
-    return f"{'one process refuses it too' if result.refused_alone else result.outcome}: {result.detail}"
+    return f"{'a single process raises the same error' if result.refused_alone else result.outcome}: {result.detail}"
 
 
 def _success_of(result: CaseResult) -> str:
-    """What a fit that went through showed."""
+    """What a fit without an error showed."""
     if result.stage != "fit":
-        return "says what to set, on every rank" if result.stage == "no-batch" else "as in one process, on every rank"
+        if result.stage == "no-batch":
+            return "every rank raises an error that says what to set"
+        return "matches the single-process reference on every rank"
     if result.unused_parameters:
         return f"trains; {_without_gradient(result)}"
     if result.strategy == "single-process" and result.matches_reference:
-        return "trains; weights and forecasts bit for bit those of the original"
+        return "trains; weights and forecasts bit-identical to the original"
     words = f"trains: {result.steps} steps, {result.parameters:,} parameters"
     if result.strategy != "single-process":
         words += ", equal weights on all ranks"
     if result.matches_reference:
         how = " with find_unused_parameters=True" if str(result.like).endswith("find-unused-ddp") else ""
-        words += f", bit for bit those of the original{how}"
+        words += f", bit-identical to the original{how}"
     return words
 
 
 def _without_gradient(result: CaseResult) -> str:
-    number = pluralize(len(result.unused_parameters), "parameter", "parameters")
-    return f"{number} without a gradient ({listed(result.unused_parameters)})"
+    number = pluralize(len(result.unused_parameters), "unused parameter", "unused parameters")
+    return f"{number} ({listed(result.unused_parameters)})"
 
 
 def conditions_of(report: ProofReport) -> str:
@@ -276,7 +278,7 @@ def conditions_of(report: ProofReport) -> str:
     if report.accelerator == "gpu" and report.backend == "gloo":
         backend += ", because processes share a GPU, which nccl does not allow"
     stack = f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}"
-    return f"{processes}{backend}; {stack}; {report.seconds:.1f} s in all."
+    return f"{processes}{backend}; {stack}; {report.seconds:.1f} s in total."
 
 
 def verdict_of(report: ProofReport) -> list[str]:
@@ -285,19 +287,19 @@ def verdict_of(report: ProofReport) -> list[str]:
     sentences = []
     failed = sum(not result.ok for result in report.cases)
     if failed:
-        sentences.append(f"NOT proved: {pluralize(failed, 'fit', 'fits')} did not come out as it must.")
+        sentences.append(f"NOT proved: {pluralize(failed, 'fit has', 'fits have')} an unexpected result.")
     if any(not result.ok for result in report.cases if is_control(result)):
-        sentences.append("The control failed as well: look at this machine and its environment before the patches.")
+        sentences.append("The control failed too: check this machine and its environment before the patches.")
     if any(not r.ok and r.source == "installed" and r.outcome == "unused-parameters" for r in report.cases):
         sentences.append("The installed source is not patched. Run `nfpatch apply`, then `nfpatch verify` again.")
     if coverage.missing:
         sentences.append(f"NOT proved: {', '.join(coverage.missing)}.")
     elif coverage.unproved and not report.proved and not report.shows_faults_only:
         sentences.append(
-            "NOT proved: no patch was. `nfpatch verify --preview` proves what `nfpatch apply` would write."
+            "NOT proved: no patch was tested. `nfpatch verify --preview` tests what `nfpatch apply` would write."
         )
     if report.ok and report.shows_faults_only:
-        sentences.append("Shown: every fit of the released source came out as expected.")
+        sentences.append("Shown: every fit of the released source has the expected result.")
     elif report.ok:
-        sentences.append("Proved: every fit came out as it must." if report.cases else "Nothing to prove.")
+        sentences.append("Proved: every fit has the expected result." if report.cases else "Nothing to prove.")
     return [*sentences, f"{len(report.proved)} of {pluralize(len(report.patches), 'patch', 'patches')} proved."]

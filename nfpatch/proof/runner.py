@@ -47,7 +47,7 @@ _LOG_LINES = 8
 
 @dataclass(frozen=True)
 class ProofEvent:
-    """What just happened in a proof, for a display of its progress.
+    """A step of a proof, to show its progress.
 
     Every case finishes exactly once, with its result, whatever became of it; a case that was not reached never starts.
     """
@@ -59,7 +59,7 @@ class ProofEvent:
 
 @dataclass(frozen=True)
 class ProofReport:
-    """What a proof came to.
+    """The result of a proof.
 
     `world_size` and `backend` are what torch reported, None where no case trained; the versions are None where there
     was nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
@@ -86,7 +86,7 @@ class ProofReport:
 
     @property
     def proved(self) -> tuple[str, ...]:
-        """The ids of the patches of which every case came out as it must, not only those of the released source."""
+        """The ids of the patches of which every case has the expected result, not only those of the released source."""
         failed = {case.patch for case in self.cases if not case.ok}
         shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None and case.source != "released")
         return tuple(patch_id for patch_id in shown if patch_id not in failed)
@@ -201,7 +201,7 @@ class _Ending:
 
 
 class _Proof:
-    """The course of one proof: the reports that come in, and the results they amount to."""
+    """One proof in progress: the reports of the ranks, and the results so far."""
 
     def __init__(
         self,
@@ -309,12 +309,12 @@ class _Proof:
                 launch.process.wait(max(0.0, min(_FAREWELL_TIME, deadline - time.monotonic())))
 
     def _lateness(self) -> str:
-        """What was still to come when the time-out struck."""
-        when = f"when the time-out of {self.options.timeout:g} s struck"
+        """What had not finished at the timeout."""
+        when = f"at the timeout of {self.options.timeout:g} s"
         if self.options.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
             return f"not finished {when}"
         return (
-            f"the {self.options.nodes.nnodes} nodes had not all come to {self.options.nodes.rdzv_endpoint} {when}. Run "
+            f"the {self.options.nodes.nnodes} nodes had not all joined {self.options.nodes.rdzv_endpoint} {when}. Run "
             "the same command on each of them, or raise --timeout"
         )
 
@@ -343,7 +343,7 @@ class _Proof:
             file = rank.imported.get(case.tree)
             tree = self.trees[case.tree] or self.stack.neuralforecast
             if case.tree in rank.imported and not _is_package_file(file, tree):
-                wrong = f"rank {rank.number} imported neuralforecast from {file}, and not from {tree}"
+                wrong = f"rank {rank.number} imported neuralforecast from {file} instead of {tree}"
                 return result_without_fits(case, "error", wrong)
         # On GPUs the ranks agree on the backend, as only they know how many there are.
         agreed = (rank.backend for rank in self.ranks if rank.backend)
@@ -352,7 +352,7 @@ class _Proof:
         return result_of_fits(case, fits, self.world_size, backend)
 
     def _death(self, launch: Launch) -> _Ending:
-        """Why a launch, or one of its processes, ended too early; ends the others, lest the launcher wait for them."""
+        """Why a launch, or one of its processes, ended early; ends the others, so that the launcher does not wait."""
         launch.end_workers(rank.pid for rank in self.ranks if rank.pid is not None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
@@ -395,7 +395,7 @@ class _Proof:
                 not_reached = "not reached"
                 continue
             errors = [
-                f"\nrank {rank.number} had ended with: {rank.finished[case.id].detail}"
+                f"\nrank {rank.number} had finished with: {rank.finished[case.id].detail}"
                 for rank in self.ranks
                 if case.id in rank.finished
             ]
@@ -407,7 +407,7 @@ class _Proof:
         return {case for rank in ranks for case in rank.started - set(rank.finished)}
 
     def _places(self) -> str:
-        """Where the processes that have not finished are, as far as they still answer."""
+        """Where the processes that have not finished are, if they still respond."""
         is_each_a_rank = len(self.ranks) == self.world_size
         asked = {
             f"rank {rank.number}" if is_each_a_rank else "the script": rank
@@ -451,10 +451,10 @@ def check_that_spark_starts(stack: Stack, python: Path) -> None:
 
 
 def no_gpu(stack: Stack) -> EnvironmentProblem:
-    """What to say where there is no GPU to train on."""
+    """The error for a machine without a GPU."""
     return EnvironmentProblem(
         f"torch {stack.torch} finds no GPU on this machine. Train on the CPU (--accelerator cpu, the default), or let "
-        "torch see a GPU: that takes a torch that was built with CUDA, a driver (`nvidia-smi` lists what it sees), and "
+        "torch see a GPU: that needs a torch that was built with CUDA, a driver (`nvidia-smi` lists what it sees), and "
         "a CUDA_VISIBLE_DEVICES that does not hide it."
     )
 

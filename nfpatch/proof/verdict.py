@@ -22,7 +22,7 @@ Launcher = Literal["torchrun", "script", "spawn", "fork", "spark"]
 
 @dataclass(frozen=True)
 class ProofCase:
-    """One fit of a proof and what it must come to.
+    """One fit of a proof and its expected result.
 
     `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `has_unused` says that the source
     has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a
@@ -58,7 +58,7 @@ class ProofCase:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What a case came to, and the evidence for it.
+    """The result of a case, and the evidence for it.
 
     `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
     the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` says whether
@@ -129,7 +129,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
     if refused or (unused and not (case.has_unused and case.expect == "pass")):
         if case.expect == "pass":
             refusals = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
-            detail = f"without a gradient: {', '.join(unused or refusals[:1])}"
+            detail = f"unused: {', '.join(unused or refusals[:1])}"
         else:
             detail = _why_not_refused(fits) or difference(unused, case.unused_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
@@ -139,7 +139,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
     if case.expect != "pass":
-        detail = "every parameter got a gradient, and DDP had no complaint"
+        detail = "there are no unused parameters, and DDP did not raise"
     else:
         detail = difference(unused, case.unused_parameters) if case.has_unused else ""
     return _result(case, fits, "pass", ok=not detail, detail=detail)
@@ -199,40 +199,40 @@ def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallF
         outcome: Outcome = "error" if "error" in outcomes else "unused-parameters"
         is_the_bug = case.expect == "wrong" and any(symptom in words for symptom in case.symptoms)
         return _result(case, fits, outcome, ok=is_the_bug, detail=words)
-    # On Spark, how many processes train is neuralforecast's own doing
+    # On Spark, neuralforecast itself decides how many processes train
     is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and differences is not None
     found = differences if is_wrong_number else first_finding(facts)
     if found is None:
-        detail = f"no fault shows on {facts.world_size} ranks: each got what one process gets"
+        detail = f"the bug does not show on {facts.world_size} ranks: each matches the single-process reference"
         detail = detail if case.expect == "wrong" else ""
         return _result(case, fits, "pass", ok=not detail, detail=detail)
     return _result(case, fits, found.outcome, ok=found.outcome == case.expect == "wrong", detail=found.detail)
 
 
 def _is_refused_alone(fits: Sequence[CaseFinished]) -> bool:
-    """Whether one process ends as badly. What the other ranks end with may be a consequence of that."""
+    """Whether a single process fails too. The errors of the other ranks may be a consequence of that."""
     return any(fit.refused_alone for fit in fits) and all(fit.outcome in ("error", "wrong") for fit in fits)
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
-    """What keeps names and patterns from matching each other exactly, in words; empty where nothing does."""
+    """The names and patterns that do not match each other, as text; empty if all match."""
     too_many = [name for name in names if not _is_claimed(name, patterns)]
     missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
-    complaints = []
+    mismatches = []
     if too_many:
-        complaints.append(f"without a gradient, but not claimed by the patch: {', '.join(too_many)}")
+        mismatches.append(f"unused, but not claimed by the patch: {', '.join(too_many)}")
     if missing:
-        complaints.append(f"claimed by the patch, but not without a gradient: {', '.join(missing)}")
-    return "; ".join(complaints)
+        mismatches.append(f"claimed by the patch, but not unused: {', '.join(missing)}")
+    return "; ".join(mismatches)
 
 
 def _why_not_refused(fits: Sequence[CaseFinished]) -> str | None:
-    """What keeps missing gradients from being DDP's refusal of them; None where nothing does."""
+    """Why unused parameters do not count as refused by DDP; None if they do."""
     for rank, fit in enumerate(fits):
         if fit.outcome != "unused-parameters":
-            return f"rank {rank}: parameters got no gradient, but DDP did not refuse them"
+            return f"rank {rank}: there are unused parameters, but DDP did not refuse them"
         if fit.unused_by_torch is not None and set(fit.unused_by_torch) != set(fit.unused_last):
-            return f"rank {rank}: torch names other parameters than were observed: {', '.join(fit.unused_by_torch)}"
+            return f"rank {rank}: torch names different parameters than were observed: {', '.join(fit.unused_by_torch)}"
     return None
 
 
@@ -240,14 +240,14 @@ def _why_no_forecasts(case: ProofCase, fits: Sequence[CaseFinished]) -> str | No
     """What is wrong with the forecasts of a plain fit; None where nothing is."""
     for rank, fit in enumerate(fits if case.forecast is not None else ()):
         if fit.forecast_shape is None or fit.forecast_shape != fit.due_shape:
-            return f"rank {rank}: the forecasts have the shape {fit.forecast_shape}, and not {fit.due_shape}"
+            return f"rank {rank}: the forecasts have the shape {fit.forecast_shape} instead of {fit.due_shape}"
         if not fit.finite_forecasts:
             return f"rank {rank}: not all forecasts are finite numbers"
     return None
 
 
 def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
-    """What keeps fits from having ended as those that they must be like; None where nothing does.
+    """How fits differ from those that they must be equal to; None if they do not.
 
     Two addends have the same sum in any order, more have not: with three ranks and more, the last bits depend on how
     DDP groups the gradients, and are no part of the proof.
@@ -263,10 +263,9 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
             if unclaimed:
                 return f"rank {rank}: {what}, but not claimed by the patch: {', '.join(unclaimed)}"
         if is_bit_equal and not _is_alike(fit):
-            different = ", ".join(fit.comparison.different) or "none of the weights, but the forecasts or losses"
+            different = ", ".join(fit.comparison.different) or "no weights, but the forecasts or losses"
             return (
-                f"rank {rank}: does not end as {case.like} does, by up to {fit.comparison.largest:.3g}; "
-                f"different are {different}"
+                f"rank {rank}: the result differs from {case.like} by up to {fit.comparison.largest:.3g}: {different}"
             )
     return None
 
@@ -278,7 +277,7 @@ def _is_alike(fit: CaseFinished) -> bool:
 
 
 def _matches_reference(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome) -> bool | None:
-    """Whether it ended as what it is compared with; None where nothing was compared."""
+    """Whether it is equal to what it is compared with; None where nothing was compared."""
     if any(fit.comparison is not None for fit in fits):
         return all(map(_is_alike, fits))
     return outcome == "pass" if case.case.stage != "fit" and outcome in ("pass", "wrong") else None

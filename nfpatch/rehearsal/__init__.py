@@ -1,5 +1,5 @@
-"""The rehearsal: a user's own script on several CPU processes, shortened, and compared with one process.
+"""The rehearsal: a shortened run of a user's script in several CPU processes, compared with a single-process reference.
 
-`run.py` starts and ends it, `records.py` reads what the ranks have recorded, `verdict.py` makes facts of it, which the
-checks of the engine judge, and `report.py` reports. What runs in the processes is `target/rehearsal/`.
+`run.py` starts and ends it, `records.py` reads what the ranks record, `verdict.py` turns that into facts, which the
+checks of the engine judge, and `report.py` prints the report. `target/rehearsal/` runs in the processes.
 """

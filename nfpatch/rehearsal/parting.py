@@ -1,4 +1,4 @@
-"""Where a script parts its ranks: the line from which two of them go on differently, and what it looked at."""
+"""Where the ranks of a script diverge: the line after which two of them take different paths, and its cause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional
 from nfpatch.engine.facts import Decision
 from nfpatch.target.events import Step
 
-# In how many steps two ways may come together again
+# Within how many steps two paths may join again
 _LONGEST = 100
 # By rank, how files were changed, by path
 Written = Mapping[int, Mapping[str, set[str]]]
@@ -27,7 +27,7 @@ class _Fork(NamedTuple):
 def decision_of(
     steps: Mapping[int, Sequence[Step]], written: Written, read_line: Callable[[str, int], str] = linecache.getline
 ) -> Optional[Decision]:
-    """The line that parts the first rank from the first that goes another way; None where that is not known.
+    """The line at which the first rank diverges from another one; None where that is not known.
 
     `steps` are the lines of each rank up to its next call.
     """
@@ -46,7 +46,7 @@ def decision_of(
 
 
 def _fork_of(one: Sequence[Step], other: Sequence[Step]) -> Optional[_Fork]:
-    """The fork after which the ranks do not come together again, or the last one; None where there is none."""
+    """The fork after which the ranks do not join again, or the last one; None where there is none."""
     here = there = 0
     fork = None
     while here < len(one) and there < len(other):
@@ -54,7 +54,7 @@ def _fork_of(one: Sequence[Step], other: Sequence[Step]) -> Optional[_Fork]:
             here, there = here + 1, there + 1
             continue
         if not here:
-            return None  # how the last call went is what parts them
+            return None  # they diverge by the result of the last call
         fork = _Fork(one[here - 1], other[there - 1], one[here], other[there])
         joined = _join_of(one[here : here + _LONGEST], other[there : there + _LONGEST], fork.one)
         if joined is None:
@@ -67,14 +67,14 @@ def _fork_of(one: Sequence[Step], other: Sequence[Step]) -> Optional[_Fork]:
 
 
 def _join_of(one: Sequence[Step], other: Sequence[Step], branch: Step) -> Optional[tuple[int, int]]:
-    """After how many steps of each two ways from a line come together, further on in its function or at that line."""
+    """After how many steps of each rank two paths from a line join, later in its function or at that line."""
     one, other = (_onward(steps, branch) for steps in (one, other))
     pairs = ((here, there) for here, step in enumerate(one) for there, its in enumerate(other) if _is_same(step, its))
     return min(pairs, key=sum, default=None)
 
 
 def _onward(steps: Sequence[Step], branch: Step) -> Sequence[Step]:
-    """The steps up to the first that goes back in the function of a line, as a loop does that is around it."""
+    """The steps up to the first that jumps back in the function of a line, as a surrounding loop does."""
     for index, step in enumerate(steps):
         if (step.file, step.function) == (branch.file, branch.function) and step.line < branch.line:
             return steps[:index]
@@ -86,13 +86,13 @@ def _is_same(one: Step, other: Step) -> bool:
 
 
 def _side(step: Step, then: Optional[Step]) -> str:
-    """What a rank saw in a line, and where it went."""
-    where = "goes on to its next call" if then is None else f"goes on in line {then.line}"
+    """The values that a rank saw in a line, and where it continued."""
+    where = "continues to its next call" if then is None else f"continues in line {then.line}"
     return f"{where} ({', '.join(step.seen)})" if step.seen else where
 
 
 def _writers_of(fork: _Fork, written: Written) -> list[str]:
-    """Which ranks have written the files that the line looks for."""
+    """The ranks that wrote the files that the line looks for."""
     seen = " ".join((*fork.one.seen, *fork.other.seen))
     return [
         f"rank {rank} writes {path}"

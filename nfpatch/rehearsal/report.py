@@ -40,17 +40,17 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
             if isinstance(event, CallStarted):
                 live.update(f"{event.name} in {event.file.rpartition('/')[2]}:{event.line}")
             elif isinstance(event, (CallReturned, CallRaised)):
-                live.update("going on")
+                live.update("running")
 
         yield show
 
 
 def print_report(install: Install, script: Script, report: RehearsalReport) -> None:
-    """The answer: what was overridden, the calls by rank, what is wrong and what fixes it, the verdict last."""
+    """Prints what was overridden, the calls by rank with findings and fixes, and the verdict."""
     print_install(install)
     by = _LAUNCHERS[report.launcher]
     print_sentence(
-        f"{script.name} on {report.world_size} processes of the CPU, by {by}, with the {report.source} source; "
+        f"{script.name} in {report.world_size} CPU processes, started by {by}, with the {report.source} source; "
         f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}; {report.seconds:.1f} s."
     )
     if report.overrides:
@@ -69,7 +69,7 @@ def print_report(install: Install, script: Script, report: RehearsalReport) -> N
 
 
 def _print_table(items: list[Item]) -> None:
-    """A line for each call, and below it what is wrong with it; a note that was shown before is not again."""
+    """Prints a line for each call, with its findings below; each note is printed once."""
     ranks = [f"rank {number}" for number in range(len(items[0].cells) - 3)]
     heading = replace(items[0], cells=("where", "call", *ranks, "model"))
     widths = widths_of([heading, *items])
@@ -96,9 +96,9 @@ def _item_of(stage: Stage) -> Item:
 
 def document_of(install: Install, script: Script, report: RehearsalReport) -> Document:
     """The rehearsal as a document: an item for each call, and one for the end of the script."""
-    came_to_end = report.exit_code == 0
+    has_completed = report.exit_code == 0
     end = Item(
-        ok=came_to_end,
+        ok=has_completed,
         outcome="error",
         name="the script",
         cells=("the script", *[""] * (len(_item_of(report.stages[0]).cells) - 1 if report.stages else 0)),
@@ -108,7 +108,7 @@ def document_of(install: Install, script: Script, report: RehearsalReport) -> Do
     )
     return Document(
         command="nfpatch rehearse",
-        title=f"{script.name}: {'rehearsed' if report.ok else 'NOT as in one process'}",
+        title=f"{script.name}: {'rehearsed' if report.ok else 'mismatch'}",
         ok=report.ok,
         facts=(
             ("script", shlex.join([script.name, *script.arguments])),
@@ -129,7 +129,7 @@ def document_of(install: Install, script: Script, report: RehearsalReport) -> Do
 
 
 def lines_of(stage: Stage) -> list[str]:
-    """What is wrong with a call and what fixes it, and what is worth knowing of it."""
+    """The finding of a call, its fix, and the notes."""
     lines = [] if stage.ok else [f"{stage.outcome}: {stage.detail}"]
     if stage.why:
         lines.append(f"why it matters: {stage.why}")
@@ -138,7 +138,7 @@ def lines_of(stage: Stage) -> list[str]:
     if stage.remedy:
         lines += [f"what to do: {stage.remedy[0]}", *stage.remedy[1:]]
     if stage.observed:
-        lines.append(f"No patch of the catalog is known for it; {_PAGE} says how to go on. For an issue:")
+        lines.append(f"No patch in the catalog fixes this; {_PAGE} says how to proceed. Details for an issue:")
         lines += [f"    {line}" for line in (f"{stage.call} of {stage.model}", *stage.observed)]
     return [*lines, *(f"note: {note}" for note in stage.notes)]
 
@@ -153,17 +153,17 @@ def verdict_of(report: RehearsalReport) -> list[str]:
     if report.ok:
         if any(stage.is_for_one_device for stage in report.stages) and not any(map(is_together, report.stages)):
             return [f"Rehearsed: {pluralize(len(report.stages), 'call', 'calls')} of a script for one device."]
-        calls = pluralize(len(report.stages), "call gives", "calls give")
-        return [f"Rehearsed: {calls} on {report.world_size} processes what one process gives."]
+        calls = pluralize(len(report.stages), "call matches", "calls match")
+        return [f"Rehearsed in {report.world_size} processes: {calls} the single-process reference."]
     wrong = [stage for stage in report.stages if not stage.ok]
     sentences = []
     if not report.stages:
-        sentences.append("NOT rehearsed: the script has made no call of neuralforecast that nfpatch has seen.")
+        sentences.append("NOT rehearsed: nfpatch recorded no call of neuralforecast.")
     elif wrong and all(stage.is_refused_alone for stage in wrong):
         calls = pluralize(len(report.stages), "call", "calls")
-        sentences.append(f"NOT rehearsed to the end: one process is refused {len(wrong)} of {calls} as well.")
+        sentences.append(f"NOT rehearsed completely: {len(wrong)} of {calls} fail in a single process too.")
     elif wrong:
-        sentences.append(f"NOT as in one process: {len(wrong)} of {pluralize(len(report.stages), 'call', 'calls')}.")
+        sentences.append(f"Mismatch or error in {len(wrong)} of {pluralize(len(report.stages), 'call', 'calls')}.")
     if report.ended:
         sentences.append(
             f"The script was {report.ended}."
@@ -174,7 +174,7 @@ def verdict_of(report: RehearsalReport) -> list[str]:
         sentences.append(f"The script ended with exit code {report.exit_code}.")
     if report.patches and report.source == "installed":
         sentences.append(
-            f"`nfpatch apply {' '.join(report.patches)}` fixes what is known; `nfpatch rehearse --source patched` "
-            "shows first what that comes to."
+            f"`nfpatch apply {' '.join(report.patches)}` fixes the known problems; to test that first, run "
+            "`nfpatch rehearse --source patched`."
         )
     return sentences

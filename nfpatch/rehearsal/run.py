@@ -56,7 +56,7 @@ class Script:
 
 @dataclass(frozen=True)
 class RehearsalReport:
-    """What a rehearsal came to.
+    """The result of a rehearsal.
 
     `exit_code` is that of the script, None where nfpatch ended it, `ended` says why then. `tail` are the last lines
     that it printed. `notes` are what is worth knowing and no fault.
@@ -78,7 +78,7 @@ class RehearsalReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the script has come to its end, and each of its calls gave on all ranks what it gives on one."""
+        """Whether the script completed, and each of its calls matched the single-process reference on all ranks."""
         return bool(self.stages) and all(stage.ok for stage in self.stages) and self.exit_code == 0
 
     @property
@@ -202,7 +202,7 @@ def environment_of(path: Sequence[Path], specification: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _followed(log: Path, output: Optional[Callable[[bytes], None]]) -> Iterator[Callable[[], None]]:
-    """Hands on what the script prints, each time that it is called and at the end."""
+    """Forwards what the script prints, each time that it is called and at the end."""
     if output is None:
         yield lambda: None
         return
@@ -225,7 +225,7 @@ def _watch(
     on_event: Callable[[Entry], None],
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
-    """Follows the processes to their end: why they had to be ended, if so, and how many the script left running."""
+    """Waits for the processes: returns why nfpatch ended them, if it did, and how many the script left running."""
     idleness = _Idleness(launch)
     over: list[float] = []  # when the script itself was over
 
@@ -243,7 +243,7 @@ def _watch(
                 return None, left
         in_call = any(not call.is_over for rank in living for call in rank.calls.values())
         if time.monotonic() > deadline:
-            reason = f"ended by the time-out of {timeout:g} s"
+            reason = f"ended by the timeout of {timeout:g} s"
         elif idleness.seconds() > _PATIENCE and in_call:
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
@@ -255,7 +255,7 @@ def _watch(
 
 
 class _Idleness:
-    """For how long the processes of a launch have done next to nothing. Linux only; elsewhere they are always busy."""
+    """How long the processes of a launch have been idle. Linux only; elsewhere they count as busy."""
 
     def __init__(self, launch: Launch) -> None:
         self._token = launch.token
@@ -263,7 +263,7 @@ class _Idleness:
         self._used = 0.0
 
     def seconds(self) -> float:
-        """Seconds since one of them has last done something. It looks once a second."""
+        """Seconds since one of them last used the processor. Sampled once a second."""
         now = time.monotonic()
         if sys.platform == "linux" and now - self._looked >= 1.0:
             used = sum(map(_processor_time, bearers_of(self._token)))
@@ -293,20 +293,20 @@ def _check_source(file: Optional[str], expected: Path) -> None:
     """Raises EnvironmentProblem where the script imported another neuralforecast, from this `file`."""
     if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(expected)):
         raise EnvironmentProblem(
-            f"The script imports neuralforecast from {Path(file).parent}, and not from {expected}. Name that install "
+            f"The script imports neuralforecast from {Path(file).parent} instead of {expected}. Name that install "
             "with --python or --site-packages, or rename the folder that hides it."
         )
 
 
 def _places_in_script(records: Records) -> list[str]:
-    """Where the ranks are that have been ended between two calls."""
+    """Where each rank was that nfpatch ended between two calls."""
     between = [rank for rank in records.ranks.values() if all(call.is_over for call in rank.calls.values())]
     places = {rank.number: place_of(records.stack_of(rank)) for rank in between if not rank.has_ended}
     return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
 
 
 def _notes_of(records: Records, left: int, tail: str, raised: bool) -> Iterator[str]:
-    """What is worth knowing besides the calls; the script may have `raised` an error."""
+    """Remarks that concern no single call; the script may have `raised` an error."""
     if raised and len(records.ranks) == 1 and not any(rank.calls for rank in records.ranks.values()):
         yield "The script ended before its first call, when it was one process still: one process is refused as well."
     shared = shared_files(rank.written for rank in records.ranks.values())
@@ -318,4 +318,4 @@ def _notes_of(records: Records, left: int, tail: str, raised: bool) -> Iterator[
     if "EOFError: EOF when reading a line" in tail:
         yield "The script reads standard input, of which a rehearsal has none to give."
     if left:
-        yield f"The script left {pluralize(left, 'process', 'processes')} running, which nfpatch has ended."
+        yield f"The script left {pluralize(left, 'process', 'processes')} running; nfpatch ended them."

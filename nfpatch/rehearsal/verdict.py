@@ -1,4 +1,4 @@
-"""What the events of all ranks amount to, call by call: what differs from one process, and which patch fixes it."""
+"""Judges the events of all ranks call by call: differences from the single-process reference, and patches for them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ LAST_FRAMES = 6
 
 @dataclass(frozen=True)
 class Stage:
-    """One call of the script and what came of it on all ranks.
+    """One call of the script and its result on all ranks.
 
-    `ranks` has what became of it on each, in a word or two; `patches` are the ids of those that fix it and that
-    the rehearsed source lacks, `notes` what is worth knowing and no fault. A remedy `is_sought` where it is a fault of
-    several processes, and not the consequence of another. `why` says why it matters, `remedy` what to change in the
-    script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where the script
-    keeps a training there, and `is_refused_alone` where one process raises the same error.
+    `ranks` has the state on each rank, in a word or two; `patches` are the ids of the patches that fix it and that
+    the rehearsed source lacks, `notes` are remarks that are no findings. A remedy `is_sought` where the problem is
+    one of several processes, and no consequence of another finding. `why` says why it matters, `remedy` what to change
+    in the script; where neither that nor a patch is known, `observed` is for an issue. It `is_for_one_device` where
+    the script keeps a training there, and `is_refused_alone` where one process raises the same error.
     """
 
     call: str
@@ -150,9 +150,9 @@ def facts_of(records: Records, devices: int, ended: Optional[str]) -> Iterator[t
 
 
 def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
-    """The calls, where the first with other arguments on some rank stands for what follows and no patch is known for.
+    """Merges what follows from arguments that differ between ranks, and that no patch fixes, into the call with them.
 
-    A finding after one before which the ranks part is a consequence.
+    A finding on a call before which the ranks diverge is a consequence if there is an earlier one.
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
@@ -181,13 +181,13 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
 
 
 def _may_follow(each: _Judged) -> bool:
-    """Whether there is a finding that may be what other arguments on some rank lead to."""
+    """Whether the finding may be a consequence of arguments that differ between ranks."""
     found = each.finding
     if parting_calls.parts(each.facts):
         return False
     failures = [rank.failure.message for rank in each.facts.ranks.values() if rank.failure is not None]
     if len(failures) == len(each.facts.ranks) > 1 and len(set(failures)) == 1:
-        return False  # an error that all ranks raise alike
+        return False  # all ranks raise the same error
     return (
         found is not None
         and each.is_sought
@@ -329,17 +329,17 @@ def _stage_of(
     )
 
 
-_FOR_REFUSED = ("Mend the script first: with devices=1, and no other process, it raises this as well.",)
+_FOR_REFUSED = ("Fix the script first: it raises the same error in a single process (devices=1).",)
 _FOR_GPUS = (
-    'Where there are GPUs, neuralforecast adds accelerator="gpu" and devices=-1 to what a script leaves out, in one '
-    "process too. Write both, as in:",
+    'On a machine with GPUs, neuralforecast sets accelerator="gpu" and devices=-1 where a script does not, in a single '
+    "process too. Set both, for example:",
     '    accelerator="cpu", devices=1',
 )
-_FOR_REPLACED = ("Remove the replacement, or do in it what the patched function does.",)
+_FOR_REPLACED = ("Remove the replacement, or make it do what the patched function does.",)
 
 
 def _in_words(replaced: MethodReplaced, known: Known) -> str:
-    """That the script has put a method of its own in the place of one that patches change."""
+    """Says that the script replaces a method that patches change."""
     function = replaced.function.partition(":")[2]
     patches = ", ".join(known.patches_of(replaced.function))
     return (
@@ -349,7 +349,7 @@ def _in_words(replaced: MethodReplaced, known: Known) -> str:
 
 
 def _observed(finding: Finding) -> tuple[str, ...]:
-    """What was observed, for an issue."""
+    """The evidence, to quote in an issue."""
     lines = [
         line for error in finding.errors for line in (*error.splitlines()[:1], *error.splitlines()[1:][-LAST_FRAMES:])
     ]
@@ -357,50 +357,50 @@ def _observed(finding: Finding) -> tuple[str, ...]:
 
 
 def _refusal_of_one_process(by_rank: Mapping[int, Optional[Call]], finding: Finding) -> str:
-    """That one process raises the same error, in words for the end of a sentence; empty where it does not."""
+    """Says that a single process raises the same error, to append to a sentence; empty where it does not."""
     references = [each for call in by_rank.values() if call is not None for each in call.references]
     same = [each for each in references if each.error is not None and each.error[:300] == finding.message[:300]]
     if finding.outcome != "error" or not same:
         return ""
     where = " on a machine with GPUs" if all(each.needs_gpus for each in same) else ""
-    return f"; one process is refused as well{where}"
+    return f"; a single process raises the same error{where}"
 
 
 def _unasked(by_rank: Mapping[int, Optional[Call]]) -> Iterable[str]:
-    """Why a call that returned was not compared with one process, if that was not possible."""
+    """Why a call that returned was not compared with a single-process reference, if it was not."""
     for call in by_rank.values():
         if call is not None and call.raised is None:
             for words in dict.fromkeys(each.error for each in call.references if each.error):
-                yield f"not held against one process, which ended with {shortened(words)}"
+                yield f"not compared with a single-process reference, which raised {shortened(words)}"
 
 
 def _notes_of(facts: CallFacts, finding: Optional[Finding], missing: Sequence[Patch]) -> Iterable[str]:
-    """What is for one device or one rank only, and what `find_unused_parameters=True` is good for in a call."""
+    """Notes on calls for one device or one rank only, and on whether `find_unused_parameters=True` is needed."""
     if facts.one_device:
         yield (
             f"{facts.one_device} is a strategy for one device, so one process trains, however many devices there are; "
-            'for several, write strategy="ddp" and devices=-1'
+            'to use several, set strategy="ddp" and devices=-1'
         )
     if parting_calls.is_by_one_rank(facts) and len(facts.ranks) > 1:
         made = [str(rank) for rank, each in facts.ranks.items() if each.name]
-        yield f"made on rank {', '.join(made)} only"
+        yield f"called on rank {', '.join(made)} only"
     options = different_data.different_options(facts)
     if options is not None and not parting_calls.parts(facts) and (finding is None or options not in finding.detail):
-        yield f"{options}, which has done no harm here" if finding is None else options
+        yield f"{options}, without an effect here" if finding is None else options
     asked = [each for each in facts.all_trainings if each.find_unused]
     if not asked:
         return
     unused = tuple(dict.fromkeys(name for each in asked for name in each.unused))
     if not unused:
-        yield "find_unused_parameters=True is kept, and needless: every parameter gets a gradient"
+        yield "find_unused_parameters=True is kept, but not needed: there are no unused parameters"
         return
     patches = patches_for_unused(unused, _classes_of(facts), missing)
-    remedy = f"needless with {', '.join(patches)}" if patches else "no patch of the catalog is known for them"
+    remedy = f"not needed with {', '.join(patches)}" if patches else "no patch in the catalog fixes them"
     if facts.own_layers():
         frozen = [
             f"{each.layer}.requires_grad_(False) in {in_file(each.file, each.line)}" for each in facts.own_layers()
         ]
-        remedy = f"needless with {', '.join([*patches, *frozen])}"
+        remedy = f"not needed with {', '.join([*patches, *frozen])}"
     yield f"find_unused_parameters=True is kept, because of {listed(unused)}: {remedy}"
 
 

@@ -215,7 +215,7 @@ def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_
     check = TrainingCheck({"learning_rate": 0.01}, ("MLP", "TFT"), ("GRU",), ("RNN",))
     assert report.training == check
     told = " ".join(sentences_of(report))
-    assert "varied in one cell of a model, all at once: learning_rate=0.01." in told
-    assert "as they were, in 2 models." in told
-    assert "does NOT hold of GRU" in told
-    assert "not known of RNN" in told
+    assert "varied together in one cell of each model: learning_rate=0.01." in told
+    assert "the same in 2 models" in told
+    assert "did NOT stay the same in GRU" in told
+    assert "Unknown for RNN" in told

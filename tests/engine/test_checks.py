@@ -136,22 +136,22 @@ def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
 @pytest.mark.parametrize(
     ("text", "side", "in_remedy"),
     [
-        ("if os.path.isfile(path):", "", "after a call that all ranks make"),
-        ("if name in done:", "/tmp/a.done is there", "after a call that all ranks make"),
+        ("if os.path.isfile(path):", "", "after a call on all"),
+        ("if name in done:", "/tmp/a.done is there", "after a call on all"),
         ('if os.environ["LOCAL_RANK"] == "0":', "", "on every rank"),
         ("if random.random() < 0.5:", "", "os.environ.setdefault"),
         ("if time.time() > stop:", "stop is 7", "os.environ.setdefault"),
     ],
 )
 def test_what_to_change_depends_on_what_decides(text: str, side: str, in_remedy: str) -> None:
-    decision = Decision("/home/me/train.py", 8, text, {0: f"goes on in line 9 ({side})", 1: "goes on in line 11"})
+    decision = Decision("/home/me/train.py", 8, text, {0: f"continues in line 9 ({side})", 1: "continues in line 11"})
     facts = replace(call_of(**FAULTS["parting_calls"]), decision=decision)
 
     found = parting_calls.find(facts)
 
     assert found is not None
     assert in_remedy in "\n".join(found.remedy)
-    for words in ("train.py:8", text, "rank 0 goes on in line 9", side, "rank 1 goes on in line 11"):
+    for words in ("train.py:8", text, "rank 0 continues in line 9", side, "rank 1 continues in line 11"):
         assert words in found.detail
 
 

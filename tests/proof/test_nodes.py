@@ -109,7 +109,7 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
         ("green", True, ""),
     ]
     assert (proved[-1].equal_weights, proved[-1].matches_reference) == (True, True)
-    assert diverging.detail == "the weights are not the same on all ranks"
+    assert diverging.detail == "the weights differ between ranks"
     assert "World size 2 on 2 nodes, backend gloo" in conditions_of(one)
     assert processes_with(mark) == set()
 

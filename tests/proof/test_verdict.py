@@ -119,8 +119,8 @@ def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> Non
 
 def test_all_names_and_patterns_without_a_match_are_told() -> None:
     assert difference(["out.weight", "gate.0.weight", "gate.0.bias"], ["out.*", "in.*", "mid.*"]) == (
-        "without a gradient, but not claimed by the patch: gate.0.weight, gate.0.bias; "
-        "claimed by the patch, but not without a gradient: in.*, mid.*"
+        "unused, but not claimed by the patch: gate.0.weight, gate.0.bias; "
+        "claimed by the patch, but not unused: in.*, mid.*"
     )
 
 
@@ -244,15 +244,15 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
     [
         (
             {"world_size": 1, "backend": None},
-            "rank 1: torch reports world size 1 and backend None where 2 and gloo were asked for",
+            "rank 1: torch reports world size 1 and backend None instead of 2 and gloo",
         ),
-        ({"backend": "nccl"}, "rank 1: torch reports world size 2 and backend nccl where 2 and gloo were asked for"),
+        ({"backend": "nccl"}, "rank 1: torch reports world size 2 and backend nccl instead of 2 and gloo"),
         ({"steps": 1}, "rank 1: 1 training steps, which proves nothing; at least 2 are needed"),
         ({"finite_loss": False}, "rank 1: the loss is not finite"),
-        ({"digest": "other"}, "the weights are not the same on all ranks"),
-        ({"digest": None}, "the weights are not the same on all ranks"),
-        ({"forecast_shape": None, "due_shape": None}, "rank 1: the forecasts have the shape None, and not None"),
-        ({"forecast_shape": (24, 1)}, "rank 1: the forecasts have the shape (24, 1), and not (24, 5)"),
+        ({"digest": "other"}, "the weights differ between ranks"),
+        ({"digest": None}, "the weights differ between ranks"),
+        ({"forecast_shape": None, "due_shape": None}, "rank 1: the forecasts have the shape None instead of None"),
+        ({"forecast_shape": (24, 1)}, "rank 1: the forecasts have the shape (24, 1) instead of (24, 5)"),
         ({"finite_forecasts": False}, "rank 1: not all forecasts are finite numbers"),
         ({"outcome": "error", "detail": "ValueError: no"}, "rank 1: ValueError: no"),
     ],
@@ -280,7 +280,7 @@ def test_a_missing_gradient_spoils_green_even_where_ddp_kept_quiet() -> None:
         outcome="unused-parameters",
         ok=False,
         unused_parameters=("gate.weight", "gate.bias"),
-        detail="without a gradient: gate.weight, gate.bias",
+        detail="unused: gate.weight, gate.bias",
         equal_weights=None,
         finite_forecasts=None,
     )
@@ -292,7 +292,7 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
     for fits in ((refused, replace(refused, detail="RuntimeError: of rank 1")), (TRAINED, refused)):
         spoilt = result(GREEN, *fits)
         assert (spoilt.outcome, spoilt.ok) == ("unused-parameters", False)
-        assert spoilt.detail == "without a gradient: RuntimeError: not used"
+        assert spoilt.detail == "unused: RuntimeError: not used"
 
 
 @pytest.mark.parametrize(
@@ -300,13 +300,13 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
     [
         (
             [replace(REFUSED, unused=(*DEAD, "gate.weight"))] * 2,
-            "without a gradient, but not claimed by the patch: gate.weight",
+            "unused, but not claimed by the patch: gate.weight",
         ),
-        ([replace(REFUSED, outcome="pass")] * 2, "rank 0: parameters got no gradient, but DDP did not refuse them"),
-        ([REFUSED, TRAINED], "rank 1: parameters got no gradient, but DDP did not refuse them"),
+        ([replace(REFUSED, outcome="pass")] * 2, "rank 0: there are unused parameters, but DDP did not refuse them"),
+        ([REFUSED, TRAINED], "rank 1: there are unused parameters, but DDP did not refuse them"),
         (
             [replace(REFUSED, unused_by_torch=("gate.weight", "gate.bias"))] * 2,
-            "rank 0: torch names other parameters than were observed: gate.weight, gate.bias",
+            "rank 0: torch names different parameters than were observed: gate.weight, gate.bias",
         ),
     ],
 )
@@ -326,7 +326,7 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
     healthy = result(RED, TRAINED, TRAINED)
 
     assert (healthy.outcome, healthy.ok) == ("pass", False)
-    assert healthy.detail == "every parameter got a gradient, and DDP had no complaint"
+    assert healthy.detail == "there are no unused parameters, and DDP did not raise"
 
 
 def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
@@ -334,7 +334,7 @@ def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_th
     fit = replace(TRAINED, unused=DEAD, unused_last=DEAD)
 
     assert result(worked_around, fit, fit).ok
-    assert "not without a gradient: out.*" in result(worked_around, TRAINED, TRAINED).detail
+    assert "not unused: out.*" in result(worked_around, TRAINED, TRAINED).detail
     more = replace(fit, unused=(*DEAD, "gate.weight"))
     assert "not claimed by the patch: gate.weight" in result(worked_around, more, more).detail
 
@@ -343,7 +343,7 @@ def test_a_single_process_must_have_been_one() -> None:
     alone = replace(GREEN, strategy="single-process")
 
     assert result(alone, ALONE, ALONE).ok
-    assert "world size 2 and backend gloo where 1 and None" in result(alone, TRAINED, TRAINED).detail
+    assert "world size 2 and backend gloo instead of 1 and None" in result(alone, TRAINED, TRAINED).detail
 
 
 @pytest.mark.parametrize("strategy", ["strict-ddp", "single-process"])
@@ -357,9 +357,7 @@ def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy, c
     assert (alike.outcome, alike.ok, alike.matches_reference) == ("pass", True, True)
 
 
-NO_WEIGHTS = (
-    "rank 0: does not end as other does, by up to 0; different are none of the weights, but the forecasts or losses"
-)
+NO_WEIGHTS = "rank 0: the result differs from other by up to 0: no weights, but the forecasts or losses"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +366,7 @@ NO_WEIGHTS = (
         (None, "rank 0: was not compared with other"),
         (
             {"different": ("gate.weight", "gate.bias"), "largest": 0.5},
-            "rank 0: does not end as other does, by up to 0.5; different are gate.weight, gate.bias",
+            "rank 0: the result differs from other by up to 0.5: gate.weight, gate.bias",
         ),
         ({"forecasts_equal": False}, NO_WEIGHTS),
         ({"losses_equal": False}, NO_WEIGHTS),
@@ -403,7 +401,7 @@ STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "patched", "pas
 STAGE_RED = replace(STAGE_GREEN, source="released", expect="wrong", symptoms=("could not broadcast",))
 DIFFERS = replace(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
 CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", digest=None)
-ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None where 2 and gloo were asked for"
+ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None instead of 2 and gloo"
 
 
 def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
@@ -429,14 +427,14 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
         (
             (TRAINED, replace(TRAINED, buffers="other")),
             "wrong",
-            "rank 1: has other running statistics (buffers of the model) than rank 0",
+            "rank 1 and rank 0 have different running statistics (buffers of the model)",
         ),
         (
             (replace(TRAINED, batches=("a", "b")), replace(TRAINED, batches=("a", "c"))),
             "wrong",
-            "rank 1: has the series in another order than rank 0, at 1 of 2 steps",
+            "rank 1 and rank 0 have the series in different orders, at 1 of 2 steps",
         ),
-        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the weights are not the same on all ranks"),
+        ((TRAINED, replace(TRAINED, digest="other")), "wrong", "the weights differ between ranks"),
         ((TRAINED, ALONE), "error", ANOTHER_SIZE),
         ((TRAINED, replace(TRAINED, finite_loss=False)), "error", "rank 1: the loss is not finite"),
         (
@@ -474,8 +472,8 @@ def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bu
     assert not result(STAGE_RED, strange, strange).ok
     fine = result(STAGE_RED, TRAINED, TRAINED)
     assert (fine.ok, fine.outcome) == (False, "pass")
-    assert "no fault shows on 2 ranks" in fine.detail
-    assert "no fault shows on 3 ranks" in result(STAGE_RED, *[replace(TRAINED, world_size=3)] * 3).detail
+    assert "the bug does not show on 2 ranks" in fine.detail
+    assert "the bug does not show on 3 ranks" in result(STAGE_RED, *[replace(TRAINED, world_size=3)] * 3).detail
 
 
 def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_at_stake() -> None:

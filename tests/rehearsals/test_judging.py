@@ -218,31 +218,28 @@ def test_parameters_without_a_gradient_are_named_with_the_patch_of_the_model(ran
     ranks.both(raised(REFUSAL, ["blocks.0.out.weight", "out.weight"]))
     stage = ranks.stage()
     assert stage.outcome == "unused-parameters"
-    assert stage.detail == (
-        "every rank: refused by strict DDP: 2 parameters without a gradient (blocks.0.out.weight, out.weight)"
-    )
+    assert stage.detail == ("every rank: refused by strict DDP: 2 unused parameters (blocks.0.out.weight, out.weight)")
     assert stage.patches == ("nbeatsx-unused-out",)
 
 
 @pytest.mark.parametrize(
     ("model", "unused", "words", "patches"),
     [
-        ("NBEATSx", ["out.bias"], "1 parameter without a gradient (out.bias)", ["nbeatsx-unused-out"]),
-        ("AutoNBEATSx", ["out.bias"], "1 parameter without a gradient (out.bias)", ["nbeatsx-unused-out"]),
-        ("RNN", ["out.bias"], "1 parameter without a gradient (out.bias)", []),
-        ("RNN", ["scaler.revin_bias"], "1 parameter without a gradient (scaler.revin_bias)", ["scaler-revin"]),
+        ("NBEATSx", ["out.bias"], "1 unused parameter (out.bias)", ["nbeatsx-unused-out"]),
+        ("AutoNBEATSx", ["out.bias"], "1 unused parameter (out.bias)", ["nbeatsx-unused-out"]),
+        ("RNN", ["out.bias"], "1 unused parameter (out.bias)", []),
+        ("RNN", ["scaler.revin_bias"], "1 unused parameter (scaler.revin_bias)", ["scaler-revin"]),
         # two patches know the last of them; one of them knows all
         (
             "TFT",
             [f"static_encoder.{name}" for name in ("a", "b", "vsn.joint_grn.lin_c.weight")],
-            "3 parameters without a gradient "
-            "(static_encoder.a, static_encoder.b, static_encoder.vsn.joint_grn.lin_c.weight)",
+            "3 unused parameters (static_encoder.a, static_encoder.b, static_encoder.vsn.joint_grn.lin_c.weight)",
             ["tft-static-encoder"],
         ),
         (
             "TFT",
             ["static_encoder.a", "static_encoder.b", "static_encoder.c", "scaler.revin_bias"],
-            "4 parameters without a gradient (static_encoder.a, static_encoder.b, static_encoder.c and 1 more)",
+            "4 unused parameters (static_encoder.a, static_encoder.b, static_encoder.c and 1 more)",
             ["scaler-revin", "tft-static-encoder"],
         ),
     ],
@@ -297,7 +294,7 @@ def test_long_errors_are_the_same_if_they_begin_alike(ranks: Ranks, length: int,
     ranks.call("predict")
     ranks.both(raised(f"{begins}, at 0x1"))
     ranks.record(0, ReferenceMade(number=0, error=f"{begins}; at 0x2"))
-    assert ranks.stage().detail.endswith("one process is refused as well") == is_the_same
+    assert ranks.stage().detail.endswith("a single process raises the same error") == is_the_same
 
 
 def test_another_error_of_one_process_does_not_excuse_that_of_several(ranks: Ranks) -> None:
@@ -316,7 +313,7 @@ def test_what_one_process_is_refused_as_well_is_no_fault_of_several(ranks: Ranks
     ranks.both(raised(error))
     ranks.record(0, ReferenceMade(number=0, error=error))
     stage = ranks.stage()
-    assert stage.detail.endswith("one process is refused as well")
+    assert stage.detail.endswith("a single process raises the same error")
     assert (stage.ok, stage.patches, stage.is_sought) == (False, (), False)
 
 
@@ -327,18 +324,18 @@ def test_what_could_not_be_asked_of_one_process_is_told(ranks: Ranks) -> None:
     ranks.record(0, ReferenceMade(number=0, index=0, validation=None, error="RuntimeError: out of memory"))
     ranks.both(returned(0))
     stage = ranks.stage()
-    assert stage.notes == ("not held against one process, which ended with RuntimeError: out of memory",)
+    assert stage.notes == ("not compared with a single-process reference, which raised RuntimeError: out of memory",)
     assert (stage.ok, stage.patches) == (True, ())
 
 
 @pytest.mark.parametrize(
     ("on_rank_1", "alone", "words"),
     [
-        (2.5, None, "the validation loss is 2 on rank 0, 2.5 on 1"),
-        (2.0, 3.0, "the validation loss is 2, and 3 in one process"),
+        (2.5, None, "the validation loss is 2 on rank 0, and 2.5 on rank 1"),
+        (2.0, 3.0, "the validation loss is 2, and 3 in the single-process reference"),
         (2.0, 2.0000001, ""),
-        (NAN, None, "the validation loss is 2 on rank 0, nan on 1"),
-        (2.0, NAN, "the validation loss is 2, and nan in one process"),
+        (NAN, None, "the validation loss is 2 on rank 0, and nan on rank 1"),
+        (2.0, NAN, "the validation loss is 2, and nan in the single-process reference"),
     ],
 )
 def test_validation_losses_are_those_of_one_process(
@@ -385,7 +382,7 @@ def test_other_weights_on_another_rank_are_a_fault(ranks: Ranks) -> None:
         ranks.train(1, index=index, weights=weights)
     ranks.both(returned(0))
     stage = ranks.stage()
-    assert stage.detail == "the weights of training 2, NHITS, are not the same on all ranks"
+    assert stage.detail == "the weights of training 2, NHITS, differ between ranks"
     assert stage.patches == ("batch-norm-of-one-rank",)
 
 
@@ -408,8 +405,8 @@ def test_a_search_that_goes_on_with_other_weights_is_a_fault_of_the_search(ranks
     for rank in (0, 1):
         ranks.record(rank, returned(1, weights=(f"of {rank}",)))
     trained, kept = ranks.stages()
-    assert trained.detail == "the weights are not the same on all ranks"
-    assert kept.detail == "rank 1 goes on with other weights than rank 0"
+    assert trained.detail == "the weights differ between ranks"
+    assert kept.detail == "rank 1 and rank 0 have different weights after this call"
     assert trained.patches == kept.patches == ("search-by-one-rank",)
 
 
@@ -418,13 +415,13 @@ def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -
     for rank in (0, 1):
         ranks.record(rank, returned(0, weights=(f"of {rank}",)))
     stage = ranks.stage()
-    assert stage.detail == "rank 1 goes on with other weights than rank 0"
+    assert stage.detail == "rank 1 and rank 0 have different weights after this call"
     assert stage.patches == ("batch-norm-of-one-rank",)
 
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [(1, "trained on 1 process, and not on 2"), (3, "trained on 3 processes, and not on 2"), (0, "")],
+    [(1, "trained on 1 process instead of 2"), (3, "trained on 3 processes instead of 2"), (0, "")],
 )
 def test_a_training_of_another_number_of_processes_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
     ranks.call("fit")
@@ -441,7 +438,7 @@ def test_processes_that_end_with_the_training_tell_for_their_ranks(tmp_path: Pat
         ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None), pid=200 + rank)
         ranks.record(rank, observed(validated=(loss,)), pid=200 + rank)
     ranks.record(0, returned(0))
-    assert ranks.stage().detail == "the validation loss is 2 on rank 0, 2.5 on 1"
+    assert ranks.stage().detail == "the validation loss is 2 on rank 0, and 2.5 on rank 1"
 
 
 def test_forecasts_are_those_of_one_process_and_the_same_on_all_ranks(ranks: Ranks) -> None:
@@ -451,12 +448,14 @@ def test_forecasts_are_those_of_one_process_and_the_same_on_all_ranks(ranks: Ran
         other = replace(FORECASTS, digest=f"{rank}", nan=12 * rank)
         ranks.record(rank, returned(0, forecasts=other))
         ranks.record(rank, returned(1, forecasts=FORECASTS))
-    ranks.record(0, ReferenceMade(number=1, differ="12 of 24 rows have another unique_id than in one process"))
+    ranks.record(
+        0, ReferenceMade(number=1, differ="12 of 24 rows have another unique_id than in the single-process reference")
+    )
     first, second = ranks.stages()
     assert first.detail == (
         "rank 1 and rank 0 have different forecasts: 24 rows, 12 numbers missing, and 24 rows, 0 numbers missing"
     )
-    assert second.detail == "12 of 24 rows have another unique_id than in one process"
+    assert second.detail == "12 of 24 rows have another unique_id than in the single-process reference"
     assert first.patches == second.patches == ("predict-on-one-device",)
 
 
@@ -465,7 +464,7 @@ def test_ranks_that_choose_otherwise_are_a_fault_of_the_search(ranks: Ranks) -> 
     for rank in (0, 1):
         ranks.record(rank, returned(0, chosen=(f"trial {rank} of 2",)))
     stage = ranks.stage()
-    assert stage.detail == "rank 0 has chosen trial 0 of 2; rank 1 trial 1 of 2"
+    assert stage.detail == "rank 0 chose trial 0 of 2, rank 1 chose trial 1 of 2"
     assert stage.patches == ("search-by-one-rank",)
 
 
@@ -483,7 +482,7 @@ def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks
     assert stage.outcome == "timeout"
     assert stage.ranks == ("waits", "returned")
     assert stage.detail == (
-        "rank 0 does not come back: it waits in barrier, called at neuralforecast/core.py:1300 in cross_validation"
+        "rank 0 hangs in barrier, called at neuralforecast/core.py:1300 in cross_validation"
         " (no process did anything for 30 s)"
     )
     assert stage.patches == ("predict-on-one-device",)
@@ -494,7 +493,7 @@ def test_every_rank_that_the_others_wait_for_is_told(ranks: Ranks) -> None:
     ranks.call("predict")
     stage = ranks.stage()
     assert stage.ranks == ("waits", "waits", "-")
-    assert stage.detail == "rank 0 does not come back; rank 1 does not come back; rank 2 never comes to it"
+    assert stage.detail == "rank 0 hangs; rank 1 hangs; rank 2 never reached this call"
 
 
 def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks) -> None:
@@ -515,8 +514,8 @@ def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ra
     load, predict = ranks.stages()
     assert load.patches == ("save-by-one-rank",)
     assert predict.detail == (
-        "not made on all ranks: rank 1 has ended in NeuralForecast.load, line 10; "
-        "rank 2 has ended in NeuralForecast.load, line 10"
+        "not called on all ranks: rank 1 raised in NeuralForecast.load, line 10; "
+        "rank 2 raised in NeuralForecast.load, line 10"
     )
     assert (predict.ok, predict.patches, predict.is_sought) == (False, (), False)
 
@@ -554,9 +553,9 @@ def test_find_unused_parameters_is_told_with_what_makes_it_needless(ranks: Ranks
         ranks.both(returned(number))
     first, second = ranks.stages()
     assert first.notes == (
-        "find_unused_parameters=True is kept, because of out.weight: needless with nbeatsx-unused-out",
+        "find_unused_parameters=True is kept, because of out.weight: not needed with nbeatsx-unused-out",
     )
-    assert second.notes == ("find_unused_parameters=True is kept, and needless: every parameter gets a gradient",)
+    assert second.notes == ("find_unused_parameters=True is kept, but not needed: there are no unused parameters",)
     assert first.ok
     assert second.ok
 
@@ -571,10 +570,10 @@ def test_what_no_patch_makes_needless_is_told_of_find_unused_parameters(ranks: R
     healed, unknown = ranks.stages()
     assert healed.notes == (
         "find_unused_parameters=True is kept, because of static_encoder.a, scaler.revin_bias: "
-        "needless with scaler-revin, tft-static-encoder",
+        "not needed with scaler-revin, tft-static-encoder",
     )
     assert unknown.notes == (
-        "find_unused_parameters=True is kept, because of a.layer.of.mine: no patch of the catalog is known for them",
+        "find_unused_parameters=True is kept, because of a.layer.of.mine: no patch in the catalog fixes them",
     )
 
 
@@ -641,8 +640,8 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
     assert (stage.outcome, stage.patches, stage.observed, stage.notes) == ("wrong", (), (), ())
     for words in (
         *("rank 0 calls NeuralForecast.fit of NHITS", "rank 1 calls NeuralForecast.fit of NBEATS"),
-        *("train.py:8", f"rank 0 goes on in line 10 ({path} is not there)"),
-        *(f"rank 1 goes on in line 9 ({path} is there)", f"rank 0 writes {path}", "params[0] appears not to match"),
+        *("train.py:8", f"rank 0 continues in line 10 ({path} is not there)"),
+        *(f"rank 1 continues in line 9 ({path} is there)", f"rank 0 writes {path}", "params[0] appears not to match"),
     ):
         assert words in stage.detail
     assert stage.why
@@ -692,7 +691,7 @@ def test_what_one_rank_forecasts_by_itself_does_not_part_it_from_the_others(rank
         (12, True, ("24 rows", "24 rows")),
         (13, True, ("-", "returned")),
     ]
-    assert stages[1].notes == ("made on rank 0 only",)
+    assert stages[1].notes == ("called on rank 0 only",)
 
 
 @pytest.mark.parametrize("given", ["options", "data"])
@@ -784,7 +783,7 @@ def test_an_error_of_one_process_where_there_are_gpus_is_no_fault_of_several(ran
     assert (stage.ok, stage.patches, stage.is_sought, stage.observed) == (False, (), False, ())
     assert stage.is_refused_alone
     assert any("devices=1" in line for line in stage.remedy)
-    assert stage.detail.endswith("one process is refused as well on a machine with GPUs")
+    assert stage.detail.endswith("a single process raises the same error on a machine with GPUs")
 
 
 def test_a_script_for_one_device_is_told_to_be_that(ranks: Ranks) -> None:

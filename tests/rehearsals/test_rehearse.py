@@ -171,7 +171,7 @@ def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: 
     code, document, _ = rehearse("3.3.0", HABITS, "waits")
     assert (code, outcomes(document)) == (1, [("fit", "timeout")])
     detail = document["stages"][0]["detail"]
-    assert "rank 0 does not come back: it waits in barrier, called at" in detail
+    assert "rank 0 hangs in barrier, called at" in detail
     assert "habits.py:32 in on_train_end" in detail
     assert processes_with(str(tmp_path)) == set()
 
@@ -247,7 +247,7 @@ nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
     assert code == 0, words
     assert document["overrides"] == ["devices=8 is 2", "precision='16-mixed' is 32, as the CPU has no such"]
     (stage,) = document["stages"]
-    assert stage["notes"] == ["find_unused_parameters=True is kept, and needless: every parameter gets a gradient"]
+    assert stage["notes"] == ["find_unused_parameters=True is kept, but not needed: there are no unused parameters"]
     assert [rank["trainings"][0]["steps"] for rank in stage["ranks"]] == [7, 7]
 
 

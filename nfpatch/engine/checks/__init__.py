@@ -1,9 +1,9 @@
-"""The checks of `verify` and `rehearse`: modules with a function `find`, from the facts of a call to a finding.
+"""The checks of `verify` and `rehearse`: modules with a function `find` that turns the facts of a call into a finding.
 
-`WHY` says in a sentence why what it finds matters to a user.
+`WHY` says in a sentence why the finding matters to a user.
 
-To add one: write the module and its test, and name it in CHECKS. The first that finds something is what a call is
-reported with, so a cause stands before what may follow from it.
+To add a check: write the module and its test, and list it in CHECKS. A call is reported with the finding of the first
+check that has one, so causes are listed before their consequences.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CHECKS: tuple[ModuleType, ...] = (
 
 
 def first_finding(facts: CallFacts, checks: Sequence[ModuleType] = CHECKS) -> Optional[Finding]:
-    """What the first of the checks finds that finds something; None if none does."""
+    """The finding of the first check that has one; None if no check has."""
     for check in checks:
         find: Callable[[CallFacts], Optional[Finding]] = check.find
         found = find(facts)

@@ -1,4 +1,4 @@
-"""The ranks give one call different data, so that they learn from, or forecast, something else."""
+"""The ranks pass different data or options to the same call."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = (
     "The ranks train one model together, each on its share of the same series; with data or options of its own, a rank "
-    "contributes to another model, or forecasts something else."
+    "trains a different model, or makes different forecasts."
 )
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The first argument whose content is not the same on all ranks."""
+    """The first argument whose content differs between ranks."""
     words = different_data(facts)
     if words is None:
         return None
-    return Finding("wrong", f"the ranks part here: {words}", remedy=_FOR_DATA)
+    return Finding("wrong", f"the ranks diverge here: {words}", remedy=_FOR_DATA)
 
 
 def because_of_arguments(facts: CallFacts, followed: str) -> Optional[Finding]:
-    """The different data or options of a call, as the cause of what `followed`; None if all ranks have the same."""
+    """A finding that names different arguments as the cause of `followed`; None if all ranks have the same ones."""
     data, options = different_data(facts), _difference(_options_of(facts, is_harmless))
     if data is None and options is None:
         return None
     words = "; ".join(each for each in (data, options) if each is not None)
     remedy = _FOR_OPTIONS if data is None else _FOR_DATA
-    return Finding("wrong", f"the ranks part here: {words}\nwhat follows: {followed}", why=WHY, remedy=remedy)
+    return Finding("wrong", f"the ranks diverge here: {words}\nas a result: {followed}", why=WHY, remedy=remedy)
 
 
 def different_data(facts: CallFacts) -> Optional[str]:
-    """The first of the data that is not the same on all ranks, in words; None if there is none."""
+    """The first data argument that differs between ranks, as text; None if there is none."""
     return _difference({rank: each.data for rank, each in facts.ranks.items() if each.name})
 
 
 def different_options(facts: CallFacts) -> Optional[str]:
-    """The first option that has another value on some rank, in words; None if there is none."""
+    """The first option whose value differs between ranks, as text; None if there is none."""
     return _difference(_options_of(facts, lambda name, value: False))
 
 
 def is_harmless(name: str, value: str) -> bool:
-    """Whether ranks may have different values of an option: of the places to which they write."""
+    """Whether an option may differ between ranks: names of places that they write to."""
     return name.endswith(".default_root_dir") or ("." not in name and value[:1] in "'\"")
 
 
@@ -64,13 +64,13 @@ def _difference(given: Mapping[int, Mapping[str, str]]) -> Optional[str]:
 
 
 _FOR_DATA = (
-    "Read or make the same data on every rank. What is drawn at random needs a fixed seed:",
+    "Read or create the same data on every rank. Random data needs a fixed seed:",
     "    rows = frame.sample(frac=0.5, random_state=0)",
     "    numbers = numpy.random.default_rng(0).normal(size=100)",
 )
 _FOR_OPTIONS = (
-    "Give every rank the same value. What is drawn at random needs a fixed seed:",
+    "Use the same value on every rank. A random value needs a fixed seed:",
     "    value = random.Random(0).choice([...])",
-    "What is taken from the clock, the first process hands on to those that it starts (with torchrun, set it before):",
+    "The first process passes a value from the clock to the processes that it starts (with torchrun, set it before):",
     '    value = os.environ.setdefault("MY_VALUE", str(time.time()))',
 )

@@ -1,4 +1,4 @@
-"""A call raises on some rank."""
+"""A call raises on at least one rank."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Optional
 from nfpatch.engine.facts import CallFacts, Failure, Finding, shortened
 from nfpatch.engine.logs import telling_place
 
-WHY = "The script ends there, unless it catches the error; the other ranks fail, or wait for this one."
+WHY = "The script ends there, unless it catches the error; the other ranks fail or hang."
 
-# How other ranks see that one has ended
+# Errors on a rank whose peer has exited
 CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
 # By call, the stages of the catalog's cases at which its errors are raised
 STAGES: dict[str, tuple[str, ...]] = {
@@ -27,7 +27,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The error of the rank that failed first, and all others; what DDP refuses is `unused_parameters`."""
+    """The error of the rank that failed first, and all others; `unused_parameters` handles DDP's refusals."""
     failures = failures_of(facts)
     first = next(((rank, each) for rank, each in failures if not each.is_refusal), None)
     if first is None:
@@ -52,23 +52,23 @@ def _remedy_for_own_code(place: str) -> tuple[str, ...]:
 
 
 def first_failure(facts: CallFacts) -> Optional[tuple[int, Failure]]:
-    """The rank that failed first, and how; None if none did."""
+    """The rank that failed first, and its failure; None if no rank failed."""
     return next(iter(failures_of(facts)), None)
 
 
 def failures_of(facts: CallFacts) -> list[tuple[int, Failure]]:
-    """The failures of the ranks, the first to fail first, but last those that only follow from another's end."""
+    """The failures of the ranks by time; those that are a consequence of another rank's exit come last."""
     failures = [(rank, each.failure) for rank, each in facts.ranks.items() if each.failure is not None]
     return sorted(failures, key=lambda each: (is_consequence(each[1]), each[1].time))
 
 
 def is_consequence(failure: Failure) -> bool:
-    """Whether a rank failed because another had ended."""
+    """Whether a rank failed because another one had exited."""
     return any(words in failure.message for words in CONSEQUENCES)
 
 
 def errors_in_full(failures: Sequence[tuple[int, Failure]]) -> tuple[str, ...]:
-    """Each distinct error with its frames and the rank that had it first."""
+    """Each distinct error with its frames and the first rank that raised it."""
     errors: dict[str, str] = {}
     for rank, failure in failures:
         text = "\n".join([failure.message, *failure.places])

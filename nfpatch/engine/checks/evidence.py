@@ -1,4 +1,4 @@
-"""A training is no evidence: it took too few steps, or its loss is not finite."""
+"""A training proves nothing: it took too few steps, or its loss is not finite."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "DDP refuses unused parameters at the second step, so a shorter training shows nothing."
+WHY = "DDP refuses unused parameters at the second step, so a shorter training proves nothing."
 
-# DDP refuses unused parameters at the second step: a training of one step shows nothing.
+# DDP refuses unused parameters at the second step: a training of one step proves nothing.
 FEWEST_STEPS = 2
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """What keeps a training of a case from being one. How a user's script trains is the user's own matter."""
+    """Why a training of a case proves nothing. Trainings of a user's script are not checked for this."""
     if not facts.is_case:
         return None
     for ranks in facts.trainings.values():

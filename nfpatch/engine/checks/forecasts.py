@@ -7,19 +7,19 @@ from typing import Optional
 from nfpatch.engine.checks.hangs import STAGES
 from nfpatch.engine.facts import Answer, CallFacts, Finding
 
-WHY = "What the script goes on with, or saves, depends on the rank."
+WHY = "The results that the script uses or saves depend on the rank."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The first rank whose forecasts are not those of the first rank."""
+    """The first rank whose forecasts differ from those of rank 0."""
     answers = {rank: each.answers for rank, each in facts.returned.items()}
-    for rank, found in answers.items():
+    for rank, actual in answers.items():
         first = answers[min(answers)]
-        is_compared = facts.is_case or (found and first)
-        if is_compared and [each.digest for each in found] != [each.digest for each in first]:
+        is_compared = facts.is_case or (actual and first)
+        if is_compared and [each.digest for each in actual] != [each.digest for each in first]:
             words = f"rank {rank} and rank {min(answers)} have different forecasts"
-            if found and first and found[0].rows is not None:
-                words += f": {described(found[0])}, and {described(first[0])}"
+            if actual and first and actual[0].rows is not None:
+                words += f": {described(actual[0])}, and {described(first[0])}"
             return Finding("wrong", words, stages=(STAGES.get(facts.method, ""),))
     return None
 

@@ -1,4 +1,4 @@
-"""Ranks are still in a call, or have never come to it, when the others are through."""
+"""A call hangs on some ranks, or some ranks never reach it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "On the GPUs the script hangs there, until the time-out of the process group (half an hour by default)."
+WHY = "On the GPUs the script hangs there, until the timeout of the process group (half an hour by default)."
 
 # By call, the stage of the catalog's cases that shows its hang
 STAGES = {
@@ -19,7 +19,7 @@ STAGES = {
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """Which ranks have not ended the call, and where they are."""
+    """The ranks that have not completed the call, and where they are."""
     waiting = {
         rank: each
         for rank, each in facts.ranks.items()
@@ -29,11 +29,11 @@ def find(facts: CallFacts) -> Optional[Finding]:
         return None
     absent = {rank: each.failed_before for rank, each in waiting.items() if not each.name}
     if absent and all(absent.values()):
-        words = "; ".join(f"rank {rank} has ended in {name}" for rank, name in absent.items())
-        return Finding("timeout", f"not made on all ranks: {words}", is_consequence=True)
+        words = "; ".join(f"rank {rank} raised in {name}" for rank, name in absent.items())
+        return Finding("timeout", f"not called on all ranks: {words}", is_consequence=True)
     words = "; ".join(
-        f"rank {rank} {'does not come back' if each.name else 'never comes to it'}"
-        + (f": it waits in {each.place}" if each.place else "")
+        f"rank {rank} {'hangs' if each.name else 'never reached this call'}"
+        + (f"{' in' if each.name else ': it is in'} {each.place}" if each.place else "")
         for rank, each in waiting.items()
     )
     stage = facts.search or STAGES.get(facts.method, "")

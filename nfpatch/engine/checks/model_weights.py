@@ -6,14 +6,14 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "What follows differs from rank to rank: forecasts, saved models, and the training that goes on from them."
+WHY = "Forecasts, saved models and further training from these weights differ between ranks."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The first rank that has others than the first rank."""
+    """The first rank whose weights differ from those of rank 0."""
     returned = facts.returned
     for rank, each in returned.items():
         if each.weights != returned[min(returned)].weights:
-            words = f"rank {rank} goes on with other weights than rank {min(returned)}"
+            words = f"rank {rank} and rank {min(returned)} have different weights after this call"
             return Finding("wrong", words, stages=(facts.search or "refit",))
     return None

@@ -1,4 +1,4 @@
-"""The ranks of a script part: they make different calls, or one call with different models."""
+"""The ranks of a script diverge: they make different calls, or the same call with different models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nfpatch.engine.facts import CallFacts, Decision, Finding, RankFacts, in_fil
 
 WHY = (
     "In each step of a training the ranks exchange gradients, so every rank must make the same calls, in the same "
-    "order, with the same models and data. One that does not makes the others fail, wait, or train something else."
+    "order, with the same models and data. A rank that does not makes the others fail, hang, or train the wrong model."
 )
-# What a condition looks at, by words in it, and what to do about it
+# What a condition depends on, by the words in it
 _FILES = re.compile(r"exists|is_?file|is_?dir|listdir|glob|is there|is not there|has \d+ entries")
 _RANKS = re.compile(r"rank|environ|getenv", re.IGNORECASE)
 _SAME_VALUE = (
@@ -24,24 +24,24 @@ _SAME_VALUE = (
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """What each rank does where they do not do the same, and the line of the script that decides it."""
+    """What each rank does where they diverge, and the line of the script that decides it."""
     if facts.is_case or not parts(facts):
         return None
-    words = [f"the ranks part here: {'; '.join(f'rank {rank} {_way(each)}' for rank, each in facts.ranks.items())}"]
+    words = [f"the ranks diverge here: {'; '.join(f'rank {rank} {_way(each)}' for rank, each in facts.ranks.items())}"]
     if facts.decision is not None:
         words += _decision_in_words(facts.decision)
     return Finding("wrong", "\n".join([*words, *_what_follows(facts)]), remedy=_remedy(facts))
 
 
 def parts(facts: CallFacts) -> bool:
-    """Whether the ranks make different calls; one that a rank makes alone, and that returned, needs no other."""
+    """Whether the ranks make different calls. A call on one rank only is fine if it returned without the others."""
     ways = {(each.name, each.line, each.models) for each in facts.ranks.values() if each.name}
     absent = [each for each in facts.ranks.values() if not each.name and each.has_ended and not each.failed_before]
     return len(ways) > 1 or (bool(absent) and not is_by_one_rank(facts))
 
 
 def is_by_one_rank(facts: CallFacts) -> bool:
-    """Whether some ranks alone have made a call in which no training exchanges anything, and it returned."""
+    """Whether a call that needs no communication was made, and returned, on some ranks only."""
     made = [each for each in facts.ranks.values() if each.name]
     together = any((training.world_size or 0) > 1 for training in facts.all_trainings)
     return len(made) < len(facts.ranks) and all(each.has_returned for each in made) and not together
@@ -67,7 +67,7 @@ def _what_follows(facts: CallFacts) -> list[str]:
     waiting = [rank for rank, each in facts.ranks.items() if each.name and not each.is_over]
     followed = [f"rank {rank}: {shortened(message)}" for rank, message in failures]
     followed += [f"rank {rank} hangs" for rank in waiting]
-    return [f"what follows: {'; '.join(followed)}"] if followed else []
+    return [f"as a result: {'; '.join(followed)}"] if followed else []
 
 
 def _remedy(facts: CallFacts) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ def _remedy(facts: CallFacts) -> tuple[str, ...]:
     looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
     if _FILES.search(looked_at):
         return (
-            "Let no rank write what another still looks for: write it on one rank, after a call that all ranks make:",
+            "Do not write a file that another rank may still look for: write it on one rank, after a call on all:",
             '    if os.environ.get("LOCAL_RANK", "0") == "0":',
             "        ...  # write the file here, after fit",
         )
     if _RANKS.search(looked_at):
-        return ("Make the call on every rank, and leave to one rank only what is no call of neuralforecast.",)
+        return ("Make the call on every rank; restrict only code that does not call neuralforecast to one rank.",)
     return _SAME_VALUE

@@ -1,4 +1,4 @@
-"""The result of a call is not that of one process, or not the one that the case says."""
+"""The result of a call differs from the single-process reference, or from the expectation of the case."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Optional
 from nfpatch.engine.checks.hangs import STAGES
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "On several devices the script gets another result than on one."
+WHY = "The result on several devices differs from the result on one."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """Each distinct difference, with the rank that has it where it is not the only one that was compared."""
+    """Each distinct difference, with its rank if more than one was compared."""
     differences: dict[str, str] = {}
     for rank, each in facts.ranks.items():
         for words in each.differences:

@@ -6,14 +6,14 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "The saved model and the forecasts depend on the rank that made them."
+WHY = "Saved models and forecasts depend on the rank."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The first rank that has others than the first rank."""
+    """The first rank whose running statistics differ from those of rank 0."""
     returned = facts.returned
     for rank, each in returned.items():
         if each.buffers != returned[min(returned)].buffers:
-            words = f"rank {rank}: has other running statistics (buffers of the model) than rank {min(returned)}"
+            words = f"rank {rank} and rank {min(returned)} have different running statistics (buffers of the model)"
             return Finding("wrong", words, stages=("refit",))
     return None

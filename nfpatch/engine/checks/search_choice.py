@@ -1,4 +1,4 @@
-"""The ranks of a search have chosen different trials."""
+"""The ranks of a search chose different trials."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "Each rank goes on with a model of its own: training them together fails, and forecasts differ."
+WHY = "Each rank continues with a different model: training them together fails, and forecasts differ."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The first rank that has chosen another trial than the first rank."""
+    """The first rank whose choice differs from that of rank 0."""
     chosen = {rank: each.chosen for rank, each in facts.returned.items()}
-    for rank, found in chosen.items():
-        for own, expected in zip(found, chosen[min(chosen)]):
+    for rank, actual in chosen.items():
+        for own, expected in zip(actual, chosen[min(chosen)]):
             if own != expected:
-                words = f"rank {min(chosen)} has chosen {expected}; rank {rank} {own}"
+                words = f"rank {min(chosen)} chose {expected}, rank {rank} chose {own}"
                 return Finding("wrong", words, stages=(facts.search,))
     return None

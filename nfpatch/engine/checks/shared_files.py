@@ -1,4 +1,4 @@
-"""More than one rank writes the same files in a call."""
+"""More than one rank writes the same file in a call."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding, listed
 
-WHY = "A rank may read, or leave, a file that another has written half."
+WHY = "A rank may read a half-written file, and the final content depends on which rank writes last."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The files."""
+    """The files that more than one rank writes."""
     shared = shared_files(each.written for each in facts.ranks.values())
     if not shared:
         return None
@@ -20,15 +20,15 @@ def find(facts: CallFacts) -> Optional[Finding]:
 
 
 _REMEDY = (
-    "Where the script's own code writes it, as in a callback, let one rank do it:",
+    "If the script's own code writes it, for example in a callback, write it on one rank only:",
     "    @pytorch_lightning.utilities.rank_zero_only",
 )
 
 
 def shared_files(written: Iterable[Mapping[str, set[str]]]) -> list[str]:
-    """The paths at which ranks may do each other harm: more than one of them, and not all put a whole file there.
+    """The paths at which writes of several ranks may conflict.
 
-    Nor does it matter that more than one removes the same.
+    Ranks do not conflict if all of them replace the file atomically, or all of them remove it.
     """
     ranks: Counter[str] = Counter()
     how: dict[str, set[str]] = {}

@@ -14,12 +14,12 @@ def find(facts: CallFacts) -> Optional[Finding]:
     for index, ranks in facts.trainings.items():
         which = "" if len(facts.trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
         weights = {each.weights for each in ranks.values()}
-        if not facts.is_case:  # of which each rank reports them
+        if not facts.is_case:  # every rank of a case reports its weights
             weights.discard(None)
             is_together = all((each.world_size or 0) > 1 for each in ranks.values())
             if len(ranks) != facts.world_size or not is_together:
                 continue
         if len(weights) > 1 or None in weights:
-            words = f"the weights{which} are not the same on all ranks"
+            words = f"the weights{which} differ between ranks"
             return Finding("wrong", words, stages=(facts.search or "refit",))
     return None

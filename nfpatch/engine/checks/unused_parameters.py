@@ -1,4 +1,4 @@
-"""DDP refuses a model because some of its parameters got no gradient."""
+"""DDP refuses a model because of unused parameters."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from nfpatch.engine.facts import CallFacts, Finding, in_file, listed
 from nfpatch.target.events import OwnLayerUnused
 
 WHY = (
-    "DDP waits in each step for a gradient of every trainable parameter; without find_unused_parameters=True, which "
-    "costs time in each step, it raises instead."
+    "In each step DDP needs a gradient for every trainable parameter, and raises if one has none, unless "
+    "find_unused_parameters=True is set, which slows down every step."
 )
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The refusal, if it was the first error, with the names that torch gives or that were observed."""
+    """The refusal, if it was the first error, with the parameters that torch names or that were observed."""
     first = first_failure(facts)
     if first is None or not first[1].is_refusal:
         return None
     unused = first[1].unused or facts.unused_parameters()
-    words = f"refused by strict DDP: {pluralize(len(unused), 'parameter', 'parameters')} without a gradient"
+    words = f"refused by strict DDP: {pluralize(len(unused), 'unused parameter', 'unused parameters')}"
     if not facts.is_case:
         refused = [rank for rank, each in facts.ranks.items() if each.failure is not None and each.failure.is_refusal]
         who = "every rank" if len(refused) == len(facts.ranks) else f"rank {', '.join(map(str, refused))}"
@@ -38,11 +38,11 @@ def find(facts: CallFacts) -> Optional[Finding]:
 
 
 def _in_words(layer: OwnLayerUnused) -> str:
-    return f"{layer.layer} is made by the script's own class {layer.owner}, {layer.file}:{layer.line}"
+    return f"{layer.layer} is created by the script's own class {layer.owner}, {layer.file}:{layer.line}"
 
 
 def remedy_for(layer: OwnLayerUnused) -> tuple[str, ...]:
-    """What to write for an unused layer of the user's own."""
+    """How to change the script where a class of the user has an unused layer."""
     place = in_file(layer.file, layer.line)
     return (
         f"Use {layer.layer} in the forward pass of {layer.owner}, remove it ({place}), or freeze it below that line:",

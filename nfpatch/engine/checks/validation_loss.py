@@ -1,4 +1,4 @@
-"""A validation loss differs between ranks, or from that of one process."""
+"""A validation loss differs between ranks, or from the single-process reference."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "Early stopping, checkpoints and searches decide by this loss."
+WHY = "Early stopping, checkpoints and searches depend on this loss."
 
-# A validation loss is a sum over series, and the ranks may add in another order.
+# A validation loss is a sum over series, and the order of summation may differ.
 TOLERANCE = 1e-5
 STAGES = ("validate",)
 
@@ -23,20 +23,20 @@ def find(facts: CallFacts) -> Optional[Finding]:
         if not losses:
             continue
         first = losses[min(losses)]
-        for rank, found in losses.items():
-            if not are_close(found, first):
-                words = f"is {first[-1]:.6g} on rank {min(losses)}, {found[-1]:.6g} on {rank}"
+        for rank, actual in losses.items():
+            if not are_close(actual, first):
+                words = f"is {first[-1]:.6g} on rank {min(losses)}, and {actual[-1]:.6g} on rank {rank}"
                 return Finding("wrong", f"the validation loss{which} {words}", stages=STAGES)
         expected = facts.reference_losses.get(index)
         if expected is not None and not are_close(first[-1:], [expected]):
-            words = f"the validation loss{which} is {first[-1]:.6g}, and {expected:.6g} in one process"
+            words = f"the validation loss{which} is {first[-1]:.6g}, and {expected:.6g} in the single-process reference"
             return Finding("wrong", words, stages=STAGES)
     return None
 
 
-def are_close(found: Sequence[float], expected: Sequence[float]) -> bool:
-    """Whether these are the same losses but for rounding."""
-    return len(found) == len(expected) and all(
+def are_close(actual: Sequence[float], expected: Sequence[float]) -> bool:
+    """Whether the losses are equal up to rounding."""
+    return len(actual) == len(expected) and all(
         one == other or (one != one and other != other) or abs(one - other) <= TOLERANCE * abs(other)
-        for one, other in zip(found, expected)
+        for one, other in zip(actual, expected)
     )

@@ -1,4 +1,4 @@
-"""A training runs in another number of processes, or with another backend, than was asked for."""
+"""The world size or the backend of a training is not the requested one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Optional
 from nfpatch.console import pluralize
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "Further devices make the training no faster."
+WHY = "Additional devices give no speed-up."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The mismatch: of the widest training of a script, whose trials may train alone, or of each rank of a case."""
+    """The mismatch: of the largest training of a script (its trials may be single-process), or of a rank of a case."""
     trainings = [(rank, each) for ranks in facts.trainings.values() for rank, each in ranks.items()]
     if not facts.is_case:
         size = max((each.world_size or 0 for _, each in trainings), default=0)
         if size == 1 and facts.one_device:
             return None
         if size and size != facts.world_size:
-            words = f"trained on {pluralize(size, 'process', 'processes')}, and not on {facts.world_size}"
+            words = f"trained on {pluralize(size, 'process', 'processes')} instead of {facts.world_size}"
             return Finding("wrong", words, remedy=_REMEDY)
         return None
     expected = (facts.world_size, facts.backend)
@@ -27,7 +27,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
             return Finding(
                 "error",
                 f"rank {rank}: torch reports world size {each.world_size} and backend {each.backend} "
-                f"where {expected[0]} and {expected[1]} were asked for",
+                f"instead of {expected[0]} and {expected[1]}",
             )
     return None
 
