@@ -70,36 +70,60 @@ class Call:
 
 
 @dataclass
+class Process:
+    """A process that runs as a rank: the script, or a program that the script starts."""
+
+    pid: int
+    is_within: bool
+    calls: dict[int, Call] = field(default_factory=dict)  # by its own count
+    ended: Optional[ProcessEnded] = None  # by itself
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether a call is under way."""
+        return any(not call.is_over for call in self.calls.values())
+
+
+@dataclass
 class Rank:
-    """One rank: the process that runs the script, and those that train for it and end with the training."""
+    """One rank: the processes that run the script, and the calls of all of them; others train for it in a call.
+
+    There are several where the script starts a program for each model. Of the first rank these are within the process
+    that starts them; the other ranks have one of Lightning's for each.
+    """
 
     number: int
-    pid: int
+    processes: dict[int, Process] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
     written: dict[str, set[str]] = field(default_factory=dict)  # likewise, by the script itself
-    ended: Optional[ProcessEnded] = None  # by itself
+
+    @property
+    def ended(self) -> Optional[ProcessEnded]:
+        """The end of its last process, where all have ended by themselves but those within another."""
+        ends = [each.ended for each in self.processes.values() if not each.is_within]
+        return ends[-1] if ends and None not in ends else None
 
     @property
     def has_ended(self) -> bool:
         """Whether it has ended by itself."""
         return self.ended is not None
 
-    def take(self, entry: Entry) -> None:
-        """Takes in an event of the process that runs the script."""
-        event = entry.event
+    def take(self, process: Process, entry: Entry) -> None:
+        """Takes in an event of a process that runs the script."""
+        event, calls = entry.event, process.calls
         if isinstance(event, CallStarted):
-            self.calls[event.number] = Call(event)
+            calls[event.number] = self.calls[len(self.calls)] = Call(event)
         elif isinstance(event, FileChanged):
-            call = self.calls.get(event.number)
+            call = calls.get(event.number)
             (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
         elif isinstance(event, ProcessEnded):
-            self.ended = event
-        elif isinstance(event, MethodReplaced) and self.calls:
-            self.calls[max(self.calls)].replaced.append(event)
-        elif isinstance(event, OneDeviceOnly) and event.number in self.calls:
-            self.calls[event.number].one_device = event.what
-        elif isinstance(event, (ReferenceMade, CallReturned, CallRaised)) and event.number in self.calls:
-            call = self.calls[event.number]
+            process.ended = event
+        elif isinstance(event, MethodReplaced) and calls:
+            calls[max(calls)].replaced.append(event)
+        elif isinstance(event, OneDeviceOnly) and event.number in calls:
+            calls[event.number].one_device = event.what
+        elif isinstance(event, (ReferenceMade, CallReturned, CallRaised)) and event.number in calls:
+            call = calls[event.number]
             if isinstance(event, ReferenceMade):
                 call.references.append(event)
             elif isinstance(event, CallReturned):
@@ -117,6 +141,7 @@ class Records:
         self.overrides: list[str] = []
         self.source: Optional[str] = None  # the file of neuralforecast that was imported first
         self.by_others: dict[tuple[int, int, int], Training] = {}  # of processes that are no ranks of the script
+        self._under_way: dict[int, int] = {}  # by the count of a process, the last call that has begun
         self._read: dict[Path, int] = {}
 
     @property
@@ -124,9 +149,14 @@ class Records:
         """Those of all ranks."""
         return [call for rank in self.ranks.values() for call in rank.calls.values()]
 
+    @property
+    def processes(self) -> list[Process]:
+        """Those that run the script."""
+        return [process for rank in self.ranks.values() for process in rank.processes.values()]
+
     def pids(self) -> list[int]:
         """The ids of the processes that run the script."""
-        return [rank.pid for rank in self.ranks.values()]
+        return [process.pid for process in self.processes]
 
     def read(self) -> list[Entry]:
         """Takes in what was recorded since the last call, and returns it."""
@@ -148,19 +178,22 @@ class Records:
         if number is None:
             return
         if isinstance(event, ProcessStarted):
-            self.ranks[number] = Rank(number, entry.pid)
-        rank = self.ranks.get(number)
-        is_own = rank is not None and rank.pid == entry.pid
+            rank = self.ranks.setdefault(number, Rank(number))
+            rank.processes[entry.pid] = Process(entry.pid, event.within)
+        process = self.ranks[number].processes.get(entry.pid) if number in self.ranks else None
         if isinstance(event, (TrainingStarted, TrainingObserved, OwnLayersUnused)):
-            _take_training(self._training(rank if is_own else None, number, event), event)
-        elif rank is not None and is_own:
-            rank.take(entry)
+            _take_training(self._training(process, number, event), event)
+        elif process is not None:
+            self.ranks[number].take(process, entry)
+            if isinstance(event, CallStarted):
+                self._under_way[event.number] = len(self.ranks[number].calls) - 1
 
-    def _training(self, rank: Optional[Rank], number: int, event: TrainingEvent) -> Training:
+    def _training(self, process: Optional[Process], number: int, event: TrainingEvent) -> Training:
         """A training of the rank's own process, or of one that trains for a rank of the fit under way."""
-        if rank is not None and event.number in rank.calls:
-            return rank.calls[event.number].trainings.setdefault(event.index, Training())
-        return self.by_others.setdefault((event.number, event.index, number), Training())
+        if process is not None and event.number in process.calls:
+            return process.calls[event.number].trainings.setdefault(event.index, Training())
+        call = self._under_way.get(event.number, event.number)
+        return self.by_others.setdefault((call, event.index, number), Training())
 
     def failure_of(self, rank: int) -> str:
         """The call that has ended with an error on this rank; empty if none has."""
@@ -218,7 +251,8 @@ class Records:
 
     def stack_of(self, rank: Rank) -> str:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
-        return text_of(self.folder / f"stack-{rank.pid}.txt")
+        stacks = (text_of(self.folder / f"stack-{pid}.txt") for pid in reversed([*rank.processes]))
+        return next(filter(None, stacks), "")
 
 
 def _take_training(training: Training, event: TrainingEvent) -> None:

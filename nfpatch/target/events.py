@@ -137,9 +137,13 @@ class RehearsalSpec:
 
 @dataclass(frozen=True)
 class ProcessStarted:
-    """The process runs, as a rank. `python` is its version."""
+    """The process runs, as a rank. `python` is its version.
+
+    It is `within` another process of the same rank that started it between its calls, to call neuralforecast there.
+    """
 
     python: str
+    within: bool = False
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def steps(*lines: int, seen: dict[int, str] | None = None) -> tuple[Step, ...]:
 class Ranks:
     """The events of two ranks, and what is made of them. `both` record one event, one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, started: Iterable[int] = (0, 1)) -> None:
         self.folder = folder
         self.time = 0.0
-        for rank in (0, 1):
+        for rank in started:
             self.record(rank, BEGIN)
 
     def record(self, rank: int, event: Any, pid: int = 0) -> None:
@@ -835,3 +835,40 @@ def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> 
     fit, other = ranks.stages()
     assert (fit.ok, other.ok) == (True, False)
     assert "in line 14" in other.detail
+
+
+def test_the_calls_of_programs_that_the_script_starts_are_its_own(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, started=[0])
+    for pid, model in ((200, "NHITS"), (300, "LSTM")):
+        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(0, started("fit", models=(model,)), pid)
+        ranks.record(1, BEGIN, pid + 1)
+        ranks.record(1, started("fit", models=(model,)), pid + 1)
+        for rank in (0, 1):
+            ranks.record(rank, TrainingStarted(0, 0, model, 2, None), pid + rank)
+            ranks.record(rank, observed(), pid + rank)
+            ranks.record(rank, returned(0), pid + rank)
+            ranks.record(rank, started("predict", 1, 11, models=(model,)), pid + rank)
+            ranks.record(rank, returned(1, forecasts=FORECASTS), pid + rank)
+        ranks.record(1, ProcessEnded(), pid + 1)
+    ranks.record(0, ProcessEnded())
+    stages = ranks.stages()
+    assert [(stage.ok, stage.call.rpartition(".")[2], stage.model) for stage in stages] == [
+        *((True, "fit", "NHITS"), (True, "predict", "NHITS"), (True, "fit", "LSTM"), (True, "predict", "LSTM")),
+    ]
+    assert [len(rank["trainings"]) for rank in stages[2].evidence] == [1, 1]
+
+
+def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, started=[0])
+    for pid in (200, 300):
+        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(1, BEGIN, pid + 1)
+        for rank in (0, 1):
+            ranks.record(rank, started("fit", line=pid), pid + rank)
+    for rank in (0, 1):
+        ranks.record(rank, returned(0), 200 + rank)
+    ranks.record(0, returned(0), 300)
+    ranks.record(1, raised("KeyError: 'y'"), 301)
+    first, second = ranks.stages()
+    assert (first.ok, second.outcome, second.ranks) == (True, "error", ("returned", "KeyError"))

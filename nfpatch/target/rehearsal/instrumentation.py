@@ -45,11 +45,7 @@ def install_hooks() -> None:
     if recorder.rank is None:
         return
     if recorder.is_rank:
-        recorder.write(ProcessStarted(platform.python_version()))
-        recorder.watch_place()
-        watch_files(recorder)
-        watch_lookups(recorder.trace)
-        atexit.register(record_end, recorder)
+        watch_process(recorder)
     actions: dict[str, Callable[[ModuleType], None]] = {
         "pytorch_lightning": functools.partial(watch_lightning, recorder),
         "ray": functools.partial(give_ray_gpus, recorder),
@@ -59,6 +55,15 @@ def install_hooks() -> None:
     for name, classes in BASES.items():
         actions[f"neuralforecast.common.{name}"] = functools.partial(watch_models, recorder, classes)
     sys.meta_path.insert(0, AfterImport(actions))
+
+
+def watch_process(recorder: EventRecorder) -> None:
+    """Records the start and the end of this process, and its files."""
+    recorder.write(ProcessStarted(platform.python_version(), recorder.is_within))
+    recorder.watch_place()
+    watch_files(recorder)
+    watch_lookups(recorder.trace)
+    atexit.register(record_end, recorder)
 
 
 def record_end(recorder: EventRecorder) -> None:
@@ -80,6 +85,7 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:
     """Records which neuralforecast it is, and traces the script from here on."""
     recorder.write(SourceImported(module.__file__))
+    recorder.join_rank()
     if recorder.is_main:
         recorder.trace.start()
 
@@ -107,6 +113,8 @@ def wrap_method(recorder: EventRecorder, owner: str, name: str, method: Callable
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
         number = recorder.enter(f"{owner}.{name}")
+        if number == 0 and recorder.is_within:
+            watch_process(recorder)
         try:
             if number is None:
                 return method(*arguments, **options)
