@@ -110,13 +110,17 @@ class Known:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A call, what was found in it and what is known to fix that."""
+    """A call, what was found in it and what is known to fix that.
+
+    It `is_handled` where the script catches an error that a single process raises too, and goes on, on every rank.
+    """
 
     by_rank: Mapping[int, Optional[Call]]
     facts: CallFacts
     finding: Optional[Finding]
     refusal: str
     patches: tuple[str, ...]
+    is_handled: bool = False
 
     @property
     def is_sought(self) -> bool:
@@ -185,9 +189,8 @@ def _may_follow(each: _Judged) -> bool:
     found = each.finding
     if parting_calls.parts(each.facts):
         return False
-    failures = [rank.failure.message for rank in each.facts.ranks.values() if rank.failure is not None]
-    if len(failures) == len(each.facts.ranks) > 1 and len(set(failures)) == 1:
-        return False  # all ranks raise the same error
+    if len(each.facts.ranks) > 1 and _is_same(each.facts):
+        return False
     return (
         found is not None
         and each.is_sought
@@ -277,7 +280,19 @@ def _judge(records: Records, row: Mapping[int, int], facts: CallFacts, known: Kn
     patches: tuple[str, ...] = ()
     if finding is not None and not refusal and not finding.is_consequence:
         patches = patches_for(finding, _classes_of(facts), known.missing)
-    return _Judged(by_rank, facts, finding, refusal, patches)
+    goes_on = all(number in row and _goes_on(rank, row[number]) for number, rank in records.ranks.items())
+    return _Judged(by_rank, facts, finding, refusal, patches, is_handled=bool(refusal) and goes_on and _is_same(facts))
+
+
+def _goes_on(rank: Rank, number: int) -> bool:
+    """Whether the script goes on after a call: to another one, or to its end without an error."""
+    return number < max(rank.calls) or (rank.ended is not None and not rank.ended.error)
+
+
+def _is_same(facts: CallFacts) -> bool:
+    """Whether all ranks raise the same error."""
+    failures = [each.failure for each in facts.ranks.values()]
+    return len({None if each is None else each.message for each in failures}) == 1 and failures[0] is not None
 
 
 def _classes_of(facts: CallFacts) -> list[str]:
@@ -297,18 +312,20 @@ def _stage_of(
     judged: _Judged, known: Known, replaced: Sequence[MethodReplaced], blamed_somewhere: set[MethodReplaced]
 ) -> Stage:
     """A call in the report; a method that the script has `replaced` is in a note where it is blamed for no finding."""
-    facts, finding = judged.facts, judged.finding
+    facts, finding = judged.facts, None if judged.is_handled else judged.finding
     call = next(call for call in judged.by_rank.values() if call is not None)
     blamed = _blamed(judged, replaced, known)
     useless = {patch for each in blamed for patch in known.patches_of(each.function)}
     patches = tuple(patch for patch in judged.patches if patch not in useless)
     remedy = () if finding is None or not judged.is_sought else finding.remedy
-    if judged.refusal:
+    if judged.refusal and finding is not None:
         remedy = _FOR_GPUS if judged.refusal.endswith("GPUs") else _FOR_REFUSED
     if blamed:
         remedy = (*(_in_words(each, known) for each in blamed), *_FOR_REPLACED, *remedy)
     own = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
     notes = [*_unasked(judged.by_rank), *_notes_of(facts, finding, known.missing), *own]
+    if judged.is_handled and judged.finding is not None:
+        notes.append(f"raises {shortened(judged.finding.message)}{judged.refusal}, and the script goes on")
     return Stage(
         call=call.name,
         file=call.started.file,

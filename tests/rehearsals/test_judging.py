@@ -872,3 +872,23 @@ def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tm
     ranks.record(1, raised("KeyError: 'y'"), 301)
     first, second = ranks.stages()
     assert (first.ok, second.outcome, second.ranks) == (True, "error", ("returned", "KeyError"))
+
+
+@pytest.mark.parametrize("goes_on", ["another call", "end", "end with an error", "only one rank ends"])
+def test_an_error_of_one_process_too_that_the_script_catches_is_a_note(ranks: Ranks, goes_on: str) -> None:
+    error = "TypeError: unexpected keyword argument 'n_pool_kernel'"
+    ranks.call("fit")
+    ranks.both(raised(error))
+    ranks.record(0, ReferenceMade(number=0, error=error))
+    if goes_on == "another call":
+        ranks.call("fit", 1)
+        ranks.both(returned(1))
+    else:
+        ranks.record(0, ProcessEnded(error="TypeError" * (goes_on == "end with an error")))
+    if goes_on != "only one rank ends":
+        ranks.record(1, ProcessEnded())
+    stage = ranks.stages()[0]
+    is_handled = goes_on in ("another call", "end")
+    assert (stage.ok, stage.is_refused_alone, stage.patches) == (is_handled, True, ())
+    assert bool(stage.remedy) != is_handled
+    assert any("n_pool_kernel" in note for note in stage.notes) == is_handled
