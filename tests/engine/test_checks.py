@@ -206,6 +206,24 @@ def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
     assert not by["upstream"].remedy
 
 
+def test_an_error_in_a_library_is_not_told_to_be_the_script_s_own() -> None:
+    places = ("/env/lib/python3.11/site-packages/torch/nn/parallel/distributed.py:1775 in _pre_forward",)
+    found = errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", places))))
+
+    assert found is not None
+    assert found.detail.endswith("at torch/nn/parallel/distributed.py:1775 in _pre_forward")
+    assert not found.remedy
+
+
+@pytest.mark.parametrize("search", ["", "search"])
+def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: str) -> None:
+    failure = Failure("RuntimeError: params[0] appears not to match sizes of the same param in process 0")
+    found = errors.find(replace(call_of(replace(RETURNED, has_returned=False, failure=failure)), search=search))
+
+    assert found is not None
+    assert ("search" in found.stages) == bool(search)
+
+
 def test_a_training_that_the_script_keeps_on_one_device_is_no_fault() -> None:
     facts = call_of()
     one = replace(facts, trainings={0: {0: replace(TRAINED, world_size=1)}})

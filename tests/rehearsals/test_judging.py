@@ -892,3 +892,11 @@ def test_an_error_of_one_process_too_that_the_script_catches_is_a_note(ranks: Ra
     assert (stage.ok, stage.is_refused_alone, stage.patches) == (is_handled, True, ())
     assert bool(stage.remedy) != is_handled
     assert any("n_pool_kernel" in note for note in stage.notes) == is_handled
+
+
+def test_a_rank_whose_peer_has_left_without_an_error_needs_no_patch_for_errors(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.record(0, raised("RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"))
+    ranks.record(1, returned(0))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.patches) == ("error", ())
