@@ -50,6 +50,7 @@ class Call:
     raised: Optional[Raised] = None
     references: list[ReferenceMade] = field(default_factory=list)
     written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
+    writers: dict[str, str] = field(default_factory=dict)  # by path, the line of the user's own code, or empty
     one_device: str = ""
     replaced: list[MethodReplaced] = field(default_factory=list)  # since the call before
 
@@ -116,6 +117,8 @@ class Rank:
         elif isinstance(event, FileChanged):
             call = calls.get(event.number)
             (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
+            if call is not None:
+                call.writers[event.path] = event.writer
         elif isinstance(event, ProcessEnded):
             process.ended = event
         elif isinstance(event, MethodReplaced) and calls:

@@ -265,6 +265,7 @@ def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Map
         weights=() if returned is None else returned.weights,
         chosen=() if returned is None else returned.chosen,
         written=call.written,
+        writers=call.writers,
         place="" if call.is_over else place_of(records.stack_of(rank)),
         models=started.models,
         options=started.options,

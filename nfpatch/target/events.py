@@ -434,11 +434,15 @@ class CallRaised:
 
 @dataclass(frozen=True)
 class FileChanged:
-    """A file was "opened" for writing, "replaced" by a whole one, or "removed"; number -1 is outside of all calls."""
+    """A file was "opened" for writing, "replaced" by a whole one, or "removed"; number -1 is outside of all calls.
+
+    `writer` is the line that does it, as "FILE:LINE", where that is the user's own code and no other package's.
+    """
 
     number: int
     path: str
     how: str
+    writer: str = ""
 
 
 EVENTS = (

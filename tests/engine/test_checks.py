@@ -15,6 +15,7 @@ from nfpatch.engine.checks import (
     errors,
     first_finding,
     parting_calls,
+    shared_files,
     unused_parameters,
     world_size,
 )
@@ -222,6 +223,15 @@ def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: st
 
     assert found is not None
     assert ("search" in found.stages) == bool(search)
+
+
+def test_a_file_that_the_script_s_own_code_writes_has_its_line_and_no_patch() -> None:
+    own = replace(RETURNED, written=OTHER_FILE, writers=dict.fromkeys(OTHER_FILE, "/home/me/train.py:24"))
+    found = shared_files.find(call_of(own))
+
+    assert found is not None
+    assert (found.stages, "train.py:24" in found.detail) == ((), True)
+    assert any("is_global_zero" in line for line in found.remedy)
 
 
 def test_a_training_that_the_script_keeps_on_one_device_is_no_fault() -> None:

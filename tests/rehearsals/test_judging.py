@@ -900,3 +900,12 @@ def test_a_rank_whose_peer_has_left_without_an_error_needs_no_patch_for_errors(r
     ranks.record(1, returned(0))
     stage = ranks.stage()
     assert (stage.outcome, stage.patches) == ("error", ())
+
+
+def test_a_file_that_a_callback_of_the_script_writes_is_told_with_its_line(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.both(FileChanged(0, "/home/me/loss.csv", "opened", "/home/me/train.py:7"))
+    ranks.both(returned(0))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.patches, "train.py:7" in stage.detail) == ("wrong", (), True)
+    assert any("is_global_zero" in line for line in stage.remedy)
