@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional
 
 from nfpatch.catalog import Patch
-from nfpatch.engine.checks import different_data, first_finding, parting_calls
+from nfpatch.engine.checks import different_data, first_finding, parting_calls, shared_files
 from nfpatch.engine.facts import (
     Answer,
     CallFacts,
@@ -154,9 +154,9 @@ def facts_of(records: Records, devices: int, ended: Optional[str]) -> Iterator[t
 
 
 def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
-    """Merges what follows from arguments that differ between ranks, and that no patch fixes, into the call with them.
+    """Merges what follows from arguments that differ between ranks into the call with them.
 
-    A finding on a call before which the ranks diverge is a consequence if there is an earlier one.
+    What a patch fixes follows from data that differ only, and only where it is a result that differs. A finding on a call before which the ranks diverge is a consequence if there is an earlier one.
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
@@ -165,7 +165,7 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     followed = [
         index
         for index, each in enumerate(judged)
-        if cause is not None and index >= cause and not each.patches and _may_follow(each)
+        if cause is not None and index >= cause and _may_follow(each, judged[cause].facts)
     ]
     has_finding = False
     for index, each in enumerate(judged):
@@ -175,7 +175,7 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
             where = "" if first is each else f" in line {first.facts.line}"
             found = different_data.because_of_arguments(each.facts, f"{words}{where}")
             assert found is not None
-            each = replace(each, finding=found)
+            each = replace(each, finding=found, patches=())
         elif index in followed:
             continue
         elif has_finding and each.finding is not None and parting_calls.parts(each.facts):
@@ -184,10 +184,14 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
         yield each
 
 
-def _may_follow(each: _Judged) -> bool:
-    """Whether the finding may be a consequence of arguments that differ between ranks."""
+def _may_follow(each: _Judged, cause: CallFacts) -> bool:
+    """Whether the finding may be a consequence of arguments that differ between ranks in an earlier call."""
     found = each.finding
     if parting_calls.parts(each.facts):
+        return False
+    if each.patches and different_data.different_data(cause) is None:
+        return False
+    if each.patches and found is not None and (found.outcome != "wrong" or found.why == shared_files.WHY):
         return False
     if len(each.facts.ranks) > 1 and _is_same(each.facts):
         return False

@@ -909,3 +909,23 @@ def test_a_file_that_a_callback_of_the_script_writes_is_told_with_its_line(ranks
     stage = ranks.stage()
     assert (stage.outcome, stage.patches, "train.py:7" in stage.detail) == ("wrong", (), True)
     assert any("is_global_zero" in line for line in stage.remedy)
+
+
+def test_results_that_differ_follow_from_data_that_differ_and_need_no_patch(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", data={"df": f"750 rows ({rank})"}))
+        ranks.train(rank, validated=[2.0 + rank])
+    ranks.both(returned(0))
+    ranks.call("predict", 1)
+    for rank in (0, 1):
+        ranks.record(rank, returned(1, forecasts=replace(FORECASTS, digest=str(rank))))
+    ranks.call("save", 2)
+    ranks.both(FileChanged(2, "/home/me/saved/model.ckpt", "opened"))
+    ranks.both(returned(2))
+    ranks.call("predict", 3)
+    ranks.both(CallRaised(3, "IndexError: list index out of range", None, ()))
+    fit, save, predict = ranks.stages()
+    assert (fit.outcome, fit.patches) == ("wrong", ())
+    assert "750 rows (0) on rank 0, and 750 rows (1) on rank 1" in fit.detail
+    assert fit.remedy
+    assert (save.patches, predict.patches) == (("save-by-one-rank",), ("predict-on-one-device",))
