@@ -156,7 +156,8 @@ def facts_of(records: Records, devices: int, ended: Optional[str]) -> Iterator[t
 def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     """Merges what follows from arguments that differ between ranks into the call with them.
 
-    What a patch fixes follows from data that differ only, and only where it is a result that differs. A finding on a call before which the ranks diverge is a consequence if there is an earlier one.
+    What a patch fixes follows from data that differ only, and only where it is a result that differs. A finding on a
+    call before which the ranks diverge is a consequence if there is an earlier one.
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
