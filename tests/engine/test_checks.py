@@ -142,6 +142,7 @@ def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
         ('if os.environ["LOCAL_RANK"] == "0":', "", "on every rank"),
         ("if random.random() < 0.5:", "", "os.environ.setdefault"),
         ("if time.time() > stop:", "stop is 7", "os.environ.setdefault"),
+        ("os.mkdir(folder)", "raises FileExistsError: [Errno 17] File exists: 'a'", "exist_ok=True"),
     ],
 )
 def test_what_to_change_depends_on_what_decides(text: str, side: str, in_remedy: str) -> None:

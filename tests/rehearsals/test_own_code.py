@@ -114,6 +114,10 @@ def main(folder, coin, model):
         pass
     for path in sorted(os.listdir(folder)):
         found = Path(folder, path).exists()
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pass
 """)
     monkeypatch.setenv("LOCAL_RANK", "3")
     (tmp_path / "runs").mkdir()
@@ -125,6 +129,8 @@ def main(folder, coin, model):
     assert f"{tmp_path}/runs/a.done is not there" in seen[10]
     assert seen[12] == (f"{tmp_path}/runs has 1 entries",)
     assert seen[13] == (f"{tmp_path}/runs/b.done is there",)
+    assert len(seen[15]) == 1
+    assert "FileExistsError" in seen[15][0]
 
 
 def test_what_the_user_s_own_code_does_has_its_line_also_through_a_package(make_module: MakeModule) -> None:

@@ -78,6 +78,11 @@ def _remedy(facts: CallFacts) -> tuple[str, ...]:
     if decision is None:
         return ("Make the same calls on every rank.",)
     looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
+    if "FileExistsError" in looked_at:
+        return (
+            "Another rank has made it already. Let it be there on every rank:",
+            "    os.makedirs(folder, exist_ok=True)",
+        )
     if _FILES.search(looked_at):
         return (
             "Do not write a file that another rank may still look for: write it on one rank, after a call on all:",
