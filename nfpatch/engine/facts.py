@@ -16,6 +16,7 @@ class Training:
     """One training, as one rank observed it. `Evidence` and `TrainingObserved` of `events.py` say what is what.
 
     `bases` are the classes of neuralforecast that the model is of, `own_layers` the unused ones of the user's classes.
+    It was `stopped_by` this line of the user's own code, as "FILE:LINE", and `stopped_after` so many steps.
     """
 
     model: str = ""
@@ -31,6 +32,8 @@ class Training:
     batches: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     own_layers: tuple[OwnLayerUnused, ...] = ()
+    stopped_by: str = ""
+    stopped_after: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from nfpatch.target.events import (
     SourceImported,
     TrainingObserved,
     TrainingStarted,
+    TrainingStopped,
 )
 
-TrainingEvent = Union[TrainingStarted, TrainingObserved, OwnLayersUnused]
+TrainingEvent = Union[TrainingStarted, TrainingObserved, TrainingStopped, OwnLayersUnused]
 # Calls that one rank may make without the others
 BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
 
@@ -184,7 +185,7 @@ class Records:
             rank = self.ranks.setdefault(number, Rank(number))
             rank.processes[entry.pid] = Process(entry.pid, event.within)
         process = self.ranks[number].processes.get(entry.pid) if number in self.ranks else None
-        if isinstance(event, (TrainingStarted, TrainingObserved, OwnLayersUnused)):
+        if isinstance(event, (TrainingStarted, TrainingObserved, TrainingStopped, OwnLayersUnused)):
             _take_training(self._training(process, number, event), event)
         elif process is not None:
             self.ranks[number].take(process, entry)
@@ -262,6 +263,9 @@ def _take_training(training: Training, event: TrainingEvent) -> None:
     """Takes in an event of a training."""
     if isinstance(event, OwnLayersUnused):
         training.own_layers = event.layers
+        return
+    if isinstance(event, TrainingStopped):
+        training.stopped_by, training.stopped_after = event.place, event.steps
         return
     training.model = event.model
     if isinstance(event, TrainingStarted):

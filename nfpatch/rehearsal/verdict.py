@@ -27,8 +27,8 @@ from nfpatch.rehearsal.records import Call, Rank, Records
 from nfpatch.target.events import MethodReplaced
 from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
-# Of a training, what only the proof observes
-_NOT_REPORTED = ("backend", "finite_loss", "batches", "bases", "own_layers")
+# Of a training, what only the proof observes, and what a finding says
+_NOT_REPORTED = ("backend", "finite_loss", "batches", "bases", "own_layers", "stopped_by", "stopped_after")
 # Of an exception, how many frames are shown for an issue
 LAST_FRAMES = 6
 

@@ -352,6 +352,16 @@ class TrainingStarted:
 
 
 @dataclass(frozen=True)
+class TrainingStopped:
+    """The user's own code set `should_stop` of a trainer after so many steps, in the line "FILE:LINE"."""
+
+    number: int
+    index: int
+    steps: int
+    place: str
+
+
+@dataclass(frozen=True)
 class OwnLayerUnused:
     """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
 
@@ -450,7 +460,7 @@ EVENTS = (
     *(StackImported, RanksAssembled, CaseStarted, CaseFinished),
     *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
     *(MethodReplaced, OneDeviceOnly),
-    *(TrainingStarted, TrainingObserved, OwnLayersUnused),
+    *(TrainingStarted, TrainingObserved, TrainingStopped, OwnLayersUnused),
 )
 KINDS = {kind.__name__: kind for kind in EVENTS}
 

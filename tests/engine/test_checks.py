@@ -56,6 +56,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "series_order": {"training": replace(TRAINED, batches=("x", "z"))},
     "running_statistics": {"on_rank_1": replace(RETURNED, buffers="other")},
     "training_steps": {"training": replace(TRAINED, steps=3)},
+    "training_stops": {"training": replace(TRAINED, steps=1, stopped_by="/home/me/train.py:37", stopped_after=1)},
     "training_weights": {"training": replace(TRAINED, weights="other")},
     "validation_loss": {"training": replace(TRAINED, validated=(2.5,))},
     "model_weights": {"on_rank_1": replace(RETURNED, weights=("other",))},

@@ -35,6 +35,7 @@ from nfpatch.target.events import (
     Step,
     TrainingObserved,
     TrainingStarted,
+    TrainingStopped,
     encode,
 )
 
@@ -929,3 +930,35 @@ def test_results_that_differ_follow_from_data_that_differ_and_need_no_patch(rank
     assert "750 rows (0) on rank 0, and 750 rows (1) on rank 1" in fit.detail
     assert fit.remedy
     assert (save.patches, predict.patches) == (("save-by-one-rank",), ("predict-on-one-device",))
+
+
+@pytest.mark.parametrize("source", ["released", "patched"])
+def test_a_rank_that_the_script_lets_leave_the_training_is_told_with_the_line(ranks: Ranks, source: str) -> None:
+    ranks.call("fit")
+    for rank in (0, 1):
+        ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None))
+        ranks.record(rank, observed(steps=1, validated=(), weights=None))
+    ranks.record(1, TrainingStopped(0, 0, 1, "/home/me/train.py:37"))
+    if source == "released":
+        ranks.record(1, observed(steps=1))
+        ranks.record(1, returned(0))
+        ranks.record(0, raised("RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"))
+        ranks.record(1, started("predict", 1, 11))
+        ranks.record(1, returned(1, forecasts=FORECASTS))
+        ranks.record(1, ProcessEnded())
+    stage = ranks.stages(ended=None if source == "released" else "no process did anything for 30 s")[0]
+    assert (stage.outcome, stage.patches, stage.observed) == ("wrong", (), ())
+    for words in ("rank 1 left the training after step 1, and rank 0 did not", "train.py:37"):
+        assert words in stage.detail
+    assert any("reduce_boolean_decision(stop, all=False)" in line for line in stage.remedy)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_stop_on_all_ranks_or_one_that_has_no_effect_is_no_fault(ranks: Ranks, steps: int) -> None:
+    ranks.call("fit")
+    for rank in (0, 1):
+        ranks.train(rank, steps=steps)
+    for rank in (0, 1) if steps == 1 else (1,):
+        ranks.record(rank, TrainingStopped(0, 0, steps, "/home/me/train.py:37"))
+    ranks.both(returned(0))
+    assert ranks.stage().ok

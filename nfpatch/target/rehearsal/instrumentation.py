@@ -21,7 +21,7 @@ from .line_trace import watch_lookups
 from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
 from .own_code import replaced_methods
 from .recorder import EventRecorder, place_in_script, recorder_from_environment
-from .training import watcher, wrap_fit
+from .training import watcher, wrap_fit, wrap_stopping
 
 # Of the forecaster, of what searches, and of a model that is used without a forecaster
 CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
@@ -80,6 +80,7 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
     pretend_gpus(recorder)
     wrap_trainer(recorder, module.Trainer, functools.partial(watcher, recorder))
     wrap_fit(recorder, module.Trainer)
+    wrap_stopping(recorder, module.Trainer)
 
 
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:

@@ -6,10 +6,10 @@ import functools
 from typing import Any
 
 from ..comparing import weights_of
-from ..events import OwnLayersUnused, TrainingObserved, TrainingStarted
+from ..events import OwnLayersUnused, TrainingObserved, TrainingStarted, TrainingStopped
 from ..observing import Observation, digest_of, observer_class
 from . import reference_run
-from .own_code import own_layers
+from .own_code import own_layers, place_in_own_code
 from .recorder import EventRecorder, recorder_from_environment
 
 
@@ -35,6 +35,23 @@ def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
         return answer
 
     trainer_class.fit = fitted
+
+
+def wrap_stopping(recorder: EventRecorder, trainer_class: Any) -> None:
+    """Makes a trainer record which line of the user's own code stops the training on this rank."""
+    if hasattr(trainer_class, "should_stop"):  # it is an attribute of each trainer
+        return
+
+    def set_stop(self: Any, stops: Any) -> None:
+        is_watched = recorder.calls or recorder.trains_for_a_rank
+        if stops and not vars(self).get("should_stop") and is_watched and not recorder.is_reference_run:
+            place = place_in_own_code()
+            if place:
+                event = TrainingStopped(*recorder.place(), self.global_step, place)
+                recorder.write(event, self.global_rank)
+        vars(self)["should_stop"] = stops
+
+    trainer_class.should_stop = property(lambda self: vars(self)["should_stop"], set_stop)
 
 
 def watcher(recorder: EventRecorder | None = None) -> Any:
