@@ -127,6 +127,11 @@ class _Judged:
         """Whether a remedy is sought."""
         return self.finding is not None and not self.refusal and not self.finding.is_consequence
 
+    @property
+    def misses_ranks(self) -> bool:
+        """Whether ranks do not make the call because they failed before."""
+        return self.finding is not None and self.finding.is_consequence and self.finding.outcome == "timeout"
+
 
 def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]) -> list[Stage]:
     """The calls of a script in its order. `ended` says why its processes were ended by nfpatch, if they were.
@@ -138,7 +143,7 @@ def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]
         judged.append(_judge(records, row, facts, known))
         if parting_calls.parts(facts):
             break
-    kept = list(_folded(judged))
+    kept = _without_missing_calls(list(_folded(judged)))
     replaced = dict.fromkeys(each for call in records.calls for each in call.replaced)
     useless = [each for each in replaced if any(known.patches_of(each.function))]
     blamed = {function for each in kept for function in _blamed(each, useless, known)}
@@ -183,6 +188,23 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
             each = replace(each, finding=replace(each.finding, is_consequence=True))
         has_finding = has_finding or each.is_sought
         yield each
+
+
+def _without_missing_calls(judged: Sequence[_Judged]) -> list[_Judged]:
+    """Merges a call that ranks miss because they failed before it into the finding on that failure."""
+    kept: list[_Judged] = []
+    cause, found = 0, None
+    for each in judged:
+        if found is None or each.finding is None or not each.misses_ranks:
+            if each.is_sought:
+                cause, found = len(kept), each.finding
+            kept.append(each)
+        elif "as a result" not in found.detail:
+            line = next(rank.line for rank in each.facts.ranks.values() if rank.name)
+            words = f"as a result: {each.facts.name} in line {line} is {each.finding.detail}"
+            found = replace(found, detail=f"{found.detail}\n{words}")
+            kept[cause] = replace(kept[cause], finding=found)
+    return kept
 
 
 def _may_follow(each: _Judged, cause: CallFacts) -> bool:

@@ -503,7 +503,7 @@ def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks)
     assert ranks.stage().patches == ("search-by-one-rank",)
 
 
-def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ranks: Ranks) -> None:
+def test_what_is_not_made_because_a_rank_has_ended_is_part_of_that_finding(ranks: Ranks) -> None:
     ranks.record(2, BEGIN)
     ranks.call("load", number=0)
     ranks.record(2, CallStarted(0, "NeuralForecast.load", "/home/me/train.py", 10, ("NHITS",), ""))
@@ -512,13 +512,12 @@ def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ra
         ranks.record(rank, raised("FileNotFoundError: [Errno 2] model"))
     ranks.record(0, CallStarted(1, "NeuralForecast.predict", "train.py", 12, (), ""))
     ranks.record(0, returned(1, forecasts=FORECASTS))
-    load, predict = ranks.stages()
-    assert load.patches == ("save-by-one-rank",)
-    assert predict.detail == (
-        "not called on all ranks: rank 1 raised in NeuralForecast.load, line 10; "
+    (load,) = ranks.stages()
+    assert (load.outcome, load.patches) == ("error", ("save-by-one-rank",))
+    assert load.detail.endswith(
+        "NeuralForecast.predict in line 12 is not called on all ranks: rank 1 raised in NeuralForecast.load, line 10; "
         "rank 2 raised in NeuralForecast.load, line 10"
     )
-    assert (predict.ok, predict.patches, predict.is_sought) == (False, (), False)
 
 
 @pytest.mark.parametrize(
