@@ -37,5 +37,6 @@ def find(facts: CallFacts) -> Optional[Finding]:
 
 _TOGETHER = (
     "    stop = ...  # on every rank, the condition that this rank sees",
-    "    trainer.should_stop = trainer.strategy.reduce_boolean_decision(stop, all=False)",
+    "    stop = trainer.strategy.reduce_boolean_decision(stop, all=False)",
+    "    trainer.should_stop = trainer.should_stop or stop",
 )
