@@ -404,7 +404,7 @@ def sources(draw: st.DrawFn, subject: Subject) -> tuple[str, bytes]:
 
 
 @pytest.mark.parametrize("patch_id", SUBJECTS)
-def test_a_mutilated_file_is_refused_or_patched_by_the_named_statements_alone(patch_id: str) -> None:
+def test_a_mutated_file_is_refused_or_only_the_named_statements_change(patch_id: str) -> None:
     seen = {True: 0, False: 0}
 
     @bounded
@@ -425,7 +425,7 @@ MISSION_FILES = {"nbeatsx-unused-out": NBEATSX, "tft-static-encoder": TFT}
 
 @pytest.mark.parametrize("patch_id", MISSION_FILES)
 @pytest.mark.parametrize("other", [NBEATSX, TFT])
-def test_two_files_in_one_are_refused_or_patched_by_the_named_statements_alone(patch_id: str, other: str) -> None:
+def test_two_files_in_one_are_refused_or_only_the_named_statements_change(patch_id: str, other: str) -> None:
     file = MISSION_FILES[patch_id]
     for glue in (b"", b"\r\n", b";"):
         was_patched = check(released("1.6.4", other) + glue + released("1.7.4", file), codemod_of("1.7.4", patch_id))
@@ -433,7 +433,7 @@ def test_two_files_in_one_are_refused_or_patched_by_the_named_statements_alone(p
 
 
 @pytest.mark.parametrize("patch_id", SUBJECTS)
-def test_the_released_files_pass_the_judgement_that_the_mutilated_ones_face(patch_id: str) -> None:
+def test_released_files_pass_the_check_of_mutated_files(patch_id: str) -> None:
     (patch,) = load_catalog().select([patch_id])
     claimed = [release for release in SUBJECTS[patch_id].releases if load_catalog().files_of(patch, release)]
     assert claimed
@@ -443,12 +443,12 @@ def test_the_released_files_pass_the_judgement_that_the_mutilated_ones_face(patc
 
 @pytest.mark.parametrize("levels", [201, 1_000, 20_000])
 @pytest.mark.parametrize(("before", "core", "after"), DEEP)
-def test_what_is_nested_beyond_reason_is_refused(before: str, core: str, after: str, levels: int) -> None:
+def test_deeply_nested_source_is_refused(before: str, core: str, after: str, levels: int) -> None:
     with pytest.raises(CodemodRefused):
         check_parses(f"{before * levels}{core}{after * levels}\n".encode())
 
 
-def test_a_process_survives_a_file_that_is_nested_beyond_reason(site: Path) -> None:
+def test_a_process_survives_a_deeply_nested_file(site: Path) -> None:
     for deep in ("(" * 50_000 + ")" * 50_000, "a and " * 50_000 + "b", "x" + ".y" * 50_000):
         (site / TFT).write_bytes(released("1.7.4", TFT) + deep.encode() + b"\n")
         before = snapshot(site)
@@ -459,7 +459,7 @@ def test_a_process_survives_a_file_that_is_nested_beyond_reason(site: Path) -> N
         assert snapshot(site) == before
 
 
-def test_what_a_file_says_in_odd_strings_is_no_warning_of_nfpatchs(site: Path) -> None:
+def test_invalid_escapes_in_a_file_cause_no_warning(site: Path) -> None:
     with (site / TFT).open("a") as file:
         file.write("\n\nPATTERN = '\\d static_encoder \\o'\n")
     command = [sys.executable, "-W", "always::SyntaxWarning", "-W", "always::DeprecationWarning", "-m", "nfpatch"]

@@ -159,7 +159,7 @@ def test_the_upstream_issue_has_a_script_and_a_diff_of_the_newest_release(patch:
 
 
 @pytest.mark.parametrize("patch_id", REMEDIES)
-def test_the_released_file_changes_by_the_remedy_alone(patch_id: str) -> None:
+def test_a_released_file_gets_exactly_the_expected_edits(patch_id: str) -> None:
     remedy = REMEDIES[patch_id]
     assert patched(patch_id, remedy.text.encode()).decode() == remedy(remedy.text)
 
@@ -184,13 +184,13 @@ HARMLESS_EDITS: dict[str, Edit] = {
 
 @pytest.mark.parametrize("edit", HARMLESS_EDITS.values(), ids=HARMLESS_EDITS)
 @pytest.mark.parametrize("patch_id", KINDS)
-def test_a_harmless_edit_stays_byte_for_byte(patch_id: str, edit: Edit) -> None:
+def test_an_unrelated_edit_is_kept_byte_for_byte(patch_id: str, edit: Edit) -> None:
     remedy = REMEDIES[patch_id]
     assert patched(patch_id, edit(remedy.text).encode()).decode() == edit(remedy(remedy.text))
 
 
 @pytest.mark.parametrize("patch_id", KINDS)
-def test_a_byte_order_mark_stays(patch_id: str) -> None:
+def test_a_byte_order_mark_is_kept(patch_id: str) -> None:
     remedy = REMEDIES[patch_id]
     assert patched(patch_id, remedy.text.encode("utf-8-sig")) == remedy(remedy.text).encode("utf-8-sig")
 
@@ -203,7 +203,7 @@ def test_a_file_in_another_declared_encoding_keeps_it(patch_id: str) -> None:
 
 
 @pytest.mark.parametrize("patch_id", KINDS)
-def test_mixed_line_ends_stay_where_they_are(patch_id: str) -> None:
+def test_mixed_line_endings_are_kept(patch_id: str) -> None:
     remedy = REMEDIES[patch_id]
     lines = remedy.text.splitlines(keepends=True)
     mixed = "".join(line.replace("\n", "\r\n") if number % 3 else line for number, line in enumerate(lines)).encode()
@@ -295,7 +295,7 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize(("patch_id", "before", "after"), FORMATTINGS.values(), ids=FORMATTINGS)
-def test_other_formatting_of_the_same_code_is_patched_as_a_person_would(patch_id: str, before: str, after: str) -> None:
+def test_other_formatting_of_the_same_code_is_patched_and_kept(patch_id: str, before: str, after: str) -> None:
     remedy = REMEDIES[patch_id]
     ((code, _),) = remedy.edits
     found = replaced(code, before)(remedy.text)

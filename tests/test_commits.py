@@ -50,7 +50,7 @@ def lagging(tmp_path: Path) -> Callable[[str, str], Path]:
         ("3.2.0", "3.2.1", ["spark-predict-scalers", "spark-validation-loss"]),
     ],
 )
-def test_it_gets_the_patches_of_its_code_and_revert_restores_every_byte(
+def test_a_commit_gets_the_patches_that_fit_its_code_and_revert_restores_every_byte(
     version: str, code: str, fixed: list[str], lagging: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     site, expected = lagging(version, code), unpack(code, tmp_path / "expected")
@@ -77,7 +77,7 @@ def test_it_gets_the_patches_of_its_code_and_revert_restores_every_byte(
     assert snapshot(site) == before
 
 
-def test_one_patch_that_does_not_fit_does_not_keep_the_others_out(lagging: Callable[[str, str], Path]) -> None:
+def test_a_patch_that_does_not_fit_does_not_block_the_others(lagging: Callable[[str, str], Path]) -> None:
     site = lagging("3.1.9", "3.2.0")
     file = site / "neuralforecast/core.py"
     file.write_bytes(file.read_bytes().replace(b"nf.scalers_ = {}", b"nf.scalers_ = dict()"))

@@ -99,7 +99,7 @@ def test_force_never_overwrites_an_earlier_copy(changed: str, patched: Path) -> 
 
 
 @pytest.mark.parametrize("file", CHANGED_FILES)
-def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(file: str, patched: Path) -> None:
+def test_a_file_removed_after_apply_is_restored_only_by_force(file: str, patched: Path) -> None:
     before = snapshot(patched)
     (patched / file).unlink()
     assert states(patched)[CHANGED_FILES[file]] == "modified"
@@ -108,7 +108,7 @@ def test_a_file_that_was_removed_after_apply_comes_back_only_by_force(file: str,
     assert snapshot(patched) == before
 
 
-def test_an_added_file_that_was_removed_need_not_come_back_to_be_reverted(released: Callable[[str], Path]) -> None:
+def test_revert_works_after_an_added_file_was_removed(released: Callable[[str], Path]) -> None:
     site = released("1.7.4")
     before = snapshot(site)
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
@@ -118,7 +118,7 @@ def test_an_added_file_that_was_removed_need_not_come_back_to_be_reverted(releas
     assert snapshot(site) == before
 
 
-def test_a_foreign_file_among_the_added_ones_stays(released: Callable[[str], Path]) -> None:
+def test_a_foreign_file_among_the_added_ones_is_kept(released: Callable[[str], Path]) -> None:
     site = released("1.7.4")
     before = snapshot(site)
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
@@ -131,7 +131,7 @@ def test_a_foreign_file_among_the_added_ones_stays(released: Callable[[str], Pat
     assert snapshot(site) == before
 
 
-def test_force_does_not_help_where_the_file_was_modified_before(site: Path) -> None:
+def test_force_does_not_apply_to_a_file_modified_before_apply(site: Path) -> None:
     edited(site / TFT)
     before = snapshot(site)
     assert invoke("apply", *SOME_PATCHES, "--force", "--site-packages", site).exit_code == 3
@@ -156,7 +156,7 @@ DAMAGES: dict[str, tuple[Drift, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words: str, patched: Path) -> None:
+def test_an_invalid_ledger_blocks_apply_and_revert(damage: Drift, words: str, patched: Path) -> None:
     damage(patched)
     before = snapshot(patched)
     status = invoke("status", "--site-packages", patched)
@@ -171,7 +171,7 @@ def test_a_ledger_that_cannot_be_trusted_stops_every_change(damage: Drift, words
     assert snapshot(patched) == before
 
 
-def test_without_its_ledger_a_patched_file_is_applied_and_revert_says_what_to_do(patched: Path) -> None:
+def test_without_the_ledger_patches_are_applied_and_revert_is_refused(patched: Path) -> None:
     ledger(patched).unlink()
     before = snapshot(patched)
     assert set(states(patched).values()) == {"applied"}
@@ -186,7 +186,7 @@ def test_without_its_ledger_a_patched_file_is_applied_and_revert_says_what_to_do
 
 
 @pytest.mark.parametrize("loss", ["removed", "altered"])
-def test_an_original_that_is_lost_is_never_put_back(loss: str, patched: Path) -> None:
+def test_revert_is_refused_if_a_saved_original_is_lost(loss: str, patched: Path) -> None:
     kept = dist_info(patched) / "nfpatch" / "originals" / f"{TFT}.orig"
     content = kept.read_bytes()
     kept.unlink()
@@ -213,7 +213,7 @@ def unpack_again(site: Path, names: Callable[[str], bool]) -> None:
 
 @pytest.mark.parametrize("record_too", [False, True], ids=["package only", "with RECORD"])
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
+def test_a_package_unpacked_over_a_patched_one_is_patched_again(
     command: str, record_too: bool, released: Callable[[str], Path]
 ) -> None:
     site = released("1.7.4")
@@ -234,14 +234,14 @@ def test_a_package_that_was_unpacked_over_the_patch_needs_it_again(
         assert after == before
 
 
-def test_record_without_nfpatchs_rows_gets_them_again(patched: Path) -> None:
+def test_rows_missing_from_record_are_written_again(patched: Path) -> None:
     record = dist_info(patched) / "RECORD"
     record.write_text("".join(line for line in record.read_text().splitlines(True) if "nfpatch" not in line))
     assert invoke("revert", "tft-static-encoder", "--site-packages", patched).exit_code == 0
     assert (false_record_rows(patched), unlisted_files(patched)) == ([], [])
 
 
-def test_a_record_that_is_gone_stops_every_change(patched: Path) -> None:
+def test_a_missing_record_blocks_every_command(patched: Path) -> None:
     (dist_info(patched) / "RECORD").unlink()
     before = snapshot(patched)
     for command in ("status", "apply", "revert"):
@@ -251,7 +251,7 @@ def test_a_record_that_is_gone_stops_every_change(patched: Path) -> None:
     assert snapshot(patched) == before
 
 
-def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Path) -> None:
+def test_a_missing_package_with_a_dist_info_is_an_environment_error(patched: Path) -> None:
     shutil.rmtree(patched / "neuralforecast")
     for command in ("status", "apply", "revert"):
         result = invoke(*on_some(command), "--site-packages", patched)
@@ -259,7 +259,7 @@ def test_a_package_that_is_gone_with_its_dist_info_left_is_a_problem(patched: Pa
         assert "is missing" in result.stderr
 
 
-def test_another_release_beside_the_patched_one_is_a_problem(patched: Path) -> None:
+def test_two_releases_in_one_site_packages_are_an_environment_error(patched: Path) -> None:
     unpack("1.7.5", patched)
     assert invoke("status", "--site-packages", patched).exit_code == 4
     assert NBEATSX in snapshot(patched)

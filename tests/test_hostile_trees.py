@@ -95,19 +95,19 @@ def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enc
 
 
 @pytest.mark.parametrize("patches", ["tft-static-encoder", ["tft-static-encoder"], None, {"a": "b"}, {}], ids=repr)
-def test_a_ledger_whose_patches_are_of_another_kind_is_refused(patches: object, site: Path) -> None:
+def test_a_ledger_with_malformed_patches_is_refused(patches: object, site: Path) -> None:
     tampered(site, lambda files: files[TFT].update(patches=patches))
     refuse_all(site, 3, "is damaged", ("apply", "revert"))
 
 
-def test_a_ledger_of_a_newer_nfpatch_is_refused_with_what_to_do(site: Path) -> None:
+def test_a_ledger_of_a_newer_nfpatch_is_refused_with_its_version(site: Path) -> None:
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 4, "nfpatch": "9.0"}))
     refuse_all(site, 3, "nfpatch 9.0", ("apply", "revert"))
 
 
-def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_never_written_there(site: Path) -> None:
+def test_a_patch_that_a_forged_ledger_records_for_another_file_is_not_written_there(site: Path) -> None:
     released = snapshot(site)
     alien = {"scaler-revin": {"edits_sha256": "0" * 64, "modules": []}}
     tampered(site, lambda files: files[TFT]["patches"].update(alien))
@@ -119,7 +119,7 @@ def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_nev
     assert snapshot(site) == released
 
 
-def test_a_ledger_that_lost_one_file_of_a_patch_is_not_trusted_with_the_other(site: Path) -> None:
+def test_a_ledger_that_lacks_one_file_of_a_patch_blocks_its_revert(site: Path) -> None:
     other = "neuralforecast/common/_base_windows.py"
     invoke("apply", "scaler-revin", "--site-packages", site)
     tampered(site, lambda files: files.pop(other))
@@ -202,7 +202,7 @@ PLACES = (TFT, "METADATA", "RECORD", "nfpatch/ledger.json")
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
+def test_pipes_devices_and_huge_files_are_refused_without_reading_them(
     place: str, make: Callable[[Path], None], site: Path
 ) -> None:
     path = site / place if place == TFT else dist_info(site) / place
@@ -222,7 +222,7 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
 
 @pytest.mark.parametrize("make", [*KINDS, to_ordinary_file, to_link_to_neighbour], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("place", [PLACEMENT, PACKAGE_OF_MODULES])
-def test_what_stands_where_nfpatch_adds_files_is_neither_followed_nor_overwritten(
+def test_foreign_files_at_the_paths_of_added_files_are_neither_followed_nor_overwritten(
     place: str, make: Callable[[Path], None], site: Path
 ) -> None:
     path = site / place
@@ -242,7 +242,7 @@ def test_what_stands_where_nfpatch_adds_files_is_neither_followed_nor_overwritte
     assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0, "what needs no such file is free"
 
 
-def test_a_pipe_among_the_compiled_files_is_refused(site: Path) -> None:
+def test_a_pipe_in_the_pycache_folder_is_refused(site: Path) -> None:
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()
     os.mkfifo(cache / "tft.cpython-311.pyc")
@@ -269,7 +269,7 @@ def test_a_folder_that_is_a_link_to_the_outside_is_refused(what: str, enclosure:
     refuse_all(site, 3, "symbolic link", ("apply",))
 
 
-def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
+def test_paths_may_have_undecodable_bytes(site: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xffte\n packages"))
     site.rename(odd)
     cache = odd / "neuralforecast" / "models" / "__pycache__"
@@ -283,7 +283,7 @@ def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
     assert snapshot(odd) == before
 
 
-def test_a_deep_path_is_no_obstacle(site: Path, tmp_path: Path) -> None:
+def test_paths_may_be_long(site: Path, tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d" * 100] * 25)
     deep.mkdir(parents=True)
     shutil.move(site, deep / "site")

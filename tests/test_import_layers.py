@@ -79,7 +79,7 @@ def layer_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def test_imports_go_downward_only() -> None:
+def test_layers_import_only_lower_layers() -> None:
     for module, imported in graph().items():
         if layer_of(module):
             allowed = LAYERS[layer_of(module)] | {layer_of(module)}
@@ -100,7 +100,7 @@ def test_no_two_modules_import_each_other() -> None:
     assert len(order) == len(modules())
 
 
-def test_what_runs_in_the_target_interpreter_imports_nothing_of_nfpatch() -> None:
+def test_code_for_the_target_interpreter_imports_nothing_of_nfpatch() -> None:
     for module, imported in graph().items():
         if layer_of(module) == "target":
             assert all(layer_of(other) == "target" for other in imported)

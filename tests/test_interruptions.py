@@ -193,14 +193,12 @@ def unchanged(left: Tree, whole: Tree) -> bool:
 
 @pytest.mark.parametrize("course", COURSES)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
-def test_an_operation_that_fails_leaves_the_tree_as_it_was(
-    course: str, number: int, trees: Trees, tmp_path: Path
-) -> None:
+def test_a_failing_operation_leaves_the_tree_unchanged(course: str, number: int, trees: Trees, tmp_path: Path) -> None:
     check_failures(course, trees, tmp_path, lambda point: fail_at(point, number))
 
 
 @pytest.mark.parametrize("course", COURSES)
-def test_a_disk_that_stays_full_leaves_the_tree_as_it_was(course: str, trees: Trees, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_tree_unchanged(course: str, trees: Trees, tmp_path: Path) -> None:
     check_failures(course, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
 
 
@@ -234,7 +232,7 @@ def difference(one: Tree, other: Tree) -> list[str]:
     return sorted(path for path in {*one, *other} if one.get(path) != other.get(path))
 
 
-def test_a_killed_run_leaves_no_lock_behind_that_blocks(site: Path) -> None:
+def test_a_killed_run_does_not_keep_the_lock(site: Path) -> None:
     (dist_info(site) / "nfpatch.lock").write_text("process 1 on nowhere")
     assert invoke("apply", *MISSION, "--lock-timeout", 0, "--site-packages", site).exit_code == 0
     assert not (dist_info(site) / "nfpatch.lock").exists()

@@ -80,7 +80,7 @@ def installed_twice(uv_executable: Path, tmp_path: Path) -> Callable[[str], tupl
 
 @pytest.mark.wheels
 @pytest.mark.parametrize("link_mode", ["hardlink", "copy", "symlink"])
-def test_a_package_cache_and_the_other_environment_stay_as_released(
+def test_a_package_cache_and_the_other_environment_are_unchanged(
     link_mode: str, installed_twice: Callable[[str], tuple[Path, Path, Path]]
 ) -> None:
     site, twin, cache = installed_twice(link_mode)
@@ -210,7 +210,9 @@ def site_packages_reached_through_a_link(site: Path) -> None:
         site_packages_reached_through_a_link,
     ],
 )
-def test_what_a_link_leads_to_stays_and_revert_brings_the_link_back(linked: Callable[[Path], None], site: Path) -> None:
+def test_the_target_of_a_link_is_unchanged_and_revert_restores_the_link(
+    linked: Callable[[Path], None], site: Path
+) -> None:
     linked(site)
     before, before_times = snapshot(site.parent), times(site.parent)
     targets = [path for path in site.parent.rglob("*") if path.is_symlink()]
@@ -356,7 +358,7 @@ def target_links_to_a_folder(site: Path) -> None:
         target_links_to_a_folder,
     ],
 )
-def test_a_tangle_of_links_is_refused_in_one_line_and_nothing_is_written(
+def test_broken_and_outward_links_are_refused_and_nothing_is_written(
     tangled: Callable[[Path], None], site: Path
 ) -> None:
     tangled(site)
@@ -373,7 +375,7 @@ def test_a_tangle_of_links_is_refused_in_one_line_and_nothing_is_written(
         assert (snapshot(site.parent), times(site.parent)) == (before, before_times)
 
 
-def test_status_tells_why_a_link_that_leads_nowhere_cannot_be_patched(site: Path) -> None:
+def test_status_of_a_file_with_a_dangling_link_is_modified(site: Path) -> None:
     dangling(site)
     result = invoke("status", "--json", "--site-packages", site)
     assert result.exit_code == 0

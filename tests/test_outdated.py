@@ -67,7 +67,7 @@ def users_of_module() -> set[str]:
     return {patch.id for patch in now.patches if not patch.opt_in and MODULE in now.modules_for(patch, RELEASE)}
 
 
-def test_status_tells_what_is_outdated_and_check_fails(patched_before: Path) -> None:
+def test_status_shows_outdated_patches_and_check_fails(patched_before: Path) -> None:
     before = snapshot(patched_before)
     outdated = {patch for patch, state in all_states(patched_before).items() if state == "outdated"}
     assert outdated == {PATCH} | users_of_module()
@@ -78,7 +78,7 @@ def test_status_tells_what_is_outdated_and_check_fails(patched_before: Path) -> 
     assert snapshot(patched_before) == before
 
 
-def test_apply_renews_all_of_it_and_revert_takes_all_back(patched_before: Path, tmp_path: Path) -> None:
+def test_apply_updates_outdated_patches_and_revert_restores_the_originals(patched_before: Path, tmp_path: Path) -> None:
     changed = answer("apply", "--site-packages", patched_before)["changed"]
     assert changed == sorted(["neuralforecast/models/tide.py", module_file(MODULE)])
     assert invoke("status", "--check", "--site-packages", patched_before).exit_code == 0
@@ -93,12 +93,12 @@ def test_apply_renews_all_of_it_and_revert_takes_all_back(patched_before: Path, 
     assert snapshot(patched_before) == renewed
 
 
-def test_revert_needs_not_what_the_older_version_had(patched_before: Path, tmp_path: Path) -> None:
+def test_revert_works_without_the_older_catalog(patched_before: Path, tmp_path: Path) -> None:
     assert invoke("revert", "--site-packages", patched_before).exit_code == 0
     assert snapshot(patched_before) == snapshot(unpack(RELEASE, tmp_path / "again"))
 
 
-def test_the_difference_is_shown_without_writing(patched_before: Path) -> None:
+def test_dry_run_shows_the_difference(patched_before: Path) -> None:
     before = snapshot(patched_before)
     diff = invoke("apply", "--dry-run", "--site-packages", patched_before).stdout
     assert {line for line in diff.splitlines() if line.startswith(("-", "+")) and line[:3] not in ("---", "+++")} == {

@@ -56,7 +56,7 @@ def gated(site: Path) -> Path:
     return site
 
 
-def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
+def test_the_guides_example_can_be_applied_and_reverted(gated: Path, own: Path) -> None:
     where = ("--patches", own, "--site-packages", gated)
     before = snapshot(gated)
     assert "mlp-gate" in invoke("list", "--patches", own).stdout
@@ -94,7 +94,7 @@ def own_module(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_guides_runtime_module_comes_with_its_sibling_and_goes_with_its_patch(site: Path, own_module: Path) -> None:
+def test_the_guides_runtime_module_is_added_and_removed_with_its_patch(site: Path, own_module: Path) -> None:
     where = ("--patches", own_module, "--site-packages", site)
     before = snapshot(site)
     added = [f"neuralforecast/_nfpatch/{name}.py" for name in ("__init__", "ranks", "world")]
@@ -115,7 +115,7 @@ def test_the_guides_runtime_module_comes_with_its_sibling_and_goes_with_its_patc
 
 
 @pytest.mark.ddp
-def test_the_guides_runtime_module_knows_how_many_ranks_train(
+def test_the_guides_runtime_module_records_the_world_size(
     site: Path, own_module: Path, training_env: Path, tmp_path: Path
 ) -> None:
     where = ("--patches", own_module, "--site-packages", site)
@@ -144,7 +144,7 @@ with open(f"rank-{os.environ.get('RANK', 0)}.json", "w") as file:
 """
 
 
-def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_path: Path) -> None:
+def test_two_conflicting_patches_are_refused_by_name(gated: Path, own: Path, tmp_path: Path) -> None:
     (own / "twin.py").write_text(block_of_the_guide("python").replace('"mlp-gate"', '"mlp-gate-twin"'))
     before = snapshot(gated)
     refused = invoke(
@@ -165,7 +165,7 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
         (('    model="MLP",\n', ""), "TypeError"),
     ],
 )
-def test_a_module_that_is_no_patch_is_refused_with_the_reason(
+def test_a_module_without_a_valid_patch_is_a_usage_error(
     own: Path, site: Path, edit: tuple[str, str], words: str
 ) -> None:
     text = block_of_the_guide("python")
@@ -176,7 +176,7 @@ def test_a_module_that_is_no_patch_is_refused_with_the_reason(
     assert words in refused.stderr
 
 
-def test_a_variant_of_another_kind_is_refused(own: Path, site: Path) -> None:
+def test_a_variant_of_another_type_is_a_usage_error(own: Path, site: Path) -> None:
     text = block_of_the_guide("python")
     (own / "mlp_gate.py").write_text(text + '\npatch = patch._replace(variants={"==1.7.4": len})\n')
     refused = invoke("status", "--patches", own, "--site-packages", site)
@@ -185,7 +185,7 @@ def test_a_variant_of_another_kind_is_refused(own: Path, site: Path) -> None:
 
 
 @pytest.mark.ddp
-def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path) -> None:
+def test_the_guides_example_passes_its_proof(gated: Path, own: Path, training_env: Path) -> None:
     where = ("--patches", own, "--python", training_env, "--site-packages", gated)
     document = answer("apply", "mlp-gate", "--allow-modified", "--prove", *where)
     assert document["changed"] == [MLP]
@@ -195,7 +195,7 @@ def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path
     assert document["proof"]["ok"] is True
 
 
-def test_an_own_patch_of_a_file_that_nfpatch_knows_lives_beside_nfpatchs_own(site: Path, tmp_path: Path) -> None:
+def test_a_users_patch_can_share_a_file_with_a_shipped_patch(site: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     text = block_of_the_guide("python").replace("mlp-gate", "nbeatsx-h").replace("models/mlp.py", "models/nbeatsx.py")

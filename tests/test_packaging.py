@@ -127,7 +127,7 @@ def files_in(folder: Path, *names: str) -> set[str]:
     }
 
 
-def test_the_wheel_holds_the_package_its_patches_and_the_licence_and_nothing_else(wheel: Path, clone: Path) -> None:
+def test_the_wheel_holds_only_the_package_the_patches_and_the_license(wheel: Path, clone: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = f"nfpatch-{__version__}.dist-info"
@@ -138,7 +138,7 @@ def test_the_wheel_holds_the_package_its_patches_and_the_licence_and_nothing_els
     assert {"nbeatsx_unused_out.py", "runtime/ranks.py", "fingerprints.json"} <= PATCHES
 
 
-def test_the_sdist_holds_what_it_takes_to_read_build_and_test_it_and_nothing_else(sdist: Path, clone: Path) -> None:
+def test_the_sdist_holds_only_what_reading_building_and_testing_need(sdist: Path, clone: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     folders = ("nfpatch", "patches", "tests", "scripts", "benchmarks", "docs")
@@ -147,12 +147,12 @@ def test_the_sdist_holds_what_it_takes_to_read_build_and_test_it_and_nothing_els
     assert names == files_in(clone, *folders) | texts | made_of
 
 
-def test_the_package_index_would_take_both(distributions: Path, sdist: Path) -> None:
+def test_twine_accepts_both(distributions: Path, sdist: Path) -> None:
     checked = output_of(sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir(), cwd=distributions)
     assert checked.count("PASSED") == len([*distributions.iterdir()]) == 2, checked
 
 
-def test_they_say_their_licence_and_the_pythons_they_are_tested_on(metadata: Message, wheel: Path) -> None:
+def test_the_metadata_names_the_license_and_the_tested_pythons(metadata: Message, wheel: Path) -> None:
     assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
     with zipfile.ZipFile(wheel) as archive:
         licence = archive.read(f"nfpatch-{__version__}.dist-info/licenses/LICENSE")
@@ -162,7 +162,7 @@ def test_they_say_their_licence_and_the_pythons_they_are_tested_on(metadata: Mes
     assert classifiers == [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
 
 
-def test_nfpatch_depends_on_four_packages_and_on_neither_neuralforecast_nor_torch(metadata: Message) -> None:
+def test_nfpatch_depends_on_four_packages_only(metadata: Message) -> None:
     assert [requirement.name for requirement in requirements_in(metadata)] == ["click", "libcst", "packaging", "rich"]
     assert metadata["Requires-Python"] == ">=3.9"
 
@@ -203,9 +203,7 @@ def test_a_bare_checkout_runs(clone: Path, site: Path, tmp_path: Path) -> None:
     assert_looks([sys.executable, "-m", "nfpatch"], site, tmp_path, path=(bare,))
 
 
-def test_the_lowest_dependencies_that_are_allowed_suffice(
-    wheel: Path, metadata: Message, site: Path, tmp_path: Path
-) -> None:
+def test_the_lowest_allowed_dependencies_work(wheel: Path, metadata: Message, site: Path, tmp_path: Path) -> None:
     version = min(version for version in interpreters() if version in SUPPORTED)
     pins = [f"{each.name}{each.specifier}".replace(">=", "==") for each in requirements_in(metadata, version)]
     assert all("==" in pin for pin in pins)

@@ -129,7 +129,7 @@ def by_hand(content: bytes, *some: tuple[Edit, ...]) -> bytes:
     return content
 
 
-def test_two_patches_of_one_function_come_to_the_original_with_the_edits_of_both_in_every_release() -> None:
+def test_two_patches_of_one_function_combine_in_every_release() -> None:
     done = set()
     pairs = set()
     for release in RELEASES:
@@ -153,7 +153,7 @@ def test_two_patches_of_one_function_come_to_the_original_with_the_edits_of_both
 
 
 @pytest.mark.ddp
-def test_two_patches_of_one_function_are_proved_together_without_any_others(
+def test_two_patches_of_one_function_pass_verify_together(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     """Each two that share a function of the newest release, alone with what they require, in one launch."""

@@ -26,7 +26,7 @@ PATCHES = sorted({patch for patches in FILES.values() for patch in patches})
 STEPS = st.tuples(st.sampled_from(["apply", "revert"]), st.sets(st.sampled_from(PATCHES), min_size=1))
 
 
-def test_these_are_the_models_with_several_patches() -> None:
+def test_the_models_with_several_patches_are_known() -> None:
     catalog = load_catalog()
     files = {file: catalog.fingerprints.file("1.7.4", file) for file in catalog.files if "/models/" in file}
     several = {file: tuple(known.patches) for file, known in files.items() if known and len(known.patches) > 1}
@@ -34,7 +34,9 @@ def test_these_are_the_models_with_several_patches() -> None:
 
 
 @pytest.mark.slow
-def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_order_of_commands_to_a_set_of_patches_gives_the_same_bytes(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
     catalog, released = load_catalog(), snapshot(site)
     trees = {frozenset[str](): released}

@@ -36,7 +36,7 @@ def texts_in(tree: ast.Module) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)
-def test_a_patch_quotes_little_and_edits_no_text_by_hand(source: Path) -> None:
+def test_a_patch_has_no_long_string_and_no_str_replace(source: Path) -> None:
     tree = ast.parse(source.read_text())
     assert max((len(text.strip().splitlines()) for text in texts_in(tree)), default=0) <= LONGEST_TEXT
     methods = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
@@ -83,7 +83,7 @@ def names_of(module: ast.Module) -> set[str]:
     return defined | {alias.asname for node in imports for alias in node.names if alias.asname == alias.name}
 
 
-def test_hooks_import_what_they_call_and_call_what_there_is() -> None:
+def test_hooks_import_and_call_existing_functions_of_runtime_modules() -> None:
     public = {name: names_of(ast.parse(path.read_text())) for name, path in RUNTIME.items()}
     for release, file, rewrites in rewrites_by_release():
         source = read_member(release, file)
@@ -103,11 +103,11 @@ def test_hooks_import_what_they_call_and_call_what_there_is() -> None:
             assert not unknown, (patch_id, release, file)
 
 
-def test_every_runtime_module_that_a_shipped_patch_needs_is_there() -> None:
+def test_every_runtime_module_of_a_shipped_patch_exists() -> None:
     load_catalog().check_modules()  # which commands leave out, to start fast
 
 
-def test_no_name_of_an_upstream_function_hides_a_runtime_module_that_it_calls() -> None:
+def test_no_upstream_name_shadows_a_runtime_module() -> None:
     for release, file, rewrites in rewrites_by_release():
         imported = frozenset(name for rewrite in rewrites.values() for name in rewrite.imports)
         source = read_member(release, file)
@@ -138,14 +138,14 @@ def is_stored(node: ast.Name) -> bool:
     return isinstance(node.ctx, ast.Store)
 
 
-def test_every_patch_belongs_to_a_group_and_states_it() -> None:
+def test_every_patch_has_a_known_group() -> None:
     def groups(patches: tuple[Patch, ...]) -> set[str]:
         return {patch.group for patch in patches}
 
     assert groups(load_catalog().patches) == {*DEFAULT_GROUPS, "spark"}
 
 
-def test_python_3_7_itself_compiles_the_runtime_modules(python37: Path) -> None:
+def test_python_3_7_compiles_the_runtime_modules(python37: Path) -> None:
     code = "import sys\nfor path in sys.argv[1:]: compile(open(path, encoding='utf-8').read(), path, 'exec')"
     assert len(RUNTIME) > 10
     subprocess.run([python37, "-c", code, *RUNTIME.values()], check=True)

@@ -148,7 +148,7 @@ UNWRITABLE: dict[str, Callable[[Path], list[Path]]] = {
 
 @pytest.mark.parametrize("where", UNWRITABLE.values(), ids=UNWRITABLE)
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_what_may_not_be_written_is_named_and_stays(
+def test_an_unwritable_path_is_an_error_that_names_it(
     command: str, where: Callable[[Path], list[Path]], site: Path
 ) -> None:
     if command == "revert":
@@ -164,7 +164,7 @@ def test_what_may_not_be_written_is_named_and_stays(
     assert snapshot(site) == before
 
 
-def test_a_folder_that_needs_no_change_may_be_read_only(site: Path) -> None:
+def test_a_folder_without_changes_may_be_read_only(site: Path) -> None:
     for folder in (site, site / "neuralforecast"):
         folder.chmod(0o555)
     before = snapshot(site)
@@ -174,7 +174,7 @@ def test_a_folder_that_needs_no_change_may_be_read_only(site: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_folder_in_which_added_files_may_not_be_written_is_named_and_stays(command: str, site: Path) -> None:
+def test_an_unwritable_folder_of_added_files_is_an_error_that_names_it(command: str, site: Path) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     folder = site / (PACKAGE_OF_MODULES if command == "revert" else "neuralforecast")
@@ -184,7 +184,7 @@ def test_a_folder_in_which_added_files_may_not_be_written_is_named_and_stays(com
     assert snapshot(site) == before
 
 
-def test_an_added_file_that_may_not_be_read_is_named_and_stays(site: Path) -> None:
+def test_an_unreadable_added_file_is_an_error_that_names_it(site: Path) -> None:
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     before = snapshot(site)
     (site / PLACEMENT).chmod(0o000)
@@ -194,7 +194,7 @@ def test_an_added_file_that_may_not_be_read_is_named_and_stays(site: Path) -> No
     assert snapshot(site) == before
 
 
-def test_read_only_files_in_writable_folders_are_patched_and_stay_read_only(site: Path) -> None:
+def test_read_only_files_in_writable_folders_are_patched_and_remain_read_only(site: Path) -> None:
     for path in everything(site):
         if path.is_file():
             path.chmod(0o444)
@@ -207,7 +207,7 @@ def test_read_only_files_in_writable_folders_are_patched_and_stay_read_only(site
 
 
 @pytest.mark.parametrize("command", ["apply", "apply --json", "status", "status --check"])
-def test_a_patched_install_that_is_read_only_is_fine(command: str, patched_site: Path) -> None:
+def test_a_read_only_patched_install_is_no_error(command: str, patched_site: Path) -> None:
     forbid_writing(patched_site)
     before = looks(patched_site)
     ended = ordinary(*command.split(), *("--site-packages", patched_site))
@@ -217,7 +217,7 @@ def test_a_patched_install_that_is_read_only_is_fine(command: str, patched_site:
 
 @as_root
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_another_owners_install_is_left_to_its_owner(command: str, site: Path) -> None:
+def test_an_install_of_another_owner_is_refused_and_unchanged(command: str, site: Path) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     for path in everything(site):
@@ -229,7 +229,7 @@ def test_another_owners_install_is_left_to_its_owner(command: str, site: Path) -
 
 
 @as_root
-def test_another_owners_files_in_a_folder_of_ours_come_back_with_content_mode_and_time(site: Path) -> None:
+def test_revert_restores_files_of_another_owner_with_content_mode_and_time(site: Path) -> None:
     for file in (NBEATSX, TFT):
         os.chown(site / file, ANOTHER, ANOTHER)
         os.utime(site / file, (1_500_000_000, 1_500_000_000))
@@ -241,7 +241,7 @@ def test_another_owners_files_in_a_folder_of_ours_come_back_with_content_mode_an
 
 
 @as_root
-def test_root_leaves_owner_and_group_as_they_were(site: Path) -> None:
+def test_root_preserves_owner_and_group(site: Path) -> None:
     for path in everything(site):
         os.chown(path, ANOTHER, ANOTHER - 1)
     before = looks(site)
@@ -256,7 +256,7 @@ def owners(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.lstat().st_uid, path.lstat().st_gid) for path in everything(folder)}
 
 
-def test_a_lock_file_that_may_not_be_opened_is_named(site: Path) -> None:
+def test_an_unreadable_lock_file_is_an_error_that_names_it(site: Path) -> None:
     lock = dist_info(site) / "nfpatch.lock"
     lock.touch(mode=0o444)
     lock.chmod(0o000)
@@ -278,7 +278,7 @@ UNREADABLE: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("what", UNREADABLE.values(), ids=UNREADABLE)
 @pytest.mark.parametrize("command", ["apply", "status", "revert"])
-def test_what_may_not_be_read_is_named_and_stays(command: str, what: Callable[[Path], Path], site: Path) -> None:
+def test_an_unreadable_path_is_an_error_that_names_it(command: str, what: Callable[[Path], Path], site: Path) -> None:
     path = what(site)
     mode = stat.S_IMODE(path.stat().st_mode)
     before = snapshot(site)
@@ -290,7 +290,7 @@ def test_what_may_not_be_read_is_named_and_stays(command: str, what: Callable[[P
 
 @pytest.mark.parametrize("name", ["nfpatch", "nfpatch/ledger.json"])
 @pytest.mark.parametrize("command", ["apply", "status", "revert"])
-def test_what_nfpatch_keeps_and_may_not_be_read_is_named_and_stays(command: str, name: str, patched: Path) -> None:
+def test_an_unreadable_file_of_nfpatch_is_an_error_that_names_it(command: str, name: str, patched: Path) -> None:
     path = dist_info(patched) / name
     mode = stat.S_IMODE(path.stat().st_mode)
     before = snapshot(patched)
@@ -300,7 +300,7 @@ def test_what_nfpatch_keeps_and_may_not_be_read_is_named_and_stays(command: str,
     assert snapshot(patched) == before
 
 
-def test_a_strict_umask_does_not_reach_what_others_read(site: Path) -> None:
+def test_a_strict_umask_does_not_change_file_modes(site: Path) -> None:
     before = snapshot(site)
     previous = os.umask(0o077)
     try:
@@ -358,11 +358,11 @@ def file_times(site: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS])
-def test_a_file_system_without_hard_links_will_do(number: int, site: Path) -> None:
+def test_a_file_system_without_hard_links_works(number: int, site: Path) -> None:
     check_round_trip(site, failing("os.link", number))
 
 
-def test_a_tree_whose_folders_are_file_systems_of_their_own_will_do(site: Path) -> None:
+def test_an_install_across_several_file_systems_works(site: Path) -> None:
     check_round_trip(site, each_folder_is_a_file_system)
 
 
@@ -405,7 +405,7 @@ READ_ONLY = 'mount --bind "$P" "$P"; mount -o remount,bind,ro "$P"\n'
 
 @pytest.mark.parametrize("where", ["", "neuralforecast/models", "*.dist-info"])
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_file_system_that_is_mounted_read_only_is_named(
+def test_a_read_only_mount_is_an_error_that_names_the_path(
     command: str, where: str, site: Path, unshare: list[str]
 ) -> None:
     if command == "revert":
@@ -419,7 +419,7 @@ def test_a_file_system_that_is_mounted_read_only_is_named(
     assert snapshot(site) == before
 
 
-def test_a_patched_install_that_is_mounted_read_only_is_fine(patched_site: Path, unshare: list[str]) -> None:
+def test_a_patched_install_on_a_read_only_mount_is_no_error(patched_site: Path, unshare: list[str]) -> None:
     before = looks(patched_site)
     mounted(unshare, patched_site, f'P="$S"; {READ_ONLY} n apply; n status; n status --check')
     assert looks(patched_site) == before
@@ -442,7 +442,9 @@ def test_folders_on_another_file_system_are_patched_and_reverted(
 
 
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_file_system_that_is_full_is_named(command: str, site: Path, unshare: list[str], tmp_path: Path) -> None:
+def test_a_full_file_system_is_an_error_that_names_the_path(
+    command: str, site: Path, unshare: list[str], tmp_path: Path
+) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     script = f"""

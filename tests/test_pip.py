@@ -88,7 +88,7 @@ def apply(site: Path) -> None:
 
 
 @pytest.mark.parametrize("imported", [False, True], ids=["untouched", "imported"])
-def test_pip_uninstall_takes_everything_away(imported: bool, python: Path) -> None:
+def test_pip_uninstall_removes_everything(imported: bool, python: Path) -> None:
     site = site_packages_of(python)
     before = snapshot(site)
     pip(python, "install", "--quiet", "--no-deps", wheel_of("1.7.4"))
@@ -99,7 +99,7 @@ def test_pip_uninstall_takes_everything_away(imported: bool, python: Path) -> No
     assert snapshot(site) == before
 
 
-def test_a_forced_reinstall_brings_the_released_files_back(python: Path, installed: Path) -> None:
+def test_a_forced_reinstall_restores_the_released_files(python: Path, installed: Path) -> None:
     released = without_bytecode(snapshot(installed))
     apply(installed)
     compile_patched_modules(installed)
@@ -120,7 +120,9 @@ def test_record_is_as_pip_wrote_it_after_a_forced_revert_of_an_edited_file(insta
     assert left == released
 
 
-def test_an_upgrade_to_a_fixed_release_starts_clean(python: Path, installed: Path, tmp_path: Path) -> None:
+def test_an_upgrade_to_a_fixed_release_leaves_no_trace_of_nfpatch(
+    python: Path, installed: Path, tmp_path: Path
+) -> None:
     apply(installed)
     compile_patched_modules(installed)
     pip(python, "install", "--quiet", "--upgrade", "--no-deps", wheel_of("1.7.7"))
@@ -133,7 +135,7 @@ def test_an_upgrade_to_a_fixed_release_starts_clean(python: Path, installed: Pat
     assert false_record_rows(installed) == []
 
 
-def test_pip_says_the_same_of_a_patched_install_and_lists_nfpatchs_files(python: Path, installed: Path) -> None:
+def test_pip_reports_a_patched_install_as_before_and_lists_the_added_files(python: Path, installed: Path) -> None:
     before = pip(python, "check", check=False)
     apply(installed)
     assert pip(python, "check", check=False) == before
@@ -151,7 +153,7 @@ def test_pip_says_the_same_of_a_patched_install_and_lists_nfpatchs_files(python:
     assert unlisted_files(installed) == []
 
 
-def test_revert_gives_back_all_of_site_packages_as_pip_wrote_it(installed: Path) -> None:
+def test_revert_restores_site_packages_as_pip_wrote_it(installed: Path) -> None:
     compile_patched_modules(installed, 0, 1, 2)
     (installed / NBEATSX).chmod(0o640)
     before, before_times = snapshot(installed), times(installed)
@@ -171,7 +173,7 @@ def test_revert_gives_back_all_of_site_packages_as_pip_wrote_it(installed: Path)
 
 
 @pytest.mark.parametrize("imported", [False, True], ids=["untouched", "imported"])
-def test_uv_uninstall_takes_everything_away(imported: bool, uv: Installer, python: Path) -> None:
+def test_uv_uninstall_removes_everything(imported: bool, uv: Installer, python: Path) -> None:
     site = site_packages_of(python)
     before = snapshot(site)
     uv("install", "--no-deps", wheel_of("1.7.4"))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fake_releases
 PROCESSES = 32
 
 
-def test_thirty_two_at_once_end_at_a_whole_state(site: Path) -> None:
+def test_thirty_two_concurrent_commands_leave_a_consistent_install(site: Path) -> None:
     released = snapshot(site)
     commands = [
         [sys.executable, "-m", "nfpatch", *on_some(("apply", "revert")[number % 2]), "--site-packages", str(site)]
@@ -37,7 +37,7 @@ def test_thirty_two_at_once_end_at_a_whole_state(site: Path) -> None:
         assert snapshot(site) == left, "exactly the patched state"
 
 
-def test_a_lock_that_is_held_for_long_is_reported_with_its_holder(site: Path) -> None:
+def test_a_lock_timeout_names_the_process_that_holds_the_lock(site: Path) -> None:
     before = snapshot(site)
     lock = dist_info(site) / "nfpatch.lock"
     with lock.open("w") as held:
@@ -53,7 +53,7 @@ def test_a_lock_that_is_held_for_long_is_reported_with_its_holder(site: Path) ->
     assert snapshot(site) == before
 
 
-def test_a_killed_holder_does_not_block_the_next(site: Path) -> None:
+def test_a_killed_process_does_not_keep_the_lock(site: Path) -> None:
     holder_script = (
         "import sys, time; from pathlib import Path\n"
         "from nfpatch.installs.find import find_install; from nfpatch.installs.lock import locked\n"
@@ -74,7 +74,7 @@ def test_a_killed_holder_does_not_block_the_next(site: Path) -> None:
     assert not (dist_info(site) / "nfpatch.lock").exists()
 
 
-def test_looking_needs_no_lock(site: Path) -> None:
+def test_status_needs_no_lock(site: Path) -> None:
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     with (dist_info(site) / "nfpatch.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

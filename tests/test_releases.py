@@ -92,7 +92,7 @@ def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]
 
 
 @pytest.mark.parametrize("release", EACH_RELEASE)
-def test_status_is_what_the_release_history_says(release: str, released: Callable[[str], Path]) -> None:
+def test_status_matches_the_release_history(release: str, released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
     opt_in = {
         patch.id: "opt-in" if catalog.files_of(patch, release) else "not-needed"
@@ -105,7 +105,7 @@ def test_status_is_what_the_release_history_says(release: str, released: Callabl
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.1.0", "1.7.4", "3.3.0"])
-def test_apply_patches_all_that_a_release_needs_and_revert_gives_every_byte_back(
+def test_apply_patches_every_release_and_revert_restores_every_byte(
     release: str, released: Callable[[str], Path]
 ) -> None:
     site = released(release)
@@ -128,7 +128,7 @@ def test_apply_patches_all_that_a_release_needs_and_revert_gives_every_byte_back
 
 
 @pytest.mark.parametrize("release", EACH_RELEASE)
-def test_the_mission_changes_what_its_patches_name_and_revert_gives_every_byte_back(
+def test_two_patches_change_only_their_files_and_revert_restores_every_byte(
     release: str, released: Callable[[str], Path]
 ) -> None:
     site = released(release)
@@ -175,7 +175,7 @@ def test_the_mission_changes_what_its_patches_name_and_revert_gives_every_byte_b
 @pytest.mark.parametrize(
     ("release", "fixed_in", "file"), [("1.7.4", "1.7.5", TFT), ("1.7.5", "1.7.6", NBEATSX)], ids=["tft", "nbeatsx"]
 )
-def test_the_patched_file_differs_from_upstreams_fix_only_where_upstream_changed_something_else(
+def test_a_patched_file_differs_from_upstreams_fix_only_in_unrelated_changes(
     release: str, fixed_in: str, file: str, released: Callable[[str], Path]
 ) -> None:
     site, upstream = released(release), (released(fixed_in) / file).read_text().splitlines()
@@ -191,7 +191,7 @@ def test_the_patched_file_differs_from_upstreams_fix_only_where_upstream_changed
     assert hunks(patched, upstream) < hunks(unpatched, upstream), "and nothing but that"
 
 
-def test_every_release_is_claimed_exactly_once_by_each_patch() -> None:
+def test_each_patch_has_exactly_one_variant_or_reason_per_release() -> None:
     from packaging.specifiers import SpecifierSet
 
     for patch in load_catalog().patches:
@@ -200,7 +200,7 @@ def test_every_release_is_claimed_exactly_once_by_each_patch() -> None:
             assert len(claims) == 1, f"{patch.id} on {release}: {claims}"
 
 
-def test_the_out_layer_of_1_1_0_is_used_and_stays(released: Callable[[str], Path]) -> None:
+def test_the_used_out_layer_of_1_1_0_is_kept(released: Callable[[str], Path]) -> None:
     site = released("1.1.0")
     result = invoke("apply", "nbeatsx-unused-out", "--site-packages", site)
     assert result.exit_code == 0

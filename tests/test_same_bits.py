@@ -21,7 +21,7 @@ STACK = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6"}
 RESULT = {"weights": {"a": "1", "b": "2"}, "random_streams": {"torch": "3"}, "train_losses": ["0x1p+1"]}
 
 
-def test_whatever_differs_is_named() -> None:
+def test_all_differences_are_reported() -> None:
     def differences(**changes: object) -> tuple[str, ...]:
         return same_bits.compare_fits("1.7.4", MAE, "all", RESULT, {**RESULT, **changes}).differences
 
@@ -31,14 +31,14 @@ def test_whatever_differs_is_named() -> None:
     assert differences(cross_validation="5") == ("cross_validation",)
 
 
-def test_an_error_counts_where_one_source_alone_has_it() -> None:
+def test_an_error_with_one_source_only_is_a_difference() -> None:
     error = {"error": "ValueError: no"}
     assert same_bits.compare_fits("1.7.4", MAE, "all", error, error) == replace(EQUAL, error="ValueError: no")
     assert "error" in same_bits.compare_fits("1.7.4", MAE, "all", RESULT, error).differences
     assert same_bits.compare_fits("1.7.4", MAE, "all", error, {"error": "KeyError: a"}).differences == ("error",)
 
 
-def test_only_what_is_equal_without_the_two_patches_may_differ_with_them() -> None:
+def test_a_difference_is_allowed_only_if_the_two_patches_cause_it() -> None:
     without = replace(EQUAL, patches="without")
     assert same_bits.failures_in([DIFFERENT, without]) == []
     assert same_bits.exceptions_in([DIFFERENT, without]) == {"TFT of 1.7.4": ["MAE"]}
@@ -52,7 +52,7 @@ def test_only_what_is_equal_without_the_two_patches_may_differ_with_them() -> No
     assert same_bits.failures_in([DIFFERENT, without, elsewhere]) == [elsewhere]
 
 
-def test_the_page_counts_what_is_equal_and_says_what_was_not_trained() -> None:
+def test_the_page_has_the_number_of_equal_runs_and_what_was_not_trained() -> None:
     outcomes = [
         DIFFERENT,
         replace(EQUAL, patches="without"),
@@ -73,7 +73,7 @@ def test_the_page_counts_what_is_equal_and_says_what_was_not_trained() -> None:
 
 
 @pytest.mark.parametrize("release", same_bits.RELEASES)
-def test_every_model_is_compared_and_every_case_of_an_unused_parameter(release: str, tmp_path: Path) -> None:
+def test_every_model_and_every_unused_parameter_case_is_compared(release: str, tmp_path: Path) -> None:
     package, catalog = unpack(release, tmp_path) / "neuralforecast", load_catalog()
     cases = same_bits.cases_of(package, release, catalog)
     assert {case.model for case in cases.values()} >= {model.name for model in models_of(package)}
@@ -91,7 +91,7 @@ def test_every_model_is_compared_and_every_case_of_an_unused_parameter(release: 
 
 
 @pytest.mark.ddp
-def test_a_layer_that_is_no_longer_built_is_seen_where_later_ones_are_drawn(training_env: Path, tmp_path: Path) -> None:
+def test_a_removed_layer_changes_the_initial_weights_of_later_layers(training_env: Path, tmp_path: Path) -> None:
     released = unpack("3.3.0", tmp_path / "released")
     shutil.copytree(released, tmp_path / "patched")
     stemgnn = tmp_path / "patched" / "neuralforecast" / "models" / "stemgnn.py"

@@ -36,7 +36,7 @@ def test_commands_options_and_their_values_are_completed() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_what_a_shell_is_to_read_asks_nfpatch(shell: str) -> None:
+def test_the_completion_script_calls_nfpatch(shell: str) -> None:
     if shell == "bash" and shutil.which("bash") is None:
         pytest.skip("there is no bash, of which click asks its version")
     script = answer_to(f"{shell}_source")
@@ -45,7 +45,7 @@ def test_what_a_shell_is_to_read_asks_nfpatch(shell: str) -> None:
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
-def test_a_bash_that_has_read_it_completes() -> None:
+def test_bash_completes_with_the_script() -> None:
     if shutil.which("bash") is None:
         pytest.skip("there is no bash")
     script = (
@@ -60,7 +60,7 @@ def test_a_bash_that_has_read_it_completes() -> None:
     assert done.stdout.split() == ["revert"], done.stderr
 
 
-def test_help_groups_every_command_by_what_one_wants() -> None:
+def test_help_groups_every_command() -> None:
     text = invoke("--help").stdout
     groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
     found = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}

@@ -39,7 +39,7 @@ def run(variables: dict[str, str], *arguments: object) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, windows: dict[str, str], site: Path) -> None:
+def test_every_command_exits_with_4(command: str, windows: dict[str, str], site: Path) -> None:
     needed = [__file__ for parameter in COMMANDS[command].params if parameter.required]
     where = [] if command == "list" else ["--site-packages", site]
     before = snapshot(site)
@@ -53,10 +53,10 @@ def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, window
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["apply", "--help"]])
-def test_help_is_had_there(words: list[str], windows: dict[str, str]) -> None:
+def test_help_works(words: list[str], windows: dict[str, str]) -> None:
     assert run(windows, *words).returncode == 0
 
 
-def test_elsewhere_the_same_process_does_its_work(windows: dict[str, str], site: Path) -> None:
+def test_on_another_platform_the_same_process_works(windows: dict[str, str], site: Path) -> None:
     Path(windows["PYTHONPATH"], "sitecustomize.py").write_text(LIKE_WINDOWS.replace("win32", "linux"))
     assert run(windows, "status", "--site-packages", site).returncode == 0

@@ -105,33 +105,33 @@ def refusal(install: Install) -> str:
     return str(refused.value)
 
 
-def test_all_that_nfpatch_keeps_lies_in_one_folder_of_the_dist_info(install: Install) -> None:
+def test_nfpatch_keeps_its_files_in_one_folder_of_the_dist_info(install: Install) -> None:
     home = install.site_packages / "neuralforecast-1.7.4.dist-info" / "nfpatch"
     assert ledger_path(install) == home / "ledger.json"
     assert original_path(install, TFT) == home / "originals" / "neuralforecast" / "models" / "tft.py.orig"
 
 
-def test_an_original_is_kept_in_that_folder_however_its_file_is_named(install: Install) -> None:
+def test_originals_are_kept_in_that_folder_under_any_name(install: Install) -> None:
     assert original_path(install, "/etc/hostname") == install.home / "originals" / "etc" / "hostname.orig"
 
 
-def test_a_ledger_stands_on_disk_in_the_order_of_its_files_and_is_read_back_whole(install: Install) -> None:
+def test_a_ledger_is_written_sorted_and_read_back_unchanged(install: Install) -> None:
     assert LEDGER.to_bytes().decode() == WRITTEN
     keep(install, WRITTEN)
     assert read_ledger(install) == LEDGER
 
 
-def test_an_install_without_a_ledger_carries_nothing(install: Install) -> None:
+def test_an_install_without_a_ledger_has_no_patches(install: Install) -> None:
     assert read_ledger(install) == Ledger("1.7.4")
 
 
-def test_a_ledger_tells_the_patches_of_each_file_and_none_of_an_unknown_one() -> None:
+def test_a_ledger_has_the_patches_of_each_file() -> None:
     assert LEDGER.patches_of(TFT) == {"tft-static-context", "tft-static-encoder"}
     assert LEDGER.patches_of("neuralforecast/core.py") == frozenset()
     assert LEDGER.patch_ids == {"init", "tft-static-context", "tft-static-encoder"}
 
 
-def test_a_ledger_tells_the_files_of_each_patch_and_what_was_added_for_it() -> None:
+def test_a_ledger_has_the_changed_and_added_files_of_each_patch() -> None:
     assert LEDGER.files_of("init") == {INIT: AppliedPatch(FIVE)}
     assert LEDGER.added_by("tft-static-context") == {RANKS, SAVING}
     assert LEDGER.added_by("init") == frozenset()
@@ -142,7 +142,7 @@ def test_a_ledger_tells_the_files_of_each_patch_and_what_was_added_for_it() -> N
     ("schema", "command"),
     [(2, REINSTALL), (4, "pip install --upgrade nfpatch")],
 )
-def test_a_ledger_of_another_schema_is_refused_with_what_to_do(schema: int, command: str, install: Install) -> None:
+def test_a_ledger_of_another_schema_is_refused(schema: int, command: str, install: Install) -> None:
     text = WRITTEN.replace('"schema": 3', f'"schema": {schema}').replace(
         f'"nfpatch": "{__version__}"', '"nfpatch": "9"'
     )
@@ -156,7 +156,7 @@ def test_the_version_of_nfpatch_in_a_ledger_is_for_information_only(install: Ins
     assert read_ledger(install) == LEDGER
 
 
-def test_a_ledger_of_another_release_is_refused_with_what_to_do(install: Install) -> None:
+def test_a_ledger_of_another_release_is_refused(install: Install) -> None:
     keep(install, WRITTEN.replace('"neuralforecast": "1.7.4"', '"neuralforecast": "1.7.3"'))
     for part in (ledger_path(install), "1.7.3", REINSTALL):
         assert str(part) in refusal(install)
@@ -236,7 +236,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_ledger_that_nfpatch_cannot_have_written_is_refused_with_what_to_do(content: str, install: Install) -> None:
+def test_a_ledger_that_nfpatch_cannot_have_written_is_refused(content: str, install: Install) -> None:
     keep(install, content)
     assert f"{ledger_path(install)} is damaged" in refusal(install)
     assert REINSTALL in refusal(install)
@@ -253,7 +253,7 @@ def test_a_ledger_that_nfpatch_cannot_have_written_is_refused_with_what_to_do(co
         ("an added file that no patch needs", f"{SAVING} is listed as an added file"),
     ],
 )
-def test_a_refused_ledger_tells_developers_which_entry_it_was(damaged: str, cause: str, install: Install) -> None:
+def test_the_traceback_of_a_refused_ledger_names_the_entry(damaged: str, cause: str, install: Install) -> None:
     keep(install, DAMAGED[damaged])
     with pytest.raises(Refused) as refused:
         read_ledger(install)
@@ -266,15 +266,13 @@ def test_the_undamaged_ledger_of_these_tests_is_read(install: Install) -> None:
     assert read_ledger(install) == Ledger("1.7.4", files, {RANKS: FOUR})
 
 
-def test_a_kept_original_is_given_back_as_it_was(install: Install) -> None:
+def test_a_kept_original_is_read_back_unchanged(install: Install) -> None:
     keep_original(install, b"original\n")
     assert read_original(install, TFT, hash_of(b"original\n")) == b"original\n"
 
 
 @pytest.mark.parametrize(("kept", "what"), [(None, "is missing"), (b"altered\n", "was changed")])
-def test_an_original_that_is_lost_is_refused_with_what_to_do(
-    kept: Optional[bytes], what: str, install: Install
-) -> None:
+def test_a_lost_original_is_refused(kept: Optional[bytes], what: str, install: Install) -> None:
     if kept is not None:
         keep_original(install, kept)
     with pytest.raises(Refused) as refused:

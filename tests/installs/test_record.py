@@ -36,11 +36,11 @@ def test_a_row_holds_the_path_the_unpadded_urlsafe_digest_and_the_size(content: 
     ],
     ids=["plain", "Windows line endings", "no line ending at the end", "quoted", "line separators in names"],
 )
-def test_every_path_is_read_as_the_installer_meant_it(record: bytes, paths: list[str]) -> None:
+def test_quoted_and_escaped_paths_are_read(record: bytes, paths: list[str]) -> None:
     assert [path for path, _, _ in parse(record, ORIGIN)] == paths
 
 
-def test_the_hash_and_the_size_are_read_as_they_stand() -> None:
+def test_hash_and_size_are_read_unchanged() -> None:
     assert parse(b"a.py,sha256=abc,3\nb.py,,\n", ORIGIN) == (("a.py", "sha256=abc", "3"), ("b.py", "", ""))
 
 
@@ -67,7 +67,7 @@ def test_the_hash_and_the_size_are_read_as_they_stand() -> None:
         "closed quote within a field",
     ],
 )
-def test_what_is_no_record_is_a_problem_that_names_the_fault(record: bytes, fault: str) -> None:
+def test_an_invalid_record_is_an_environment_error_that_names_the_row(record: bytes, fault: str) -> None:
 
     for read in (lambda: parse(record, ORIGIN), lambda: edit(record, ORIGIN, {})):
         with pytest.raises(EnvironmentProblem) as problem:
@@ -104,7 +104,7 @@ def test_what_is_no_record_is_a_problem_that_names_the_fault(record: bytes, faul
         "the only row removed",
     ],
 )
-def test_an_edit_changes_the_rows_it_is_about_and_no_other_byte(
+def test_an_edit_changes_its_rows_and_no_other_byte(
     record: bytes, changes: dict[str, Optional[Row]], edited: bytes
 ) -> None:
     assert edit(record, ORIGIN, changes) == edited

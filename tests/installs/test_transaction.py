@@ -128,14 +128,14 @@ def steps_back(install: Install) -> list[FileStep]:
 # --- all of it ---
 
 
-def test_every_step_is_carried_out_and_nothing_else_is_left(install: Install) -> None:
+def test_every_step_is_executed_and_no_other_file_is_left(install: Install) -> None:
     before = snapshot(install.root)
     commit(install, steps(install))
     assert snapshot(install.root) == after(before)
     assert not has_leftovers(install)
 
 
-def test_the_way_back_leaves_no_folder_of_nfpatchs_own(install: Install) -> None:
+def test_reverting_leaves_no_folder_of_nfpatch(install: Install) -> None:
     before = snapshot(install.root)
     commit(install, steps(install))
     commit(install, steps_back(install))
@@ -148,9 +148,7 @@ def test_a_commit_without_steps_changes_nothing(install: Install) -> None:
     assert snapshot(install.root) == before
 
 
-def test_an_original_keeps_its_inode_and_a_twin_in_a_package_cache_its_content(
-    install: Install, tmp_path: Path
-) -> None:
+def test_an_original_keeps_its_inode_and_hard_linked_copies_their_content(install: Install, tmp_path: Path) -> None:
     twin = tmp_path / "twin.py"
     os.link(install.package / "replaced.py", twin)
     commit(install, steps(install))
@@ -161,7 +159,7 @@ def test_an_original_keeps_its_inode_and_a_twin_in_a_package_cache_its_content(
 
 
 @pytest.mark.parametrize("kind", ["checkout", "editable"])
-def test_a_source_tree_is_changed_as_an_installed_package_is(kind: str, install: Install, tmp_path: Path) -> None:
+def test_a_source_checkout_is_changed_like_an_installed_package(kind: str, install: Install, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     install.package.rename(tree / PACKAGE)
@@ -218,7 +216,7 @@ RENAMES = range(1, 13)
 
 
 @pytest.mark.parametrize("number", RENAMES)
-def test_a_rename_that_fails_takes_the_steps_before_it_back(
+def test_a_failing_rename_rolls_back_the_steps_before_it(
     number: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(install.root)
@@ -229,9 +227,7 @@ def test_a_rename_that_fails_takes_the_steps_before_it_back(
     assert snapshot(install.root) == before
 
 
-def test_an_interrupt_from_the_keyboard_takes_the_steps_back_and_goes_on_its_way(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_keyboard_interrupt_rolls_back_and_propagates(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(install.root)
     monkeypatch.setattr("os.replace", Renaming({RENAMES[-1]}, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
@@ -239,7 +235,7 @@ def test_an_interrupt_from_the_keyboard_takes_the_steps_back_and_goes_on_its_way
     assert snapshot(install.root) == before
 
 
-def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
+def test_a_failing_copy_to_another_file_system_leaves_no_partial_file(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(install.root)
@@ -265,7 +261,7 @@ def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
     [(range(6, 99), "journal.json"), ({6, *range(8, 99)}, "undo.json")],
     ids=["cannot be turned back", "cannot be taken back"],
 )
-def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
+def test_work_that_can_be_neither_finished_nor_rolled_back_is_recovered_later(
     failing: Container[int], journal: str, named: bool, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(install.root)
@@ -306,9 +302,7 @@ def committed_in_a_fork(install: Install, strike: Strike) -> Ended:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)
-def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
-    number: int, install: Install, fresh: Callable[[], None]
-) -> None:
+def test_a_failing_operation_leaves_all_or_nothing(number: int, install: Install, fresh: Callable[[], None]) -> None:
     before = snapshot(install.root)
     point = 1
     while (ended := committed_in_a_fork(install, fail_at(point, number))).operations >= point:
@@ -325,7 +319,7 @@ def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
+def test_after_a_kill_at_any_operation_recovery_leaves_all_or_nothing(
     install: Install, fresh: Callable[[], None]
 ) -> None:
     before = snapshot(install.root)
@@ -339,9 +333,7 @@ def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_work_is_taken_back_is_healed_to_nothing_of_it(
-    install: Install, fresh: Callable[[], None]
-) -> None:
+def test_after_a_kill_during_the_rollback_recovery_leaves_nothing(install: Install, fresh: Callable[[], None]) -> None:
     before = snapshot(install.root)
     later = 1
     while (ended := committed_in_a_fork(install, fail_to_remove_and_be_killed(later))).code < 0:
@@ -374,7 +366,9 @@ def check_healing(install: Install, before: dict[str, Entry], decided: dict[str,
     assert not has_leftovers(install)
 
 
-def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_recovery_is_reported_and_a_later_one_finishes(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = snapshot(install.root)
     committed_in_a_fork(install, kill_at_removal)
     with monkeypatch.context() as patch:
@@ -418,7 +412,7 @@ def line(install: Install, path: Path, kind: str, existed: bool) -> list[object]
         '[["a", "Move", true, 4]]',
     ],
 )
-def test_a_damaged_journal_is_refused_with_what_to_do(content: str, journal: str, install: Install) -> None:
+def test_a_damaged_journal_is_refused_with_its_path(content: str, journal: str, install: Install) -> None:
     staging = leave(install, journal, content)
     before = snapshot(install.root)
     with pytest.raises(Refused) as refused:
@@ -428,7 +422,7 @@ def test_a_damaged_journal_is_refused_with_what_to_do(content: str, journal: str
     assert snapshot(install.root) == before
 
 
-def test_a_refused_journal_tells_developers_what_is_wrong(install: Install) -> None:
+def test_the_traceback_of_a_refused_journal_names_the_cause(install: Install) -> None:
     leave(install, "undo.json", '[["a", "Write", 3]]')
     with pytest.raises(Refused) as refused:
         recover(install)
@@ -437,7 +431,7 @@ def test_a_refused_journal_tells_developers_what_is_wrong(install: Install) -> N
 
 @pytest.mark.parametrize("copy", [os.link, shutil.copy2], ids=["link", "copy"])
 @pytest.mark.parametrize("name", ["replaced.py", "restored.py"])
-def test_taking_back_leaves_alone_what_is_as_it_was(
+def test_rollback_does_not_touch_unchanged_files(
     name: str, copy: Callable[..., object], install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = install.package / name
@@ -496,9 +490,7 @@ def nothing(path: Path) -> None:
         ("restored.py", nothing),
     ],
 )
-def test_taking_back_brings_back_what_is_no_longer_as_it_was(
-    name: str, change: Callable[[Path], None], install: Install
-) -> None:
+def test_rollback_restores_changed_files(name: str, change: Callable[[Path], None], install: Install) -> None:
     path = install.package / name
     before, time = snapshot(install.root), path.lstat().st_mtime_ns
     staging = leave(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
@@ -554,7 +546,7 @@ def untouched(install: Install) -> None:
         (killed_taking_back, True, True),
     ],
 )
-def test_the_traces_of_a_killed_run_are_told_and_healing_removes_all_but_the_lock(
+def test_leftovers_of_a_killed_run_are_detected_and_recovery_removes_all_but_the_lock(
     left: Callable[[Install], None], interrupted: bool, litter: bool, install: Install
 ) -> None:
     left(install)
@@ -565,7 +557,7 @@ def test_the_traces_of_a_killed_run_are_told_and_healing_removes_all_but_the_loc
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_the_next_command(
+def test_leftovers_that_cannot_be_removed_are_left_to_the_next_command(
     times: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_before_the_journal(install)
@@ -610,13 +602,13 @@ def is_outside(folder: Path, install: Install) -> str:
 
 @pytest.mark.parametrize("folder", ["../precious", ".", "neuralforecast_too", "neuralforecast/../.."])
 @pytest.mark.usefixtures("precious")
-def test_a_step_outside_of_the_install_is_refused_with_all_others(folder: str, install: Install) -> None:
+def test_a_step_outside_of_the_install_is_refused_before_any_other(folder: str, install: Install) -> None:
     step = Remove(install.root / folder / "precious.py")
     refused = refusal(lambda: commit(install, [*steps(install), step]), install)
     assert refused.startswith(is_outside(install.root / folder, install))
 
 
-def test_a_folder_in_the_place_of_a_file_to_remove_is_refused(install: Install) -> None:
+def test_a_folder_at_the_path_of_a_file_to_remove_is_refused(install: Install) -> None:
     before = snapshot(install.root)
     with pytest.raises(EnvironmentProblem):
         commit(install, [*steps(install), Remove(install.package / "full")])

@@ -65,13 +65,13 @@ class OldTrainer:
         pass
 
 
-def test_names_and_defaults_of_lightning_1(monkeypatch):
+def test_attribute_names_and_defaults_of_lightning_1(monkeypatch):
     monkeypatch.setattr(compat.pl, "Trainer", OldTrainer)
     assert compat.former_device_arguments() == ("num_processes", "gpus")
     assert compat.default_strategy() is None
 
 
-def test_names_and_defaults_of_the_installed_lightning():
+def test_attribute_names_and_defaults_of_the_installed_lightning():
     is_old = int(pl.__version__.split(".")[0]) < 2
     assert compat.former_device_arguments() == (("num_processes", "gpus") if is_old else ())
     assert compat.default_strategy() == (None if is_old else "auto")

@@ -83,7 +83,7 @@ def fit_models(*models: Model) -> Callable[[RankGroup], list[int]]:
     return lambda group: fit(models[group.rank], group)
 
 
-def test_a_training_without_an_error_is_what_it_was() -> None:
+def test_a_training_without_an_error_is_unchanged() -> None:
     models = [Model(), Model()]
     assert run_in_threads(2, fit_models(*models)) == [[0, 1, 2, 3]] * 2
     assert not any(model.logged for model in models)
@@ -119,7 +119,7 @@ class Unpicklable(Exception):
         super().__init__(f"{one} and {two}")
 
 
-def test_an_error_that_cannot_be_pickled_is_raised_in_its_words() -> None:
+def test_an_error_that_cannot_be_pickled_is_raised_with_its_message() -> None:
     model = Model()
     model.training_step = lambda *batch: (_ for _ in ()).throw(Unpicklable(1, 2))  # type: ignore[method-assign]
     errors = run_in_threads(2, fit_models(Model(), model))
@@ -154,7 +154,7 @@ def test_the_failing_step_logs_what_other_ranks_reduce() -> None:
     assert logged["sync_dist"]
 
 
-def test_a_model_that_logs_in_another_way_is_no_other_error() -> None:
+def test_a_model_that_logs_in_another_way_raises_its_own_error() -> None:
     model = Model(fails_in=(1,))
     model.log = lambda *values, **more: 1 / 0  # type: ignore[assignment, method-assign]
     errors = run_in_threads(2, fit_models(Model(), model))
@@ -169,7 +169,7 @@ GROUP = RankGroup(0, 2, dist.HashStore())
     [(FSDPStrategy(), 2, GROUP), (DDPStrategy(), 1, GROUP), (DDPStrategy(), 2, None)],
     ids=["another strategy", "one process", "no process group"],
 )
-def test_an_error_that_makes_no_rank_hang_is_raised_as_ever(
+def test_an_error_that_makes_no_rank_hang_is_raised_unchanged(
     strategy: object, world_size: int, group: RankGroup
 ) -> None:
     model = Model(fails_in=(0,), strategy=strategy)
@@ -181,7 +181,7 @@ def test_an_error_that_makes_no_rank_hang_is_raised_as_ever(
     failures.finish_training(model, group)
 
 
-def test_a_training_step_of_the_models_own_is_put_back() -> None:
+def test_a_training_step_set_on_the_model_is_restored() -> None:
     model = Model()
     own = partial(Model.training_step, model)
     model.training_step = own  # type: ignore[method-assign]

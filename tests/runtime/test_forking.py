@@ -90,11 +90,11 @@ def test_nothing_is_changed_where_lightning_does_not_fork(strategy: str, devices
     assert (dict(vars(launcher)) if launcher is not None else {}) == before
 
 
-def test_a_lightning_without_launchers_that_fork_is_left_alone() -> None:
+def test_a_lightning_without_forking_launchers_is_unchanged() -> None:
     forking.limit_threads(SimpleNamespace(strategy=SimpleNamespace()))
 
 
-def test_what_is_called_gets_its_arguments_and_one_thread(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_called_function_gets_its_arguments_and_one_thread(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     launcher = SimpleNamespace(_start_method="fork", _wrapping_function=lambda *given: (torch.get_num_threads(), given))
     forking.limit_threads(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))

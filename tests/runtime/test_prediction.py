@@ -155,7 +155,7 @@ def changed_values(rank):
                                    Data(Series(VALUES))), id="loss"),
     ],
 )  # fmt: skip
-def test_ranks_that_predict_something_else_predict_by_themselves(make):
+def test_ranks_that_predict_different_data_predict_by_themselves(make):
     results = in_ranks(2, lambda group: make(group.rank))
     for rank, (outputs, n) in enumerate(results):
         model, data = make(rank)
@@ -170,7 +170,7 @@ def vary(instance, **attributes):
     return instance
 
 
-def test_a_rank_alone_predicts_all(monkeypatch):
+def test_a_single_rank_predicts_all(monkeypatch):
     monkeypatch.setattr(meetings, "MEETING_SECONDS", 0.0)
 
     def rank(group):
@@ -245,7 +245,7 @@ def test_a_store_that_ends_leaves_the_batches_to_each_rank(monkeypatch):
         pytest.param(lambda: (MockTrainer(), Model(devices=1), Data(Series(VALUES))), id="one device"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_shared_is_predicted_by_each_rank_without_a_meeting(make):
+def test_predictions_that_cannot_be_shared_are_made_by_each_rank_without_waiting(make):
     def rank(group):
         trainer, model, data = make()
         prediction.predict(trainer, model, data, group)
@@ -276,7 +276,7 @@ class HookedModel(Model):
         pass
 
 
-def test_callbacks_that_see_no_prediction_do_not_hinder():
+def test_callbacks_without_prediction_hooks_do_not_prevent_sharing():
     trainer = MockTrainer(pl.callbacks.EarlyStopping("x"), pl.callbacks.TQDMProgressBar())
     assert len(prediction._list_batches(trainer, Model(), Data(Series(VALUES)))) == 6
 
@@ -341,7 +341,7 @@ def reference_of_series():
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])
-def test_ranks_share_the_series_in_one_meeting(world_size):
+def test_ranks_share_the_series_in_one_call(world_size):
     def rank(group):
         outcomes, datasets = [], [Series(values) for values in SERIES]
         for _ in range(2):  # 3.0.0 has a loop for each model, over the same data sets
@@ -356,7 +356,7 @@ def test_ranks_share_the_series_in_one_meeting(world_size):
         assert outcomes == [(True, n, 1), (True, n, 2)]
 
 
-def test_a_model_that_another_one_has_is_the_one_that_predicts():
+def test_the_inner_model_of_hint_is_the_one_that_predicts():
     def rank(group):
         model, results = Model(), []
         datasets = [Series(values) for values in SERIES]
@@ -438,7 +438,7 @@ def test_random_states_are_compared_and_restored():
         assert draw() == value
 
 
-def test_the_state_of_the_gpu_counts(monkeypatch):
+def test_the_random_state_of_the_gpu_counts(monkeypatch):
     state = [torch.zeros(3)]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state[0])
