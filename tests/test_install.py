@@ -1,4 +1,4 @@
-"""Finding the neuralforecast that is meant, without ever importing it."""
+"""Which install of neuralforecast a command uses; it is never imported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOTH = {NBEATSX, TFT}
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """Another interpreter, whose environment holds neuralforecast 1.7.4 and nothing else."""
+    """Another interpreter, in whose environment only neuralforecast 1.7.4 is installed."""
     interpreter = make_venv(tmp_path / "other")
     unpack("1.7.4", site_packages_of(interpreter))
     return interpreter
@@ -50,21 +50,21 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The sources of 1.7.4 as a clone has them: no dist-info."""
+    """The sources of 1.7.4 as in a clone, without a dist-info."""
     folder = unpack("1.7.4", tmp_path / "checkout")
     shutil.rmtree(dist_info(folder))
     return folder
 
 
 def found_by(*arguments: object, **options: Any) -> str:
-    """The site-packages folder that `status` in a process of its own decides on."""
+    """The site-packages folder that `status`, in a new process, uses."""
     result = run_nfpatch("status", "--json", *arguments, **options)
     assert result.returncode == 0, result.stderr
     return str(json.loads(result.stdout)["neuralforecast"]["site_packages"])
 
 
 def assert_patched_and_reverted(folder: Path, *arguments: object) -> None:
-    """Apply patches what 1.7.4 needs, and revert gives the whole folder back."""
+    """Check that `apply` patches 1.7.4, and that `revert` restores the whole folder."""
     before = snapshot(folder)
     changed = answer("apply", *SOME_PATCHES, *arguments)["changed"]
     assert set(changed) >= BOTH
@@ -73,8 +73,8 @@ def assert_patched_and_reverted(folder: Path, *arguments: object) -> None:
     assert snapshot(folder) == before
 
 
-def assert_problem(path: Path, fault: str, remedy: str, unchanged: Path, *arguments: object) -> None:
-    """The command ends with one line that names the path, the fault and the remedy; nothing is changed."""
+def assert_environment_error(path: Path, fault: str, remedy: str, unchanged: Path, *arguments: object) -> None:
+    """Check for exit code 4 and an error that names the path, the fault and the remedy; nothing is changed."""
     before = snapshot(unchanged)
     for command in ("status", "apply", "revert"):
         result = invoke(*on_some(command), *arguments)
@@ -92,7 +92,7 @@ def assert_problem(path: Path, fault: str, remedy: str, unchanged: Path, *argume
     assert snapshot(unchanged) == before
 
 
-# --- which install is meant
+# --- which install is used
 
 
 def test_the_interpreter_that_runs_nfpatch_is_the_default(site: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_the_working_folder_may_have_been_deleted(site: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def unreadable(tmp_path: Path) -> Iterator[Path]:
-    """A folder with neuralforecast that this user may not look into."""
+    """A folder with neuralforecast that this user may not read."""
     if os.geteuid() == 0:
         pytest.skip("root may read every folder")
     folder = unpack("1.7.5", tmp_path / "unreadable")
@@ -257,7 +257,7 @@ BUILD_BACKENDS = {  # setuptools finds the package by an import hook, hatchling 
 def test_an_editable_install_is_patched_only_with_allow_editable(
     backend: str, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # not even an import hook's compiled file may appear
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # not even the bytecode of an import hook may appear
     requirements, below, project_file = BUILD_BACKENDS[backend]
     (checkout / "pyproject.toml").write_text(project_file)
     sources = checkout / below
@@ -295,8 +295,8 @@ def test_a_checkout_on_the_path_is_patched_only_with_allow_editable(checkout: Pa
     before, variables = snapshot(checkout), environment(ROOT, checkout)
     assert f"(checkout: {checkout / 'neuralforecast'})" in run_nfpatch("status", env=variables).stdout
 
-    for before_any_proof in ([], ["--prove"]):
-        refused = run_nfpatch("apply", *before_any_proof, env=variables)
+    for options in ([], ["--prove"]):
+        refused = run_nfpatch("apply", *options, env=variables)
         assert refused.returncode == 3
         (line,) = refused.stderr.splitlines()
         assert str(checkout / "neuralforecast") in line
@@ -310,7 +310,7 @@ def test_a_checkout_on_the_path_is_patched_only_with_allow_editable(checkout: Pa
     assert snapshot(checkout) == before
 
 
-# --- what cannot be trusted
+# --- damaged installs
 
 
 @pytest.mark.parametrize(
@@ -336,18 +336,18 @@ def test_a_damaged_dist_info_is_an_environment_error(name: str, content: bytes |
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert_problem(path, fault, "einstall", site, "--site-packages", site)
+    assert_environment_error(path, fault, "einstall", site, "--site-packages", site)
 
 
 def test_two_dist_infos_are_an_environment_error(site: Path) -> None:
     shutil.copytree(dist_info(site), site / "neuralforecast-1.7.3.dist-info")
     both = "neuralforecast-1.7.3.dist-info, neuralforecast-1.7.4.dist-info"
-    assert_problem(site, both, "pip uninstall neuralforecast", site, "--site-packages", site)
+    assert_environment_error(site, both, "pip uninstall neuralforecast", site, "--site-packages", site)
 
 
 def test_a_dist_info_without_its_package_is_an_environment_error(site: Path) -> None:
     shutil.rmtree(site / "neuralforecast")
-    assert_problem(dist_info(site), "", "einstall", site, "--site-packages", site)
+    assert_environment_error(dist_info(site), "", "einstall", site, "--site-packages", site)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"__version__ = 'main'\n"], ids=["missing", "silent", "no PEP 440"])
@@ -356,7 +356,7 @@ def test_a_checkout_without_a_version_is_an_environment_error(content: bytes | N
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert_problem(
+    assert_environment_error(
         path.parent, "version" if content is not None else "missing", "nstall", checkout, "--site-packages", checkout
     )
 
@@ -364,19 +364,19 @@ def test_a_checkout_without_a_version_is_an_environment_error(content: bytes | N
 def test_a_missing_neuralforecast_is_an_environment_error(tmp_path: Path) -> None:
     python, empty = make_venv(tmp_path / "bare"), tmp_path / "empty"
     empty.mkdir()
-    assert_problem(python, "No neuralforecast", "--site-packages DIR", tmp_path, "--python", python)
-    assert_problem(empty, "No neuralforecast", "--python PATH", tmp_path, "--site-packages", empty)
+    assert_environment_error(python, "No neuralforecast", "--site-packages DIR", tmp_path, "--python", python)
+    assert_environment_error(empty, "No neuralforecast", "--python PATH", tmp_path, "--site-packages", empty)
 
 
 @pytest.mark.parametrize("name", ["missing", "a file"])
 def test_a_site_packages_that_is_no_folder_is_an_environment_error(name: str, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     path = tmp_path / name
-    assert_problem(path, "", "", tmp_path, "--site-packages", path)
+    assert_environment_error(path, "", "", tmp_path, "--site-packages", path)
 
 
 def test_an_unreadable_site_packages_is_an_environment_error(site: Path, unreadable: Path) -> None:
-    assert_problem(unreadable, "permission denied", "", site, "--site-packages", unreadable)
+    assert_environment_error(unreadable, "permission denied", "", site, "--site-packages", unreadable)
 
 
 @pytest.mark.parametrize(
@@ -397,12 +397,12 @@ def test_an_interpreter_that_does_not_run_is_an_environment_error(
     if content is not None:
         path.write_text(content)
         path.chmod(mode)
-    assert_problem(path, fault, "Python interpreter", tmp_path, "--python", path)
+    assert_environment_error(path, fault, "Python interpreter", tmp_path, "--python", path)
 
 
 def test_the_folder_of_an_environment_as_interpreter_is_an_environment_error(python: Path) -> None:
     folder = python.parent.parent
-    assert_problem(folder, "Permission denied", "`bin/python`", folder, "--python", folder)
+    assert_environment_error(folder, "Permission denied", "`bin/python`", folder, "--python", folder)
 
 
 def test_an_error_has_a_traceback_only_with_the_option(tmp_path: Path) -> None:

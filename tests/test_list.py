@@ -1,4 +1,4 @@
-"""`nfpatch list`: the catalog as users and scripts meet it."""
+"""`nfpatch list`, run as a command."""
 
 from __future__ import annotations
 

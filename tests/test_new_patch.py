@@ -1,4 +1,4 @@
-"""`make new-patch`: the skeleton of a patch loads, changes nothing yet, and its test fails until it is filled in."""
+"""`make new-patch`: the skeleton of a patch loads and changes nothing, and its test fails until it is edited."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ID, MODULE = "mlp-unused-gate", "mlp_unused_gate"
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the two folders that the skeletons go into."""
+    """A folder with the two folders for the skeletons."""
     (tmp_path / "patches").mkdir()
     (tmp_path / "tests" / "patches").mkdir(parents=True)
     monkeypatch.setattr(new_patch, "ROOT", tmp_path)

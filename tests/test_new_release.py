@@ -1,4 +1,4 @@
-"""A release that comes out tomorrow: 3.4.0, made of the files of 3.3.0."""
+"""A future release, 3.4.0, made of the files of 3.3.0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A release that nfpatch does not know yet: what its code fits, held against what the full catalog writes."""
+"""A release that nfpatch does not know: the patches that fit its code, compared with those of the full catalog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installers and nfpatch on the same tree: neither may leave the other anything to trip over."""
+"""Installers and nfpatch on the same install do not break each other."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def installed(python: Path) -> Path:
-    """The site-packages folder of an environment into which pip installed 1.7.4, compiled files and all."""
+    """The site-packages folder of an environment in which pip installed and compiled 1.7.4."""
     pip(python, "install", "--quiet", "--no-deps", wheel_of("1.7.4"))
     site = site_packages_of(python)
     assert list((site / "neuralforecast").rglob("*.pyc"))
@@ -52,16 +52,25 @@ def uv(uv_executable: Path, python: Path, tmp_path: Path) -> Installer:
     """`uv pip` on the environment, with a package cache of its own."""
 
     def run(command: str, *arguments: object) -> str:
-        words = [uv_executable, "pip", command, "--python", python, "--offline", "--cache-dir", tmp_path / "cache"]
+        command_line = [
+            uv_executable,
+            "pip",
+            command,
+            "--python",
+            python,
+            "--offline",
+            "--cache-dir",
+            tmp_path / "cache",
+        ]
         return subprocess.run(
-            [*words, *map(str, arguments)], env=environment(), capture_output=True, text=True, check=True
+            [*command_line, *map(str, arguments)], env=environment(), capture_output=True, text=True, check=True
         ).stdout
 
     return run
 
 
 def compile_patched_modules(site: Path, *levels: int) -> None:
-    """What importing the package does, in a Python that optimises at this level (0: not at all)."""
+    """Compile the patched modules, as importing them does, at these optimization levels."""
     added = sorted(path.relative_to(site).as_posix() for path in (site / PACKAGE_OF_MODULES).glob("*.py"))
     for file in (NBEATSX, TFT, CORE, *added):
         for level in levels or (0,):  # pip knows of no other, nfpatch or not
@@ -76,7 +85,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def without_bytecode(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """A snapshot less the content of compiled files, which tells when their source was written."""
+    """A snapshot without the content of compiled files, which contains the times of their sources."""
     return {path: entry._replace(content=b"") if path.endswith(".pyc") else entry for path, entry in entries.items()}
 
 

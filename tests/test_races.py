@@ -1,4 +1,4 @@
-"""Many commands at once on one install."""
+"""Concurrent commands on one install."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_thirty_two_concurrent_commands_leave_a_consistent_install(site: Path) -
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     running = [subprocess.Popen([*command, "--lock-timeout", "300"], text=True, **pipes) for command in commands]
     ended = [(*process.communicate(), process.returncode) for process in running]
-    assert {code for _, _, code in ended} == {0}, [words for _, words, code in ended if code]
+    assert {code for _, _, code in ended} == {0}, [stderr for _, stderr, code in ended if code]
 
     left = snapshot(site)
     assert false_record_rows(site) == []
@@ -47,7 +47,7 @@ def test_a_lock_timeout_names_the_process_that_holds_the_lock(site: Path) -> Non
         ran = run_nfpatch("apply", *SOME_PATCHES, "--lock-timeout", "0.2", "--site-packages", site)
     assert ran.returncode == 4
     assert "4711 on trainer-7" in ran.stderr
-    assert "within 0.2 seconds" in ran.stderr
+    assert "0.2 seconds" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     lock.unlink()
     assert snapshot(site) == before

@@ -1,4 +1,4 @@
-"""What `make same-bits` compares, what it lets pass, and what its page says."""
+"""What `make same-bits` compares, which differences it allows, and what its page shows."""
 
 from __future__ import annotations
 

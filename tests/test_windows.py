@@ -1,7 +1,7 @@
-"""Windows, where nfpatch refuses at its start: a real process that takes itself for one there.
+"""Windows, where every command exits with 4, simulated in a real process.
 
-No Windows was at hand. The process has none of the modules that Windows lacks, and its platform changes once nfpatch is
-imported, as much of Python itself would look for Windows before.
+No Windows was available. The process has none of the modules that Windows lacks, and its platform changes after nfpatch
+is imported, because Python's own modules would need a real Windows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIKE_WINDOWS = """
 import sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
-import shutil  # asks for modules of Windows, from Python 3.13 on
+import shutil  # imports modules of Windows, from Python 3.13 on
 import nfpatch.cli
 sys.platform = "win32"
 """
@@ -26,7 +26,7 @@ sys.platform = "win32"
 
 @pytest.fixture
 def windows(tmp_path: Path) -> dict[str, str]:
-    """The variables of a Python that takes itself for one on Windows."""
+    """The environment variables of a Python that simulates Windows."""
     folder = tmp_path / "windows"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(LIKE_WINDOWS)

@@ -1,4 +1,4 @@
-"""The ledger: written and read back whole, and never trusted when it cannot be nfpatch's own."""
+"""The ledger is read back as it was written, and refused if nfpatch cannot have written it."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ WRITTEN = f"""{{
 
 
 def keep(install: Install, content: str) -> None:
-    """Lets this be the ledger of the install."""
+    """Write this as the ledger of the install."""
     install.home.mkdir()
     ledger_path(install).write_text(content)
 
 
 def refusal(install: Install) -> str:
-    """What is said instead of telling the ledger."""
+    """The message of the refusal to read the ledger."""
     with pytest.raises(Refused) as refused:
         read_ledger(install)
     return str(refused.value)
@@ -163,12 +163,12 @@ def test_a_ledger_of_another_release_is_refused(install: Install) -> None:
 
 
 def patch(**fields: object) -> dict[str, Any]:
-    """What a ledger says of one patch in a file, with these fields changed."""
+    """A ledger's entry of one patch in a file, with these fields changed."""
     return {"edits_sha256": THREE, "modules": ["ranks"], **fields}
 
 
 def entry(**fields: object) -> dict[str, Any]:
-    """What a ledger says of one file, with these fields changed."""
+    """A ledger's entry of one file, with these fields changed."""
     whole = {"original_sha256": ONE, "patched_sha256": TWO, "patches": {"a": patch()}, "link": None, "bytecode": []}
     return {**whole, **fields}
 
@@ -187,7 +187,7 @@ def document(**fields: object) -> str:
 
 
 def with_modules(*modules: object, **added: object) -> str:
-    """A ledger whose patch needs these modules, and which lists these as added, by name."""
+    """A ledger whose patch needs these modules, and which lists the others as added, by name."""
     paths = {f"neuralforecast/_nfpatch/{name}.py": sha256 for name, sha256 in added.items()}
     return document(files={TFT: entry(patches={"a": patch(modules=list(modules))})}, added=paths)
 
@@ -207,7 +207,7 @@ DAMAGED = {
     "a link that is a number": document(files={TFT: entry(link=1)}),
     "a file without a name": document(files={"": entry()}),
     "a file of another package": document(files={"torch/__init__.py": entry()}),
-    "a file by its way from the root": document(files={"/neuralforecast/core.py": entry()}),
+    "a file with an absolute path": document(files={"/neuralforecast/core.py": entry()}),
     "a file outside": document(files={"neuralforecast/../torch/__init__.py": entry()}),
     "a patched runtime module": document(files={RANKS: entry()}),
     "compiled files beside the file": document(files={TFT: entry(bytecode=[COMPILED, f"{TFT}c"])}),
@@ -224,10 +224,10 @@ DAMAGED = {
     "an added file that no patch needs": with_modules("ranks", ranks=ONE, saving=TWO),
     "a module that was not added": with_modules("ranks", "saving", ranks=ONE),
     "an added file outside": document(added={RANKS: ONE, "neuralforecast/_nfpatch/../core.py": ONE}),
-    "an added file by its way from the root": document(added={RANKS: ONE, f"/{RANKS}": ONE}),
+    "an added file with an absolute path": document(added={RANKS: ONE, f"/{RANKS}": ONE}),
     "an added file elsewhere in the package": document(added={RANKS: ONE, "neuralforecast/core.py": ONE}),
     "an added file below the folder": document(added={RANKS: ONE, "neuralforecast/_nfpatch/a/b.py": ONE}),
-    "a module with a way in its name": with_modules("../core", **{"../core": ONE}),
+    "a module with a parent folder in its name": with_modules("../core", **{"../core": ONE}),
     "a module with a folder in its name": with_modules("a/b", **{"a/b": ONE}),
     "a module that is a number": with_modules(1, **{"1": ONE}),
     "a module without a name": with_modules("", **{"": ONE}),
@@ -238,26 +238,26 @@ DAMAGED = {
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_ledger_that_nfpatch_cannot_have_written_is_refused(content: str, install: Install) -> None:
     keep(install, content)
-    assert f"{ledger_path(install)} is damaged" in refusal(install)
-    assert REINSTALL in refusal(install)
+    for part in (ledger_path(install), REINSTALL):
+        assert str(part) in refusal(install)
 
 
 @pytest.mark.parametrize(
-    ("damaged", "cause"),
+    ("damaged", "entry_name"),
     [
-        ("a file of another package", "torch/__init__.py is no file of the package"),
-        ("compiled files of another folder", f"('{COMPILED}',) are no compiled files of {INIT}"),
-        ("a patched runtime module", f"{RANKS} is no file of neuralforecast"),
-        ("a module with a way in its name", "['../core'] are no runtime modules"),
-        ("a module that was not added", f"{SAVING} is not listed as an added file"),
-        ("an added file that no patch needs", f"{SAVING} is listed as an added file"),
+        ("a file of another package", "torch/__init__.py"),
+        ("compiled files of another folder", COMPILED),
+        ("a patched runtime module", RANKS),
+        ("a module with a parent folder in its name", "../core"),
+        ("a module that was not added", SAVING),
+        ("an added file that no patch needs", SAVING),
     ],
 )
-def test_the_traceback_of_a_refused_ledger_names_the_entry(damaged: str, cause: str, install: Install) -> None:
+def test_the_traceback_of_a_refused_ledger_names_the_entry(damaged: str, entry_name: str, install: Install) -> None:
     keep(install, DAMAGED[damaged])
     with pytest.raises(Refused) as refused:
         read_ledger(install)
-    assert str(refused.value.__cause__) == cause
+    assert entry_name in str(refused.value.__cause__)
 
 
 def test_the_undamaged_ledger_of_these_tests_is_read(install: Install) -> None:
@@ -271,13 +271,13 @@ def test_a_kept_original_is_read_back_unchanged(install: Install) -> None:
     assert read_original(install, TFT, hash_of(b"original\n")) == b"original\n"
 
 
-@pytest.mark.parametrize(("kept", "what"), [(None, "is missing"), (b"altered\n", "was changed")])
-def test_a_lost_original_is_refused(kept: Optional[bytes], what: str, install: Install) -> None:
+@pytest.mark.parametrize("kept", [None, b"altered\n"], ids=["missing", "altered"])
+def test_a_lost_original_is_refused(kept: Optional[bytes], install: Install) -> None:
     if kept is not None:
         keep_original(install, kept)
     with pytest.raises(Refused) as refused:
         read_original(install, TFT, hash_of(b"original\n"))
-    for part in (original_path(install, TFT), what, REINSTALL):
+    for part in (original_path(install, TFT), REINSTALL):
         assert str(part) in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""What is read of a dist-info folder, whoever wrote it."""
+"""What nfpatch reads from a dist-info folder, whichever installer wrote it."""
 
 from __future__ import annotations
 

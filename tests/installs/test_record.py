@@ -1,4 +1,4 @@
-"""RECORD: which rows are understood, and what an edit leaves as it was."""
+"""RECORD: how rows are read, and that an edit changes no others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nfpatch.errors import EnvironmentProblem
 from nfpatch.installs.record import Row, edit, parse, row_for
 
 ORIGIN = "site/neuralforecast-1.7.4.dist-info/RECORD"
-# One that the csv module would write otherwise.
+# A row that the csv module would write differently.
 ODD = b'"a.py","sha256=abc",3\n'
 
 
@@ -45,16 +45,16 @@ def test_hash_and_size_are_read_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "fault"),
+    ("record", "place"),
     [
-        (b"", "is empty"),
-        (b"a.py,,\n\xff.py,,\n", "is not UTF-8 (invalid start byte at byte 7)"),
-        (b"a.py,,\nb.py,sha256=x\n", "has a malformed line 2: 'b.py,sha256=x'"),
-        (b"a.py,,,\n", "has a malformed line 1: 'a.py,,,'"),
-        (b",sha256=abc,3\n", "has a malformed line 1: ',sha256=abc,3'"),
-        (b"a.py,,\n\nb.py,,\n", "has a malformed line 2: ''"),
-        (b'a.py,,\n"b.py,,\n', "has a malformed line 2: unexpected end of data"),
-        (b'"a"b.py,,\n', "has a malformed line 1: ',' expected after '\"'"),
+        (b"", ""),
+        (b"a.py,,\n\xff.py,,\n", "byte 7"),
+        (b"a.py,,\nb.py,sha256=x\n", "line 2"),
+        (b"a.py,,,\n", "line 1"),
+        (b",sha256=abc,3\n", "line 1"),
+        (b"a.py,,\n\nb.py,,\n", "line 2"),
+        (b'a.py,,\n"b.py,,\n', "line 2"),
+        (b'"a"b.py,,\n', "line 1"),
     ],
     ids=[
         "empty",
@@ -67,12 +67,12 @@ def test_hash_and_size_are_read_unchanged() -> None:
         "closed quote within a field",
     ],
 )
-def test_an_invalid_record_is_an_environment_error_that_names_the_row(record: bytes, fault: str) -> None:
-
+def test_an_invalid_record_is_an_environment_error_that_names_the_row(record: bytes, place: str) -> None:
     for read in (lambda: parse(record, ORIGIN), lambda: edit(record, ORIGIN, {})):
         with pytest.raises(EnvironmentProblem) as problem:
             read()
-        assert str(problem.value).startswith(f"{ORIGIN} {fault}. Reinstall")
+        assert str(problem.value).startswith(ORIGIN)
+        assert place in str(problem.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is read from a log: whose a line is, which traceback an error has, unused parameters, layers."""
+"""What is read from a log: the process of a line, the traceback of an error, unused parameters, layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nfpatch.which.logs import Log
 
 LOGS = Path(__file__).parent / "logs"
 SITE = "/opt/env/lib/python3.11/site-packages/neuralforecast"
-# What launchers and loggers put before a line, and what of it tells the process.
+# Prefix that a launcher or logger puts before a line -> the part of it that identifies the process.
 PREFIXES = {
     "": "",
     "[rank1]: ": "[rank1]:",
@@ -111,7 +111,7 @@ def test_the_parameters_that_torch_lists_are_those_of_the_model_on_any_rank() ->
     assert line is not None
     assert len(names) == 41
     assert all(name.startswith("static_encoder.") for name in names)
-    assert Log((LOGS / "nbeatsx-1.4.0.log").read_text()).unused is None, "indices are no names"
+    assert Log((LOGS / "nbeatsx-1.4.0.log").read_text()).unused is None, "indices are not names"
 
 
 @pytest.mark.parametrize("text", ["out.weight", "out.weight, out.bias\n", "out.weight\nout.bias\n", "['out.weight']"])

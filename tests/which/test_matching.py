@@ -1,4 +1,4 @@
-"""Which patches a text is answered with, without an install."""
+"""Which patches match a text, without an install."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_ambiguous_symptoms_need_a_traceback_through_a_known_function() -> None:
     assert ids(traceback("list index out of range", SCRIPT)) == []
     assert ids(traceback("ray.exceptions.ActorDiedError: it died", (f"{SITE}/ray/_private/worker.py", "get"))) == [
         "ray-trial-on-one-device"
-    ], "a traceback of libraries only speaks against nothing"
+    ], "a traceback through libraries only excludes no patch"
 
 
 def test_errors_that_follow_from_another_error_are_no_matches() -> None:
@@ -163,7 +163,7 @@ def test_errors_that_follow_from_another_error_are_no_matches() -> None:
     assert ids(closed) == ["error-on-one-rank"]
     assert ids(f"{closed}\n[rank0]: cannot pickle '_thread.lock' object") == ["saved-callbacks"]
     dbfs = "FileNotFoundError: [Errno 2] No such file or directory: 'dbfs:/part'"
-    assert ids(dbfs) == ["spark-dbfs-paths"], "words without other causes tell more"
+    assert ids(dbfs) == ["spark-dbfs-paths"], "symptoms without other causes have precedence"
 
 
 def test_a_text_without_known_symptoms_has_no_match() -> None:

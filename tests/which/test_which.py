@@ -1,4 +1,4 @@
-"""`nfpatch which` as users and scripts meet it."""
+"""`nfpatch which`, run as a command."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from support import COMMANDS, answer, invoke, run_nfpatch
+
+from nfpatch.which.matching import ONLY_IF
 
 LOGS = Path(__file__).parent / "logs"
 NBEATSX, TFT, PREDICT = (
@@ -50,7 +52,7 @@ def test_the_json_has_the_promised_shape(site: Path) -> None:
             "line": 45,
             "words": "could not broadcast input array from shape",
             "state": "applicable",
-            "only_if": "only if it does not happen with one device",
+            "only_if": ONLY_IF,
         }
     ]
 
@@ -156,11 +158,11 @@ def test_ambiguous_entries_must_be_symptoms(tmp_path: Path) -> None:
 def test_list_marks_symptoms_with_other_causes() -> None:
     listed = {patch["id"]: patch for patch in answer("list")["patches"]}
     assert "mat1 and mat2 shapes cannot be multiplied" in listed["multivariate-all-series"]["ambiguous"]
-    assert "FileNotFoundError (only if it does not happen with one device)" in invoke("list").stdout
+    assert f"FileNotFoundError ({ONLY_IF})" in invoke("list").stdout
 
 
 def test_which_is_a_quick_command() -> None:
-    """As `status`: it neither parses Python nor trains; `benchmarks/commands.py` measures it."""
+    """Like `status`, it imports nothing slow; `benchmarks/commands.py` measures it."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "nfpatch", "which", str(NBEATSX)], capture_output=True, text=True
     )
