@@ -1,4 +1,4 @@
-"""Edits: what they do to bytes, and what is refused."""
+"""How edits change bytes, and which edits are refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_imports_of_runtime_modules_are_merged() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [(Edit(0, 5, b""), Edit(4, 6, b"")), (Edit(5, 5, b"x"), Edit(5, 5, b"y"))],
-    ids=["overlap", "the same place"],
+    ids=["overlap", "the same position"],
 )
 def test_two_conflicting_patches_are_refused_by_name(one: Edit, other: Edit) -> None:
     with pytest.raises(CodemodRefused, match="second and first"):
@@ -118,9 +118,9 @@ def test_statements_at_module_level_can_be_changed(fingerprinted: bool) -> None:
 
 
 def test_a_method_can_be_added_after_another_whose_body_is_patched() -> None:
-    beside = Change("Model", "def fit(self, x): ...", "def fit(self, x): ...\n\ndef more(self):\n    return 2")
+    added = Change("Model", "def fit(self, x): ...", "def fit(self, x): ...\n\ndef more(self):\n    return 2")
     inside = Change("Model.fit", "total = 0", "total = 1")
-    result = rewritten(MODULE, {"a": Rewrite((beside,)), "b": Rewrite((inside,))})
+    result = rewritten(MODULE, {"a": Rewrite((added,)), "b": Rewrite((inside,))})
     more = b"        return answer\n\n    def more(self):\n        return 2\n"
     assert result == MODULE.replace(b"total = 0", b"total = 1").replace(b"        return answer\n", more)
 

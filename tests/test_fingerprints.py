@@ -1,4 +1,4 @@
-"""What is on record of the releases, and what a file is known to carry by it."""
+"""The fingerprints of the releases, and the patches that are detected with them."""
 
 from __future__ import annotations
 

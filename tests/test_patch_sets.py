@@ -1,4 +1,4 @@
-"""Several patches of one file: whatever the way, the bytes depend on the set alone."""
+"""Several patches of one file: the bytes depend only on the set of applied patches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_any_order_of_commands_to_a_set_of_patches_gives_the_same_bytes(
     )
     @given(st.lists(STEPS, min_size=1, max_size=5))
     def holds(steps: list[tuple[str, set[str]]]) -> None:
-        invoke("revert", "--site-packages", site)  # what an example left that failed
+        invoke("revert", "--site-packages", site)  # after an example that failed
         applied: set[str] = set()
         for command, patches in steps:
             assert invoke(command, *sorted(patches), "--site-packages", site).exit_code == 0
@@ -59,7 +59,7 @@ def test_any_order_of_commands_to_a_set_of_patches_gives_the_same_bytes(
             else:
                 applied = applied - catalog.with_requiring(patches)
             tree = snapshot(site)
-            assert trees.setdefault(frozenset(applied), tree) == tree, "the whole tree depends on the set alone"
+            assert trees.setdefault(frozenset(applied), tree) == tree, "the tree depends only on the set"
             for file, patches_of_file in FILES.items():
                 known = catalog.fingerprints.file("1.7.4", file)
                 assert known is not None
@@ -69,4 +69,4 @@ def test_any_order_of_commands_to_a_set_of_patches_gives_the_same_bytes(
         assert snapshot(site) == released
 
     holds()
-    assert len(trees) > 6, "the ways are too few"
+    assert len(trees) > 6, "too few sets were reached"

@@ -1,4 +1,4 @@
-"""The form of the catalog: small hooks over runtime modules, which a reviewer reads in one sitting."""
+"""The sources of the catalog: small hooks that call runtime modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nfpatch.patching.rewriting import rewritten
 SOURCES = sorted((ROOT / "patches").glob("*.py"))
 RUNTIME = {path.stem: path for path in (ROOT / "patches" / "runtime").glob("*.py")}
 LONGEST_TEXT = 25
-# How many lines the default groups may add to neuralforecast's own files.
+# The most lines that the default groups may add to upstream's files.
 ADDED_LINES = {"1.5.0": 260, "1.7.4": 200, "3.3.0": 200}
 
 
@@ -27,7 +27,7 @@ def name_of(path: Path) -> str:
 
 
 def texts_in(tree: ast.Module) -> Iterator[str]:
-    """The strings of a module, pieces of f-strings included, docstrings left out."""
+    """The strings of a module, including the parts of f-strings, without docstrings."""
     owners = [node for node in ast.walk(tree) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
     docstrings = {id(node.body[0].value) for node in owners if node.body and isinstance(node.body[0], ast.Expr)}
     for node in ast.walk(tree):
@@ -68,7 +68,7 @@ def rewrites_by_release() -> Iterator[tuple[str, str, dict[str, Rewrite]]]:
 
 
 def calls_of_modules(tree: ast.AST, modules: frozenset[str]) -> set[tuple[str, str]]:
-    """The functions and classes of these modules that the source names, as (module, name)."""
+    """The functions and classes of these modules that the source uses, as (module, name)."""
     return {
         (node.value.id, node.attr)
         for node in ast.walk(tree)
@@ -77,7 +77,7 @@ def calls_of_modules(tree: ast.AST, modules: frozenset[str]) -> set[tuple[str, s
 
 
 def names_of(module: ast.Module) -> set[str]:
-    """The functions and classes of a module, and what it hands on under the name that it imports it by."""
+    """The functions and classes of a module, including those that it re-exports."""
     defined = {node.name for node in module.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     imports = [node for node in module.body if isinstance(node, ast.ImportFrom)]
     return defined | {alias.asname for node in imports for alias in node.names if alias.asname == alias.name}
@@ -104,7 +104,7 @@ def test_hooks_import_and_call_existing_functions_of_runtime_modules() -> None:
 
 
 def test_every_runtime_module_of_a_shipped_patch_exists() -> None:
-    load_catalog().check_modules()  # which commands leave out, to start fast
+    load_catalog().check_modules()  # commands skip this check to start fast
 
 
 def test_no_upstream_name_shadows_a_runtime_module() -> None:

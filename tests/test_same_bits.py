@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -67,9 +68,10 @@ def test_the_page_has_the_number_of_equal_runs_and_what_was_not_trained() -> Non
     assert "| TimeLLM |  |  |\n" in page
     assert "* TFT of 1.7.4: MAE\n" in page
     assert "* TimeLLM of 3.3.0: ImportError: no transformers\n" in page
-    assert "3 configurations, all equal but for these" in page
+    assert re.search(r"\b3 configurations\b", page)
     worse = same_bits.page_of([*outcomes, replace(DIFFERENT, release="3.3.0")], ("1.7.4", "3.3.0"), STACK)
-    assert "**1 of them differ**" in worse
+    assert re.search(r"\b1 of them\b", worse)
+    assert not re.search(r"\b1 of them\b", page)
 
 
 @pytest.mark.parametrize("release", same_bits.RELEASES)

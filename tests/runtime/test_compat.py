@@ -59,7 +59,7 @@ def test_the_training_loss_is_reduced_where_it_is_monitored(
 
 
 class OldTrainer:
-    """The arguments of `Trainer` in Lightning 1.6 that matter here."""
+    """The relevant arguments of Lightning 1.6's `Trainer`."""
 
     def __init__(self, num_nodes=1, num_processes=None, devices=None, gpus=None, strategy=None):
         pass

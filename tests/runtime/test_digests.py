@@ -30,11 +30,11 @@ def digest(model=None, data=None, *options):
 def test_the_digest_depends_on_values():
     assert digest() == digest()
     same = [
-        digest(Model().eval()),  # the mode that an error in a prediction leaves
-        digest(Model(x_scale=torch.rand(3))),  # what the last batch of a training has left
+        digest(Model().eval()),  # the mode after an error in a prediction
+        digest(Model(x_scale=torch.rand(3))),  # as after the last batch of a training
         digest(Model(trainer_kwargs={"devices": 4}, train_trajectories=[(0, 1.0)])),
         digest(Model(_hidden=1)),
-        digest(Model(explanations=None)),  # which a first prediction sets, unless it fails
+        digest(Model(explanations=None)),  # which the first successful prediction sets
     ]
     assert {digest()} == set(same)
     layers = Model()

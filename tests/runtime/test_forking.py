@@ -26,7 +26,7 @@ def trainer_with(strategy: str, devices: int = 2) -> Any:
 
 
 def write_threads(folder: Path) -> None:
-    """What a launched process has: its threads, and what Lightning and torch go by."""
+    """Write the number of threads of a launched process, and the variables that Lightning and torch read."""
     rank = os.environ["LOCAL_RANK"]
     found = [torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]]
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -38,7 +38,7 @@ def send_threads(queue: Any) -> None:
 
 @pytest.fixture
 def threads() -> Any:
-    """Two threads, whose pool is there."""
+    """Two threads of torch, whose pool has been started."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.ones(1000, 1000).sum()

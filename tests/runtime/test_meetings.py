@@ -14,7 +14,7 @@ from patches.runtime.ranks import RankGroup
 
 
 class Clock:
-    """A clock that only its own `sleep` moves; `arrivals` maps a time to what happens then."""
+    """A clock that only its own `sleep` advances; `arrivals` maps a time to a function that is called then."""
 
     def __init__(self, arrivals=None):
         self.now = 0.0
@@ -30,7 +30,7 @@ class Clock:
 
 
 class BrokenStore:
-    """The store of a process that has ended; it fails from the n-th operation on."""
+    """The store of a process that exits: it raises from the n-th operation on."""
 
     def __init__(self, store=None, n=0):
         self._store, self._left = store, n
@@ -46,7 +46,7 @@ class BrokenStore:
 
 
 class OwnStore:
-    """A store of Python, whose operations can be changed; below a prefix, as PrefixStore is."""
+    """A store in Python, whose operations can be changed, with a prefix like PrefixStore."""
 
     def __init__(self, store, prefix=meetings.NAME):
         self._store = dist.PrefixStore(prefix, store)
@@ -73,7 +73,7 @@ def keys_of(group, *keys):
 
 
 def attended(group, token, **kwargs):
-    """Whether the rank shares its call, without the warning."""
+    """Whether the rank shares its call; warnings are suppressed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return meetings.attend(group, token, **kwargs) is not None
@@ -81,7 +81,7 @@ def attended(group, token, **kwargs):
 
 @pytest.fixture(params=[2, 3])
 def shared(request, store):
-    """The call of each rank that all ranks share."""
+    """The shared call of each rank."""
     calls = run_in_threads(request.param, lambda group: meetings.attend(group, "token"))
     assert all(isinstance(call, meetings.SharedCall) for call in calls)
     return calls
@@ -147,14 +147,14 @@ def test_a_rank_may_arrive_until_the_deadline(store):
         thread.start()
         thread.join()
 
-    # The other rank meets the token of the first one, and decides; the first one learns it at its next look
+    # The other rank finds the token of the first one, and decides; the first one sees that when it polls again
     assert attended(first, "token", clock=Clock({meetings.MEETING_SECONDS - 0.5: come}))
     assert results == [True]
 
 
 @pytest.mark.parametrize("wins", ["the deadline", "the meeting"])
 def test_the_first_decision_holds_for_all_ranks(store, monkeypatch, wins):
-    """A rank gives up just as another one finds that all have come."""
+    """A rank gives up at the moment at which another one finds that all have arrived."""
     first, second = groups(store)
     name = RankGroup(0, 2, store).prefixed(meetings.NAME)
     clock = Clock()
@@ -194,7 +194,7 @@ def test_all_proposals_at_once_have_one_outcome():
             call = meetings.SharedCall(group, number, time)
             decided.append(call._propose(by_rank[(group.rank + number) % 6]))
             group.store.add(f"done/{number}", 1)
-            while group.store.add(f"done/{number}", 0) < 6:  # nobody goes on before all know
+            while group.store.add(f"done/{number}", 0) < 6:  # wait until all ranks know the outcome
                 time.sleep(0)
         return decided
 
@@ -238,7 +238,7 @@ def test_without_a_store_a_rank_computes_by_itself(store, n_operations):
 
 
 class SimpleGroup(RankGroup):
-    """A group whose store is of Python, which `PrefixStore` does not take."""
+    """A group with a store in Python, which `PrefixStore` does not accept."""
 
     def __init__(self, group):
         super().__init__(group.rank, group.world_size, group.store)
@@ -247,7 +247,7 @@ class SimpleGroup(RankGroup):
         return self
 
 
-# --- what ranks exchange
+# --- exchanged parts
 
 
 def test_each_rank_receives_the_parts_of_the_others(shared, monkeypatch):

@@ -9,7 +9,7 @@ from patches.runtime import compat, placement
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """A machine by the number of its GPUs and the variables of a launcher; none of either at first."""
+    """Sets the number of GPUs and the variables of a launcher; none by default."""
 
     def set_up(n_gpus=0, **variables):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
@@ -176,7 +176,7 @@ def test_the_model_of_hint(machine):
 
 
 def test_layers_that_are_called_model(machine):
-    """TimesNet has a list of these, PatchTST its backbone."""
+    """In TimesNet it is a list of layers, in PatchTST the backbone."""
     machine(1)
     model = loaded_model(devices=4)
     model.model = torch.nn.ModuleList()

@@ -27,14 +27,14 @@ Save = Callable[..., bool]
 
 
 class Forecaster:
-    """Saves as NeuralForecast does: by the hook, or else itself, which `calls` records."""
+    """Saves as NeuralForecast does: with the hook, or else itself, which `calls` records."""
 
     def __init__(self, group: Optional[RankGroup], files: dict[str, bytes], save: Save, weight: float = 0.0) -> None:
         self.group, self.files, self.save_by_hook = group, files, save
         layer = torch.nn.Linear(1, 1)
         torch.nn.init.constant_(layer.weight, weight)
         torch.nn.init.zeros_(layer.bias)
-        # HINT is no module, and has one
+        # HINT is not a module, and has one
         self.models: list[Any] = [SimpleNamespace(model=layer), torch.nn.BatchNorm1d(1)]
         names = np.array(["a", "b"], dtype=object)
         self.dataset = SimpleNamespace(temporal=torch.ones(2, 2), indptr=np.array([0, 1, 2]), names=names)
@@ -89,7 +89,7 @@ class Waiting:
 
 
 class Writer(Forecaster):
-    """Writes once so many other ranks wait for it; `write` is what it does then, instead of writing."""
+    """Writes when this number of other ranks are waiting; `write` is called instead of writing, if given."""
 
     def __init__(self, group: RankGroup, waiting: Waiting, n_waiting: int, write: Callable[[], None]) -> None:
         super().__init__(group, FILES, saving.save_from_all_ranks)
@@ -108,7 +108,7 @@ class Writer(Forecaster):
 def save_after_writer(
     world_size: int, folder: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]
 ) -> list[Any]:
-    """The errors of the ranks, or how often each has written; rank 0 comes first, and calls `write` while it writes."""
+    """The errors of the ranks, or how often each has written; rank 0 is first, and calls `write` while it writes."""
     writer = Writer(RankGroup(0, world_size, None), Waiting(monkeypatch), world_size - 1, write)
 
     def run(group: RankGroup) -> int:
@@ -191,7 +191,7 @@ def test_a_rank_that_is_killed_before_it_published_its_digest(tmp_path: Path, mo
 def saved_in_turn(
     folder: Path, *weights: float, before: Callable[[int], None] = lambda rank: None, n_ranks: int = 2
 ) -> list[int]:
-    """How often each rank writes; they save one after another, each a model of its own weight."""
+    """How often each rank writes when they save one after another, each a model with its own weight."""
     store, written = dist.HashStore(), []
     for rank, weight in enumerate(weights):
         before(rank)
@@ -302,7 +302,7 @@ def test_every_save_into_a_folder_is_a_separate_call(tmp_path: Path) -> None:
 
 def test_releases_up_to_1_7_0_leave_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "s3:" / "bucket"  # these releases take it for a path of this machine
+    folder = tmp_path / "s3:" / "bucket"  # these releases treat it as a local path
     folder.mkdir(parents=True)
     (folder / "other").write_text("")
     run_in_threads(2, lambda group: forecaster(group, saving.save_local_files).save("s3://bucket", overwrite=True))
@@ -349,7 +349,7 @@ def test_two_processes_write_once(tmp_path: Path) -> None:
 
 
 class Gone:
-    """The store of a process that has ended."""
+    """The store of a process that has exited."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError("Connection reset by peer")

@@ -25,7 +25,7 @@ TWO_AND_THREE = pytest.mark.parametrize("world_size", [2, 3])
 
 
 class Model:
-    """A model whose construction fails where its options ask for it."""
+    """A model whose construction raises if its options say so."""
 
     def __init__(self, **options: Any) -> None:
         if options.get("is_refused"):
@@ -48,7 +48,7 @@ def run_search(
     study: Optional[dict[str, Any]] = None,
     **options: Any,
 ) -> Any:
-    """The study of this rank, by the hooks as they stand in `BaseAuto._optuna_tune_model`."""
+    """The study of this rank, with the hooks as in `BaseAuto._optuna_tune_model`."""
     cls_model: Any = Model
 
     def objective(trial: Any) -> float:
@@ -74,7 +74,7 @@ def states(study: Any) -> list[str]:
 
 
 def run_on_ranks(world_size: int, **options: Any) -> Any:
-    """The study of rank 0, which all ranks must agree with."""
+    """The study of rank 0, which those of all ranks must equal."""
     studies = run_in_threads(world_size, lambda group: run_search(group, **options))
     for study in studies:
         assert isinstance(study, optuna.Study), study
@@ -211,7 +211,7 @@ def test_all_ranks_raise_the_error_of_the_rank_that_failed_first() -> None:
 
 
 class StoreThat:
-    """A store with an `add` of its own."""
+    """A store with its own `add`."""
 
     def __init__(self, store: Any, add: Callable[[str, int], int]) -> None:
         self.store, self.add = store, add
@@ -244,13 +244,13 @@ def test_an_error_that_cannot_be_pickled_is_sent_as_its_text() -> None:
 def test_a_rank_that_leaves_a_trial_ends_the_search(failing_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search.DistributedSearch, "GRACE_SECONDS", 0.01)
     has_ended = threading.Event()
-    n_trials = TRIALS if failing_rank == 0 else 1  # rank 0 tries no further
+    n_trials = TRIALS if failing_rank == 0 else 1  # rank 0 runs no further trial
 
     def run(group: RankGroup) -> Any:
         def train(model: Model, trial: Any) -> float:
             if group.rank == failing_rank:
                 raise ZeroDivisionError("alone")
-            has_ended.wait()  # as in a collective call, until the other process is gone
+            has_ended.wait()  # as in a collective call, until the other process has exited
             return 0.0
 
         try:
@@ -332,7 +332,7 @@ class Tuner:
     def fit(self) -> Any:
         if self.error is not None:
             raise self.error
-        return {"best": 1, "function": lambda: 2}  # what only ray's pickle can send
+        return {"best": 1, "function": lambda: 2}  # only ray's pickle can send this
 
 
 @TWO_AND_THREE

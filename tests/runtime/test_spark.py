@@ -18,7 +18,7 @@ ROWS = 2
 
 
 class Listing:
-    """A file system that lists files as dictionaries, unless it is asked for names."""
+    """A file system that lists files as dictionaries, or as names on request."""
 
     def ls(self, path: str, detail: bool = True) -> list[Any]:
         names = [f"{path}/{name}" for name in ("_SUCCESS", "part-0.parquet", "part-1.parquet")]
@@ -36,7 +36,7 @@ def test_parquet_files_are_listed_by_name(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def files_of(folder: Path, *tasks: tuple[str, ...]) -> list[str]:
-    """Files as Spark tasks write them, each with some series; two files if there are two or more series."""
+    """Files as Spark tasks write them, each with some of the series; two if there are at least two series."""
     by_task: list[list[str]] = []
     for number, ids in enumerate(tasks):
         by_task.append([])
@@ -54,7 +54,7 @@ def datamodule(files: list[str], is_multivariate: bool = False) -> Any:
 
 
 def series_by_rank(world_size: int, data: Any) -> list[list[str]]:
-    """The series of each rank, all of whose rows must be there."""
+    """The series of each rank, checked to be complete."""
     found = []
     for rank in range(world_size):
         frame = spark.read_own_series(data, group=RankGroup(rank, world_size, None))
@@ -101,7 +101,7 @@ def test_a_file_that_spark_did_not_name_is_a_separate_task() -> None:
 
 
 class SparkFrame:
-    """A DataFrame of Spark, for all that the hooks call of it."""
+    """The methods of a Spark DataFrame that the hooks call."""
 
     rdd = SimpleNamespace(getNumPartitions=lambda: 4)
 
@@ -173,7 +173,7 @@ def test_the_users_strategy_is_kept_without_its_launcher(given: dict[str, Any], 
 
 
 class Model(nn.Module):
-    """A model whose weights depend on its options alone, as neuralforecast's on `random_seed`."""
+    """A model whose weights depend only on its options, as those of neuralforecast on `random_seed`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def test_weights_are_sent_if_they_differ_from_the_initial_ones() -> None:
 
 
 def validated_model(n_series: int, on_spark: bool = True) -> Any:
-    """A model after the validation of so many series, where there are two ranks with 1 and 3 of them."""
+    """A model after a validation of this number of series, on one of two ranks with 1 and 3 series."""
     data = SimpleNamespace(dataset=SimpleNamespace(n_groups=n_series))
     if on_spark:
         data.files_ds = None

@@ -19,7 +19,7 @@ class OfUser(Callback):
 
 
 def remaining(given: object, of_user: object, world_size: int = 2) -> list[str]:
-    """The classes of the callbacks that are left in the list, which stays the same object."""
+    """The classes of the callbacks left in the list, which must be the same object."""
     model = SimpleNamespace(
         trainer=SimpleNamespace(world_size=world_size),
         trainer_kwargs={"callbacks": given},
