@@ -111,7 +111,7 @@ def move_batch(trainer: Any, batch: Any) -> Any:
 def compute_epoch_metrics(trainer: Any) -> None:
     """Compute the metrics logged for this epoch, unless they are reduced over the ranks.
 
-    At the end of the epoch Lightning 1.6 reduces all metrics that are not computed yet, Lightning 2 only `sync_dist` ones.
+    After an epoch Lightning 1.6 reduces all metrics that are not computed yet, Lightning 2 only `sync_dist` ones.
     """
     for metric in trainer._results.result_metrics:
         if metric.is_tensor and metric.meta.on_epoch and not metric.meta.sync.should:
