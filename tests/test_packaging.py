@@ -167,7 +167,7 @@ def test_nfpatch_depends_on_four_packages_only(metadata: Message) -> None:
     assert metadata["Requires-Python"] == ">=3.9"
 
 
-# --- installations
+# --- that they work
 
 
 @pytest.mark.parametrize("version", SUPPORTED, ids="{0[0]}.{0[1]}".format)
