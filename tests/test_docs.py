@@ -101,7 +101,7 @@ def test_the_page_of_mutants_has_enough_kills_and_a_reason_for_each_survivor() -
     assert "no reason" not in text
 
 
-def test_the_page_of_versions_has_every_python_and_its_results() -> None:
+def test_the_page_of_versions_has_every_python_and_what_was_run() -> None:
     text = (RESULTS / "versions.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in row[1:-1].split("|")] for row in re.findall(r"^\| 3\..*\|$", text, re.MULTILINE)]
     pythons = ["{}.{}".format(*version) for version in versions.SUPPORTED]
