@@ -52,7 +52,6 @@ def test_the_default_groups_add_few_lines_to_upstream_files(release: str, releas
     command = ["diff", "-r", "-x", "_nfpatch", before / "neuralforecast", site / "neuralforecast"]
     difference = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     assert 0 < sum(line.startswith(">") for line in difference.splitlines()) <= ADDED_LINES[release]
-    assert not any(len(line) > 2 + 120 for line in difference.splitlines() if line.startswith(">"))
 
 
 def rewrites_by_release() -> Iterator[tuple[str, str, dict[str, Rewrite]]]:
