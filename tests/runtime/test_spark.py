@@ -146,7 +146,7 @@ def test_models_that_need_all_series_raise_where_partitions_are_forecast(
     model: Any, frame: Optional[SparkFrame]
 ) -> None:
     forecaster = SimpleNamespace(models=[WINDOWS, model], dataset=SimpleNamespace(files=["a"]))
-    with pytest.raises(ValueError, match="Spark predicts the series in parts"):
+    with pytest.raises(ValueError, match="Spark"):
         spark.read_whole_series(forecaster, frame, None)
 
 
