@@ -160,7 +160,7 @@ def test_a_damaged_journal_is_refused(content: str, site: Path) -> None:
     staging = dist_info(site) / "nfpatch" / "staging"
     staging.mkdir(parents=True)
     (staging / "journal.json").write_text(content)
-    refuse_all(site, 3, "ledger.json", ("apply", "revert"))
+    refuse_all(site, 3, "journal.json", ("apply", "revert"))
 
 
 def to_pipe(path: Path) -> None:
