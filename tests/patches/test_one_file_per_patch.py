@@ -1,4 +1,4 @@
-"""Each patch has a file here, with a source text before, after, and a twin that the patch refuses."""
+"""Each patch has a test file here: a source text before and after, and a similar one that the patch refuses."""
 
 from __future__ import annotations
 
