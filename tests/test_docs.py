@@ -312,13 +312,6 @@ def test_every_link_leads_somewhere() -> None:
             assert anchor in anchors_of(target), f"{name_of(page)} links to {link}"
 
 
-def test_links_of_readme_are_absolute_once_the_package_index_can_follow_them() -> None:
-    urls = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.urls]")[2].partition("\n[")[0]
-    source = re.search(r'^(?:Source|Repository|Homepage) = "(.*)"$', urls, re.MULTILINE | re.IGNORECASE)
-    if source is not None:  # the index shows README, and has no other file
-        assert not [link for page, link in links() if page == ROOT / "README.md" and not link.startswith("#")]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_test_file_and_make_target_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
