@@ -36,8 +36,9 @@ lowest: wheels  ## the quick tests with the lowest dependencies that are admitte
 versions: wheels  ## docs/results/versions.md: the quick tests on every Python that is found, with the lowest and the newest
 	PYTHONPATH=. $(BIN)/python scripts/versions.py
 
-mutants: wheels .cache/mutants/ready  ## docs/results/mutants.md: what the tests find of faults that are put into the code
-	.cache/mutants/bin/python scripts/mutants.py
+mutants: wheels .cache/mutants/ready  ## mutation tests: faults in what decides about files that no test finds; ONLY='nfpatch.installs.*'
+	PATH="$(CURDIR)/.cache/mutants/bin:$$PATH" mutmut run $(ONLY)
+	.cache/mutants/bin/mutmut results
 
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh

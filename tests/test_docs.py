@@ -16,7 +16,6 @@ import catalog_page
 import click
 import matrix
 import models_page
-import mutants
 import pytest
 import releases
 import versions
@@ -87,18 +86,6 @@ def test_the_page_and_the_picture_of_models_are_what_was_measured() -> None:
     runs, journeys = models_page.read_runs(), models_page.read_journeys()
     assert (RESULTS / "models.md").read_text(encoding="utf-8") == models_page.page_of(runs, journeys)
     assert (RESULTS / "matrix.svg").read_text(encoding="utf-8") == models_page.picture(runs, journeys)
-
-
-def test_the_page_of_mutants_has_enough_kills_and_a_reason_for_each_survivor() -> None:
-    text = (RESULTS / "mutants.md").read_text(encoding="utf-8")
-    found = {
-        file: (int(ours), int(asked)) for file, ours, asked in re.findall(r"^\| (\S+) .* (\d+) of (\d+) \|", text, re.M)
-    }
-    assert len(found) >= 10
-    assert all(100 * ours >= mutants.FEWEST_KILLED * asked for ours, asked in found.values())
-    assert found["all"][1] - found["all"][0] >= len(mutants.SURVIVORS)
-    assert all(f"{reason}:" in text for reason in mutants.SURVIVORS.values())
-    assert "no reason" not in text
 
 
 def test_the_page_of_versions_has_every_python_and_what_was_run() -> None:
