@@ -16,8 +16,8 @@ test: lint wheels lowest training-env runtime  ## everything that CI runs: all t
 test-releases: wheels training-env  ## the long matrices over the releases, of which `make test` runs a sample
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m every_release --ignore=tests/runtime
 
-new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate
-	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID)
+new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate, GROUP=multi-process for other than layers
+	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID) $(if $(GROUP),--group $(GROUP))
 
 lint: .venv/ready
 	@echo "== ruff, mypy"
