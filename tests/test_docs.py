@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from operator import ge
@@ -319,3 +320,18 @@ def test_there_is_a_text_for_upstream_of_each_bug_of_the_newest_release_and_of_n
     catalog = load_catalog()
     affected = {patch.id for patch in catalog.patches if catalog.files_of(patch, RELEASES[-1])}
     assert {page.stem for page in (DOCS / "upstream").glob("*.md")} == affected
+
+
+@pytest.mark.wheels
+def test_the_diffs_for_upstream_fit_the_newest_release(tmp_path: Path) -> None:
+    releases.unpack(RELEASES[-1], tmp_path)
+    diffs = {
+        page.name: diff
+        for page in (DOCS / "upstream").glob("*.md")
+        for diff in re.findall(r"^```diff\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    }
+    assert len(diffs) > 15
+    for name, diff in diffs.items():
+        command = ["git", "apply", "--check", "-"]
+        done = subprocess.run(command, cwd=tmp_path, input=diff, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr}"
