@@ -76,8 +76,9 @@ rehearsals-env: .cache/rehearsals/ready
 fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 	$(BIN)/python scripts/fingerprints.py
 
-catalog: .venv/ready  ## docs/results/catalog.md from the patches
+catalog: .venv/ready  ## docs/results/catalog.md from the patches, and the rows of matrix.md
 	PYTHONPATH=. $(BIN)/python scripts/catalog_page.py
+	PYTHONPATH=. $(BIN)/python scripts/matrix.py --page
 
 # OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
 OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)
