@@ -68,10 +68,14 @@ def sdist(distributions: Path) -> Path:
     return found
 
 
-@pytest.fixture(scope="session")
-def metadata(wheel: Path) -> Message:
+def metadata_of(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         return email.message_from_bytes(archive.read(f"nfpatch-{__version__}.dist-info/METADATA"))
+
+
+@pytest.fixture(scope="session")
+def metadata(wheel: Path) -> Message:
+    return metadata_of(wheel)
 
 
 def output_of(*command: object, cwd: Path, path: tuple[Path, ...] = ()) -> str:
@@ -143,7 +147,7 @@ def test_the_sdist_holds_only_what_reading_building_and_testing_need(sdist: Path
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     folders = ("nfpatch", "patches", "tests", "scripts", "benchmarks", "docs")
     texts = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"}
-    made_of = {"pyproject.toml", "Makefile", ".gitignore", "PKG-INFO"}
+    made_of = {"pyproject.toml", "hatch_build.py", "Makefile", ".gitignore", "PKG-INFO"}
     assert names == files_in(clone, *folders) | texts | made_of
 
 
@@ -165,6 +169,34 @@ def test_the_metadata_names_the_license_and_the_tested_pythons(metadata: Message
 def test_nfpatch_depends_on_four_packages_only(metadata: Message) -> None:
     assert [requirement.name for requirement in requirements_in(metadata)] == ["click", "libcst", "packaging", "rich"]
     assert metadata["Requires-Python"] == ">=3.9"
+
+
+def links_in(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def test_the_package_index_shows_no_link_that_it_cannot_follow(metadata: Message) -> None:
+    text = str(metadata.get_payload())
+    assert "nfpatch verify" in text
+    assert not [link for link in links_in(text) if not link.startswith(("https://", "#"))]
+
+
+def test_the_package_index_shows_absolute_links_if_the_repository_has_an_address(clone: Path, tmp_path: Path) -> None:
+    copy, address = tmp_path / "copy", "https://example.com/someone/nfpatch"
+    for name in ("nfpatch", "patches"):
+        shutil.copytree(clone / name, copy / name)
+    for name in ("README.md", "LICENSE", "hatch_build.py"):
+        shutil.copy(clone / name, copy)
+    facts = (clone / "pyproject.toml").read_text(encoding="utf-8")
+    (copy / "pyproject.toml").write_text(facts.replace("[project.urls]", f'[project.urls]\nSource = "{address}"'))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, copy], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    relative = [link for link in links_in((clone / "README.md").read_text(encoding="utf-8")) if ":" not in link]
+    absolute = links_in(str(metadata_of(wheel).get_payload()))
+    assert len(relative) > 10
+    for link in relative:
+        kind = "raw" if link.endswith(".svg") else "blob"
+        assert f"{address}/{kind}/v{__version__}/{link}" in absolute
 
 
 # --- that they work

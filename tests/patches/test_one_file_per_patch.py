@@ -28,6 +28,12 @@ def test_no_field_of_a_skeleton_is_left_to_fill_in(patch_id: str) -> None:
 
 
 @pytest.mark.parametrize("patch_id", IDS)
+def test_a_patch_of_unused_parameters_names_them(patch_id: str) -> None:
+    (patch,) = CATALOG.select([patch_id])
+    assert bool(patch.unused_parameters) == (patch.group == "unused-parameters")
+
+
+@pytest.mark.parametrize("patch_id", IDS)
 def test_it_shows_the_newest_variant_and_a_twin_that_is_refused(patch_id: str) -> None:
     text = (FOLDER / f"test_{patch_id.replace('-', '_')}.py").read_text(encoding="utf-8")
     (patch,) = CATALOG.select([patch_id])

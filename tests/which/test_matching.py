@@ -49,6 +49,7 @@ def own(function: str, file: str = MODEL) -> tuple[str, str]:
         "nbeatsx-spark-1.7.4": OUT,
         "nbeatsx-detail-1.4.0": OUT,
         "tft-torchrun-1.7.4": ["tft-static-context", "tft-static-encoder"],
+        "tft-rich-1.7.4": ["tft-static-context", "tft-static-encoder"],
         "tft-info-1.4.0": ["tft-static-encoder"],
         "nhits-predict-1.7.4": ["predict-on-one-device"],
         "nhits-ray-1.7.4": ["ray-trial-on-one-device"],
@@ -117,6 +118,8 @@ def test_without_parameter_names_the_layers_of_the_model_decide() -> None:
     summary = "0 | loss | MAE | 0\n1 | {} | {} | 1.2 K\n"
     assert ids(summary.format("pdm_blocks", "ModuleList") + REFUSAL) == ["timemixer-channel-mixing"]
     assert ids(summary.format("model", "TFT") + REFUSAL) == ["tft-static-context", "tft-static-encoder"]
+    assert ids(summary.format("pdm_blo…", "ModuleList") + REFUSAL) == ["timemixer-channel-mixing"]
+    assert ids(summary.format("pdm_blo", "ModuleList") + REFUSAL) == []
     other = answer(summary.format("adapter", "Linear") + REFUSAL)
     assert (other.matches, other.ok) == ((), False)
     assert other.unnamed is not None
