@@ -5,6 +5,7 @@ release, and exits at the first check that fails.
 """
 
 import contextlib
+import gc
 import importlib
 import inspect
 import json
@@ -284,6 +285,7 @@ def checks_of(release):
 
 def main(out, named_trees):
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
+    gc.disable()  # up to 1.4.0 a model cannot be saved once Python has collected its trainer, with one process either
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo")
