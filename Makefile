@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test quick test-releases new-patch lint runtime lowest versions mutants demo picture wheels training-env audit-env old-env spark-env rehearsals-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
+.PHONY: test quick test-releases new-patch lint runtime lowest versions demo picture wheels training-env audit-env old-env spark-env rehearsals-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
 
 quick: .venv/ready  ## the tests that need no wheels, no torch and no network, as a bare `pytest` does
 	$(BIN)/python -m pytest
@@ -35,10 +35,6 @@ lowest: wheels  ## the quick tests with the lowest dependencies that are admitte
 
 versions: wheels  ## docs/results/versions.md: the quick tests on every Python that is found, with the lowest and the newest
 	PYTHONPATH=. $(BIN)/python scripts/versions.py
-
-mutants: wheels .cache/mutants/ready  ## mutation tests: faults in what decides about files that no test finds; ONLY='nfpatch.installs.*'
-	PATH="$(CURDIR)/.cache/mutants/bin:$$PATH" mutmut run $(ONLY)
-	.cache/mutants/bin/mutmut results
 
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh
@@ -133,4 +129,4 @@ bench: training-env .venv/ready  ## speed, side by side with other tools
 	$(BIN)/python benchmarks/commands.py --env .cache/training
 
 clean:
-	rm -rf .venv .cache .demo mutants
+	rm -rf .venv .cache .demo
