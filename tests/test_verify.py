@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
+from support import BASIC_PATCHES, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
 from nfpatch.engine.sources import Source
@@ -45,7 +45,7 @@ def test_verify_distinguishes_patched_and_unpatched_installs(site: Path, trainin
     where = ("--python", training_env, "--site-packages", site)
     released = snapshot(site)
 
-    unpatched = invoke("verify", *MISSION, "--json", *where)
+    unpatched = invoke("verify", *BASIC_PATCHES, "--json", *where)
     assert unpatched.exit_code == 1
     document = json.loads(unpatched.stdout)
     assert document["ok"] is False
@@ -56,9 +56,9 @@ def test_verify_distinguishes_patched_and_unpatched_installs(site: Path, trainin
     assert by_source(document, "installed")["TFT", "no static features"]["outcome"] == "unused-parameters"
     assert snapshot(site) == released
 
-    assert invoke("apply", *MISSION, *where).exit_code == 0
+    assert invoke("apply", *BASIC_PATCHES, *where).exit_code == 0
     patched = snapshot(site)
-    document = answer("verify", *MISSION, *where)
+    document = answer("verify", *BASIC_PATCHES, *where)
     assert document["ok"] is True
     assert (document["world_size"], document["backend"]) == (2, "gloo")
     assert document["neuralforecast"]["version"] == "1.7.4"
@@ -295,7 +295,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_fewer(si
     journeys = {(model, "journey") for model in ("NHITS", "GRU", "TFT", "MLPMultivariate")}
     control = {("NHITS", "MQLoss")}
     assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | control | journeys
-    assert configurations(False, *MISSION) == {
+    assert configurations(False, *BASIC_PATCHES) == {
         ("NBEATSx", "MQLoss"),
         ("NBEATSx", "MAE"),
         ("TFT", "no static features"),
@@ -495,7 +495,7 @@ def test_without_needed_patches_there_is_nothing_to_prove(released: Callable[[st
 def test_without_torch_verify_is_an_environment_error(site: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     python = tmp_path / "bare" / "bin" / "python"
-    result = invoke("verify", "--preview", *MISSION, "--python", python, "--site-packages", site)
+    result = invoke("verify", "--preview", *BASIC_PATCHES, "--python", python, "--site-packages", site)
     assert result.exit_code == 4
     assert "torch" in result.stderr
     assert "pip install" in result.stderr
