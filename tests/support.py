@@ -31,9 +31,9 @@ NBEATSX = "neuralforecast/models/nbeatsx.py"
 TFT = "neuralforecast/models/tft.py"
 # Two patches of one file each. A test that needs any patched install uses them, so that its cost does not grow with the
 # catalog.
-MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
+BASIC_PATCHES = ("nbeatsx-unused-out", "tft-static-encoder")
 # And one whose hook needs runtime modules.
-SOME_PATCHES = (*MISSION, "load-on-fewer-devices")
+SOME_PATCHES = (*BASIC_PATCHES, "load-on-fewer-devices")
 CORE = "neuralforecast/core.py"
 PACKAGE_OF_MODULES = "neuralforecast/_nfpatch"
 PLACEMENT = f"{PACKAGE_OF_MODULES}/placement.py"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import (
-    MISSION,
+    BASIC_PATCHES,
     NBEATSX,
     SOME_PATCHES,
     TFT,
@@ -108,8 +108,8 @@ def test_status_shows_the_named_patches_without_the_skipped_ones(site: Path) -> 
     where = ("--site-packages", site)
     spark = [patch.id for patch in load_catalog().patches if patch.group == "spark"]
     assert [patch["id"] for patch in answer("status", "spark", *where)["patches"]] == spark
-    document = answer("status", *MISSION, "spark", "--skip", spark[0], *where)
-    assert [patch["id"] for patch in document["patches"]] == [*MISSION[:1], *spark[1:], *MISSION[1:]]
+    document = answer("status", *BASIC_PATCHES, "spark", "--skip", spark[0], *where)
+    assert [patch["id"] for patch in document["patches"]] == [*BASIC_PATCHES[:1], *spark[1:], *BASIC_PATCHES[1:]]
     assert [skipped["id"] for skipped in document["skipped"]] == [spark[0]]
     assert f"skipped: {spark[0]}" in invoke("status", "spark", "--skip", spark[0], *where).stdout
     both = invoke("status", "--all", "--json", *where)
@@ -126,7 +126,7 @@ def test_status_check_looks_at_the_default_groups_unless_another_is_named(releas
 
 def test_status_check_fails_until_all_default_patches_are_applied(site: Path) -> None:
     assert invoke("status", "--check", "--site-packages", site).exit_code == 1
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *BASIC_PATCHES, "--site-packages", site).exit_code == 0
     assert invoke("status", "--check", "--site-packages", site).exit_code == 1
     assert invoke("apply", "--site-packages", site).exit_code == 0
     assert invoke("status", "--check", "--site-packages", site).exit_code == 0
@@ -142,17 +142,17 @@ def test_status_writes_nothing(site: Path) -> None:
 
 
 def test_apply_patches_and_names_the_changed_files(site: Path) -> None:
-    result = invoke("apply", *MISSION, "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "2 files changed" in result.stdout
     assert str(site / TFT) in result.stdout
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
+    assert states(site, BASIC_PATCHES) == dict.fromkeys(BOTH, "applied")
 
 
 def test_apply_as_json_lists_the_changed_files(site: Path) -> None:
-    document = answer("apply", *MISSION, "--site-packages", site)
+    document = answer("apply", *BASIC_PATCHES, "--site-packages", site)
     assert document["changed"] == [NBEATSX, TFT]
-    assert {patch["state"] for patch in document["patches"] if patch["id"] in MISSION} == {"applied"}
+    assert {patch["state"] for patch in document["patches"] if patch["id"] in BASIC_PATCHES} == {"applied"}
 
 
 @pytest.mark.parametrize("release", ["1.7.4", "3.3.0"])
@@ -169,7 +169,7 @@ def test_apply_of_one_patch_changes_only_its_file(site: Path) -> None:
     tft = (site / TFT).read_bytes()
     assert answer("apply", "nbeatsx-unused-out", "--site-packages", site)["changed"] == [NBEATSX]
     assert (site / TFT).read_bytes() == tft
-    assert states(site, MISSION) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "applicable"}
+    assert states(site, BASIC_PATCHES) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "applicable"}
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
 
 
@@ -191,7 +191,7 @@ def test_dry_run_prints_a_diff_that_patch_accepts_and_writes_nothing(site: Path,
 
 
 def test_dry_run_as_json_has_the_diff_and_changes_nothing(site: Path) -> None:
-    document = answer("apply", *MISSION, "--dry-run", "--site-packages", site)
+    document = answer("apply", *BASIC_PATCHES, "--dry-run", "--site-packages", site)
     assert document["changed"] == []
     assert "+        if self.stat_exog_size > 0:" in document["diff"]
     assert "applied" not in {patch["state"] for patch in document["patches"]}
@@ -291,14 +291,14 @@ def test_apply_of_patches_that_are_not_needed_names_the_release_that_has_the_fix
 ) -> None:
     site = released("3.3.0")
     before = snapshot(site)
-    result = invoke("apply", *MISSION, "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert result.exit_code == 0
     assert "1.7.6" in result.stdout
     assert snapshot(site) == before
 
 
 def test_nfpatchs_own_files_are_listed_in_record(site: Path) -> None:
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
     ledger = json.loads((dist_info(site) / "nfpatch" / "ledger.json").read_text())
     assert set(ledger["files"]) == {NBEATSX, TFT}
@@ -308,7 +308,7 @@ def test_a_hard_linked_copy_of_a_patched_file_is_unchanged(site: Path, tmp_path:
     twin = tmp_path / "cache.py"
     os.link(site / TFT, twin)
     before = (twin.read_bytes(), twin.stat().st_mode, twin.stat().st_mtime_ns)
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert not (site / TFT).samefile(twin)
     invoke("revert", "--site-packages", site)
     assert (twin.read_bytes(), twin.stat().st_mode, twin.stat().st_mtime_ns) == before
@@ -319,7 +319,7 @@ def test_a_symbolic_link_is_replaced_not_followed_and_restored_by_revert(site: P
     (site / TFT).rename(target)
     (site / TFT).symlink_to(target)
     content, before = target.read_bytes(), snapshot(site)
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *BASIC_PATCHES, "--site-packages", site).exit_code == 0
     assert not (site / TFT).is_symlink()
     assert target.read_bytes() == content
     assert invoke("revert", "--site-packages", site).exit_code == 0
@@ -331,7 +331,7 @@ def test_a_folder_that_links_out_of_site_packages_is_refused(site: Path, tmp_pat
     shutil.move(models, tmp_path / "elsewhere")
     models.symlink_to(tmp_path / "elsewhere")
     before = snapshot(tmp_path)
-    result = invoke("apply", *MISSION, "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert result.exit_code == 3
     assert "symbolic link" in result.stderr
     assert snapshot(tmp_path) == before
@@ -341,7 +341,7 @@ def test_a_folder_that_links_out_of_site_packages_is_refused(site: Path, tmp_pat
 def test_the_mode_of_a_file_survives_apply_and_revert(site: Path, mode: int) -> None:
     (site / TFT).chmod(mode)
     before = snapshot(site)
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert (site / TFT).stat().st_mode & 0o777 == mode
     invoke("revert", "--site-packages", site)
     assert snapshot(site) == before
@@ -353,8 +353,8 @@ def test_the_mode_of_a_file_survives_apply_and_revert(site: Path, mode: int) -> 
 def test_a_modified_file_is_refused_and_nothing_is_changed(site: Path) -> None:
     edit(site / TFT, "import torch\n", "import torch\nimport math\n")
     before = snapshot(site)
-    assert states(site, MISSION) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
-    result = invoke("apply", *MISSION, "--site-packages", site)
+    assert states(site, BASIC_PATCHES) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
+    result = invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert result.exit_code == 3
     assert str(site / TFT) in result.stderr
     assert "--allow-modified" in result.stderr
@@ -369,8 +369,8 @@ def test_the_other_patch_can_still_be_applied_by_name(site: Path) -> None:
 def test_allow_modified_patches_a_modified_file_and_revert_restores_it(site: Path) -> None:
     edit(site / TFT, "import torch\n", "import torch\nimport math\n")
     before = snapshot(site)
-    assert invoke("apply", *MISSION, "--allow-modified", "--site-packages", site).exit_code == 0
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
+    assert invoke("apply", *BASIC_PATCHES, "--allow-modified", "--site-packages", site).exit_code == 0
+    assert states(site, BASIC_PATCHES) == dict.fromkeys(BOTH, "applied")
     assert "import math\n" in (site / TFT).read_text()
     assert "        if self.stat_exog_size > 0:\n            self.static_encoder" in (site / TFT).read_text()
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
@@ -381,7 +381,7 @@ def test_allow_modified_patches_a_modified_file_and_revert_restores_it(site: Pat
 def test_allow_modified_still_refuses_where_the_codemod_does_not_match(site: Path) -> None:
     edit(site / TFT, "class TFT(", "class MyTFT(")
     before = snapshot(site)
-    result = invoke("apply", *MISSION, "--allow-modified", "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--allow-modified", "--site-packages", site)
     assert result.exit_code == 3
     assert "`TFT`" in result.stderr
     assert snapshot(site) == before
@@ -403,7 +403,7 @@ def test_a_used_layer_is_refused_even_with_allow_modified(site: Path) -> None:
 def test_a_missing_file_is_refused(site: Path) -> None:
     (site / TFT).unlink()
     assert states(site)["tft-static-encoder"] == "modified"
-    result = invoke("apply", *MISSION, "--allow-modified", "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--allow-modified", "--site-packages", site)
     assert result.exit_code == 3
     assert TFT in result.stderr
 
@@ -412,16 +412,16 @@ def test_a_missing_file_is_refused(site: Path) -> None:
 def test_an_unknown_release_with_fitting_code_is_patched_with_allow_modified(version: str, site: Path) -> None:
     renamed_release(site, version)
     before = snapshot(site)
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "modified")
+    assert states(site, BASIC_PATCHES) == dict.fromkeys(BOTH, "modified")
     variants = {patch["id"]: patch["variant_of"] for patch in answer("status", "--site-packages", site)["patches"]}
-    assert [variants[patch] for patch in MISSION] == ["1.7.4 - 1.7.5", "1.7.4"]
-    refused = invoke("apply", *MISSION, "--site-packages", site)
+    assert [variants[patch] for patch in BASIC_PATCHES] == ["1.7.4 - 1.7.5", "1.7.4"]
+    refused = invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert refused.exit_code == 3
     assert version in refused.stderr
-    assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --site-packages {site}`" in refused.stderr
+    assert f"`nfpatch apply {' '.join(BASIC_PATCHES)} --allow-modified --site-packages {site}`" in refused.stderr
     assert snapshot(site) == before
-    assert invoke("apply", *MISSION, "--allow-modified", "--site-packages", site).exit_code == 0
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
+    assert invoke("apply", *BASIC_PATCHES, "--allow-modified", "--site-packages", site).exit_code == 0
+    assert states(site, BASIC_PATCHES) == dict.fromkeys(BOTH, "applied")
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert snapshot(site) == before
 
@@ -430,7 +430,7 @@ def test_an_unknown_release_that_the_code_does_not_fit_is_refused(site: Path) ->
     renamed_release(site, "3.4.0")
     edit(site / TFT, "self.static_encoder = ", "self.encoder = ")
     before = snapshot(site)
-    assert states(site, MISSION)["tft-static-encoder"] == "unknown-release"
+    assert states(site, BASIC_PATCHES)["tft-static-encoder"] == "unknown-release"
     for options in ([], ["--allow-modified"]):
         assert invoke("apply", "tft-static-encoder", *options, "--site-packages", site).exit_code == 3
     assert snapshot(site) == before
@@ -443,11 +443,14 @@ def test_keep_going_applies_the_patches_that_fit_and_lists_the_others(site: Path
     edit(site / TFT, "self.static_encoder = ", "self.encoder = ")
     edit(site / NBEATSX, "import torch\n", "import torch\nimport math\n")
     before = snapshot(site)
-    command = ("apply", *MISSION, "--allow-modified", "--site-packages", site)
+    command = ("apply", *BASIC_PATCHES, "--allow-modified", "--site-packages", site)
     refused = invoke(*command)
     assert refused.exit_code == 3
     assert "self.static_encoder = " in refused.stderr
-    assert f"`nfpatch apply {' '.join(MISSION)} --allow-modified --keep-going --site-packages {site}`" in refused.stderr
+    assert (
+        f"`nfpatch apply {' '.join(BASIC_PATCHES)} --allow-modified --keep-going --site-packages {site}`"
+        in refused.stderr
+    )
     assert snapshot(site) == before
 
     preview = invoke(*command, "--keep-going", "--dry-run")
@@ -461,7 +464,7 @@ def test_keep_going_applies_the_patches_that_fit_and_lists_the_others(site: Path
     assert document["changed"] == [NBEATSX]
     assert [left_out["id"] for left_out in document["left_out"]] == ["tft-static-encoder"]
     assert "self.static_encoder = " in document["left_out"][0]["reason"]
-    assert states(site, MISSION) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "modified"}
+    assert states(site, BASIC_PATCHES) == {"nbeatsx-unused-out": "applied", "tft-static-encoder": "modified"}
     again = invoke(*command, "--keep-going")
     assert again.exit_code == 1
     assert "tft-static-encoder" in again.stdout
@@ -470,10 +473,10 @@ def test_keep_going_applies_the_patches_that_fit_and_lists_the_others(site: Path
 
 
 def test_keep_going_where_all_patches_fit_is_a_plain_apply(site: Path) -> None:
-    result = invoke("apply", *MISSION, "--keep-going", "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--keep-going", "--site-packages", site)
     assert result.exit_code == 0
-    assert answer("apply", *MISSION, "--keep-going", "--site-packages", site)["left_out"] == []
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
+    assert answer("apply", *BASIC_PATCHES, "--keep-going", "--site-packages", site)["left_out"] == []
+    assert states(site, BASIC_PATCHES) == dict.fromkeys(BOTH, "applied")
 
 
 # --- installs from git ---
@@ -506,7 +509,7 @@ def test_status_and_errors_of_an_install_from_git_name_its_commit(site: Path) ->
 
 def test_the_advice_to_reinstall_names_the_commit_of_an_install_from_git(site: Path) -> None:
     commit = record_git_origin(site)
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     shutil.rmtree(dist_info(site) / "nfpatch" / "originals")
     refused = invoke("revert", "--site-packages", site)
     assert refused.exit_code == 3
@@ -547,7 +550,7 @@ def test_a_result_that_differs_from_its_fingerprint_is_not_written(site: Path, f
 
 
 def test_revert_of_one_of_two_patches_restores_that_file_only(site: Path) -> None:
-    released_tft, _ = (site / TFT).read_bytes(), invoke("apply", *MISSION, "--site-packages", site)
+    released_tft, _ = (site / TFT).read_bytes(), invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     patched_nbeatsx = (site / NBEATSX).read_bytes()
     assert answer("revert", "tft-static-encoder", "--site-packages", site)["changed"] == [TFT]
     assert (site / TFT).read_bytes() == released_tft
@@ -576,7 +579,7 @@ def test_revert_with_nothing_applied_changes_nothing(site: Path) -> None:
 
 def test_revert_restores_modification_times(site: Path) -> None:
     os.utime(site / TFT, ns=(1_500_000_000_123_456_789, 1_500_000_000_123_456_789))
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert (site / TFT).stat().st_mtime_ns != 1_500_000_000_123_456_789
     invoke("revert", "--site-packages", site)
     assert (site / TFT).stat().st_mtime_ns == 1_500_000_000_123_456_789
@@ -596,10 +599,10 @@ def test_edits_made_after_apply_are_not_overwritten(site: Path, command: str) ->
 
 
 def test_a_patched_file_without_its_ledger_is_applied_but_cannot_be_reverted(site: Path) -> None:
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     shutil.rmtree(dist_info(site) / "nfpatch")
     before = snapshot(site)
-    assert states(site, MISSION) == dict.fromkeys(BOTH, "applied")
+    assert states(site, BASIC_PATCHES) == dict.fromkeys(BOTH, "applied")
     result = invoke("revert", "--site-packages", site)
     assert result.exit_code == 3
     assert "pip install --force-reinstall" in result.stderr
@@ -609,7 +612,7 @@ def test_a_patched_file_without_its_ledger_is_applied_but_cannot_be_reverted(sit
 def test_revert_keeps_rows_that_another_program_added_to_record(site: Path) -> None:
     record = dist_info(site) / "RECORD"
     original = record.read_text()
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     record.write_text(record.read_text() + "neuralforecast/extra.txt,,\n")
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert record.read_text() == original + "neuralforecast/extra.txt,,\n"
@@ -629,7 +632,7 @@ def test_apply_removes_stale_bytecode_and_revert_restores_it(site: Path) -> None
     ):
         (cache / name).write_bytes(name.encode())
     before = snapshot(site)
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     assert sorted(path.name for path in cache.iterdir()) == ["nhits.cpython-311.pyc", "tft_helpers.cpython-311.pyc"]
     assert (false_record_rows(site), unlisted_files(site)) == ([], [])
     (cache / "tft.cpython-312.pyc").write_bytes(b"compiled from the patched source")
@@ -649,7 +652,7 @@ def test_a_misspelt_patch_is_a_usage_error_with_a_hint(site: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["frobnicate"], ["apply", *MISSION, "--what"], ["status", "extra"], ["revert", "--skip", "search"]),
+        *(["frobnicate"], ["apply", *BASIC_PATCHES, "--what"], ["status", "extra"], ["revert", "--skip", "search"]),
         *(["apply", "--timeout", "10"], ["verify", "--allow-modified"], ["status", "--skip", "extra"]),
         # options without effect in their combination
         *(["audit", "--patches", "."], ["migrate", "--dry-run", "--no-backup", "."]),
@@ -674,7 +677,7 @@ def test_every_json_document_has_its_schema_version(site: Path, tmp_path: Path) 
     where = ("--site-packages", site)
     for arguments in (
         *(("list",), ("which", "ValueError: nothing", *where), ("status", *where), ("apply", "--dry-run", *where)),
-        *(("apply", *MISSION, *where), ("revert", *where), ("verify", *where), ("migrate", tmp_path, *where)),
+        *(("apply", *BASIC_PATCHES, *where), ("revert", *where), ("verify", *where), ("migrate", tmp_path, *where)),
         *(("audit", "NoModel", *where), ("status", "--site-packages", tmp_path), ("frobnicate",)),
     ):
         assert answer(*arguments)["schema_version"] == 1, arguments
@@ -682,7 +685,7 @@ def test_every_json_document_has_its_schema_version(site: Path, tmp_path: Path) 
 
 def test_a_refusal_is_one_json_document(site: Path) -> None:
     (site / TFT).write_text("")
-    result = invoke("apply", *MISSION, "--json", "--site-packages", site)
+    result = invoke("apply", *BASIC_PATCHES, "--json", "--site-packages", site)
     document = json.loads(result.stdout)
     assert (result.exit_code, document["exit_code"]) == (3, 3)
     assert document["error"] in result.stderr
@@ -690,11 +693,11 @@ def test_a_refusal_is_one_json_document(site: Path) -> None:
 
 def test_an_error_has_a_traceback_on_request_only(site: Path) -> None:
     (site / TFT).write_text("")
-    result = run_nfpatch("apply", *MISSION, "--site-packages", site)
+    result = run_nfpatch("apply", *BASIC_PATCHES, "--site-packages", site)
     assert result.returncode == 3
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
-    assert "Traceback" in run_nfpatch("apply", *MISSION, "--traceback", "--site-packages", site).stderr
+    assert "Traceback" in run_nfpatch("apply", *BASIC_PATCHES, "--traceback", "--site-packages", site).stderr
 
 
 def test_only_terminals_get_colour_unless_no_color_is_set(site: Path) -> None:

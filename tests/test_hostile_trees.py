@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support import (
-    MISSION,
+    BASIC_PATCHES,
     PACKAGE_OF_MODULES,
     PLACEMENT,
     SOME_PATCHES,
@@ -239,7 +239,7 @@ def test_foreign_files_at_the_paths_of_added_files_are_neither_followed_nor_over
         assert command != "apply" or str(path) in ran.stderr
     assert all_states(site)["load-on-fewer-devices"] == "modified"
     assert snapshot_of_files(site) == before
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0, (
+    assert invoke("apply", *BASIC_PATCHES, "--site-packages", site).exit_code == 0, (
         "patches without added files can be applied"
     )
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from faults import Strike, fail_at, kill_at, remembered_edits, run_forked
-from support import MISSION, Entry, answer, dist_info, false_record_rows, invoke, snapshot
+from support import BASIC_PATCHES, Entry, answer, dist_info, false_record_rows, invoke, snapshot
 
 from nfpatch.fingerprints import read_fingerprints
 from nfpatch.installs.find import RUNTIME_FOLDER, module_file
@@ -236,5 +236,5 @@ def difference(one: Tree, other: Tree) -> list[str]:
 
 def test_a_killed_run_does_not_keep_the_lock(site: Path) -> None:
     (dist_info(site) / "nfpatch.lock").write_text("process 1 on nowhere")
-    assert invoke("apply", *MISSION, "--lock-timeout", 0, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *BASIC_PATCHES, "--lock-timeout", 0, "--site-packages", site).exit_code == 0
     assert not (dist_info(site) / "nfpatch.lock").exists()

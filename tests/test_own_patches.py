@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import (
-    MISSION,
+    BASIC_PATCHES,
     NBEATSX,
     ROOT,
     TORCHRUN,
@@ -75,7 +75,7 @@ def test_the_guides_example_can_be_applied_and_reverted(gated: Path, own: Path) 
     assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
     assert false_record_rows(gated) == []
     assert answer("apply", "mlp-gate", *where)["changed"] == []
-    assert answer("apply", *MISSION, *where)["changed"]
+    assert answer("apply", *BASIC_PATCHES, *where)["changed"]
     assert answer("revert", "mlp-gate", *where)["changed"] == [MLP]
     assert b"self.gate.requires_grad_" not in (gated / MLP).read_bytes()
     assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]

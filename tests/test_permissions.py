@@ -20,7 +20,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
 from support import (
-    MISSION,
+    BASIC_PATCHES,
     NBEATSX,
     PACKAGE_OF_MODULES,
     PLACEMENT,
@@ -168,7 +168,7 @@ def test_a_folder_without_changes_may_be_read_only(site: Path) -> None:
     for folder in (site, site / "neuralforecast"):
         folder.chmod(0o555)
     before = snapshot(site)
-    assert run_unprivileged("apply", *MISSION, "--site-packages", site).code == 0
+    assert run_unprivileged("apply", *BASIC_PATCHES, "--site-packages", site).code == 0
     assert run_unprivileged("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from releases import RELEASES
 from support import (
+    BASIC_PATCHES,
     EACH_RELEASE,
-    MISSION,
     NBEATSX,
     TFT,
     all_states,
@@ -134,7 +134,7 @@ def test_two_patches_change_only_their_files_and_revert_restores_every_byte(
     site = released(release)
     before = snapshot(site)
 
-    document = answer("apply", *MISSION, "--site-packages", site)
+    document = answer("apply", *BASIC_PATCHES, "--site-packages", site)
     patched = snapshot(site)
     needed = {NBEATSX: is_needed("nbeatsx-unused-out", release), TFT: is_needed("tft-static-encoder", release)}
     assert document["changed"] == [file for file in (NBEATSX, TFT) if needed[file]]
@@ -163,9 +163,9 @@ def test_two_patches_change_only_their_files_and_revert_restores_every_byte(
         assert added[1:] == ["    " + line for line in removed]
     assert false_record_rows(site) == []
     assert unlisted_files(site) == []
-    assert "applicable" not in states(site, MISSION).values()
+    assert "applicable" not in states(site, BASIC_PATCHES).values()
 
-    assert answer("apply", *MISSION, "--site-packages", site)["changed"] == []
+    assert answer("apply", *BASIC_PATCHES, "--site-packages", site)["changed"] == []
     assert snapshot(site) == patched
 
     assert answer("revert", "--site-packages", site)["changed"] == document["changed"]
@@ -180,7 +180,7 @@ def test_a_patched_file_differs_from_upstreams_fix_only_in_unrelated_changes(
 ) -> None:
     site, upstream = released(release), (released(fixed_in) / file).read_text().splitlines()
     unpatched = (site / file).read_text().splitlines()
-    invoke("apply", *MISSION, "--site-packages", site)
+    invoke("apply", *BASIC_PATCHES, "--site-packages", site)
     patched = (site / file).read_text().splitlines()
 
     def hunks(one: list[str], other: list[str]) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support import MISSION, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
+from support import BASIC_PATCHES, NBEATSX, TFT, answer, invoke, run_nfpatch, snapshot
 
 from nfpatch.catalog import load_catalog
 from nfpatch.engine.sources import Source
@@ -27,7 +27,7 @@ OUT_LAYER = ["out.weight", "out.bias"]
 def agenda_of(
     found: InstallState, *names: str, source: Source = "patched", skip: tuple[str, ...] = (), **options: Any
 ) -> Agenda:
-    """What `verify` of these names is to prove, by default with --preview."""
+    """The plan of `verify` of these names, by default with --preview."""
     return agenda_for(found, ProofRequest(found.catalog.selection(names, skip), source, **options))
 
 
@@ -41,11 +41,11 @@ def by_source(document: Any, source: str) -> dict[tuple[str, str], Any]:
 
 
 @pytest.mark.ddp
-def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, training_env: Path) -> None:
+def test_verify_distinguishes_patched_and_unpatched_installs(site: Path, training_env: Path) -> None:
     where = ("--python", training_env, "--site-packages", site)
     released = snapshot(site)
 
-    unpatched = invoke("verify", *MISSION, "--json", *where)
+    unpatched = invoke("verify", *BASIC_PATCHES, "--json", *where)
     assert unpatched.exit_code == 1
     document = json.loads(unpatched.stdout)
     assert document["ok"] is False
@@ -56,9 +56,9 @@ def test_verify_tells_a_patched_install_from_an_unpatched_one(site: Path, traini
     assert by_source(document, "installed")["TFT", "no static features"]["outcome"] == "unused-parameters"
     assert snapshot(site) == released
 
-    assert invoke("apply", *MISSION, *where).exit_code == 0
+    assert invoke("apply", *BASIC_PATCHES, *where).exit_code == 0
     patched = snapshot(site)
-    document = answer("verify", *MISSION, *where)
+    document = answer("verify", *BASIC_PATCHES, *where)
     assert document["ok"] is True
     assert (document["world_size"], document["backend"]) == (2, "gloo")
     assert document["neuralforecast"]["version"] == "1.7.4"
@@ -109,7 +109,7 @@ def test_preview_proves_the_patched_source_without_writing_it(site: Path, traini
 
 
 @pytest.mark.ddp
-def test_three_ranks_show_on_the_released_source_what_two_show(site: Path, training_env: Path) -> None:
+def test_three_ranks_show_the_same_bugs_as_two(site: Path, training_env: Path) -> None:
     patches = ("validation-of-all-series", "save-by-one-rank")
     where = ("--python", training_env, "--site-packages", site)
     document = answer("verify", *patches, "--preview", "--devices", 3, *where)
@@ -119,7 +119,7 @@ def test_three_ranks_show_on_the_released_source_what_two_show(site: Path, train
 
 
 @pytest.mark.ddp
-def test_the_faults_of_the_released_source_are_shown_by_themselves(site: Path, training_env: Path) -> None:
+def test_the_bugs_of_the_released_source_are_shown_separately(site: Path, training_env: Path) -> None:
     where = ("--python", training_env, "--site-packages", site)
     document = answer("verify", "tft-static-encoder", "--source", "released", *where)
     assert (document["ok"], document["proved"]) == (True, [])
@@ -128,7 +128,7 @@ def test_the_faults_of_the_released_source_are_shown_by_themselves(site: Path, t
     assert "unused-parameters" in {case["outcome"] for case in document["cases"] if case["patch"] is not None}
 
 
-def test_a_preview_is_the_patched_source_and_no_other(site: Path) -> None:
+def test_a_preview_is_exactly_the_patched_source(site: Path) -> None:
     assert invoke("verify", "--preview", "--source", "released", "--site-packages", site).exit_code == 2
 
 
@@ -149,7 +149,7 @@ patch = Patch(
     cases=(Case("MLP", "MAE", options={"hidden_size": 8}, unused_parameters=()),),
 )
 """
-# It even names them, but no released case leaves them without a gradient
+# It even names them, but they are unused in no released case
 LIVE_LAYERS_FROZEN = """
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
@@ -184,7 +184,7 @@ patch = Patch(
     ],
     ids=["removed", "frozen"],
 )
-def test_apply_prove_leaves_the_install_untouched_where_the_proof_fails(
+def test_apply_prove_changes_nothing_if_the_proof_fails(
     site: Path, training_env: Path, tmp_path: Path, patch: str, words: str
 ) -> None:
     (tmp_path / "patches").mkdir()
@@ -210,7 +210,7 @@ from nfpatch.codemod import Change, Rewrite
 NHITS = {"mlp_units": [[8, 8], [8, 8], [8, 8]]}
 
 patch = Patch(
-    id="empty-promise", summary="claims to heal what comes after fit", model="any", upstream="",
+    id="empty-promise", summary="claims to fix the calls after fit", model="any", upstream="",
     group="multi-process",
     variants={
         "==3.3.0": {"neuralforecast/core.py": Rewrite((Change("", "import pickle", "import pickle\\nimport math"),))}
@@ -224,7 +224,7 @@ patch = Patch(
 
 
 @pytest.mark.ddp
-def test_stages_of_a_script_that_do_not_end_as_in_one_process_are_told(
+def test_stages_that_differ_from_one_process_are_reported(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "own").mkdir()
@@ -233,8 +233,8 @@ def test_stages_of_a_script_that_do_not_end_as_in_one_process_are_told(
     document = answer("verify", "empty-promise", "--preview", "--allow-modified", *where)
     assert document["ok"] is False
     stages = {case["stage"]: case for case in document["cases"] if case["source"] == "patched"}
-    told = {stage: (stages[stage]["outcome"], stages[stage]["ok"]) for stage in stages if stage != "fit"}
-    assert told == {
+    outcomes = {stage: (stages[stage]["outcome"], stages[stage]["ok"]) for stage in stages if stage != "fit"}
+    assert outcomes == {
         "validate": ("wrong", False),
         "predict": ("wrong", False),
         "save": ("error", False),
@@ -246,7 +246,7 @@ def test_stages_of_a_script_that_do_not_end_as_in_one_process_are_told(
 
 
 @pytest.mark.ddp
-def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: Path, training_env: Path) -> None:
+def test_apply_prove_patches_a_modified_file(site: Path, training_env: Path) -> None:
     where = ("--python", training_env, "--site-packages", site)
     nbeatsx = site / NBEATSX
     nbeatsx.write_text("# ours\n" + nbeatsx.read_text())
@@ -268,7 +268,7 @@ def test_apply_prove_writes_what_it_has_proved_also_into_a_modified_file(site: P
     assert "Proved" not in again.stdout
 
 
-def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Path) -> None:
+def test_a_preview_of_a_modified_file_is_compared_with_that_file(site: Path) -> None:
     nbeatsx = site / NBEATSX
     nbeatsx.write_text("# ours\n" + nbeatsx.read_text())
     catalog = load_catalog()
@@ -281,7 +281,7 @@ def test_a_preview_of_a_modified_file_is_held_against_the_file_as_it_is(site: Pa
     assert [(fit.source, fit.expect) for fit in strict] == [("released", "unused-parameters"), ("patched", "pass")]
 
 
-def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_telling_ones(site: Path) -> None:
+def test_the_thorough_proof_has_every_configuration_and_the_default_one_fewer(site: Path) -> None:
     catalog = load_catalog()
     found = inspect_install(find_install(None, site), catalog)
 
@@ -295,7 +295,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
     journeys = {(model, "journey") for model in ("NHITS", "GRU", "TFT", "MLPMultivariate")}
     control = {("NHITS", "MQLoss")}
     assert configurations(thorough=True) == {(case.model, case.config) for case in cases} | control | journeys
-    assert configurations(False, *MISSION) == {
+    assert configurations(False, *BASIC_PATCHES) == {
         ("NBEATSx", "MQLoss"),
         ("NBEATSx", "MAE"),
         ("TFT", "no static features"),
@@ -303,7 +303,7 @@ def test_the_thorough_proof_has_every_configuration_and_the_default_one_the_tell
     }
 
 
-def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
+def test_both_sources_of_a_case_have_its_required_patches(
     released: Callable[[str], Path],
 ) -> None:
     catalog = load_catalog()
@@ -327,7 +327,7 @@ def test_both_sources_of_a_case_carry_what_it_requires_in_trees_of_their_own(
     assert trees(source="installed") == {"released": {f"released+{required}"}, "installed": {"installed"}}
 
 
-def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(released: Callable[[str], Path]) -> None:
+def test_a_patch_whose_case_has_a_missing_requirement_is_unproved(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
     site = released("3.3.0")
     assert invoke("apply", "timemixer-channel-mixing", "--site-packages", site).exit_code == 0
@@ -342,7 +342,7 @@ def test_what_a_case_requires_and_cannot_be_had_leaves_the_patch_unproved(releas
     assert str(model) in unproved.reason
 
 
-def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_not(
+def test_plain_verify_proves_applied_patches_and_names_needed_ones(
     released: Callable[[str], Path],
 ) -> None:
     catalog = load_catalog()
@@ -380,7 +380,7 @@ def test_a_plain_verify_proves_what_is_applied_and_names_what_is_needed_and_is_n
         ("3.3.0", {}, "mine-elsewhere", "none of its cases"),
     ],
 )
-def test_a_patch_that_is_not_proved_is_named_with_the_reason(
+def test_an_unproved_patch_is_named_with_the_reason(
     release: str, options: dict[str, Any], patch: str, words: str, released: Callable[[str], Path]
 ) -> None:
     catalog = load_catalog()
@@ -396,10 +396,8 @@ def test_a_patch_that_is_not_proved_is_named_with_the_reason(
 
 
 @pytest.mark.parametrize("release", ["1.4.0", "1.6.4", "1.7.4", "2.0.1", "3.1.9", "3.2.1", "3.3.0"])
-def test_verify_without_options_shows_all_that_apply_without_names_writes(
-    release: str, released: Callable[[str], Path]
-) -> None:
-    """Also what has nothing but thorough cases in this release, and in the time that it has; but not through ray."""
+def test_verify_without_names_proves_all_that_apply_writes(release: str, released: Callable[[str], Path]) -> None:
+    """Also patches with only thorough cases in this release, within the default timeout; but not those through ray."""
     found = inspect_install(find_install(None, released(release)), load_catalog())
     agenda = agenda_of(found)
     for unproved in agenda.coverage.unproved:
@@ -409,7 +407,7 @@ def test_verify_without_options_shows_all_that_apply_without_names_writes(
     assert timeout_for(agenda) > 20 * len(agenda.cases), "some 3 s are what a fit takes on an idle machine"
 
 
-def test_what_is_named_and_not_proved_fails_the_run_and_what_is_not_named_does_not(site: Path) -> None:
+def test_an_unproved_patch_fails_the_run_only_if_it_is_named(site: Path) -> None:
     where = ("--site-packages", site)
     named = invoke("verify", "spark-dbfs-paths", "--preview", "--json", *where)
     document = json.loads(named.stdout)
@@ -423,7 +421,7 @@ def test_what_is_named_and_not_proved_fails_the_run_and_what_is_not_named_does_n
     assert nothing.stdout.splitlines()[-1].startswith(f"0 of {needed} ")
 
 
-def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparison(
+def test_patches_that_change_training_are_on_both_sides_of_a_comparison(
     released: Callable[[str], Path],
 ) -> None:
     catalog = load_catalog()
@@ -438,7 +436,7 @@ def test_what_is_meant_to_be_learned_otherwise_is_so_on_both_sides_of_a_comparis
     assert beside("tft-static-context", "multivariate-one-order") == {("multivariate-one-order",)}
 
 
-def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(released: Callable[[str], Path]) -> None:
+def test_releases_without_optuna_are_proved_with_ray(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
 
     def searches(release: str, *names: str, **options: Any) -> set[tuple[str, str]]:
@@ -454,7 +452,7 @@ def test_a_search_is_through_ray_where_the_release_cannot_search_with_optuna(rel
     assert searches("3.1.9") == through_optuna
 
 
-def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(site: Path) -> None:
+def test_one_of_two_patches_of_a_file_is_proved_against_the_released_file(site: Path) -> None:
     catalog = load_catalog()
     both = ["tft-static-context", "tft-static-encoder"]
     for one, other in (both, reversed(both)):
@@ -462,16 +460,16 @@ def test_one_of_two_patches_of_a_file_is_proved_against_the_file_as_released(sit
             if applied:
                 assert invoke("apply", *applied, "--site-packages", site).exit_code == 0
             agenda = agenda_of(inspect_install(find_install(None, site), catalog), one)
-            original, healed = agenda.rewritten[TFT]
+            original, patched = agenda.rewritten[TFT]
             known = catalog.fingerprints.file("1.7.4", TFT)
             assert known is not None
-            assert (known.detect_patches(original), known.detect_patches(healed)) == (set(), {one, *applied})
+            assert (known.detect_patches(original), known.detect_patches(patched)) == (set(), {one, *applied})
             assert {fit.patch for fit in agenda.cases} == {one, None}
         assert invoke("revert", "--site-packages", site).exit_code == 0
 
 
 @pytest.mark.ddp
-def test_what_only_spark_shows_is_named_beside_what_is_proved(site: Path, training_env: Path, tmp_path: Path) -> None:
+def test_patches_that_only_spark_shows_are_named(site: Path, training_env: Path, tmp_path: Path) -> None:
     where = ("--python", training_env, "--site-packages", site, "--junit-xml", tmp_path / "proof.xml")
     result = invoke("verify", "--preview", "spark", "nbeatsx-unused-out", *where, "--json")
 
@@ -482,7 +480,7 @@ def test_what_only_spark_shows_is_named_beside_what_is_proved(site: Path, traini
     assert ElementTree.parse(tmp_path / "proof.xml").getroot().get("skipped") == str(len(spark))
 
 
-def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[str], Path]) -> None:
+def test_without_needed_patches_there_is_nothing_to_prove(released: Callable[[str], Path]) -> None:
     site = released("1.7.6")
     (site / NBEATSX).unlink()
     result = invoke("verify", "nbeatsx-unused-out", "--site-packages", site)
@@ -494,23 +492,23 @@ def test_where_no_patch_is_needed_there_is_nothing_to_prove(released: Callable[[
     assert [patch["id"] for patch in document["not_needed"]] == ["nbeatsx-unused-out"]
 
 
-def test_without_torch_verify_says_what_to_install(site: Path, tmp_path: Path) -> None:
+def test_without_torch_verify_is_an_environment_error(site: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     python = tmp_path / "bare" / "bin" / "python"
-    result = invoke("verify", "--preview", *MISSION, "--python", python, "--site-packages", site)
+    result = invoke("verify", "--preview", *BASIC_PATCHES, "--python", python, "--site-packages", site)
     assert result.exit_code == 4
     assert "torch" in result.stderr
     assert "pip install" in result.stderr
     assert len(result.stderr.splitlines()) == 1, "and not that something is being trained"
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_anything_is_trained(site: Path, tmp_path: Path) -> None:
+def test_an_unwritable_report_is_an_error_before_any_training(site: Path, tmp_path: Path) -> None:
     result = invoke("verify", "--preview", "--html", tmp_path / "missing" / "proof.html", "--site-packages", site)
     assert result.exit_code == 4
     assert str(tmp_path / "missing") in result.stderr
 
 
-def test_without_neuralforecast_verify_says_so(tmp_path: Path) -> None:
+def test_without_neuralforecast_verify_is_an_environment_error(tmp_path: Path) -> None:
     result = invoke("verify", "--site-packages", tmp_path)
     assert result.exit_code == 4
     assert "No neuralforecast was found" in result.stderr
@@ -526,7 +524,7 @@ def test_an_interrupted_install_is_not_verified(site: Path) -> None:
 
 
 @pytest.mark.ddp
-def test_the_stages_are_proved_by_the_launcher_that_the_user_has(site: Path, training_env: Path) -> None:
+def test_stages_are_proved_with_the_chosen_launcher(site: Path, training_env: Path) -> None:
     where = ("--python", training_env, "--site-packages", site, "--launcher", "script", "--launcher", "fork")
     patches = ("predict-on-one-device", "save-by-one-rank", "tft-static-encoder")
 
@@ -544,7 +542,7 @@ def test_the_stages_are_proved_by_the_launcher_that_the_user_has(site: Path, tra
     assert reds == {("predict", "script"), ("predict", "fork"), ("save", "script"), ("fit", "script"), ("fit", "fork")}
 
 
-def test_several_nodes_are_for_torchs_launcher(site: Path) -> None:
+def test_several_nodes_require_torchrun(site: Path) -> None:
     nodes = ("--nnodes", "2", "--rdzv-endpoint", "node-a:29400", "--launcher", "script")
     refused = invoke("verify", *nodes, "--site-packages", site)
     assert refused.exit_code == 2
@@ -557,7 +555,7 @@ def test_spark_is_proved_on_the_cpu(site: Path) -> None:
     assert "remove --accelerator gpu or --launcher spark" in refused.stderr
 
 
-def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callable[[str], Path]) -> None:
+def test_spark_has_its_own_cases(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
     found = inspect_install(find_install(None, released("3.1.9")), catalog)
     agenda = agenda_of(found, "all", launchers=("torchrun", "spark"))
@@ -576,11 +574,11 @@ def test_spark_has_cases_of_its_own_which_no_other_launcher_has(released: Callab
     asked_for = agenda_of(found, "tft-static-context", launchers=("spark",))
     fits = {(fit.case.model, fit.source): fit for fit in asked_for.cases}
     assert (fits["TFT", "released"].expect, fits["TFT", "patched"].expect) == ("unused-parameters", "pass")
-    # Spark cannot predict in this release unless a patch says so, which is not asked for
+    # Spark cannot predict in this release without another patch, which is not applied
     assert fits["TFT", "patched"].forecast == "alone"
 
 
-def test_a_launcher_is_told_in_words_and_trains_once(site: Path) -> None:
+def test_the_output_names_the_launcher_and_it_trains_once(site: Path) -> None:
     catalog = load_catalog()
     found = inspect_install(find_install(None, site), catalog)
     agenda = agenda_of(found, "predict-on-one-device", launchers=("script", "fork", "script"))

@@ -1,4 +1,4 @@
-"""`audit` on real installs: real training of real models, some of them with planted faults."""
+"""`audit` on real installs: real trainings of real models, some of them with planted bugs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REVIN = ["scaler.revin_bias", "scaler.revin_weight"]
 
 
 def plant(site: Path, model: str, before: str, line: str) -> None:
-    """Puts a line in front of one of a model's source, as deep as that."""
+    """Insert a line before a line of a model's source, with the same indentation."""
     file = site / f"neuralforecast/models/{model}.py"
     text = file.read_text()
     assert text.count(before) == 1
@@ -36,13 +36,13 @@ def plant(site: Path, model: str, before: str, line: str) -> None:
 
 @pytest.fixture
 def planted(site: Path) -> Path:
-    """neuralforecast 1.7.4, with some of its bugs healed, and with planted ones."""
-    healed = (
+    """neuralforecast 1.7.4 with some of its bugs patched, and with planted ones."""
+    patches = (
         "tft-static-encoder",
         "valid-loss-parameters",
         "multivariate-all-series",
     )  # else TSMixer crashes in two processes
-    assert invoke("apply", *healed, "--site-packages", site).exit_code == 0
+    assert invoke("apply", *patches, "--site-packages", site).exit_code == 0
     plant(site, "dlinear", "        self.linear_trend = nn.Linear(", "self.planted = nn.Linear(2, 2)")
     plant(site, "nlinear", "        self.linear = nn.Linear(", "self.planted = nn.Linear(1, 1)")
     at_random = "insample_y = self.planted(insample_y[..., None])[..., 0] if torch.rand(1) < 0.5 else insample_y"
@@ -53,7 +53,7 @@ def planted(site: Path) -> Path:
 
 
 def without_transformers(site: Path) -> Path:
-    """The same tree, in which TimeLLM finds no `transformers`, whatever is installed."""
+    """The same tree, in which TimeLLM cannot import `transformers`, even if it is installed."""
     timellm = site / "neuralforecast/models/timellm.py"
     timellm.write_text(timellm.read_text().replace("from transformers import", "from no_transformers import"))
     plant(site, "timellm", "        if self.llm is None:", "self.llm = None")
@@ -74,7 +74,7 @@ def unused(document: Any, model: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.ddp
-def test_planted_faults_are_found_and_what_cannot_run_is_named(planted: Path, training_env: Path) -> None:
+def test_planted_bugs_are_found_and_cells_that_cannot_run_are_named(planted: Path, training_env: Path) -> None:
     before = snapshot(planted)
     models = ("DLinear", "NLinear", "SOFTS", "TSMixer", "TFT", "TimeLLM")
     ran = run_nfpatch("audit", *models, "--json", "--python", training_env, "--site-packages", planted)
@@ -85,28 +85,28 @@ def test_planted_faults_are_found_and_what_cannot_run_is_named(planted: Path, tr
     assert {cell["model"] for cell in document["cells"]} == set(models)
     assert document["neuralforecast"]["version"] == "1.7.4"
 
-    # A layer that nobody uses, and one that is used at random.
+    # A layer that is never used, and one that is used at random.
     for model in ("DLinear", "NLinear"):
         found = unused(document, model)
         assert set(found) == set(by_config(document, model))
         assert all(set(PLANTED) <= set(parameters) for parameters in found.values())
-    # A process that dies takes one cell with it and no other.
+    # A process that crashes affects only its own cell.
     killed = by_config(document, "SOFTS")["MAE, use_norm=False"]
     assert killed["outcome"] == "error"
     assert "SIGKILL" in killed["detail"]
     others = [cell for cell in by_config(document, "SOFTS").values() if cell is not killed]
     assert {cell["outcome"] for cell in others if not cell["refused"]} == {"clean"}
-    # What the release itself refuses.
+    # Cells that the release itself rejects.
     refused = by_config(document, "TSMixer")["MQLoss"]
     assert (refused["outcome"], refused["refused"]) == ("error", True)
     assert "MQLoss() is not supported in a Multivariate model" in refused["detail"]
     assert by_config(document, "TSMixer")["MAE"]["outcome"] == "clean"
-    # Healed without static features; with them it has another bug.
+    # Patched without static features; with them it has another bug.
     assert by_config(document, "TFT")["MAE"]["outcome"] == "clean"
     static = [config for config, cell in by_config(document, "TFT").items() if "static" in cell["exogenous"]]
     assert len(static) > 6
     assert all(LIN_C in unused(document, "TFT")[config] for config in static)
-    # What cannot run here.
+    # Cells that cannot run here.
     assert {cell["outcome"] for cell in by_config(document, "TimeLLM").values()} == {"error"}
     assert list(document["not_audited"]) == ["TimeLLM"]
     assert "Please install `transformers`" in document["not_audited"]["TimeLLM"]
@@ -117,7 +117,7 @@ def test_planted_faults_are_found_and_what_cannot_run_is_named(planted: Path, tr
 
 
 @pytest.mark.ddp
-def test_strict_ddp_refuses_what_the_audit_of_one_process_finds(planted: Path, training_env: Path) -> None:
+def test_strict_ddp_rejects_the_cells_with_unused_parameters(planted: Path, training_env: Path) -> None:
     ran = run_nfpatch("audit", "DLinear", "TSMixer", "--ddp", "--python", training_env, "--site-packages", planted)
     assert ran.returncode == 1, ran.stderr
     assert all(len(line) <= 80 for line in ran.stdout.splitlines()[1:])
@@ -129,7 +129,9 @@ def test_strict_ddp_refuses_what_the_audit_of_one_process_finds(planted: Path, t
 
 
 @pytest.mark.ddp
-def test_what_a_patch_does_on_several_ranks_only_is_seen(released: Callable[[str], Path], training_env: Path) -> None:
+def test_patches_that_act_only_on_several_ranks_take_effect(
+    released: Callable[[str], Path], training_env: Path
+) -> None:
     site = released("3.3.0")
     patches = ("softssharp-position-scale", "multivariate-all-series", "valid-loss-parameters")
     assert invoke("apply", *patches, "--site-packages", site).exit_code == 0
@@ -142,7 +144,9 @@ def test_what_a_patch_does_on_several_ranks_only_is_seen(released: Callable[[str
 
 
 @pytest.mark.ddp
-def test_the_newest_release_has_what_is_known_of_it(released: Callable[[str], Path], training_env: Path) -> None:
+def test_the_newest_release_has_the_known_unused_parameters(
+    released: Callable[[str], Path], training_env: Path
+) -> None:
     site = released("3.3.0")
     models = ("SOFTSSharp", "HINT", "DLinear")
     ran = invoke("audit", *models, "--json", "--python", training_env, "--site-packages", site)
@@ -163,14 +167,14 @@ def test_the_newest_release_has_what_is_known_of_it(released: Callable[[str], Pa
 
 
 @pytest.mark.ddp
-def test_an_audit_in_which_nothing_trains_is_the_environments_fault(site: Path, training_env: Path) -> None:
+def test_an_audit_in_which_no_cell_trains_is_an_environment_error(site: Path, training_env: Path) -> None:
     ran = invoke("audit", "TimeLLM", "--python", training_env, "--site-packages", without_transformers(site))
     assert ran.exit_code == 4
     assert "Nothing could be audited: TimeLLM, MAE: " in ran.stderr
     assert ran.stdout == ""
 
 
-def test_without_torch_nothing_is_tried(site: Path) -> None:
+def test_without_torch_audit_is_an_environment_error(site: Path) -> None:
     ran = invoke("audit", "MLP", "--site-packages", site)
     assert ran.exit_code == 4
     assert "has no torch" in ran.stderr
@@ -185,7 +189,7 @@ def test_without_torch_nothing_is_tried(site: Path) -> None:
         ([("MLP", "clean", True), ("MLP", "error", False)], False, []),
     ],
 )
-def test_clean_is_an_audit_that_came_to_its_end_without_unused_parameters(
+def test_an_audit_is_clean_if_it_finished_without_unused_parameters(
     cells: list[tuple[str, Any, bool]], ok: bool, not_audited: list[str]
 ) -> None:
     report = AuditReport(
@@ -199,7 +203,7 @@ def test_clean_is_an_audit_that_came_to_its_end_without_unused_parameters(
     assert report.not_audited == dict.fromkeys(not_audited, "why not")
 
 
-def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_it() -> None:
+def test_options_declared_irrelevant_are_varied_in_one_cell() -> None:
     def cell(model: str, varied: str, outcome: Any, *unused: str) -> Cell:
         options = {"learning_rate": 0.01, "hidden_size": 16} if varied else {"hidden_size": 16}
         return Cell(Case(model, f"MAE{varied}", options=options), outcome, unused, "", False, True, 0.0)
@@ -214,8 +218,8 @@ def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_
     report = AuditReport(cells, (), False, None, None, None, 0.0)
     check = TrainingCheck({"learning_rate": 0.01}, ("MLP", "TFT"), ("GRU",), ("RNN",))
     assert report.training == check
-    told = " ".join(sentences_of(report))
-    assert "varied together in one cell of each model: learning_rate=0.01." in told
-    assert "the same in 2 models" in told
-    assert "did NOT stay the same in GRU" in told
-    assert "Unknown for RNN" in told
+    sentences = " ".join(sentences_of(report))
+    assert "varied together in one cell of each model: learning_rate=0.01." in sentences
+    assert "the same in 2 models" in sentences
+    assert "did NOT stay the same in GRU" in sentences
+    assert "Unknown for RNN" in sentences

@@ -1,4 +1,4 @@
-"""The cells of every release, from its source alone: nothing is imported and nothing trained."""
+"""The cells of every release, computed from its source without imports or trainings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Release:
-    """What the source of a release says."""
+    """The facts in the source of a release."""
 
     def __init__(self, package: Path) -> None:
         self.models = {model.name: model for model in models_of(package)}
@@ -54,7 +54,7 @@ def test_every_model_that_a_release_exports_is_found(number: str, release: Any, 
 
 
 @pytest.mark.parametrize("number", RELEASES)
-def test_the_table_knows_every_option_of_every_model(number: str, release: Any) -> None:
+def test_the_table_has_every_option_of_every_model(number: str, release: Any) -> None:
     unknown = [
         f"{model.name}.{option}"
         for model in release(number).models.values()
@@ -64,7 +64,7 @@ def test_the_table_knows_every_option_of_every_model(number: str, release: Any) 
     assert unknown == []
 
 
-def test_the_table_holds_no_option_that_no_release_has(release: Any) -> None:
+def test_the_table_has_no_unknown_option(release: Any) -> None:
     used = set()
     for number in RELEASES:
         for model in release(number).models.values():
@@ -73,12 +73,12 @@ def test_the_table_holds_no_option_that_no_release_has(release: Any) -> None:
     assert set(OPTIONS) - used == set()
 
 
-def test_the_table_says_why() -> None:
+def test_the_table_gives_reasons() -> None:
     assert all(len(entry.why) > 10 for entry in OPTIONS.values())
 
 
 @pytest.mark.parametrize("number", RELEASES)
-def test_every_loss_and_kind_of_features_and_value_has_a_cell_with_a_name_of_its_own(number: str, release: Any) -> None:
+def test_every_loss_feature_kind_and_value_has_a_uniquely_named_cell(number: str, release: Any) -> None:
     for name, model in release(number).models.items():
         cells = release(number).cells(name)
         assert len({cell.config for cell in cells}) == len(cells)
@@ -107,13 +107,13 @@ def test_every_loss_and_kind_of_features_and_value_has_a_cell_with_a_name_of_its
         ("3.3.0", "TimeXer", ("static", "historic")),
     ],
 )
-def test_a_model_admits_the_features_that_its_release_lets_it_have(
+def test_a_model_accepts_the_features_of_its_release(
     number: str, name: str, exogenous: tuple[str, ...], release: Any
 ) -> None:
     assert release(number).models[name].exogenous == exogenous
 
 
-# What the classes themselves say, in the interpreter that has them: one answer for each folder.
+# The facts of the classes themselves, in an interpreter that imports them: one document per folder.
 ASK = """
 import importlib, inspect, json, sys
 KINDS = {"static": "STAT", "historic": "HIST", "future": "FUTR"}
@@ -137,7 +137,7 @@ print(json.dumps([answers(folder) for folder in sys.argv[1:]]))
 """
 
 
-def test_what_is_read_is_what_the_classes_say(release: Any, training_env: Path, packages: Path) -> None:
+def test_the_parsed_options_match_the_imported_classes(release: Any, training_env: Path, packages: Path) -> None:
     numbers = ("1.7.4", "3.3.0")
     command = [training_env, "-c", ASK, *(packages / number for number in numbers)]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -152,7 +152,7 @@ def test_what_is_read_is_what_the_classes_say(release: Any, training_env: Path, 
                     assert repr(default) == truth[name]["defaults"][option]
 
 
-def test_an_option_is_varied_alone_but_for_those_that_it_needs(release: Any) -> None:
+def test_an_option_is_varied_only_with_those_that_it_needs(release: Any) -> None:
     first, *others = release("3.3.0").cells("TFT")
     assert first == Case("TFT", POINT, POINT, (), {"hidden_size": 16, "windows_batch_size": 16})
     varied = {
@@ -182,7 +182,7 @@ def test_choices_are_found_in_the_docstring(
     assert set(choices) <= tried | {release(number).models[name].defaults[option]}
 
 
-def test_a_value_is_tried_only_where_the_release_knows_it(release: Any) -> None:
+def test_a_value_is_tried_only_in_releases_that_have_it(release: Any) -> None:
     def tries_revin(number: str) -> bool:
         return any("scaler_type" in cell.options for cell in release(number).cells("MLP"))
 
@@ -195,7 +195,7 @@ def test_options_of_a_model_for_distributions_are_varied_with_a_distribution(rel
     assert set(varied) == {DISTRIBUTION}
 
 
-def test_a_loss_for_validation_is_replaced_only_where_it_does_not_go_with_the_other_loss(release: Any) -> None:
+def test_a_validation_loss_is_replaced_only_if_it_is_incompatible_with_the_loss(release: Any) -> None:
     def replaced(name: str) -> set[str]:
         cells = release("1.7.4").cells(name)
         return {cell.loss for cell in cells if cell.options.get("valid_loss", "its own") is None}
@@ -205,7 +205,7 @@ def test_a_loss_for_validation_is_replaced_only_where_it_does_not_go_with_the_ot
     assert replaced("MLP") == set()
 
 
-def test_one_cell_has_another_value_of_all_that_is_a_matter_of_training(release: Any) -> None:
+def test_one_cell_varies_all_training_options(release: Any) -> None:
     for name, model in release("3.3.0").models.items():
         matters = {option for option in model.options if isinstance(entry_of(model, option), Training)}
         (cell,) = [each for each in release("3.3.0").cells(name) if TRAINED_OTHERWISE in each.config] or [None]
@@ -213,7 +213,7 @@ def test_one_cell_has_another_value_of_all_that_is_a_matter_of_training(release:
         if cell is not None:
             varied = {option for option, value in cell.options.items() if value != model.defaults.get(option)}
             assert matters <= varied
-            # What it is held against
+            # What it is compared with
             assert cell.config.replace(f", {TRAINED_OTHERWISE}", "") in [c.config for c in release("3.3.0").cells(name)]
 
 
@@ -232,7 +232,7 @@ def test_an_unknown_model_is_a_usage_error_that_names_the_near_ones(packages: Pa
     assert "It has RNN, GRU" in far.stderr
 
 
-def test_an_option_of_a_release_to_come_is_tried_as_far_as_its_source_tells(tmp_path: Path) -> None:
+def test_an_unknown_option_is_varied_by_its_default_and_docstring(tmp_path: Path) -> None:
     package = unpack("3.3.0", tmp_path) / "neuralforecast"
     mlp = package / "models/mlp.py"
     text = mlp.read_text()
@@ -249,7 +249,7 @@ def test_an_option_of_a_release_to_come_is_tried_as_far_as_its_source_tells(tmp_
     assert agenda_for(install, ["RNN"]).unknown_options == ()
 
 
-def test_a_source_that_is_not_python_is_the_environments_fault(tmp_path: Path) -> None:
+def test_an_invalid_source_is_an_environment_error(tmp_path: Path) -> None:
     site = unpack("1.7.4", tmp_path)
     (site / "neuralforecast/models/mlp.py").write_text("class MLP(:")
     broken = invoke("audit", "MLP", "--site-packages", site)

@@ -1,4 +1,4 @@
-"""Each check finds its fault in the facts of a call, of a script or of a case, and nothing where there is none."""
+"""Each check finds its fault in the facts of a call or of a case, and nothing if there is none."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def call_of(on_rank_1: RankFacts = RETURNED, training: Training = TRAINED, is_ca
     )
 
 
-# By the name of the check: what the second rank has otherwise, of the call or of its training
+# Name of the check -> facts of the call or the training that differ on the second rank
 FAULTS: dict[str, dict[str, Any]] = {
     "unused_parameters": {"on_rank_1": replace(RETURNED, has_returned=False, failure=REFUSED)},
     "errors": {"on_rank_1": replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'"))},
@@ -84,12 +84,12 @@ def test_every_module_of_the_folder_is_registered_once() -> None:
 
 
 @pytest.mark.parametrize("is_case", [False, True])
-def test_a_call_without_a_fault_has_no_finding(is_case: bool) -> None:
+def test_a_correct_call_has_no_finding(is_case: bool) -> None:
     assert first_finding(call_of(is_case=is_case)) is None
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=name_of)
-def test_a_check_finds_its_fault_and_is_the_first_to_find_it(check: Any) -> None:
+def test_each_check_is_the_first_to_find_its_fault(check: Any) -> None:
     facts = faulty(name_of(check))
     found = check.find(facts)
 
@@ -102,7 +102,7 @@ def test_a_check_finds_its_fault_and_is_the_first_to_find_it(check: Any) -> None
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"hangs", "parting_calls"}))
-def test_a_case_is_checked_as_a_script_is(name: str) -> None:
+def test_a_case_is_checked_like_a_call_of_a_script(name: str) -> None:
     assert first_finding(replace(faulty(name), is_case=True, backend="gloo")) is not None
 
 
@@ -146,7 +146,7 @@ def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
         ("os.mkdir(folder)", "raises FileExistsError: [Errno 17] File exists: 'a'", "exist_ok=True"),
     ],
 )
-def test_what_to_change_depends_on_what_decides(text: str, side: str, in_remedy: str) -> None:
+def test_the_advice_depends_on_the_condition(text: str, side: str, in_remedy: str) -> None:
     decision = Decision("/home/me/train.py", 8, text, {0: f"continues in line 9 ({side})", 1: "continues in line 11"})
     facts = replace(call_of(**FAULTS["parting_calls"]), decision=decision)
 
@@ -166,7 +166,7 @@ def test_different_data_are_told_before_different_options_as_a_cause() -> None:
     by_both = different_data.because_of_arguments(call_of(both), "the weights differ")
 
     assert different_data.because_of_arguments(call_of(), "the weights differ") is None
-    assert different_data.find(call_of(options)) is None  # on their own they may do no harm
+    assert different_data.find(call_of(options)) is None  # on their own they may be harmless
     assert by_options is not None
     assert by_both is not None
     assert by_options.remedy != by_both.remedy
@@ -176,7 +176,7 @@ def test_different_data_are_told_before_different_options_as_a_cause() -> None:
     assert "10 rows" in by_both.detail
 
 
-def test_an_unused_layer_of_the_user_s_own_class_is_told_with_what_to_write() -> None:
+def test_an_unused_layer_of_a_users_class_is_reported_with_the_line_to_add() -> None:
     layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 15, ("adapter.weight", "adapter.bias"))
     refused = Failure(REFUSED.message, unused=("adapter.weight", "adapter.bias", "out.weight"), is_refusal=True)
     trained = replace(TRAINED, own_layers=(layer,))
@@ -184,13 +184,13 @@ def test_an_unused_layer_of_the_user_s_own_class_is_told_with_what_to_write() ->
     found = unused_parameters.find(call_of(replace(RETURNED, has_returned=False, failure=refused), trained))
 
     assert found is not None
-    assert found.unused == ("out.weight",)  # a patch is sought for this one only
+    assert found.unused == ("out.weight",)  # a patch is searched for only for this one
     assert "OwnModel" in found.detail
     assert "/home/me/train.py:15" in found.detail
     assert "    self.adapter.requires_grad_(False)" in found.remedy
 
 
-def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
+def test_an_error_of_the_scripts_own_code_is_reported_as_such() -> None:
     library = "/env/lib/python3.11/site-packages/torch/nn/modules/module.py:7 in __getattr__"
     upstream = "/env/lib/python3.11/site-packages/neuralforecast/core.py:700 in fit"
     own = "/home/me/losses.py:12 in __call__"
@@ -209,7 +209,7 @@ def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
     assert not by["upstream"].remedy
 
 
-def test_an_error_in_a_library_is_not_told_to_be_the_script_s_own() -> None:
+def test_an_error_in_a_library_is_not_reported_as_the_scripts_own() -> None:
     places = ("/env/lib/python3.11/site-packages/torch/nn/parallel/distributed.py:1775 in _pre_forward",)
     found = errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", places))))
 
@@ -236,7 +236,7 @@ def test_a_file_that_the_script_s_own_code_writes_has_its_line_and_no_patch() ->
     assert any("is_global_zero" in line for line in found.remedy)
 
 
-def test_a_training_that_the_script_keeps_on_one_device_is_no_fault() -> None:
+def test_a_single_device_training_of_the_script_is_no_fault() -> None:
     facts = call_of()
     one = replace(facts, trainings={0: {0: replace(TRAINED, world_size=1)}})
 
@@ -244,7 +244,7 @@ def test_a_training_that_the_script_keeps_on_one_device_is_no_fault() -> None:
     assert world_size.find(replace(one, one_device="SingleDeviceStrategy")) is None
 
 
-def test_of_a_case_the_weights_must_be_known() -> None:
+def test_a_case_with_unknown_weights_is_a_fault() -> None:
     unknown = replace(TRAINED, weights=None)
 
     assert first_finding(call_of(training=unknown)) is None

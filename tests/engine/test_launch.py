@@ -1,4 +1,4 @@
-"""The processes of a proof live in a world of their own, and SIGTERM does not orphan them."""
+"""The processes of a proof have their own environment, and SIGTERM does not orphan them."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from nfpatch.engine.launch import interpreter_environment, termination_as_exit, training_environment
 
 
-def test_a_surrounding_training_job_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_surrounding_training_job_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     foreign = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "PET_NNODES", "PL_TRAINER_DEVICES", "TORCHELASTIC_X"]
     foreign += ["SPARK_HOME", "PYSPARK_GATEWAY_PORT"]
     for name in foreign:
@@ -22,9 +22,7 @@ def test_a_surrounding_training_job_is_not_seen(monkeypatch: pytest.MonkeyPatch)
     assert environment["SOMETHING_ELSE"] == "7"
 
 
-def test_the_interpreter_finds_what_the_user_finds_from_any_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_relative_entries_of_the_import_path_are_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "mine", str(tmp_path / "yours")]))
 
@@ -33,7 +31,7 @@ def test_the_interpreter_finds_what_the_user_finds_from_any_folder(
     assert path == [str(tmp_path / name) for name in ("site", "mine", "yours")]
 
 
-def test_the_user_decides_about_threads_and_the_accelerator_about_cuda(
+def test_threads_are_those_of_the_user_and_cuda_depends_on_the_accelerator(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
@@ -46,7 +44,7 @@ def test_the_user_decides_about_threads_and_the_accelerator_about_cuda(
     assert training_environment([], "gpu", tmp_path)["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-def test_sigterm_unwinds_the_stack_for_a_while_and_is_then_what_it_was() -> None:
+def test_sigterm_raises_within_the_block_and_is_restored_after_it() -> None:
     with pytest.raises(SystemExit) as leaving, termination_as_exit():
         signal.raise_signal(signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""An overlay is the installed package with chosen files replaced, and the install never notices."""
+"""An overlay is a copy of the installed package with some files replaced; the install is never changed."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_chosen_file_is_replaced_and_all_others_are_copied_without_caches(package: Path, tmp_path: Path) -> None:
+def test_chosen_files_are_replaced_and_others_copied_without_bytecode(package: Path, tmp_path: Path) -> None:
     folder = build_overlay(package, tmp_path / "preview", {"neuralforecast/models/tft.py": b"patched\n"})
 
     assert folder == tmp_path / "preview"
@@ -40,7 +40,7 @@ def test_the_chosen_file_is_replaced_and_all_others_are_copied_without_caches(pa
     }
 
 
-def test_the_install_stays_untouched_even_where_its_files_are_read_only_links(package: Path, tmp_path: Path) -> None:
+def test_an_install_of_read_only_links_is_unchanged(package: Path, tmp_path: Path) -> None:
     cached = tmp_path / "cached-tft.py"
     cached.write_bytes(b"original\r\n")
     cached.chmod(0o444)
@@ -58,19 +58,19 @@ def test_the_install_stays_untouched_even_where_its_files_are_read_only_links(pa
     assert os.stat(folder / "neuralforecast/models/nhits.py").st_nlink == 1
 
 
-def test_a_replacement_of_a_file_that_the_package_lacks_is_an_error(package: Path, tmp_path: Path) -> None:
+def test_replacing_a_missing_file_is_an_error(package: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"neuralforecast/models/tftt\.py"):
         build_overlay(package, tmp_path / "preview", {"neuralforecast/models/tftt.py": b""})
 
 
-def test_an_overlay_is_never_built_over_another(package: Path, tmp_path: Path) -> None:
+def test_an_existing_overlay_is_not_overwritten(package: Path, tmp_path: Path) -> None:
     build_overlay(package, tmp_path / "preview", {})
 
     with pytest.raises(FileExistsError):
         build_overlay(package, tmp_path / "preview", {})
 
 
-def test_runtime_modules_are_added_replaced_and_left_out(package: Path, tmp_path: Path) -> None:
+def test_runtime_modules_are_added_replaced_and_removed(package: Path, tmp_path: Path) -> None:
     names = ("kept", "replaced", "left_out", "new")
     kept, replaced, left_out, new = (f"neuralforecast/_nfpatch/{name}.py" for name in names)
     (package / "_nfpatch").mkdir()
@@ -90,12 +90,12 @@ def test_runtime_modules_are_added_replaced_and_left_out(package: Path, tmp_path
     assert contents(package) == before
 
 
-def test_leaving_out_what_the_package_lacks_is_no_error_for_a_runtime_module(package: Path, tmp_path: Path) -> None:
+def test_removing_a_missing_runtime_module_is_no_error(package: Path, tmp_path: Path) -> None:
     folder = build_overlay(package, tmp_path / "preview", {"neuralforecast/_nfpatch/gone.py": None})
     assert not (folder / "neuralforecast/_nfpatch").exists()
 
 
 @pytest.mark.parametrize("key", ["neuralforecast/_nfpatch/a/b.py", "neuralforecast/_nfpatch.py", "_nfpatch/a.py"])
-def test_nothing_is_added_elsewhere(key: str, package: Path, tmp_path: Path) -> None:
+def test_files_are_added_only_to_the_runtime_package(key: str, package: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=key):
         build_overlay(package, tmp_path / "preview", {key: b""})

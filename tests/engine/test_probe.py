@@ -1,4 +1,4 @@
-"""What an interpreter has to train with is told without importing it, and what it lacks with what to do about it."""
+"""The versions of the target interpreter's libraries, found without importing them, and errors for missing ones."""
 
 import sys
 import venv
@@ -16,7 +16,7 @@ from nfpatch.proof.verdict import ProofCase
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder that looks like torch, Lightning and neuralforecast were installed in it, but bears no import."""
+    """A folder with the metadata of torch, Lightning and neuralforecast, which cannot be imported."""
     site = tmp_path / "site"
     for module, distribution, version in (
         ("torch", "torch", "2.1.0"),
@@ -38,7 +38,7 @@ def bare_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bare/bin/python"
 
 
-def test_versions_and_places_are_found_without_an_import(bare_python: Path, site: Path) -> None:
+def test_versions_and_paths_are_found_without_imports(bare_python: Path, site: Path) -> None:
     stack = probe(bare_python, [site])
 
     assert (stack.torch, stack.lightning) == ("2.1.0", "2.0.9")
@@ -46,20 +46,20 @@ def test_versions_and_places_are_found_without_an_import(bare_python: Path, site
     assert stack.neuralforecast == site
 
 
-def test_python_3_7_is_asked_in_its_own_words(python37: Path, site: Path) -> None:
+def test_python_3_7_can_be_probed(python37: Path, site: Path) -> None:
     stack = probe(python37, [site])
 
     assert stack.python.startswith("3.7.")
     assert (stack.torch, stack.lightning) == ("2.1.0", "2.0.9")
 
 
-def test_a_python_without_torch_is_told_what_to_install(bare_python: Path) -> None:
+def test_without_torch_the_error_names_the_packages_to_install(bare_python: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"no torch and no pytorch-lightning.*pip install torch"):
         probe(bare_python)
 
 
 @pytest.mark.parametrize("content", [None, "no interpreter\n", "#!/bin/sh\necho broken >&2\nexit 3\n"])
-def test_an_interpreter_that_cannot_run_is_named(content: Optional[str], tmp_path: Path) -> None:
+def test_an_interpreter_that_does_not_run_is_named(content: Optional[str], tmp_path: Path) -> None:
     python = tmp_path / "python"
     if content is not None:
         python.write_text(content)
@@ -69,7 +69,7 @@ def test_an_interpreter_that_cannot_run_is_named(content: Optional[str], tmp_pat
         probe(python)
 
 
-def test_a_lightning_that_cannot_fork_is_told_before_anything_is_started(bare_python: Path, site: Path) -> None:
+def test_a_lightning_that_cannot_fork_is_an_error_before_any_start(bare_python: Path, site: Path) -> None:
     info = next(site.glob("pytorch_lightning-*.dist-info"))
     metadata = (info / "METADATA").read_text().replace("2.0.9", "1.6.5")
     (info / "METADATA").write_text(metadata)
@@ -80,7 +80,7 @@ def test_a_lightning_that_cannot_fork_is_told_before_anything_is_started(bare_py
         run_proof(bare_python, [case], {"installed": site}, extra_path=[site])
 
 
-def test_what_spark_needs_is_told_before_anything_is_started(
+def test_missing_requirements_of_spark_are_an_error_before_any_start(
     bare_python: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = ProofCase("fit", None, Case("NHITS", "MAE"), "installed", "pass", launcher="spark")

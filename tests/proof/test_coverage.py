@@ -1,4 +1,4 @@
-"""What a proof leaves out, and when that is too much."""
+"""The patches that a proof does not cover, and when that is a failure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def result(patch: str, ok: bool = True, **facts: object) -> CaseResult:
         ((ASIDE, NAMED), ("one", "two"), False),
     ],
 )
-def test_a_proof_is_one_of_all_that_was_named_and_not_of_nothing(
+def test_a_proof_must_cover_all_named_patches_and_at_least_one(
     unproved: tuple[Unproved, ...], proved: tuple[str, ...], suffices: bool
 ) -> None:
     assert Coverage(unproved).suffices(proved) is suffices
 
 
-def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> None:
+def test_a_patch_is_proved_if_all_of_its_cases_have_the_expected_result() -> None:
     cases = (result("one"), result("two"), result("two", ok=False), result("three"))
     coverage = Coverage((ASIDE,), {"four": "fixed upstream"}, {"five": "--skip five"})
     report = ProofReport(False, None, None, None, None, None, 0.0, cases, coverage=coverage)
@@ -53,7 +53,7 @@ def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> Non
         assert patch_id in line
 
 
-def test_what_the_released_source_alone_shows_is_no_proof_of_a_patch() -> None:
+def test_results_of_the_released_source_only_do_not_prove_a_patch() -> None:
     cases = (result("one", source="released"),)
     coverage = Coverage((Unproved("one", "only the released source was run"),))
     report = ProofReport(True, None, None, None, None, None, 0.0, cases, coverage=coverage)
@@ -62,7 +62,7 @@ def test_what_the_released_source_alone_shows_is_no_proof_of_a_patch() -> None:
     assert not replace(report, cases=(*cases, result("one"))).shows_faults_only
 
 
-def test_what_the_sources_of_a_configuration_carry_besides_is_told() -> None:
+def test_required_patches_in_both_sources_are_reported() -> None:
     required = ("multivariate-all-series",)
     alone = [result("one", source="released"), result("one", source="installed")]
     both = [replace(each, requires=required) for each in alone]

@@ -1,4 +1,4 @@
-"""The proof as a file says what the table says, in a form that machines and browsers take."""
+"""The reports of a proof as JUnit XML and HTML."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def report(*cases: CaseResult) -> ProofReport:
     return ProofReport(all(c.ok for c in cases), "2.13.0", "2.6.6", "3.11.7", 2, "gloo", 12.5, cases)
 
 
-def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_apart(install: Install) -> None:
+def test_junit_xml_has_one_test_case_per_fit_with_failures_and_errors(install: Install) -> None:
     refused = case(0, True, "unused-parameters", unused=("static_encoder.a", "static_encoder.b"))
     failed = case(1, False, "pass", "every parameter got a gradient")
     crashed = case(2, False, "error", "rank 1: ValueError: \x1b[31mno & <never>\nplace.py:1 in f")
@@ -69,7 +69,7 @@ def test_a_junit_reader_finds_a_test_case_a_fit_with_failures_and_errors_told_ap
     assert suite.find("testcase/failure").text == "every parameter got a gradient"
 
 
-def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Install) -> None:
+def test_the_page_is_self_contained_and_has_table_parameters_and_diff(install: Install) -> None:
     unused = ("static_encoder.a", "static_encoder.b", "static_encoder.c", "static_encoder.d")
     agenda = Agenda((), {}, rewritten={"neuralforecast/models/tft.py": (b"a = 1 < 2\n", b"a = 3\n")})
 
@@ -87,7 +87,7 @@ def test_the_page_stands_alone_and_holds_table_parameters_and_diff(install: Inst
     assert page.count('<td class="ok">ok</td>') == 2
 
 
-def test_a_page_of_a_failed_proof_says_so_in_words(install: Install) -> None:
+def test_the_page_of_a_failed_proof_shows_that(install: Install) -> None:
     page = page_of(document_of(install, report(case(1, False, "pass", "the ranks ended with other weights"))))
 
     assert "NOT proved" in page
@@ -95,7 +95,7 @@ def test_a_page_of_a_failed_proof_says_so_in_words(install: Install) -> None:
     assert '<td class="no">NO</td>' in page
 
 
-def test_the_text_has_a_line_for_each_patch_and_what_failed_and_if_verbose_every_fit(
+def test_the_text_has_each_patch_each_failure_and_if_verbose_each_fit(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unused = ("static_encoder.a", "static_encoder.b")
@@ -115,7 +115,7 @@ def test_the_text_has_a_line_for_each_patch_and_what_failed_and_if_verbose_every
 
 
 class Reader(HTMLParser):
-    """Notes tags that are not closed, and what would be loaded from elsewhere."""
+    """Collects unclosed tags and external resources."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_it_is_said_that_the_backend_is_gloo_because_processes_share_a_gpu() -> None:
+def test_a_shared_gpu_is_the_reason_for_gloo() -> None:
     on_cpu = report(case(0, True, "pass"))
     on_gpu = replace(on_cpu, accelerator="gpu")
 

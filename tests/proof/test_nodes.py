@@ -1,4 +1,4 @@
-"""Several nodes: each starts processes of its own, and all of them come to the same answer."""
+"""Several nodes: each starts its own processes, and all report the same result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support import invoke, run_nfpatch
-from test_runner import NBEATSX, OUT, SEARCH, healed, mark, package, processes_with
+from test_runner import NBEATSX, OUT, SEARCH, mark, package, patched_files, processes_with
 
 from nfpatch.catalog import Case
 from nfpatch.engine.launch import Nodes
@@ -26,14 +26,14 @@ from nfpatch.proof.verdict import ProofCase
 
 __all__ = ["mark", "package"]  # fixtures
 
-# The node that comes first holds the rendezvous; ranks go by the addresses, so it has rank 1 and the other rank 0.
+# The first node hosts the rendezvous; ranks are sorted by address, so it has rank 1 and the other one rank 0.
 ADDRESSES = ("127.0.0.2", "127.0.0.1")
 MLP = Case("MLP", "MAE", options={"hidden_size": 8})
 
 
 @pytest.fixture
 def endpoint() -> str:
-    """A place to meet, with a port that nobody uses."""
+    """A rendezvous endpoint with a free port."""
     with socket.socket() as listener:
         listener.bind((ADDRESSES[0], 0))
         return f"{ADDRESSES[0]}:{listener.getsockname()[1]}"
@@ -46,7 +46,7 @@ def prove_on_two_nodes(
     endpoint: str,
     on_event: Callable[[ProofEvent], None] | None = None,
 ) -> list[ProofReport]:
-    """The reports of two nodes with one process each, which meet at the first one's."""
+    """The reports of two nodes with one process each; the first one hosts the rendezvous."""
     nodes = [Nodes(2, rdzv_endpoint=endpoint, local_addr=address) for address in ADDRESSES]
     with ThreadPoolExecutor() as pool:
         proofs = []
@@ -67,9 +67,9 @@ def wait_for_listener(endpoint: str) -> None:
 
 
 def with_mlp(package: Path, code: str) -> dict[str, bytes]:
-    """The healed source, with this code at the end of the module of MLP."""
+    """The patched source, with this code appended to MLP's module."""
     return {
-        **healed(package),
+        **patched_files(package),
         "neuralforecast/models/mlp.py": (package / "models/mlp.py").read_bytes() + code.encode(),
     }
 
@@ -85,7 +85,7 @@ MLP.fit = fit
 
 
 @pytest.mark.ddp
-def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
+def test_two_nodes_prove_together_and_both_report_all_ranks(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
     preview = build_overlay(package, tmp_path / "patched", with_mlp(package, DIVERGING))
@@ -115,7 +115,7 @@ def test_two_nodes_prove_together_and_both_know_what_holds_for_all_ranks(
 
 
 @pytest.mark.ddp
-def test_a_search_is_one_on_two_nodes(training_env: Path, site: Path, endpoint: str) -> None:
+def test_two_nodes_run_the_same_search(training_env: Path, site: Path, endpoint: str) -> None:
     assert invoke("apply", "--site-packages", site).exit_code == 0
     search = ProofCase("search", None, SEARCH._replace(stage="search"), "installed", "pass", forecast=None)
 
@@ -136,8 +136,8 @@ MLP.fit = fit
 
 
 @pytest.mark.ddp
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
-def test_a_node_that_dies_ends_the_other(
+@pytest.mark.skipif(sys.platform != "linux", reason="requires /proc")
+def test_a_killed_node_stops_the_other(
     training_env: Path, package: Path, tmp_path: Path, endpoint: str, mark: str
 ) -> None:
     trees = {"patched": build_overlay(package, tmp_path / "hanging", with_mlp(package, RANK_1_HANGS))}
@@ -161,9 +161,7 @@ def test_a_node_that_dies_ends_the_other(
 
 
 @pytest.mark.ddp
-def test_a_node_that_never_comes_ends_the_others_at_the_time_out(
-    training_env: Path, site: Path, endpoint: str, mark: str
-) -> None:
+def test_a_missing_node_is_an_error_after_the_timeout(training_env: Path, site: Path, endpoint: str, mark: str) -> None:
     nodes = ("--devices", 1, "--nnodes", 2, "--rdzv-endpoint", endpoint, "--timeout", 8)
     where = ("--python", training_env, "--site-packages", site)
 
@@ -191,7 +189,7 @@ def test_a_node_that_never_comes_ends_the_others_at_the_time_out(
         (["--nnodes", 0], "--nnodes"),
     ],
 )
-def test_options_that_do_not_go_together_are_a_usage_error(site: Path, options: list[object], advice: str) -> None:
+def test_contradicting_options_are_a_usage_error(site: Path, options: list[object], advice: str) -> None:
     result = invoke("verify", "--site-packages", site, *options)
 
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""The proof itself: real processes, real DDP, and an orderly end whatever happens to them."""
+"""The proof itself: real processes, real DDP, and no leftovers whatever happens to them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nfpatch.proof.verdict import CaseResult, ProofCase
 
 pytestmark = [
     pytest.mark.ddp,
-    pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="requires /proc"),
 ]
 
 STATIC_ENCODER = ("static_encoder.*",)
@@ -50,8 +50,8 @@ def package(training_env: Path) -> Path:
     return site_packages / "neuralforecast"
 
 
-def healed(package: Path) -> dict[str, bytes]:
-    """The two files of neuralforecast 1.7.4 as a person would heal them."""
+def patched_files(package: Path) -> dict[str, bytes]:
+    """The two files of neuralforecast 1.7.4, patched by hand."""
     nbeatsx = (package / "models/nbeatsx.py").read_text()
     begin = nbeatsx.index(
         "        # Adapter with Loss dependent dimensions\n        if self.loss.outputsize_multiplier > 1:"
@@ -69,7 +69,7 @@ def healed(package: Path) -> dict[str, bytes]:
 
 
 def sleeping(package: Path) -> dict[str, bytes]:
-    """An NHITS whose first training step does not come to an end."""
+    """An NHITS whose first training step never returns."""
     nhits = (package / "models/nhits.py").read_text()
     signature = "    def forward(self, windows_batch):\n"
     assert nhits.count(signature) == 1
@@ -87,7 +87,7 @@ def temporary_folders() -> set[Path]:
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> str:
-    """What every process that the test starts, and no other, carries in its environment."""
+    """A marker in the environment of every process that the test starts."""
     mark = str(uuid.uuid4())
     monkeypatch.setenv(MARK, mark)
     return mark
@@ -116,9 +116,9 @@ class Proof:
 
 @pytest.fixture(scope="module")
 def proof(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> Proof:
-    """Red, green and control of both patches, in one launch, from inside a foreign training job.
+    """Red, green and control of both patches, in one launch, inside the environment of another training job.
 
-    The ports that torch and its launcher take when nobody tells them otherwise are busy.
+    The default ports of torch and its launcher are busy.
     """
     folder = tmp_path_factory.mktemp("proof")
     (folder / "torch.py").write_text("raise RuntimeError('shadowed by the current folder')")
@@ -132,14 +132,14 @@ def proof(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFa
         patch.setattr(tempfile, "tempdir", str(folder))
         for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "PET_NNODES", "SLURM_NTASKS", "PL_TRAINER_MAX_EPOCHS"):
             patch.setenv(name, "7")
-        preview = build_overlay(package, folder / "patched", healed(package))
+        preview = build_overlay(package, folder / "patched", patched_files(package))
         temporary = temporary_folders()
         report = run_proof(training_env, CASES, {"released": None, "patched": preview}, on_event=events.append)
         left_over = temporary_folders() - temporary
     return Proof(report, events, times(package) != install, left_over)
 
 
-def test_the_proof_holds(proof: Proof) -> None:
+def test_the_proof_passes(proof: Proof) -> None:
     report = proof.report
     assert [(case.id, case.ok, case.detail) for case in report.cases] == [(case.id, True, "") for case in CASES]
     assert report.ok
@@ -148,12 +148,12 @@ def test_the_proof_holds(proof: Proof) -> None:
     assert report.lightning == "2.6.6"
 
 
-def test_the_original_nbeatsx_leaves_its_out_layer_without_a_gradient(proof: Proof) -> None:
+def test_in_the_released_nbeatsx_the_out_layer_is_unused(proof: Proof) -> None:
     red = proof["nbeatsx-red"]
     assert (red.outcome, red.unused_parameters, red.steps) == ("unused-parameters", OUT, 1)
 
 
-def test_the_original_tft_leaves_its_41_static_encoder_parameters_without_a_gradient(proof: Proof) -> None:
+def test_in_the_released_tft_41_static_encoder_parameters_are_unused(proof: Proof) -> None:
     red = proof["tft-red"]
     assert red.outcome == "unused-parameters"
     assert len(red.unused_parameters) == 41
@@ -161,7 +161,7 @@ def test_the_original_tft_leaves_its_41_static_encoder_parameters_without_a_grad
 
 
 @pytest.mark.parametrize("case", ["nbeatsx-green", "tft-green", "nhits-released", "nhits-patched"])
-def test_every_other_case_trains_on_two_ranks_that_stay_equal(proof: Proof, case: str) -> None:
+def test_every_other_case_trains_with_equal_weights_on_two_ranks(proof: Proof, case: str) -> None:
     green = proof[case]
     assert (green.outcome, green.unused_parameters) == ("pass", ())
     assert (green.world_size, green.backend, green.steps) == (2, "gloo", 3)
@@ -171,14 +171,14 @@ def test_every_other_case_trains_on_two_ranks_that_stay_equal(proof: Proof, case
     assert green.forecast_shape == (24, 1 if case == "tft-green" else 5)
 
 
-def test_the_patched_models_are_smaller_by_what_was_dead(proof: Proof) -> None:
+def test_patched_models_lack_the_unused_parameters(proof: Proof) -> None:
     outputs = 12 * 5  # the horizon, for each of the five quantiles of MQLoss
     assert proof["nbeatsx-red"].parameters == proof["nbeatsx-green"].parameters + 12 * outputs + outputs
     assert proof["tft-red"].parameters > proof["tft-green"].parameters > 0
     assert proof["nhits-released"].parameters == proof["nhits-patched"].parameters
 
 
-def test_the_progress_is_told_source_by_source_and_case_by_case(proof: Proof) -> None:
+def test_progress_is_reported_by_source_and_case(proof: Proof) -> None:
     launched, *others = [(event.kind, event.case and event.case.id) for event in proof.events]
     assert launched == ("launched", None)
     order = ["nbeatsx-red", "tft-red", "nhits-released", "nbeatsx-green", "tft-green", "nhits-patched"]
@@ -186,7 +186,7 @@ def test_the_progress_is_told_source_by_source_and_case_by_case(proof: Proof) ->
     assert {event.result for event in proof.events if event.result} == set(proof.report.cases)
 
 
-def test_the_json_is_what_the_interface_promises(proof: Proof) -> None:
+def test_the_json_has_the_documented_keys(proof: Proof) -> None:
     document = json.loads(json.dumps(proof.report.to_json()))
     facts = {"ok", "torch", "lightning", "python", "world_size", "backend", "accelerator", "nodes", "seconds"}
     assert set(document) == facts | {"cases", "proved", "unproved", "not_needed", "skipped"}
@@ -196,12 +196,12 @@ def test_the_json_is_what_the_interface_promises(proof: Proof) -> None:
     assert document["cases"][0]["unused_parameters"] == list(OUT)
 
 
-def test_nothing_is_written_into_the_install_and_no_temporary_folder_is_left(proof: Proof) -> None:
+def test_the_install_is_unchanged_and_no_temporary_folder_is_left(proof: Proof) -> None:
     assert not proof.changed_install
     assert proof.left_over == set()
 
 
-# What is planted at the end of a model's module, so that its fit proves nothing, and how the proof says so.
+# Code appended to a model's module, so that its fit proves nothing, and the expected message.
 PLANTED = {
     "NHITS": (
         """
@@ -246,8 +246,8 @@ DLinear.predict = predict
 
 
 def without_a_live_block(package: Path) -> bytes:
-    """NBEATSx as a patch would leave it that takes out the dead layer, and with it a block that is alive."""
-    source = healed(package)["neuralforecast/models/nbeatsx.py"]
+    """NBEATSx after a patch that removes the unused layer, and also a block that is used."""
+    source = patched_files(package)["neuralforecast/models/nbeatsx.py"]
     blocks = b"torch.nn.ModuleList(blocks)"
     assert source.count(blocks) == 1
     return source.replace(blocks, b"torch.nn.ModuleList(blocks[:-1])")
@@ -255,7 +255,7 @@ def without_a_live_block(package: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CaseResult]:
-    """The results, by id, of fits that go through and prove nothing, in one launch."""
+    """The results, by id, of fits that finish and prove nothing, in one launch."""
     planted = {
         f"neuralforecast/models/{model.lower()}.py": (package / f"models/{model.lower()}.py").read_bytes()
         + code.encode()
@@ -271,7 +271,7 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
         like,
         replace(like, id="claimed", unused_parameters=(*OUT, "blocks.2.*")),
         replace(like, id="parity", unused_parameters=(*OUT, "blocks.2.*"), strategy="single-process", like="alone"),
-        replace(like, id="incomparable", like="nobody"),
+        replace(like, id="incomparable", like="missing"),
         *(ProofCase(model, None, Case(model, "MAE"), "patched", "pass") for model in PLANTED),
         ProofCase("search", "p", SEARCH, "patched", "pass", strategy="single-process"),
         ProofCase("searches", "p", SEARCH, "patched", "pass"),
@@ -281,12 +281,12 @@ def flawed(training_env: Path, package: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("model", PLANTED)
-def test_a_fit_that_only_seems_to_prove_something_is_caught(flawed: dict[str, CaseResult], model: str) -> None:
+def test_a_fit_that_proves_nothing_is_detected(flawed: dict[str, CaseResult], model: str) -> None:
     assert (flawed[model].outcome, flawed[model].ok) == ("error", False)
     assert PLANTED[model][1] in flawed[model].detail
 
 
-def test_a_patch_that_removes_a_live_layer_is_caught_by_the_names_that_it_does_not_claim(
+def test_removing_a_used_layer_is_detected_by_unclaimed_names(
     flawed: dict[str, CaseResult],
 ) -> None:
     assert flawed["worked-around"].ok
@@ -296,7 +296,7 @@ def test_a_patch_that_removes_a_live_layer_is_caught_by_the_names_that_it_does_n
 
 
 @pytest.mark.parametrize(("case", "like"), [("claimed", "worked-around"), ("parity", "alone")])
-def test_a_patch_that_claims_a_live_layer_is_caught_by_other_weights_and_forecasts(
+def test_claiming_a_used_layer_is_detected_by_weights_and_forecasts(
     flawed: dict[str, CaseResult], case: str, like: str
 ) -> None:
     assert flawed["alone"].ok
@@ -305,29 +305,29 @@ def test_a_patch_that_claims_a_live_layer_is_caught_by_other_weights_and_forecas
     assert f"differs from {like}" in flawed[case].detail
 
 
-def test_a_search_through_optuna_is_trained_like_any_model(flawed: dict[str, CaseResult]) -> None:
+def test_a_search_through_optuna_can_be_proved(flawed: dict[str, CaseResult]) -> None:
     search = flawed["search"]
     assert (search.outcome, search.ok, search.detail) == ("pass", True, "")
     assert (search.world_size, search.backend, search.forecast_shape) == (1, None, (24, 5))
 
 
-def test_ranks_that_each_make_a_search_of_their_own_are_caught(flawed: dict[str, CaseResult]) -> None:
+def test_ranks_with_independent_searches_are_detected(flawed: dict[str, CaseResult]) -> None:
     assert (flawed["searches"].ok, flawed["searches"].detail) == (False, "the weights differ between ranks")
 
 
-def test_tft_with_static_features_has_another_dead_layer(flawed: dict[str, CaseResult]) -> None:
+def test_tft_with_static_features_has_another_unused_layer(flawed: dict[str, CaseResult]) -> None:
     static = flawed["static"]
     assert (static.outcome, static.ok, static.detail) == ("unused-parameters", True, "")
     assert all(name.startswith("static_encoder.vsn.joint_grn.lin_c.") for name in static.unused_parameters)
 
 
-def test_a_fit_without_its_like_proves_nothing(flawed: dict[str, CaseResult]) -> None:
+def test_a_fit_without_its_reference_proves_nothing(flawed: dict[str, CaseResult]) -> None:
     assert flawed["incomparable"].outcome == "error"
-    assert "nothing to compare with: nobody did not train" in flawed["incomparable"].detail
+    assert "nothing to compare with: missing did not train" in flawed["incomparable"].detail
 
 
 def on_start_of(case: str, action: Callable[[], None]) -> Callable[[ProofEvent], None]:
-    """A listener that acts once, when the case starts."""
+    """A listener that acts once, at the start of the case."""
 
     def listen(event: ProofEvent) -> None:
         if event.kind == "started" and event.case is not None and event.case.id == case:
@@ -336,7 +336,7 @@ def on_start_of(case: str, action: Callable[[], None]) -> Callable[[ProofEvent],
     return listen
 
 
-def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_error(
+def test_a_hung_case_times_out_and_a_broken_source_is_an_error(
     training_env: Path, package: Path, tmp_path: Path, mark: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -369,7 +369,7 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert (hung.outcome, hung.ok) == ("timeout", False)
     assert "45 s" in hung.detail
     assert re.search(r"rank 0 was at \S+torch/distributed/\S+\.py:\d+ in \w+", hung.detail)  # in a collective
-    assert "rank 1 was at an unknown place" in hung.detail  # it is stopped
+    assert "rank 1 was at an unknown place" in hung.detail  # it is suspended
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
     assert report.seconds >= 45
     assert processes_with(mark) == set()
@@ -381,7 +381,7 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
     red = ProofCase("red", "p", NBEATSX, "released", "unused-parameters", OUT, has_unused=True)
     worked_around = replace(red, id="worked-around", expect="pass", strategy="find-unused-ddp")
     green = ProofCase("green", "p", NBEATSX, "patched", "pass", OUT, like="worked-around")
-    trees = {"released": None, "patched": build_overlay(package, tmp_path / "patched", healed(package))}
+    trees = {"released": None, "patched": build_overlay(package, tmp_path / "patched", patched_files(package))}
 
     report = run_proof(training_env, [red, worked_around, green], trees, RunOptions(devices=3))
 
@@ -393,10 +393,10 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
     assert {(case.world_size, case.backend) for case in report.cases} == {(3, "gloo")}
     trained = report.cases[-1]
     assert trained.equal_weights is True
-    assert trained.matches_reference is not None  # told, and not judged
+    assert trained.matches_reference is not None  # reported, but not required
 
 
-def test_without_a_gpu_a_proof_on_gpus_is_an_error_of_the_environment(training_env: Path, mark: str) -> None:
+def test_a_gpu_proof_without_a_gpu_is_an_environment_error(training_env: Path, mark: str) -> None:
     cases = [ProofCase("nhits", None, NHITS, "released", "pass")]
 
     with pytest.raises(EnvironmentProblem, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
@@ -427,7 +427,7 @@ def test_a_killed_rank_is_an_error_that_names_the_signal(
     assert processes_with(mark) == set()
 
 
-def test_an_interrupt_leaves_nothing_behind(training_env: Path, mark: str, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_processes_or_files(training_env: Path, mark: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nfpatch", "verify", "--preview", "--python", training_env]
     process = subprocess.Popen(
         command,
@@ -435,7 +435,7 @@ def test_an_interrupt_leaves_nothing_behind(training_env: Path, mark: str, tmp_p
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background has them ignore the signal.
+        # A shell that runs the tests in the background makes them ignore the signal.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     give_up = time.monotonic() + 120
@@ -451,7 +451,7 @@ def test_an_interrupt_leaves_nothing_behind(training_env: Path, mark: str, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_network_interface_every_distributed_fit_fails_in_the_words_of_gloo(
+def test_without_a_network_interface_distributed_fits_have_gloos_error(
     training_env: Path, monkeypatch: pytest.MonkeyPatch, mark: str
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nfpatch0")
@@ -500,7 +500,7 @@ print(sorted(path.name for path in folder.iterdir()))
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a command with a temporary folder of so many bytes, a file system of its own that nobody else sees."""
+    """Run a command with a temporary folder of this number of bytes, a file system in its own namespace."""
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0:
@@ -518,7 +518,7 @@ def small_disk(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     return run
 
 
-def test_a_temporary_disk_that_is_too_small_is_an_error_of_the_environment(
+def test_a_full_temporary_disk_is_an_environment_error(
     training_env: Path, small_disk: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     verify = [sys.executable, "-m", "nfpatch", "verify", "--preview", "--python", training_env]
@@ -527,10 +527,10 @@ def test_a_temporary_disk_that_is_too_small_is_an_error_of_the_environment(
 
     assert done.returncode == 4
     assert f"temporary folder {tmp_path / 'small'} is full" in " ".join(done.stderr.split())
-    assert "TMPDIR" in done.stderr.splitlines()[-1]  # and nothing is left, which would be listed below
+    assert "TMPDIR" in done.stderr.splitlines()[-1]  # and no leftovers, which would be listed below
 
 
-def test_a_temporary_disk_that_fills_up_while_training_is_an_error_of_the_environment(
+def test_a_temporary_disk_that_fills_up_during_training_is_an_environment_error(
     training_env: Path, small_disk: Callable[..., subprocess.CompletedProcess[str]], mark: str
 ) -> None:
     done = small_disk("2m", sys.executable, "-c", FILL_THE_DISK, training_env, ...)

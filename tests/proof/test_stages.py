@@ -1,4 +1,4 @@
-"""The stages of a script: what goes wrong in them on several processes is caught, whichever rank it hits."""
+"""The stages of a script: faults on several processes are detected, whichever rank has them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nfpatch.proof.verdict import CaseResult, ProofCase
 
 pytestmark = [
     pytest.mark.ddp,
-    pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc"),
+    pytest.mark.skipif(sys.platform != "linux", reason="requires /proc"),
 ]
 
 NHITS = {"mlp_units": [[8, 8]] * 3}
 
-# Planted at the end of healed modules of neuralforecast.
+# Code appended to patched modules of neuralforecast.
 CORE = """
 import glob
 import os
@@ -110,7 +110,7 @@ MLP.training_step = training_step
 """,
 }
 
-# Each rank searches by itself, or receives what it does not train, or hangs.
+# Each rank searches by itself, or does not train what it receives, or hangs.
 SEARCHES = """
 def planted_search(auto, *args, released=BaseAuto._optuna_tune_model, **kwargs):
     launch_ranks = search.launch_ranks
@@ -166,7 +166,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A healed 1.7.4 with the faults."""
+    """A patched 1.7.4 with the faults."""
     site = unpack("1.7.4", tmp_path_factory.mktemp("planted") / "site")
     answer("apply", "--site-packages", site)
     planted_in = {"core": CORE, "common/_base_auto": SEARCHES}
@@ -191,13 +191,13 @@ def caught(planted: Path, training_env: Path) -> dict[tuple[str, str], CaseResul
 
 
 def case_of(model: str, stage: str, launcher: str = "torchrun") -> ProofCase:
-    """A journey of one model to one stage."""
+    """The case of one model up to one stage."""
     case = Case(model, "planted", options=OPTIONS.get(model, {}), stage=stage)
     return ProofCase(f"{model}/{stage}", None, case, "installed", "pass", forecast=None, launcher=launcher)
 
 
 @pytest.mark.parametrize(("model", "stage"), CAUGHT)
-def test_a_stage_that_ends_otherwise_than_one_process_is_caught(
+def test_a_stage_that_differs_from_one_process_is_detected(
     caught: dict[tuple[str, str], CaseResult], model: str, stage: str
 ) -> None:
     result = caught[model, stage]
@@ -205,7 +205,7 @@ def test_a_stage_that_ends_otherwise_than_one_process_is_caught(
     assert CAUGHT[model, stage] in result.detail
 
 
-def test_what_one_process_refuses_as_well_is_told_and_counts_for_nothing(
+def test_a_stage_that_fails_in_one_process_too_is_reported_and_ignored(
     caught: dict[tuple[str, str], CaseResult],
 ) -> None:
     result = caught["GRU", "cross-validation"]
@@ -213,7 +213,7 @@ def test_what_one_process_refuses_as_well_is_told_and_counts_for_nothing(
     assert "Recurrent models do not support step_size > 1" in result.detail
 
 
-def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
+def test_a_stage_that_hangs_on_one_rank_is_detected_with_its_location(
     caught: dict[tuple[str, str], CaseResult],
 ) -> None:
     result = caught["NHITS", "predict"]
@@ -225,7 +225,7 @@ def test_a_stage_that_hangs_on_one_rank_is_caught_and_its_place_told(
 
 @pytest.fixture(scope="module")
 def hung(planted: Path, training_env: Path) -> tuple[CaseResult, CaseResult]:
-    """A trial of a search, and a fit in processes of its own, in which rank 1 hangs and rank 0 waits; side by side."""
+    """A trial of a search, and a fit in spawned processes, in which rank 1 hangs and rank 0 waits; at the same time."""
     cases = [case_of("AutoNHITS", "search"), case_of("MLP", "predict", "fork")]
     token, options = str(uuid.uuid4()), RunOptions(timeout=45)
     with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor() as pool:
@@ -237,13 +237,13 @@ def hung(planted: Path, training_env: Path) -> tuple[CaseResult, CaseResult]:
     return trial, fit
 
 
-def test_a_trial_that_hangs_on_one_rank_is_caught_and_its_place_told(hung: tuple[CaseResult, CaseResult]) -> None:
+def test_a_trial_that_hangs_on_one_rank_is_detected_with_its_location(hung: tuple[CaseResult, CaseResult]) -> None:
     trial, _ = hung
     assert (trial.ok, trial.outcome) == (False, "timeout")
     assert "in planted_fit" in trial.detail.partition("rank 1 was at ")[2]
 
 
-def test_a_fit_that_hangs_in_a_process_of_its_own_is_caught_and_every_place_told(
+def test_a_fit_that_hangs_in_a_spawned_process_is_detected_with_all_locations(
     hung: tuple[CaseResult, CaseResult],
 ) -> None:
     _, fit = hung

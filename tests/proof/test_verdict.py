@@ -1,4 +1,4 @@
-"""What the ranks report is a proof only if all of it fits together."""
+"""The verdict on a case, from the reports of its ranks."""
 
 import json
 from dataclasses import replace
@@ -54,7 +54,7 @@ REFUSED = replace(
 )
 ALONE = replace(TRAINED, world_size=1, backend=None)
 SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD, frozen=())
-# What GREEN comes to where both ranks are TRAINED
+# The result of GREEN if both ranks are TRAINED
 PROVED = CaseResult(
     id="green",
     patch="nbeatsx-unused-out",
@@ -108,7 +108,7 @@ def test_a_fit_is_what_the_rank_has_written_of_it(fit: CaseFinished) -> None:
     assert Entry.from_json(json.loads(line)).event == fit
 
 
-def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
+def test_the_name_of_a_source_tree_has_its_required_patches() -> None:
     assert GREEN.tree == "patched"
     assert replace(RED, requires=("a", "b")).tree == "released+a+b"
 
@@ -117,7 +117,7 @@ def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> Non
     assert difference(["out.weight", "out.bias"], ["out.weight", "out.b*"]) == ""
 
 
-def test_all_names_and_patterns_without_a_match_are_told() -> None:
+def test_all_names_and_patterns_without_a_match_are_reported() -> None:
     assert difference(["out.weight", "gate.0.weight", "gate.0.bias"], ["out.*", "in.*", "mid.*"]) == (
         "unused, but not claimed by the patch: gate.0.weight, gate.0.bias; "
         "claimed by the patch, but not unused: in.*, mid.*"
@@ -138,7 +138,7 @@ def test_two_steps_are_enough_as_ddp_refuses_at_the_second() -> None:
     assert result(GREEN, short, short) == replace(PROVED, steps=2)
 
 
-def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
+def test_red_is_an_error_that_names_exactly_the_parameters_of_the_patch() -> None:
     assert result(RED, REFUSED, REFUSED) == replace(
         PROVED,
         id="red",
@@ -153,7 +153,7 @@ def test_red_is_a_refusal_that_names_exactly_what_the_patch_claims() -> None:
     )
 
 
-def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -> None:
+def test_a_result_has_the_kind_of_fit_and_the_time_of_the_slowest_rank() -> None:
     case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", requires=("another",), like="other")
     fit = replace(TRAINED, comparison=SAME)
 
@@ -201,7 +201,7 @@ def test_of_a_case_that_was_not_finished_there_is_no_evidence() -> None:
     )
 
 
-def test_in_json_a_result_has_all_that_it_holds() -> None:
+def test_a_result_as_json_has_all_fields() -> None:
     held = replace(
         PROVED, unused_parameters=DEAD, requires=("another",), seconds=1.23456, stage="predict", like="other"
     )
@@ -329,7 +329,7 @@ def test_an_original_that_trains_is_no_proof_of_a_bug() -> None:
     assert healthy.detail == "there are no unused parameters, and DDP did not raise"
 
 
-def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_that_the_patch_claims() -> None:
+def test_with_find_unused_parameters_exactly_the_claimed_ones_are_unused() -> None:
     worked_around = replace(GREEN, source="released", strategy="find-unused-ddp", has_unused=True)
     fit = replace(TRAINED, unused=DEAD, unused_last=DEAD)
 
@@ -339,7 +339,7 @@ def test_a_strategy_that_puts_up_with_dead_parameters_must_have_exactly_those_th
     assert "not claimed by the patch: gate.weight" in result(worked_around, more, more).detail
 
 
-def test_a_single_process_must_have_been_one() -> None:
+def test_the_single_process_fit_must_have_one_process() -> None:
     alone = replace(GREEN, strategy="single-process")
 
     assert result(alone, ALONE, ALONE).ok
@@ -348,7 +348,7 @@ def test_a_single_process_must_have_been_one() -> None:
 
 @pytest.mark.parametrize("strategy", ["strict-ddp", "single-process"])
 @pytest.mark.parametrize("comparison", [SAME, replace(SAME, removed=(), frozen=DEAD)], ids=["removed", "frozen"])
-def test_a_fit_that_ends_bit_for_bit_like_another_is_alike(strategy: Strategy, comparison: Comparison) -> None:
+def test_a_bit_identical_fit_matches_its_reference(strategy: Strategy, comparison: Comparison) -> None:
     like = replace(GREEN, strategy=strategy, like="other")
     fit = replace(ALONE if strategy == "single-process" else TRAINED, comparison=comparison)
 
@@ -380,7 +380,7 @@ NO_WEIGHTS = "rank 0: the result differs from other by up to 0: no weights, but 
         ),
     ],
 )
-def test_a_fit_is_not_alike_if(flaw: Optional[dict], words: str) -> None:
+def test_a_fit_does_not_match_its_reference_if(flaw: Optional[dict], words: str) -> None:
     comparison = None if flaw is None else replace(SAME, **flaw)
 
     other = result(replace(GREEN, like="other"), *[replace(TRAINED, comparison=comparison)] * 2)
@@ -404,7 +404,7 @@ CRASHED = replace(TRAINED, outcome="error", detail="ValueError: could not broadc
 ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None instead of 2 and gloo"
 
 
-def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
+def test_a_stage_is_green_if_every_rank_has_the_result_of_one_process() -> None:
     assert result(STAGE_GREEN, TRAINED, TRAINED) == replace(
         PROVED,
         id="stage",
@@ -465,7 +465,7 @@ def test_a_stage_is_not_green_where_any_rank_got_something_else(
     assert red.matches_reference is (False if outcome == "wrong" else None)
 
 
-def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bug() -> None:
+def test_the_released_source_is_red_if_it_differs_or_shows_a_symptom() -> None:
     assert result(STAGE_RED, TRAINED, DIFFERS).ok
     assert result(STAGE_RED, CRASHED, TRAINED).ok
     strange = replace(CRASHED, detail="ImportError: no such module")
@@ -479,9 +479,9 @@ def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bu
 def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_at_stake() -> None:
     alone = replace(CRASHED, refused_alone=True)
     journey = replace(STAGE_GREEN, patch=None)
-    told = result(journey, alone, alone)
-    assert (told.outcome, told.ok, told.refused_alone) == ("error", True, True)
-    assert "could not broadcast" in told.detail
+    checked = result(journey, alone, alone)
+    assert (checked.outcome, checked.ok, checked.refused_alone) == ("error", True, True)
+    assert "could not broadcast" in checked.detail
     assert result(journey, alone, CRASHED).ok  # a consequence
     assert result(journey, alone, DIFFERS).ok
     assert not result(journey, CRASHED, CRASHED).ok
@@ -489,7 +489,7 @@ def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_a
     assert not result(STAGE_GREEN, alone, alone).ok
 
 
-def test_on_spark_the_original_may_show_its_bug_in_a_number_of_processes_that_was_not_asked_for() -> None:
+def test_on_spark_the_bug_may_change_the_number_of_processes() -> None:
     spark = replace(STAGE_RED, launcher="spark")
     fewer = replace(DIFFERS, world_size=1, backend=None)
 

@@ -1,4 +1,4 @@
-"""A user's training script with one of the habits that scripts have, named by its first argument."""
+"""A training script with a common habit of user scripts, which its first argument names."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ def forecaster(**trainer):
 
 
 class Waiting(NHITS):
-    """Rank 0 comes to a meeting that the other never comes to."""
+    """Rank 0 waits at a barrier that the other rank never reaches."""
 
     def on_train_end(self):
         if RANK == 0:

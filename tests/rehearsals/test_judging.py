@@ -1,4 +1,4 @@
-"""What notes of ranks amount to: the fault of each call, and the patches that are named for it."""
+"""The report of a rehearsal, from the records of its ranks: the fault of each call, and its patches."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def steps(*lines: int, seen: dict[int, str] | None = None) -> tuple[Step, ...]:
 
 
 class Ranks:
-    """The events of two ranks, and what is made of them. `both` record one event, one after the other."""
+    """The events of two ranks, and their report. `both` records an event on each rank, one after the other."""
 
     def __init__(self, folder: Path, started: Iterable[int] = (0, 1)) -> None:
         self.folder = folder
@@ -134,7 +134,7 @@ def ranks(tmp_path: Path) -> Ranks:
     return Ranks(tmp_path)
 
 
-def test_a_call_that_gives_on_all_ranks_what_one_process_gives_is_no_fault(ranks: Ranks) -> None:
+def test_a_call_with_the_results_of_one_process_on_all_ranks_is_no_fault(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
@@ -149,7 +149,7 @@ def test_a_call_that_gives_on_all_ranks_what_one_process_gives_is_no_fault(ranks
     )
 
 
-def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> None:
+def test_the_document_of_a_call_has_the_records_of_each_rank(ranks: Ranks) -> None:
     ranks.call("fit", models=("NHITS", "NBEATSx"))
     ranks.train(0)
     ranks.record(0, FileChanged(0, "/home/me/b", "opened"))
@@ -192,7 +192,7 @@ def test_the_document_of_a_call_tells_what_each_rank_has_noted(ranks: Ranks) -> 
     }
 
 
-def test_what_was_changed_for_the_rehearsal_is_told_once_and_the_source_by_the_first(ranks: Ranks) -> None:
+def test_overrides_and_the_first_source_are_recorded_once(ranks: Ranks) -> None:
     for rank, what in ((0, "devices=1 is 2"), (1, "devices=1 is 2"), (1, "max_steps=50 is 4")):
         ranks.record(rank, OptionOverridden(what))
         ranks.record(rank, SourceImported(f"of {rank}"))
@@ -204,7 +204,7 @@ def test_what_was_changed_for_the_rehearsal_is_told_once_and_the_source_by_the_f
     assert [rank.has_ended for rank in records.ranks.values()] == [False, True]
 
 
-def test_a_rank_tells_of_its_training_itself_whatever_another_process_has_recorded_for_it(ranks: Ranks) -> None:
+def test_a_ranks_own_record_of_its_training_has_precedence(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
@@ -214,7 +214,7 @@ def test_a_rank_tells_of_its_training_itself_whatever_another_process_has_record
     assert ranks.stage().ok
 
 
-def test_parameters_without_a_gradient_are_named_with_the_patch_of_the_model(ranks: Ranks) -> None:
+def test_unused_parameters_are_reported_with_the_patch_of_the_model(ranks: Ranks) -> None:
     ranks.call("fit", models=("NBEATSx",))
     ranks.both(raised(REFUSAL, ["blocks.0.out.weight", "out.weight"]))
     stage = ranks.stage()
@@ -262,7 +262,7 @@ def test_a_patch_that_the_source_has_is_not_named(ranks: Ranks) -> None:
     assert (stage.patches, stage.is_sought) == ((), True)
 
 
-def test_the_rank_that_failed_first_is_the_one_that_is_told_of(ranks: Ranks) -> None:
+def test_the_rank_that_failed_first_is_reported(ranks: Ranks) -> None:
     ranks.call("predict")
     ranks.record(0, raised("RuntimeError: Connection closed by peer"))
     place = "/site-packages/of/mine/lib/site-packages/neuralforecast/common/_base_windows.py:710 in predict"
@@ -273,7 +273,7 @@ def test_the_rank_that_failed_first_is_the_one_that_is_told_of(ranks: Ranks) -> 
     assert stage.patches == ("predict-on-one-device",)
 
 
-def test_an_error_of_other_words_names_no_patch(ranks: Ranks) -> None:
+def test_an_error_without_a_known_symptom_names_no_patch(ranks: Ranks) -> None:
     ranks.call("predict")
     ranks.both(raised("KeyError: 'a column of mine'"))
     stage = ranks.stage()
@@ -290,7 +290,7 @@ def test_a_long_error_is_shortened(ranks: Ranks, length: int, ending: str) -> No
 
 
 @pytest.mark.parametrize(("length", "is_the_same"), [(299, False), (300, True)])
-def test_long_errors_are_the_same_if_they_begin_alike(ranks: Ranks, length: int, is_the_same: bool) -> None:
+def test_long_errors_are_compared_by_their_beginning(ranks: Ranks, length: int, is_the_same: bool) -> None:
     begins = "IndexError: ".ljust(length, "x")
     ranks.call("predict")
     ranks.both(raised(f"{begins}, at 0x1"))
@@ -308,7 +308,7 @@ def test_another_error_of_one_process_does_not_excuse_that_of_several(ranks: Ran
     assert stage.notes == ()
 
 
-def test_what_one_process_is_refused_as_well_is_no_fault_of_several(ranks: Ranks) -> None:
+def test_an_error_of_one_process_too_is_no_fault_of_several(ranks: Ranks) -> None:
     error = "IndexError: list index out of range"
     ranks.call("predict")
     ranks.both(raised(error))
@@ -318,7 +318,7 @@ def test_what_one_process_is_refused_as_well_is_no_fault_of_several(ranks: Ranks
     assert (stage.ok, stage.patches, stage.is_sought) == (False, (), False)
 
 
-def test_what_could_not_be_asked_of_one_process_is_told(ranks: Ranks) -> None:
+def test_a_failed_reference_run_is_reported(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
@@ -356,7 +356,7 @@ def test_validation_losses_are_those_of_one_process(
     ("on_rank_0", "on_rank_1", "is_ok"),
     [
         ([], [], True),
-        ([], [2.0], True),  # a rank that has not validated
+        ([], [2.0], True),  # a rank without a validation
         ([2.0], [2.0, 2.0], False),
         ([NAN], [NAN], True),
         ([INFINITE], [INFINITE], True),
@@ -365,7 +365,7 @@ def test_validation_losses_are_those_of_one_process(
         ([1e5], [1e5 + 1.1], False),
     ],
 )
-def test_validation_losses_of_the_ranks_are_alike_to_rounding(
+def test_validation_losses_of_ranks_are_equal_up_to_rounding(
     ranks: Ranks, on_rank_0: list[float], on_rank_1: list[float], is_ok: bool
 ) -> None:
     ranks.call("fit")
@@ -376,7 +376,7 @@ def test_validation_losses_of_the_ranks_are_alike_to_rounding(
     assert ranks.stage().ok == is_ok
 
 
-def test_other_weights_on_another_rank_are_a_fault(ranks: Ranks) -> None:
+def test_different_weights_on_another_rank_are_a_fault(ranks: Ranks) -> None:
     ranks.call("fit")
     for index, weights in enumerate(("w", "others")):
         ranks.train(0, index=index)
@@ -387,7 +387,7 @@ def test_other_weights_on_another_rank_are_a_fault(ranks: Ranks) -> None:
     assert stage.patches == ("batch-norm-of-one-rank",)
 
 
-def test_trainings_of_each_rank_for_itself_may_end_with_other_weights(ranks: Ranks) -> None:
+def test_independent_trainings_of_ranks_may_have_different_weights(ranks: Ranks) -> None:
     ranks.call("fit", models=("AutoNHITS",), search="search")
     ranks.train(0, index=1)
     ranks.train(1, index=1)
@@ -397,7 +397,7 @@ def test_trainings_of_each_rank_for_itself_may_end_with_other_weights(ranks: Ran
     assert ranks.stage().ok
 
 
-def test_a_search_that_goes_on_with_other_weights_is_a_fault_of_the_search(ranks: Ranks) -> None:
+def test_a_search_with_different_weights_is_a_fault_of_the_search(ranks: Ranks) -> None:
     for number in (0, 1):
         ranks.call("fit", number=number, models=("AutoNHITS",), search="search")
     ranks.train(0)
@@ -411,7 +411,7 @@ def test_a_search_that_goes_on_with_other_weights_is_a_fault_of_the_search(ranks
     assert trained.patches == kept.patches == ("search-by-one-rank",)
 
 
-def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -> None:
+def test_a_forecaster_with_different_weights_is_a_fault(ranks: Ranks) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.record(rank, returned(0, weights=(f"of {rank}",)))
@@ -424,14 +424,14 @@ def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -
     ("size", "words"),
     [(1, "trained on 1 process instead of 2"), (3, "trained on 3 processes instead of 2"), (0, "")],
 )
-def test_a_training_of_another_number_of_processes_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
+def test_a_training_with_another_world_size_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
     ranks.call("fit")
     ranks.both(TrainingStarted(0, 0, "NHITS", size, None))
     ranks.both(returned(0))
     assert ranks.stage().detail == words
 
 
-def test_processes_that_end_with_the_training_tell_for_their_ranks(tmp_path: Path) -> None:
+def test_spawned_processes_record_for_their_ranks(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path)
     (tmp_path / "events-101.jsonl").unlink()  # one process runs the script, as with ddp_spawn
     ranks.record(0, CallStarted(0, "NeuralForecast.fit", "train.py", 1, ("NHITS",), ""))
@@ -460,7 +460,7 @@ def test_forecasts_are_those_of_one_process_and_the_same_on_all_ranks(ranks: Ran
     assert first.patches == second.patches == ("predict-on-one-device",)
 
 
-def test_ranks_that_choose_otherwise_are_a_fault_of_the_search(ranks: Ranks) -> None:
+def test_ranks_that_choose_different_trials_are_a_fault_of_the_search(ranks: Ranks) -> None:
     ranks.call("fit", models=("AutoNHITS",), search="search")
     for rank in (0, 1):
         ranks.record(rank, returned(0, chosen=(f"trial {rank} of 2",)))
@@ -469,7 +469,7 @@ def test_ranks_that_choose_otherwise_are_a_fault_of_the_search(ranks: Ranks) -> 
     assert stage.patches == ("search-by-one-rank",)
 
 
-def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks) -> None:
+def test_a_hanging_rank_is_reported_with_its_location(ranks: Ranks) -> None:
     ranks.call("cross_validation")
     ranks.record(1, returned(0))
     stack = f"""{HEADING_OF_A_STACK}
@@ -489,7 +489,7 @@ def test_a_rank_that_does_not_come_back_is_told_with_where_it_waits(ranks: Ranks
     assert stage.patches == ("predict-on-one-device",)
 
 
-def test_every_rank_that_the_others_wait_for_is_told(ranks: Ranks) -> None:
+def test_every_rank_that_the_others_wait_for_is_reported(ranks: Ranks) -> None:
     ranks.record(2, BEGIN)
     ranks.call("predict")
     stage = ranks.stage()
@@ -497,13 +497,13 @@ def test_every_rank_that_the_others_wait_for_is_told(ranks: Ranks) -> None:
     assert stage.detail == "rank 0 hangs; rank 1 hangs; rank 2 never reached this call"
 
 
-def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks) -> None:
+def test_a_hanging_search_is_a_fault_of_the_search(ranks: Ranks) -> None:
     ranks.call("fit", models=("AutoNHITS",), search="search")
     ranks.record(0, returned(0))
     assert ranks.stage().patches == ("search-by-one-rank",)
 
 
-def test_what_is_not_made_because_a_rank_has_ended_is_part_of_that_finding(ranks: Ranks) -> None:
+def test_calls_missing_because_a_rank_has_exited_are_part_of_that_finding(ranks: Ranks) -> None:
     ranks.record(2, BEGIN)
     ranks.call("load", number=0)
     ranks.record(2, CallStarted(0, "NeuralForecast.load", "/home/me/train.py", 10, ("NHITS",), ""))
@@ -529,7 +529,7 @@ def test_what_is_not_made_because_a_rank_has_ended_is_part_of_that_finding(ranks
         (("removed", "removed"), False),
     ],
 )
-def test_files_that_ranks_write_at_once_are_a_fault_unless_they_are_put_there_whole(
+def test_files_that_ranks_write_concurrently_are_a_fault_unless_renamed_into_place(
     ranks: Ranks, ways: tuple[str, str], is_fault: bool
 ) -> None:
     ranks.call("save")
@@ -543,7 +543,7 @@ def test_files_that_ranks_write_at_once_are_a_fault_unless_they_are_put_there_wh
     assert stage.patches == (("save-by-one-rank",) if is_fault else ())
 
 
-def test_find_unused_parameters_is_told_with_what_makes_it_needless(ranks: Ranks) -> None:
+def test_find_unused_parameters_is_reported_with_the_patches_that_replace_it(ranks: Ranks) -> None:
     ranks.call("fit", number=0, models=("NBEATSx",))
     ranks.call("fit", number=1)
     for rank in (0, 1):
@@ -560,15 +560,15 @@ def test_find_unused_parameters_is_told_with_what_makes_it_needless(ranks: Ranks
     assert second.ok
 
 
-def test_what_no_patch_makes_needless_is_told_of_find_unused_parameters(ranks: Ranks) -> None:
+def test_find_unused_parameters_without_a_patch_is_reported(ranks: Ranks) -> None:
     ranks.call("fit", models=("TFT",))
     ranks.train(0, find_unused=True, unused=["static_encoder.a", "scaler.revin_bias"])
     ranks.call("fit", number=1, models=("TFT",))
     ranks.train(0, number=1, find_unused=True, unused=["a.layer.of.mine"])
     for number in (0, 1):
         ranks.both(returned(number))
-    healed, unknown = ranks.stages()
-    assert healed.notes == (
+    fixable, unknown = ranks.stages()
+    assert fixable.notes == (
         "find_unused_parameters=True is kept, because of static_encoder.a, scaler.revin_bias: "
         "not needed with scaler-revin, tft-static-encoder",
     )
@@ -598,12 +598,12 @@ def test_what_no_patch_makes_needless_is_told_of_find_unused_parameters(ranks: R
         ),
     ],
 )
-def test_a_place_is_the_collective_or_the_innermost_frame(frames: list[str], place: str) -> None:
+def test_a_location_is_the_collective_or_the_innermost_frame(frames: list[str], place: str) -> None:
     assert place_of(stack_of(*frames)) == place
 
 
 @pytest.mark.parametrize(
-    ("file", "tells"),
+    ("file", "is_reported"),
     [
         ("/env/lib/python3.11/site-packages/neuralforecast/core.py", True),
         ("/home/me/nfpatch/torch/train.py", True),
@@ -613,15 +613,15 @@ def test_a_place_is_the_collective_or_the_innermost_frame(frames: list[str], pla
         (str(ENTRY), False),
     ],
 )
-def test_what_a_user_is_told_as_the_caller_is_neuralforecasts_or_the_scripts(file: str, tells: bool) -> None:
-    shown = file.rpartition("site-packages/")[2] if tells else "/home/me/train.py"
+def test_the_reported_caller_is_in_neuralforecast_or_the_script(file: str, is_reported: bool) -> None:
+    shown = file.rpartition("site-packages/")[2] if is_reported else "/home/me/train.py"
     frames = ("/env/site-packages/torch/distributed/c10d.py:7 in barrier", f"{file}:31 in <module>")
     assert place_of(stack_of(*frames, "/home/me/train.py:31 in <module>")) == (
         f"barrier, called at {shown}:31 in <module>"
     )
 
 
-def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_the_file_that_decide(
+def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     ranks: Ranks,
 ) -> None:
     path = "/home/me/NHITS.done"
@@ -649,21 +649,21 @@ def test_ranks_that_part_are_one_finding_at_their_first_call_with_the_line_and_t
     assert any("LOCAL_RANK" in line for line in stage.remedy)
 
 
-def test_where_ranks_part_in_a_loop_is_before_they_part_in_its_next_turn(ranks: Ranks) -> None:
+def test_ranks_diverge_at_the_first_differing_iteration_of_a_loop(ranks: Ranks) -> None:
     ranks.record(0, started("fit", models=("NHITS",), line=13, steps=steps(7, 8, 10, 11, 13)))
     ranks.record(1, started("fit", models=("NBEATS",), line=13, steps=steps(7, 8, 9, 7, 8, 10, 12, 13)))
     ranks.both(returned(0))
     assert "decided at train.py:8" in ranks.stage().detail
 
 
-def test_a_loop_that_waits_is_not_where_the_ranks_part(ranks: Ranks) -> None:
+def test_a_waiting_loop_is_not_where_ranks_diverge(ranks: Ranks) -> None:
     ranks.record(0, started("fit", line=7, steps=steps(3, 5, 6, 7)))
     ranks.record(1, started("fit", line=9, steps=steps(3, 4, 3, 4, 3, 5, 6, 8, 9)))
     ranks.both(returned(0))
     assert "decided at train.py:6" in ranks.stage().detail
 
 
-def test_a_rank_that_ends_before_the_others_train_is_told_with_the_error_of_the_script(ranks: Ranks) -> None:
+def test_a_rank_that_exits_before_the_others_train_is_reported_with_its_error(ranks: Ranks) -> None:
     ranks.record(0, started("fit"))
     ranks.record(1, ProcessEnded(error="KeyError: 'y'"))
     (stage,) = ranks.stages(ended="no process did anything for 30 s")
@@ -672,7 +672,7 @@ def test_a_rank_that_ends_before_the_others_train_is_told_with_the_error_of_the_
     assert any("KeyError: 'y'" in line for line in stage.remedy)
 
 
-def test_what_one_rank_forecasts_by_itself_does_not_part_it_from_the_others(ranks: Ranks) -> None:
+def test_a_prediction_on_one_rank_is_no_divergence(ranks: Ranks) -> None:
     ranks.call("fit")
     ranks.both(returned(0))
     ranks.record(0, started("predict", 1, line=11))
@@ -695,9 +695,7 @@ def test_what_one_rank_forecasts_by_itself_does_not_part_it_from_the_others(rank
 
 
 @pytest.mark.parametrize("given", ["options", "data"])
-def test_other_arguments_on_another_rank_are_the_cause_of_what_follows_and_has_no_patch(
-    ranks: Ranks, given: str
-) -> None:
+def test_different_arguments_are_the_cause_of_later_differences(ranks: Ranks, given: str) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("fit", **{given: {"NHITS.learning_rate": str(rank)}}))
     ranks.both(returned(0))
@@ -715,7 +713,7 @@ def test_other_arguments_on_another_rank_are_the_cause_of_what_follows_and_has_n
 
 
 @pytest.mark.parametrize("options", [{"path": "'run-{}'"}, {"NHITS.default_root_dir": "'run-{}'"}])
-def test_where_each_rank_writes_is_not_the_cause_of_what_follows(ranks: Ranks, options: dict[str, str]) -> None:
+def test_different_paths_are_not_the_cause_of_later_differences(ranks: Ranks, options: dict[str, str]) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("fit", options={name: value.format(rank) for name, value in options.items()}))
     ranks.record(0, returned(0))
@@ -724,14 +722,14 @@ def test_where_each_rank_writes_is_not_the_cause_of_what_follows(ranks: Ranks, o
     assert (stage.outcome, stage.detail) == ("error", "rank 1: KeyError: 'y'")
 
 
-def test_what_all_ranks_raise_alike_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
+def test_an_error_of_all_ranks_is_not_caused_by_different_arguments(ranks: Ranks) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
     ranks.both(raised("KeyError: 'y'"))
     assert ranks.stage().outcome == "error"
 
 
-def test_what_a_patch_fixes_does_not_follow_from_other_arguments(ranks: Ranks) -> None:
+def test_a_fault_that_a_patch_fixes_is_not_caused_by_different_arguments(ranks: Ranks) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("predict", options={"NHITS.learning_rate": str(rank)}))
     ranks.record(0, returned(0))
@@ -740,7 +738,7 @@ def test_what_a_patch_fixes_does_not_follow_from_other_arguments(ranks: Ranks) -
     assert (stage.outcome, stage.patches) == ("error", ("predict-on-one-device",))
 
 
-def test_other_arguments_do_no_harm_by_themselves(ranks: Ranks) -> None:
+def test_different_arguments_alone_are_no_fault(ranks: Ranks) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("save", options={"path": f"run-{rank}"}))
     ranks.both(returned(0))
@@ -750,7 +748,7 @@ def test_other_arguments_do_no_harm_by_themselves(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize("lacking", [PATCHES, []])
-def test_a_method_that_the_script_replaces_is_why_its_patch_has_no_effect(ranks: Ranks, lacking: Any) -> None:
+def test_a_method_that_the_script_replaces_explains_why_its_patch_has_no_effect(ranks: Ranks, lacking: Any) -> None:
     ranks.call("fit")
     ranks.both(MethodReplaced(PREDICT, "/home/me/train.py", 14))
     ranks.both(returned(0))
@@ -774,7 +772,7 @@ def test_a_method_that_the_script_replaces_without_harm_is_noted(ranks: Ranks) -
 
 
 @pytest.mark.parametrize("has_search", [False, True])
-def test_an_error_of_one_process_where_there_are_gpus_is_no_fault_of_several(ranks: Ranks, has_search: bool) -> None:
+def test_an_error_of_one_process_with_gpus_is_no_fault_of_several(ranks: Ranks, has_search: bool) -> None:
     error = "TypeError: `devices` selected with `CPUAccelerator` should be an int > 0."
     ranks.call("fit", search="search" * has_search)
     ranks.record(0, ReferenceMade(number=0, error=error, needs_gpus=True))
@@ -786,7 +784,7 @@ def test_an_error_of_one_process_where_there_are_gpus_is_no_fault_of_several(ran
     assert stage.detail.endswith("a single process raises the same error on a machine with GPUs")
 
 
-def test_a_script_for_one_device_is_told_to_be_that(ranks: Ranks) -> None:
+def test_a_single_device_script_is_reported_as_such(ranks: Ranks) -> None:
     ranks.call("fit")
     ranks.both(OneDeviceOnly(0, "SingleDeviceStrategy"))
     for rank in (0, 1):
@@ -797,7 +795,7 @@ def test_a_script_for_one_device_is_told_to_be_that(ranks: Ranks) -> None:
     assert any("SingleDeviceStrategy" in note for note in stage.notes)
 
 
-def test_an_unused_layer_of_the_user_s_own_is_told_with_what_makes_find_unused_parameters_needless(
+def test_a_users_unused_layer_is_reported_with_the_line_to_add(
     ranks: Ranks,
 ) -> None:
     names = ("adapter.weight", "adapter.bias")
@@ -810,14 +808,14 @@ def test_an_unused_layer_of_the_user_s_own_is_told_with_what_makes_find_unused_p
     assert "self.adapter.requires_grad_(False) in train.py:7" in note
 
 
-def test_a_patch_for_the_class_that_the_user_s_derives_from_is_named(ranks: Ranks) -> None:
+def test_the_patch_for_the_base_class_of_a_users_class_is_named(ranks: Ranks) -> None:
     ranks.call("fit", models=("OwnModel",))
     ranks.record(0, TrainingStarted(0, 0, "OwnModel", 2, None, ("NBEATSx", "BaseWindows")))
     ranks.both(raised(REFUSAL, ["out.weight"]))
     assert ranks.stage().patches == ("nbeatsx-unused-out",)
 
 
-def test_what_no_patch_and_no_change_is_known_for_comes_with_what_an_issue_needs(ranks: Ranks) -> None:
+def test_an_unknown_fault_comes_with_the_facts_for_an_issue(ranks: Ranks) -> None:
     ranks.call("fit")
     ranks.both(raised("KeyError: 'y'", places=("/lib/site-packages/neuralforecast/core.py:7 in fit",)))
     observed = ranks.stage().observed
@@ -825,7 +823,7 @@ def test_what_no_patch_and_no_change_is_known_for_comes_with_what_an_issue_needs
     assert "neuralforecast/core.py:7 in fit" in observed[1]
 
 
-def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> None:
+def test_ranks_with_different_calls_have_their_own_cause(ranks: Ranks) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("fit", options={"NHITS.random_seed": str(rank)}))
     ranks.both(returned(0))
@@ -837,7 +835,7 @@ def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> 
     assert "in line 14" in other.detail
 
 
-def test_the_calls_of_programs_that_the_script_starts_are_its_own(tmp_path: Path) -> None:
+def test_calls_of_programs_that_the_script_starts_count_as_its_own(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, started=[0])
     for pid, model in ((200, "NHITS"), (300, "LSTM")):
         ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
@@ -902,7 +900,7 @@ def test_a_rank_whose_peer_has_left_without_an_error_needs_no_patch_for_errors(r
     assert (stage.outcome, stage.patches) == ("error", ())
 
 
-def test_a_file_that_a_callback_of_the_script_writes_is_told_with_its_line(ranks: Ranks) -> None:
+def test_a_file_written_by_a_callback_of_the_script_is_reported_with_its_line(ranks: Ranks) -> None:
     ranks.call("fit")
     ranks.both(FileChanged(0, "/home/me/loss.csv", "opened", "/home/me/train.py:7"))
     ranks.both(returned(0))
@@ -911,7 +909,7 @@ def test_a_file_that_a_callback_of_the_script_writes_is_told_with_its_line(ranks
     assert any("is_global_zero" in line for line in stage.remedy)
 
 
-def test_results_that_differ_follow_from_data_that_differ_and_need_no_patch(ranks: Ranks) -> None:
+def test_results_that_differ_because_of_different_data_need_no_patch(ranks: Ranks) -> None:
     for rank in (0, 1):
         ranks.record(rank, started("fit", data={"df": f"750 rows ({rank})"}))
         ranks.train(rank, validated=[2.0 + rank])
@@ -932,7 +930,7 @@ def test_results_that_differ_follow_from_data_that_differ_and_need_no_patch(rank
 
 
 @pytest.mark.parametrize("source", ["released", "patched"])
-def test_a_rank_that_the_script_lets_leave_the_training_is_told_with_the_line(ranks: Ranks, source: str) -> None:
+def test_a_rank_that_the_script_stops_is_reported_with_the_line(ranks: Ranks, source: str) -> None:
     ranks.call("fit")
     for rank in (0, 1):
         ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None))

@@ -1,4 +1,4 @@
-"""What a rehearsal makes of the devices, strategy and accelerator of a trainer, with a real Lightning."""
+"""The devices, strategy and accelerator that a rehearsal gives to a trainer, with a real Lightning."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ for arguments in (eval(line) for line in sys.stdin):
     })
 print(json.dumps(found))
 """
-# By arguments as neuralforecast has them where there are GPUs: accelerator, devices, whether a strategy is for one
-# device, whether it has a list of devices, and how many changes are reported
+# Arguments on a machine with GPUs -> accelerator, devices, whether the strategy is for one device, whether it has a
+# list of devices, and the number of reported changes
 CASES: dict[str, tuple[object, object, bool, bool, int]] = {
     "accelerator='gpu', devices=-1": ("gpu", -1, False, False, 0),
     "accelerator='gpu', devices=1": ("gpu", 2, False, False, 1),
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[object, object, bool, bool, int]] = {
 
 @pytest.fixture(scope="module")
 def overridden(training_env: Path) -> dict[str, Any]:
-    """What becomes of the arguments of each case."""
+    """The arguments of each case after the overrides."""
     done = subprocess.run(
         [training_env, "-c", PROGRAM],
         input="".join(f"dict({arguments})\n" for arguments in CASES),
@@ -76,7 +76,9 @@ def overridden(training_env: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("arguments", CASES)
-def test_what_is_an_object_is_not_combined_with_what_it_refuses(overridden: dict[str, Any], arguments: str) -> None:
+def test_strategy_objects_are_not_combined_with_arguments_they_reject(
+    overridden: dict[str, Any], arguments: str
+) -> None:
     found = overridden[arguments]
     actual = tuple(found[name] for name in ("accelerator", "devices", "one", "parallel", "changes"))
     assert actual == CASES[arguments]

@@ -1,4 +1,4 @@
-"""What is seen of the user's own code: the lines that decide, replaced methods, and layers of own classes."""
+"""What a rehearsal records of user code: deciding lines, replaced methods, and layers of user classes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MakeModule = Callable[[str], ModuleType]
 
 @pytest.fixture
 def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeModule]:
-    """Imports a module of the user's, with this text, that may import neuralforecast."""
+    """Import a user module with this text, which may import neuralforecast."""
     package = tmp_path / "site-packages" / "neuralforecast"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -91,14 +91,14 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[LineTrace]:
 
 
 def traced(trace: LineTrace, action: Callable[..., Any], *given: Any) -> dict[int, tuple[str, ...]]:
-    """What a traced function saw, by line, the first time that this was run."""
+    """The trace of a function, by line, in its first run."""
     trace.start()
     action(*given)
     trace.stop()
     return {step.line: step.seen for step in reversed(trace.steps) if step.file.endswith("script.py")}
 
 
-def test_the_lines_of_the_user_s_own_code_are_recorded_with_what_conditions_see(
+def test_lines_of_user_code_are_recorded_with_the_values_in_conditions(
     make_module: MakeModule, trace: LineTrace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = make_module("""
@@ -133,7 +133,7 @@ def main(folder, coin, model):
     assert "FileExistsError" in seen[15][0]
 
 
-def test_what_the_user_s_own_code_does_has_its_line_also_through_a_package(make_module: MakeModule) -> None:
+def test_actions_of_user_code_have_its_line_even_through_a_package(make_module: MakeModule) -> None:
     script = make_module("""
 from layers import write
 from neuralforecast.models import call
@@ -148,7 +148,7 @@ def fit(find_place):
     assert script.fit(own_code.place_in_own_code) == ""
 
 
-def test_a_function_under_way_is_traced_from_where_the_trace_starts(make_module: MakeModule, trace: LineTrace) -> None:
+def test_a_running_function_is_traced_from_the_start_of_the_trace(make_module: MakeModule, trace: LineTrace) -> None:
     script = make_module("""
 def main(start):
     coin = 1
@@ -164,9 +164,7 @@ def main(start):
     ]
 
 
-def test_only_the_first_lines_are_recorded_and_nothing_of_other_packages(
-    make_module: MakeModule, trace: LineTrace
-) -> None:
+def test_only_the_first_lines_and_no_other_packages_are_recorded(make_module: MakeModule, trace: LineTrace) -> None:
     script = make_module("""
 from neuralforecast.models import Base
 def main():
@@ -181,7 +179,7 @@ def main():
     assert traced(trace, lambda: None) == {}
 
 
-def test_a_tracer_of_the_user_s_own_stays(trace: LineTrace) -> None:
+def test_a_users_tracer_is_kept(trace: LineTrace) -> None:
     def own(*event: Any) -> None:
         return None
 
@@ -209,7 +207,7 @@ def test_a_tracer_of_the_user_s_own_stays(trace: LineTrace) -> None:
         ("", None),
     ],
 )
-def test_a_method_is_replaced_where_nothing_calls_the_original(
+def test_a_method_is_replaced_if_nothing_calls_the_original(
     make_module: MakeModule, text: str, line: int | None
 ) -> None:
     script = make_module(f"\nfrom neuralforecast.models import Base\n{text}\n")
@@ -228,12 +226,12 @@ def test_a_method_is_replaced_where_nothing_calls_the_original(
         (["adapter.weight", "adapter.bias"], [("self.adapter", "Own", 8)]),
         (["adapter.weight"], [("self.adapter.weight", "Own", 8)]),
         (["head.extra.weight", "head.extra.bias"], [("self.extra", "Head", 18)]),
-        (["out.weight"], []),  # a layer that upstream makes
-        (["added.weight", "added.bias"], []),  # no class makes it
+        (["out.weight"], []),  # a layer that upstream creates
+        (["added.weight", "added.bias"], []),  # no class creates it
         (["scale", "out.weight"], [("self.scale", "Own", 10)]),
     ],
 )
-def test_an_unused_layer_is_the_user_s_where_a_class_of_the_user_s_makes_it(
+def test_an_unused_layer_is_the_users_if_a_users_class_creates_it(
     make_module: MakeModule, unused: list[str], expected: list[tuple[str, str, int]]
 ) -> None:
     script = make_module("""
@@ -262,7 +260,7 @@ model.added = Linear()
     assert [(each.layer, each.owner, each.line) for each in found] == expected
 
 
-def test_arguments_are_compared_by_what_is_in_them() -> None:
+def test_arguments_are_compared_by_content() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"unique_id": ["a", "b"], "y": [1.0, 2.0]})
 

@@ -19,7 +19,7 @@ Start = Callable[..., EventRecorder]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Starts a process whose main program is this file, which imports neuralforecast, with these variables."""
+    """Start a process whose main program is this file, with these variables; it imports neuralforecast."""
 
     def make(main: str = "train.py", **variables: str) -> EventRecorder:
         for name in ("RANK", "LOCAL_RANK", RANK_VARIABLE, CALL_VARIABLE):
@@ -46,7 +46,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
         ({"LOCAL_RANK": "1", RANK_VARIABLE: "0", CALL_VARIABLE: "0.0"}, "train.py", True, False),
         # by the script, between its calls
         ({RANK_VARIABLE: "0"}, "train.py", True, True),
-        # by a library, which has been started between two calls, or in one
+        # by a library, which was started between two calls, or in one
         ({RANK_VARIABLE: "0"}, "lib/site-packages/ray/worker.py", False, False),
         ({RANK_VARIABLE: "0", CALL_VARIABLE: "0.0"}, "train.py", False, False),
     ],

@@ -1,4 +1,4 @@
-"""Scripts on several processes, rehearsed for real: started as they are, reported, and nothing is left of nfpatch."""
+"""Real rehearsals of scripts: started unchanged, reported, and without leftovers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Rehearse = Callable[..., "tuple[int, Any, str]"]
 
 @pytest.fixture
 def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> Rehearse:
-    """Rehearses what the arguments say on a release, in a folder of its own: exit code, document, complaints."""
+    """Rehearse a script on a release, in its own folder; returns exit code, document and stderr."""
     folder = tmp_path / "work"
     folder.mkdir()
 
@@ -44,11 +44,11 @@ def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path
 
 
 def outcomes(document: Any) -> list[tuple[str, str]]:
-    """The calls, without the class they are of, and their outcomes."""
+    """The calls, without their class, and their outcomes."""
     return [(stage["call"].rpartition(".")[2], stage["outcome"]) for stage in document["stages"]]
 
 
-def test_the_script_is_started_as_it_would_be(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_the_script_is_started_unchanged(rehearse: Rehearse, tmp_path: Path) -> None:
     package = tmp_path / "work" / "pipeline"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -80,7 +80,7 @@ with open(f"seen-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
 
 
 @pytest.mark.parametrize("habit", ["chdir", "logs", "forks", "leaves"])
-def test_habits_of_scripts_do_no_harm(rehearse: Rehearse, tmp_path: Path, habit: str) -> None:
+def test_common_habits_of_scripts_work(rehearse: Rehearse, tmp_path: Path, habit: str) -> None:
     code, document, words = rehearse("3.3.0", HABITS, habit)
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
     assert document["overrides"] == ["max_steps=50 is 4", "val_check_interval=50 is 4"]
@@ -94,35 +94,33 @@ def test_habits_of_scripts_do_no_harm(rehearse: Rehearse, tmp_path: Path, habit:
     ("habit", "exit_code", "words"),
     [("exits", 3, ""), ("raises", 1, ""), ("excepthook", 7, ""), ("reads", 1, "reads standard input")],
 )
-def test_a_script_that_does_not_come_to_its_end_is_told_as_such(
-    rehearse: Rehearse, habit: str, exit_code: int, words: str
-) -> None:
+def test_a_script_that_fails_is_reported(rehearse: Rehearse, habit: str, exit_code: int, words: str) -> None:
     code, document, _ = rehearse("3.3.0", HABITS, habit)
     assert (code, document["ok"], document["exit_code"]) == (1, False, exit_code)
     assert outcomes(document) == [("fit", "pass")]
     assert words in " ".join(document["notes"])
 
 
-def test_a_script_that_makes_no_call_is_not_rehearsed(rehearse: Rehearse) -> None:
+def test_a_script_without_a_call_is_an_error(rehearse: Rehearse) -> None:
     code, document, _ = rehearse("3.3.0", HABITS, "nothing")
     assert (code, document["ok"], document["stages"], document["exit_code"]) == (1, False, [], 0)
 
 
 @pytest.mark.parametrize("habit", ["spawned", "forked"])
-def test_processes_that_end_with_the_training_are_watched(rehearse: Rehearse, habit: str) -> None:
+def test_spawned_processes_are_observed(rehearse: Rehearse, habit: str) -> None:
     code, document, words = rehearse("3.3.0", HABITS, habit)
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
     assert len(document["stages"][0]["ranks"]) == 1
 
 
 @pytest.mark.parametrize("devices", [2, 3])
-def test_by_torch_s_launcher(rehearse: Rehearse, devices: int) -> None:
+def test_torchrun(rehearse: Rehearse, devices: int) -> None:
     code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun", "--devices", devices])
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
     assert [len(stage["ranks"]) for stage in document["stages"]] == [devices, devices]
 
 
-def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_faults_of_the_released_source_are_reported_with_their_patches(rehearse: Rehearse, tmp_path: Path) -> None:
     report, page = tmp_path / "report.xml", tmp_path / "report.html"
     exports = ["--junit-xml", report, "--html", page]
     code, document, words = rehearse("1.7.4", HABITS, "logs", source="released", options=exports)
@@ -141,8 +139,8 @@ def test_faults_of_the_released_source_are_named_with_what_heals_them(rehearse: 
     assert snapshot(tmp_path / "site-1.7.4") == site_before
 
 
-def test_the_list_of_callbacks_is_the_user_s_own_with_what_lightning_makes_of_it(rehearse: Rehearse) -> None:
-    """Lightning puts its progress bar into that list, and the list is saved along: watching must not hide it."""
+def test_lightning_still_changes_the_users_list_of_callbacks(rehearse: Rehearse) -> None:
+    """Lightning adds its progress bar to that list, which is saved with the model: recording must not hide that."""
     code, document, words = rehearse("3.3.0", HABITS, "saves", source="released")
     save = next(stage for stage in document["stages"] if stage["call"] == "NeuralForecast.save")
     assert (code, save["outcome"], save["patches"]) == (1, "error", ["saved-callbacks"]), words
@@ -151,7 +149,7 @@ def test_the_list_of_callbacks_is_the_user_s_own_with_what_lightning_makes_of_it
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("save", "pass"), ("predict", "pass")]), words
 
 
-def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
+def test_the_page_shows_its_script_and_the_output_of_its_rehearsal(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     page = (ROOT / "docs" / "how-to" / "rehearse.md").read_text(encoding="utf-8")
@@ -163,11 +161,11 @@ def test_the_page_shows_its_script_and_what_a_rehearsal_of_it_prints(
         command = [*map(str, (*COMMAND, *place, *arguments, "train.py"))]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         (shown_output,) = re.findall(rf"^\$ nfpatch rehearse {shown}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-        # but for the folder of the install, and the versions and seconds in the paragraph below it
+        # except the folder of the install, and the versions and seconds in the paragraph below it
         assert done.stdout.partition("\nChanged")[2] == shown_output.partition("\nChanged")[2], done.stderr
 
 
-def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_deadlocked_ranks_are_stopped_and_reported_with_their_locations(rehearse: Rehearse, tmp_path: Path) -> None:
     code, document, _ = rehearse("3.3.0", HABITS, "waits")
     assert (code, outcomes(document)) == (1, [("fit", "timeout")])
     detail = document["stages"][0]["detail"]
@@ -176,7 +174,7 @@ def test_ranks_that_wait_for_each_other_are_ended_with_where_they_are(rehearse: 
     assert processes_with(str(tmp_path)) == set()
 
 
-def test_an_endless_script_is_ended_by_the_time_out(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_an_endless_script_is_stopped_by_the_timeout(rehearse: Rehearse, tmp_path: Path) -> None:
     code, document, _ = rehearse("3.3.0", HABITS, "endless", options=["--timeout", "60"])
     assert (code, document["exit_code"], document["ended"]) == (1, None, "ended by the timeout of 60 s")
     assert any("habits.py" in note for note in document["notes"])
@@ -190,7 +188,7 @@ def test_an_interrupt_leaves_no_process_and_no_file(
     temporary.mkdir()
     site = released("3.3.0")
     arguments = ["--python", training_env, "--site-packages", site, "--source", "patched", HABITS, "interrupted"]
-    # a shell that runs this test in the background has told its processes to ignore the interrupt
+    # a shell that runs this test in the background makes its processes ignore the interrupt
     starter = """import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], [*sys.argv[1:], str(os.getpid())])
@@ -209,7 +207,7 @@ os.execv(sys.argv[1], [*sys.argv[1:], str(os.getpid())])
     assert [path for path in temporary.iterdir() if path.name.startswith("nfpatch")] == []
 
 
-def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_a_missing_script_or_folder_is_an_error_before_any_start(rehearse: Rehearse, tmp_path: Path) -> None:
     code, document, words = rehearse("3.3.0", "missing.py")
     assert (code, document["exit_code"]) == (2, 2)
     assert "There is no script missing.py" in words
@@ -219,7 +217,7 @@ def test_no_such_script_and_no_such_folder_are_refused_at_once(rehearse: Rehears
     assert "does not exist" in words
 
 
-def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(
+def test_another_neuralforecast_that_shadows_the_install_is_reported(
     released: Callable[[str], Path], rehearse: Rehearse, tmp_path: Path
 ) -> None:
     shutil.copy(HABITS, tmp_path / "work" / "train.py")
@@ -230,7 +228,7 @@ def test_another_neuralforecast_that_hides_the_one_that_is_meant_is_told_of(
     assert "rename the folder that hides it" in words
 
 
-def test_what_it_is_told_to_leave_as_it_is_stays(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_as_is_changes_only_what_the_cpu_requires(rehearse: Rehearse, tmp_path: Path) -> None:
     script = tmp_path / "work" / "train.py"
     script.write_text("""
 import sys, torch
@@ -252,9 +250,7 @@ nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
 
 
 @pytest.mark.parametrize("source", ["patched", "released"])
-def test_a_validation_before_the_last_step_is_compared_with_the_weights_that_it_had(
-    rehearse: Rehearse, tmp_path: Path, source: str
-) -> None:
+def test_a_validation_is_compared_with_the_weights_at_its_step(rehearse: Rehearse, tmp_path: Path, source: str) -> None:
     (tmp_path / "work" / "train.py").write_text("""
 import pandas as pd
 from neuralforecast import NeuralForecast
@@ -275,12 +271,12 @@ NeuralForecast([model], freq="M").fit(frame, val_size=12)
 
 
 def line_in(script: Path, text: str) -> int:
-    """The number of the one line of a script that begins so."""
+    """The number of the only line of a script that begins with this."""
     (number,) = [n for n, line in enumerate(script.read_text().splitlines(), 1) if line.strip().startswith(text)]
     return number
 
 
-def test_a_strategy_or_an_accelerator_that_is_an_object_stays_what_it_is(rehearse: Rehearse) -> None:
+def test_strategy_and_accelerator_objects_are_kept(rehearse: Rehearse) -> None:
     code, document, words = rehearse("3.3.0", FINDINGS / "one_device.py")
     assert (code, outcomes(document)) == (0, 3 * [("fit", "pass"), ("predict", "pass")]), words
     sizes = [{t["world_size"] for rank in stage["ranks"] for t in rank["trainings"]} for stage in document["stages"]]
@@ -304,7 +300,7 @@ def test_a_method_that_the_script_replaces_is_named_with_the_patch_that_changes_
         assert name in remedy
 
 
-def test_an_unused_layer_of_the_script_s_own_class_is_named_with_what_to_write(rehearse: Rehearse) -> None:
+def test_an_unused_layer_of_a_scripts_class_is_reported_with_the_line_to_add(rehearse: Rehearse) -> None:
     script = FINDINGS / "own_layer.py"
     code, document, words = rehearse("3.3.0", script)
     (fit,) = document["stages"]
@@ -314,7 +310,7 @@ def test_an_unused_layer_of_the_script_s_own_class_is_named_with_what_to_write(r
     assert "    self.squeeze.requires_grad_(False)" in fit["remedy"]
 
 
-def test_files_that_part_the_ranks_are_one_finding_at_the_first_call(rehearse: Rehearse, tmp_path: Path) -> None:
+def test_ranks_that_diverge_because_of_files_are_one_finding(rehearse: Rehearse, tmp_path: Path) -> None:
     script = FINDINGS / "left_by_files.py"
     code, document, words = rehearse("3.3.0", script)
     (fit,) = document["stages"]
@@ -329,7 +325,7 @@ def test_files_that_part_the_ranks_are_one_finding_at_the_first_call(rehearse: R
     assert any("LOCAL_RANK" in line for line in fit["remedy"])
 
 
-def test_an_option_that_each_rank_draws_is_the_cause_of_what_follows(rehearse: Rehearse) -> None:
+def test_an_option_that_each_rank_draws_is_the_cause_of_later_differences(rehearse: Rehearse) -> None:
     code, document, words = rehearse("3.3.0", FINDINGS / "drawn_width.py")
     (fit,) = document["stages"]
     assert (code, fit["outcome"], fit["patches"], fit["observed"]) == (1, "wrong", [], []), words
@@ -338,7 +334,7 @@ def test_an_option_that_each_rank_draws_is_the_cause_of_what_follows(rehearse: R
     assert any("random" in line for line in fit["remedy"])
 
 
-def test_an_error_that_one_process_with_gpus_has_as_well_is_said_to_be_that(rehearse: Rehearse) -> None:
+def test_an_error_of_one_process_with_gpus_too_is_reported_as_such(rehearse: Rehearse) -> None:
     code, document, words = rehearse("2.0.1", FINDINGS / "search_on_cpu.py")
     (fit,) = document["stages"]
     assert (code, fit["outcome"], fit["refused_alone"], fit["patches"]) == (1, "error", True, []), words
@@ -346,8 +342,8 @@ def test_an_error_that_one_process_with_gpus_has_as_well_is_said_to_be_that(rehe
     assert any("devices=1" in line for line in fit["remedy"])
 
 
-def test_the_environment_says_nothing_to_other_processes(tmp_path: Path) -> None:
-    """What watches a rehearsal does nothing in a Python process without one, and hands on to the user's own."""
+def test_the_environment_does_not_affect_other_processes(tmp_path: Path) -> None:
+    """The sitecustomize of a rehearsal does nothing in other Python processes, and runs the user's own."""
     from nfpatch.target import REHEARSAL
 
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.customized = True\n")

@@ -1,4 +1,4 @@
-"""Some of the scripts that `make rehearsals` rehearses: those that patches mend, and those at fault themselves."""
+"""Some of the scripts of `make rehearsals`: some are fixed by patches, some have their own faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rehearse = Callable[..., Any]
 
 @pytest.fixture
 def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> Rehearse:
-    """Rehearses one of the scripts with a source, in a folder of its own: exit code, document, complaints."""
+    """Rehearse one of the scripts with a source, in its own folder; returns exit code, document and stderr."""
 
     def run(release: str, script: str, source: str) -> Any:
         folder = tmp_path / source
@@ -30,7 +30,7 @@ def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path
         site = site if site.exists() else released(release)
         place = ("--python", training_env, "--site-packages", site, "--source", source, "--json")
         command = [*map(str, (sys.executable, "-m", "nfpatch", "rehearse", *place, script))]
-        # releases before 2.0 load their saved models with a newer torch only so
+        # releases before 2.0 need it to load models with a newer torch
         unsafe = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         done = subprocess.run(command, cwd=folder, env=unsafe, capture_output=True, text=True, check=False)
         return done.returncode, json.loads(done.stdout), done.stderr
@@ -39,7 +39,7 @@ def rehearse(released: Callable[[str], Path], training_env: Path, tmp_path: Path
 
 
 def wrong(document: Any) -> list[tuple[str, str, list[str]]]:
-    """The calls that are not as in one process: method, outcome and patches."""
+    """The calls that differ from one process: method, outcome and patches."""
     return [
         (stage["call"].rpartition(".")[2], stage["outcome"], stage["patches"])
         for stage in document["stages"]
@@ -47,7 +47,7 @@ def wrong(document: Any) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def test_a_class_around_neuralforecast_that_saves(rehearse: Rehearse) -> None:
+def test_a_wrapper_class_that_saves(rehearse: Rehearse) -> None:
     code, document, words = rehearse("1.6.4", "wrapper_class.py", "released")
     assert code == 1, words
     assert wrong(document) == [
@@ -56,19 +56,19 @@ def test_a_class_around_neuralforecast_that_saves(rehearse: Rehearse) -> None:
     ]
     code, document, words = rehearse("1.6.4", "wrapper_class.py", "patched")
     assert (code, wrong(document), len(document["stages"])) == (0, [], 5), words
-    # each rank writes the script's own file: told, and no fault
+    # each rank writes the script's own file: reported, but no fault
     assert any("meta.json" in note for note in document["notes"])
 
 
-def test_a_script_that_trains_each_model_in_a_process_of_its_own(rehearse: Rehearse) -> None:
+def test_a_script_with_one_process_per_model(rehearse: Rehearse) -> None:
     code, document, words = rehearse("1.6.1", "subprocess_per_model.py", "patched")
     calls = [(stage["call"].rpartition(".")[2], stage["model"], stage["ok"]) for stage in document["stages"]]
     assert (code, document["exit_code"]) == (0, 0), words
     assert calls == [(call, model, True) for model in ("NHITS", "LSTM") for call in ("fit", "predict")]
 
 
-def test_a_notebook_that_draws_its_sample_without_a_seed(rehearse: Rehearse) -> None:
-    """The script itself is at fault: every rank has other series, and no patch is said to mend that."""
+def test_a_notebook_with_an_unseeded_sample(rehearse: Rehearse) -> None:
+    """The script itself is at fault: every rank has different series, and no patch is named for that."""
     code, document, words = rehearse("2.0.0", "notebook_export.py", "patched")
     assert code == 1, words
     found = wrong(document)

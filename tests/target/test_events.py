@@ -1,4 +1,4 @@
-"""What crosses the boundary between two interpreters comes out as it went in, or not at all."""
+"""Records that one interpreter writes are read back unchanged by another, or refused."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_an_entry_is_read_as_it_was_written(event: Any) -> None:
     assert Entry.from_json(as_json(entry.to_json())) == entry
 
 
-def test_a_specification_is_read_as_it_was_written() -> None:
+def test_a_specification_is_read_back_unchanged() -> None:
     spec = TrainSpec({"released": None}, (CASE,), "torchrun", "cpu", 2, 2, 2, 3, False, 1.0, 2.0, "out")
 
     assert decode(TrainSpec, as_json(encode(spec))) == spec
 
 
-def test_every_event_has_a_name_of_its_own() -> None:
+def test_every_event_has_a_unique_name() -> None:
     assert len(KINDS) == len(EVENTS)
 
 
@@ -70,7 +70,7 @@ def test_every_event_has_a_name_of_its_own() -> None:
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_a_record_that_is_not_as_it_is_written_is_refused(change: dict[str, Any], word: str) -> None:
+def test_a_malformed_record_is_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(WrongRecord, match=word):
         decode(CaseFinished, {**as_json(encode(FINISHED)), **change})
 
@@ -85,12 +85,12 @@ def test_no_field_may_be_missing(name: str) -> None:
 
 
 @pytest.mark.parametrize("line", [{}, [], {"event": "Surprise", "fields": {}, "rank": 0, "pid": 1, "time": 0.0}])
-def test_what_is_no_event_is_refused(line: Any) -> None:
+def test_other_json_is_refused(line: Any) -> None:
     with pytest.raises(WrongRecord):
         Entry.from_json(line)
 
 
-def test_any_interpreter_reads_what_another_has_written(python: Path) -> None:
+def test_another_interpreter_reads_the_same_records(python: Path) -> None:
     program = (
         "import json, sys; sys.path.insert(0, sys.argv[1]); import events\n"
         "print(json.dumps(events.Entry.from_json(json.loads(sys.argv[2])).to_json()))"

@@ -1,4 +1,4 @@
-"""Two frames of forecasts are the same only where rows, their order and every bit of a number are."""
+"""Two frames of forecasts are equal only if their rows, their order and every bit of the numbers are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BIT_OFF = numpy.nextafter(0.1, 1.0)
 
 
 def forecasts(**columns: Any) -> pandas.DataFrame:
-    """What two models forecast of two days of two series, back in time, with these columns instead or beside."""
+    """The forecasts of two models for two days of two series, latest first, with these columns replaced or added."""
     own = {
         "unique_id": ["A", "A", "B", "B"],
         "ds": DAYS.append(DAYS),
@@ -33,7 +33,7 @@ def forecasts(**columns: Any) -> pandas.DataFrame:
 
 
 class Polars:
-    """A frame of another library, as far as it matters here."""
+    """A frame of another library, with the methods that are used."""
 
     columns = ("unique_id", "ds", "cutoff", "NHITS", "TFT")
 
@@ -42,13 +42,13 @@ class Polars:
 
 
 class PandasOnSpark(pandas.DataFrame):
-    """A frame that does as pandas does, and could be brought to this machine as well."""
+    """A frame with the methods of pandas that can also be converted to it."""
 
     def to_pandas(self) -> pandas.DataFrame:
         raise MemoryError
 
 
-def test_a_frame_is_told_by_its_size_its_series_its_missing_forecasts_and_its_digest() -> None:
+def test_a_frame_is_described_by_size_series_missing_forecasts_and_digest() -> None:
     frame = forecasts(NHITS=[NAN, 0.2, 0.3, NAN], y=[1, 2, 3, 4], note=[None, "x", "x", "x"])
 
     assert described(frame) == Frame(
@@ -68,7 +68,7 @@ def test_a_frame_is_told_by_its_size_its_series_its_missing_forecasts_and_its_di
     )
 
 
-def test_a_frame_without_ids_is_told_without_a_number_of_series() -> None:
+def test_a_frame_without_ids_has_no_number_of_series() -> None:
     frame = pandas.DataFrame({7: [0.5, NAN, 0.5]})
 
     assert described(frame) == Frame(
@@ -81,7 +81,7 @@ def test_a_frame_without_ids_is_told_without_a_number_of_series() -> None:
 
 
 @pytest.mark.parametrize("frame", [Polars(), forecasts().set_index("unique_id")], ids=["polars", "ids as index"])
-def test_one_frame_is_told_alike_in_whatever_form_it_comes(frame: Any) -> None:
+def test_equal_frames_of_different_types_have_the_same_description(frame: Any) -> None:
     assert described(frame) == described(forecasts())
 
 
@@ -96,7 +96,7 @@ def test_one_frame_is_told_alike_in_whatever_form_it_comes(frame: Any) -> None:
     ],
     ids=["ids as column", "no ids", "another index", "ids as both", "pandas on Spark"],
 )
-def test_a_frame_that_is_as_pandas_has_it_stays_the_same_object(frame: pandas.DataFrame) -> None:
+def test_a_plain_pandas_frame_is_not_copied(frame: pandas.DataFrame) -> None:
     assert as_pandas(frame) is frame
 
 
@@ -109,7 +109,7 @@ def test_what_is_no_frame_is_told_as_nothing(thing: Any) -> None:
     assert described(thing) is None
 
 
-def test_the_digest_is_over_all_that_is_in_a_frame_each_number_to_its_last_bit() -> None:
+def test_the_digest_depends_on_every_bit_of_a_frame() -> None:
     frame = pandas.DataFrame({"unique_id": ["A", "B"], "ds": DAYS, "NHITS": [0.1, 1e-20]})
     text = ",unique_id,ds,NHITS\n0,A,2020-01-01,0.10000000000000001\n1,B,2020-01-02,9.9999999999999995e-21\n"
 
@@ -117,11 +117,11 @@ def test_the_digest_is_over_all_that_is_in_a_frame_each_number_to_its_last_bit()
 
 
 @pytest.mark.parametrize("absent", [[], ["cutoff"]], ids=["back in time", "ahead"])
-def test_frames_that_are_bit_equal_do_not_differ(absent: list[str]) -> None:
+def test_bit_identical_frames_do_not_differ(absent: list[str]) -> None:
     assert difference_of(forecasts().drop(columns=absent), forecasts().drop(columns=absent)) is None
 
 
-def test_it_is_no_difference_whether_the_ids_are_a_column_or_the_index() -> None:
+def test_ids_may_be_a_column_or_the_index() -> None:
     assert difference_of(forecasts().set_index("unique_id"), forecasts()) is None
     assert difference_of(forecasts(), forecasts().set_index("unique_id")) is None
 
@@ -151,5 +151,5 @@ def test_it_is_no_difference_whether_the_ids_are_a_column_or_the_index() -> None
         *("another number", "one bit off", "NaN in one", "NaN in both", "NaN where one process has it only"),
     ],
 )
-def test_it_is_told_in_what_the_frame_of_several_processes_differs(found: pandas.DataFrame, words: str) -> None:
+def test_a_difference_of_frames_is_described(found: pandas.DataFrame, words: str) -> None:
     assert difference_of(found, forecasts()) == words

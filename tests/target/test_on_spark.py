@@ -1,4 +1,4 @@
-"""What a fit on Spark ended with is found in what its processes have printed."""
+"""The error of a fit on Spark is found in the output of its processes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PRINTED = {
         "AttributeError: 'NeuralForecast' object has no attribute 'static_scalers_'",
     ),
     "an error of neuralforecast's without a type of its own": ("Exception: No windows\n", "Exception: No windows"),
-    "nothing": ("Some error happened: it is not told how\n", None),
+    "nothing": ("Some error happened\n", None),
 }
 
 
 @pytest.mark.parametrize(("text", "due"), PRINTED.values(), ids=PRINTED)
-def test_the_error_is_that_of_the_process_that_failed_first(text: str, due: str | None) -> None:
+def test_the_error_of_the_first_failed_process_is_found(text: str, due: str | None) -> None:
     assert first_error_in(text) == due

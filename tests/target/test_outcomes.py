@@ -1,4 +1,4 @@
-"""What went wrong is told with the places that matter, which are never the package's own."""
+"""Errors are described with the relevant locations, which are never in the package itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stumble(freq):
 def need(freq):
     raise ImportError("ray is not installed")
 """
-# What torch puts into the words of its own exception
+# The part of its exception's message that torch sets
 SENT = """
 
 -- Process 1 terminated with the following error:
@@ -53,12 +53,12 @@ pandas.errors.ParserError: the file ends
 
 
 class ProcessRaisedException(Exception):
-    """An error of the name that torch.multiprocessing gives what a process has sent."""
+    """An error with the name that torch.multiprocessing uses for errors of other processes."""
 
 
 @pytest.fixture
 def neuralforecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A package of this name, which is imported."""
+    """An imported package of this name."""
     package = imported(tmp_path / "neuralforecast")
     monkeypatch.setitem(sys.modules, "neuralforecast", package)
     return package
@@ -74,7 +74,7 @@ def imported(folder: Path) -> ModuleType:
 
 
 class Breaking:
-    """A forecaster, and a model, that break when they are looked at."""
+    """A forecaster, and a model, that raise on access."""
 
     @property
     def models(self) -> object:
@@ -98,7 +98,7 @@ def test_the_places_are_those_of_others() -> None:
         assert places[0].endswith(f" in {place}")
 
 
-def test_what_the_package_itself_raises_has_no_place_and_is_no_refusal_of_neuralforecasts() -> None:
+def test_errors_of_the_package_itself_have_no_location() -> None:
     def nothing() -> None:
         trained_model_of(SimpleNamespace(models=[]))
 
@@ -126,7 +126,7 @@ def test_what_ends_otherwise_than_in_one_process_is_wrong_in_what_it_says() -> N
 @pytest.mark.parametrize(
     ("name", "is_refusal"), [("demand", True), ("trust", True), ("stumble", False), ("need", False)]
 )
-def test_a_refusal_is_a_statement_of_neuralforecast_that_is_there_to_raise(
+def test_a_raise_statement_of_neuralforecast_is_a_refusal(
     neuralforecast: ModuleType, name: str, is_refusal: bool
 ) -> None:
     ending = outcome_of(partial(getattr(neuralforecast, name), None))
@@ -135,19 +135,19 @@ def test_a_refusal_is_a_statement_of_neuralforecast_that_is_there_to_raise(
 
 
 @pytest.mark.usefixtures("neuralforecast")
-def test_what_another_package_demands_is_no_refusal_of_neuralforecasts(tmp_path: Path) -> None:
+def test_errors_of_other_packages_are_no_refusals(tmp_path: Path) -> None:
     beside = imported(tmp_path / "neuralforecast_beside")
 
     assert outcome_of(partial(beside.demand, None)).refused is False
 
 
-def test_where_neuralforecast_could_not_be_imported_nothing_is_a_refusal_of_it(tmp_path: Path) -> None:
+def test_without_neuralforecast_there_are_no_refusals(tmp_path: Path) -> None:
     package = imported(tmp_path / "another")
 
     assert outcome_of(partial(package.demand, None)).refused is False
 
 
-def test_what_another_process_has_sent_is_told_in_its_words_alone() -> None:
+def test_an_error_of_another_process_has_its_own_text_only() -> None:
     def fail() -> None:
         raise FailedElsewhere("ValueError: no  freq\nwas given")
 
@@ -163,11 +163,11 @@ def test_what_another_process_has_sent_is_told_in_its_words_alone() -> None:
     ],
     ids=["an error here", "the last one of several there", "no error there"],
 )
-def test_an_exception_is_told_in_one_line(error: Exception, message: str) -> None:
+def test_an_exception_is_described_in_one_line(error: Exception, message: str) -> None:
     assert message_of(error) == message
 
 
-def test_of_a_long_story_the_beginning_of_the_words_and_the_last_places_are_told() -> None:
+def test_a_long_error_keeps_the_start_of_its_message_and_the_last_locations() -> None:
     def call(depth: int) -> None:
         if depth == 0:
             raise ValueError("no " * 1000)

@@ -1,4 +1,4 @@
-"""A program of the package is started by path, leaves the target as it found it, and never outlives its parent."""
+"""A program of the package is started by its path, does not change the target, and never outlives its parent."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from nfpatch.target.talk import MigrateSpec, line_of
 
 PROGRAMS = ("train", "migrate")
 NFPATCH = ENTRY.parent.parent
-# What each program imports first of what is there in the target only.
+# The first module of the target that each program imports.
 FIRST_IMPORT = {"train": "pytorch_lightning", "migrate": "neuralforecast"}
-# Modules of a user that are called as those of the package are.
+# User modules with the names of modules of the package.
 NAMES_IN_USE = sorted(path.stem for path in ENTRY.parent.iterdir() if not path.stem.startswith("_"))
 
 LAUNCHER = """
 import subprocess, sys
 subprocess.Popen([sys.executable, *sys.argv[1:]], close_fds=False).wait()
 """
-# The pipe tells that the process has got there, and, closed, that it is gone.
+# A byte in the pipe shows that the process has started, and its end that it has exited.
 SLEEPING = """
 import os, time
-os.write(int(os.environ["TELL"]), b"!")
+os.write(int(os.environ["PIPE"]), b"!")
 time.sleep(3600)
 """
 LOOKING = """
@@ -62,13 +62,13 @@ with open(os.environ["SEEN"], "w") as file:
     json.dump(answer, file)
 raise SystemExit
 """
-# Seconds, for what takes a fraction of one.
+# Seconds, for operations that take a fraction of one.
 PATIENCE = 60
 
 
 @dataclass(frozen=True)
 class Target:
-    """A folder that is first on a target's path, in which only what a program imports first is there."""
+    """A folder that is first on the target's path, with only the first module that a program imports."""
 
     folder: Path
     python: Path
@@ -82,7 +82,7 @@ class Target:
         return self.folder / "seen.json"
 
     def specification(self, program: str) -> Path:
-        """What the program takes, for nothing to do."""
+        """An empty specification for the program."""
         path = self.folder / "spec.json"
         training = TrainSpec({}, (), "torchrun", "cpu", 1, 1, 1, 2, False, PATIENCE, PATIENCE, str(self.folder))
         migration = MigrateSpec((), {}, None, None, False)
@@ -90,7 +90,7 @@ class Target:
         return path
 
     def run(self, program: str, first_import: str, entry: Path = ENTRY) -> Any:
-        """What the code that stands for the first import has seen."""
+        """What the code in place of the first import records."""
         (self.folder / f"{FIRST_IMPORT[program]}.py").write_text(first_import)
         with self.specification(program).open() as stdin:
             command = [self.python, entry, program, *([stdin.name] if program == "train" else [])]
@@ -116,19 +116,19 @@ def target(python: Path, tmp_path: Path) -> Target:
 
 
 def own_modules(seen: dict[str, Any]) -> set[str]:
-    """The modules that lie in nfpatch's folder, but for the script itself under the two names that it has."""
+    """The modules in nfpatch's folder, except the script itself under its two names."""
     return {name for name, file in seen["modules"].items() if str(NFPATCH) in file} - {"__main__", "__mp_main__"}
 
 
 def assert_untouched(seen: dict[str, Any], folder: Path) -> None:
-    """The target has nothing of nfpatch's but the package under its own name."""
+    """Check that the target has nothing of nfpatch except the package under its own name."""
     assert not {str(ENTRY.parent), str(NFPATCH), ""} & set(seen["path"])
     assert {name.split(".")[0] for name in own_modules(seen)} == {"nfpatch_target"}
     assert seen["own"] == {name: str(folder / f"{name}.py") for name in NAMES_IN_USE}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_target_keeps_its_path_and_its_modules(target: Target, program: str) -> None:
+def test_the_import_path_and_modules_of_the_target_are_unchanged(target: Target, program: str) -> None:
     code = "import json, sys; print(json.dumps(sys.path[1:]))"
     answer = subprocess.check_output([target.python, "-c", code], env=target.environment())
     seen = target.run(program, LOOK)
@@ -138,7 +138,7 @@ def test_the_target_keeps_its_path_and_its_modules(target: Target, program: str)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, program: str) -> None:
+def test_a_linked_folder_of_the_package_is_removed_from_the_path_too(target: Target, program: str) -> None:
     (target.folder / "link").symlink_to(NFPATCH)
     seen = target.run(program, LOOK, target.folder / "link" / "target" / ENTRY.name)
 
@@ -146,7 +146,7 @@ def test_nor_is_its_folder_left_there_where_a_link_leads_to_it(target: Target, p
     assert not {str(ENTRY.parent), str(target.folder / "link" / "target"), ""} & set(seen["path"])
 
 
-def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
+def test_programs_share_only_common_modules(target: Target) -> None:
     train, migrate = (own_modules(target.run(program, LOOK)) for program in PROGRAMS)
 
     shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("events", "process", "source"))}
@@ -155,8 +155,8 @@ def test_no_program_imports_what_only_the_other_needs(target: Target) -> None:
     assert "nfpatch_target.saved.judging" in migrate
 
 
-def test_it_can_be_started_again_from_its_own_arguments(target: Target) -> None:
-    """As Lightning's launcher does for each further process."""
+def test_it_can_be_restarted_with_its_own_arguments(target: Target) -> None:
+    """Like Lightning's launcher does for each further process."""
     seen = target.run("train", LOOK)
 
     assert seen["argv"] == [str(ENTRY), "train", str(target.specification("train"))]
@@ -170,7 +170,7 @@ def test_a_process_that_multiprocessing_spawns_finds_the_package(target: Target)
     assert not {str(ENTRY.parent), str(NFPATCH)} & set(path)
 
 
-def test_without_torch_it_says_so(target: Target) -> None:
+def test_without_torch_it_reports_that(target: Target) -> None:
     (target.folder / "pytorch_lightning.py").touch()
     command = [target.python, ENTRY, "train", target.specification("train")]
     done = subprocess.run(command, env=target.environment(), check=False)
@@ -181,7 +181,7 @@ def test_without_torch_it_says_so(target: Target) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["saved"], ["bogus"]])
-def test_what_is_no_program_is_not_started(target: Target, arguments: list[str]) -> None:
+def test_an_unknown_program_is_an_error(target: Target, arguments: list[str]) -> None:
     done = subprocess.run([target.python, ENTRY, *arguments], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (1, "usage: __main__.py train | migrate\n")
@@ -196,13 +196,13 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_it_ends_when_its_parent_is_killed(target: Target, program: str, pipe: tuple[int, int]) -> None:
+def test_it_exits_when_its_parent_is_killed(target: Target, program: str, pipe: tuple[int, int]) -> None:
     (target.folder / f"{FIRST_IMPORT[program]}.py").write_text(SLEEPING)
     reading, writing = pipe
     with target.specification(program).open() as stdin:
         parent = subprocess.Popen(
             [target.python, "-c", LAUNCHER, ENTRY, program, *([stdin.name] if program == "train" else [])],
-            env={**target.environment(), "TELL": str(writing)},
+            env={**target.environment(), "PIPE": str(writing)},
             stdin=stdin,
             close_fds=False,
         )
@@ -221,7 +221,7 @@ def test_it_ends_when_its_parent_is_killed(target: Target, program: str, pipe: t
         assert isinstance(Entry.from_json(greeting).event, ProcessStarted)
 
 
-# Planted at the end of a model's module.
+# Appended to a model's module.
 LOOKING_FIT = (
     LOOKING
     + """
@@ -234,8 +234,8 @@ NHITS.fit = fit
 
 
 @pytest.mark.ddp
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are told apart by /proc")
-def test_while_it_trains_the_target_has_nothing_of_nfpatchs_but_the_package(
+@pytest.mark.skipif(sys.platform != "linux", reason="requires /proc")
+def test_during_training_only_the_package_is_loaded_from_nfpatch(
     training_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site_packages = probe(training_env).neuralforecast

@@ -1,4 +1,4 @@
-"""Early stopping stops where Lightning's rule says so."""
+"""Early stopping follows Lightning's rule."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from nfpatch.target.stages import stops_after
     [
         ([3.0, 2.0, 1.0], 1, None),
         ([1.0, 2.0], 1, 2),
-        ([1.0, 1.0], 1, 2),  # as good is not better
+        ([1.0, 1.0], 1, 2),  # equal is no improvement
         ([1.0, 2.0, 0.5, 2.0, 2.0], 2, 5),
         ([1.0, math.nan], 5, 2),
         ([], 1, None),
     ],
 )
-def test_it_stops_after_as_many_losses_that_are_no_better(losses: list[float], patience: int, due: int | None) -> None:
+def test_it_stops_after_this_number_of_losses_without_improvement(
+    losses: list[float], patience: int, due: int | None
+) -> None:
     assert stops_after(losses, patience) == due

@@ -1,4 +1,4 @@
-"""What nfpatch and the process that reads saved models send each other arrives as it was sent, or is an error."""
+"""Records between nfpatch and the process that reads saved models are received unchanged, or are an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nfpatch.target.talk import Failed, Judged, MigrateSpec, NewFile, SavedFile,
         Failed(1, "no room", 28),
     ],
 )
-def test_a_record_arrives_as_it_was_sent(record: object) -> None:
+def test_a_record_is_received_unchanged(record: object) -> None:
     line = line_of(record)
     assert line.endswith("\n")
     assert line.count("\n") == 1
@@ -27,12 +27,12 @@ def test_a_record_arrives_as_it_was_sent(record: object) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        '{"kind": "Heard", "fields": {}}',
+        '{"kind": "Unknown", "fields": {}}',
         '{"fields": {"file": 1}}',
         '{"kind": "Written", "fields": {}}',
         '{"kind": "Written", "fields": {"file": "1"}}',
     ],
 )
-def test_what_is_no_record_is_an_error(line: str) -> None:
+def test_other_text_is_an_error(line: str) -> None:
     with pytest.raises(WrongRecord):
         record_in(line)

@@ -1,4 +1,4 @@
-"""On GPUs each process has one of its own as long as there are enough, and the backend is one that allows it."""
+"""Each process has its own GPU if there are enough, and the backend allows what is shared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nfpatch.target.events import RankInfo
 from nfpatch.target.trainer import backend_for, gpu_of
 
 
-def test_on_gpus_the_backend_is_nccl_as_long_as_no_process_shares_one() -> None:
+def test_the_backend_is_nccl_unless_processes_share_a_gpu() -> None:
     def node(processes: int, gpus: int | None) -> RankInfo:
         return RankInfo("0", processes, gpus, 2, "gpu", ())
 
@@ -17,7 +17,7 @@ def test_on_gpus_the_backend_is_nccl_as_long_as_no_process_shares_one() -> None:
     assert backend_for("gpu", [node(2, 2), node(2, 1)]) == "gloo"
 
 
-def test_processes_get_a_gpu_each_and_then_take_turns() -> None:
+def test_processes_get_one_gpu_each_or_share_them() -> None:
     assert [gpu_of(rank, gpus=4) for rank in range(3)] == [0, 1, 2]
     assert [gpu_of(rank, gpus=1) for rank in range(2)] == [0, 0]
     assert [gpu_of(rank, gpus=2) for rank in range(5)] == [0, 1, 0, 1, 0]

@@ -1,4 +1,4 @@
-"""The ranks that meet are those of one proof."""
+"""Only ranks of the same proof form a group."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from nfpatch.target.events import CaseSpec, TrainSpec, encode
 from nfpatch.target.world import assembled
 
-# Seconds; nobody waits here.
+# Seconds; the test does not wait.
 PATIENCE = 60
 
 
-def test_ranks_that_came_for_another_proof_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_another_proof_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUP_RANK", "0")
     case = CaseSpec("a", "NHITS", "MAE", options={"mlp_units": [[8, 8]]})
     spec = TrainSpec({}, (case,), "torchrun", "cpu", 1, 2, 2, 3, False, PATIENCE, PATIENCE, "out")
 
     class Meeting:
-        """Two ranks, of which the other came with something else."""
+        """Two ranks, of which the other one is from another proof."""
 
         size = 2
 
