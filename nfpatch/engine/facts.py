@@ -6,31 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from nfpatch.target.events import OwnLayerUnused, Step
+from nfpatch.target.events import OwnLayerUnused, Step, Training
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
-
-
-@dataclass
-class Training:
-    """One training, as one rank observed it. `Evidence` and `TrainingObserved` of `events.py` say what is what.
-
-    `bases` are the classes of neuralforecast that the model is of, `own_layers` the unused ones of the user's classes.
-    """
-
-    model: str = ""
-    world_size: Optional[int] = None
-    backend: Optional[str] = None
-    find_unused: Optional[bool] = None
-    steps: int = 0
-    losses: tuple[float, ...] = ()
-    finite_loss: bool = True
-    validated: tuple[float, ...] = ()
-    unused: tuple[str, ...] = ()
-    weights: Optional[str] = None
-    batches: tuple[str, ...] = ()
-    bases: tuple[str, ...] = ()
-    own_layers: tuple[OwnLayerUnused, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +39,11 @@ class RankFacts:
     """What one rank recorded of a call. `name` is empty where it has not made the call.
 
     `differences` say how its result differs from that of one process. `weights` are digests of the models afterwards,
-    `buffers` one of their running statistics; `chosen` is what searches have chosen; `written` has, by path, how files
-    were changed. `place` is where the process is that has not ended the call, `failed_before` an earlier call in which
-    it raised. `options` and `data` are what the call was given, in words by name, `steps` the lines of the script that
-    led to it, or to the end of a process that `has_ended` without it, by an `error` of its own or not. One that
-    `has_gone_on` without it may also make another call.
+    `chosen` is what searches have chosen; `written` has, by path, how files were changed. `place` is where the process
+    is that has not ended the call, `failed_before` an earlier call in which it raised. `options` and `data` are what
+    the call was given, in words by name, `steps` the lines of the script that led to it, or to the end of a process
+    that `has_ended` without it, by an `error` of its own or not. One that `has_gone_on` without it may also make
+    another call.
     """
 
     name: str = ""
@@ -75,7 +53,6 @@ class RankFacts:
     differences: tuple[str, ...] = ()
     answers: tuple[Answer, ...] = ()
     weights: tuple[str, ...] = ()
-    buffers: Optional[str] = None
     chosen: tuple[str, ...] = ()
     written: Mapping[str, set[str]] = field(default_factory=dict)
     place: str = ""

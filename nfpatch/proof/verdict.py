@@ -8,16 +8,28 @@ from fnmatch import fnmatchcase
 from typing import Literal, Optional
 
 from nfpatch.catalog import Case
-from nfpatch.engine.checks import errors, first_finding, reference
+from nfpatch.engine.checks import (
+    CHECKS,
+    errors,
+    first_finding,
+    reference,
+    running_statistics,
+    series_order,
+    validation_loss,
+)
 from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
-from nfpatch.engine.facts import Answer, CallFacts, Failure, Outcome, RankFacts, Training
+from nfpatch.engine.facts import Answer, CallFacts, Failure, Outcome, RankFacts
 from nfpatch.engine.sources import Source
 from nfpatch.target.events import CaseFinished
 
 Expectation = Literal["unused-parameters", "pass", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
 Launcher = Literal["torchrun", "script", "spawn", "fork", "spark"]
+
+# What stages of a script compare themselves, and what is no matter of a plain fit: each case is of one patch
+CHECKS_OF_STAGES = tuple(check for check in CHECKS if check is not validation_loss)
+CHECKS_OF_FITS = tuple(check for check in CHECKS_OF_STAGES if check not in (running_statistics, series_order))
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
             detail = _why_not_refused(fits) or difference(unused, case.unused_parameters)
         return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
 
-    found = first_finding(facts)
+    found = first_finding(facts, CHECKS_OF_FITS)
     why_not = found.detail if found is not None else _why_no_forecasts(case, fits) or _why_not_alike(case, fits)
     if why_not is not None:
         return _result(case, fits, "error", ok=False, detail=why_not)
@@ -146,8 +158,7 @@ def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: in
 
 
 def facts_of(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CallFacts:
-    """What the checks look at. Of a plain fit, forecasts, batches and running statistics are not compared."""
-    is_stage = case.case.stage != "fit"
+    """What the checks look at."""
     is_alone = case.strategy == "single-process"
     return CallFacts(
         name=case.case.stage,
@@ -157,12 +168,11 @@ def facts_of(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, bac
                 has_returned=fit.outcome in ("pass", "wrong"),
                 failure=_failure_of(fit),
                 differences=(fit.detail,) if fit.outcome == "wrong" else (),
-                answers=tuple(map(Answer, fit.answers)) if is_stage else (),
-                buffers=fit.buffers if is_stage else None,
+                answers=tuple(map(Answer, fit.answers)),
             )
             for rank, fit in enumerate(fits)
         },
-        trainings={0: {rank: _training_of(fit, is_stage) for rank, fit in enumerate(fits)}},
+        trainings={0: {rank: fit.training for rank, fit in enumerate(fits)}},
         world_size=1 if is_alone else world_size,
         is_case=True,
         backend=None if is_alone else backend,
@@ -173,19 +183,7 @@ def _failure_of(fit: CaseFinished) -> Optional[Failure]:
     if fit.outcome not in ("error", "unused-parameters"):
         return None
     message, *places = fit.detail.split("\n")
-    return Failure(message, tuple(places), fit.seconds, fit.unused_by_torch or (), fit.outcome == "unused-parameters")
-
-
-def _training_of(fit: CaseFinished, is_stage: bool) -> Training:
-    return Training(
-        world_size=fit.world_size,
-        backend=fit.backend,
-        steps=fit.steps,
-        finite_loss=fit.finite_loss,
-        unused=fit.unused,
-        weights=fit.digest or None,
-        batches=fit.batches if is_stage else (),
-    )
+    return Failure(message, tuple(places), fit.seconds, is_refusal=fit.outcome == "unused-parameters")
 
 
 def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallFacts) -> CaseResult:
@@ -201,7 +199,7 @@ def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallF
         return _result(case, fits, outcome, ok=is_the_bug, detail=words)
     # On Spark, neuralforecast itself decides how many processes train
     is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and differences is not None
-    found = differences if is_wrong_number else first_finding(facts)
+    found = differences if is_wrong_number else first_finding(facts, CHECKS_OF_STAGES)
     if found is None:
         detail = f"the bug does not show on {facts.world_size} ranks: each matches the single-process reference"
         detail = detail if case.expect == "wrong" else ""
@@ -231,8 +229,9 @@ def _why_not_refused(fits: Sequence[CaseFinished]) -> str | None:
     for rank, fit in enumerate(fits):
         if fit.outcome != "unused-parameters":
             return f"rank {rank}: there are unused parameters, but DDP did not refuse them"
-        if fit.unused_by_torch is not None and set(fit.unused_by_torch) != set(fit.unused_last):
-            return f"rank {rank}: torch names different parameters than were observed: {', '.join(fit.unused_by_torch)}"
+        named = fit.training.unused_by_torch
+        if named is not None and set(named) != set(fit.training.unused_last):
+            return f"rank {rank}: torch names different parameters than were observed: {', '.join(named)}"
     return None
 
 
@@ -290,7 +289,7 @@ def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
 
 def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
     """A result with the evidence that the fits give."""
-    trained = [fit for fit in fits if fit.world_size is not None]
+    trained = [fit.training for fit in fits if fit.training.world_size is not None]
     return CaseResult(
         id=case.id,
         patch=case.patch,
@@ -300,14 +299,14 @@ def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok:
         expect=case.expect,
         outcome=outcome,
         ok=ok,
-        unused_parameters=tuple(dict.fromkeys(name for fit in fits for name in fit.unused)),
+        unused_parameters=tuple(dict.fromkeys(name for fit in fits for name in fit.training.unused)),
         seconds=max((fit.seconds for fit in fits), default=0.0),
         detail=detail,
         world_size=trained[0].world_size if trained else None,
         backend=trained[0].backend if trained else None,
-        steps=min((fit.steps for fit in trained), default=None),
-        finite_loss=all(fit.finite_loss for fit in trained) if trained else None,
-        equal_weights=len({fit.digest for fit in fits}) == 1 and bool(fits[0].digest) if outcome == "pass" else None,
+        steps=min((training.steps for training in trained), default=None),
+        finite_loss=all(training.has_finite_loss for training in trained) if trained else None,
+        equal_weights=len({training.weights for training in trained}) == 1 if outcome == "pass" else None,
         parameters=trained[0].parameters if trained else None,
         strategy=case.strategy,
         forecast_shape=fits[0].forecast_shape if fits else None,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional
 
-from nfpatch.engine.facts import Training
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
     CallRaised,
@@ -18,16 +17,14 @@ from nfpatch.target.events import (
     MethodReplaced,
     OneDeviceOnly,
     OptionOverridden,
-    OwnLayersUnused,
     ProcessEnded,
     ProcessStarted,
     ReferenceMade,
     SourceImported,
+    Training,
     TrainingObserved,
-    TrainingStarted,
 )
 
-TrainingEvent = Union[TrainingStarted, TrainingObserved, OwnLayersUnused]
 # Calls that one rank may make without the others
 BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
 
@@ -96,6 +93,8 @@ class Rank:
             self.ended = event
         elif isinstance(event, MethodReplaced) and self.calls:
             self.calls[max(self.calls)].replaced.append(event)
+        elif isinstance(event, TrainingObserved):
+            self.calls[event.number].trainings[event.index] = event.training
         elif isinstance(event, OneDeviceOnly) and event.number in self.calls:
             self.calls[event.number].one_device = event.what
         elif isinstance(event, (ReferenceMade, CallReturned, CallRaised)) and event.number in self.calls:
@@ -150,17 +149,12 @@ class Records:
         if isinstance(event, ProcessStarted):
             self.ranks[number] = Rank(number, entry.pid)
         rank = self.ranks.get(number)
-        is_own = rank is not None and rank.pid == entry.pid
-        if isinstance(event, (TrainingStarted, TrainingObserved, OwnLayersUnused)):
-            _take_training(self._training(rank if is_own else None, number, event), event)
-        elif rank is not None and is_own:
+        if rank is not None and rank.pid != entry.pid:
+            rank = None
+        if isinstance(event, TrainingObserved) and (rank is None or event.number not in rank.calls):
+            self.by_others[event.number, event.index, number] = event.training
+        elif rank is not None:
             rank.take(entry)
-
-    def _training(self, rank: Optional[Rank], number: int, event: TrainingEvent) -> Training:
-        """A training of the rank's own process, or of one that trains for a rank of the fit under way."""
-        if rank is not None and event.number in rank.calls:
-            return rank.calls[event.number].trainings.setdefault(event.index, Training())
-        return self.by_others.setdefault((event.number, event.index, number), Training())
 
     def failure_of(self, rank: int) -> str:
         """The call that has ended with an error on this rank; empty if none has."""
@@ -219,16 +213,3 @@ class Records:
     def stack_of(self, rank: Rank) -> str:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
         return text_of(self.folder / f"stack-{rank.pid}.txt")
-
-
-def _take_training(training: Training, event: TrainingEvent) -> None:
-    """Takes in an event of a training."""
-    if isinstance(event, OwnLayersUnused):
-        training.own_layers = event.layers
-        return
-    training.model = event.model
-    if isinstance(event, TrainingStarted):
-        training.world_size, training.find_unused, training.bases = event.world_size, event.find_unused, event.bases
-    else:
-        training.steps, training.losses, training.validated = event.steps, event.losses, event.validated
-        training.unused, training.weights = event.unused, event.weights

@@ -15,7 +15,6 @@ from nfpatch.engine.facts import (
     Finding,
     Outcome,
     RankFacts,
-    Training,
     in_file,
     listed,
     shortened,
@@ -24,11 +23,11 @@ from nfpatch.engine.logs import place_of
 from nfpatch.engine.remedies import patches_for, patches_for_unused
 from nfpatch.rehearsal.parting import decision_of
 from nfpatch.rehearsal.records import Call, Rank, Records
-from nfpatch.target.events import MethodReplaced
+from nfpatch.target.events import MethodReplaced, Training
 from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
-# Of a training, what only the proof observes
-_NOT_REPORTED = ("backend", "finite_loss", "batches", "bases", "own_layers")
+# Of a training, what the JSON document has
+_REPORTED = ("model", "world_size", "find_unused", "steps", "losses", "validated", "unused", "weights")
 # Of an exception, how many frames are shown for an issue
 LAST_FRAMES = 6
 
@@ -417,11 +416,7 @@ def _word_for(call: Optional[Call]) -> str:
 
 def _evidence_of(rank: int, call: Optional[Call], trainings: Mapping[int, Mapping[int, Training]]) -> dict[str, Any]:
     """What a rank recorded of a call, for the JSON document."""
-    own = [
-        {name: value for name, value in asdict(ranks[rank]).items() if name not in _NOT_REPORTED}
-        for ranks in trainings.values()
-        if rank in ranks
-    ]
+    own = [{name: getattr(ranks[rank], name) for name in _REPORTED} for ranks in trainings.values() if rank in ranks]
     evidence: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
     if call is not None:
         returned = {} if call.returned is None else asdict(call.returned)

@@ -8,6 +8,7 @@ the fields of its event, the name of its class as "event", and rank, process and
 from __future__ import annotations
 
 import functools
+import math
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Dict, Optional, Tuple, Type, TypeVar
@@ -195,6 +196,56 @@ class CaseStarted:
 
 
 @dataclass(frozen=True)
+class OwnLayerUnused:
+    """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
+
+    layer: str
+    owner: str
+    file: str
+    line: int
+    parameters: Tuple[str, ...]
+
+
+@dataclass
+class Training:
+    """One training, as the observer on one rank has seen it so far; of a case, all trainings that are part of it.
+
+    `bases` are the classes of neuralforecast that the model is of. `world_size` and `backend` are what
+    torch.distributed reports: 1 and None without a process group. `find_unused` is DDP's `find_unused_parameters`, None
+    where it is the default. `steps` are optimizer steps, `losses` those of every step, `validated` the validation
+    losses, one per validation, or what early stopping monitors instead. `unused` are the trainable parameters without a
+    gradient after the backward pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in
+    torch's own error, `own_layers` the unused layers of the user's classes. `parameters` counts the numbers in
+    trainable parameters. `weights` is a SHA-256 over all parameters where the training has ended, `buffers` one over
+    what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a multivariate model, which
+    must see the same series on each rank, `points` how many points in time there are to train on.
+    """
+
+    model: str = ""
+    bases: Tuple[str, ...] = ()
+    world_size: Optional[int] = None
+    backend: Optional[str] = None
+    find_unused: Optional[bool] = None
+    steps: int = 0
+    losses: Tuple[float, ...] = ()
+    validated: Tuple[float, ...] = ()
+    unused: Tuple[str, ...] = ()
+    unused_last: Tuple[str, ...] = ()
+    unused_by_torch: Optional[Tuple[str, ...]] = None
+    own_layers: Tuple[OwnLayerUnused, ...] = ()
+    parameters: Optional[int] = None
+    weights: Optional[str] = None
+    buffers: Optional[str] = None
+    batches: Tuple[str, ...] = ()
+    points: int = 0
+
+    @property
+    def has_finite_loss(self) -> bool:
+        """Whether the loss was a finite number in every step."""
+        return all(map(math.isfinite, self.losses))
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How a fit differs from the one that it must be like; of last weights, in those that both have.
 
@@ -212,60 +263,28 @@ class Comparison:
 
 
 @dataclass
-class Evidence:
-    """What the observer of a training has seen. It fills one in step by step.
+class CaseFinished:
+    """A case came to its end on one rank. It is filled in while the case runs.
 
-    `world_size` and `backend` are what torch.distributed reports during training: 1 and None without a process group.
-    `steps` are optimizer steps, `losses` those of every step, `validated` the validation losses, one per validation, or
-    what early stopping monitors instead. `unused` are the trainable parameters without a gradient after the backward
-    pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in torch's own error.
-    `parameters` counts the numbers in trainable parameters; `digest` is a SHA-256 over all parameters after the fit,
-    `buffers` one over what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a
-    multivariate model, which must see the same series on each rank.
+    `outcome` is "pass", "unused-parameters", "error", or "wrong" where the end is not that of one process. An error is
+    `refused` if neuralforecast itself raised it, by a statement of its own, and `refused_alone` if one process fails as
+    well, with the same message. `forecast_shape` are rows and columns of the forecasts and `due_shape` what they must
+    be (series x horizon, outputs of the loss), `finite_forecasts` says whether all are finite numbers, and `answers`
+    are the SHA-256 of every frame that was asked of all ranks.
     """
 
-    world_size: Optional[int] = None
-    backend: Optional[str] = None
-    steps: int = 0
-    losses: Tuple[float, ...] = ()
-    finite_loss: bool = True
-    validated: Tuple[float, ...] = ()
-    unused: Tuple[str, ...] = ()
-    unused_last: Tuple[str, ...] = ()
-    unused_by_torch: Optional[Tuple[str, ...]] = None
-    parameters: Optional[int] = None
-    digest: Optional[str] = None
-    buffers: Optional[str] = None
-    batches: Tuple[str, ...] = ()
-    # of a fit in processes that end with it, of which one reports for all: the losses by rank, how many points in time
-    # each trained on, and whether they saw the same series in one order
-    losses_of_ranks: Tuple[Tuple[float, ...], ...] = ()
-    points: Tuple[int, ...] = ()
-    in_one_order: Optional[bool] = None
-    # what came after the fit: rows and columns of the forecasts and what they must be (series x horizon, outputs of the
-    # loss), whether all are finite numbers, and a SHA-256 of every frame that was asked of all ranks
+    case: str
+    outcome: str = "pass"
+    detail: str = ""
+    seconds: float = 0.0
+    training: Training = field(default_factory=Training)
     forecast_shape: Optional[Tuple[int, ...]] = None
     due_shape: Optional[Tuple[int, ...]] = None
     finite_forecasts: Optional[bool] = None
     answers: Tuple[str, ...] = ()
     comparison: Optional[Comparison] = None
-    # whether neuralforecast itself raised the error, by a statement of its own, and whether one process fails as well,
-    # with the same message
     refused: bool = False
     refused_alone: bool = False
-
-
-@dataclass
-class CaseFinished(Evidence):
-    """A case came to its end on one rank.
-
-    `outcome` is "pass", "unused-parameters", "error", or "wrong" where the end is not that of one process.
-    """
-
-    case: str = ""
-    outcome: str = "pass"
-    detail: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -333,52 +352,12 @@ class OneDeviceOnly:
 
 
 @dataclass(frozen=True)
-class TrainingStarted:
-    """A training of a call began. `find_unused` is DDP's `find_unused_parameters`, None where it is the default.
-
-    `bases` are the classes of neuralforecast that the model's class derives from.
-    """
-
-    number: int
-    index: int
-    model: str
-    world_size: int
-    find_unused: Optional[bool]
-    bases: Tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class OwnLayerUnused:
-    """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
-
-    layer: str
-    owner: str
-    file: str
-    line: int
-    parameters: Tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class OwnLayersUnused:
-    """The layers of this kind in a training."""
-
-    number: int
-    index: int
-    layers: Tuple[OwnLayerUnused, ...]
-
-
-@dataclass(frozen=True)
 class TrainingObserved:
-    """What a training has come to so far; `weights` is the SHA-256 of the parameters where it has ended."""
+    """What a training of a call has come to so far."""
 
     number: int
     index: int
-    model: str
-    steps: int
-    losses: Tuple[float, ...]
-    validated: Tuple[float, ...]
-    unused: Tuple[str, ...]
-    weights: Optional[str] = None
+    training: Training
 
 
 @dataclass(frozen=True)
@@ -441,8 +420,7 @@ EVENTS = (
     *(ProcessStarted, SourceImported, ProcessEnded),
     *(StackImported, RanksAssembled, CaseStarted, CaseFinished),
     *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
-    *(MethodReplaced, OneDeviceOnly),
-    *(TrainingStarted, TrainingObserved, OwnLayersUnused),
+    *(MethodReplaced, OneDeviceOnly, TrainingObserved),
 )
 KINDS = {kind.__name__: kind for kind in EVENTS}
 

@@ -1,4 +1,4 @@
-"""A plain fit, and the forecasts of what it has trained. The evidence of it is in the session's observation."""
+"""A plain fit, and the forecasts of what it has trained. What is observed and predicted is in the session."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def train(case: CaseSpec, session: Session) -> None:
     if case.forecast is None:
         return
     forecasts = predict(forecaster, data, case, session)
-    evidence, last = session.observation.evidence, trained_model_of(forecaster)
+    losses, last = session.observation.training.losses, trained_model_of(forecaster)
     frozen = tuple(name for name, parameter in last.named_parameters() if not parameter.requires_grad)
-    session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, evidence.losses, forecasts)
+    session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, losses, forecasts)
     if case.like is not None:
-        evidence.comparison = compared(session.fitted[case.id], session.fitted[case.like])
+        session.finished.comparison = compared(session.fitted[case.id], session.fitted[case.like])
 
 
 def fit(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> None:
@@ -80,8 +80,7 @@ def predict(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> An
         frame = forecaster.predict(**future)
     columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
     forecasts = frame[columns].to_numpy(dtype="float64")
-    evidence = session.observation.evidence
-    evidence.forecast_shape = tuple(forecasts.shape)
-    evidence.due_shape = (len(data.future), len(model.loss.output_names))
-    evidence.finite_forecasts = all(map(math.isfinite, forecasts.flat))
+    session.finished.forecast_shape = tuple(forecasts.shape)
+    session.finished.due_shape = (len(data.future), len(model.loss.output_names))
+    session.finished.finite_forecasts = all(map(math.isfinite, forecasts.flat))
     return forecasts

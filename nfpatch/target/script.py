@@ -15,10 +15,12 @@ from typing import Any, Callable
 from unittest import mock
 
 from . import on_spark
-from .comparing import compare_frames, seed_everything, start_from, weights_of
+from .comparing import seed_everything, start_from, weights_of
 from .data import LENGTH, Data, levelled_data
-from .events import CaseSpec, Evidence, TrainSpec
+from .events import CaseSpec, Training, TrainSpec
+from .frames import difference_of, digest_of_frame
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
+from .outcomes import Differs
 from .session import Session
 from .spawned import trained
 from .through_ray import surroundings
@@ -32,7 +34,7 @@ SHORTEST_SERIES = 80
 class Script:
     """The script of one case: a forecaster that was trained by all ranks, and what makes further ones.
 
-    `evidence` is that of its training. One that `is_alone` is the script of this process alone, and has no `world`.
+    `training` is what was observed of it. One that `is_alone` is the script of this process alone, and has no `world`.
     """
 
     def __init__(self, case: CaseSpec, session: Session, is_alone: bool = False) -> None:
@@ -47,20 +49,26 @@ class Script:
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
-        self.evidence = replace(self.evidence_now)
+        self.training = replace(self.observed)
 
     @property
-    def evidence_now(self) -> Evidence:
-        """What is observed of the case under way."""
-        return self.session.observation.evidence
+    def observed(self) -> Training:
+        """What is observed of the trainings of the case under way."""
+        return self.session.observation.training
 
-    def restore_evidence(self) -> None:
-        """Makes the evidence that of the script's own training again, but for the forecasts that were compared."""
-        self.session.observation.evidence = replace(self.evidence, answers=self.evidence_now.answers)
+    def restore_training(self) -> None:
+        """Makes what is observed that of the script's own training again."""
+        self.session.observation.training = replace(self.training)
 
     def compare(self, found: Any, expected: Any) -> None:
-        """Raises Differs where two frames of forecasts differ; see `compare_frames`."""
-        compare_frames(found, expected, self.session.observation)
+        """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
+
+        The digest of `found` is recorded, as it must be the same on all ranks.
+        """
+        self.session.finished.answers += (digest_of_frame(found),)
+        difference = difference_of(found, expected)
+        if difference is not None:
+            raise Differs(difference)
 
     @property
     def n_series(self) -> int:
@@ -128,7 +136,7 @@ class Script:
             else:
                 forecaster.fit(df=past, val_size=SMALL_SIZES["h"], **options)
         if is_watched and self.is_on_spark:
-            on_spark.check_all_is_read(past, self.evidence_now)
+            on_spark.check_all_is_read(past, self.session.observation.of_ranks)
 
 
 def cut_of(case: CaseSpec, n_series: int) -> int:

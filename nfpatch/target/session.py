@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .comparing import FitEnd
-from .events import TrainSpec
+from .events import CaseFinished, TrainSpec
 from .observing import Observation
 from .on_spark import Spark
 from .world import World
@@ -14,8 +14,9 @@ from .world import World
 class Session:
     """What the cases of one process share.
 
-    `package` is the neuralforecast of the source tree under way. `fitted` has, by the id of the case, the ends of fits
-    that went through, and `scripts` the scripts that came through all their stages so far, on all ranks, and can go on.
+    `package` is the neuralforecast of the source tree under way, `finished` what the case under way has come to.
+    `fitted` has, by the id of the case, the ends of fits that went through, and `scripts` the scripts that came through
+    all their stages so far, on all ranks, and can go on.
     """
 
     def __init__(self, spec: TrainSpec, world: World, backend: str) -> None:
@@ -24,6 +25,7 @@ class Session:
         self.backend = backend
         self.package: Any = None
         self.observation = Observation()
+        self.finished = CaseFinished("")
         self.fitted: dict[str, FitEnd] = {}
         self.scripts: dict[str, Any] = {}
         self.spark = Spark(spec)

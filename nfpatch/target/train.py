@@ -25,7 +25,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Callable, NoReturn
@@ -62,13 +61,11 @@ def run_case(case: CaseSpec, action: Callable[[], None], session: Session, event
     """Runs the action of one case between its two events, and returns the second."""
     events.write(CaseStarted(case.id))
     session.observation.begin()
+    session.finished = finished = CaseFinished(case.id)
     begin = time.monotonic()
-    ending = outcome_of(action)
-    seconds = time.monotonic() - begin
-    evidence = replace(session.observation.evidence, refused=ending.refused)
-    finished = CaseFinished(
-        **vars(evidence), case=case.id, outcome=ending.outcome, detail=ending.detail, seconds=seconds
-    )
+    finished.outcome, finished.detail, finished.refused = outcome_of(action)
+    finished.seconds = time.monotonic() - begin
+    finished.training = session.observation.training
     events.write(finished)
     return finished
 

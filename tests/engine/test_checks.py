@@ -18,13 +18,13 @@ from nfpatch.engine.checks import (
     unused_parameters,
     world_size,
 )
-from nfpatch.engine.facts import Answer, CallFacts, Decision, Failure, RankFacts, Training
-from nfpatch.target.events import OwnLayerUnused
+from nfpatch.engine.facts import Answer, CallFacts, Decision, Failure, RankFacts
+from nfpatch.target.events import OwnLayerUnused, Training
 
-RETURNED = RankFacts(
-    "NeuralForecast.fit", 10, has_returned=True, answers=(Answer("a", 24),), weights=("w",), buffers="b"
+RETURNED = RankFacts("NeuralForecast.fit", 10, has_returned=True, answers=(Answer("a", 24),), weights=("w",))
+TRAINED = Training(
+    model="NHITS", world_size=2, backend="gloo", steps=4, validated=(2.0,), weights="w", buffers="b", batches=("x", "y")
 )
-TRAINED = Training("NHITS", 2, "gloo", steps=4, validated=(2.0,), weights="w", batches=("x", "y"))
 REFUSED = Failure("parameters that were not used in producing the loss", unused=("out.weight",), is_refusal=True)
 OTHER_FILE = {"/home/me/model.ckpt": {"opened"}}
 
@@ -53,7 +53,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "evidence": {"training": replace(TRAINED, steps=1), "is_case": True},
     "reference": {"on_rank_1": replace(RETURNED, differences=("12 of 24 rows differ",))},
     "series_order": {"training": replace(TRAINED, batches=("x", "z"))},
-    "running_statistics": {"on_rank_1": replace(RETURNED, buffers="other")},
+    "running_statistics": {"training": replace(TRAINED, buffers="other")},
     "training_steps": {"training": replace(TRAINED, steps=3)},
     "training_weights": {"training": replace(TRAINED, weights="other")},
     "validation_loss": {"training": replace(TRAINED, validated=(2.5,))},

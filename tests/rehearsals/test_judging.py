@@ -26,15 +26,14 @@ from nfpatch.target.events import (
     MethodReplaced,
     OneDeviceOnly,
     OptionOverridden,
-    OwnLayersUnused,
     OwnLayerUnused,
     ProcessEnded,
     ProcessStarted,
     ReferenceMade,
     SourceImported,
     Step,
+    Training,
     TrainingObserved,
-    TrainingStarted,
     encode,
 )
 
@@ -60,9 +59,9 @@ def raised(error: str, unused: Iterable[str] | None = None, places: tuple[str, .
 
 
 def observed(index: int = 0, number: int = 0, **fields: Any) -> TrainingObserved:
-    usual = {"losses": (1.0,), "validated": (2.0,), "unused": (), "weights": "w", "steps": 4}
+    usual = {"losses": (1.0,), "validated": (2.0,), "weights": "w", "steps": 4, "world_size": 2}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return TrainingObserved(number, index, "NHITS", **{**usual, **given})
+    return TrainingObserved(number, index, Training("NHITS", **{**usual, **given}))
 
 
 def started(
@@ -99,10 +98,7 @@ class Ranks:
     def call(self, name: str, number: int = 0, models: tuple[str, ...] = ("NHITS",), search: str = "") -> None:
         self.both(started(name, number, 10 + number, models, search=search))
 
-    def train(
-        self, rank: int, number: int = 0, index: int = 0, world_size: int = 2, find_unused: Any = None, **fields: Any
-    ) -> None:
-        self.record(rank, TrainingStarted(number, index, "NHITS", world_size, find_unused))
+    def train(self, rank: int, number: int = 0, index: int = 0, **fields: Any) -> None:
         self.record(rank, observed(index, number, **fields))
 
     def stages(self, lacking: Any = PATCHES, ended: str | None = None) -> list[Stage]:
@@ -207,7 +203,6 @@ def test_a_rank_tells_of_its_training_itself_whatever_another_process_has_record
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
-    ranks.record(0, TrainingStarted(0, 0, "NHITS", 2, None), pid=300)
     ranks.record(0, observed(losses=(9.0,), validated=(9.0,), weights="others", steps=1), pid=300)
     ranks.both(returned(0))
     assert ranks.stage().ok
@@ -425,7 +420,7 @@ def test_a_forecaster_that_goes_on_with_other_weights_is_a_fault(ranks: Ranks) -
 )
 def test_a_training_of_another_number_of_processes_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
     ranks.call("fit")
-    ranks.both(TrainingStarted(0, 0, "NHITS", size, None))
+    ranks.both(observed(world_size=size))
     ranks.both(returned(0))
     assert ranks.stage().detail == words
 
@@ -435,7 +430,6 @@ def test_processes_that_end_with_the_training_tell_for_their_ranks(tmp_path: Pat
     (tmp_path / "events-101.jsonl").unlink()  # one process runs the script, as with ddp_spawn
     ranks.record(0, CallStarted(0, "NeuralForecast.fit", "train.py", 1, ("NHITS",), ""))
     for rank, loss in ((0, 2.0), (1, 2.5)):
-        ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None), pid=200 + rank)
         ranks.record(rank, observed(validated=(loss,)), pid=200 + rank)
     ranks.record(0, returned(0))
     assert ranks.stage().detail == "the validation loss is 2 on rank 0, and 2.5 on rank 1"
@@ -803,8 +797,7 @@ def test_an_unused_layer_of_the_user_s_own_is_told_with_what_makes_find_unused_p
     names = ("adapter.weight", "adapter.bias")
     layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 7, names)
     ranks.call("fit", models=("OwnModel",))
-    ranks.record(0, OwnLayersUnused(0, 0, (layer,)))
-    ranks.train(0, find_unused=True, unused=[*names])
+    ranks.train(0, find_unused=True, unused=[*names], own_layers=(layer,))
     ranks.both(returned(0))
     (note,) = ranks.stage().notes
     assert "self.adapter.requires_grad_(False) in train.py:7" in note
@@ -812,7 +805,7 @@ def test_an_unused_layer_of_the_user_s_own_is_told_with_what_makes_find_unused_p
 
 def test_a_patch_for_the_class_that_the_user_s_derives_from_is_named(ranks: Ranks) -> None:
     ranks.call("fit", models=("OwnModel",))
-    ranks.record(0, TrainingStarted(0, 0, "OwnModel", 2, None, ("NBEATSx", "BaseWindows")))
+    ranks.train(0, bases=("NBEATSx", "BaseWindows"))
     ranks.both(raised(REFUSAL, ["out.weight"]))
     assert ranks.stage().patches == ("nbeatsx-unused-out",)
 

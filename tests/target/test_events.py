@@ -21,6 +21,7 @@ from nfpatch.target.events import (
     Entry,
     Frame,
     ReferenceMade,
+    Training,
     TrainSpec,
     WrongRecord,
     decode,
@@ -30,9 +31,7 @@ from nfpatch.target.events import (
 CASE = CaseSpec("a", "NHITS", "MAE", exogenous=("static",), options={"mlp_units": [[8, 8]], "h": 2}, like="b")
 FINISHED = CaseFinished(
     case="a",
-    losses=(1.0, 2.5),
-    losses_of_ranks=((1.0,), (2.0,)),
-    unused_by_torch=("out.weight",),
+    training=Training(losses=(1.0, 2.5), unused_by_torch=("out.weight",)),
     comparison=Comparison(("a",), 0.5, True, False, (), ()),
 )
 RETURNED = CallReturned(3, Frame(24, ("ds", "NHITS"), None, 0, "d"), ("w",), ())
@@ -62,10 +61,10 @@ def test_every_event_has_a_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"steps": None}, "steps"),
-        ({"steps": "3"}, "steps"),
-        ({"steps": True}, "steps"),
-        ({"losses": [1.0, "2"]}, "losses"),
+        ({"seconds": None}, "seconds"),
+        ({"seconds": "3"}, "seconds"),
+        ({"seconds": True}, "seconds"),
+        ({"training": {**as_json(encode(FINISHED.training)), "losses": [1.0, "2"]}}, "losses"),
         ({"comparison": {"different": []}}, "Comparison"),
         ({"surprise": 1}, "surprise"),
     ],
