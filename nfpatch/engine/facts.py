@@ -6,18 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from nfpatch.target.events import OwnLayerUnused, Step, Training
+from nfpatch.target.events import Frame, OwnLayerUnused, Step, Training
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Forecasts that a rank got: their SHA-256, and rows and missing numbers where they are known."""
-
-    digest: str
-    rows: Optional[int] = None
-    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class RankFacts:
     has_returned: bool = False
     failure: Optional[Failure] = None
     differences: tuple[str, ...] = ()
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[Frame, ...] = ()
     weights: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
     written: Mapping[str, set[str]] = field(default_factory=dict)

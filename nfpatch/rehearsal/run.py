@@ -18,11 +18,11 @@ from nfpatch.engine.facts import listed
 from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
 from nfpatch.engine.logs import place_of, tail_of
 from nfpatch.engine.probe import probe, runnable
+from nfpatch.engine.records import Records
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.patching.install_state import InstallState
-from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode

@@ -9,9 +9,7 @@ from typing import Any, Optional
 from nfpatch.catalog import Patch
 from nfpatch.engine.checks import different_data, first_finding, parting_calls
 from nfpatch.engine.facts import (
-    Answer,
     CallFacts,
-    Failure,
     Finding,
     Outcome,
     RankFacts,
@@ -20,11 +18,10 @@ from nfpatch.engine.facts import (
     shortened,
 )
 from nfpatch.engine.logs import place_of
+from nfpatch.engine.records import Call, Rank, Records
 from nfpatch.engine.remedies import patches_for, patches_for_unused
 from nfpatch.rehearsal.parting import decision_of
-from nfpatch.rehearsal.records import Call, Rank, Records
 from nfpatch.target.events import MethodReplaced, Training
-from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
 # Of a training, what the JSON document has
 _REPORTED = ("model", "world_size", "find_unused", "steps", "losses", "validated", "unused", "weights")
@@ -245,28 +242,7 @@ def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Map
             steps=rank.ended.steps if rank.ended is not None and has_ended else (),
             error=rank.ended.error if rank.ended is not None and has_ended else "",
         )
-    failure, returned, started = None, call.returned, call.started
-    if call.raised is not None:
-        event = call.raised.event
-        is_refusal = any(words in event.error for words in UNUSED_PARAMETERS_MESSAGES)
-        failure = Failure(event.error, event.places, call.raised.time, event.unused or (), is_refusal)
-    frame = None if returned is None else returned.forecasts
-    return RankFacts(
-        name=call.name,
-        line=started.line,
-        has_returned=returned is not None,
-        failure=failure,
-        differences=tuple(each.differ for each in call.references if each.differ),
-        answers=() if frame is None else (Answer(frame.digest, frame.rows, frame.nan),),
-        weights=() if returned is None else returned.weights,
-        chosen=() if returned is None else returned.chosen,
-        written=call.written,
-        place="" if call.is_over else place_of(records.stack_of(rank)),
-        models=started.models,
-        options=started.options,
-        data=started.data,
-        steps=started.steps,
-    )
+    return replace(call.facts(), place="" if call.is_over else place_of(records.stack_of(rank)))
 
 
 def _judge(records: Records, row: Mapping[int, int], facts: CallFacts, known: Known) -> _Judged:
@@ -407,11 +383,11 @@ def _word_for(call: Optional[Call]) -> str:
     if call is None:
         return "-"
     if call.raised is not None:
-        return call.raised.event.error.partition(":")[0]
+        return call.raised.error.partition(":")[0]
     if call.returned is None:
         return "waits"
-    frame = call.returned.forecasts
-    return "returned" if frame is None else f"{frame.rows} rows"
+    forecasts = call.returned.forecasts
+    return f"{forecasts[0].rows} rows" if forecasts else "returned"
 
 
 def _evidence_of(rank: int, call: Optional[Call], trainings: Mapping[int, Mapping[int, Training]]) -> dict[str, Any]:
@@ -420,7 +396,8 @@ def _evidence_of(rank: int, call: Optional[Call], trainings: Mapping[int, Mappin
     evidence: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
     if call is not None:
         returned = {} if call.returned is None else asdict(call.returned)
-        evidence["error"] = None if call.raised is None else call.raised.event.error
+        evidence["error"] = None if call.raised is None else call.raised.error
         evidence["written"] = sorted(call.written)
-        evidence.update({name: returned.get(name) for name in ("forecasts", "chosen", "weights")})
+        evidence.update({name: returned.get(name) for name in ("chosen", "weights")})
+        evidence["forecasts"] = next(iter(returned.get("forecasts", ())), None)
     return evidence

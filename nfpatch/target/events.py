@@ -189,13 +189,6 @@ class RanksAssembled:
 
 
 @dataclass(frozen=True)
-class CaseStarted:
-    """A case began. `case` is its id."""
-
-    case: str
-
-
-@dataclass(frozen=True)
 class OwnLayerUnused:
     """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
 
@@ -262,31 +255,6 @@ class Comparison:
     frozen: Tuple[str, ...]
 
 
-@dataclass
-class CaseFinished:
-    """A case came to its end on one rank. It is filled in while the case runs.
-
-    `outcome` is "pass", "unused-parameters", "error", or "wrong" where the end is not that of one process. An error is
-    `refused` if neuralforecast itself raised it, by a statement of its own, and `refused_alone` if one process fails as
-    well, with the same message. `forecast_shape` are rows and columns of the forecasts and `due_shape` what they must
-    be (series x horizon, outputs of the loss), `finite_forecasts` says whether all are finite numbers, and `answers`
-    are the SHA-256 of every frame that was asked of all ranks.
-    """
-
-    case: str
-    outcome: str = "pass"
-    detail: str = ""
-    seconds: float = 0.0
-    training: Training = field(default_factory=Training)
-    forecast_shape: Optional[Tuple[int, ...]] = None
-    due_shape: Optional[Tuple[int, ...]] = None
-    finite_forecasts: Optional[bool] = None
-    answers: Tuple[str, ...] = ()
-    comparison: Optional[Comparison] = None
-    refused: bool = False
-    refused_alone: bool = False
-
-
 @dataclass(frozen=True)
 class RankInfo:
     """What a rank says of itself: its node, how many processes and GPUs that has, and what it came to run."""
@@ -304,8 +272,8 @@ class RankInfo:
         return own == others
 
 
-# Events of a user's script. Those of a call have its number, which counts the calls of the process, and those of a
-# training its index in the call.
+# Events of a user's script, and of the cases of `train.py`, each of which counts as a call. Those of a call have its
+# number, which counts the calls of the process, and those of a training its index in the call.
 
 
 @dataclass(frozen=True)
@@ -319,16 +287,18 @@ class OptionOverridden:
 class CallStarted:
     """The script calls neuralforecast, from this file and line; `search` is the stage that shows its search, if any.
 
+    Of a case the name is its stage, and the number that of the case in the specification.
+
     `options` are the arguments of the models, and of the call, `data` those that are frames; each in words, by name.
     `steps` are the lines that were run since the last call.
     """
 
     number: int
     name: str
-    file: str
-    line: int
-    models: Tuple[str, ...]
-    search: str
+    file: str = ""
+    line: int = 0
+    models: Tuple[str, ...] = ()
+    search: str = ""
     options: Dict[str, str] = field(default_factory=dict)
     data: Dict[str, str] = field(default_factory=dict)
     steps: Tuple[Step, ...] = ()
@@ -361,6 +331,14 @@ class TrainingObserved:
 
 
 @dataclass(frozen=True)
+class FitCompared:
+    """The fit of a case was compared with the one that it must be like."""
+
+    number: int
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
 class Frame:
     """A frame of forecasts: rows, columns, series, missing numbers, and the SHA-256 of all that is in it."""
 
@@ -369,6 +347,11 @@ class Frame:
     ids: Optional[int]
     nan: int
     digest: str
+
+    @property
+    def shape(self) -> Tuple[int, int]:
+        """Series x horizon, and the outputs of the loss."""
+        return self.rows, len(set(self.columns) - {"unique_id", "ds"})
 
 
 @dataclass(frozen=True)
@@ -392,19 +375,23 @@ class CallReturned:
     """A call returned: its forecasts, the digests of the models' weights, and what its searches have chosen."""
 
     number: int
-    forecasts: Optional[Frame]
-    weights: Tuple[str, ...]
-    chosen: Tuple[str, ...]
+    forecasts: Tuple[Frame, ...] = ()
+    weights: Tuple[str, ...] = ()
+    chosen: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CallRaised:
-    """A call raised. `unused` are the parameters that torch names, `places` the frames of the traceback."""
+    """A call raised. `unused` are the parameters that torch names, `places` the frames of the traceback.
+
+    It is `by_neuralforecast` if a statement of neuralforecast itself raised it; of a script that is not looked up.
+    """
 
     number: int
     error: str
-    unused: Optional[Tuple[str, ...]]
-    places: Tuple[str, ...]
+    unused: Optional[Tuple[str, ...]] = None
+    places: Tuple[str, ...] = ()
+    by_neuralforecast: bool = False
 
 
 @dataclass(frozen=True)
@@ -418,7 +405,7 @@ class FileChanged:
 
 EVENTS = (
     *(ProcessStarted, SourceImported, ProcessEnded),
-    *(StackImported, RanksAssembled, CaseStarted, CaseFinished),
+    *(StackImported, RanksAssembled, FitCompared),
     *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
     *(MethodReplaced, OneDeviceOnly, TrainingObserved),
 )

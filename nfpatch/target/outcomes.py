@@ -1,4 +1,4 @@
-"""What came of a fit: it went through, torch refused it, or an exception and where that was raised."""
+"""How a case ended: it differs from one process, or raised an exception, and where."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import re
 import sys
 import traceback
-from typing import Callable, NamedTuple
+
+from .events import CallRaised
+from .observing import parameters_named_by_torch
 
 # Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with.
 UNUSED_PARAMETERS_MESSAGES = (
@@ -28,32 +30,13 @@ class FailedElsewhere(Exception):
     """What another process ended with; the text is the type and the words of its error."""
 
 
-class Ending(NamedTuple):
-    """How an action ended: with the `outcome` "pass", "unused-parameters", "wrong" or "error".
-
-    It is "wrong" where it differs from one process. The detail of an error is the exception with its last frames;
-    `refused` says whether a statement of neuralforecast raised it.
-    """
-
-    outcome: str
-    detail: str = ""
-    refused: bool = False
-
-
-def outcome_of(action: Callable[[], None]) -> Ending:
-    """How what a case does ends."""
-    try:
-        action()
-    except Differs as difference:
-        return Ending("wrong", str(difference))
-    except Exception as error:
-        message = message_of(error)
-        if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
-            return Ending("unused-parameters", message)
-        frames = frames_of(error)
-        refused = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
-        return Ending("error", "\n".join([message[:LONGEST_MESSAGE], *places_of(error)]), refused)
-    return Ending("pass")
+def raised_by(error: Exception, number: int) -> CallRaised:
+    """The record of what ended the call of this number, with the last frames."""
+    frames = frames_of(error)
+    by_neuralforecast = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
+    message = message_of(error)[:LONGEST_MESSAGE]
+    unused = parameters_named_by_torch(str(error))
+    return CallRaised(number, message, unused, tuple(places_of(error)), by_neuralforecast)
 
 
 def frames_of(error: BaseException) -> list[traceback.FrameSummary]:

@@ -9,7 +9,8 @@ from typing import Any
 from . import on_spark
 from .comparing import FitEnd, compared, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
-from .events import CaseSpec
+from .events import CaseSpec, FitCompared
+from .frames import record_of
 from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
 from .session import Session
 from .spawned import trained
@@ -41,7 +42,8 @@ def train(case: CaseSpec, session: Session) -> None:
     frozen = tuple(name for name, parameter in last.named_parameters() if not parameter.requires_grad)
     session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, losses, forecasts)
     if case.like is not None:
-        session.finished.comparison = compared(session.fitted[case.id], session.fitted[case.like])
+        comparison = compared(session.fitted[case.id], session.fitted[case.like])
+        session.found.append(FitCompared(session.number, comparison))
 
 
 def fit(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> None:
@@ -80,7 +82,10 @@ def predict(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> An
         frame = forecaster.predict(**future)
     columns = [name for name in frame.columns if name not in ("unique_id", "ds")]
     forecasts = frame[columns].to_numpy(dtype="float64")
-    session.finished.forecast_shape = tuple(forecasts.shape)
-    session.finished.due_shape = (len(data.future), len(model.loss.output_names))
-    session.finished.finite_forecasts = all(map(math.isfinite, forecasts.flat))
+    expected = (len(data.future), len(model.loss.output_names))
+    if forecasts.shape != expected:
+        raise ValueError(f"the forecasts have the shape {forecasts.shape} instead of {expected}")
+    if not all(map(math.isfinite, forecasts.flat)):
+        raise ValueError("not all forecasts are finite numbers")
+    session.frames.append(record_of(frame))
     return forecasts

@@ -18,7 +18,7 @@ from . import on_spark
 from .comparing import seed_everything, start_from, weights_of
 from .data import LENGTH, Data, levelled_data
 from .events import CaseSpec, Training, TrainSpec
-from .frames import difference_of, digest_of_frame
+from .frames import difference_of, record_of
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
 from .outcomes import Differs
 from .session import Session
@@ -63,9 +63,9 @@ class Script:
     def compare(self, found: Any, expected: Any) -> None:
         """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
 
-        The digest of `found` is recorded, as it must be the same on all ranks.
+        `found` is recorded, as it must be the same on all ranks.
         """
-        self.session.finished.answers += (digest_of_frame(found),)
+        self.session.frames.append(record_of(found))
         difference = difference_of(found, expected)
         if difference is not None:
             raise Differs(difference)

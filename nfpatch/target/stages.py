@@ -21,7 +21,7 @@ from unittest import mock
 
 from .comparing import seed_everything, start_from, weights_of
 from .data import levelled_data
-from .events import CaseSpec
+from .events import CaseSpec, ReferenceMade
 from .models import EARLY_STOPPING, OTHER_SHAPES, SMALL_SIZES, trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs, message_of
@@ -51,9 +51,10 @@ def run(case: CaseSpec, session: Session) -> None:
                 script.restore_training()
     except Exception as error:
         if case.patch is None:  # else it is known that one process is not refused
-            training, answers = replace(session.observation.training), session.finished.answers
-            session.finished.refused_alone = message_of(error) == refusal_alone(case, session)
-            session.observation.training, session.finished.answers = training, answers
+            training, frames = replace(session.observation.training), [*session.frames]
+            if message_of(error) == refusal_alone(case, session):
+                session.found.append(ReferenceMade(session.number, error=message_of(error)))
+            session.observation.training, session.frames = training, frames
         raise
 
 
@@ -129,14 +130,14 @@ def cross_validation(script: Script) -> None:
     for refit in (False, True) if knows_refit else (None,):
         options = {} if refit is None else {"refit": refit}
         found, due = (cross_validated(script, trainer, 1, options) for trainer in (script.together, script.alone))
-        recorded = script.session.finished.answers
+        recorded = [*script.session.frames]
         try:
             script.compare(found, due)
         except Differs:
             if cross_validated(script, script.alone, 2, options).equals(due):
                 raise
             # It draws samples, of a stream that the training has left elsewhere: rows and their order are compared
-            script.session.finished.answers = recorded
+            script.session.frames[:] = recorded
             names = [name for name in due.columns if due[name].dtype.kind == "f"]
             script.compare(found.drop(columns=names), due.drop(columns=names))
 

@@ -10,10 +10,11 @@ the folder `out`, each at once, so that a killed process leaves its evidence, an
     StackImported     the heavy imports are done
     RanksAssembled    all ranks are there
     SourceImported    neuralforecast was imported, for each source tree
-    CaseStarted, CaseFinished    for each case
+    CallStarted       for each case, which counts as a call, and when it is over:
+    TrainingObserved, FitCompared, ReferenceMade where it is not as in one process, and CallReturned or CallRaised
     ProcessEnded      last of all
 
-Of a rank on another node there are CaseFinished and ProcessEnded only.
+Of a rank on another node there are the events of cases that are over, and ProcessEnded.
 """
 
 from __future__ import annotations
@@ -23,28 +24,30 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
-from typing import Callable, NoReturn
+from typing import Any, Callable, NoReturn
 
 from .event_file import EventFile
 from .events import (
-    CaseFinished,
+    CallRaised,
+    CallReturned,
+    CallStarted,
     CaseSpec,
-    CaseStarted,
+    Entry,
     ProcessEnded,
     ProcessStarted,
     RankInfo,
     RanksAssembled,
+    ReferenceMade,
     SourceImported,
     StackImported,
+    TrainingObserved,
     TrainSpec,
     decode,
-    encode,
 )
-from .outcomes import outcome_of
+from .outcomes import Differs, raised_by
 from .plain_fit import train
 from .process import end_with_parent, redirect_output
 from .session import Session
@@ -57,23 +60,25 @@ from .world import World, assembled, rank_of
 SELF_DESTRUCTION_DELAY = 30
 
 
-def run_case(case: CaseSpec, action: Callable[[], None], session: Session, events: EventFile) -> CaseFinished:
-    """Runs the action of one case between its two events, and returns the second."""
-    events.write(CaseStarted(case.id))
-    session.observation.begin()
-    session.finished = finished = CaseFinished(case.id)
-    begin = time.monotonic()
-    finished.outcome, finished.detail, finished.refused = outcome_of(action)
-    finished.seconds = time.monotonic() - begin
-    finished.training = session.observation.training
-    events.write(finished)
-    return finished
+def run_case(number: int, action: Callable[[], None], session: Session, events: EventFile) -> list[Entry]:
+    """Runs the action of a case, which has begun, and returns what was recorded of it."""
+    session.begin(number)
+    ending: Any = None
+    try:
+        action()
+    except Differs as difference:
+        session.found.append(ReferenceMade(number, differ=str(difference)))
+    except Exception as error:
+        ending = raised_by(error, number)
+    training = TrainingObserved(number, 0, session.observation.training)
+    ending = ending or CallReturned(number, tuple(session.frames))
+    return [events.write(event) for event in (training, *session.found, ending)]
 
 
 def run_source(
     tree: str, cases: list[CaseSpec], session: Session, base_path: list[str], events: EventFile
-) -> Iterator[CaseFinished]:
-    """Imports neuralforecast from one tree and trains its cases, giving what came of each.
+) -> Iterator[list[Entry]]:
+    """Imports neuralforecast from one tree and trains its cases, giving what was recorded of each.
 
     A failed import is the outcome of all of them.
     """
@@ -92,7 +97,9 @@ def run_source(
     for case in cases:
         if failure is not None or not session.spec.dealt or is_taken(case, session.spec):
             session.world.enter(case.id)
-            yield run_case(case, partial(take, case), session, events)
+            number = session.spec.cases.index(case)
+            begun = events.write(CallStarted(number, case.stage, models=(case.model,)))
+            yield [begun, *run_case(number, partial(take, case), session, events)]
 
 
 def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
@@ -147,14 +154,16 @@ def main(spec_path: str) -> NoReturn:
     events.write(RanksAssembled(session.backend))
     elsewhere = events_of_other_nodes(ranks, spec)
     for tree, cases in groupby(spec.cases, key=lambda case: case.tree):
-        for finished in run_source(tree, list(cases), session, base_path, events):
-            finished_by = [finished]
+        for entries in run_source(tree, list(cases), session, base_path, events):
+            of_ranks = [entries]
             if not spec.dealt:
-                finished_by = [decode(CaseFinished, each) for each in world.gather(encode(finished))]
-            if any(each.outcome != "pass" for each in finished_by):  # the ranks must go on alike
-                session.scripts.clear()
+                gathered = world.gather([entry.to_json() for entry in entries])
+                of_ranks = [[Entry.from_json(entry) for entry in each] for each in gathered]
+            if any(isinstance(entry.event, (CallRaised, ReferenceMade)) for each in of_ranks for entry in each):
+                session.scripts.clear()  # the ranks must go on alike
             for number, events_elsewhere in elsewhere.items():
-                events_elsewhere.write(finished_by[number])
+                for entry in of_ranks[number]:
+                    events_elsewhere.append(entry)
     for events_elsewhere in elsewhere.values():
         events_elsewhere.write(ProcessEnded())
     events.write(ProcessEnded())

@@ -18,10 +18,12 @@ from nfpatch.engine.checks import (
     unused_parameters,
     world_size,
 )
-from nfpatch.engine.facts import Answer, CallFacts, Decision, Failure, RankFacts
-from nfpatch.target.events import OwnLayerUnused, Training
+from nfpatch.engine.facts import CallFacts, Decision, Failure, RankFacts
+from nfpatch.target.events import Frame, OwnLayerUnused, Training
 
-RETURNED = RankFacts("NeuralForecast.fit", 10, has_returned=True, answers=(Answer("a", 24),), weights=("w",))
+RETURNED = RankFacts(
+    "NeuralForecast.fit", 10, has_returned=True, answers=(Frame(24, (), None, 0, "a"),), weights=("w",)
+)
 TRAINED = Training(
     model="NHITS", world_size=2, backend="gloo", steps=4, validated=(2.0,), weights="w", buffers="b", batches=("x", "y")
 )
@@ -58,7 +60,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "training_weights": {"training": replace(TRAINED, weights="other")},
     "validation_loss": {"training": replace(TRAINED, validated=(2.5,))},
     "model_weights": {"on_rank_1": replace(RETURNED, weights=("other",))},
-    "forecasts": {"on_rank_1": replace(RETURNED, answers=(Answer("b", 24),))},
+    "forecasts": {"on_rank_1": replace(RETURNED, answers=(Frame(24, (), None, 0, "b"),))},
     "shared_files": {"on_rank_1": replace(RETURNED, written=OTHER_FILE)},
 }
 

@@ -10,14 +10,14 @@ from nfpatch.catalog import Case
 from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.report import coverage_in_words, required_in_words, verdict_of
 from nfpatch.proof.runner import ProofReport
-from nfpatch.proof.verdict import CaseResult, ProofCase, result_without_fits
+from nfpatch.proof.verdict import CaseResult, ProofCase, result_without_calls
 
 ASIDE, NAMED = Unproved("aside", "it has no cases"), Unproved("named", "it takes --thorough", is_named=True)
 
 
 def result(patch: str, ok: bool = True, **facts: object) -> CaseResult:
     case = ProofCase(f"{patch}/{ok}", patch, Case("NHITS", "MAE"), "patched", "pass")
-    return replace(result_without_fits(case, "pass", ""), ok=ok, **facts)  # type: ignore[arg-type]
+    return replace(result_without_calls(case, "pass", ""), ok=ok, **facts)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

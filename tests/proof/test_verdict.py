@@ -1,57 +1,80 @@
 """What the ranks report is a proof only if all of it fits together."""
 
-import json
 from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
 
 from nfpatch.catalog import Case
+from nfpatch.engine.records import Call
 from nfpatch.proof.verdict import (
     CaseResult,
     ProofCase,
     Strategy,
     difference,
-    result_of_fits,
-    result_without_fits,
+    result_of_calls,
+    result_without_calls,
 )
-from nfpatch.target.events import CaseFinished, Comparison, Entry, Training
+from nfpatch.target.events import (
+    CallRaised,
+    CallReturned,
+    CallStarted,
+    Comparison,
+    Frame,
+    ReferenceMade,
+    Training,
+)
 
 GREEN = ProofCase("green", "nbeatsx-unused-out", Case("NBEATSx", "MQLoss"), "patched", "pass", ("out.*",))
 RED = replace(GREEN, id="red", source="released", expect="unused-parameters")
 
-TRAINED = CaseFinished(
-    case="green",
-    outcome="pass",
-    detail="",
-    seconds=1.0,
-    training=Training(world_size=2, backend="gloo", steps=3, losses=(1.0,), parameters=100, weights="abc"),
-    forecast_shape=(24, 5),
-    due_shape=(24, 5),
-    finite_forecasts=True,
+FORECASTS = Frame(24, ("unique_id", "ds", *map(str, range(5))), ids=2, nan=0, digest="a")
+TRAINED = Call(
+    started=CallStarted(0, "fit"),
+    begin=9.0,
+    end=10.0,
+    trainings={0: Training(world_size=2, backend="gloo", steps=3, losses=(1.0,), parameters=100, weights="abc")},
+    returned=CallReturned(0, (FORECASTS,)),
 )
 
 
-def changed(fit: CaseFinished, **changes: Any) -> CaseFinished:
-    """The report of a rank with other values, some of them of its training."""
-    own = {name: value for name, value in changes.items() if hasattr(CaseFinished, name)}
-    of_training = {name: value for name, value in changes.items() if name not in own}
-    return replace(fit, training=replace(fit.training, **of_training), **own)
+def changed(
+    call: Call,
+    error: Optional[str] = None,
+    differ: Optional[str] = None,
+    refused_by: Optional[str] = None,
+    seconds: float = 1.0,
+    forecasts: tuple[Frame, ...] = (FORECASTS,),
+    comparison: Optional[Comparison] = None,
+    **of_training: Any,
+) -> Call:
+    """What a rank reports of a case, with another end, or another training; `refused_by` may be "one process"."""
+    if error is None and differ is None and call.raised is not None:
+        error = call.raised.error
+    references = [] if differ is None else [ReferenceMade(0, differ=differ)]
+    if refused_by == "one process":
+        references.append(ReferenceMade(0, error=error))
+    return replace(
+        call,
+        end=9.0 + seconds,
+        trainings={0: replace(call.trainings[0], **of_training)},
+        returned=None if error else CallReturned(0, forecasts),
+        raised=CallRaised(0, error, by_neuralforecast=refused_by == "neuralforecast") if error else None,
+        references=references,
+        comparison=comparison,
+    )
 
 
 DEAD = ("out.weight", "out.bias")
+REFUSED_BY_DDP = "RuntimeError: parameters that were not used in producing the loss"
 REFUSED = changed(
     TRAINED,
-    outcome="unused-parameters",
-    detail="RuntimeError: parameters that were not used in producing the loss",
+    REFUSED_BY_DDP,
     steps=1,
     unused=DEAD,
     unused_last=DEAD,
     unused_by_torch=DEAD[::-1],
     weights=None,
-    forecast_shape=None,
-    due_shape=None,
-    finite_forecasts=None,
 )
 ALONE = changed(TRAINED, world_size=1, backend=None)
 SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD, frozen=())
@@ -89,24 +112,8 @@ NO_EVIDENCE = {
 }
 
 
-def result(case: ProofCase, *fits: CaseFinished) -> CaseResult:
-    return result_of_fits(case, fits, world_size=max(len(fits), 2), backend="gloo")
-
-
-@pytest.mark.parametrize(
-    "fit",
-    [
-        TRAINED,
-        changed(REFUSED, refused=True, refused_alone=True, buffers="def", batches=("a", "b"), answers=("c",)),
-        changed(TRAINED, comparison=replace(SAME, different=("gate.weight",), largest=0.5)),
-        changed(TRAINED, comparison=replace(SAME, forecasts_equal=False)),
-    ],
-    ids=["trained", "refused", "other weights than its like", "other forecasts than its like"],
-)
-def test_a_fit_is_what_the_rank_has_written_of_it(fit: CaseFinished) -> None:
-    line = json.dumps(Entry(0, 1, 2.0, fit).to_json())
-
-    assert Entry.from_json(json.loads(line)).event == fit
+def result(case: ProofCase, *calls: Call) -> CaseResult:
+    return result_of_calls(case, calls, world_size=max(len(calls), 2), backend="gloo")
 
 
 def test_a_source_tree_has_the_patches_in_its_name_that_it_carries_beside() -> None:
@@ -158,7 +165,7 @@ def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -
     case = replace(GREEN, strategy="find-unused-ddp", launcher="spawn", requires=("another",), like="other")
     fit = changed(TRAINED, comparison=SAME)
 
-    assert result(case, fit, changed(fit, seconds=2.0)) == replace(
+    assert result(case, fit, replace(fit, end=11.0)) == replace(
         PROVED,
         strategy="find-unused-ddp",
         launcher="spawn",
@@ -170,8 +177,8 @@ def test_a_result_says_what_kind_of_fit_it_is_of_and_counts_the_slowest_rank() -
 
 
 def test_of_a_fit_that_failed_the_evidence_is_kept_of_the_ranks_that_began_to_train() -> None:
-    failed = changed(TRAINED, outcome="error", detail="ValueError: no", steps=2, losses=(float("nan"),), refused=True)
-    never = changed(failed, world_size=None, backend=None, steps=0, parameters=None, forecast_shape=None, refused=False)
+    failed = changed(TRAINED, "ValueError: no", refused_by="neuralforecast", steps=2, losses=(float("nan"),))
+    never = changed(failed, world_size=None, backend=None, steps=0, parameters=None)
     other = changed(TRAINED, world_size=3, backend="nccl", parameters=1)
 
     due = replace(
@@ -183,15 +190,16 @@ def test_of_a_fit_that_failed_the_evidence_is_kept_of_the_ranks_that_began_to_tr
         refused=True,
         steps=2,
         equal_weights=None,
+        forecast_shape=None,
         finite_forecasts=None,
     )
     assert result(GREEN, failed, other) == due
-    assert result(GREEN, never, failed) == replace(due, forecast_shape=None)
+    assert result(GREEN, never, failed) == due
     assert result(GREEN, never, never) == replace(due, refused=False, **NO_EVIDENCE)
 
 
 def test_of_a_case_that_was_not_finished_there_is_no_evidence() -> None:
-    assert result_without_fits(GREEN, "timeout", "not reached") == replace(
+    assert result_without_calls(GREEN, "timeout", "not reached") == replace(
         PROVED,
         outcome="timeout",
         ok=False,
@@ -252,10 +260,7 @@ def test_in_json_a_result_has_all_that_it_holds() -> None:
         ({"losses": (1.0, float("nan"))}, "rank 1: the loss is not finite"),
         ({"weights": "other"}, "the weights differ between ranks"),
         ({"weights": None}, "the weights differ between ranks"),
-        ({"forecast_shape": None, "due_shape": None}, "rank 1: the forecasts have the shape None instead of None"),
-        ({"forecast_shape": (24, 1)}, "rank 1: the forecasts have the shape (24, 1) instead of (24, 5)"),
-        ({"finite_forecasts": False}, "rank 1: not all forecasts are finite numbers"),
-        ({"outcome": "error", "detail": "ValueError: no"}, "rank 1: ValueError: no"),
+        ({"error": "ValueError: no"}, "rank 1: ValueError: no"),
     ],
 )
 def test_a_fit_that_went_through_proves_nothing_if(flaw: dict, words: str) -> None:
@@ -265,8 +270,8 @@ def test_a_fit_that_went_through_proves_nothing_if(flaw: dict, words: str) -> No
 
 
 def test_of_several_errors_the_first_is_told_first_and_none_is_told_twice() -> None:
-    cause = changed(TRAINED, outcome="error", detail="ValueError: no", seconds=1.0)
-    consequence = changed(TRAINED, outcome="error", detail="RuntimeError: connection closed", seconds=9.0)
+    cause = changed(TRAINED, "ValueError: no")
+    consequence = changed(TRAINED, "RuntimeError: connection closed", seconds=9.0)
 
     detail = result(GREEN, consequence, cause, changed(cause, seconds=2.0)).detail
 
@@ -288,12 +293,12 @@ def test_a_missing_gradient_spoils_green_even_where_ddp_kept_quiet() -> None:
 
 
 def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() -> None:
-    refused = changed(REFUSED, detail="RuntimeError: not used", unused=(), unused_last=(), unused_by_torch=None)
+    refused = changed(REFUSED, f"{REFUSED_BY_DDP} 1", unused=(), unused_last=(), unused_by_torch=None)
 
-    for fits in ((refused, changed(refused, detail="RuntimeError: of rank 1")), (TRAINED, refused)):
+    for fits in ((refused, changed(refused, f"{REFUSED_BY_DDP} 2")), (TRAINED, refused)):
         spoilt = result(GREEN, *fits)
         assert (spoilt.outcome, spoilt.ok) == ("unused-parameters", False)
-        assert spoilt.detail == "unused: RuntimeError: not used"
+        assert spoilt.detail == f"unused: {REFUSED_BY_DDP} 1"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +308,7 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
             [changed(REFUSED, unused=(*DEAD, "gate.weight"))] * 2,
             "unused, but not claimed by the patch: gate.weight",
         ),
-        ([changed(REFUSED, outcome="pass")] * 2, "rank 0: there are unused parameters, but DDP did not refuse them"),
+        ([changed(REFUSED, "")] * 2, "rank 0: there are unused parameters, but DDP did not refuse them"),
         ([REFUSED, TRAINED], "rank 1: there are unused parameters, but DDP did not refuse them"),
         (
             [changed(REFUSED, unused_by_torch=("gate.weight", "gate.bias"))] * 2,
@@ -311,7 +316,7 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
         ),
     ],
 )
-def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[CaseFinished], words: str) -> None:
+def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[Call], words: str) -> None:
     other = result(RED, *fits)
 
     assert (other.outcome, other.ok, other.detail) == ("unused-parameters", False, words)
@@ -392,7 +397,7 @@ def test_a_fit_is_not_alike_if(flaw: Optional[dict], words: str) -> None:
 def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
     fit = changed(TRAINED, world_size=3, comparison=replace(SAME, different=("gate.weight",), largest=1e-9))
 
-    like = result_of_fits(replace(GREEN, like="other"), [fit] * 3, world_size=3, backend="gloo")
+    like = result_of_calls(replace(GREEN, like="other"), [fit] * 3, world_size=3, backend="gloo")
 
     assert (like.ok, like.matches_reference) == (True, False)
 
@@ -400,8 +405,8 @@ def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
 STAGE = Case("NHITS", "predict", stage="predict")
 STAGE_GREEN = ProofCase("stage", "predict-on-one-device", STAGE, "patched", "pass", forecast=None)
 STAGE_RED = replace(STAGE_GREEN, source="released", expect="wrong", symptoms=("could not broadcast",))
-DIFFERS = changed(TRAINED, outcome="wrong", detail="12 of 24 forecasts are not those of one process")
-CRASHED = changed(TRAINED, outcome="error", detail="ValueError: could not broadcast input array", weights=None)
+DIFFERS = changed(TRAINED, differ="12 of 24 forecasts are not those of one process")
+CRASHED = changed(TRAINED, "ValueError: could not broadcast input array", weights=None)
 ANOTHER_SIZE = "rank 1: torch reports world size 1 and backend None instead of 2 and gloo"
 
 
@@ -414,6 +419,8 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
         config="predict",
         stage="predict",
         matches_reference=True,
+        forecast_shape=None,
+        finite_forecasts=False,
     )
 
 
@@ -421,10 +428,10 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
     ("fits", "outcome", "words"),
     [
         ((TRAINED, DIFFERS), "wrong", f"rank 1: {DIFFERS.detail}"),
-        ((DIFFERS, changed(DIFFERS, detail="another")), "wrong", f"rank 0: {DIFFERS.detail}\nrank 1: another"),
+        ((DIFFERS, changed(DIFFERS, differ="another")), "wrong", f"rank 0: {DIFFERS.detail}\nrank 1: another"),
         ((DIFFERS, DIFFERS), "wrong", f"rank 0: {DIFFERS.detail}"),
         ((TRAINED, CRASHED), "error", f"rank 1: {CRASHED.detail}"),
-        ((TRAINED, changed(TRAINED, answers=("a",))), "wrong", "rank 1 and rank 0 have different forecasts"),
+        ((TRAINED, changed(TRAINED, forecasts=())), "wrong", "rank 1 and rank 0 have different forecasts"),
         (
             (TRAINED, changed(TRAINED, buffers="other")),
             "wrong",
@@ -459,7 +466,7 @@ def test_a_stage_is_green_where_every_rank_got_what_one_process_gets() -> None:
     ],
 )
 def test_a_stage_is_not_green_where_any_rank_got_something_else(
-    fits: tuple[CaseFinished, ...], outcome: str, words: str
+    fits: tuple[Call, ...], outcome: str, words: str
 ) -> None:
     red = result(STAGE_GREEN, *fits)
     assert (red.outcome, red.ok, red.detail) == (outcome, False, words)
@@ -469,7 +476,7 @@ def test_a_stage_is_not_green_where_any_rank_got_something_else(
 def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bug() -> None:
     assert result(STAGE_RED, TRAINED, DIFFERS).ok
     assert result(STAGE_RED, CRASHED, TRAINED).ok
-    strange = changed(CRASHED, detail="ImportError: no such module")
+    strange = changed(CRASHED, "ImportError: no such module")
     assert not result(STAGE_RED, strange, strange).ok
     fine = result(STAGE_RED, TRAINED, TRAINED)
     assert (fine.ok, fine.outcome) == (False, "pass")
@@ -478,7 +485,7 @@ def test_the_original_is_red_where_it_ends_otherwise_or_with_the_words_of_the_bu
 
 
 def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_at_stake() -> None:
-    alone = changed(CRASHED, refused_alone=True)
+    alone = changed(CRASHED, refused_by="one process")
     journey = replace(STAGE_GREEN, patch=None)
     told = result(journey, alone, alone)
     assert (told.outcome, told.ok, told.refused_alone) == ("error", True, True)
@@ -492,7 +499,7 @@ def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_a
 
 def test_on_spark_the_original_may_show_its_bug_in_a_number_of_processes_that_was_not_asked_for() -> None:
     spark = replace(STAGE_RED, launcher="spark")
-    fewer = changed(DIFFERS, world_size=1, backend=None)
+    fewer = changed(DIFFERS, differ=DIFFERS.detail, world_size=1, backend=None)
 
     red = result(spark, TRAINED, fewer)
 

@@ -13,7 +13,7 @@ import pytest
 from nfpatch.catalog import load_catalog
 from nfpatch.engine.checks import errors
 from nfpatch.engine.logs import place_of
-from nfpatch.rehearsal.records import Records
+from nfpatch.engine.records import Records
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import ENTRY
 from nfpatch.target.events import (
@@ -51,7 +51,7 @@ NAN, INFINITE = float("nan"), float("inf")
 def returned(
     number: int = 0, forecasts: Frame | None = None, weights: tuple[str, ...] = ("w",), chosen: tuple[str, ...] = ()
 ) -> CallReturned:
-    return CallReturned(number, forecasts, weights, chosen)
+    return CallReturned(number, () if forecasts is None else (forecasts,), weights, chosen)
 
 
 def raised(error: str, unused: Iterable[str] | None = None, places: tuple[str, ...] = ()) -> CallRaised:

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from nfpatch.target.events import Frame
-from nfpatch.target.frames import as_pandas, described, difference_of, digest_of_frame
+from nfpatch.target.frames import as_pandas, described, difference_of, digest_of_frame, record_of
 
 DAYS = pandas.to_datetime(["2020-01-01", "2020-01-02"])
 NAN = math.nan
@@ -51,7 +51,7 @@ class PandasOnSpark(pandas.DataFrame):
 def test_a_frame_is_told_by_its_size_its_series_its_missing_forecasts_and_its_digest() -> None:
     frame = forecasts(NHITS=[NAN, 0.2, 0.3, NAN], y=[1, 2, 3, 4], note=[None, "x", "x", "x"])
 
-    assert described(frame) == Frame(
+    assert record_of(frame) == Frame(
         rows=4,
         columns=(
             "unique_id",
@@ -71,7 +71,7 @@ def test_a_frame_is_told_by_its_size_its_series_its_missing_forecasts_and_its_di
 def test_a_frame_without_ids_is_told_without_a_number_of_series() -> None:
     frame = pandas.DataFrame({7: [0.5, NAN, 0.5]})
 
-    assert described(frame) == Frame(
+    assert record_of(frame) == Frame(
         rows=3,
         columns=("7",),
         ids=None,
@@ -106,7 +106,7 @@ def test_a_frame_that_is_as_pandas_has_it_stays_the_same_object(frame: pandas.Da
     ids=lambda thing: type(thing).__name__,
 )
 def test_what_is_no_frame_is_told_as_nothing(thing: Any) -> None:
-    assert described(thing) is None
+    assert described(thing) == ()
 
 
 def test_the_digest_is_over_all_that_is_in_a_frame_each_number_to_its_last_bit() -> None:

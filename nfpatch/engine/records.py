@@ -1,4 +1,4 @@
-"""What the processes of a rehearsal have recorded, rank by rank and call by call."""
+"""What the processes of a run have recorded, rank by rank and call by call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+from nfpatch.engine.facts import Failure, RankFacts
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
     CallRaised,
     CallReturned,
     CallStarted,
+    Comparison,
     Entry,
     FileChanged,
+    FitCompared,
     MethodReplaced,
     OneDeviceOnly,
     OptionOverridden,
@@ -24,28 +27,24 @@ from nfpatch.target.events import (
     Training,
     TrainingObserved,
 )
+from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
 # Calls that one rank may make without the others
 BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
 
 
 @dataclass
-class Raised:
-    """The exception with which a call ended, and when (seconds since the epoch)."""
-
-    event: CallRaised
-    time: float
-
-
-@dataclass
 class Call:
-    """One call of the script, as one rank made it."""
+    """One call of the script, or case of the catalog, as one rank made it, and when (seconds since the epoch)."""
 
     started: CallStarted
+    begin: float
+    end: float = 0.0
     trainings: dict[int, Training] = field(default_factory=dict)
     returned: Optional[CallReturned] = None
-    raised: Optional[Raised] = None
+    raised: Optional[CallRaised] = None
     references: list[ReferenceMade] = field(default_factory=list)
+    comparison: Optional[Comparison] = None
     written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
     one_device: str = ""
     replaced: list[MethodReplaced] = field(default_factory=list)  # since the call before
@@ -65,13 +64,46 @@ class Call:
         """Whether it has ended, one way or another."""
         return self.returned is not None or self.raised is not None
 
+    @property
+    def detail(self) -> str:
+        """The error with its frames, or in what the result is not that of one process; empty if all is well."""
+        if self.raised is not None:
+            return "\n".join([self.raised.error, *self.raised.places])
+        return "\n".join(each.differ for each in self.references if each.differ)
+
+    def facts(self) -> RankFacts:
+        """What the checks look at."""
+        failure, returned, started = None, self.returned, self.started
+        if self.raised is not None:
+            event = self.raised
+            is_refusal = any(words in event.error for words in UNUSED_PARAMETERS_MESSAGES)
+            failure = Failure(event.error, event.places, self.end, event.unused or (), is_refusal)
+        return RankFacts(
+            name=self.name,
+            line=started.line,
+            has_returned=returned is not None,
+            failure=failure,
+            differences=tuple(each.differ for each in self.references if each.differ),
+            answers=() if returned is None else returned.forecasts,
+            weights=() if returned is None else returned.weights,
+            chosen=() if returned is None else returned.chosen,
+            written=self.written,
+            models=started.models,
+            options=started.options,
+            data=started.data,
+            steps=started.steps,
+        )
+
 
 @dataclass
 class Rank:
-    """One rank: the process that runs the script, and those that train for it and end with the training."""
+    """One rank: the process that runs the script, and those that train for it and end with the training.
+
+    Its id is 0 as long as it is not known.
+    """
 
     number: int
-    pid: int
+    pid: int = 0
     calls: dict[int, Call] = field(default_factory=dict)
     written: dict[str, set[str]] = field(default_factory=dict)  # likewise, by the script itself
     ended: Optional[ProcessEnded] = None  # by itself
@@ -85,7 +117,7 @@ class Rank:
         """Takes in an event of the process that runs the script."""
         event = entry.event
         if isinstance(event, CallStarted):
-            self.calls[event.number] = Call(event)
+            self.calls[event.number] = Call(event, entry.time)
         elif isinstance(event, FileChanged):
             call = self.calls.get(event.number)
             (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
@@ -97,14 +129,16 @@ class Rank:
             self.calls[event.number].trainings[event.index] = event.training
         elif isinstance(event, OneDeviceOnly) and event.number in self.calls:
             self.calls[event.number].one_device = event.what
-        elif isinstance(event, (ReferenceMade, CallReturned, CallRaised)) and event.number in self.calls:
+        elif isinstance(event, (ReferenceMade, FitCompared, CallReturned, CallRaised)) and event.number in self.calls:
             call = self.calls[event.number]
             if isinstance(event, ReferenceMade):
                 call.references.append(event)
+            elif isinstance(event, FitCompared):
+                call.comparison = event.comparison
             elif isinstance(event, CallReturned):
-                call.returned = event
+                call.returned, call.end = event, entry.time
             else:
-                call.raised = Raised(event, entry.time)
+                call.raised, call.end = event, entry.time
 
 
 class Records:
