@@ -115,6 +115,11 @@ class TrainSpec:
     timeout: float
     out: str
 
+    @property
+    def is_on_spark(self) -> bool:
+        """Whether Spark makes the processes."""
+        return self.launcher == "spark"
+
 
 @dataclass(frozen=True)
 class RehearsalSpec:

@@ -28,11 +28,6 @@ LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re
 CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection reset by peer", "Traceback", "Py4J")
 
 
-def is_on_spark(spec: TrainSpec) -> bool:
-    """Whether Spark makes the processes."""
-    return spec.launcher == "spark"
-
-
 class Spark:
     """The Spark session of the running source tree; there is one at a time."""
 

@@ -25,8 +25,9 @@ from .events import CaseSpec, ReferenceMade
 from .models import EARLY_STOPPING, OTHER_SHAPES, SMALL_SIZES, trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs, message_of
+from .plain_fit import one_process
 from .pretended.pretended_gpus import pretend
-from .script import Script, cut_of, one_process
+from .script import Script, cut_of
 from .session import Session
 
 # A validation loss is a sum over series, and the ranks may add in another order.
