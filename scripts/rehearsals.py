@@ -70,6 +70,7 @@ TUTORIALS = (
 # After public repositories and issues
 REPOSITORIES = (
     of_its_time("1.5.0", "`model.fit` on a `TimeSeriesDataset`", "dataset_fit.py"),
+    of_its_time("1.6.1", "a process for each model", "subprocess_per_model.py"),
     of_its_time("1.6.4", "a class around NeuralForecast", "wrapper_class.py"),
     of_its_time("1.7.4", "a loop over models with try and except", "model_loop.py"),
     of_its_time("1.7.5", "HINT with each reconciliation", "hint_mintrace.py"),

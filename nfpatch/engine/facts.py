@@ -30,11 +30,11 @@ class RankFacts:
     """What one rank recorded of a call. `name` is empty where it has not made the call.
 
     `differences` say how its result differs from that of one process. `weights` are digests of the models afterwards,
-    `chosen` is what searches have chosen; `written` has, by path, how files were changed. `place` is where the process
-    is that has not ended the call, `failed_before` an earlier call in which it raised. `options` and `data` are what
-    the call was given, in words by name, `steps` the lines of the script that led to it, or to the end of a process
-    that `has_ended` without it, by an `error` of its own or not. One that `has_gone_on` without it may also make
-    another call.
+    `chosen` is what searches have chosen; `written` has, by path, how files were changed, and `writers` the line of the
+    user's own code that did. `place` is where the process is that has not ended the call, `failed_before` an earlier
+    call in which it raised. `options` and `data` are what the call was given, in words by name, `steps` the lines of
+    the script that led to it, or to the end of a process that `has_ended` without it, by an `error` of its own or not.
+    One that `has_gone_on` without it may also make another call.
     """
 
     name: str = ""
@@ -46,6 +46,7 @@ class RankFacts:
     weights: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
     written: Mapping[str, set[str]] = field(default_factory=dict)
+    writers: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
     failed_before: str = ""
     models: tuple[str, ...] = ()

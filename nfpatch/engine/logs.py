@@ -51,7 +51,9 @@ def place_of(stack: str) -> str:
     if not frames:
         return ""
     collective = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
-    outer = next((f"{without_site_packages(file)}:{line} in {name}" for file, line, name in frames if _tells(file)), "")
+    outer = next(
+        (f"{without_site_packages(file)}:{line} in {name}" for file, line, name in frames if is_telling(file)), ""
+    )
     if collective:
         return collective[0] + (f", called at {outer}" if outer else "")
     file, line, name = frames[0]
@@ -61,7 +63,7 @@ def place_of(stack: str) -> str:
 
 def telling_place(places: Sequence[str]) -> str:
     """The innermost of the frames of an exception that is neuralforecast's or the script's own; else the innermost."""
-    telling = [place for place in places if _tells(place)] or [*places]
+    telling = [place for place in places if is_telling(place)] or [*places]
     return without_site_packages(telling[-1]) if telling else ""
 
 
@@ -70,7 +72,7 @@ def without_site_packages(place: str) -> str:
     return _PACKAGES.sub("", place)
 
 
-def _tells(file: str) -> bool:
+def is_telling(file: str) -> bool:
     """Whether a frame of this file tells a user where a process is: neuralforecast's, or the script's own."""
     is_own = file.startswith(str(ENTRY.parent))
     of_others = any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python"))

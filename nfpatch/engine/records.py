@@ -46,6 +46,7 @@ class Call:
     references: list[ReferenceMade] = field(default_factory=list)
     comparison: Optional[Comparison] = None
     written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
+    writers: dict[str, str] = field(default_factory=dict)  # by path, the line of the user's own code, or empty
     one_device: str = ""
     replaced: list[MethodReplaced] = field(default_factory=list)  # since the call before
 
@@ -63,6 +64,22 @@ class Call:
     def is_over(self) -> bool:
         """Whether it has ended, one way or another."""
         return self.returned is not None or self.raised is not None
+
+    def take(self, entry: Entry) -> None:
+        """Takes in an event of it."""
+        event = entry.event
+        if isinstance(event, TrainingObserved):
+            self.trainings[event.index] = event.training
+        elif isinstance(event, OneDeviceOnly):
+            self.one_device = event.what
+        elif isinstance(event, ReferenceMade):
+            self.references.append(event)
+        elif isinstance(event, FitCompared):
+            self.comparison = event.comparison
+        elif isinstance(event, CallReturned):
+            self.returned, self.end = event, entry.time
+        elif isinstance(event, CallRaised):
+            self.raised, self.end = event, entry.time
 
     @property
     def detail(self) -> str:
@@ -88,6 +105,7 @@ class Call:
             weights=() if returned is None else returned.weights,
             chosen=() if returned is None else returned.chosen,
             written=self.written,
+            writers=self.writers,
             models=started.models,
             options=started.options,
             data=started.data,
@@ -96,49 +114,69 @@ class Call:
 
 
 @dataclass
-class Rank:
-    """One rank: the process that runs the script, and those that train for it and end with the training.
+class Process:
+    """A process that runs as a rank: the script, or a program that the script starts; its id is 0 until it is known."""
 
-    Its id is 0 as long as it is not known.
+    pid: int = 0
+    is_within: bool = False
+    calls: dict[int, Call] = field(default_factory=dict)  # by its own count
+    written: dict[str, set[str]] = field(default_factory=dict)  # outside of calls, as in a call
+    ended: Optional[ProcessEnded] = None  # by itself
+
+    @property
+    def is_in_call(self) -> bool:
+        """Whether a call is under way."""
+        return any(not call.is_over for call in self.calls.values())
+
+    def take(self, entry: Entry) -> None:
+        """Takes in an event of it."""
+        event, calls = entry.event, self.calls
+        if isinstance(event, CallStarted):
+            calls[event.number] = Call(event, entry.time)
+        elif isinstance(event, FileChanged):
+            call = calls.get(event.number)
+            (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
+            if call is not None:
+                call.writers[event.path] = event.writer
+        elif isinstance(event, ProcessEnded):
+            self.ended = event
+        elif isinstance(event, MethodReplaced) and calls:
+            calls[max(calls)].replaced.append(event)
+        elif getattr(event, "number", None) in calls:
+            calls[event.number].take(entry)
+
+
+@dataclass
+class Rank:
+    """One rank: the processes that run the script, and the calls of all of them; others train for it in a call.
+
+    There are several where the script starts a program for each model. Of the first rank these are within the process
+    that starts them; the other ranks have one of Lightning's for each.
     """
 
     number: int
-    pid: int = 0
+    processes: dict[int, Process] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
-    written: dict[str, set[str]] = field(default_factory=dict)  # likewise, by the script itself
-    ended: Optional[ProcessEnded] = None  # by itself
+
+    @property
+    def ended(self) -> Optional[ProcessEnded]:
+        """The end of its last process, where all have ended by themselves but those within another."""
+        ends = [each.ended for each in self.processes.values() if not each.is_within]
+        return ends[-1] if ends and None not in ends else None
 
     @property
     def has_ended(self) -> bool:
         """Whether it has ended by itself."""
         return self.ended is not None
 
-    def take(self, entry: Entry) -> None:
-        """Takes in an event of the process that runs the script."""
-        event = entry.event
-        if isinstance(event, CallStarted):
-            self.calls[event.number] = Call(event, entry.time)
-        elif isinstance(event, FileChanged):
-            call = self.calls.get(event.number)
-            (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
-        elif isinstance(event, ProcessEnded):
-            self.ended = event
-        elif isinstance(event, MethodReplaced) and self.calls:
-            self.calls[max(self.calls)].replaced.append(event)
-        elif isinstance(event, TrainingObserved):
-            self.calls[event.number].trainings[event.index] = event.training
-        elif isinstance(event, OneDeviceOnly) and event.number in self.calls:
-            self.calls[event.number].one_device = event.what
-        elif isinstance(event, (ReferenceMade, FitCompared, CallReturned, CallRaised)) and event.number in self.calls:
-            call = self.calls[event.number]
-            if isinstance(event, ReferenceMade):
-                call.references.append(event)
-            elif isinstance(event, FitCompared):
-                call.comparison = event.comparison
-            elif isinstance(event, CallReturned):
-                call.returned, call.end = event, entry.time
-            else:
-                call.raised, call.end = event, entry.time
+    @property
+    def written(self) -> dict[str, set[str]]:
+        """How the script itself has changed files, by path."""
+        found: dict[str, set[str]] = {}
+        for process in self.processes.values():
+            for path, ways in process.written.items():
+                found.setdefault(path, set()).update(ways)
+        return found
 
 
 class Records:
@@ -150,6 +188,7 @@ class Records:
         self.overrides: list[str] = []
         self.source: Optional[str] = None  # the file of neuralforecast that was imported first
         self.by_others: dict[tuple[int, int, int], Training] = {}  # of processes that are no ranks of the script
+        self._under_way: dict[int, int] = {}  # by the count of a process, the last call that has begun
         self._read: dict[Path, int] = {}
 
     @property
@@ -157,9 +196,14 @@ class Records:
         """Those of all ranks."""
         return [call for rank in self.ranks.values() for call in rank.calls.values()]
 
+    @property
+    def processes(self) -> list[Process]:
+        """Those that run the script."""
+        return [process for rank in self.ranks.values() for process in rank.processes.values()]
+
     def pids(self) -> list[int]:
         """The ids of the processes that run the script."""
-        return [rank.pid for rank in self.ranks.values()]
+        return [process.pid for process in self.processes]
 
     def read(self) -> list[Entry]:
         """Takes in what was recorded since the last call, and returns it."""
@@ -180,15 +224,19 @@ class Records:
             self.overrides.append(event.what)
         if number is None:
             return
+        rank = self.ranks.get(number, Rank(number))
         if isinstance(event, ProcessStarted):
-            self.ranks[number] = Rank(number, entry.pid)
-        rank = self.ranks.get(number)
-        if rank is not None and rank.pid != entry.pid:
-            rank = None
-        if isinstance(event, TrainingObserved) and (rank is None or event.number not in rank.calls):
-            self.by_others[event.number, event.index, number] = event.training
-        elif rank is not None:
-            rank.take(entry)
+            self.ranks[number] = rank
+            rank.processes[entry.pid] = Process(entry.pid, event.within)
+        process = rank.processes.get(entry.pid)
+        if isinstance(event, TrainingObserved) and (process is None or event.number not in process.calls):
+            call = self._under_way.get(event.number, event.number)
+            self.by_others[call, event.index, number] = event.training
+        elif process is not None:
+            process.take(entry)
+            if isinstance(event, CallStarted):
+                self._under_way[event.number] = len(rank.calls)
+                rank.calls[len(rank.calls)] = process.calls[event.number]
 
     def failure_of(self, rank: int) -> str:
         """The call that has ended with an error on this rank; empty if none has."""
@@ -246,4 +294,5 @@ class Records:
 
     def stack_of(self, rank: Rank) -> str:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
-        return text_of(self.folder / f"stack-{rank.pid}.txt")
+        stacks = (text_of(self.folder / f"stack-{pid}.txt") for pid in reversed([*rank.processes]))
+        return next(filter(None, stacks), "")

@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nfpatch.engine.logs import entries_in, frames_of_dump, tail_of, text_of
-from nfpatch.engine.records import Rank
+from nfpatch.engine.records import Process
 from nfpatch.target.events import Entry, ProcessStarted, RanksAssembled, SourceImported, StackImported
 
 _NUMBER = re.compile(r"\d+")
 
 
 @dataclass
-class ReportingRank(Rank):
+class ReportingRank(Process):
     """One process of a launch. `read` brings the rest up to date; `target/train.py` says what it writes.
 
     Its calls are cases. Of a process on another node no more is known than those that are over, and its end.
     """
 
+    number: int = 0
     folder: Path = Path()
     python: str | None = None
     stack: StackImported | None = None
@@ -70,5 +71,6 @@ def ranks_of_fit(reports: Path) -> list[ReportingRank]:
     """
     marks = sorted(reports.glob("*/rank-*.log.*"))
     return [
-        ReportingRank(int(_NUMBER.findall(mark.name)[0]), int(mark.suffix[1:]), folder=mark.parent) for mark in marks
+        ReportingRank(int(mark.suffix[1:]), number=int(_NUMBER.findall(mark.name)[0]), folder=mark.parent)
+        for mark in marks
     ]

@@ -228,7 +228,7 @@ class _Proof:
         self.reports = folder / "reports"
         self.world_size = options.nodes.nnodes * options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
-        self.ranks = [ReportingRank(number, folder=self.reports) for number in range(reporting)]
+        self.ranks = [ReportingRank(number=number, folder=self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
@@ -250,7 +250,7 @@ class _Proof:
 
     def workers(self) -> list[int]:
         """The ids of the processes that may still run."""
-        return [rank.pid for rank in self.ranks if rank.pid and not rank.has_ended]
+        return [rank.pid for rank in self.ranks if rank.pid and not rank.ended]
 
     def _specification(self) -> TrainSpec:
         """What `target/train.py` does."""
@@ -291,9 +291,9 @@ class _Proof:
         def look(ended: bool) -> Optional[bool]:
             dead = [rank for rank in self.ranks if rank.pid and not is_alive(rank.pid)]
             self._take_reports()
-            if all(rank.has_ended for rank in self.ranks):
+            if all(rank.ended for rank in self.ranks):
                 self._take_leave(launch, deadline)
-            elif ended or any(not rank.has_ended for rank in dead):
+            elif ended or any(not rank.ended for rank in dead):
                 self._conclude(self._death(launch))
             elif time.monotonic() > deadline:
                 self._conclude(_Ending("timeout", self._lateness()))
@@ -413,7 +413,7 @@ class _Proof:
         asked = {
             f"rank {rank.number}" if is_each_a_rank else "the script": rank
             for rank in self.ranks
-            if rank.pid and not rank.has_ended
+            if rank.pid and not rank.ended
         }
         asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
         ask_for_places(rank.pid for rank in asked.values())
@@ -421,7 +421,7 @@ class _Proof:
 
     def _places_told(self) -> str:
         """Where processes that have not finished were when another rank asked them."""
-        places = {rank.number: rank.place() for rank in self.ranks if not rank.has_ended}
+        places = {rank.number: rank.place() for rank in self.ranks if not rank.ended}
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
 
 

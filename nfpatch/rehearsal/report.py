@@ -33,7 +33,7 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
 
         def show(entry: Entry) -> None:
             event = entry.event
-            if entry.rank == 0 and isinstance(event, ProcessStarted):
+            if entry.rank == 0 and isinstance(event, ProcessStarted) and not event.within:
                 errors.print(f"Running {command} on {devices} processes ...", markup=False)
             if entry.rank != 0:
                 return

@@ -230,25 +230,26 @@ def _watch(
     over: list[float] = []  # when the script itself was over
 
     def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
-        living = [rank for rank in records.ranks.values() if is_alive(rank.pid) and not rank.has_ended]
+        living = [each for each in records.processes if each.ended is None and is_alive(each.pid)]
+        living = [each for each in living if each.is_in_call or not each.is_within]
         entries = records.read()
         for entry in entries:
             on_event(entry)
         follow()
         if ended and not living and not entries:
             others = bearers_of(launch.token) if sys.platform == "linux" else set()
-            left = len(others - {rank.pid for rank in records.ranks.values()})
+            left = len(others - {each.pid for each in records.processes if not each.is_within})
             over.append(time.monotonic())
             if not left or time.monotonic() - over[0] > _GRACE:
                 return None, left
-        in_call = any(not call.is_over for rank in living for call in rank.calls.values())
+        in_call = any(each.is_in_call for each in living)
         if time.monotonic() > deadline:
             reason = f"ended by the timeout of {timeout:g} s"
         elif idleness.seconds() > _PATIENCE and in_call:
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
             return None
-        ask_for_places(rank.pid for rank in living)
+        ask_for_places(each.pid for each in living)
         return reason, 0
 
     return wait_for(launch, look)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional
 
 from nfpatch.catalog import Patch
-from nfpatch.engine.checks import different_data, first_finding, parting_calls
+from nfpatch.engine.checks import different_data, first_finding, parting_calls, shared_files
 from nfpatch.engine.facts import (
     CallFacts,
     Finding,
@@ -106,18 +106,27 @@ class Known:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A call, what was found in it and what is known to fix that."""
+    """A call, what was found in it and what is known to fix that.
+
+    It `is_handled` where the script catches an error that a single process raises too, and goes on, on every rank.
+    """
 
     by_rank: Mapping[int, Optional[Call]]
     facts: CallFacts
     finding: Optional[Finding]
     refusal: str
     patches: tuple[str, ...]
+    is_handled: bool = False
 
     @property
     def is_sought(self) -> bool:
         """Whether a remedy is sought."""
         return self.finding is not None and not self.refusal and not self.finding.is_consequence
+
+    @property
+    def misses_ranks(self) -> bool:
+        """Whether ranks do not make the call because they failed before."""
+        return self.finding is not None and self.finding.is_consequence and self.finding.outcome == "timeout"
 
 
 def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]) -> list[Stage]:
@@ -130,7 +139,7 @@ def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]
         judged.append(_judge(records, row, facts, known))
         if parting_calls.parts(facts):
             break
-    kept = list(_folded(judged))
+    kept = _without_missing_calls(list(_folded(judged)))
     replaced = dict.fromkeys(each for call in records.calls for each in call.replaced)
     useless = [each for each in replaced if any(known.patches_of(each.function))]
     blamed = {function for each in kept for function in _blamed(each, useless, known)}
@@ -146,9 +155,10 @@ def facts_of(records: Records, devices: int, ended: Optional[str]) -> Iterator[t
 
 
 def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
-    """Merges what follows from arguments that differ between ranks, and that no patch fixes, into the call with them.
+    """Merges what follows from arguments that differ between ranks into the call with them.
 
-    A finding on a call before which the ranks diverge is a consequence if there is an earlier one.
+    What a patch fixes follows from data that differ only, and only where it is a result that differs. A finding on a
+    call before which the ranks diverge is a consequence if there is an earlier one.
     """
     cause: Optional[int] = None
     for index, each in enumerate(judged):
@@ -157,7 +167,7 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
     followed = [
         index
         for index, each in enumerate(judged)
-        if cause is not None and index >= cause and not each.patches and _may_follow(each)
+        if cause is not None and index >= cause and _may_follow(each, judged[cause].facts)
     ]
     has_finding = False
     for index, each in enumerate(judged):
@@ -167,7 +177,7 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
             where = "" if first is each else f" in line {first.facts.line}"
             found = different_data.because_of_arguments(each.facts, f"{words}{where}")
             assert found is not None
-            each = replace(each, finding=found)
+            each = replace(each, finding=found, patches=())
         elif index in followed:
             continue
         elif has_finding and each.finding is not None and parting_calls.parts(each.facts):
@@ -176,14 +186,34 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
         yield each
 
 
-def _may_follow(each: _Judged) -> bool:
-    """Whether the finding may be a consequence of arguments that differ between ranks."""
+def _without_missing_calls(judged: Sequence[_Judged]) -> list[_Judged]:
+    """Merges a call that ranks miss because they failed before it into the finding on that failure."""
+    kept: list[_Judged] = []
+    cause, found = 0, None
+    for each in judged:
+        if found is None or each.finding is None or not each.misses_ranks:
+            if each.is_sought:
+                cause, found = len(kept), each.finding
+            kept.append(each)
+        elif "as a result" not in found.detail:
+            line = next(rank.line for rank in each.facts.ranks.values() if rank.name)
+            words = f"as a result: {each.facts.name} in line {line} is {each.finding.detail}"
+            found = replace(found, detail=f"{found.detail}\n{words}")
+            kept[cause] = replace(kept[cause], finding=found)
+    return kept
+
+
+def _may_follow(each: _Judged, cause: CallFacts) -> bool:
+    """Whether the finding may be a consequence of arguments that differ between ranks in an earlier call."""
     found = each.finding
     if parting_calls.parts(each.facts):
         return False
-    failures = [rank.failure.message for rank in each.facts.ranks.values() if rank.failure is not None]
-    if len(failures) == len(each.facts.ranks) > 1 and len(set(failures)) == 1:
-        return False  # all ranks raise the same error
+    if each.patches and different_data.different_data(cause) is None:
+        return False
+    if each.patches and found is not None and (found.outcome != "wrong" or found.why == shared_files.WHY):
+        return False
+    if len(each.facts.ranks) > 1 and _is_same(each.facts):
+        return False
     return (
         found is not None
         and each.is_sought
@@ -252,7 +282,19 @@ def _judge(records: Records, row: Mapping[int, int], facts: CallFacts, known: Kn
     patches: tuple[str, ...] = ()
     if finding is not None and not refusal and not finding.is_consequence:
         patches = patches_for(finding, _classes_of(facts), known.missing)
-    return _Judged(by_rank, facts, finding, refusal, patches)
+    goes_on = all(number in row and _goes_on(rank, row[number]) for number, rank in records.ranks.items())
+    return _Judged(by_rank, facts, finding, refusal, patches, is_handled=bool(refusal) and goes_on and _is_same(facts))
+
+
+def _goes_on(rank: Rank, number: int) -> bool:
+    """Whether the script goes on after a call: to another one, or to its end without an error."""
+    return number < max(rank.calls) or (rank.ended is not None and not rank.ended.error)
+
+
+def _is_same(facts: CallFacts) -> bool:
+    """Whether all ranks raise the same error."""
+    failures = [each.failure for each in facts.ranks.values()]
+    return len({None if each is None else each.message for each in failures}) == 1 and failures[0] is not None
 
 
 def _classes_of(facts: CallFacts) -> list[str]:
@@ -272,18 +314,20 @@ def _stage_of(
     judged: _Judged, known: Known, replaced: Sequence[MethodReplaced], blamed_somewhere: set[MethodReplaced]
 ) -> Stage:
     """A call in the report; a method that the script has `replaced` is in a note where it is blamed for no finding."""
-    facts, finding = judged.facts, judged.finding
+    facts, finding = judged.facts, None if judged.is_handled else judged.finding
     call = next(call for call in judged.by_rank.values() if call is not None)
     blamed = _blamed(judged, replaced, known)
     useless = {patch for each in blamed for patch in known.patches_of(each.function)}
     patches = tuple(patch for patch in judged.patches if patch not in useless)
     remedy = () if finding is None or not judged.is_sought else finding.remedy
-    if judged.refusal:
+    if judged.refusal and finding is not None:
         remedy = _FOR_GPUS if judged.refusal.endswith("GPUs") else _FOR_REFUSED
     if blamed:
         remedy = (*(_in_words(each, known) for each in blamed), *_FOR_REPLACED, *remedy)
     own = [_in_words(each, known) for each in replaced if each in call.replaced and each not in blamed_somewhere]
     notes = [*_unasked(judged.by_rank), *_notes_of(facts, finding, known.missing), *own]
+    if judged.is_handled and judged.finding is not None:
+        notes.append(f"raises {shortened(judged.finding.message)}{judged.refusal}, and the script goes on")
     return Stage(
         call=call.name,
         file=call.started.file,

@@ -143,9 +143,13 @@ class RehearsalSpec:
 
 @dataclass(frozen=True)
 class ProcessStarted:
-    """The process runs, as a rank. `python` is its version."""
+    """The process runs, as a rank. `python` is its version.
+
+    It is `within` another process of the same rank that started it between its calls, to call neuralforecast there.
+    """
 
     python: str
+    within: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,8 @@ class Training:
     torch's own error, `own_layers` the unused layers of the user's classes. `parameters` counts the numbers in
     trainable parameters. `weights` is a SHA-256 over all parameters where the training has ended, `buffers` one over
     what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a multivariate model, which
-    must see the same series on each rank, `points` how many points in time there are to train on.
+    must see the same series on each rank, `points` how many points in time there are to train on. It was `stopped_by`
+    this line of the user's own code, as "FILE:LINE", and `stopped_after` so many steps.
     """
 
     model: str = ""
@@ -231,6 +236,8 @@ class Training:
     unused_last: Tuple[str, ...] = ()
     unused_by_torch: Optional[Tuple[str, ...]] = None
     own_layers: Tuple[OwnLayerUnused, ...] = ()
+    stopped_by: str = ""
+    stopped_after: Optional[int] = None
     parameters: Optional[int] = None
     weights: Optional[str] = None
     buffers: Optional[str] = None
@@ -401,11 +408,15 @@ class CallRaised:
 
 @dataclass(frozen=True)
 class FileChanged:
-    """A file was "opened" for writing, "replaced" by a whole one, or "removed"; number -1 is outside of all calls."""
+    """A file was "opened" for writing, "replaced" by a whole one, or "removed"; number -1 is outside of all calls.
+
+    `writer` is the line that does it, as "FILE:LINE", where that is the user's own code and no other package's.
+    """
 
     number: int
     path: str
     how: str
+    writer: str = ""
 
 
 EVENTS = (

@@ -15,6 +15,7 @@ from nfpatch.engine.checks import (
     errors,
     first_finding,
     parting_calls,
+    shared_files,
     unused_parameters,
     world_size,
 )
@@ -57,6 +58,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "series_order": {"training": replace(TRAINED, batches=("x", "z"))},
     "running_statistics": {"training": replace(TRAINED, buffers="other")},
     "training_steps": {"training": replace(TRAINED, steps=3)},
+    "training_stops": {"training": replace(TRAINED, steps=1, stopped_by="/home/me/train.py:37", stopped_after=1)},
     "training_weights": {"training": replace(TRAINED, weights="other")},
     "validation_loss": {"training": replace(TRAINED, validated=(2.5,))},
     "model_weights": {"on_rank_1": replace(RETURNED, weights=("other",))},
@@ -143,6 +145,7 @@ def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
         ('if os.environ["LOCAL_RANK"] == "0":', "", "on every rank"),
         ("if random.random() < 0.5:", "", "os.environ.setdefault"),
         ("if time.time() > stop:", "stop is 7", "os.environ.setdefault"),
+        ("os.mkdir(folder)", "raises FileExistsError: [Errno 17] File exists: 'a'", "exist_ok=True"),
     ],
 )
 def test_what_to_change_depends_on_what_decides(text: str, side: str, in_remedy: str) -> None:
@@ -206,6 +209,33 @@ def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
     assert by["upstream"].detail.endswith("at neuralforecast/core.py:700 in fit")
     assert by["own"].remedy
     assert not by["upstream"].remedy
+
+
+def test_an_error_in_a_library_is_not_told_to_be_the_script_s_own() -> None:
+    places = ("/env/lib/python3.11/site-packages/torch/nn/parallel/distributed.py:1775 in _pre_forward",)
+    found = errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", places))))
+
+    assert found is not None
+    assert found.detail.endswith("at torch/nn/parallel/distributed.py:1775 in _pre_forward")
+    assert not found.remedy
+
+
+@pytest.mark.parametrize("search", ["", "search"])
+def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: str) -> None:
+    failure = Failure("RuntimeError: params[0] appears not to match sizes of the same param in process 0")
+    found = errors.find(replace(call_of(replace(RETURNED, has_returned=False, failure=failure)), search=search))
+
+    assert found is not None
+    assert ("search" in found.stages) == bool(search)
+
+
+def test_a_file_that_the_script_s_own_code_writes_has_its_line_and_no_patch() -> None:
+    own = replace(RETURNED, written=OTHER_FILE, writers=dict.fromkeys(OTHER_FILE, "/home/me/train.py:24"))
+    found = shared_files.find(call_of(own))
+
+    assert found is not None
+    assert (found.stages, "train.py:24" in found.detail) == ((), True)
+    assert any("is_global_zero" in line for line in found.remedy)
 
 
 def test_a_training_that_the_script_keeps_on_one_device_is_no_fault() -> None:

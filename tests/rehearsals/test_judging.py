@@ -79,10 +79,10 @@ def steps(*lines: int, seen: dict[int, str] | None = None) -> tuple[Step, ...]:
 class Ranks:
     """The events of two ranks, and what is made of them. `both` record one event, one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, started: Iterable[int] = (0, 1)) -> None:
         self.folder = folder
         self.time = 0.0
-        for rank in (0, 1):
+        for rank in started:
             self.record(rank, BEGIN)
 
     def record(self, rank: int, event: Any, pid: int = 0) -> None:
@@ -496,7 +496,7 @@ def test_a_search_that_does_not_come_back_is_a_fault_of_the_search(ranks: Ranks)
     assert ranks.stage().patches == ("search-by-one-rank",)
 
 
-def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ranks: Ranks) -> None:
+def test_what_is_not_made_because_a_rank_has_ended_is_part_of_that_finding(ranks: Ranks) -> None:
     ranks.record(2, BEGIN)
     ranks.call("load", number=0)
     ranks.record(2, CallStarted(0, "NeuralForecast.load", "/home/me/train.py", 10, ("NHITS",), ""))
@@ -505,13 +505,12 @@ def test_what_is_not_made_because_a_rank_has_ended_is_told_as_its_consequence(ra
         ranks.record(rank, raised("FileNotFoundError: [Errno 2] model"))
     ranks.record(0, CallStarted(1, "NeuralForecast.predict", "train.py", 12, (), ""))
     ranks.record(0, returned(1, forecasts=FORECASTS))
-    load, predict = ranks.stages()
-    assert load.patches == ("save-by-one-rank",)
-    assert predict.detail == (
-        "not called on all ranks: rank 1 raised in NeuralForecast.load, line 10; "
+    (load,) = ranks.stages()
+    assert (load.outcome, load.patches) == ("error", ("save-by-one-rank",))
+    assert load.detail.endswith(
+        "NeuralForecast.predict in line 12 is not called on all ranks: rank 1 raised in NeuralForecast.load, line 10; "
         "rank 2 raised in NeuralForecast.load, line 10"
     )
-    assert (predict.ok, predict.patches, predict.is_sought) == (False, (), False)
 
 
 @pytest.mark.parametrize(
@@ -828,3 +827,126 @@ def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> 
     fit, other = ranks.stages()
     assert (fit.ok, other.ok) == (True, False)
     assert "in line 14" in other.detail
+
+
+def test_the_calls_of_programs_that_the_script_starts_are_its_own(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, started=[0])
+    for pid, model in ((200, "NHITS"), (300, "LSTM")):
+        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(0, started("fit", models=(model,)), pid)
+        ranks.record(1, BEGIN, pid + 1)
+        ranks.record(1, started("fit", models=(model,)), pid + 1)
+        for rank in (0, 1):
+            ranks.record(rank, observed(), pid + rank)
+            ranks.record(rank, returned(0), pid + rank)
+            ranks.record(rank, started("predict", 1, 11, models=(model,)), pid + rank)
+            ranks.record(rank, returned(1, forecasts=FORECASTS), pid + rank)
+        ranks.record(1, ProcessEnded(), pid + 1)
+    ranks.record(0, ProcessEnded())
+    stages = ranks.stages()
+    assert [(stage.ok, stage.call.rpartition(".")[2], stage.model) for stage in stages] == [
+        *((True, "fit", "NHITS"), (True, "predict", "NHITS"), (True, "fit", "LSTM"), (True, "predict", "LSTM")),
+    ]
+    assert [len(rank["trainings"]) for rank in stages[2].evidence] == [1, 1]
+
+
+def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, started=[0])
+    for pid in (200, 300):
+        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(1, BEGIN, pid + 1)
+        for rank in (0, 1):
+            ranks.record(rank, started("fit", line=pid), pid + rank)
+    for rank in (0, 1):
+        ranks.record(rank, returned(0), 200 + rank)
+    ranks.record(0, returned(0), 300)
+    ranks.record(1, raised("KeyError: 'y'"), 301)
+    first, second = ranks.stages()
+    assert (first.ok, second.outcome, second.ranks) == (True, "error", ("returned", "KeyError"))
+
+
+@pytest.mark.parametrize("goes_on", ["another call", "end", "end with an error", "only one rank ends"])
+def test_an_error_of_one_process_too_that_the_script_catches_is_a_note(ranks: Ranks, goes_on: str) -> None:
+    error = "TypeError: unexpected keyword argument 'n_pool_kernel'"
+    ranks.call("fit")
+    ranks.both(raised(error))
+    ranks.record(0, ReferenceMade(number=0, error=error))
+    if goes_on == "another call":
+        ranks.call("fit", 1)
+        ranks.both(returned(1))
+    else:
+        ranks.record(0, ProcessEnded(error="TypeError" * (goes_on == "end with an error")))
+    if goes_on != "only one rank ends":
+        ranks.record(1, ProcessEnded())
+    stage = ranks.stages()[0]
+    is_handled = goes_on in ("another call", "end")
+    assert (stage.ok, stage.is_refused_alone, stage.patches) == (is_handled, True, ())
+    assert bool(stage.remedy) != is_handled
+    assert any("n_pool_kernel" in note for note in stage.notes) == is_handled
+
+
+def test_a_rank_whose_peer_has_left_without_an_error_needs_no_patch_for_errors(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.record(0, raised("RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"))
+    ranks.record(1, returned(0))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.patches) == ("error", ())
+
+
+def test_a_file_that_a_callback_of_the_script_writes_is_told_with_its_line(ranks: Ranks) -> None:
+    ranks.call("fit")
+    ranks.both(FileChanged(0, "/home/me/loss.csv", "opened", "/home/me/train.py:7"))
+    ranks.both(returned(0))
+    stage = ranks.stage()
+    assert (stage.outcome, stage.patches, "train.py:7" in stage.detail) == ("wrong", (), True)
+    assert any("is_global_zero" in line for line in stage.remedy)
+
+
+def test_results_that_differ_follow_from_data_that_differ_and_need_no_patch(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", data={"df": f"750 rows ({rank})"}))
+        ranks.train(rank, validated=[2.0 + rank])
+    ranks.both(returned(0))
+    ranks.call("predict", 1)
+    for rank in (0, 1):
+        ranks.record(rank, returned(1, forecasts=replace(FORECASTS, digest=str(rank))))
+    ranks.call("save", 2)
+    ranks.both(FileChanged(2, "/home/me/saved/model.ckpt", "opened"))
+    ranks.both(returned(2))
+    ranks.call("predict", 3)
+    ranks.both(CallRaised(3, "IndexError: list index out of range", None, ()))
+    fit, save, predict = ranks.stages()
+    assert (fit.outcome, fit.patches) == ("wrong", ())
+    assert "750 rows (0) on rank 0, and 750 rows (1) on rank 1" in fit.detail
+    assert fit.remedy
+    assert (save.patches, predict.patches) == (("save-by-one-rank",), ("predict-on-one-device",))
+
+
+@pytest.mark.parametrize("source", ["released", "patched"])
+def test_a_rank_that_the_script_lets_leave_the_training_is_told_with_the_line(ranks: Ranks, source: str) -> None:
+    ranks.call("fit")
+    stopped = {"stopped_by": "/home/me/train.py:37", "stopped_after": 1}
+    ranks.record(0, observed(steps=1, validated=(), weights=None))
+    ranks.record(1, observed(steps=1, validated=(), weights=None, **stopped))
+    if source == "released":
+        ranks.record(1, observed(steps=1, **stopped))
+        ranks.record(1, returned(0))
+        ranks.record(0, raised("RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"))
+        ranks.record(1, started("predict", 1, 11))
+        ranks.record(1, returned(1, forecasts=FORECASTS))
+        ranks.record(1, ProcessEnded())
+    stage = ranks.stages(ended=None if source == "released" else "no process did anything for 30 s")[0]
+    assert (stage.outcome, stage.patches, stage.observed) == ("wrong", (), ())
+    for words in ("rank 1 left the training after step 1, and rank 0 did not", "train.py:37"):
+        assert words in stage.detail
+    assert any("reduce_boolean_decision(stop, all=False)" in line for line in stage.remedy)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_stop_on_all_ranks_or_one_that_has_no_effect_is_no_fault(ranks: Ranks, steps: int) -> None:
+    ranks.call("fit")
+    stopped = {"stopped_by": "/home/me/train.py:37", "stopped_after": steps}
+    ranks.train(0, steps=steps, **(stopped if steps == 1 else {}))
+    ranks.train(1, steps=steps, **stopped)
+    ranks.both(returned(0))
+    assert ranks.stage().ok

@@ -28,8 +28,14 @@ class Base:
 
     def fit(self):
         return "upstream"
+
+def call(callback):
+    return callback()
 """
 LAYERS = """
+def write(callback):
+    return callback()
+
 class Parameter:
     requires_grad = True
 
@@ -108,6 +114,10 @@ def main(folder, coin, model):
         pass
     for path in sorted(os.listdir(folder)):
         found = Path(folder, path).exists()
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pass
 """)
     monkeypatch.setenv("LOCAL_RANK", "3")
     (tmp_path / "runs").mkdir()
@@ -119,6 +129,23 @@ def main(folder, coin, model):
     assert f"{tmp_path}/runs/a.done is not there" in seen[10]
     assert seen[12] == (f"{tmp_path}/runs has 1 entries",)
     assert seen[13] == (f"{tmp_path}/runs/b.done is there",)
+    assert len(seen[15]) == 1
+    assert "FileExistsError" in seen[15][0]
+
+
+def test_what_the_user_s_own_code_does_has_its_line_also_through_a_package(make_module: MakeModule) -> None:
+    script = make_module("""
+from layers import write
+from neuralforecast.models import call
+
+def on_train_end(find_place):
+    return call(lambda: write(find_place))
+
+def fit(find_place):
+    return call(find_place)
+""")
+    assert script.on_train_end(own_code.place_in_own_code) == f"{script.__file__}:6"
+    assert script.fit(own_code.place_in_own_code) == ""
 
 
 def test_a_function_under_way_is_traced_from_where_the_trace_starts(make_module: MakeModule, trace: LineTrace) -> None:

@@ -1,4 +1,4 @@
-"""Two of the scripts that `make rehearsals` rehearses: one that patches mend, and one that is at fault itself."""
+"""Some of the scripts that `make rehearsals` rehearses: those that patches mend, and those at fault themselves."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ def test_a_class_around_neuralforecast_that_saves(rehearse: Rehearse) -> None:
     assert (code, wrong(document), len(document["stages"])) == (0, [], 5), words
     # each rank writes the script's own file: told, and no fault
     assert any("meta.json" in note for note in document["notes"])
+
+
+def test_a_script_that_trains_each_model_in_a_process_of_its_own(rehearse: Rehearse) -> None:
+    code, document, words = rehearse("1.6.1", "subprocess_per_model.py", "patched")
+    calls = [(stage["call"].rpartition(".")[2], stage["model"], stage["ok"]) for stage in document["stages"]]
+    assert (code, document["exit_code"]) == (0, 0), words
+    assert calls == [(call, model, True) for model in ("NHITS", "LSTM") for call in ("fit", "predict")]
 
 
 def test_a_notebook_that_draws_its_sample_without_a_seed(rehearse: Rehearse) -> None:

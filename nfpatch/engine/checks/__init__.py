@@ -27,6 +27,7 @@ from nfpatch.engine.checks import (
     series_order,
     shared_files,
     training_steps,
+    training_stops,
     training_weights,
     unused_parameters,
     validation_loss,
@@ -37,6 +38,7 @@ from nfpatch.engine.facts import CallFacts, Finding
 CHECKS: tuple[ModuleType, ...] = (
     parting_calls,
     unused_parameters,
+    training_stops,
     errors,
     search_choice,
     hangs,

@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Failure, Finding, shortened
-from nfpatch.engine.logs import telling_place
+from nfpatch.engine.logs import is_telling, telling_place
 
 WHY = "The script ends there, unless it catches the error; the other ranks fail or hang."
 
 # Errors on a rank whose peer has exited
 CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
-# By call, the stages of the catalog's cases at which its errors are raised
+# By call, the stages of the catalog's cases at which its errors are raised; those of searches where there is one
+SEARCHES = ("search", "ray-search")
 STAGES: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "load", "fewer-devices"),
     "predict_insample": ("insample", "predict"),
-    "cross_validation": ("cross-validation", "predict", "refit", "validate", "search", "ray-search", "failing-rank"),
+    "cross_validation": ("cross-validation", "predict", "refit", "validate", "search", "ray-search"),
     "save": ("save", "own-callbacks"),
     "load": ("save", "load"),
     "fit": (
         *("own-callbacks", "validate", "refit", "predict", "search", "ray-search", "no-batch", "strategy-object"),
-        *("failing-rank", "fewer-devices", "cross-validation"),
+        *("fewer-devices", "cross-validation"),
     ),
 }
 
@@ -37,13 +38,14 @@ def find(facts: CallFacts) -> Optional[Finding]:
     who = "every rank" if is_the_same else f"rank {rank}"
     place = telling_place(failure.places)
     where = f", at {place}" if place else ""
+    is_own = any(map(is_telling, failure.places)) and not place.startswith("neuralforecast/")
     return Finding(
         "error",
         f"{who}: {shortened(failure.message)}{where}",
-        stages=STAGES.get(facts.method, ()),
+        stages=tuple(stage for stage in STAGES.get(facts.method, ()) if facts.search or stage not in SEARCHES),
         message=failure.message,
         errors=errors_in_full(failures),
-        remedy=() if not place or place.startswith("neuralforecast/") else _remedy_for_own_code(place),
+        remedy=_remedy_for_own_code(place) if is_own else (),
     )
 
 

@@ -30,7 +30,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
     words = [f"the ranks diverge here: {'; '.join(f'rank {rank} {_way(each)}' for rank, each in facts.ranks.items())}"]
     if facts.decision is not None:
         words += _decision_in_words(facts.decision)
-    return Finding("wrong", "\n".join([*words, *_what_follows(facts)]), remedy=_remedy(facts))
+    return Finding("wrong", "\n".join([*words, *what_follows(facts)]), remedy=_remedy(facts))
 
 
 def parts(facts: CallFacts) -> bool:
@@ -62,7 +62,8 @@ def _decision_in_words(decision: Decision) -> list[str]:
     return [f"decided at {place}, `{decision.text}`: {sides}", *decision.writers]
 
 
-def _what_follows(facts: CallFacts) -> list[str]:
+def what_follows(facts: CallFacts) -> list[str]:
+    """What the ranks raise or wait for because of it, in a line; none if they do not."""
     failures = [(rank, each.message) for rank, each in failures_of(facts) if not is_consequence(each)]
     waiting = [rank for rank, each in facts.ranks.items() if each.name and not each.is_over]
     followed = [f"rank {rank}: {shortened(message)}" for rank, message in failures]
@@ -78,6 +79,11 @@ def _remedy(facts: CallFacts) -> tuple[str, ...]:
     if decision is None:
         return ("Make the same calls on every rank.",)
     looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
+    if "FileExistsError" in looked_at:
+        return (
+            "Another rank has made it already. Let it be there on every rank:",
+            "    os.makedirs(folder, exist_ok=True)",
+        )
     if _FILES.search(looked_at):
         return (
             "Do not write a file that another rank may still look for: write it on one rank, after a call on all:",

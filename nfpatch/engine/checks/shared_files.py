@@ -6,22 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Optional
 
-from nfpatch.engine.facts import CallFacts, Finding, listed
+from nfpatch.engine.facts import CallFacts, Finding, in_file, listed
 
 WHY = "A rank may read a half-written file, and the final content depends on which rank writes last."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
-    """The files that more than one rank writes."""
+    """The files that more than one rank writes; first those that neuralforecast writes, and not the script's code."""
     shared = shared_files(each.written for each in facts.ranks.values())
+    writers = {path: writer for each in facts.ranks.values() for path, writer in each.writers.items() if writer}
+    others = [path for path in shared if path not in writers]
+    if others:
+        return Finding("wrong", f"more than one rank writes {listed(others)}", stages=("save",))
     if not shared:
         return None
-    return Finding("wrong", f"more than one rank writes {listed(shared)}", stages=("save",), remedy=_REMEDY)
+    lines = list(dict.fromkeys(in_file(*_place(writers[path])) for path in shared))
+    words = f"more than one rank writes {listed(shared)}: the script's own code does, in {listed(lines)}"
+    return Finding("wrong", words, remedy=(f"Write it on one rank only, in {lines[0]}:", *_ON_ONE_RANK))
 
 
-_REMEDY = (
-    "If the script's own code writes it, for example in a callback, write it on one rank only:",
-    "    @pytorch_lightning.utilities.rank_zero_only",
+def _place(writer: str) -> tuple[str, int]:
+    file, _, line = writer.rpartition(":")
+    return file, int(line)
+
+
+_ON_ONE_RANK = (
+    "    if trainer.is_global_zero:  # in a model: self.trainer.is_global_zero",
+    "        ...  # write the file here",
 )
 
 

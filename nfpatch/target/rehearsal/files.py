@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..events import FileChanged
+from .own_code import place_in_own_code
 from .recorder import EventRecorder
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -39,7 +40,7 @@ def watch_files(recorder: EventRecorder) -> None:
         if changed.startswith((own, *NO_FILES)) or "__pycache__" in changed or (number, changed, how) in seen:
             return
         seen.add((number, changed, how))
-        recorder.write(FileChanged(number, changed, how))
+        recorder.write(FileChanged(number, changed, how, place_in_own_code()))
 
     if hasattr(sys, "addaudithook"):
         sys.addaudithook(look)

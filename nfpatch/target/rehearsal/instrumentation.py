@@ -21,7 +21,7 @@ from .line_trace import watch_lookups
 from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
 from .own_code import replaced_methods
 from .recorder import EventRecorder, place_in_script, recorder_from_environment
-from .training import watcher, wrap_fit
+from .training import watcher, wrap_fit, wrap_stopping
 
 # Of the forecaster, of what searches, and of a model that is used without a forecaster
 CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
@@ -45,11 +45,7 @@ def install_hooks() -> None:
     if recorder.rank is None:
         return
     if recorder.is_rank:
-        recorder.write(ProcessStarted(platform.python_version()))
-        recorder.watch_place()
-        watch_files(recorder)
-        watch_lookups(recorder.trace)
-        atexit.register(record_end, recorder)
+        watch_process(recorder)
     actions: dict[str, Callable[[ModuleType], None]] = {
         "pytorch_lightning": functools.partial(watch_lightning, recorder),
         "ray": functools.partial(give_ray_gpus, recorder),
@@ -59,6 +55,15 @@ def install_hooks() -> None:
     for name, classes in BASES.items():
         actions[f"neuralforecast.common.{name}"] = functools.partial(watch_models, recorder, classes)
     sys.meta_path.insert(0, AfterImport(actions))
+
+
+def watch_process(recorder: EventRecorder) -> None:
+    """Records the start and the end of this process, and its files."""
+    recorder.write(ProcessStarted(platform.python_version(), recorder.is_within))
+    recorder.watch_place()
+    watch_files(recorder)
+    watch_lookups(recorder.trace)
+    atexit.register(record_end, recorder)
 
 
 def record_end(recorder: EventRecorder) -> None:
@@ -75,11 +80,13 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
     pretend_gpus(recorder)
     wrap_trainer(recorder, module.Trainer, functools.partial(watcher, recorder))
     wrap_fit(recorder, module.Trainer)
+    wrap_stopping(module.Trainer)
 
 
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:
     """Records which neuralforecast it is, and traces the script from here on."""
     recorder.write(SourceImported(module.__file__))
+    recorder.join_rank()
     if recorder.is_main:
         recorder.trace.start()
 
@@ -107,6 +114,8 @@ def wrap_method(recorder: EventRecorder, owner: str, name: str, method: Callable
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
         number = recorder.enter(f"{owner}.{name}")
+        if number == 0 and recorder.is_within:
+            watch_process(recorder)
         try:
             if number is None:
                 return method(*arguments, **options)

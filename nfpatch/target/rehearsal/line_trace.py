@@ -1,4 +1,4 @@
-"""Which lines of the user's own code are run between two calls of neuralforecast, and what their conditions look at.
+"""Which lines of the user's own code are run between two calls of neuralforecast, what they look at and raise.
 
 Where the ranks of a script part, the first line from which they go on differently is what decided. Only the main
 thread is traced, from the import of neuralforecast on, as tracing makes imports slower; only outside of its calls; and
@@ -20,6 +20,7 @@ from .own_code import is_users, nodes_in
 
 LONGEST = 500
 LONGEST_VALUE = 60
+LONGEST_MESSAGE = 120
 SIMPLE = (bool, int, float, str, type(None), os.PathLike)
 
 
@@ -72,6 +73,8 @@ class LineTrace:
             conditions = self._conditions[file] or {}
             seen = values_in(conditions[line], frame) if line in conditions else ()
             self.steps.append(Step(os.path.abspath(file), line, frame.f_code.co_name, seen))
+        elif event == "exception" and not issubclass(argument[0], (StopIteration, GeneratorExit)):
+            self.look_at(f"raises {argument[0].__name__}: {str(argument[1])[:LONGEST_MESSAGE]}")
         return self._on_line
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 from ..events import MethodReplaced, OwnLayerUnused
@@ -17,6 +18,7 @@ NFPATCH = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 PYTHON = tuple(
     os.path.abspath(sysconfig.get_paths()[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+TRAINERS = ("neuralforecast", "pytorch_lightning", "lightning", "lightning_fabric")
 
 
 def is_users(file: str) -> bool:
@@ -25,6 +27,22 @@ def is_users(file: str) -> bool:
     package = getattr(sys.modules.get("neuralforecast"), "__file__", None)
     others = (NFPATCH, *PYTHON, *(() if package is None else (os.path.dirname(package) + os.sep,)))
     return not path.startswith(others) and "-packages" + os.sep not in path and os.path.isfile(path)
+
+
+def place_in_own_code() -> str:
+    """The line of the user's own code that does what is being done, as "FILE:LINE"; empty if that code does not.
+
+    What other packages do, they do for what calls them, but for neuralforecast and Lightning.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if is_users(file):
+            return f"{os.path.abspath(file)}:{frame.f_lineno}"
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in TRAINERS:
+            return ""
+        frame = frame.f_back
+    return ""
 
 
 def replaced_methods(functions: Iterable[str], models: Iterable[Any]) -> Iterator[MethodReplaced]:

@@ -12,6 +12,7 @@ from ..events import RehearsalSpec, decode
 from ..process import print_stack_when_asked
 from . import VARIABLE
 from .line_trace import LineTrace
+from .own_code import is_users
 
 # The rank that a process of the rehearsal is, for those that it starts: they are no ranks unless they have another.
 RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
@@ -34,6 +35,8 @@ class EventRecorder:
         self.spec = spec
         self.rank = rank_of(spec)
         self.is_rank = self.rank is not None and os.environ.get(RANK_VARIABLE) != str(self.rank)
+        # A program that the script starts between two calls: it becomes its rank where it imports neuralforecast
+        self.is_within = self.rank is not None and not self.is_rank and CALL_VARIABLE not in os.environ
         self.is_reference_run = False  # while one process is asked for what it gives
         self.trains_reference = False  # and while it is to train for that
         self.calls: list[str] = []  # under way, the outermost first
@@ -47,6 +50,12 @@ class EventRecorder:
         if self.is_rank:
             os.environ[RANK_VARIABLE] = str(self.rank)
             os.environ.pop(CALL_VARIABLE, None)
+
+    def join_rank(self) -> None:
+        """Makes this process its rank if it is a program that the script starts, and no worker of a library."""
+        file = getattr(sys.modules.get("__main__"), "__file__", None)  # none with `-c`, nor where one is spawned
+        self.is_within = self.is_within and (file is None or is_users(file))
+        self.is_rank = self.is_rank or self.is_within
 
     @property
     def is_main(self) -> bool:

@@ -9,7 +9,7 @@ from ..comparing import weights_of
 from ..events import TrainingObserved
 from ..observing import Observation, observer_class
 from . import reference_run
-from .own_code import own_layers
+from .own_code import own_layers, place_in_own_code
 from .recorder import EventRecorder, recorder_from_environment
 
 
@@ -35,6 +35,23 @@ def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
         return answer
 
     trainer_class.fit = fitted
+
+
+def wrap_stopping(trainer_class: Any) -> None:
+    """Makes a trainer record which line of the user's own code stops the training on this rank."""
+    if hasattr(trainer_class, "should_stop"):  # it is an attribute of each trainer
+        return
+
+    def set_stop(self: Any, stops: Any) -> None:
+        place = place_in_own_code() if stops and not vars(self).get("should_stop") else ""
+        for callback in self.callbacks if place else ():
+            if isinstance(getattr(callback, "observation", None), Observation):
+                training = callback.observation.training
+                training.stopped_by, training.stopped_after = place, self.global_step
+                callback.report(self, self.lightning_module)
+        vars(self)["should_stop"] = stops
+
+    trainer_class.should_stop = property(lambda self: vars(self)["should_stop"], set_stop)
 
 
 def watcher(recorder: EventRecorder | None = None) -> Any:
