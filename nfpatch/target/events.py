@@ -396,7 +396,7 @@ class CallReturned:
 class CallRaised:
     """A call raised. `unused` are the parameters that torch names, `places` the frames of the traceback.
 
-    It is `by_neuralforecast` if a statement of neuralforecast itself raised it; of a script that is not looked up.
+    It is `by_neuralforecast` if a statement of neuralforecast itself raised it.
     """
 
     number: int

@@ -30,13 +30,16 @@ class FailedElsewhere(Exception):
     """What another process ended with; the text is the type and the words of its error."""
 
 
-def raised_by(error: Exception, number: int) -> CallRaised:
+def raised_by(
+    error: BaseException, number: int, longest: int = LONGEST_MESSAGE, last_frames: int = LAST_FRAMES
+) -> CallRaised:
     """The record of what ended the call of this number, with the last frames."""
     frames = frames_of(error)
     by_neuralforecast = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
-    message = message_of(error)[:LONGEST_MESSAGE]
     unused = parameters_named_by_torch(str(error))
-    return CallRaised(number, message, unused, tuple(places_of(error)), by_neuralforecast)
+    return CallRaised(
+        number, message_of(error)[:longest], unused, tuple(places_of(error, last_frames)), by_neuralforecast
+    )
 
 
 def frames_of(error: BaseException) -> list[traceback.FrameSummary]:
@@ -50,7 +53,7 @@ def places_of(error: BaseException, number: int = LAST_FRAMES) -> list[str]:
     return [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames_of(error)[-number:]]
 
 
-def message_of(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
     """An exception in one line: its type and words, of one that another process has sent, the type and words there."""
     if type(error).__name__ == "ProcessRaisedException":
         return " ".join(last_error_in(str(error)).split())
