@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.engine.facts import Failure, RankFacts
+from nfpatch.engine.facts import CallFacts, Failure, RankFacts
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
     CallRaised,
@@ -111,6 +111,27 @@ class Call:
             data=started.data,
             steps=started.steps,
         )
+
+
+def facts_of_call(
+    calls: Mapping[int, Call], trainings: Mapping[int, Mapping[int, Training]], world_size: int
+) -> CallFacts:
+    """What the checks look at of a call, by the ranks that made it."""
+    first = next(iter(calls.values())).started
+    references = [reference for call in calls.values() for reference in call.references]
+    trained = (training.model for by_rank in trainings.values() for training in by_rank.values() if training.model)
+    return CallFacts(
+        name=first.name,
+        ranks={rank: call.facts() for rank, call in calls.items()},
+        trainings=trainings,
+        world_size=world_size,
+        search=first.search,
+        models=tuple(dict.fromkeys(first.models)) or tuple(dict.fromkeys(trained)),
+        reference_losses={
+            each.index: each.validation for each in references if each.index is not None and each.validation is not None
+        },
+        one_device=next((call.one_device for call in calls.values() if call.one_device), ""),
+    )
 
 
 @dataclass

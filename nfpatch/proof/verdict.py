@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -20,7 +20,7 @@ from nfpatch.engine.checks import (
 from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
 from nfpatch.engine.facts import CallFacts, Outcome
-from nfpatch.engine.records import Call
+from nfpatch.engine.records import Call, facts_of_call
 from nfpatch.engine.sources import Source
 
 Expectation = Literal["unused-parameters", "pass", "wrong"]
@@ -159,14 +159,12 @@ def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, bac
 def facts_of(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CallFacts:
     """What the checks look at."""
     is_alone = case.strategy == "single-process"
-    return CallFacts(
-        name=case.case.stage,
-        ranks={rank: call.facts() for rank, call in enumerate(calls)},
-        trainings={0: {rank: call.trainings[0] for rank, call in enumerate(calls)}},
+    facts = facts_of_call(
+        dict(enumerate(calls)),
+        {0: {rank: call.trainings[0] for rank, call in enumerate(calls)}},
         world_size=1 if is_alone else world_size,
-        is_case=True,
-        backend=None if is_alone else backend,
     )
+    return replace(facts, is_case=True, backend=None if is_alone else backend)
 
 
 def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -> CaseResult:
@@ -192,7 +190,9 @@ def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -
 
 def _is_refused_alone(calls: Sequence[Call]) -> bool:
     """Whether a single process fails too. The errors of the other ranks may be a consequence of that."""
-    return any(each.error for call in calls for each in call.references) and all(call.detail for call in calls)
+    facts = [call.facts() for call in calls]
+    is_at_fault = [each.differences or (each.failure and not each.failure.is_refusal) for each in facts]
+    return all(is_at_fault) and any(each.error for call in calls for each in call.references)
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from nfpatch.engine.facts import (
     shortened,
 )
 from nfpatch.engine.logs import place_of
-from nfpatch.engine.records import Call, Rank, Records
+from nfpatch.engine.records import Call, Rank, Records, facts_of_call
 from nfpatch.engine.remedies import patches_for, patches_for_unused
 from nfpatch.rehearsal.parting import decision_of
 from nfpatch.target.events import MethodReplaced, Training
@@ -227,22 +227,10 @@ def _facts_of_call(
 ) -> CallFacts:
     ranks = {rank: records.ranks[rank] for rank in sorted(records.ranks)}
     calls = {rank: ranks[rank].calls[number] for rank, number in row.items()}
-    first = next(iter(calls.values())).started
-    trainings = records.trainings_of(row)
-    references = [reference for call in calls.values() for reference in call.references]
-    trained = (training.model for by_rank in trainings.values() for training in by_rank.values() if training.model)
-    facts = CallFacts(
-        name=first.name,
+    facts = replace(
+        facts_of_call(calls, records.trainings_of(row), devices),
         ranks={rank: _facts_of_rank(records, each, calls.get(rank), ends) for rank, each in ranks.items()},
-        trainings=trainings,
-        world_size=devices,
-        search=first.search,
-        models=tuple(dict.fromkeys(first.models)) or tuple(dict.fromkeys(trained)),
-        reference_losses={
-            each.index: each.validation for each in references if each.index is not None and each.validation is not None
-        },
         ended=ended,
-        one_device=next((call.one_device for call in calls.values() if call.one_device), ""),
     )
     if not parting_calls.parts(facts):
         return facts

@@ -36,21 +36,15 @@ def raised_by(
     """The record of what ended the call of this number, with the last frames."""
     frames = frames_of(error)
     by_neuralforecast = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
+    places = tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-last_frames:])
     unused = parameters_named_by_torch(str(error))
-    return CallRaised(
-        number, message_of(error)[:longest], unused, tuple(places_of(error, last_frames)), by_neuralforecast
-    )
+    return CallRaised(number, message_of(error)[:longest], unused, places, by_neuralforecast)
 
 
 def frames_of(error: BaseException) -> list[traceback.FrameSummary]:
     """The frames of an exception, the innermost last, without this package's; none of what another process has sent."""
     trace = None if isinstance(error, FailedElsewhere) else error.__traceback__
     return [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(OWN_FOLDER)]
-
-
-def places_of(error: BaseException, number: int = LAST_FRAMES) -> list[str]:
-    """Its last frames in words."""
-    return [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames_of(error)[-number:]]
 
 
 def message_of(error: BaseException) -> str:
