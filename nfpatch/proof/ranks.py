@@ -22,8 +22,7 @@ class ReportingRank(Process):
 
     number: int = 0
     folder: Path = Path()
-    python: str | None = None
-    stack: StackImported | None = None
+    gpus: int | None = None
     backend: str | None = None  # of the process group, as the ranks agreed
     imported: dict[str, str | None] = field(default_factory=dict)  # tree: the file of its neuralforecast
     _read: int = 0  # bytes
@@ -44,9 +43,9 @@ class ReportingRank(Process):
         """Takes in one event."""
         event = entry.event
         if isinstance(event, ProcessStarted):
-            self.pid, self.python = entry.pid, event.python
+            self.pid = entry.pid
         elif isinstance(event, StackImported):
-            self.stack = event
+            self.gpus = event.gpus
         elif isinstance(event, RanksAssembled):
             self.backend = event.backend
         elif isinstance(event, SourceImported):

@@ -20,7 +20,7 @@ from typing import Literal, Optional, get_args
 from nfpatch.catalog import specifier_contains
 from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
 from nfpatch.engine.logs import tail_of
-from nfpatch.engine.probe import Stack, probe, runnable
+from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.records import Call
 from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source
@@ -62,15 +62,13 @@ class ProofEvent:
 class ProofReport:
     """The result of a proof.
 
-    `world_size` and `backend` are what torch reported, None where no case trained; the versions are None where there
-    was nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
+    `world_size` and `backend` are what torch reported, None where no case trained; `stack` is None where there was
+    nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
     which patches in question it does not show.
     """
 
     ok: bool
-    torch: str | None
-    lightning: str | None
-    python: str | None
+    stack: Stack | None
     world_size: int | None
     backend: str | None
     seconds: float
@@ -101,9 +99,7 @@ class ProofReport:
         """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""
         return {
             "ok": self.ok,
-            "torch": self.torch,
-            "lightning": self.lightning,
-            "python": self.python,
+            **versions_in_json(self.stack),
             "world_size": self.world_size,
             "backend": self.backend,
             "accelerator": self.accelerator,
@@ -162,7 +158,6 @@ def run_proof(
         check_that_spark_starts(stack, python)
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
-    reporting: ReportingRank | None = None
     while len(finished) < len(cases):
         left = [case for case in cases if case.id not in finished]
         left = [case for case in left if case.launcher == left[0].launcher]
@@ -171,15 +166,12 @@ def run_proof(
             with running(proof.program(python, extra_path), proof.workers) as launch:
                 proof.watch(launch, begin + options.timeout)
         finished.update(proof.results)
-        reporting = reporting or next((rank for rank in proof.ranks if rank.stack is not None), None)
     results = tuple(finished[case.id] for case in cases)
     distributed = (result for result in results if result.strategy != "single-process" and result.expect != "wrong")
     trained = next((result for result in distributed if result.world_size is not None), None)
     return ProofReport(
         ok=all(result.ok for result in results),
-        torch=reporting.stack.torch if reporting and reporting.stack else stack.torch,
-        lightning=reporting.stack.lightning if reporting and reporting.stack else stack.lightning,
-        python=(reporting and reporting.python) or stack.python,
+        stack=stack,
         world_size=trained.world_size if trained else None,
         backend=trained.backend if trained else None,
         seconds=time.monotonic() - begin,
@@ -323,7 +315,7 @@ class _Proof:
         """Reads what the ranks have written, and judges the cases that all of them have finished."""
         for rank in self.ranks:
             rank.read()
-            if rank.stack is not None and rank.stack.gpus == 0:
+            if rank.gpus == 0:
                 raise no_gpu(self.stack)
         for number, case in enumerate(self.cases):
             if case.id not in self.started and any(number in rank.calls for rank in self.ranks):

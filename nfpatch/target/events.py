@@ -143,12 +143,11 @@ class RehearsalSpec:
 
 @dataclass(frozen=True)
 class ProcessStarted:
-    """The process runs, as a rank. `python` is its version.
+    """The process runs, as a rank.
 
     It is `within` another process of the same rank that started it between its calls, to call neuralforecast there.
     """
 
-    python: str
     within: bool = False
 
 
@@ -185,8 +184,6 @@ class ProcessEnded:
 class StackImported:
     """torch and Lightning were imported. `gpus` is the number that torch sees, None for a run on the CPU."""
 
-    torch: str
-    lightning: str
     gpus: Optional[int]
 
 

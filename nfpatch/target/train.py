@@ -22,7 +22,6 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -133,13 +132,13 @@ def main(spec_path: str) -> NoReturn:
     redirect_output(rank_path + ".log")
     faulthandler.dump_traceback_later(spec.timeout + SELF_DESTRUCTION_DELAY, exit=True)
     events = EventFile(rank_path + ".jsonl", rank_of(spec))
-    events.write(ProcessStarted(platform.python_version()))
+    events.write(ProcessStarted())
 
     if spec.launcher == "torchrun" and os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
         # On a single machine the ranks need no name service: the launcher's answer may be a name that does not resolve.
         os.environ["MASTER_ADDR"] = "127.0.0.1"
 
-    import pytorch_lightning
+    import pytorch_lightning  # noqa: F401 (it takes a while)
     import torch
 
     gpus = None
@@ -147,7 +146,7 @@ def main(spec_path: str) -> NoReturn:
         gpus = torch.cuda.device_count()
         # Else the last bits of a sum on a GPU differ from fit to fit, and nothing can be compared.
         torch.use_deterministic_algorithms(True, warn_only=True)
-    events.write(StackImported(torch.__version__, pytorch_lightning.__version__, gpus))
+    events.write(StackImported(gpus))
     world = World(spec)
     ranks = assembled(world, spec, gpus)
     session = Session(spec, world, backend_for(spec.accelerator, ranks))

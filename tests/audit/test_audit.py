@@ -193,7 +193,7 @@ def test_clean_is_an_audit_that_came_to_its_end_without_unused_parameters(
             Cell(Case(model, "MAE"), outcome, (), "rank 1: why not\nmore", False, is_finished, 0.0)
             for model, outcome, is_finished in cells
         ),
-        *((), False, None, None, None, 0.0),
+        *((), False, None, 0.0),
     )
     assert report.ok is ok
     assert report.not_audited == dict.fromkeys(not_audited, "why not")
@@ -211,7 +211,7 @@ def test_what_is_called_a_matter_of_training_is_held_against_a_cell_that_varies_
         *(cell("GRU", "", "unused", "a"), cell("GRU", varied, "unused", "b")),
         *(cell("RNN", "", "clean"), cell("RNN", varied, "error")),
     )
-    report = AuditReport(cells, (), False, None, None, None, 0.0)
+    report = AuditReport(cells, (), False, None, 0.0)
     check = TrainingCheck({"learning_rate": 0.01}, ("MLP", "TFT"), ("GRU",), ("RNN",))
     assert report.training == check
     told = " ".join(sentences_of(report))

@@ -40,7 +40,7 @@ def test_a_proof_is_one_of_all_that_was_named_and_not_of_nothing(
 def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> None:
     cases = (result("one"), result("two"), result("two", ok=False), result("three"))
     coverage = Coverage((ASIDE,), {"four": "fixed upstream"}, {"five": "--skip five"})
-    report = ProofReport(False, None, None, None, None, None, 0.0, cases, coverage=coverage)
+    report = ProofReport(False, None, None, None, 0.0, cases, coverage=coverage)
     assert report.proved == ("one", "three")
     assert report.patches == ("one", "two", "three", "aside")
     assert verdict_of(report)[-1].startswith("2 of 4 ")
@@ -56,7 +56,7 @@ def test_a_patch_is_proved_where_all_of_its_cases_came_out_as_they_must() -> Non
 def test_what_the_released_source_alone_shows_is_no_proof_of_a_patch() -> None:
     cases = (result("one", source="released"),)
     coverage = Coverage((Unproved("one", "only the released source was run"),))
-    report = ProofReport(True, None, None, None, None, None, 0.0, cases, coverage=coverage)
+    report = ProofReport(True, None, None, None, 0.0, cases, coverage=coverage)
     assert report.shows_faults_only
     assert (report.proved, report.patches) == ((), ("one",))
     assert not replace(report, cases=(*cases, result("one"))).shows_faults_only

@@ -144,8 +144,8 @@ def test_the_proof_holds(proof: Proof) -> None:
     assert [(case.id, case.ok, case.detail) for case in report.cases] == [(case.id, True, "") for case in CASES]
     assert report.ok
     assert (report.world_size, report.backend) == (2, "gloo")
-    assert report.torch.startswith("2.13.0")
-    assert report.lightning == "2.6.6"
+    assert report.stack.torch.startswith("2.13.0")
+    assert report.stack.lightning == "2.6.6"
 
 
 def test_the_original_nbeatsx_leaves_its_out_layer_without_a_gradient(proof: Proof) -> None:

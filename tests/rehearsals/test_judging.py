@@ -41,7 +41,7 @@ CATALOG = load_catalog()
 PATCHES = [patch for patch in CATALOG.default if CATALOG.files_of(patch, "1.7.4")]
 REFUSAL = "RuntimeError: It looks like your LightningModule has parameters that were not used in producing the loss"
 FORECASTS = Frame(rows=24, columns=("unique_id", "ds", "NHITS"), ids=2, nan=0, digest="a")
-BEGIN = ProcessStarted("3.11.9")
+BEGIN = ProcessStarted()
 PREDICT = "neuralforecast/common/_base_windows.py:BaseWindows.predict"
 FUNCTIONS = {"predict-on-one-device": [PREDICT]}
 HEADING_OF_A_STACK = "Current thread 0x1 (most recent call first):"
@@ -832,7 +832,7 @@ def test_ranks_that_make_other_calls_have_a_cause_of_their_own(ranks: Ranks) -> 
 def test_the_calls_of_programs_that_the_script_starts_are_its_own(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, started=[0])
     for pid, model in ((200, "NHITS"), (300, "LSTM")):
-        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(0, ProcessStarted(within=True), pid)
         ranks.record(0, started("fit", models=(model,)), pid)
         ranks.record(1, BEGIN, pid + 1)
         ranks.record(1, started("fit", models=(model,)), pid + 1)
@@ -853,7 +853,7 @@ def test_the_calls_of_programs_that_the_script_starts_are_its_own(tmp_path: Path
 def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, started=[0])
     for pid in (200, 300):
-        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(0, ProcessStarted(within=True), pid)
         ranks.record(1, BEGIN, pid + 1)
         for rank in (0, 1):
             ranks.record(rank, started("fit", line=pid), pid + rank)

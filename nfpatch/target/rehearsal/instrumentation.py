@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import platform
 import sys
 from types import ModuleType
 from typing import Any, Callable
@@ -59,7 +58,7 @@ def install_hooks() -> None:
 
 def watch_process(recorder: EventRecorder) -> None:
     """Records the start and the end of this process, and its files."""
-    recorder.write(ProcessStarted(platform.python_version(), recorder.is_within))
+    recorder.write(ProcessStarted(recorder.is_within))
     recorder.watch_place()
     watch_files(recorder)
     watch_lookups(recorder.trace)
