@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
@@ -31,9 +31,10 @@ LauncherName = Literal["script", "torchrun"]
 
 TRIALS = 2
 # Seconds for which all processes are idle, while one is in a call, until they are said to wait for each other; and the
-# share of a processor below which they are called idle.
+# share of a processor below which they are called idle; and the seconds between two looks at that.
 _PATIENCE = 30.0
 _IDLE = 0.02
+_SAMPLE = 1.0
 # Seconds that what the script has started gets to end by itself after it.
 _GRACE = 3.0
 _LOG_LINES = 20
@@ -220,7 +221,7 @@ def _watch(
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Waits for the processes: returns why nfpatch ended them, if it did, and how many the script left running."""
-    idleness = _Idleness(launch)
+    idleness = Idleness(lambda: processor_use(bearers_of(launch.token)))
     over: list[float] = []  # when the script itself was over
 
     def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
@@ -239,7 +240,7 @@ def _watch(
         in_call = any(each.is_in_call for each in living)
         if time.monotonic() > deadline:
             reason = f"ended by the timeout of {timeout:g} s"
-        elif idleness.seconds() > _PATIENCE and in_call:
+        elif sys.platform == "linux" and idleness.seconds() > _PATIENCE and in_call:
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
             return None
@@ -249,32 +250,51 @@ def _watch(
     return wait_for(launch, look)
 
 
-class _Idleness:
+class Idleness:
     """How long the processes of a launch have been idle. Linux only; elsewhere they count as busy."""
 
-    def __init__(self, launch: Launch) -> None:
-        self._token = launch.token
-        self._since = self._looked = time.monotonic()
-        self._used = 0.0
+    def __init__(self, look: Callable[[], ProcessorUse], clock: Callable[[], float] = time.monotonic) -> None:
+        self._look, self._clock = look, clock
+        self._looked = clock()
+        self._used = self._idle = 0.0
 
     def seconds(self) -> float:
-        """Seconds since one of them last used the processor. Sampled once a second."""
-        now = time.monotonic()
-        if sys.platform == "linux" and now - self._looked >= 1.0:
-            used = sum(map(_processor_time, bearers_of(self._token)))
-            if abs(used - self._used) > _IDLE * (now - self._looked):
-                self._since = now
-            self._used, self._looked = used, now
-        return self._looked - self._since
+        """Seconds in which all of them could have used the processor, and none did. Sampled once a second.
+
+        A sample counts as a second at most: between two that are further apart, nfpatch or the machine was stopped.
+        """
+        now = self._clock()
+        passed = now - self._looked
+        if passed >= _SAMPLE:
+            use = self._look()
+            if abs(use.seconds - self._used) > _IDLE * passed:
+                self._idle = 0.0
+            elif not use.is_kept_waiting:
+                self._idle += _SAMPLE
+            self._used, self._looked = use.seconds, now
+        return self._idle
 
 
-def _processor_time(pid: int) -> float:
-    """Seconds of processor time that a process has used; 0 if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@dataclass(frozen=True)
+class ProcessorUse:
+    """Seconds of processor time that processes have used, and whether one of them `is_kept_waiting`.
+
+    It is where it has been stopped, or waits for a processor or a disk.
+    """
+
+    seconds: float
+    is_kept_waiting: bool
+
+
+def processor_use(pids: Iterable[int]) -> ProcessorUse:
+    """What these processes have used; those that are gone have used nothing. Linux only."""
+    ticks, states = 0, set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+            states.add(fields[0])
+    return ProcessorUse(ticks / os.sysconf("SC_CLK_TCK"), bool(states & set("RDTt")))
 
 
 def _exit_code_of(launch: Launch, records: Records) -> int:

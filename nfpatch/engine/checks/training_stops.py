@@ -15,27 +15,32 @@ def find(facts: CallFacts) -> Optional[Finding]:
     for index, ranks in facts.trainings.items():
         stopped = {rank: each.stopped_after for rank, each in ranks.items() if each.stopped_after is not None}
         is_together = all((each.world_size or 0) > 1 for each in ranks.values())
-        is_whole = len({each.steps for each in ranks.values() if each.weights is not None}) == 1
-        is_whole = is_whole and all(each.weights is not None for each in ranks.values())
-        if not stopped or not is_together or is_whole:
+        has_ended = all(each.weights is not None for each in ranks.values())
+        if not stopped or not is_together or (has_ended and len({each.steps for each in ranks.values()}) == 1):
             continue
-        first = min(stopped, key=lambda rank: stopped[rank])
-        staying = [rank for rank in ranks if stopped.get(rank) != stopped[first]]
+        step = min(stopped.values())
+        leaving = [rank for rank in ranks if stopped.get(rank) == step]
+        staying = [rank for rank in ranks if stopped.get(rank) != step]
         if not staying:
             continue
         which = f"training {index + 1}" if len(facts.trainings) > 1 else "the training"
-        file, _, line = ranks[first].stopped_by.rpartition(":")
+        file, _, line = ranks[leaving[0]].stopped_by.rpartition(":")
         place = in_file(file, int(line))
         words = [
-            f"rank {first} left {which} after step {stopped[first]}, and rank {', '.join(map(str, staying))} did not",
-            f"decided at {place}: trainer.should_stop is set there on rank {first} only",
+            f"rank {_listed(leaving)} left {which} after step {step}, and rank {_listed(staying)} did not",
+            f"decided at {place}: trainer.should_stop is set there on rank {_listed(leaving)} only",
             *what_follows(facts),
         ]
         return Finding("wrong", "\n".join(words), remedy=(f"Decide on all ranks together, in {place}:", *_TOGETHER))
     return None
 
 
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks))
+
+
 _TOGETHER = (
     "    stop = ...  # on every rank, the condition that this rank sees",
-    "    trainer.should_stop = trainer.strategy.reduce_boolean_decision(stop, all=False)",
+    "    stop = trainer.strategy.reduce_boolean_decision(stop, all=False)",
+    "    trainer.should_stop = trainer.should_stop or stop",
 )

@@ -1,0 +1,84 @@
+"""Which processes of a script are its ranks, and what they record of trainers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nfpatch.target.events import RehearsalSpec
+from nfpatch.target.rehearsal.recorder import CALL_VARIABLE, RANK_VARIABLE, EventRecorder
+from nfpatch.target.rehearsal.training import wrap_stopping
+
+Start = Callable[..., EventRecorder]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Starts a process whose main program is this file, which imports neuralforecast, with these variables."""
+
+    def make(main: str = "train.py", **variables: str) -> EventRecorder:
+        for name in ("RANK", "LOCAL_RANK", RANK_VARIABLE, CALL_VARIABLE):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        program = ModuleType("__main__")
+        program.__file__ = str(tmp_path / main)
+        (tmp_path / main).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / main).touch()
+        monkeypatch.setitem(sys.modules, "__main__", program)
+        recorder = EventRecorder(RehearsalSpec(str(tmp_path), 2, "script"))
+        recorder.join_rank()
+        return recorder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("variables", "main", "is_main", "is_within"),
+    [
+        ({}, "train.py", True, False),
+        # by Lightning's launcher, in a call of the first rank
+        ({"LOCAL_RANK": "1", RANK_VARIABLE: "0", CALL_VARIABLE: "0.0"}, "train.py", True, False),
+        # by the script, between its calls
+        ({RANK_VARIABLE: "0"}, "train.py", True, True),
+        # by a library, which has been started between two calls, or in one
+        ({RANK_VARIABLE: "0"}, "lib/site-packages/ray/worker.py", False, False),
+        ({RANK_VARIABLE: "0", CALL_VARIABLE: "0.0"}, "train.py", False, False),
+    ],
+)
+def test_a_program_that_the_script_starts_is_its_rank_and_a_worker_is_not(
+    start: Start, variables: dict[str, str], main: str, is_main: bool, is_within: bool
+) -> None:
+    recorder = start(main, **variables)
+    assert (recorder.is_main, recorder.is_within) == (is_main, is_within)
+    assert recorder.trains_for_a_rank != is_main
+
+
+def test_the_line_that_stops_a_training_is_recorded_once(start: Start, tmp_path: Path) -> None:
+    class Trainer:
+        global_step, global_rank = 3, 1
+
+        def __init__(self) -> None:
+            self.should_stop = False
+
+    recorder = start()
+    wrap_stopping(recorder, Trainer)
+    trainer = Trainer()
+    trainer.should_stop = True  # in no call
+    recorder.enter("NeuralForecast.fit")
+    recorder.begin_training()
+    trainer = Trainer()
+    for stops in (False, True, True):
+        trainer.should_stop = stops
+    assert trainer.should_stop
+    (entry,) = [json.loads(line) for path in tmp_path.glob("events-*") for line in path.read_text().splitlines()]
+    place = entry["fields"].pop("place")
+    assert (entry["event"], entry["rank"], entry["fields"]) == (
+        *("TrainingStopped", 1, {"number": 0, "index": 0, "steps": 3}),
+    )
+    assert place.startswith(f"{__file__}:")
