@@ -6,29 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from nfpatch.target.events import Frame, OwnLayerUnused, Step, Training
+from nfpatch.target.events import CallRaised, Frame, OwnLayerUnused, Step, Training
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An exception on one rank, in one line, with the frames of its traceback, and when it was raised.
-
-    `unused` are the parameters that torch names in it. It `is_refusal` where DDP refuses unused parameters.
-    """
-
-    message: str
-    places: tuple[str, ...] = ()
-    time: float = 0.0
-    unused: tuple[str, ...] = ()
-    is_refusal: bool = False
 
 
 @dataclass(frozen=True)
 class RankFacts:
     """What one rank recorded of a call. `name` is empty where it has not made the call.
 
+    `failure` is the exception with which it ended, `end` when it did (seconds since the epoch).
     `differences` say how its result differs from that of one process. `weights` are digests of the models afterwards,
     `chosen` is what searches have chosen; `written` has, by path, how files were changed, and `writers` the line of the
     user's own code that did. `place` is where the process is that has not ended the call, `failed_before` an earlier
@@ -40,7 +27,8 @@ class RankFacts:
     name: str = ""
     line: int = 0
     has_returned: bool = False
-    failure: Optional[Failure] = None
+    failure: Optional[CallRaised] = None
+    end: float = 0.0
     differences: tuple[str, ...] = ()
     answers: tuple[Frame, ...] = ()
     weights: tuple[str, ...] = ()

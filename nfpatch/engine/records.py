@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.engine.facts import CallFacts, Failure, RankFacts
+from nfpatch.engine.facts import CallFacts, RankFacts
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
     CallRaised,
@@ -27,7 +27,6 @@ from nfpatch.target.events import (
     Training,
     TrainingObserved,
 )
-from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
 
 # Calls that one rank may make without the others
 BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
@@ -85,21 +84,18 @@ class Call:
     def detail(self) -> str:
         """The error with its frames, or in what the result is not that of one process; empty if all is well."""
         if self.raised is not None:
-            return "\n".join([self.raised.error, *self.raised.places])
+            return "\n".join([self.raised.message, *self.raised.places])
         return "\n".join(each.differ for each in self.references if each.differ)
 
     def facts(self) -> RankFacts:
         """What the checks look at."""
-        failure, returned, started = None, self.returned, self.started
-        if self.raised is not None:
-            event = self.raised
-            is_refusal = any(words in event.error for words in UNUSED_PARAMETERS_MESSAGES)
-            failure = Failure(event.error, event.places, self.end, event.unused or (), is_refusal)
+        returned, started = self.returned, self.started
         return RankFacts(
             name=self.name,
             line=started.line,
             has_returned=returned is not None,
-            failure=failure,
+            failure=self.raised,
+            end=self.end,
             differences=tuple(each.differ for each in self.references if each.differ),
             answers=() if returned is None else returned.forecasts,
             weights=() if returned is None else returned.weights,

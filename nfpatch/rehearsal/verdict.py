@@ -415,7 +415,7 @@ def _word_for(call: Optional[Call]) -> str:
     if call is None:
         return "-"
     if call.raised is not None:
-        return call.raised.error.partition(":")[0]
+        return call.raised.message.partition(":")[0]
     if call.returned is None:
         return "waits"
     forecasts = call.returned.forecasts
@@ -428,7 +428,7 @@ def _evidence_of(rank: int, call: Optional[Call], trainings: Mapping[int, Mappin
     evidence: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
     if call is not None:
         returned = {} if call.returned is None else asdict(call.returned)
-        evidence["error"] = None if call.raised is None else call.raised.error
+        evidence["error"] = None if call.raised is None else call.raised.message
         evidence["written"] = sorted(call.written)
         evidence.update({name: returned.get(name) for name in ("chosen", "weights")})
         evidence["forecasts"] = next(iter(returned.get("forecasts", ())), None)

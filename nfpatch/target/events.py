@@ -63,6 +63,12 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     raise WrongRecord(f"{where}: {value!r} is no {getattr(kind, '__name__', kind)}")
 
 
+# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with
+UNUSED_PARAMETERS_MESSAGES = (
+    "Expected to have finished reduction in the prior iteration",
+    "parameters that were not used in producing the loss",
+)
+
 # Specifications: what nfpatch tells the processes
 
 
@@ -391,16 +397,21 @@ class CallReturned:
 
 @dataclass(frozen=True)
 class CallRaised:
-    """A call raised. `unused` are the parameters that torch names, `places` the frames of the traceback.
+    """A call raised; the message is in one line. `unused` are the parameters that torch names, `places` the frames.
 
     It is `by_neuralforecast` if a statement of neuralforecast itself raised it.
     """
 
     number: int
-    error: str
+    message: str
     unused: Optional[Tuple[str, ...]] = None
     places: Tuple[str, ...] = ()
     by_neuralforecast: bool = False
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether DDP refuses unused parameters."""
+        return any(words in self.message for words in UNUSED_PARAMETERS_MESSAGES)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,6 @@ import traceback
 from .events import CallRaised
 from .observing import parameters_named_by_torch
 
-# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with.
-UNUSED_PARAMETERS_MESSAGES = (
-    "Expected to have finished reduction in the prior iteration",
-    "parameters that were not used in producing the loss",
-)
 # The frames of this package are left out: it only calls what goes wrong.
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # How much of an exception is reported.

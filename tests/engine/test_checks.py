@@ -19,8 +19,8 @@ from nfpatch.engine.checks import (
     unused_parameters,
     world_size,
 )
-from nfpatch.engine.facts import CallFacts, Decision, Failure, RankFacts
-from nfpatch.target.events import Frame, OwnLayerUnused, Training
+from nfpatch.engine.facts import CallFacts, Decision, RankFacts
+from nfpatch.target.events import CallRaised, Frame, OwnLayerUnused, Training
 
 RETURNED = RankFacts(
     "NeuralForecast.fit", 10, has_returned=True, answers=(Frame(24, (), None, 0, "a"),), weights=("w",)
@@ -28,7 +28,7 @@ RETURNED = RankFacts(
 TRAINED = Training(
     model="NHITS", world_size=2, backend="gloo", steps=4, validated=(2.0,), weights="w", buffers="b", batches=("x", "y")
 )
-REFUSED = Failure("parameters that were not used in producing the loss", unused=("out.weight",), is_refusal=True)
+REFUSED = CallRaised(0, "parameters that were not used in producing the loss", unused=("out.weight",))
 OTHER_FILE = {"/home/me/model.ckpt": {"opened"}}
 
 
@@ -47,7 +47,7 @@ def call_of(on_rank_1: RankFacts = RETURNED, training: Training = TRAINED, is_ca
 # By the name of the check: what the second rank has otherwise, of the call or of its training
 FAULTS: dict[str, dict[str, Any]] = {
     "unused_parameters": {"on_rank_1": replace(RETURNED, has_returned=False, failure=REFUSED)},
-    "errors": {"on_rank_1": replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'"))},
+    "errors": {"on_rank_1": replace(RETURNED, has_returned=False, failure=CallRaised(0, "KeyError: 'y'"))},
     "search_choice": {"on_rank_1": replace(RETURNED, chosen=("trial 1",))},
     "hangs": {"on_rank_1": replace(RETURNED, has_returned=False)},
     "parting_calls": {"on_rank_1": replace(RETURNED, line=11)},
@@ -109,7 +109,7 @@ def test_a_case_is_checked_as_a_script_is(name: str) -> None:
 
 
 def test_ranks_that_part_are_the_cause_of_what_they_raise() -> None:
-    failed = Failure("RuntimeError: params[0] appears not to match")
+    failed = CallRaised(0, "RuntimeError: params[0] appears not to match")
     facts = call_of(replace(RETURNED, has_returned=False, failure=failed, models=("NBEATS",)))
 
     found = first_finding(replace(facts, ranks={**facts.ranks, 0: replace(RETURNED, models=("NHITS",))}))
@@ -180,7 +180,7 @@ def test_different_data_are_told_before_different_options_as_a_cause() -> None:
 
 def test_an_unused_layer_of_the_user_s_own_class_is_told_with_what_to_write() -> None:
     layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 15, ("adapter.weight", "adapter.bias"))
-    refused = Failure(REFUSED.message, unused=("adapter.weight", "adapter.bias", "out.weight"), is_refusal=True)
+    refused = CallRaised(0, REFUSED.message, unused=("adapter.weight", "adapter.bias", "out.weight"))
     trained = replace(TRAINED, own_layers=(layer,))
 
     found = unused_parameters.find(call_of(replace(RETURNED, has_returned=False, failure=refused), trained))
@@ -199,7 +199,9 @@ def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
     places = {"own": (upstream, own, library), "upstream": (own, upstream, library)}
 
     by = {
-        name: errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", each))))
+        name: errors.find(
+            call_of(replace(RETURNED, has_returned=False, failure=CallRaised(0, "KeyError: 'y'", places=each)))
+        )
         for name, each in places.items()
     }
 
@@ -213,7 +215,9 @@ def test_an_error_of_the_script_s_own_code_is_told_to_be_that() -> None:
 
 def test_an_error_in_a_library_is_not_told_to_be_the_script_s_own() -> None:
     places = ("/env/lib/python3.11/site-packages/torch/nn/parallel/distributed.py:1775 in _pre_forward",)
-    found = errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", places))))
+    found = errors.find(
+        call_of(replace(RETURNED, has_returned=False, failure=CallRaised(0, "KeyError: 'y'", places=places)))
+    )
 
     assert found is not None
     assert found.detail.endswith("at torch/nn/parallel/distributed.py:1775 in _pre_forward")
@@ -222,7 +226,7 @@ def test_an_error_in_a_library_is_not_told_to_be_the_script_s_own() -> None:
 
 @pytest.mark.parametrize("search", ["", "search"])
 def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: str) -> None:
-    failure = Failure("RuntimeError: params[0] appears not to match sizes of the same param in process 0")
+    failure = CallRaised(0, "RuntimeError: params[0] appears not to match sizes of the same param in process 0")
     found = errors.find(replace(call_of(replace(RETURNED, has_returned=False, failure=failure)), search=search))
 
     assert found is not None
@@ -254,8 +258,12 @@ def test_of_a_case_the_weights_must_be_known() -> None:
 
 
 def test_the_cause_comes_before_what_follows_from_it() -> None:
-    closed = replace(RETURNED, has_returned=False, failure=Failure("RuntimeError: Connection closed by peer", time=1.0))
-    cause = replace(RETURNED, has_returned=False, failure=Failure("ValueError: no", ("a.py:1 in f",), time=2.0))
+    closed = replace(
+        RETURNED, has_returned=False, failure=CallRaised(0, "RuntimeError: Connection closed by peer"), end=1.0
+    )
+    cause = replace(
+        RETURNED, has_returned=False, failure=CallRaised(0, "ValueError: no", None, ("a.py:1 in f",)), end=2.0
+    )
     facts = replace(call_of(), ranks={0: closed, 1: cause})
 
     found = first_finding(facts)

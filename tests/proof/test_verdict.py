@@ -50,7 +50,7 @@ def changed(
 ) -> Call:
     """What a rank reports of a case, with another end, or another training; `refused_by` may be "one process"."""
     if error is None and differ is None and call.raised is not None:
-        error = call.raised.error
+        error = call.raised.message
     references = [] if differ is None else [ReferenceMade(0, differ=differ)]
     if refused_by == "one process":
         references.append(ReferenceMade(0, error=error))

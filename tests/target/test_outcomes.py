@@ -102,7 +102,7 @@ def test_the_places_are_those_of_others() -> None:
     ):
         record = record_of(action)
 
-        assert record.error == f"ValueError: no {place}"
+        assert record.message == f"ValueError: no {place}"
         assert {each.split(":")[0] for each in record.places} == {__file__}
         assert record.places[-1].endswith(f" in {place}")
 
@@ -175,5 +175,5 @@ def test_of_a_long_story_the_beginning_of_the_words_and_the_last_places_are_told
 
     record = record_of(partial(call, 9))
 
-    assert record.error == ("ValueError: " + "no " * 1000)[:1000]
+    assert record.message == ("ValueError: " + "no " * 1000)[:1000]
     assert [place.rpartition(" in ")[2] for place in record.places] == ["call"] * 3
