@@ -102,13 +102,15 @@ class _Record(NamedTuple):
     releases: tuple[str, ...]
     files: Mapping[str, tuple[RecordedFile, ...]]
     specifiers: Mapping[str, tuple[str, ...]]
+    indexed: Optional[Mapping[str, Mapping[str, RecordedFile]]] = None
 
 
 class Fingerprints(_Record):
     """The fingerprints of all releases, by file, oldest release first.
 
     `specifiers` maps the version specifiers of the patches (PEP 440) to the releases that each contains, so that quick
-    commands need not parse them.
+    commands need not parse them. `indexed` has the fingerprints by file and release, so that they need not decode those
+    of all releases.
     """
 
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
@@ -128,6 +130,8 @@ class Fingerprints(_Record):
     @cached_property
     def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
         """The fingerprints of each file, by release."""
+        if self.indexed is not None:
+            return self.indexed
         return _OnDemand(self.files, lambda versions: {name: known for known in versions for name in known.releases})
 
     def knows(self, patch_id: str) -> bool:
@@ -177,9 +181,12 @@ def read_fingerprints(path: Path) -> Fingerprints:
             _listed(spans, releases), _as_hex(sha256), unpatched_digest, imports_at, _OnDemand(by_id, recorded_patch)
         )
 
+    def recorded_by_release(lines: Sequence[Sequence[Any]]) -> Mapping[str, RecordedFile]:
+        return _OnDemand({name: line for line in lines for name in _listed(line[0], releases)}, recorded_file)
+
     files = _OnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
     specifiers = _OnDemand(document["specifiers"], lambda spans: _listed(spans, releases))
-    return Fingerprints(releases, files, specifiers)
+    return Fingerprints(releases, files, specifiers, _OnDemand(document["files"], recorded_by_release))
 
 
 class _OnDemand(Mapping[str, V]):

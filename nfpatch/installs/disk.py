@@ -31,8 +31,8 @@ def read_file(path: Path) -> bytes:
                     f"{path} has {status.st_size} bytes, far more than any file of neuralforecast, so nfpatch does not "
                     "read it. Reinstall neuralforecast."
                 )
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read()
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.readall()
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError) as error:

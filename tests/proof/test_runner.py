@@ -302,7 +302,7 @@ def test_a_patch_that_claims_a_live_layer_is_caught_by_other_weights_and_forecas
     assert flawed["alone"].ok
     assert (flawed["alone"].world_size, flawed["alone"].backend) == (1, None)
     assert (flawed[case].ok, flawed[case].matches_reference) == (False, False)
-    assert f"does not end as {like} does" in flawed[case].detail
+    assert f"differs from {like}" in flawed[case].detail
 
 
 def test_a_search_through_optuna_is_trained_like_any_model(flawed: dict[str, CaseResult]) -> None:
@@ -365,9 +365,9 @@ def test_a_hung_case_ends_by_the_time_out_and_a_broken_or_wrong_source_is_an_err
     assert (broken.outcome, broken.ok) == ("error", False)
     assert "ImportError: no such luck" in broken.detail
     assert (wrong_tree.outcome, wrong_tree.ok) == ("error", False)
-    assert f"not from {tmp_path / 'empty'}" in wrong_tree.detail
+    assert str(tmp_path / "empty") in wrong_tree.detail
     assert (hung.outcome, hung.ok) == ("timeout", False)
-    assert "time-out of 45 s" in hung.detail
+    assert "45 s" in hung.detail
     assert re.search(r"rank 0 was at \S+torch/distributed/\S+\.py:\d+ in \w+", hung.detail)  # in a collective
     assert "rank 1 was at an unknown place" in hung.detail  # it is stopped
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("timeout", False, "not reached")
@@ -535,6 +535,6 @@ def test_a_temporary_disk_that_fills_up_while_training_is_an_error_of_the_enviro
 ) -> None:
     done = small_disk("2m", sys.executable, "-c", FILL_THE_DISK, training_env, ...)
 
-    assert "is full. Make room there" in done.stdout, done.stderr
+    assert "is full" in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == "['filler']"
     assert processes_with(mark) == set()

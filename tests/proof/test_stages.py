@@ -142,7 +142,7 @@ BaseAuto._fit_model = planted_fit
 CAUGHT = {
     ("MLP", "predict"): "rank 1 and rank 0 have different forecasts",
     ("NBEATS", "predict"): "rank 1: 24 rows of unique_id, ds, NBEATS, where one process gives 36 rows of",
-    ("NLinear", "predict"): "rows have another unique_id than in one process",
+    ("NLinear", "predict"): "rows have another unique_id",
     ("DLinear", "predict"): "rank 0: 1 of 36 forecasts are not those of one process, 1 of them NaN",
     ("DeepNPTS", "validate"): "the validation loss is",
     ("MLPMultivariate", "refit"): "rank 1 and rank 0 have the series in different orders, at 6 of 6 steps",
