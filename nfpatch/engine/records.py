@@ -7,22 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.engine.facts import CallFacts, RankFacts
+from nfpatch.engine.facts import Call, CallFacts
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
-    CallRaised,
-    CallReturned,
     CallStarted,
-    Comparison,
     Entry,
     FileChanged,
-    FitCompared,
     MethodReplaced,
-    OneDeviceOnly,
     OptionOverridden,
     ProcessEnded,
     ProcessStarted,
-    ReferenceMade,
     SourceImported,
     Training,
     TrainingObserved,
@@ -30,83 +24,6 @@ from nfpatch.target.events import (
 
 # Calls that one rank may make without the others
 BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
-
-
-@dataclass
-class Call:
-    """One call of the script, or case of the catalog, as one rank made it, and when (seconds since the epoch)."""
-
-    started: CallStarted
-    begin: float
-    end: float = 0.0
-    trainings: dict[int, Training] = field(default_factory=dict)
-    returned: Optional[CallReturned] = None
-    raised: Optional[CallRaised] = None
-    references: list[ReferenceMade] = field(default_factory=list)
-    comparison: Optional[Comparison] = None
-    written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
-    writers: dict[str, str] = field(default_factory=dict)  # by path, the line of the user's own code, or empty
-    one_device: str = ""
-    replaced: list[MethodReplaced] = field(default_factory=list)  # since the call before
-
-    @property
-    def name(self) -> str:
-        """Class and method."""
-        return self.started.name
-
-    @property
-    def method(self) -> str:
-        """The name without the class that it is of."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return self.returned is not None or self.raised is not None
-
-    def take(self, entry: Entry) -> None:
-        """Takes in an event of it."""
-        event = entry.event
-        if isinstance(event, TrainingObserved):
-            self.trainings[event.index] = event.training
-        elif isinstance(event, OneDeviceOnly):
-            self.one_device = event.what
-        elif isinstance(event, ReferenceMade):
-            self.references.append(event)
-        elif isinstance(event, FitCompared):
-            self.comparison = event.comparison
-        elif isinstance(event, CallReturned):
-            self.returned, self.end = event, entry.time
-        elif isinstance(event, CallRaised):
-            self.raised, self.end = event, entry.time
-
-    @property
-    def detail(self) -> str:
-        """The error with its frames, or in what the result is not that of one process; empty if all is well."""
-        if self.raised is not None:
-            return "\n".join([self.raised.message, *self.raised.places])
-        return "\n".join(each.differ for each in self.references if each.differ)
-
-    def facts(self) -> RankFacts:
-        """What the checks look at."""
-        returned, started = self.returned, self.started
-        return RankFacts(
-            name=self.name,
-            line=started.line,
-            has_returned=returned is not None,
-            failure=self.raised,
-            end=self.end,
-            differences=tuple(each.differ for each in self.references if each.differ),
-            answers=() if returned is None else returned.forecasts,
-            weights=() if returned is None else returned.weights,
-            chosen=() if returned is None else returned.chosen,
-            written=self.written,
-            writers=self.writers,
-            models=started.models,
-            options=started.options,
-            data=started.data,
-            steps=started.steps,
-        )
 
 
 def facts_of_call(
@@ -118,7 +35,7 @@ def facts_of_call(
     trained = (training.model for by_rank in trainings.values() for training in by_rank.values() if training.model)
     return CallFacts(
         name=first.name,
-        ranks={rank: call.facts() for rank, call in calls.items()},
+        ranks=calls,
         trainings=trainings,
         world_size=world_size,
         search=first.search,

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import specifier_contains
+from nfpatch.engine.facts import Call
 from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
 from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
-from nfpatch.engine.records import Call
 from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem

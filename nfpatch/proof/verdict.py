@@ -19,8 +19,8 @@ from nfpatch.engine.checks import (
 )
 from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
-from nfpatch.engine.facts import CallFacts, Outcome
-from nfpatch.engine.records import Call, facts_of_call
+from nfpatch.engine.facts import Call, CallFacts, Outcome
+from nfpatch.engine.records import facts_of_call
 from nfpatch.engine.sources import Source
 
 Expectation = Literal["unused-parameters", "pass", "wrong"]
@@ -190,8 +190,7 @@ def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -
 
 def _is_refused_alone(calls: Sequence[Call]) -> bool:
     """Whether a single process fails too. The errors of the other ranks may be a consequence of that."""
-    facts = [call.facts() for call in calls]
-    is_at_fault = [each.differences or (each.failure and not each.failure.is_refusal) for each in facts]
+    is_at_fault = [each.differences or (each.raised and not each.raised.is_refusal) for each in calls]
     return all(is_at_fault) and any(each.error for call in calls for each in call.references)
 
 
@@ -210,7 +209,7 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
 def _why_not_refused(facts: CallFacts) -> str | None:
     """Why unused parameters do not count as refused by DDP; None if they do."""
     for rank, training in facts.trainings[0].items():
-        if facts.ranks[rank].failure is None:
+        if facts.ranks[rank].raised is None:
             return f"rank {rank}: there are unused parameters, but DDP did not refuse them"
         named = training.unused_by_torch
         if named is not None and set(named) != set(training.unused_last):

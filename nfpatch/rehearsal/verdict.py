@@ -9,16 +9,17 @@ from typing import Any, Optional
 from nfpatch.catalog import Patch
 from nfpatch.engine.checks import different_data, first_finding, parting_calls, shared_files
 from nfpatch.engine.facts import (
+    NOT_CALLED,
+    Call,
     CallFacts,
     Finding,
     Outcome,
-    RankFacts,
     in_file,
     listed,
     shortened,
 )
 from nfpatch.engine.logs import place_of
-from nfpatch.engine.records import Call, Rank, Records, facts_of_call
+from nfpatch.engine.records import Rank, Records, facts_of_call
 from nfpatch.engine.remedies import patches_for, patches_for_unused
 from nfpatch.rehearsal.parting import decision_of
 from nfpatch.target.events import MethodReplaced, Training
@@ -234,7 +235,7 @@ def _facts_of_call(
     )
     if not parting_calls.parts(facts):
         return facts
-    steps = {rank: each.steps for rank, each in facts.ranks.items()}
+    steps = {rank: each.started.steps for rank, each in facts.ranks.items()}
     return replace(facts, decision=decision_of(steps, written_by(ranks)))
 
 
@@ -249,18 +250,18 @@ def written_by(ranks: Mapping[int, Rank]) -> dict[int, dict[str, set[str]]]:
     return found
 
 
-def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Mapping[int, int]) -> RankFacts:
+def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Mapping[int, int]) -> Call:
     if call is None:
         has_ended = rank.ended is not None and all(number <= ends.get(rank.number, -1) for number in rank.calls)
-        return RankFacts(
+        return Call(
+            replace(NOT_CALLED, steps=rank.ended.steps if rank.ended is not None and has_ended else ()),
             place=place_of(records.stack_of(rank)),
             failed_before=records.failure_of(rank.number),
             has_ended=has_ended,
             has_gone_on=has_ended or any(number > ends.get(rank.number, -1) for number in rank.calls),
-            steps=rank.ended.steps if rank.ended is not None and has_ended else (),
             error=rank.ended.error if rank.ended is not None and has_ended else "",
         )
-    return replace(call.facts(), place="" if call.is_over else place_of(records.stack_of(rank)))
+    return call if call.is_over else replace(call, place=place_of(records.stack_of(rank)))
 
 
 def _judge(records: Records, row: Mapping[int, int], facts: CallFacts, known: Known) -> _Judged:
@@ -281,7 +282,7 @@ def _goes_on(rank: Rank, number: int) -> bool:
 
 def _is_same(facts: CallFacts) -> bool:
     """Whether all ranks raise the same error."""
-    failures = [each.failure for each in facts.ranks.values()]
+    failures = [each.raised for each in facts.ranks.values()]
     return len({None if each is None else each.message for each in failures}) == 1 and failures[0] is not None
 
 

@@ -6,7 +6,7 @@ from typing import Any, Optional
 import pytest
 
 from nfpatch.catalog import Case
-from nfpatch.engine.records import Call
+from nfpatch.engine.facts import Call
 from nfpatch.proof.verdict import (
     CaseResult,
     ProofCase,

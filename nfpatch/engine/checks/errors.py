@@ -61,7 +61,7 @@ def first_failure(facts: CallFacts) -> Optional[tuple[int, CallRaised]]:
 
 def failures_of(facts: CallFacts) -> list[tuple[int, CallRaised]]:
     """The failures of the ranks by time; those that are a consequence of another rank's exit come last."""
-    failures = [(rank, each.failure) for rank, each in facts.ranks.items() if each.failure is not None]
+    failures = [(rank, each.raised) for rank, each in facts.ranks.items() if each.raised is not None]
     return sorted(failures, key=lambda each: (is_consequence(each[1]), facts.ranks[each[0]].end))
 
 

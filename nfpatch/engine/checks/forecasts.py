@@ -13,7 +13,7 @@ WHY = "The results that the script uses or saves depend on the rank."
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank whose forecasts differ from those of rank 0."""
-    answers = {rank: each.answers for rank, each in facts.returned.items()}
+    answers = {rank: each.forecasts for rank, each in facts.returned.items()}
     for rank, actual in answers.items():
         first = answers[min(answers)]
         is_compared = facts.is_case or (actual and first)
