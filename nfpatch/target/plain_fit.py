@@ -36,10 +36,9 @@ def train(case: CaseSpec, session: Session) -> None:
     first = weights_of(model) if case.forecast and is_made else None
     data = data_of(case, model.h)
     forecaster = session.package.NeuralForecast(models=[model], freq=data.freq)
-    is_alone = case.strategy == "single-process"
     # early stopping insists on something to validate
     options = {"val_size": SMALL_SIZES["h"]} if EARLY_STOPPING in case.options else {}
-    fit(forecaster, data, case, session, is_watched=not is_alone, **options)
+    fit(forecaster, data, case, session, is_watched=case.strategy != "single-process", **options)
     if case.forecast is None:
         return
     forecasts = predict(forecaster, data, case, session)
