@@ -16,8 +16,8 @@ test: lint wheels lowest training-env runtime  ## everything that CI runs: all t
 test-releases: wheels training-env  ## the long matrices over the releases, of which `make test` runs a sample
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m every_release --ignore=tests/runtime
 
-new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate
-	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID)
+new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate, GROUP=multi-process for other than layers
+	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID) $(if $(GROUP),--group $(GROUP))
 
 lint: .venv/ready
 	@echo "== ruff, mypy"
@@ -36,8 +36,9 @@ lowest: wheels  ## the quick tests with the lowest dependencies that are admitte
 versions: wheels  ## docs/results/versions.md: the quick tests on every Python that is found, with the lowest and the newest
 	PYTHONPATH=. $(BIN)/python scripts/versions.py
 
-mutants: wheels .cache/mutants/ready  ## docs/results/mutants.md: what the tests find of faults that are put into the code
-	.cache/mutants/bin/python scripts/mutants.py
+mutants: wheels .cache/mutants/ready  ## mutation tests: faults in what decides about files that no test finds; ONLY='nfpatch.installs.*'
+	PATH="$(CURDIR)/.cache/mutants/bin:$$PATH" mutmut run $(ONLY)
+	.cache/mutants/bin/mutmut results
 
 demo:  ## the main job on a real neuralforecast 1.7.4, in an environment of its own
 	@PYTHON="$(PYTHON)" bash scripts/demo.sh
@@ -75,8 +76,9 @@ rehearsals-env: .cache/rehearsals/ready
 fingerprints: .venv/ready  ## patches/fingerprints.json from the released wheels
 	$(BIN)/python scripts/fingerprints.py
 
-catalog: .venv/ready  ## docs/results/catalog.md from the patches
+catalog: .venv/ready  ## docs/results/catalog.md from the patches, and the rows of matrix.md
 	PYTHONPATH=. $(BIN)/python scripts/catalog_page.py
+	PYTHONPATH=. $(BIN)/python scripts/matrix.py --page
 
 # OLD_PYTHON: an interpreter of Python 3.10; without it the releases up to 1.4.0 are not run
 OLD := $(if $(OLD_PYTHON),--old-python .cache/old/bin/python)

@@ -1,10 +1,10 @@
-"""Compare the time of `nfpatch verify` and `nfpatch rehearse` with that of scripts written by hand.
+"""Compare the time of `nfpatch verify` and `nfpatch rehearse` with hand-written scripts.
 
-All are real two-process trainings with the same interpreter and the same neuralforecast, and are run in turns.
+All are real two-process trainings with the same interpreter and the same neuralforecast, and run alternately.
 
 verify: nfpatch proves the two basic patches on 1.7.4: red, green, control, parity. The script fits one model.
-all: nfpatch proves all that 1.7.4 needs, as `verify --preview` without names does; the same script.
-rehearse: the script trains, predicts and cross-validates on a patched 3.3.0. The script by hand has the
+all: nfpatch proves all patches that 1.7.4 needs, like `verify --preview` without names; the same script.
+rehearse: the script trains, predicts and cross-validates on a patched 3.3.0. The hand-written script has the
 overrides of the rehearsal: two CPU processes and four steps.
 
 Exit code 1: a limit was exceeded.
@@ -60,7 +60,7 @@ forecaster.cross_validation(frame, n_windows=2, val_size=12)
 
 
 def verify_and_script(*names: str) -> Commands:
-    """The script by hand, by torch's launcher, and the proof of these patches, or of all."""
+    """The hand-written script, with torch's launcher, and the proof of these patches, or of all."""
 
     def commands(python: Path, place: list[str], folder: Path) -> tuple[list[str], list[str]]:
         script = folder / "by_hand.py"
@@ -72,7 +72,7 @@ def verify_and_script(*names: str) -> Commands:
 
 
 def rehearse_and_script(python: Path, place: list[str], folder: Path) -> tuple[list[str], list[str]]:
-    """The script by hand, by Lightning's launcher, and the rehearsal."""
+    """The hand-written script, with Lightning's launcher, and the rehearsal."""
     script, by_hand = folder / "train.py", folder / "by_hand.py"
     script.write_text(ORDINARY.format(overrides="max_steps=100"))
     by_hand.write_text(ORDINARY.format(overrides='max_steps=4, val_check_steps=4, accelerator="cpu", devices=2'))
@@ -81,7 +81,7 @@ def rehearse_and_script(python: Path, place: list[str], folder: Path) -> tuple[l
 
 
 class TimeComparison(NamedTuple):
-    """A command of nfpatch's, the release that it works on, and how many times the script by hand it may take."""
+    """A command of nfpatch, its release, and the limit as a multiple of the time of the hand-written script."""
 
     release: str
     limit: float
@@ -96,12 +96,12 @@ COMPARISONS = {
 
 
 def nfpatch(*arguments: str) -> list[str]:
-    """The command line of nfpatch as this interpreter has it."""
+    """The command line of nfpatch with this interpreter."""
     return [sys.executable, "-m", "nfpatch", *arguments]
 
 
 def seconds_of(command: list[str], site_packages: Path, folder: Path) -> float:
-    """How long a command takes; raises CalledProcessError where it fails."""
+    """The seconds that a command takes; raises CalledProcessError if it fails."""
     path = os.pathsep.join([str(site_packages), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     begin = time.perf_counter()
@@ -110,7 +110,7 @@ def seconds_of(command: list[str], site_packages: Path, folder: Path) -> float:
 
 
 def ratio_of(name: str, python: Path, rounds: int) -> float:
-    """Takes turns, prints the medians, and returns their ratio."""
+    """Runs both alternately, prints the medians, and returns their ratio."""
     comparison = COMPARISONS[name]
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -135,7 +135,7 @@ def ratio_of(name: str, python: Path, rounds: int) -> float:
 
 
 def main() -> int:
-    """Measure what is asked for; exit code 1 if a limit was exceeded."""
+    """Run the selected measurements; exit code 1 if a limit was exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commands", nargs="*", default=[*COMPARISONS], help="verify, all, rehearse (default: each)")
     parser.add_argument("--python", type=Path, default=CACHE / "training" / "bin" / "python", help="what trains")

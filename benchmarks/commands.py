@@ -1,8 +1,8 @@
 """Measure nfpatch's commands against bare imports and against other patching tools; `--help` shows the options.
 
-Every command is a real process. All of them take turns within each round, and a reference runs right before each
-command that is held against it, so that whatever else the machine does hits both. Exit code 1: a limit was missed,
-nfpatch left something behind, or a command imported what it must not.
+Every command is a real process. Each round runs all of them, and a reference right before each command that is compared
+with it, so that other load on the machine affects both. Exit code 1: a limit was exceeded, nfpatch left files, or a
+command imported a module that it must not.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ RELEASES = ("1.7.4", "3.3.0")  # the last that needs both basic patches, and the
 
 
 def measure(subjects: Sequence[Subject], rounds: int) -> dict[str, list[float]]:
-    """The seconds of every row by its label; the references have several measurements a round."""
+    """The seconds of every row by its label; references are measured several times per round."""
     seconds: dict[str, list[float]] = {}
     references = {row.label: row for row in REFERENCES}
     for number in range(1, rounds + 1):
         print_progress(f"Round {number} of {rounds}")
         for subject in subjects:
             subject.restore()
-        os.sync()  # so that no command's fsync pays for this copying
+        os.sync()  # so that no command's fsync waits for this copying
         for row in (row for subject in subjects for row in subject.rows):
             for turn in (references[row.reference], row) if row.reference in references else (row,):
                 start = time.perf_counter()
@@ -70,7 +70,7 @@ def summary(row: Row, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def imports_of(nfpatch: Subject) -> list[dict[str, Any]]:
-    """Which heavy modules each command of nfpatch imports, and whether those are just the ones that it may."""
+    """The heavy modules that each command of nfpatch imports, and whether these are exactly the expected ones."""
     nfpatch.restore()
     status, which, apply, again, revert = nfpatch.rows
     listing = replace(status, label="nfpatch list", command=[*status.command[:-3], "list"])
@@ -117,7 +117,7 @@ def print_progress(text: str) -> None:
 
 
 def main() -> int:
-    """Measure, print, and tell whether every limit was kept."""
+    """Measure and print; exit code 1 if a limit was exceeded."""
     parser = argparse.ArgumentParser(description="Measure nfpatch's commands.")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -126,7 +126,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     options = parser.parse_args()
 
-    for reference in REFERENCES:  # the first run only fills caches, as `inspect` does for the others
+    for reference in REFERENCES:  # the first run only fills caches, like `inspect` for the others
         reference.run()
     nfpatch = nfpatch_subject(patches=[*PATCHES.values()])
     subjects, trees, not_run = [nfpatch], {nfpatch.name: nfpatch.inspect()}, {}

@@ -1,8 +1,8 @@
-"""Measure what patches cost: one in files of 1, 10, 100 and 1,000 times the lines around the same function, then all.
+"""Measure the time of computing patches: one in files with 1, 10, 100 and 1,000 times the lines, then all.
 
-In one process: the edits of `tft-static-encoder` in TFT of 1.7.4, as `apply` computes them, beside the SHA-256 of the
-file, which `status` takes in any case. Exit code 1: the patch's cost grew with the file. Then the dearest patches of
-two releases: what remains slow.
+In one process: the edits of `tft-static-encoder` in TFT of 1.7.4, as `apply` computes them, compared with the SHA-256
+of the file, which `status` always computes. Exit code 1: the patch's time grew with the file. Then the slowest patches
+of two releases.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEAREST = 5
 
 
 def grown(source: bytes, times: int) -> bytes:
-    """The file with so many functions behind its classes that it has `times` as many lines."""
+    """The file with functions added after its classes, so that it has `times` as many lines."""
     filler = b"\n\ndef filler_%d(model, x):\n    # nothing of TFT\n    model.width = x\n    return model\n"
     lines = source.count(b"\n")
     return source + b"".join(filler % number for number in range((times - 1) * lines // filler.count(b"\n")))
@@ -60,7 +60,7 @@ def costs_of(catalog: Catalog, release: str) -> list[tuple[float, str]]:
 
 
 def main() -> int:
-    """Measure, print, and tell whether the cost stayed."""
+    """Measure and print; exit code 1 if the time grew."""
     catalog = load_catalog()
     (patch,) = catalog.select([PATCH])
     rewrite = catalog.rewrites_for(patch, RELEASE)[FILE]
@@ -74,7 +74,7 @@ def main() -> int:
         patching = seconds(partial(edits_of, rewrite, SourceFile(content), fingerprinted=True))
         hashing = seconds(partial(hash_of, content))
         first = first or patching
-        # where the file is so long that to search it counts, that takes the time of two hashes at most
+        # in very long files the search dominates, which takes the time of two hashes at most
         ok = patching <= max(LIMIT * first, first + 2 * hashing)
         is_kept = is_kept and ok
         ratio = f"{patching * 1000:>10.2f}{patching / first:>7.2f}{hashing * 1000:>10.2f}"

@@ -1,8 +1,9 @@
-"""How many bytes several ranks write when all of them save, beside one process.
+"""Measures the bytes that several ranks write when all of them save, compared with one process.
 
-`python benchmarks/saved_bytes.py --python PYTHON`, where PYTHON trains; Linux. NHITS on 200 series of 1,000 days, saved
-with its dataset by one process and by 2 and 3 ranks of one node, patched. The bytes are those that a process gives to
-`write` during `save` (`wchar` in /proc/self/io), summed over the ranks. Exits with 1 if a ratio is over the limit.
+`python benchmarks/saved_bytes.py --python PYTHON`, where PYTHON is a training environment; Linux only. NHITS on 200
+series of 1,000 days, saved with its dataset by one process and by 2 and 3 ranks of one node, patched. The bytes are
+those that a process passes to `write` during `save` (`wchar` in /proc/self/io), summed over the ranks. Exits with 1 if
+a ratio is over the limit.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LIMIT = 1.05
 
 
 def bytes_by_rank(python: Path, site: Path, n_ranks: int) -> list[int]:
-    """How many bytes each rank writes in one `save`."""
+    """The bytes that each rank writes in one `save`."""
     return run_ranks(python, site, n_ranks, SAVING, "written", f"model-{n_ranks}")
 
 

@@ -1,7 +1,8 @@
-"""What a second process buys where there is one series: validation losses over steps, as released and patched.
+"""Measures the benefit of a second process with a single series: validation losses over steps, released and patched.
 
-`python benchmarks/second_process.py --python PYTHON`, where PYTHON trains. NHITS on AirPassengers, mean of five seeds;
-one process with 4 and with 8 windows a step, and two processes with 4 each. Prints a row of losses for each.
+`python benchmarks/second_process.py --python PYTHON`, where PYTHON is a training environment. NHITS on AirPassengers,
+mean of five seeds; one process with 4 and with 8 windows per step, and two processes with 4 each. Prints a row of
+losses for each.
 """
 
 from __future__ import annotations

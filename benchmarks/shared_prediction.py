@@ -1,10 +1,11 @@
-"""How long `predict` takes on two processes that share it, beside one process: TFT with 2,500 series.
+"""Measures the time of `predict` on two processes that share it, compared with one process: TFT with 2,500 series.
 
-`python benchmarks/shared_prediction.py --python PYTHON`, where PYTHON trains. Everything runs on a patched 3.3.0,
-one thread a process: one process, two that predict by themselves (`predict-on-one-device`), and two that share
-(`predict-on-all-devices`); all start at once, and take turns. Prints the median seconds and their ratio to one process,
-the CPU time and the peak memory of a process, and what a process does besides predicting batches. The exit code is 1 if
-the ratio is above LIMIT, or if the forecasts differ. Other work on the machine slows down two processes more than one.
+`python benchmarks/shared_prediction.py --python PYTHON`, where PYTHON is a training environment. Everything runs on a
+patched 3.3.0, one thread a process: one process, two that predict by themselves (`predict-on-one-device`), and two that
+share (`predict-on-all-devices`); all start at once, and take turns. Prints the median seconds and their ratio to one
+process, the CPU time and the peak memory of a process, and what a process does besides predicting batches. The exit
+code is 1 if the ratio is above LIMIT, or if the forecasts differ. Other work on the machine slows down two processes
+more than one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ TWO = {"devices": 2, "strategy": "ddp"}
 
 
 class Process:
-    """One process of a configuration, which predicts when it is asked to."""
+    """One process of a configuration, which predicts on request."""
 
     def __init__(self, python: Path, script: Path, site: Path, trainer: dict[str, object], variables: dict[str, str]):
         environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -85,13 +86,13 @@ class Process:
         )
 
     def ask(self, line: str) -> None:
-        """Let it predict."""
+        """Request a prediction."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """The measurements of its prediction. Raises RuntimeError if it has ended."""
+        """The measurements of its prediction. Raises RuntimeError if it has exited."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("ANSWER "):
@@ -100,14 +101,14 @@ class Process:
         raise RuntimeError("A process has ended before it has predicted.")
 
     def end(self) -> None:
-        """Close its input, at whose end it ends."""
+        """Close its input, which makes it exit."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def start(python: Path, script: Path, site: Path, world_size: int) -> list[Process]:
-    """The processes of one configuration."""
+    """Start the processes of one configuration."""
     if world_size == 1:
         return [Process(python, script, site, {"devices": 1}, {})]
     with socket.socket() as free:
@@ -118,7 +119,7 @@ def start(python: Path, script: Path, site: Path, world_size: int) -> list[Proce
 
 
 def predict(processes: list[Process], line: str = "predict") -> list[dict[str, Any]]:
-    """Let all processes of a configuration predict at once."""
+    """Make all processes of a configuration predict at the same time."""
     for process in processes:
         process.ask(line)
     return [process.answer() for process in processes]

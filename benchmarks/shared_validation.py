@@ -1,8 +1,9 @@
-"""What a second process saves in validation: its time on one and on two processes, as released and patched.
+"""Measures the time of validation on one and on two processes, released and patched.
 
-`python benchmarks/shared_validation.py --python PYTHON`, where PYTHON trains. NHITS of the last release on 400 series
-of 400 days, validated at each of 6 steps, one thread per process, on the CPU; two processes want two idle cores. All
-kinds of run take turns. Prints the median seconds of a validation, and the ratios of two processes to one.
+`python benchmarks/shared_validation.py --python PYTHON`, where PYTHON is a training environment. NHITS of the last
+release on 400 series of 400 days, validated at each of 6 steps, one thread per process, on the CPU; two processes need
+two idle cores. All kinds of run alternate. Prints the median seconds of a validation, and the ratios of two processes
+to one.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ONE, TWO = {"devices": 1}, {"devices": 2, "strategy": "ddp"}
 
 
 def seconds_of(python: Path, script: Path, site: Path, trainer: dict[str, object]) -> list[float]:
-    """The seconds of each validation in a training, but the first, on the first process."""
+    """The seconds of each validation in a training except the first, on the first process."""
     environment = {**os.environ, "PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [str(python), str(script), json.dumps(trainer)]
     done = subprocess.run(command, cwd=script.parent, env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What is measured: nfpatch and the other tools, each at work on a neuralforecast of its own, as pip installs it."""
+"""The tools that are measured: nfpatch and others, each with its own neuralforecast, installed by pip."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATCHES = {
 P12Y = "patch-package-py==0.2.1"
 VENV_PATCHER = "venv-patcher==0.2.0"
 
-# What `which` reads: the log of two ranks of NBEATSx
+# The log that `which` reads, of two ranks of NBEATSx
 LOG = ROOT / "tests" / "which" / "logs" / "nbeatsx-script-1.7.4.log"
 
 CLICK = "import click"
@@ -37,12 +37,12 @@ LIBCST = "import click, libcst"
 LIMIT = 2.0  # times the reference
 
 BENCHMARKS = CACHE / "benchmarks"
-TRAINING = CACHE / "training"  # where an environment that can train is looked for
-BARE = {"PYTHONPATH": ""}  # what helps nfpatch run from a checkout is not for the other tools
+TRAINING = CACHE / "training"  # the default training environment
+BARE = {"PYTHONPATH": ""}  # the path for nfpatch in a checkout must not affect the other tools
 
 
 class NotRun(Exception):
-    """A tool cannot be measured here; the text says why."""
+    """A tool cannot be measured here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Row:
     limit: Optional[float] = None
 
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        """The finished process. Raises NotRun, with its last words, when it fails.
+        """The finished process. Raises NotRun, with its last output, if it fails.
 
         All rows read and write bytecode in one place of ours: whatever the shell's settings, no command compiles
         Python while it is timed, and an environment whose libraries are imported stays as it is.
@@ -78,14 +78,14 @@ class Subject:
     rows: tuple[Row, ...]
 
     def restore(self) -> None:
-        """Make site-packages what it was when its environment was built."""
+        """Restore site-packages as it was when its environment was built."""
         shutil.rmtree(self.site)
         shutil.copytree(pristine_of(self.site), self.site, symlinks=True)
 
     def inspect(self) -> dict[str, Any]:
-        """One round that is not timed: the RECORD rows that apply makes false, and what the last command leaves.
+        """A round that is not timed: RECORD rows that apply makes false, and the files that the last command leaves.
 
-        Raises NotRun where apply does not come to the very two files that nfpatch makes.
+        Raises NotRun if apply does not write the same two files as nfpatch.
         """
         self.restore()
         before, catalog, false_rows = snapshot(self.site), load_catalog(), []
@@ -93,7 +93,7 @@ class Subject:
             row.run()
             if " apply" in row.label and not false_rows:
                 false_rows = false_record_rows(self.site)
-            if row.label.endswith(" apply"):  # of the two patches that the other tools make as well
+            if row.label.endswith(" apply"):  # of the two patches that the other tools apply as well
                 for file, patch in PATCHES.items():
                     known = catalog.fingerprints.file(RELEASE, file)
                     if known is None or known.detect_patches((self.site / file).read_bytes()) != {patch}:
@@ -103,9 +103,9 @@ class Subject:
 
 
 def nfpatch_subject(release: str = RELEASE, patches: Sequence[str] = (), beside: str = "") -> Subject:
-    """nfpatch, as the command of the running environment if it is installed there, at work on a release.
+    """Run nfpatch on a release, as the command of the running environment if it is installed there.
 
-    `apply` makes these patches; without patches, all that the release needs. `beside` tells the rows from others.
+    `apply` applies these patches, or all that the release needs. `beside` distinguishes the rows from others.
     """
     script = Path(sysconfig.get_path("scripts")) / "nfpatch"
     nfpatch = (script,) if script.exists() else (sys.executable, "-m", "nfpatch")
@@ -124,9 +124,9 @@ def nfpatch_subject(release: str = RELEASE, patches: Sequence[str] = (), beside:
 
 
 def everything_of(release: str) -> Subject:
-    """The same with all that a release needs."""
+    """The same with all patches that a release needs."""
     subject = nfpatch_subject(release, beside=f" ({release})")
-    rows = tuple(row for row in subject.rows if LOG not in row.command)  # it asks for what one release needs
+    rows = tuple(row for row in subject.rows if LOG not in row.command)  # its log is for one release only
     return replace(subject, name=f"nfpatch, all of {release}", rows=rows)
 
 
@@ -153,7 +153,7 @@ def venv_patcher_subject(diff: str, training: Path) -> Subject:
     imported = Row("probe", (bin_folder / "python", "-c", probe), BENCHMARKS, BARE).run().stdout.strip()
     if not Path(imported).is_relative_to(site):
         raise NotRun(f"it would patch another neuralforecast than its own: {imported}")
-    mail = bin_folder.parent / "ddp.patch"  # what `git am` wants; its paths are relative to the package
+    mail = bin_folder.parent / "ddp.patch"  # the format of `git am`; its paths are relative to the package
     relative = diff.replace("--- a/neuralforecast/", "--- a/").replace("+++ b/neuralforecast/", "+++ b/")
     mail.write_text(f"From: nfpatch <nfpatch@localhost>\nSubject: [PATCH] Train under DDP\n\n{relative}")
     patches = mail.with_name("patches.yml")
@@ -167,10 +167,10 @@ def venv_patcher_subject(diff: str, training: Path) -> Subject:
 def build_environment(
     name: str, python: object, *requirements: str, sees: Optional[Path] = None, release: str = RELEASE
 ) -> tuple[Path, Path]:
-    """The `bin` and site-packages of a venv with neuralforecast and these packages, built unless it is there already.
+    """The `bin` and site-packages of a venv with neuralforecast and these packages, built unless it exists.
 
-    `sees` is the site-packages folder of another environment, put on the venv's path only when pip has done its work,
-    so that pip never takes the packages there for its own.
+    `sees` is the site-packages folder of another environment, added to the venv's path only after pip has finished,
+    so that pip does not count the packages there as installed.
     """
     venv = BENCHMARKS / name
     marker, made_of = venv / "made-of.json", json.dumps([str(python), release, requirements, str(sees)])
@@ -192,12 +192,12 @@ def build_environment(
 
 
 def pristine_of(site: Path) -> Path:
-    """Where the untouched copy of a site-packages folder lies."""
+    """The path of the unchanged copy of a site-packages folder."""
     return site.with_name("site-packages.pristine")
 
 
 def need(program: str) -> None:
-    """Raise NotRun unless this program, which a tool runs, is there."""
+    """Raise NotRun unless this program, which a tool runs, exists."""
     if shutil.which(program) is None:
         raise NotRun(f"it runs `{program}`, which is not on the path")
 
@@ -212,7 +212,7 @@ def snapshot(folder: Path) -> dict[str, object]:
 
 
 def false_record_rows(site: Path) -> list[str]:
-    """The paths in neuralforecast's RECORD that are missing or are not what their row says."""
+    """The paths in neuralforecast's RECORD that are missing or differ from their row."""
     (path,) = site.glob("neuralforecast-*.dist-info/RECORD")
     rows = record.parse(path.read_bytes(), str(path))
     present = {row: site / row[0] for row in rows if (site / row[0]).is_file()}
@@ -222,7 +222,7 @@ def false_record_rows(site: Path) -> list[str]:
 
 
 def differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
-    """What differs between two snapshots: `+` new, `-` gone, `~` other content or mode; a new folder is one entry."""
+    """The differences between two snapshots: `+` new, `-` removed, `~` changed; a new folder is one entry."""
     found = [f"- {name}" for name in before if name not in after]
     found += [f"~ {name}" for name in before if name in after and before[name] != after[name]]
     added = {name for name in after if name not in before}
@@ -230,7 +230,7 @@ def differences(before: Mapping[str, object], after: Mapping[str, object]) -> li
 
 
 def run(*command: object, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. Raises NotRun, with its last words, when it fails."""
+    """Run a command to its end. Raises NotRun, with its last output, if it fails."""
     answer = subprocess.run(
         [str(part) for part in command],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""What the benchmarks share that train: their option, a patched release, and a script on several ranks."""
+"""Helpers of the benchmarks that train: their option, a patched release, and a script on several ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RELEASES", "parse_python", "run_ranks", "unpack", "unpack_patched"]
 
 
 def parse_python(description: str) -> Path:
-    """The interpreter that trains, which `--python` names."""
+    """The training interpreter that `--python` names."""
     parser = argparse.ArgumentParser(description=description.partition("\n")[0])
     parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
     return Path(os.path.abspath(parser.parse_args().python))
@@ -32,7 +32,7 @@ def unpack_patched(release: str, folder: Path, *names: str) -> Path:
 
 
 def run_ranks(python: Path, site: Path, n_ranks: int, script: str, result: str, *arguments: str) -> list[Any]:
-    """Run a script on so many ranks, one thread each; what each wrote to `RESULT-N_RANKS-RANK.json`.
+    """Run a script on this number of ranks, one thread each; the content of each `RESULT-N_RANKS-RANK.json`.
 
     The script gets the number of ranks and the other arguments.
     """

@@ -1,8 +1,9 @@
-"""How much memory a rank takes that draws windows from a series which all ranks have, by the number of ranks.
+"""Measures the memory of a rank that draws windows from a series that all ranks have, by the number of ranks.
 
-`python benchmarks/window_memory.py --python PYTHON`, where PYTHON trains. A patched NHITS of 2.0.1, one series of
-60,000 rows with 16 exogenous columns, 1, 2 and 4 ranks by torch's launcher, one thread each. Prints the largest peak of
-the resident memory of a rank, and its ratio to that of one process. Exits with 1 if a ratio is over the limit.
+`python benchmarks/window_memory.py --python PYTHON`, where PYTHON is a training environment. A patched NHITS of 2.0.1,
+one series of 60,000 rows with 16 exogenous columns, 1, 2 and 4 ranks with torch's launcher, one thread each. Prints the
+largest peak of the resident memory of a rank, and its ratio to that of one process. Exits with 1 if a ratio is over the
+limit.
 """
 
 from __future__ import annotations

@@ -102,15 +102,13 @@ class _Record(NamedTuple):
     releases: tuple[str, ...]
     files: Mapping[str, tuple[RecordedFile, ...]]
     specifiers: Mapping[str, tuple[str, ...]]
-    indexed: Optional[Mapping[str, Mapping[str, RecordedFile]]] = None
 
 
 class Fingerprints(_Record):
     """The fingerprints of all releases, by file, oldest release first.
 
     `specifiers` maps the version specifiers of the patches (PEP 440) to the releases that each contains, so that quick
-    commands need not parse them. `indexed` has the fingerprints by file and release, so that they need not decode those
-    of all releases.
+    commands need not parse them.
     """
 
     def file(self, release: str, file: str) -> Optional[RecordedFile]:
@@ -130,8 +128,8 @@ class Fingerprints(_Record):
     @cached_property
     def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
         """The fingerprints of each file, by release."""
-        if self.indexed is not None:
-            return self.indexed
+        if isinstance(self.files, _FilesOnDemand):
+            return self.files.by_release
         return _OnDemand(self.files, lambda versions: {name: known for known in versions for name in known.releases})
 
     def knows(self, patch_id: str) -> bool:
@@ -184,9 +182,10 @@ def read_fingerprints(path: Path) -> Fingerprints:
     def recorded_by_release(lines: Sequence[Sequence[Any]]) -> Mapping[str, RecordedFile]:
         return _OnDemand({name: line for line in lines for name in _listed(line[0], releases)}, recorded_file)
 
-    files = _OnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
+    files = _FilesOnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
+    files.by_release = _OnDemand(document["files"], recorded_by_release)
     specifiers = _OnDemand(document["specifiers"], lambda spans: _listed(spans, releases))
-    return Fingerprints(releases, files, specifiers, _OnDemand(document["files"], recorded_by_release))
+    return Fingerprints(releases, files, specifiers)
 
 
 class _OnDemand(Mapping[str, V]):
@@ -209,6 +208,12 @@ class _OnDemand(Mapping[str, V]):
 
     def __len__(self) -> int:
         return len(self._raw)
+
+
+class _FilesOnDemand(_OnDemand["tuple[RecordedFile, ...]"]):
+    """The fingerprints of all releases; `by_release` has them by file and release, without decoding all of them."""
+
+    by_release: Mapping[str, Mapping[str, RecordedFile]]
 
 
 def rendered(fingerprints: Fingerprints) -> str:

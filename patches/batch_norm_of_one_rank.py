@@ -2,8 +2,8 @@
 
 DDP broadcasts the running statistics of rank 0 before each training step, in which each rank then adds its own batch.
 What the last step adds is not broadcast, unless a validation follows it. So a model with batch normalization (Informer,
-PatchTST, TSMixer, RMoK, DeepNPTS) forecasts differently on each rank, and the saved one is that of the rank which saves
-last.
+PatchTST, TSMixer, RMoK, DeepNPTS) forecasts differently on each rank, and the rank that saves last determines which one
+is saved.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -19,7 +19,7 @@ def on_train_end(self):
 
 
 def broadcast_in(class_: str) -> Rewrite:
-    """All ranks take the statistics of rank 0, as they do before each step; with Lightning 2."""
+    """Broadcast the statistics of rank 0, as DDP does before each step; with Lightning 2."""
     return Rewrite(
         (
             Change(class_, old=SET_TEST_SIZE, new=f"{SET_TEST_SIZE}\n{HOOK}"),
@@ -30,7 +30,7 @@ def broadcast_in(class_: str) -> Rewrite:
     )
 
 
-BY_RANKS = ("torchrun", "script")  # the other launchers leave one process after a fit
+BY_RANKS = ("torchrun", "script")  # with other launchers one process is left after a fit
 # Three training steps, of which the second is followed by a validation
 PATCHTST = {
     "hidden_size": 8,

@@ -1,7 +1,7 @@
 """DilatedRNN's residual LSTM cells build a weight that most of them do not use.
 
-`ResLSTMCell` multiplies its input by `weight_ir` where input and hidden state differ in size, and builds the weight in
-any case. With `cell_type="ResLSTM"` the input of every cell but the first is the hidden state of another, so that their
+`ResLSTMCell` multiplies its input by `weight_ir` only if input and hidden state differ in size, but always builds the
+weight. With `cell_type="ResLSTM"` the input of every cell but the first is the hidden state of another, so that their
 `weight_ir` never gets a gradient, and strict DDP refuses the model.
 
 This patch freezes the weight where it is not used. Upstream has the bug up to 3.3.0.

@@ -1,8 +1,8 @@
 """With `drop_last_loader=True` several ranks may have no batch left, and `fit` returns an untrained model.
 
-Each rank gets a share of the series. Where it is less than a batch, that batch is dropped, and Lightning skips the
-training silently; one process has batches. No batch can be formed, so the patch raises an error that says which
-settings to change. It does so in each process, also in those of ddp_spawn, which have their own trainers.
+Each rank gets a shard of the series. If it is smaller than a batch, that batch is dropped, and Lightning skips the
+training silently, although a single process has batches. No batch can be formed, so the patch raises an error that says
+which settings to change, in each process, including those of ddp_spawn, which have their own trainers.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -17,7 +17,7 @@ def on_fit_end(self):
 
 
 def refuse_in(class_: str) -> Rewrite:
-    """Refuse an empty training at its end, in this base class."""
+    """Raise an error at the end of an empty training, in this base class."""
     return Rewrite(
         (Change(class_, old=OPTIMIZERS, new=f"{OPTIMIZERS}\n{HOOK}"),),
         imports=("drop_last",),
@@ -41,7 +41,7 @@ patch = Patch(
         ">=1.7": {f"{FOLDER}/_base_model.py": refuse_in("BaseModel")},
     },
     unaffected={},
-    # Lightning's own launcher terminates the other processes where one raises.
+    # Lightning's own launcher terminates the other processes if one raises.
     cases=(
         Case(
             "NHITS", "drop_last_loader", options={"mlp_units": [[8, 8]] * 3}, stage="no-batch", launchers=("torchrun",)

@@ -1,9 +1,9 @@
 """A training step that fails on one rank leaves the others hanging in the reduction of gradients.
 
-The rank has no window of its own series to train on, or a loss that is NaN, and raises an error. The script may catch
-it and go on (a loop over models does), and the other ranks hang. With the patch, a rank whose step fails publishes the
-error through the store of the process group, and takes part in the collective calls of the others with gradients of
-zero: at the end of the following step every rank raises the error of the first one.
+A rank raises if its series have no window to train on, or if its loss is NaN. If the script catches the error and goes
+on, as a loop over models does, the other ranks hang. With the patch, a rank whose step fails publishes the error
+through the store of the process group, and takes part in the collective calls of the others with zero gradients: at the
+end of the following step every rank raises the first error.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -30,7 +30,7 @@ ABSENT = (
 def guarded(class_: str, *expected: str, last_hook: str = "on_train_epoch_end") -> Rewrite:
     """Raise an error on all ranks, in the models of this base class; `last_hook` follows the last step.
 
-    Methods of the class that are `expected` tell which version of Lightning it is for.
+    The `expected` methods of the class show which version of Lightning it is for.
     """
     end = f"def {last_hook}(self):\n    super().{last_hook}()\n    failures.finish_training(self)\n"
     return Rewrite(

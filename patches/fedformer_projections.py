@@ -1,9 +1,9 @@
 """FEDformer projects keys and values that its Fourier layers do not use.
 
 `AutoCorrelationLayer` is that of Autoformer: it projects queries, keys and values for the correlation inside. In
-FEDformer that is a `FourierBlock`, which takes nothing but the queries, or a `FourierCrossAttention`, which takes
-queries and keys. With two encoder layers and one decoder layer that leaves 14 parameters without a gradient, and strict
-DDP refuses the model in every configuration.
+FEDformer that is a `FourierBlock`, which uses only the queries, or a `FourierCrossAttention`, which uses queries and
+keys. With two encoder layers and one decoder layer that leaves 14 parameters without a gradient, and strict DDP refuses
+the model in every configuration.
 
 This patch freezes the projection of the values, and that of the keys except in the cross attention. Both are computed
 as before, and their results are ignored. Upstream has the bug up to 3.3.0.
@@ -23,7 +23,7 @@ self.value_projection.requires_grad_(False)
 if not isinstance(correlation, FourierCrossAttention):
     self.key_projection.requires_grad_(False)
 """
-# The only readers of the two projections, and the only one of their results
+# The only code that reads the two projections, and the only code that reads their results
 PROJECT = """
 keys = self.key_projection(keys).view(B, S, H, -1)
 values = self.value_projection(values).view(B, S, H, -1)

@@ -1,9 +1,9 @@
-"""In a notebook the first fit on several devices hangs where the kernel has more than one thread.
+"""In a notebook the first fit on several devices hangs if the kernel has more than one thread.
 
 `ddp_notebook` and `ddp_fork` train in processes that are forked from the process of the notebook. OpenMP, which torch
-uses for multithreading, does not survive a fork: computations of `fit` before the fork create a pool of threads, for
-which the forked processes wait although they do not have them. With the patch, processes that Lightning forks compute
-with one thread.
+uses for multithreading, does not survive a fork: computations of `fit` before the fork create a thread pool, for which
+the forked processes wait although its threads do not exist there. With the patch, processes that Lightning forks
+compute with one thread.
 
 On Linux this is a hang. Users of notebooks also report `process 1 terminated with signal SIGSEGV` (issues 482, 854 and
 865 of Nixtla/neuralforecast), which was not reproduced: another cause is that the kernel has used CUDA before.
@@ -16,7 +16,7 @@ COMMON = "neuralforecast/common/"
 
 
 def limited_in(function: str, model: str = "self", inside: tuple[str, ...] = ()) -> Rewrite:
-    """One thread for each forked process, where this function trains the model."""
+    """Limit forked processes to one thread, in this function, which trains the model."""
     trainer = f"trainer = pl.Trainer(**{model}.trainer_kwargs)"
     change = Change(function, old=trainer, new=f"{trainer}\nforking.limit_threads(trainer)", inside=inside)
     return Rewrite((change,), imports=("forking",))

@@ -1,4 +1,4 @@
-"""A model that was saved where there were more GPUs can be loaded, but not be trained further.
+"""A model that was saved on a machine with more GPUs can be loaded, but not trained further.
 
 The number of devices is saved with the model, and Lightning raises an error if it exceeds the number of GPUs. That is
 right for a new model, but the number in a loaded one comes from another machine. With the patch, a loaded model trains
@@ -8,7 +8,7 @@ on the available GPUs, with a warning. If it is saved again, the file keeps the 
 from nfpatch.catalog import Case, Patch
 from nfpatch.codemod import Change, Rewrite
 
-# 1.6.0 trains copies of the models, which it makes after this statement
+# 1.6.0 trains copies of the models, made after this statement
 FITTED = 'neuralforecast._fitted = config_dict["_fitted"]'
 CLAMP = "placement.clamp_devices(neuralforecast.models)"
 

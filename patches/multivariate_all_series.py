@@ -24,7 +24,7 @@ COMMENT = "# Every device needs all series; the windows are sharded instead"
 def base_multivariate(
     n_windows: str, anchor: str = KEYWORDS, absent: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ) -> Rewrite:
-    """All series on each device, and windows of its own, in the base class that multivariate models had up to 2.0.1."""
+    """Give each device all series and its own windows, in the base class of multivariate models up to 2.0.1."""
     create_windows, is_train = "BaseMultivariate._create_windows", 'if step == "train":'
     old = """
 w_idxs = np.random.choice(
@@ -50,7 +50,7 @@ windows = windows[:, :, w_idxs, :]
 
 
 def base_model(*sharded: Change) -> Rewrite:
-    """All series on each device, and a share of the windows, in the one base class from 3.0.0 to 3.1.9."""
+    """Give each device all series and a share of the windows, in the only base class from 3.0.0 to 3.1.9."""
     unsharded = f"{KEYWORDS}\n{COMMENT}\nif self.MULTIVARIATE:\n    {UNSHARDED}"
     return Rewrite(
         (Change("BaseModel.__init__", KEYWORDS, unsharded), *sharded),
@@ -152,16 +152,16 @@ patch = Patch(
             ),
             DATASET: ONE_ORDER,
         },
-        # 3.2.0 shards the windows, and still shuffles the series on each device for itself
+        # 3.2.0 shards the windows, but each device still shuffles the series on its own
         ">=3.2": {DATASET: ONE_ORDER},
     },
     unaffected={"<1.5": "this release has no multivariate models"},
     cases=(
-        # before 1.7 there is StemGNN alone, which DDP refuses for another reason as well
+        # before 1.7 the only one is StemGNN, which DDP refuses for another reason as well
         Case("StemGNN", "predict", stage="predict", releases=">=1.5,<1.7", requires=("stemgnn-backcast",)),
         Case("TSMixer", "predict", options={"ff_dim": 8}, stage="predict", releases="==1.7.0"),
         Case("MLPMultivariate", "predict", options={"hidden_size": 8}, stage="predict", releases=">=1.7.1,<3.2"),
-        # the orders of two ranks are compared; the other launchers leave the result of one rank
+        # the orders of two ranks are compared; with other launchers only one rank is left
         Case(
             "MLPMultivariate",
             "order of series",

@@ -1,8 +1,8 @@
 """Multivariate models see the series in a new order at every epoch, even in a single process.
 
-Their layers have weights for each series by its position, and for a forecast the series are in the order of the data;
-so what was learned for one series is used for another. Upstream fixed that in 1.7.0 (pull request 907) and lost the fix
-in 3.0.0 (pull request 1023). This patch changes what a single process learns, so it is opt-in. Without it,
+Their layers have weights for each position of a series, and in a forecast the series are in the order of the data; so
+weights that were learned for one series are used for another. Upstream fixed that in 1.7.0 (pull request 907) and lost
+the fix in 3.0.0 (pull request 1023). This patch changes what a single process learns, so it is opt-in. Without it,
 `multivariate-all-series` still gives all devices the same order.
 """
 
@@ -43,7 +43,7 @@ return self._fit(
 
 
 def unshuffled(interval: str) -> dict[str, Rewrite]:
-    """The series in the order of the data, where the loader has no option for that."""
+    """Keep the series in the order of the data, in releases whose loader has no option for it."""
     loader = Change("TimeSeriesDataModule.train_dataloader", load("True"), load('getattr(self, "shuffle_train", True)'))
     training = Change("BaseMultivariate.fit", interval, f"{interval}\ndatamodule.shuffle_train = False")
     return {

@@ -1,9 +1,9 @@
 """NBEATSx builds an output layer that nothing reads.
 
 With a loss of several outputs (`MQLoss`, `DistributionLoss`, ...) the constructor builds `self.out`, a linear layer
-from the time when the model mapped its forecast through it. Release 1.1.0 still does; from 1.2.0 on `forward` ends
-without it, so its weight and bias never get a gradient and strict DDP refuses the model. With a point loss the layer is
-not built and the model trains.
+through which earlier releases, up to 1.1.0, mapped the forecast. From 1.2.0 on `forward` does not use it, so its weight
+and bias never get a gradient and strict DDP refuses the model. With a point loss the layer is not built and the model
+trains.
 
 Upstream removed the layer in 1.7.6 (pull request 1168). This patch removes the same lines.
 """

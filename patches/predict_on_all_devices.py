@@ -1,13 +1,14 @@
 """predict on several devices takes as long as on one.
 
-Each process predicts all series by itself (`predict-on-one-device`), as Lightning gives each the predictions of its own
-share only. Issue 392 asks for more since January 2023. With this patch the processes share the batches of one process
-in `predict`, `predict_insample`, `cross_validation` and `simulate`, and each gets the forecasts of all, bit for bit
-those of one process. From 3.0.0 on `predict_insample` predicts one series at a time, and the processes share these.
+Each process predicts all series by itself (`predict-on-one-device`), because Lightning returns to each process only the
+predictions of its own shard. Issue 392 has asked for more since January 2023. With this patch the processes share the
+batches of one process in `predict`, `predict_insample`, `cross_validation` and `simulate`, and each gets the forecasts
+of all, bit for bit those of one process. From 3.0.0 on `predict_insample` predicts one series at a time, and the
+processes share these.
 
-It is a matter of choice, so it is opt-in: a script that predicts on one process only waits for the others, once and for
-ten seconds. Some predictions are not shared: those that draw random numbers (DistributionLoss, GMM, PMM, NBMM, DeepAR,
-HINT on these, Informer), and those of multivariate models, which have a single batch of series.
+It is opt-in, because a script that predicts on one process only waits for the others, once and for ten seconds. Some
+predictions are not shared: those that draw random numbers (DistributionLoss, GMM, PMM, NBMM, DeepAR, HINT on these,
+Informer), and those of multivariate models, which have a single batch of series.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -31,7 +32,7 @@ def shared(class_: str, inside: tuple[str, ...] = (), datamodule: str = "datamod
 
 
 def series_shared(loop: str, series: str, inside: tuple[str, ...] = ()) -> Rewrite:
-    """Let the ranks share the series of a loop of `predict_insample`, by what this loop goes over instead."""
+    """Let the ranks share the series of a loop of `predict_insample`, which gets another iterable."""
     change = Change(
         "NeuralForecast.predict_insample",
         old=loop.format(series="enumerate(trimmed_datasets)"),
@@ -105,8 +106,8 @@ patch = Patch(
         },
     },
     unaffected={},
-    # Released, the ranks fail for want of `predict-on-one-device`, up to 2.0.1 with its symptoms; a case tells whether
-    # shared forecasts are those of one process, and not whether they were shared
+    # Unpatched, the ranks fail without `predict-on-one-device`, up to 2.0.1 with its symptoms. A case shows that shared
+    # forecasts equal those of one process, not that they were shared
     cases=(
         Case("NHITS", "predict, a batch a series", options=NHITS, stage="predict", releases=">=3.0"),
         Case("GRU", "predict, a batch a series", options=GRU, stage="predict", thorough=True, releases=">=3.0"),

@@ -1,12 +1,12 @@
-"""predict on several devices gives other rows than on one, fails, or hangs.
+"""predict on several devices returns other rows than on one, fails, or hangs.
 
-Each process gets the predictions of its own shard of the series, and neuralforecast assumes that they are complete.
-Its guard looks for `accelerator="gpu"` alone, and then takes the first GPU in every process, whatever the user's
-devices, but leaves the strategy (up to 3.0.2) and the number of nodes as they are (pull requests 391, in 1.4.0, and
-1363, in 3.1.0). `decompose` has no guard.
+Each process gets the predictions of its own shard of the series, and neuralforecast assumes that they are complete. Its
+guard (pull requests 391, in 1.4.0, and 1363, in 3.1.0) covers only `accelerator="gpu"`: it uses the first GPU in every
+process, whichever devices the user chose, and keeps the strategy (up to 3.0.2) and the number of nodes. `decompose` has
+no guard.
 
-The patch leaves the guard as it is for one process. Where the trainer's arguments are for several, every process
-predicts all series by itself, on its own one of their devices, as one process with these weights does.
+The patch does not change the guard for one process. If the trainer's arguments are for several, every process predicts
+all series by itself, on its own device, as a single process with these weights does.
 """
 
 from collections.abc import Mapping

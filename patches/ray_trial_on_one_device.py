@@ -1,12 +1,12 @@
-"""A search through ray lets a trial train on several devices, which it cannot.
+"""A search through ray trains a trial on several devices, which does not work.
 
 By default a trial reserves all GPUs, so that the model trains on all of them by DDP, in processes that Lightning starts
 from within an actor of ray: it fails or hangs (issues 1291, 934, 686 of Nixtla/neuralforecast). From 3.2.1 on (pull
-request 1572) a trial reserves one, and as many trials as there are GPUs run at once. In every release it fails where
-the configuration says `devices=2`, as it must for the best model to be trained on two, or `num_nodes`.
+request 1572) a trial reserves one, and as many trials as there are GPUs run at once. In every release a trial fails if
+the configuration has `num_nodes`, or `devices=2`, which training the best model on two devices requires.
 
-With the patch a trial reserves one GPU and trains on one device, and the best model on those that the configuration
-says. A strategy object may be one that can start processes in a trial, and is left alone.
+With the patch a trial reserves one GPU and trains on one device, and the best model trains on the devices in the
+configuration. A strategy object is passed through unchanged, because it may be able to start processes in a trial.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def train_on_one(function: str, metrics: str = '{"loss": "ptl/val_loss"}') -> Ch
 
 
 def rewrite(*changes: Change) -> Mapping[str, Rewrite]:
-    """These changes of the base class of Auto models."""
+    """A codemod with these changes of the base class of Auto models."""
     return {FILE: Rewrite(changes, imports=MODULES)}
 
 

@@ -12,7 +12,7 @@ from nfpatch.codemod import Change, Rewrite
 FILE = "neuralforecast/models/rmok.py"
 
 BUILD = "self.weight1 = nn.Parameter(torch.Tensor(out_features, in_features))"
-# Without it another bug shows first: on several ranks a model of all series gets a part of them.
+# Required because of another bug: on several ranks a multivariate model gets only some of the series.
 ALL_SERIES = ("multivariate-all-series",)
 
 patch = Patch(

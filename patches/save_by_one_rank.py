@@ -2,12 +2,12 @@
 
 Up to 3.1.4 all ranks write into the same folder, and one deletes what another has written; from 3.1.5 on (pull request
 1460) only rank 0 writes, but no rank waits for it, so that a load right afterwards finds nothing or half of the model.
-No rank may wait for the others, because a script may save on one of them only.
+No collective call can be used, because a script may save on one rank only.
 
 With the patch the first rank of a node writes, to a temporary directory, and then renames the files into place; stale
-files of an earlier save are removed last. A rank that comes later waits until they are whole, or a deadline. Which rank
-is the first, and whether it found the folder empty, the ranks agree on through the store of the process group: that is
-no collective call, and the first one does not wait.
+files of an earlier save are removed last. A rank that saves later waits until they are complete, up to a deadline. The
+store of the process group records which rank is the first, and whether it found the folder empty, so the first rank
+does not wait.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ if path[-1] == "/":
     path = path[:-1]
 """
 ARGUMENTS = "self, path, model_index, save_dataset, overwrite"
-# From 3.1.5 on; it remains the rule where the ranks have no store
+# From 3.1.5 on; also used if the ranks have no store
 ONLY_RANK_0 = """
 try:
     import torch.distributed as dist
@@ -45,9 +45,9 @@ EACH_RANK = Change(SAVE, old=ONLY_RANK_0, new="if saving.is_left_to_rank_0():\n 
 
 
 def core(condition: str, *more: Change) -> Mapping[str, Rewrite]:
-    """Let the ranks save the whole forecaster; the hook returns if this function has done it.
+    """Let the ranks save the whole forecaster; the function returns if the hook has saved it.
 
-    All ranks come to it: where upstream lets rank 0 alone go on, that is among the other changes.
+    All ranks reach the hook: in releases where only rank 0 does, the other changes allow that.
     """
     changes = (
         Change("NeuralForecast", old=SIGNATURE),
@@ -65,21 +65,21 @@ CLEARED = f"saving.save_from_all_ranks({ARGUMENTS})"
 
 
 # A model by itself. Lightning's checkpoint: only rank 0 writes it, and waits for the others. After a fit in processes
-# that have ended with it (ddp_spawn, ddp_notebook) there is no trainer that could write it.
+# that have ended (ddp_spawn, ddp_notebook) there is no trainer that could write it.
 def checkpoint(class_: str) -> Rewrite:
     """Let each rank write the checkpoint of a model of this class."""
     old = "self.trainer.save_checkpoint(path)"
     return Rewrite((Change(f"{class_}.save", old=old, new="saving.save_checkpoint(self, path)"),), imports=MODULES)
 
 
-# What has a model inside lets the model save itself, as upstream does from 1.7.1 on
+# A model that contains another lets that one save itself, as upstream does from 1.7.1 on
 INNER = Change("HINT.save", old="self.model.trainer.save_checkpoint(path)", new="self.model.save(path)")
 OF_AUTO: Mapping[str, Rewrite] = {f"{COMMON}_base_auto.py": Rewrite((INNER._replace(where="BaseAuto.save"),))}
 OF_AUTO_AND_HINT: Mapping[str, Rewrite] = {**OF_AUTO, "neuralforecast/models/hint.py": Rewrite((INNER,))}
 
 
 def model_file(body: str) -> Mapping[str, Rewrite]:
-    """Let each rank write a whole file of a model; from 1.7.1 on a model writes it itself, by this statement."""
+    """Let each rank write the file of a model atomically; from 1.7.1 on the model writes it, with this statement."""
     old, new = (f"with {head} as f:\n    {body}" for head in ('fsspec.open(path, "wb")', "saving.open_atomic(path)"))
     return {MODEL: Rewrite((Change("BaseModel.save", old, new),), imports=MODULES)}
 
@@ -100,7 +100,7 @@ SAVE_AND_LOAD = Case(
     "save, load, predict",
     options={"mlp_units": [[8, 8], [8, 8], [8, 8]]},
     stage="save",
-    launchers=("torchrun", "script"),  # by the others one process is left after a fit
+    launchers=("torchrun", "script"),  # with other launchers one process is left
 )
 
 patch = Patch(

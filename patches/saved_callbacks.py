@@ -1,10 +1,10 @@
 """A model with the user's callbacks cannot be saved by several ranks.
 
-Lightning adds its own callbacks, the progress bar among them, to the very list that the user gave the model, and that
-list is saved along with the hyperparameters. The bar refers to its trainer, and on rank 0 that refers to the other
-processes, which Lightning's own launcher has started: `save`, and each checkpoint during a training, fail with `cannot
-pickle '_thread.lock' object`. The patch removes what Lightning has added from the list, once the trainer has one of its
-own, where there are several ranks. With one process everything, the trainer included, is saved along as before.
+Lightning adds its own callbacks, such as the progress bar, to the list that the user passed to the model, and this list
+is saved with the hyperparameters. The bar refers to its trainer, and on rank 0 that refers to the other processes,
+which Lightning's own launcher has started: `save`, and each checkpoint during a training, fail with `cannot pickle
+'_thread.lock' object`. If there are several ranks, the patch removes the added callbacks from the list after the
+trainer has made its own. With one process everything, including the trainer, is saved as before.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -23,7 +23,7 @@ def configure_callbacks(self):
 
 
 def hooked(class_: str, *expected: Change, after: str = VALIDATION_STEP) -> Rewrite:
-    """The hook in this base class, after one of its methods, where this is expected as well."""
+    """The hook in this base class, after one of its methods, which is expected to be there."""
     return Rewrite(
         (Change(class_, old=after, new=f"{after}\n{HOOK}"), *expected),
         imports=("user_callbacks",),
@@ -32,7 +32,7 @@ def hooked(class_: str, *expected: Change, after: str = VALIDATION_STEP) -> Rewr
 
 
 def in_bases(epoch_end: str, **names: str) -> dict[str, Rewrite]:
-    """The hook in base classes, which have this method and save their options, by the end of their files' names."""
+    """The hook in these base classes (ends of their file names), which have this method and save their options."""
     return {
         f"{COMMON}_base_{name}.py": hooked(
             class_, Change(class_, old=epoch_end), Change(f"{class_}.__init__", old="self.save_hyperparameters()")

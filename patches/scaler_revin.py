@@ -4,9 +4,9 @@ With `scaler_type="revin"` the scaler of any model learns a shift and a scale. T
 the training step passes to a distribution loss; any other loss is computed on normalized values without them. So
 `scaler.revin_bias` and `scaler.revin_weight` get no gradient, and strict DDP refuses every model.
 
-The patch freezes them unless the loss is a distribution: they keep their initial values, as they do anyway, and stay
-in saved models. Upstream has the bug up to 3.3.0. Before 3.0.0 there are two base classes that build the scaler, each
-in a file of its own.
+The patch freezes them unless the loss is a distribution: they keep their initial values, as they do anyway, and stay in
+saved models. Upstream has the bug up to 3.3.0. Before 3.0.0 there are two base classes that build the scaler, each in
+its own file.
 """
 
 from nfpatch.catalog import Case, Patch

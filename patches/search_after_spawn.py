@@ -1,8 +1,8 @@
 """A search through Optuna fails at its first trial if the processes exist during a fit only.
 
 The objective asks the model for its trainer, which after ddp_spawn or ddp_notebook is gone with the processes (issue
-854 of Nixtla/neuralforecast). Upstream passes the trainer on (pull request 889, in 1.7.0), and from 1.7.1 on the model
-keeps its metrics, as it does with the patch.
+854 of Nixtla/neuralforecast). Upstream passes on the trainer (pull request 889, in 1.7.0); from 1.7.1 on the model
+keeps its metrics, as with the patch.
 """
 
 from nfpatch.catalog import ALREADY_FIXED, Case, Patch

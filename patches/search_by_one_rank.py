@@ -1,13 +1,13 @@
-"""Hyperparameter search on several processes: each rank runs a search of its own.
+"""Hyperparameter search on several processes: each rank runs its own search.
 
-Through Optuna each rank samples for itself. With learning rates in the search the ranks end with different weights,
+Through Optuna each rank samples independently. With learning rates in the search the ranks end with different weights,
 without any message; with layer sizes or `max_steps` DDP fails or hangs (issue 766 of Nixtla/neuralforecast). Through
 ray rank 0 searches, and when it trains the best model, Lightning starts the other ranks, which search again.
 
-With the patch rank 0 leads, as Optuna's own TorchDistributedTrial does: its study samples, prunes and keeps the time,
-and the other ranks train what it tries. They receive each trial through the store of the process group, whatever its
-backend. Lightning must have started the processes and their group before the first trial, so it is asked to. Processes
-that exist during a fit only (ddp_spawn, ddp_notebook) take no part in a search, and need nothing.
+With the patch rank 0 leads, as with Optuna's own TorchDistributedTrial: its study samples, prunes and limits the time,
+and the other ranks train its trials, which they receive through the store of the process group, with any backend. The
+processes and their group must exist before the first trial, so the patch lets Lightning start them. Processes that
+exist only during a fit (ddp_spawn, ddp_notebook) do not take part in a search.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from nfpatch.codemod import Change, Rewrite
 AUTO = "neuralforecast/common/_base_auto.py"
 MODULES = ("search",)
 
-# Through ray: the other ranks receive what rank 0 finds
+# Through ray: the other ranks receive the results of rank 0
 BEGIN = """
 train_fn_with_parameters = tune.with_parameters(
     {train}, cls_model=cls_model, dataset=dataset, val_size=val_size, test_size=test_size
@@ -29,7 +29,7 @@ ranks = search.start_search(config)
 if ranks.rank > 0:
     return ranks.receive_results()
 """
-# How a trial of ray trains
+# The training of a trial of ray
 TRIAL = """
 _ = self._fit_model(
     cls_model=cls_model, config=config_step, dataset=dataset, val_size=val_size, test_size=test_size
@@ -65,7 +65,7 @@ def through_ray(function: str, train: str) -> tuple[Change, ...]:
     )
 
 
-# All that `fit` did before it could search through Optuna
+# The whole `fit` of releases that cannot search through Optuna
 RAY_ALONE = Change("BaseAuto.fit", old="best_config = results.get_best_result().config")
 THROUGH_RAY = (
     *through_ray("BaseAuto._tune_model", "self._train_tune"),
@@ -102,7 +102,7 @@ ALL_OPTIONS = (
 
 
 def with_options(more: str) -> tuple[str, str]:
-    """How these releases let Optuna search, and how the ranks do."""
+    """The search through Optuna of these releases, before and after."""
     return OPTIMIZE.format(more=more), OPTIMIZE_ON_ALL_RANKS.format(more=more)
 
 
@@ -116,13 +116,13 @@ def _optuna_tune_model(
 def through_optuna(
     arguments: str, create: str, optimize: tuple[str, str], config: str = "user_cfg", more: str = ""
 ) -> Mapping[str, Rewrite]:
-    """Let rank 0 lead: what a search starts with, what its study is created with, and how it optimizes.
+    """Let rank 0 lead: at the start of a search, when the study is created, and when it optimizes.
 
     `more` are the last parameters of the function.
     """
     changes = (
         Change("BaseAuto", old=SIGNATURE.format(more=more)),
-        # the objective trains the class with what the function gives, by the names that the hooks bind again
+        # the objective uses the names of the function and the class, which the hooks rebind
         Change(f"{OPTUNA}.objective", old=f"{config} = config(trial)"),
         Change("BaseAuto._fit_model", old="model = cls_model(**config)"),
         Change(
@@ -144,7 +144,7 @@ WITH_TIME_BUDGET = ", distributed_config, time_budget"
 IN_PROCESSES = "config, MockTrial()"
 OR_ON_SPARK = "config, MockTrial(), distributed_config"
 
-# By other launchers one process is left after a fit, which searches by itself
+# With other launchers one process is left after a fit, which searches by itself
 SEARCH = Case(
     "",
     "Optuna",
@@ -154,7 +154,7 @@ SEARCH = Case(
     launchers=("torchrun", "script"),
 )
 
-# Through ray, whose trials must have a device each; the only backend before 1.6.4
+# Through ray, the only backend before 1.6.4, whose trials must have one device each
 RAY = SEARCH._replace(model="AutoNHITS", config="ray", stage="ray-search", requires=("ray-trial-on-one-device",))
 
 patch = Patch(

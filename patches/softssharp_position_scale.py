@@ -1,14 +1,14 @@
 """SOFTSSharp leaves a parameter out of some steps at random.
 
-In training, `STADSharp` tosses a coin in each layer and step: position embeddings are added, scaled by the parameter
-`pe_scale`, or they are not. In the steps without them `pe_scale` has no part in the result and gets no gradient, so
+In training, `STADSharp` decides at random in each layer and step whether position embeddings are added, scaled by the
+parameter `pe_scale`. In the steps without them the result does not depend on `pe_scale`, which gets no gradient, so
 strict DDP refuses the model at the first such step.
 
-This patch adds the parameter with the factor 0 to the result of such a step, if there are several ranks. The coin and
-the result are the same. But the gradient is zero instead of missing, which a stateful optimizer, such as the default
-Adam, treats differently; and the gradients of the layer's input are summed in another order, which may change their
-last bits. So the cases compare the forward passes at a learning rate of zero, and the training if the embeddings are
-always added. In a single process nothing changes. Upstream has the bug up to 3.3.0.
+This patch adds the parameter with the factor 0 to the result of such a step, if there are several ranks. The random
+draw and the result are the same. But the gradient is zero instead of missing, which a stateful optimizer, such as the
+default Adam, treats differently; and the gradients of the layer's input are summed in another order, which may change
+their last bits. So the cases compare the forward passes at a learning rate of zero, and the training if the embeddings
+are always added. In a single process nothing changes. Upstream has the bug up to 3.3.0.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -26,9 +26,9 @@ if torch.rand(1, device=input.device).item() < self.pe_keep_prob:
     return self.positional_embedding(input, scale=self.pe_scale)
 return ranks.with_zero_gradient(input, self.pe_scale)
 """
-# Four layers and a loaded coin: some layer leaves its parameter out at once, and some use theirs.
+# Four layers: in the first step some leave their parameter out, and some use it.
 TINY = {"hidden_size": 8, "d_core": 8, "d_ff": 8, "e_layers": 4, "pe_keep_prob": 0.3}
-# Without it another bug shows first: on several ranks a model of all series gets a part of them.
+# Required because of another bug: on several ranks a multivariate model gets only some of the series.
 ALL_SERIES = ("multivariate-all-series",)
 
 patch = Patch(

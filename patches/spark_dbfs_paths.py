@@ -1,9 +1,9 @@
-"""fit on Spark fails where the partitions lie on DBFS.
+"""fit on Spark fails if the partitions are on DBFS.
 
-fsspec's file system of Databricks lists files as dictionaries, unless it is asked for names: `'dict' object has no
-attribute 'endswith'`. And pandas needs no token for files that the cluster mounts, under /dbfs, which Spark can read,
-too. Since 3.2.1 (pull request 1576) upstream does both; but where there is no mount, the path of a file has one
-slash, `dbfs:/partitions/part-0`, which pandas takes for a path of this machine.
+fsspec's file system of Databricks lists files as dictionaries, unless names are requested: `'dict' object has no
+attribute 'endswith'`. And files that the cluster mounts, under /dbfs, can be read by pandas without a token. Since
+3.2.1 (pull request 1576) upstream does both; but without a mount, the path of a file has one slash,
+`dbfs:/partitions/part-0`, which pandas treats as a local path.
 
 The patch was not tested on a Databricks cluster, but with fsspec's own file system and Spark in local mode, both set up
 to read local files.

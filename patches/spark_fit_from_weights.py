@@ -1,8 +1,8 @@
-"""On Spark, `fit` ignores the weights that a model has been trained to or loaded with.
+"""On Spark, `fit` ignores the weights that a model has from a training or a file.
 
-Each process constructs the model again from its options, so that no weights are sent. So a second `fit` starts where
-the first one did, and a loaded model is trained from scratch, without any message; in one process both continue. The
-patch sends the weights of a model that has other ones than when it was constructed.
+Each process constructs the model again from its options, without its weights. So a second `fit` starts from the initial
+weights, and a loaded model is trained from scratch, without any message; in one process both continue. The patch sends
+the weights of a model if they differ from its initial ones.
 """
 
 from nfpatch.catalog import Case, Patch

@@ -1,8 +1,8 @@
 """Spark starts a wrong number of processes.
 
-On several machines there should be as many as machines times devices; what is started is the square of the devices.
-With one device on each of two machines, one process trains on half of the series, without any message; with four
-devices on each of two machines, there are eight files for sixteen processes. Fixed in 1.7.3 (pull request 1028).
+There should be as many as nodes times devices per node, but the square of the devices is started. With one device on
+each of two machines, one process trains on half of the series, without any message; with four devices on each of two
+machines, there are eight files for sixteen processes. Fixed in 1.7.3 (pull request 1028).
 """
 
 from nfpatch.catalog import ALREADY_FIXED, Case, Patch

@@ -18,7 +18,7 @@ def with_static_scalers(function: str) -> Change:
 
 
 def rewrite(*functions: str) -> dict[str, Rewrite]:
-    """Do so in these functions, where they do not yet, of a release that scales static features."""
+    """Do so in these functions of a release that scales static features."""
     absent = {f"NeuralForecast.{function}": ("nf.static_scalers_ = {}",) for function in functions}
     return {FILE: Rewrite((SCALED, *map(with_static_scalers, functions)), absent=absent)}
 

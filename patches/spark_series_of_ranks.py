@@ -1,13 +1,13 @@
-"""On Spark each rank trains on one file and each partition is predicted by itself, whatever series are in them.
+"""On Spark each rank trains on one file and each partition is predicted by itself, whichever series they contain.
 
 Spark writes no file for an empty partition: with one series on two devices a rank finds none, `IndexError: list index
-out of range`. Where it writes several for one (`spark.sql.files.maxRecordsPerFile`), only as many as there are ranks
-are read, a series may end in the middle, and predict forecasts its pieces, each by itself. And a multivariate model
-needs all series: releases before 3.0 refuse to train it on Spark, later ones train it with those of a rank's own file,
-or crash, and predict it so.
+out of range`. If it writes several files for one partition (`spark.sql.files.maxRecordsPerFile`), only as many as there
+are ranks are read, a series may be cut, and predict forecasts its pieces separately. And a multivariate model needs all
+series: releases before 3.0 refuse to train it on Spark, later ones train and predict it with the series of one file, or
+crash.
 
-The patch shards what each Spark task has written, series by series where there are fewer tasks than ranks; a
-multivariate model gets all. A partition that is predicted has whole series, and all where each forecast needs them.
+The patch gives each rank the files of whole Spark tasks, or whole series if there are fewer tasks than ranks; a
+multivariate model gets all series. Each partition that is predicted has whole series, or all if a forecast needs them.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ if repartition:
 
 
 def whole_series(function: str) -> Change:
-    """Let no partition have a part of a series, nor of those that are forecast from each other."""
+    """Partition by whole series, or into one partition if forecasts depend on other series."""
     new = "df = spark.partition_by_series(df, self.models, self.id_col)"
     return Change(f"NeuralForecast.{function}", old=REPARTITION, new=new)
 
 
-# Up to 1.7.2 a frame is repartitioned if it was passed, so that what the fit has stored is read before
+# Up to 1.7.2 only a frame that was passed is repartitioned, so the stored one is read before
 NEEDED = "needed_futr_exog = self._get_needed_futr_exog()"
 READ_BEFORE = Change("NeuralForecast.predict", NEEDED, f"df = spark.read_whole_series(self, df, engine)\n{NEEDED}")
 ON_SPARK = (
@@ -46,7 +46,7 @@ PREDICTED_HERE = Change("NeuralForecast.predict", old="import fugue.api as fa", 
 
 
 def rewrites(*of_core: Change) -> Mapping[str, Rewrite]:
-    """Give each rank its series, and these changes of the prediction."""
+    """The codemods that give each rank its series, with these changes of the prediction."""
     return {DATASET: Rewrite((OWN_SERIES,), imports=MODULES), CORE: Rewrite(of_core, imports=MODULES)}
 
 

@@ -1,11 +1,11 @@
-"""On Spark, fit fails where the trainer's strategy is given, or its accelerator is not.
+"""On Spark, fit fails if the user passes a strategy, or no accelerator.
 
 neuralforecast passes a `strategy` and a `use_distributed_sampler` to Lightning in addition to those of the user:
 "Trainer() got multiple values for keyword argument 'strategy'". From 3.2.0 on, and with `multivariate-all-series` from
-3.0.0 on, every multivariate model has a `use_distributed_sampler`. And it reads an `accelerator` that was not given
-unless there is a GPU where the driver runs: `KeyError: 'accelerator'`.
+3.0.0 on, every multivariate model has a `use_distributed_sampler`. And unless the driver has a GPU, it reads an
+`accelerator` that was not passed: `KeyError: 'accelerator'`.
 
-The user's options of DDP are kept, except for how processes are started: Spark starts them.
+The user's options of DDP are kept, except for the launcher: Spark starts the processes.
 """
 
 from collections.abc import Mapping

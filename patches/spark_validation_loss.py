@@ -1,9 +1,9 @@
 """On Spark the validation loss is the mean of the ranks' means, however many series each rank has.
 
 Spark partitions the series by ranges of their ids, so that of three series one rank has one and another has two: the
-series of the first rank counts twice. Early stopping and a search decide by this loss. From 3.2.1 on each rank's loss
-has the weight of its windows (pull request 1571). The patch gives it the weight of the rank's series, which is the same
-where all are validated over as many windows.
+series of the first rank counts twice. Early stopping and searches use this loss. From 3.2.1 on each rank's loss has the
+weight of its windows (pull request 1571). The patch weights it by the rank's number of series, which is equivalent if
+all series are validated on equally many windows.
 """
 
 from nfpatch.catalog import ALREADY_FIXED, Case, Patch
@@ -19,7 +19,7 @@ WEIGHTED = f"spark.weight_validation_losses(self){NO_VALIDATION}"
 
 
 def weighted(*mean: str) -> dict[str, Rewrite]:
-    """Weight the losses before these statements make a mean of them, which Lightning reduces over the ranks."""
+    """Weight the losses before these statements compute their mean, which Lightning reduces over the ranks."""
     where = "BaseModel.on_validation_epoch_end"
     changes = (Change(where, old=NO_VALIDATION, new=WEIGHTED), *(Change(where, old=each) for each in mean))
     return {FILE: Rewrite(changes, imports=("spark",))}

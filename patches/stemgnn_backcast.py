@@ -1,6 +1,6 @@
 """StemGNN's second block builds a shortcut that only the first block uses.
 
-`StockBlockLayer.forward` makes a backcast where `stack_cnt == 0`, and the constructor builds `backcast` under that
+`StockBlockLayer.forward` makes a backcast only if `stack_cnt == 0`, and the constructor builds `backcast` under that
 condition, but not `backcast_short_cut`, the other layer of the same branch. In `stock_block.1` its weight and bias
 never get a gradient, and strict DDP refuses the model in every configuration.
 
@@ -17,7 +17,7 @@ FREEZE = """
 if self.stack_cnt != 0:
     self.backcast_short_cut.requires_grad_(False)
 """
-# Without it another bug shows first: on several ranks a model of all series gets a part of them.
+# Required because of another bug: on several ranks a multivariate model gets only some of the series.
 ALL_SERIES = ("multivariate-all-series",)
 
 patch = Patch(

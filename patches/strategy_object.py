@@ -1,9 +1,9 @@
-"""A strategy that is an object serves one trainer only, and a model is trained by many.
+"""A strategy object works for one trainer only, but a model is trained by many.
 
-`DDPStrategy(find_unused_parameters=...)`, which Lightning's own messages advise, goes from the model into a new trainer
-for each `fit`, and Lightning refuses a strategy that another trainer had. So a second `fit` raises an error, and a
-`cross_validation` after a `fit` as well; up to 1.5.0, whose `NeuralForecast` does not copy models, so does a second
-model with it. The patch gives each training a copy of the untouched one.
+`DDPStrategy(find_unused_parameters=...)`, which Lightning's own messages recommend, is passed by the model to a new
+trainer for each `fit`, and Lightning rejects a strategy that another trainer had. So a second `fit` raises an error,
+and a `cross_validation` after a `fit` as well; up to 1.5.0, whose `NeuralForecast` does not copy models, so does a
+second model with it. The patch gives each training a copy of the untouched one.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -13,7 +13,7 @@ COMMON = "neuralforecast/common/"
 
 
 def copied_in(function: str, model: str = "self", inside: tuple[str, ...] = ()) -> Rewrite:
-    """A trainer with a strategy of its own, where this function trains the model."""
+    """Give the trainer its own strategy, in this function, which trains the model."""
     trainer = f"trainer = pl.Trainer(**{model}.trainer_kwargs)"
     fresh = f"trainer = pl.Trainer(**strategies.with_fresh_strategy({model}.trainer_kwargs))"
     return Rewrite((Change(function, old=trainer, new=fresh, inside=inside),), imports=("strategies",))

@@ -1,7 +1,7 @@
 """TFT's static variable selection builds a layer for a context that it never gets.
 
-A `VariableSelectionNetwork` may be given a context, and builds the layer for it, `joint_grn.lin_c`, in any case. The
-two of the temporal encoder get the static context. That of the static encoder makes it and so gets none:
+A `VariableSelectionNetwork` accepts an optional context, but always builds the layer for it, `joint_grn.lin_c`. The two
+of the temporal encoder get the static context. The one of the static encoder gets none, because it produces it:
 `StaticCovariateEncoder.forward` calls `self.vsn(x)`. With static features its `lin_c.weight` never gets a gradient, and
 strict DDP refuses the model.
 
@@ -15,7 +15,7 @@ FILE = "neuralforecast/models/tft.py"
 
 
 def freeze_context_layer(vsn_arguments: str = "", grn_arguments: str = "") -> Rewrite:
-    """The arguments are those that a release passes on beyond the sizes."""
+    """The arguments are those that a release passes besides the sizes."""
     build = (
         "self.vsn = VariableSelectionNetwork("
         f"hidden_size=hidden_size, num_inputs=num_static_vars, dropout=dropout{vsn_arguments})"
@@ -51,7 +51,7 @@ patch = Patch(
     },
     unaffected={"<1.0": "releases before 1.0 have another layout and no TFT"},
     unused_parameters=("static_encoder.vsn.joint_grn.lin_c.weight",),
-    cases=(  # 1.0.0 has no way to hand static features to TFT
+    cases=(  # in 1.0.0 TFT cannot get static features
         Case("TFT", "static features", exogenous=("static",), options=TINY, releases=">=1.1,!=2.0.1"),
         Case("TFT", "all exogenous", exogenous=ALL, options=TINY, thorough=True, releases=">=1.1,!=2.0.1"),
         Case("TFT", "all exogenous, MQLoss", "MQLoss", ALL, TINY, thorough=True, releases=">=1.1,!=2.0.1"),

@@ -1,8 +1,8 @@
 """TiDE builds a projection of historic features for a model that has only future ones.
 
-The constructor builds `hist_exog_projection` where there are historic *or* future features; `forward` uses it only
-where there are historic ones. With future features alone its eight parameters never get a gradient, and strict DDP
-refuses the model.
+The constructor builds `hist_exog_projection` if there are historic *or* future features; `forward` uses it only if
+there are historic ones. With future features alone its eight parameters never get a gradient, and strict DDP refuses
+the model.
 
 This patch freezes it where it is not used. Upstream has the bug up to 3.3.0.
 """

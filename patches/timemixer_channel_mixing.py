@@ -1,8 +1,8 @@
-"""TimeMixer builds layers that mix channels in another way than the model does.
+"""TimeMixer builds layers for a way of mixing channels that the model does not use.
 
 Each `PastDecomposableMixing` builds `layer_norm`, which nothing reads, and `out_cross_layer`, which `forward` uses only
 `if self.channel_independence:`. By default channels depend on each other, so both get no gradient, and strict DDP
-refuses the model; with `channel_independence=1` the norm alone is enough for that.
+refuses the model; with `channel_independence=1` the norm alone has that effect.
 
 This patch freezes the norm, and the layer where it is not used. Upstream has the bug up to 3.3.0.
 """
@@ -26,7 +26,7 @@ FREEZE_CROSS_LAYER = """\
 if not self.channel_independence:
     self.out_cross_layer.requires_grad_(False)
 """
-# Without it another bug shows first: on several ranks a model of all series gets a part of them.
+# Required because of another bug: on several ranks a multivariate model gets only some of the series.
 ALL_SERIES = ("multivariate-all-series",)
 
 patch = Patch(
@@ -63,7 +63,7 @@ patch = Patch(
             "independent channels",
             options={**TINY, "channel_independence": 1},
             unused_parameters=(LAYER_NORM,),
-            releases=">=1.7.5",  # 1.7.4 crashes with them
+            releases=">=1.7.5",  # 1.7.4 crashes with these options
             requires=ALL_SERIES,
         ),
         Case("TimeMixer", "MQLoss", "MQLoss", options=TINY, thorough=True, releases=">=3.0", requires=ALL_SERIES),

@@ -1,8 +1,8 @@
 """TimeMixer builds parameters for a normalization that is switched off.
 
 With `use_norm=False` the layers of `normalize_layers` return their input before they use `affine_weight` and
-`affine_bias`, which the constructor builds in any case. They never get a gradient, and strict DDP refuses the model.
-The layers of the patch `timemixer-channel-mixing` have the same effect in every configuration.
+`affine_bias`, which the constructor always builds. They never get a gradient, and strict DDP refuses the model. The
+layers of the patch `timemixer-channel-mixing` have the same effect in every configuration.
 
 This patch freezes the parameters where the normalization is switched off. Upstream has the bug up to 3.3.0.
 """
@@ -29,7 +29,7 @@ def freeze_norms(layer: str) -> Change:
     return Change("TimeMixer.__init__", old=build, new=build + freeze)
 
 
-# In later releases the class stands in another file
+# In later releases the class is in another file
 NORMALIZE_RETURNS_ITS_INPUT = (
     Change("Normalize._normalize", old="if self.non_norm:\n    return x"),
     Change("Normalize._denormalize", old="if self.non_norm:\n    return x"),
@@ -37,7 +37,7 @@ NORMALIZE_RETURNS_ITS_INPUT = (
 TINY = {"d_model": 8, "d_ff": 8, "e_layers": 2, "use_norm": False}
 NORMS = ("normalize_layers.*.affine_weight", "normalize_layers.*.affine_bias")
 CHANNEL_MIXING = ("pdm_blocks.*.layer_norm.*", "pdm_blocks.*.out_cross_layer.*")
-# Without it another bug shows first: on several ranks a model of all series gets a part of them.
+# Required because of another bug: on several ranks a multivariate model gets only some of the series.
 ALL_SERIES = ("multivariate-all-series",)
 
 patch = Patch(

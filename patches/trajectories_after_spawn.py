@@ -1,7 +1,7 @@
 """After a fit by ddp_spawn or ddp_notebook, the model's trajectories are empty.
 
-`train_trajectories` and `valid_trajectories`, the losses of each step, are lists of the model, and these two train in
-processes that end with the training, from which Lightning brings back weights and metrics only. With the patch, rank 0
+`train_trajectories` and `valid_trajectories`, the losses of each step, are lists of the model. These strategies train
+in processes that end with the training, and Lightning copies only weights and metrics back. With the patch, rank 0
 writes both lists to a temporary file, which the process that launched it reads.
 """
 
@@ -21,7 +21,7 @@ def teardown(self, stage):
 def kept_in(
     function: str, *expected: Change, model: str = "self", after: str = GET_TEST_SIZE, inside: tuple[str, ...] = ()
 ) -> Rewrite:
-    """Keep the trajectories where this function trains the model; the other hook stands after a method."""
+    """Keep the trajectories in this function, which trains the model; the other hook is added after a method."""
     class_ = function.partition(".")[0]
     fit = f"trainer.fit({model}, datamodule=datamodule)"
     new = f"with trajectories.kept_after_spawn({model}):\n    {fit}"
@@ -37,7 +37,7 @@ def kept_in(
 
 
 def kept_with_lightning_1(class_: str) -> Rewrite:
-    """Keep them in the models of this base class, which has them from 1.4.0 on."""
+    """Keep them in the models of this base class, from 1.4.0 on."""
     return kept_in(
         f"{class_}.fit",
         Change(f"{class_}.__init__", old="self.train_trajectories = []"),

@@ -1,11 +1,11 @@
 """A `valid_loss` with layers that is not the training loss gets no gradient.
 
-IQLoss and HuberIQLoss have layers. Where a model is validated with another loss than it is trained with, only the
+IQLoss and HuberIQLoss have layers. If a model is validated with another loss than it is trained with, only the
 validation uses the layers of that loss. A search through Optuna makes two losses of one when it trains the best model
 (3.1.9 - 3.3.0).
 
-The patch freezes these layers, which are not trained without it either. What is frozen is a copy: the user may train
-another model with the loss that was passed.
+The patch freezes these layers, which are not trained anyway. It freezes a copy, because the user may train another
+model with the loss that was passed.
 """
 
 from nfpatch.catalog import Case, Patch

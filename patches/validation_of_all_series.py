@@ -1,12 +1,12 @@
-"""Validation losses differ from one process, and from rank to rank.
+"""Validation losses differ from those of one process, and between ranks.
 
 Lightning shards the series of the validation loader, and pads so that each device has equally many: with 3 series on 2
 devices one series counts twice. Up to 1.7.0 every device logs the loss of its own series, later the mean of these
-means; early stopping, checkpoints and every search choose by it. Many losses (RMSE, MASE, any with a mask) are no mean
-of their parts, so no weights (pull requests 935, 1571) make that right. With the patch the devices share the batches of
-one process: each computes its own as one process does, and all put the losses together in the order of one process.
-Where a batch draws random numbers, and where there are fewer batches than devices (a multivariate model has one), every
-device computes all.
+means, which early stopping, checkpoints and searches use. Many losses (RMSE, MASE, any with a mask) are not means of
+their parts, so weights (pull requests 935, 1571) cannot correct that. With the patch the devices share the batches of
+one process: each computes some of them as one process does, and all combine the losses in the order of one process. If
+a batch draws random numbers, or there are fewer batches than devices (a multivariate model has one), every device
+computes all batches.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -21,7 +21,7 @@ TFT = "neuralforecast/models/tft.py"
 
 
 def load(sizes: str, batch_size: str = "self.valid_batch_size", last: str = "") -> Rewrite:
-    """The validation loader with a sampler of the rank's batches, which Lightning leaves in place."""
+    """The validation loader with a sampler of the rank's batches, which Lightning does not replace."""
     old, new = (
         f"""
 loader = TimeSeriesLoader(
@@ -101,7 +101,7 @@ self.log(
 """
 LOGGED_OUTPUTS = 'self.log("ptl/val_loss", avg_loss, sync_dist={})'
 
-# Upstream adds up the totals of the ranks, each of the series that it has validated
+# Upstream sums the totals of the ranks, each over its own series
 TOTALS = Change(
     EPOCH_END,
     old="""
@@ -128,7 +128,7 @@ self.log(
 """
 
 
-# The loss may be drawn from samples, and the training loss is that of a device's own windows
+# The loss may be computed from random samples, and the training loss is that of a device's own windows
 TRAIN_LOG = ("train_loss", "train_loss_log", "outsample_y.size(0)")
 VALID_LOG = ("valid_loss", "valid_loss_log.item()", "batch_size")
 LOGS = (
@@ -217,7 +217,7 @@ patch = Patch(
             options=BY_TRAIN_LOSS,
             stage="validate",
             releases=">=3.1.6",
-            launchers=("torchrun", "script"),  # the others leave the losses of one process
+            launchers=("torchrun", "script"),  # with other launchers only one process is left
         ),
         Case(
             "NHITS",

@@ -1,14 +1,13 @@
 """With fewer series than devices, several devices train on the same windows.
 
-Lightning shards the series. Where there are fewer of them than devices, several devices get the same series, and as all
-draw the same random numbers, they draw the same windows: with one series each computes the gradient that the others
-compute, and the further devices change nothing. With the patch each draws windows for all of them and takes its share:
-N devices train on one series as one device does with N times the `windows_batch_size`. Recurrent models up to 2.0.1
-draw a start in time, which then differs on each device. Where all windows are asked for (`windows_batch_size=None`),
-each device has them all.
+Lightning shards the series. If there are fewer series than devices, several devices get the same series, and as all
+draw the same random numbers, they draw the same windows: with one series all devices compute the same gradient, and
+extra devices have no effect. With the patch each draws windows for all of them and takes its share: N devices train on
+one series as one device does with N times the `windows_batch_size`. Recurrent models up to 2.0.1 draw a start in time,
+which then differs on each device. With all windows (`windows_batch_size=None`), each device trains on all of them.
 
-It is the same with any number of series where the trainer gets `use_distributed_sampler=False` (in Lightning 1.6,
-`replace_sampler_ddp`), so that Lightning does not shard the series, and the user has no sampler that does.
+The same happens with any number of series if the trainer gets `use_distributed_sampler=False` (in Lightning 1.6,
+`replace_sampler_ddp`), so that Lightning does not shard the series, unless the user's own sampler does.
 """
 
 from nfpatch.catalog import Case, Patch
@@ -37,7 +36,7 @@ OF_WINDOWS = drawn("BaseWindows._create_windows", 'if step == "train":', SAMPLE,
 
 
 def started(*inside: str, input_size: str) -> Rewrite:
-    """A start in time for each device, in recurrent models."""
+    """Draw a different start in time on each device, in recurrent models."""
     limit = "max_sampleable_time = n_windows - self.input_size + 1\n"
     old = "start = np.random.choice(max_sampleable_time)\n"
     new = "start = sampling.draw_start(self, max_sampleable_time)\n"

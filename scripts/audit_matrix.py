@@ -39,7 +39,7 @@ TIMEOUT_SECONDS = 3600.0
 # error: {reason: cells}}; "refused" are cells that the release itself rejects.
 Tally = dict[str, Any]
 # A model file: {model, sha256, patched_sha256, releases, stack, patches, released: its tally, patched: likewise, ddp:
-# how many cells of `patched` strict DDP has trained}.
+# the number of cells of `patched` that strict DDP trained}.
 Run = dict[str, Any]
 Outcomes = dict[str, Cell]
 

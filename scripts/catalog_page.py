@@ -1,4 +1,4 @@
-"""Writes docs/results/catalog.md from the patches: what each fixes, how, and which errors it is found by."""
+"""Writes docs/results/catalog.md from the patches: the bug that each fixes, its change, and its symptoms."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ happen with one device.
 {symptoms}
 """
 RUNTIME = "../../patches/runtime"
-# Marks words that errors with other causes have as well.
+# Marks symptoms that errors with other causes have as well.
 STAR = " \\*"
-# What is added to the purpose of a group.
+# Text that is added to the purpose of a group.
 REMARKS = {
     "unused-parameters": "`nfpatch audit` finds no others ([audit.md](../reference/audit.md)).",
     "spark": "Applied by name: `nfpatch apply spark`.",
@@ -76,7 +76,7 @@ def page_of(catalog: Catalog) -> str:
 
 
 def section_of(catalog: Catalog, patch: Patch) -> str:
-    """What is wrong, from the docstring of the patch's module, the facts, and what it changes."""
+    """The section of a patch: the docstring of its module, the facts, and its change."""
     module = patches_folder() / f"{patch.id.replace('-', '_')}.py"
     story = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or patch.summary
     facts = [f"- upstream: {upstream_of(patch)}", f"- files: {', '.join(map(code, patch.files))}"]
@@ -90,7 +90,7 @@ def section_of(catalog: Catalog, patch: Patch) -> str:
 
 
 def change_of(catalog: Catalog, patch: Patch) -> str:
-    """What the patch changes in the newest release that needs it: a diff, and the runtime modules that it calls."""
+    """The change in the newest release that needs the patch: a diff, and the runtime modules that it calls."""
     release = next(each for each in reversed(catalog.releases) if catalog.files_of(patch, each))
     diff, modules = list[str](), dict[str, None]()
     for file, rewrite in catalog.rewrites_for(patch, release).items():
@@ -103,13 +103,13 @@ def change_of(catalog: Catalog, patch: Patch) -> str:
 
 
 def diff_of(change: Change) -> list[str]:
-    """The lines of a change, before and after, without the ellipses that stand for code that stays."""
+    """The lines of a change, before and after, without the ellipses for unchanged code."""
     before, after = (dedent(source).splitlines() for source in (change.old, change.new or ""))
     return [line.rstrip() for line in ndiff(before, after) if line[0] in " -+" and line[2:].strip()]
 
 
 def upstream_of(patch: Patch) -> str:
-    """What upstream has done about it, with links that work in this folder."""
+    """The state of the bug upstream, with links relative to this folder."""
     text = re.sub(r"docs/(upstream/\S+\.md)", r"[\1](../\1)", patch.upstream)
     return re.sub(r"^https://\S*?/(pull|issues)/(\d+)$", r"fixed there: [\1 \2](\g<0>)", text)
 
@@ -120,7 +120,7 @@ def linked(patch: Patch) -> str:
 
 
 def code(words: str) -> str:
-    """These words as code, which may hold backticks themselves."""
+    """The text as inline code; it may contain backticks."""
     return f"`` {words} ``" if "`" in words else f"`{words}`"
 
 

@@ -1,14 +1,14 @@
-"""How many of the patches that commits of neuralforecast need are applied to installs of them, made as pip does.
+"""Measures how many of the patches that commits of neuralforecast need are applied to installs from git.
 
-`python scripts/commits.py CLONE`: CLONE is a clone of Nixtla/neuralforecast, bare or not, which is only read. Looked at
-is every 12th commit of the main line from 1.5.0 on that touches the package, and the newest, and as many others halfway
-between. Writes docs/results/commits.md; `--offset` and `--only` look at other commits and write nothing.
+`python scripts/commits.py CLONE`: CLONE is a clone of Nixtla/neuralforecast, bare or not, which is only read. The
+sample is every 12th commit of the main line from 1.5.0 on that changes the package, the newest one, and as many others
+halfway between. Writes docs/results/commits.md; `--offset` and `--only` test other commits and write nothing.
 
-A commit lies between the release that its version names and the next one. It needs what both need. Where they differ
-it is like the one whose functions it has, of those that the patch changes. Where it has neither's, it needs the patch
-if the later release does and a variant fits, or if the earlier one does and the fixed form does not stand there. Opt-in
-patches are left out. Exits with 1 where less than 98 % are applied, where a patch is applied that is not needed, where
-what was written does not compile, or where `revert` leaves a trace.
+A commit is between the release that its version names and the next one. It needs the patches that both need. If they
+differ, it is treated like the one whose versions of the patched functions it has. If it has neither version, it needs
+the patch if the later release does and a variant fits, or if the earlier one does and the fixed code is not there.
+Opt-in patches are left out. Exits with 1 if less than 98 % are applied, if a patch is applied that is not needed, if a
+patched file does not compile, or if `revert` does not restore the install.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ APPLY = ("apply", "all", "--allow-modified", "--keep-going")
 
 
 class CommitResult(NamedTuple):
-    """What came of one commit: ids of patches, and what went wrong besides."""
+    """The result for one commit: ids of patches, and other problems."""
 
     needed: frozenset[str]
     applied: frozenset[str]
@@ -63,17 +63,17 @@ class CommitResult(NamedTuple):
 
     @property
     def refused(self) -> list[str]:
-        """What is needed and was not applied."""
+        """The patches that are needed and were not applied."""
         return sorted(self.needed - self.applied)
 
 
 def git(clone: Path, *arguments: str) -> bytes:
-    """What a git command on the clone prints."""
+    """The output of a git command on the clone."""
     return subprocess.run(["git", *arguments], cwd=clone, stdout=subprocess.PIPE, check=True).stdout
 
 
 def chosen_commits(clone: Path, offset: int, step: int) -> list[str]:
-    """Every so many commits of the main line that touch the package, oldest first; without an offset the newest too."""
+    """Every n-th commit of the main line that changes the package, oldest first; without an offset the newest too."""
     since = [*git(clone, "rev-parse", f"{OLDEST}^{{commit}}").decode().split()]
     since += git(clone, "rev-list", "--first-parent", "--reverse", f"{OLDEST}..HEAD", "--", PACKAGE).decode().split()
     last = since[-1:] if offset == 0 else []
@@ -90,7 +90,7 @@ def version_at(clone: Path, commit: str) -> str:
 
 
 def install(clone: Path, commit: str, version: str, site: Path) -> None:
-    """Make `site` a site-packages folder as `pip install git+URL@COMMIT` does."""
+    """Install a commit into `site` as `pip install git+URL@COMMIT` does."""
     archive = git(clone, "archive", f"--prefix={PACKAGE}", f"{commit}:{PACKAGE}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         members.extractall(site, filter="data")
@@ -136,7 +136,7 @@ def _is_needed(catalog: Catalog, patch: Patch, tree: Mapping[str, bytes], around
 
 
 def _functions(tree: Mapping[str, bytes | None], variant: Mapping[str, Rewrite]) -> list[str]:
-    """The code of the functions and classes that a variant changes, empty for those that are not there."""
+    """The code of the functions and classes that a variant changes, empty for missing ones."""
     found = []
     for file, rewrite in variant.items():
         for where in sorted({change.where for change in rewrite.changes}):
@@ -158,7 +158,7 @@ def _fits(variant: Mapping[str, Rewrite], tree: Mapping[str, bytes]) -> bool:
 
 
 def result_of(catalog: Catalog, clone: Path, commit: str, command: tuple[str, ...]) -> CommitResult:
-    """Install a commit, patch it by one command, and take that back."""
+    """Install a commit, patch it with one command, and revert that."""
     version = version_at(clone, commit)
     with tempfile.TemporaryDirectory(prefix="nfpatch-commit-") as folder:
         site = Path(folder, "site")
@@ -188,7 +188,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def rows_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> str:
-    """The table of commits, each with its date and version, and what it comes to."""
+    """The table of commits, each with its date, version and result."""
     rows = []
     for commit, date, version, result in results:
         done = result.needed & result.applied
@@ -198,7 +198,7 @@ def rows_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> str:
 
 
 def shares_of(results: Sequence[tuple[str, str, str, CommitResult]]) -> tuple[int, int, int]:
-    """How many patches are needed, how many of them are applied, and how much else went wrong."""
+    """The numbers of needed patches, of those that were applied, and of other problems."""
     own = [result for *_, result in results]
     done = sum(len(result.needed & result.applied) for result in own)
     return sum(len(result.needed) for result in own), done, sum(len(result.problems) for result in own)
@@ -215,7 +215,7 @@ def page_of(results: Mapping[int, Sequence[tuple[str, str, str, CommitResult]]])
 
 
 def main() -> int:
-    """Look at the commits; the exit code."""
+    """Test the commits; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("clone", type=Path, help="a clone of Nixtla/neuralforecast")
     parser.add_argument("--offset", type=int, action="append", metavar="N", help="begin with this commit after 1.5.0")

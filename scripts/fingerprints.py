@@ -1,6 +1,6 @@
-"""Write `patches/fingerprints.json`: every file that a patch touches, in each release, and what each patch makes of it.
+"""Write `patches/fingerprints.json`: every file that a patch changes, in each release, and the edits of each patch.
 
-With --check nothing is written, and the exit code is 1 if the file on disk is not the one that would be written.
+With --check nothing is written, and the exit code is 1 if the file is not up to date.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from nfpatch.patching.source import SourceFile
 
 
 def fingerprints_of(catalog: Catalog) -> Fingerprints:
-    """The record of all releases: of every file that some patch changes, in each release that has it.
+    """The fingerprints of all releases: of every file that some patch changes, in each release that has it.
 
-    A file that several have, with the same patches, is computed once.
+    A file that several releases share, with the same patches, is computed once.
     """
     files = {}
     for file in catalog.files:
@@ -55,7 +55,7 @@ def fingerprints_of(catalog: Catalog) -> Fingerprints:
 
 
 def _record_of(releases: tuple[str, ...], source: bytes, rewrites: Mapping[str, Rewrite]) -> RecordedFile:
-    """What is known of a file. Raises CodemodRefused where it is not what a codemod expects."""
+    """The fingerprint of a file. Raises CodemodRefused if it is not what a codemod expects."""
     module, edits = SourceFile(source), dict[str, tuple[editing.Edit, ...]]()
     for patch_id, rewrite in rewrites.items():
         try:

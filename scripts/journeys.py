@@ -85,7 +85,7 @@ def journeys_in(
     last_before: Sequence[str],
     stages: Sequence[str],
 ) -> dict[str, Any]:
-    """How the script of each model ends with the sources in these two folders; released, up to `last_before`."""
+    """The result of each model's script with the sources in these two folders; released, up to `last_before`."""
     before = [case_of(each, stage, "released") for each in configurations for stage in last_before]
     after = [case_of(each, stage, "installed") for each in configurations for stage in stages]
     install = find_install(python, patched)
@@ -120,7 +120,7 @@ def case_of(configuration: Case, stage: str, source: Source) -> ProofCase:
 
 
 def ending_of(results: list[CaseResult], site: Path) -> dict[str, str]:
-    """How the stages of one model end, taken together."""
+    """The combined result of the stages of one model."""
     otherwise = [result for result in results if not result.ok]
     if otherwise:
         return {"ends": "otherwise", "words": words_of(otherwise[0], site)}
@@ -136,7 +136,7 @@ def words_of(result: CaseResult, site: Path) -> str:
 
 
 def measure(release: str, python: Path, known: dict[str, Any]) -> dict[str, Any]:
-    """How the scripts of all models of a release and their searches end; known results are not measured again."""
+    """The results of the scripts and searches of all models of a release; known results are not measured again."""
     with tempfile.TemporaryDirectory(prefix="nfpatch-journeys-") as folder:
         released, patched = unpack(release, Path(folder, "released")), Path(folder, "patched")
         models = first_configurations(released)

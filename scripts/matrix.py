@@ -1,8 +1,8 @@
 """Proves the patches of every release that needs one: docs/results/proofs.json and, from it, matrix.md.
 
-Releases that are not named keep what was measured. Each release is unpacked beside one environment that trains and
-proved by `nfpatch verify --preview` there. Releases up to 1.4.0 need Lightning 1.6.5: name an environment with it by
---old-python, else they are left out. `--page` only writes the page again.
+Releases that are not named keep their results. Each release is unpacked, and `nfpatch verify --preview` proves it with
+the training environment. Releases up to 1.4.0 need Lightning 1.6.5: pass an interpreter with it as --old-python, else
+they are left out. `--page` only writes the page again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from nfpatch.catalog import Catalog, Patch, load_catalog
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 PAGE, DATA = RESULTS / "matrix.md", RESULTS / "proofs.json"
 FIRST_RELEASE_ON_LIGHTNING_2 = (1, 5)
-# One of each line of releases is proved by all launchers; Lightning 1.6.5 cannot fork
+# One release of each line is proved with all launchers; Lightning 1.6.5 cannot fork
 BY_EVERY_LAUNCHER = ("1.4.0", "1.5.0", "1.7.4", "2.0.1", "3.0.2", "3.1.9", "3.3.0")
 TIMEOUT_SECONDS = 1200
-# The columns of the table of patches: lines of releases, each by how its releases begin
+# The columns of the table of patches: lines of releases, each with the prefixes of its releases
 LINES = {
     "1.0 - 1.4": ("1.0.", "1.1.", "1.2.", "1.3.", "1.4."),
     "1.5 - 1.6": ("1.5.", "1.6."),
@@ -77,19 +77,19 @@ def affected_releases(catalog: Catalog) -> list[str]:
 
 
 def needs_old_stack(release: str) -> bool:
-    """Whether the release admits Lightning 1 only."""
+    """Whether the release works only with Lightning 1."""
     return tuple(map(int, release.split(".")[:2])) < FIRST_RELEASE_ON_LIGHTNING_2
 
 
 def launchers_for(release: str) -> list[str]:
-    """The launchers by which this release is proved."""
+    """The launchers with which this release is proved."""
     if release not in BY_EVERY_LAUNCHER:
         return ["torchrun"]
     return ["torchrun", "script", "spawn", *([] if needs_old_stack(release) else ["fork"])]
 
 
 def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
-    """The JSON document of `verify --preview` on this release, of all patches that it has a use for."""
+    """The JSON document of `verify --preview` on this release, for all patches that it needs."""
     catalog = load_catalog()
     by_name = [
         patch.id
@@ -110,7 +110,7 @@ def proof_of(release: str, python: Path, options: list[str]) -> dict[str, Any]:
 
 
 def record_of(document: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a proof."""
+    """The part of a proof that is stored."""
     cases = document["cases"]
     strict = [case for case in cases if case["strategy"] == "strict-ddp" and case["patch"] is not None]
     return {
@@ -129,7 +129,7 @@ def record_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def tally(cases: list[dict[str, Any]]) -> str:
-    """How many of the cases came out as they must."""
+    """The number of cases with the expected result."""
     return f"{sum(case['ok'] for case in cases)} of {len(cases)}"
 
 
@@ -146,7 +146,7 @@ def page_of(catalog: Catalog, proofs: dict[str, dict[str, Any]]) -> str:
 
 
 def proved_by_line(catalog: Catalog, patch: Patch, proofs: dict[str, dict[str, Any]]) -> list[str]:
-    """For each line of releases, in how many of those that need the patch it was proved."""
+    """For each line of releases, the number of those that need the patch and in which it was proved."""
     cells = []
     for beginnings in LINES.values():
         needing = [
@@ -174,7 +174,7 @@ def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def read_proofs() -> dict[str, dict[str, Any]]:
-    """What was measured, by release."""
+    """The stored results, by release."""
     proofs: dict[str, dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     return proofs
 

@@ -1,6 +1,6 @@
-"""The picture of the matrix: models by releases, each cell in two halves, as released and patched.
+"""The picture of the matrix: models by releases; each cell has two halves, released and patched.
 
-A half is green only if an ordinary script of that model matches one process in two.
+A half is green only if an ordinary script of that model has the same results with two processes as with one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from releases import RELEASES
 CELL_WIDTH, CELL_HEIGHT, GAP = 22, 15, 2
 LEFT, TOP, BOTTOM = 132, 70, 62
 
-# What a half cell says: the worst of its configurations; "revin" where the scaler of that name, which all models
-# share, is all that is unused, "error" only where no configuration trains.
+# The meaning of a half cell: the worst of its configurations; "revin" if only the scaler of that name, which all models
+# share, is unused, "error" only if no configuration trains.
 KINDS = {
     "clean": "matches one process",
     "script": "differs",
@@ -34,7 +34,7 @@ text { font: 11px system-ui, sans-serif; fill: #24292f }
 
 
 def kind_of(tally: dict[str, Any], ends: str | None) -> str:
-    """What half a cell shows for these configurations, and how a script ends."""
+    """The kind of a half cell, by the configurations and the result of the script."""
     if tally["dead"]:
         cells = [cell for cells in tally["dead"].values() for cell in cells]
         if not all("scaler_type='revin'" in cell for cell in cells):
@@ -49,7 +49,7 @@ def kind_of(tally: dict[str, Any], ends: str | None) -> str:
 
 
 def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
-    """The SVG; `journeys` tell how the scripts end, by release, model and source.
+    """The SVG; `journeys` has the results of the scripts, by release, model and source.
 
     Halves that are not green have a stroke, for readers who cannot distinguish red from green.
     """
@@ -97,7 +97,7 @@ def picture(runs: list[dict[str, Any]], journeys: dict[str, Any]) -> str:
 
 
 def _legend(y: int) -> list[str]:
-    """What the halves and the colours mean."""
+    """The legend of the halves and the colours."""
     parts = [f'<text x="{LEFT}" y="{y}">left half: released, right half: patched</text>']
     x, y = LEFT, y + 18
     for kind, words in KINDS.items():

@@ -1,4 +1,4 @@
-"""Writes docs/results/models.md and its picture from matrix.json.gz and journeys.json beside it."""
+"""Writes docs/results/models.md and its picture from matrix.json.gz and journeys.json in the same folder."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ noted.
 
 Measured on Linux x86_64 with {stacks}; no GPU was used.
 """
-# How a script ends, in the words of the page
+# The results of scripts, in the words of the page
 ENDINGS = {"well": "match", "otherwise": "differ", "alone": "fail in one process too"}
 UNUSED = "unused"
 
@@ -131,7 +131,7 @@ def shown(kind: str) -> str:
 
 
 def parted(journeys: Journeys) -> list[Journeys]:
-    """The scripts of models, the searches through Optuna, and those through ray, which are not run as released."""
+    """The scripts of models, the searches through Optuna, and those through ray, which are not run unpatched."""
 
     def part_of(model: str, ends: dict[str, dict[str, str]]) -> int:
         return 0 if not Case(model, "").is_search else 1 if "released" in ends else 2
@@ -146,12 +146,12 @@ def parted(journeys: Journeys) -> list[Journeys]:
 
 
 def ending(scripts: list[dict[str, dict[str, str]]], source: str, how: str) -> int:
-    """How many of the scripts end so."""
+    """The number of scripts with this result."""
     return sum(ends[source]["ends"] == how for ends in scripts)
 
 
 def script_of(run: Run, journeys: Journeys, source: str) -> str:
-    """How scripts of a model end in the releases of a run: in how many of them well."""
+    """The results of a model's scripts in the releases of a run, as the number of matching ones."""
     known = [journeys[release] for release in run["releases"] if run["model"] in journeys.get(release, {})]
     ends = [models[run["model"]][source]["ends"] for models in known]
     counts = Counter(ENDINGS[end] for end in ends)

@@ -1,4 +1,4 @@
-"""Write the skeleton of a patch and of its test: `make new-patch ID=tft-unused-gate`.
+"""Write the skeleton of a patch and of its test: `make new-patch ID=tft-unused-gate [GROUP=multi-process]`.
 
 The test fails until both are filled in, and says what is missing.
 """
@@ -31,15 +31,29 @@ patch = Patch(
     upstream="not fixed yet: docs/upstream/{id}.md",
     # Each release is named once: by a variant if it has the bug, else with a reason
     variants={{
-        # ">=3.2": {{FILE: Rewrite((Change("Model.__init__", old="a = 1", new="a = 2"),))}},
+{variant}
     }},
     unaffected={{"": "TODO: why the other releases need no patch"}},
+{facts}
     # Trainings that show the bug without the patch, and none with it
     cases=(
         # Case("Model", "configuration", options={{"hidden_size": 8}}),
     ),
 )
 '''
+VARIANT = """\
+        # ">=3.2": {FILE: Rewrite((Change("Model.__init__", old="a = 1", new="a = 2"),))},"""
+SYMPTOMS = """\
+    symptoms=(),  # parts of the error messages that the bug causes"""
+FREEZE = """\
+        # ">=3.2": {
+        #     FILE: Rewrite(
+        #         (Change("Model.__init__", old="self.a = A()", new="self.a = A()\\nself.a.requires_grad_(False)"),),
+        #         guarded_attributes={"a": ""},  # nothing may read it
+        #     )
+        # },"""
+UNUSED = """\
+    unused_parameters=("TODO: patterns for the names that `nfpatch audit` prints",),"""
 TEST = '''"""TODO: what the patch does, in one line."""
 
 from __future__ import annotations
@@ -91,8 +105,14 @@ def main() -> int:
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)+", options.id):
         parser.error(f"{options.id!r} is not an id: use two or more lower-case words with hyphens")
     module = options.id.replace("-", "_")
+    is_layer = options.group == "unused-parameters"
     contents = {
-        ROOT / "patches" / f"{module}.py": PATCH.format(id=options.id, group=options.group),
+        ROOT / "patches" / f"{module}.py": PATCH.format(
+            id=options.id,
+            group=options.group,
+            variant=FREEZE if is_layer else VARIANT,
+            facts=UNUSED if is_layer else SYMPTOMS,
+        ),
         ROOT / "tests" / "patches" / f"test_{module}.py": TEST.format(id=options.id, module=module),
     }
     for path in contents:

@@ -1,7 +1,7 @@
-"""What becomes of a release that nfpatch does not know yet: docs/results/next-release.md.
+"""Tests nfpatch on releases that it does not know yet: docs/results/next-release.md.
 
-Each release from 1.6.0 on is taken for the next one. It and all later ones are hidden from the catalog: fingerprints,
-version ranges, and the forms of later fixes. What fits by the code is compared with what the full catalog writes.
+Each release from 1.6.0 on is treated as the next one. It and all later ones are hidden from the catalog: fingerprints,
+version ranges, and the code of later fixes. The patches that fit are compared with those of the full catalog.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "results" / "next-relea
 FIRST = "1.6.0"
 SAME, OTHER, REFUSED, NEW, WRONG = "same bytes", "other bytes", "refused", "without a predecessor", "not needed"
 
-# Why other bytes than those of the full catalog are right
+# Why bytes that differ from those of the full catalog are correct
 _ONE_GPU = (
     "The older variant also asks for at most one GPU a trial. Upstream does so by itself from 3.2.1 on, and one stays "
     "one."
@@ -58,7 +58,7 @@ full catalog says `not-needed`.
 
 
 class PatchOutcome(NamedTuple):
-    """What becomes of a patch in a release, and for a refused one what was not found there."""
+    """The outcome of a patch in a release, and for a refused one the missing code."""
 
     release: str
     patch: str
@@ -67,7 +67,7 @@ class PatchOutcome(NamedTuple):
 
 
 def outcomes_for(catalog: Catalog, release: str) -> list[PatchOutcome]:
-    """What becomes of each patch in a release that is not known; nothing of those that neither catalog applies."""
+    """The outcome of each patch in an unknown release, except those that neither catalog applies."""
     files = {
         *catalog.files,
         *(file for patch in catalog.patches for forms in patch.unaffected_code.values() for file in forms),
@@ -101,7 +101,7 @@ def _edits(rewrites: Mapping[str, Rewrite], sources: Mapping[str, SourceFile]) -
 
 
 def hidden_from(catalog: Catalog, release: str) -> Catalog:
-    """The catalog as it would be if this release and those after it had not come out."""
+    """The catalog as it would be without this release and later ones."""
     known = RELEASES[: RELEASES.index(release)]
     record = catalog.fingerprints
     files = {
@@ -127,7 +127,7 @@ def hidden_from(catalog: Catalog, release: str) -> Catalog:
 
 
 def _known_of(catalog: Catalog, patch: Patch, known: tuple[str, ...], ended: Mapping[str, str]) -> Patch:
-    """What is known of a patch by these releases."""
+    """A patch without the knowledge of later releases."""
     named = catalog.fingerprints.specifiers
     needing = [release for release in known if catalog.files_of(patch, release)]
     since = known[known.index(needing[0]) :] if needing else ()
@@ -136,7 +136,7 @@ def _known_of(catalog: Catalog, patch: Patch, known: tuple[str, ...], ended: Map
             ended[each]: value for each, value in patch.variants.items() if not set(known).isdisjoint(named[each])
         },
         unaffected={ended[each]: why for each, why in patch.unaffected.items()},
-        # a fix is known once a release has it
+        # a fix is known if a release has it
         unaffected_code=patch.unaffected_code if len(since) > len(needing) else {},
     )
 
@@ -146,7 +146,7 @@ def _ended(specifier: str, release: str) -> str:
 
 
 def page_of(outcomes: list[PatchOutcome]) -> str:
-    """The page that says what became of all of them."""
+    """The text of the page."""
     total = Counter(outcome.outcome for outcome in outcomes)
     needed = [outcome for outcome in outcomes if outcome.outcome != WRONG]
     releases = dict.fromkeys(outcome.release for outcome in needed)
@@ -186,7 +186,7 @@ def page_of(outcomes: list[PatchOutcome]) -> str:
 
 
 def main() -> None:
-    """Look at all releases and write the page."""
+    """Test all releases and write the page."""
     download_all()
     catalog = load_catalog()
     releases = RELEASES[RELEASES.index(FIRST) :]

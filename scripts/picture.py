@@ -1,4 +1,4 @@
-"""Draws docs/demo.svg and rehearse.svg: what nfpatch prints on a terminal, on the neuralforecast 1.7.4 of `make demo`.
+"""Draws docs/demo.svg and rehearse.svg: the terminal output of nfpatch on the neuralforecast 1.7.4 of `make demo`.
 
 Run by `make picture`, in the environment that it shows.
 """
@@ -18,17 +18,17 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tests" / "rehearsals" / "scripts" / "train.py"
-# `status`, and the proof of all patches, would fill several screens.
-MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
-# By picture: the commands that it shows, each with the exit code that it ends with
+# The patch whose diff is in the README; all that 1.7.4 needs would fill several screens.
+PATCH = "tft-static-encoder"
+# Picture -> the commands that it shows, each with its exit code
 PICTURES = {
-    "demo.svg": ((0, "apply", *MISSION), (0, "verify", *MISSION), (0, "revert", *MISSION)),
+    "demo.svg": ((0, "status", PATCH), (0, "apply", PATCH), (0, "verify", PATCH), (0, "revert", PATCH)),
     "rehearse.svg": ((1, "rehearse", SCRIPT.name), (0, "rehearse", "--source", "patched", SCRIPT.name)),
 }
 WIDTH = 112  # columns
 MOST_LINES = 30
 
-# Rich's own frame, but for the fonts that it would load from elsewhere.
+# Rich's own frame, without the fonts that it would load from the network.
 FRAME = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -55,7 +55,7 @@ FRAME = """\
 
 
 def printed_by(command: list[str], exit_code: int, folder: str) -> str:
-    """What a command prints on a terminal in this folder, colours included; its progress, which goes, is left out."""
+    """The output of a command on a terminal in this folder, with colours and without the progress display."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
@@ -65,7 +65,7 @@ def printed_by(command: list[str], exit_code: int, folder: str) -> str:
         try:
             while chunk := os.read(ours, 65536):
                 printed += chunk
-        except OSError:  # how Linux tells that the other end is closed
+        except OSError:  # on Linux: the other end is closed
             pass
         _, complaints = process.communicate()
     if process.returncode != exit_code:
@@ -76,7 +76,7 @@ def printed_by(command: list[str], exit_code: int, folder: str) -> str:
 def draw(name: str) -> None:
     """Runs the commands of a picture and draws what they print, without blank lines, with paths of the repository."""
     with open(os.devnull, "w") as nowhere, tempfile.TemporaryDirectory(prefix="nfpatch-picture-") as folder:
-        shutil.copy(SCRIPT, folder)  # a training leaves its logs beside it
+        shutil.copy(SCRIPT, folder)  # a training writes its logs next to it
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
         for exit_code, *command in PICTURES[name]:
             console.print(Text("$ nfpatch " + " ".join(command), style="bold"))

@@ -1,8 +1,8 @@
-"""Writes docs/results/same-bits.md: what each model learns in one process, as released and patched, bit for bit.
+"""Writes docs/results/same-bits.md: single-process trainings, released and patched, must be bit-identical.
 
-Each configuration is trained from one seed, by one process, with the source of a release and with all patches applied
-that are not opt-in: weights, losses, forecasts and what is left of the random streams must be the same. Where the two
-patches apply that remove layers, their models are trained without them as well.
+Each configuration is trained with one seed in one process, with the source of a release, and with all patches that are
+not opt-in: weights, losses, forecasts and the final states of the random generators must be equal. Models from which
+patches remove layers are trained without these patches as well.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ process to process with its default driver, on the released source too; here ano
 
 @dataclass(frozen=True)
 class FitComparison:
-    """How a configuration fared in one process with the patched source, held against the released one.
+    """The comparison of a configuration in one process, patched with released.
 
-    `differences` names what differs: "weights", "forecasts", ...; `error` is what both end with where they do so alike.
+    `differences` names what differs: "weights", "forecasts", ...; `error` is the error that both raise.
     """
 
     release: str
@@ -75,7 +75,7 @@ class FitComparison:
 
 
 def cases_of(package: Path, release: str, catalog: Catalog) -> dict[str, Case]:
-    """The configurations that are trained of a release, by an id."""
+    """The configurations of a release that are trained, by an id."""
     losses = losses_of(package)
     cases = [
         cell
@@ -96,7 +96,7 @@ def cases_of(package: Path, release: str, catalog: Catalog) -> dict[str, Case]:
 
 
 def specified(case: Case) -> dict[str, Any]:
-    """A case as the fits take it."""
+    """A case in the format of the fits."""
     options: dict[str, Any] = dict(case.options)
     if case.model == "HINT":
         options["model"] = {**options["model"], **VALIDATE_EVERY}
@@ -115,7 +115,7 @@ def specified(case: Case) -> dict[str, Any]:
 
 
 def fit_all(tree: Path, cases: Mapping[str, Case], python: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """What the cases come to with the source in `tree`, by id. Raises RuntimeError where the interpreter fails."""
+    """The results of the cases with the source in `tree`, by id. Raises RuntimeError if the interpreter fails."""
     folder.mkdir()
     specification, out, log = (folder / name for name in ("spec.json", "out.jsonl", "fits.log"))
     document = {
@@ -138,7 +138,7 @@ def fit_all(tree: Path, cases: Mapping[str, Case], python: Path, folder: Path) -
 def compare_fits(
     release: str, case: Case, patches: str, released: Mapping[str, Any], patched: Mapping[str, Any]
 ) -> FitComparison:
-    """How the patched source differs from the released one."""
+    """Compare the results of the patched source with those of the released one."""
     differences = tuple(key for key in sorted({*released, *patched}) if released.get(key) != patched.get(key))
     return FitComparison(release, case, patches, differences, "" if differences else released.get("error", ""))
 
@@ -172,7 +172,7 @@ def compare(release: str, catalog: Catalog, python: Path, folder: Path) -> list[
 
 
 def exceptions_in(outcomes: Sequence[FitComparison]) -> dict[str, list[str]]:
-    """The configurations, by release and model, that are equal without the two patches only."""
+    """The configurations, by release and model, that are equal only without the two patches."""
     equal_without = {
         (each.release, each.case.model, each.case.config)
         for each in outcomes
@@ -187,7 +187,7 @@ def exceptions_in(outcomes: Sequence[FitComparison]) -> dict[str, list[str]]:
 
 
 def failures_in(outcomes: Sequence[FitComparison]) -> list[FitComparison]:
-    """What differs and may not."""
+    """The differences that are not allowed."""
     exceptions = exceptions_in(outcomes)
     return [
         each
@@ -197,7 +197,7 @@ def failures_in(outcomes: Sequence[FitComparison]) -> list[FitComparison]:
 
 
 def cell_of(model: str, release: str, outcomes: Sequence[FitComparison]) -> str:
-    """What the table says of a model in a release."""
+    """The cell of the table for a model in a release."""
     own = [each for each in outcomes if (each.case.model, each.release) == (model, release) and not each.error]
     counts = []
     for patches in ("all", "without"):
@@ -242,7 +242,7 @@ def page_of(outcomes: Sequence[FitComparison], releases: Sequence[str], stack: M
 
 
 def stack_of(python: Path) -> dict[str, str]:
-    """What the interpreter trains with."""
+    """The versions of the interpreter and its libraries."""
     code = (
         "import json, platform; from importlib.metadata import version; "
         "print(json.dumps({'python': platform.python_version(), 'torch': version('torch'), "

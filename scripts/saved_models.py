@@ -1,7 +1,7 @@
 """Proves on real models that `nfpatch migrate` keeps them, and writes docs/results/saved-models.md.
 
-A model is trained and saved with one source, migrated to another, and loaded there: its forecasts must be bit for bit
-what they were. A fit that was stopped half way is migrated and resumed: the weights must be bit for bit those of the
+A model is trained and saved with one source, migrated to another, and loaded there: its forecasts must be bit-identical
+to those before. A fit that was stopped half way is migrated and resumed: the weights must be bit for bit those of the
 fit that was not stopped.
 """
 
@@ -56,7 +56,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class MigrationCheck:
-    """How one model fared.
+    """The result for one model.
 
     `before` is the error of loading it at its target before the migration, empty if there was none. `files` has the
     entries of `migrate --json` for its file and for the checkpoints of its fit.
@@ -126,12 +126,12 @@ def nfpatch_json(*arguments: object) -> Any:
 
 
 def results_of(jobs: Sequence[Mapping[str, Any]], python: Path, folder: Path) -> list[dict[str, Any]]:
-    """What the jobs come to, all in one process of the interpreter. Raises RuntimeError when that fails."""
+    """The results of the jobs, all in one process of the interpreter. Raises RuntimeError if that fails."""
     specification, out, log = (folder / name for name in ("spec.json", "out.pkl", "saving.log"))
     specification.write_text(json.dumps({"entry": str(ENTRY), "out": str(out), "jobs": jobs}))
     environment = {
         **os.environ,
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # else no release before 2.0 loads anything with torch 2.6 or later
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",  # releases before 2.0 need it to load with torch 2.6
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
@@ -145,12 +145,12 @@ def results_of(jobs: Sequence[Mapping[str, Any]], python: Path, folder: Path) ->
 
 
 def as_json(case: Case) -> dict[str, Any]:
-    """A case as a proof takes it."""
+    """A case in the format of a proof."""
     return encode(CaseSpec("", case.model, case.loss, exogenous=tuple(case.exogenous), options=dict(case.options)))
 
 
 def prove(transfers: Sequence[Transfer], python: Path, folder: Path) -> list[MigrationCheck]:
-    """Send all models on their transfers. They are left in `folder`, with the old files beside the new."""
+    """Run all transfers. The models are left in `folder`, with backups of the old files."""
     models = {
         (number, place): (folder / str(number) / str(place) / "saved", folder / str(number) / str(place) / "fit", case)
         for number, transfer in enumerate(transfers)

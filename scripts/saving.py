@@ -1,7 +1,7 @@
-"""Saves, loads and resumes models with one source tree after the other: `python saving.py SPEC`, where torch is.
+"""Saves, loads and resumes models with several source trees: `python saving.py SPEC`, in the training interpreter.
 
 SPEC is a JSON file: {entry, out, jobs: [{tree, do, ...}]}. `entry` is the path of `nfpatch/target/__main__.py`, whose
-package has models that serve here as well, `tree` a folder to put first on sys.path, and `do` one of these, each with
+package has the models, `tree` a folder to put first on sys.path, and `do` one of these, each with
 its `cases`, a mapping of folders to cases as a proof has them:
 
     save     trains each, saves it into its folder, and forecasts
@@ -36,7 +36,7 @@ TRAINER = {"accelerator": "cpu", "devices": 1, "logger": False}
 
 
 class Bench:
-    """Trains and loads with the neuralforecast that is imported."""
+    """Trains and loads with the imported neuralforecast."""
 
     def __init__(self, package: Any) -> None:
         self.models, self.trainer, self.comparing, self.data = (
@@ -62,7 +62,7 @@ class Bench:
         return forecaster
 
     def forecasts(self, case: Any, forecaster: Any) -> bytes:
-        """What it forecasts."""
+        """The forecasts of a forecaster."""
         panel = self.utils.AirPassengersPanel
         future = panel.groupby("unique_id").tail(forecaster.h).reset_index(drop=True)
         self.comparing.seed_everything()
@@ -71,7 +71,7 @@ class Bench:
         return frame[columns].to_numpy(dtype="float64").tobytes()  # type: ignore[no-any-return]
 
     def weights(self, forecaster: Any) -> dict[str, bytes]:
-        """What the model has learned."""
+        """The weights of a model."""
         weights = self.comparing.weights_of(self.models.trained_model_of(forecaster))
         return {name: weight.numpy().tobytes() for name, weight in weights.items()}
 
@@ -87,7 +87,7 @@ class Bench:
         return self.forecasts(case, self.package.NeuralForecast.load(folder))
 
     def fit(self, folder: str, case: Any) -> Any:
-        """Trains a model, leaving a checkpoint half way."""
+        """Trains a model, and writes a checkpoint half way."""
         from pytorch_lightning.callbacks import ModelCheckpoint
 
         half = ModelCheckpoint(folder, "{step}", every_n_train_steps=STEPS // 2, save_top_k=-1)
@@ -95,7 +95,7 @@ class Bench:
         return self.weights(forecaster)
 
     def resume(self, folder: str, case: Any) -> Any:
-        """Goes on from the checkpoint."""
+        """Resumes from the checkpoint."""
         import pytorch_lightning
 
         fit = pytorch_lightning.Trainer.fit
@@ -108,7 +108,7 @@ class Bench:
 
 
 def run_action(action: Callable[[], Any]) -> Any:
-    """What an action returns, or the text of the exception that it raises."""
+    """The result of an action, or the text of the exception that it raises."""
     try:
         return action()
     except Exception as error:
@@ -117,7 +117,7 @@ def run_action(action: Callable[[], Any]) -> Any:
 
 
 def draw_alike_at_every_step() -> None:
-    """Makes what is random in a training step depend on its number alone, as a resumed fit draws again."""
+    """Makes the random draws of a training step depend only on its number, because a resumed fit draws again."""
     import numpy
     import pytorch_lightning
     import torch
@@ -131,7 +131,7 @@ def draw_alike_at_every_step() -> None:
 
 
 def main(path: str) -> None:
-    """Does all jobs of the specification."""
+    """Runs all jobs of the specification."""
     with open(path, encoding="utf-8") as file:
         spec = json.load(file)
     warnings.filterwarnings("ignore")

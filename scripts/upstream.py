@@ -40,7 +40,7 @@ def run_script(script: Path, python: Path, site: Path) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Print a line for each text; exit code 1 unless all are true."""
+    """Print a line for each text; exit code 1 if one does not reproduce."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", type=Path, required=True, help="an interpreter that trains")
     python = Path(os.path.abspath(parser.parse_args().python))

@@ -66,7 +66,7 @@ def results_of(python: Path, folder: Path, tests: str) -> dict[str, str]:
 
 
 def summary(results: Iterable[str]) -> str:
-    """How many tests there are, and how many of each result."""
+    """The number of tests, and of those with each result."""
     counts = Counter(results)
     each = ", ".join(f"{number} {result}" for result, number in sorted(counts.items()))
     return f"{sum(counts.values())} tests: {each}"

@@ -1,7 +1,7 @@
 """Runs the quick tests on every supported Python that is found, with the newest and the lowest dependencies.
 
-The table goes into docs/results/versions.md. With --lowest only the Python that runs this is taken, with the lowest
-dependencies, and nothing is written: so CI does. Environments lie in .cache/versions and are re-created each time.
+The table goes into docs/results/versions.md. With --lowest only the running Python is tested, with the lowest
+dependencies, and nothing is written, as in CI. Environments are in .cache/versions and are re-created each time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ newest dependencies that pip finds for it, and with the lowest that `pyproject.t
 
 @functools.cache
 def interpreters() -> dict[tuple[int, int], Path]:
-    """The Pythons from 3.7 on that this machine has, one a minor version; the running one stands for its own."""
+    """The Pythons from 3.7 on of this machine, one per minor version; for its own version the running one."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = {sys.version_info[:2]: Path(sys.executable)}
     for version, names in {
@@ -47,19 +47,19 @@ def interpreters() -> dict[tuple[int, int], Path]:
             if name is not None and version not in found:
                 question = "import sys; print(sys.executable)"
                 answer = subprocess.run([name, "-c", question], capture_output=True, text=True, check=False)
-                if answer.returncode == 0:  # a pyenv shim of a version that is not switched on ends otherwise
+                if answer.returncode == 0:  # a pyenv shim of an inactive version fails
                     found[version] = Path(answer.stdout.strip())
     return {version: found[version] for version in sorted(found)}
 
 
 def dependencies(version: tuple[int, int]) -> list[Requirement]:
-    """What nfpatch requires on this Python, its optional extras aside."""
+    """The requirements of nfpatch on this Python, without extras."""
     on = {"python_version": "{}.{}".format(*version), "extra": ""}
     return [each for each in map(Requirement, requires("nfpatch") or ()) if not each.marker or each.marker.evaluate(on)]
 
 
 def row_of(version: tuple[int, int], interpreter: Path, lowest: bool) -> tuple[str, bool]:
-    """The row of the table for one environment, and whether all is well."""
+    """The row of the table for one environment, and whether its tests passed."""
     kind = "lowest" if lowest else "newest"
     name = "{}.{}".format(*version)
     folder = CACHE / "versions" / f"{name}-{kind}"
@@ -83,7 +83,7 @@ def row_of(version: tuple[int, int], interpreter: Path, lowest: bool) -> tuple[s
 
 
 def not_run(version: tuple[int, int], lowest: bool) -> str:
-    """The row of an environment that was not made, as where there is no such Python."""
+    """The row of an environment that was not created, for example without such a Python."""
     empty = "| " * len(dependencies(version))
     return f"| {version[0]}.{version[1]} | {'lowest' if lowest else 'newest'} {empty}| not run |"
 

@@ -1,4 +1,4 @@
-"""Which tests a run has, and the fixtures that all tests share.
+"""The selection of tests, and the fixtures that all tests share.
 
 A bare `pytest` runs the quick tests: those that need no wheels, no torch and no network. `pytest PATH` runs all tests
 of a path, and `-m` selects others. The markers in pyproject.toml say what a test needs; most are set here, by what it
@@ -31,7 +31,7 @@ DESELECTED = {
     "slow": ("more than a second each", "make test"),
 }
 QUICK = f"not ({' or '.join(DESELECTED)})"
-# What reads wheels, in a module that imports it or in a test that uses the fixture.
+# Functions and fixtures that read wheels; a test that uses one of them gets the marker.
 READERS = (releases.read_member, releases.unpack, releases.wheel_of)
 FIXTURES = {"released": "wheels", "training_env": "training", "uv_executable": "network"}
 
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_on_fake_releases(item: pytest.Item) -> bool:
-    """Whether a test is given the fake releases; a test marked `wheels` in a module of such tests is not."""
+    """Whether a test uses the fake releases: marked so, and not marked `wheels`."""
     return item.get_closest_marker("fake_releases") is not None and item.get_closest_marker("wheels") is None
 
 
@@ -81,13 +81,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def fake_nfpatch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an nfpatch that knows the fake releases only."""
+    """A folder with an nfpatch that knows only the fake releases."""
     return made_once("fake-nfpatch", tmp_path_factory, fake_releases.make_nfpatch)
 
 
 @pytest.fixture(autouse=True)
 def _fake_catalog(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In tests on fake releases, nfpatch knows these, in this process and in those that the test starts."""
+    """Make nfpatch know the fake releases, in this process and in those that the test starts."""
     if is_on_fake_releases(request.node):
         folder = request.getfixturevalue("fake_nfpatch")
         monkeypatch.setattr("nfpatch.catalog.patches_folder", lambda: folder / "patches")
@@ -97,7 +97,7 @@ def _fake_catalog(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(autouse=True)
 def _no_wheels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that is not marked `wheels` reads none, so that it passes in a bare clone as well."""
+    """Fail a test that reads wheels without the marker, as it would fail in a bare clone."""
 
     def refuse(release: str) -> Path:
         pytest.fail(f"this test reads the wheel of {release}: mark it with pytest.mark.wheels")
@@ -108,7 +108,7 @@ def _no_wheels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def unpack(request: pytest.FixtureRequest) -> Callable[[str, Path], Path]:
-    """Makes a folder a site-packages folder with a release, as an installer lays it out."""
+    """Unpacks a release into a site-packages folder, as an installer does."""
     return fake_releases.unpack if is_on_fake_releases(request.node) else releases.unpack
 
 
@@ -120,13 +120,13 @@ def released(unpack: Callable[[str, Path], Path], tmp_path: Path) -> Callable[[s
 
 @pytest.fixture
 def site(released: Callable[[str], Path]) -> Path:
-    """A site-packages folder with neuralforecast 1.7.4, which needs both patches of the mission."""
+    """A site-packages folder with neuralforecast 1.7.4."""
     return released("1.7.4")
 
 
 @pytest.fixture(scope="session")
 def training_env() -> Path:
-    """The interpreter of an environment that trains: neuralforecast 1.7.4 with torch 2.13.0. `make test` builds it."""
+    """The interpreter of the training environment: neuralforecast 1.7.4 with torch 2.13.0. `make test` builds it."""
     python = Path(os.environ.get("NFPATCH_TRAINING_PYTHON", TRAINING_PYTHON))
     if not python.exists():
         pytest.fail("the training environment is missing: run `make training-env`")
@@ -135,7 +135,7 @@ def training_env() -> Path:
 
 @pytest.fixture(scope="session")
 def python37() -> Path:
-    """A real Python 3.7, the oldest that a target interpreter may be; the test is skipped on a machine without one."""
+    """A Python 3.7, the oldest supported target interpreter; skips the test if there is none."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [shutil.which("python3.7"), *versions.glob("3.7*/bin/python")]
     for python in filter(None, candidates):

@@ -1,7 +1,7 @@
-"""Lets the N-th file-system operation of a command be the last one, or fail.
+"""Kill a command at its N-th file-system operation, or make that operation fail.
 
-The command runs in a forked process, so the kill is a real SIGKILL. Operations are seen by an audit hook (PEP 578); the
-few that raise no audit event are wrapped. A kill comes before the operation, which is the same as after the one before.
+The command runs in a forked process, so the kill is a real SIGKILL. An audit hook (PEP 578) counts the operations; the
+few that raise no audit event are wrapped. The kill happens before the operation.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ AUDITED = {
     *("os.utime", "os.truncate", "os.listdir", "os.scandir", "fcntl.flock"),
 }
 UNAUDITED = ("write", "fsync", "close")
-# What needs room on the disk; renaming and removing do not.
+# Operations that need disk space; renaming and removing do not.
 ALLOCATING = {"open for writing", "os.link", "os.symlink", "os.mkdir", "write", "fsync", "os.truncate"}
 
-# The same two files are rewritten in hundreds of forked commands: the parent's memory of the results saves minutes.
+# The same two files are rewritten in hundreds of forked commands; the cache in the parent saves minutes.
 _edits_of = rewriting.edits_of
 _edits: dict[tuple[object, ...], tuple[Edit, ...]] = {}
 
@@ -47,7 +47,7 @@ Strike = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a forked command ended: the exit code, negative for a signal, the operations it began, what it said."""
+    """The exit code of a forked command (negative for a signal), the number of operations it began, and its stderr."""
 
     code: int
     operations: int
@@ -65,7 +65,7 @@ def run_forked(arguments: Sequence[object], tree: Path, strike: Strike) -> Ended
 
 
 def call_forked(action: Callable[[], tuple[int, str]], tree: Path, strike: Strike) -> Ended:
-    """Call a function that returns an exit code and what it has to say in a forked process, as `run_forked` does."""
+    """Call a function that returns an exit code and a message in a forked process, as `run_forked` does."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -90,7 +90,7 @@ def kill_at(last: int) -> Strike:
 
 
 def fail_at(number_to_fail: int, errno: int, from_then_on: bool = False) -> Strike:
-    """Let this operation fail; with `from_then_on` every later one that needs room on the disk fails as well."""
+    """Make this operation fail; with `from_then_on` every later one that needs disk space fails as well."""
 
     def strike(number: int, kind: str) -> None:
         later = from_then_on and number > number_to_fail and kind in ALLOCATING
@@ -104,7 +104,7 @@ def _call_in_child(action: Callable[[], tuple[int, str]], tree: Path, strike: St
     raw_write = os.write
     state = {"number": 0, "busy": False}
 
-    def saw(kind: str) -> None:
+    def count_operation(kind: str) -> None:
         if state["busy"]:
             return
         state["busy"] = True
@@ -119,31 +119,33 @@ def _call_in_child(action: Callable[[], tuple[int, str]], tree: Path, strike: St
         if event in AUDITED and (event == "fcntl.flock" or _concerns(tree, details)):
             writes = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
             try:
-                saw("open for writing" if writes else event)
+                count_operation("open for writing" if writes else event)
             except OSError as error:
                 if event != "fcntl.flock":
                     error.filename = os.fsdecode(details[0])  # as the system call itself would name it
                 raise
 
     for name in UNAUDITED:
-        setattr(os, name, _announced(getattr(os, name), name, report, saw))
+        setattr(os, name, _counted(getattr(os, name), name, report, count_operation))
     sys.addaudithook(audit)
     try:
-        code, words = action()
-    except BaseException as error:  # never back into the parent's tests
-        code, words = 1, repr(error)
+        code, message = action()
+    except BaseException as error:  # must not continue the parent's tests
+        code, message = 1, repr(error)
     state["busy"] = True
-    raw_write(report, b"\0" + words.encode())
+    raw_write(report, b"\0" + message.encode())
     os._exit(code)
 
 
-def _announced(function: Callable[..., Any], name: str, report: int, saw: Callable[[str], None]) -> Callable[..., Any]:
-    def announced(descriptor: Any, *rest: Any) -> Any:
+def _counted(
+    function: Callable[..., Any], name: str, report: int, count_operation: Callable[[str], None]
+) -> Callable[..., Any]:
+    def counted(descriptor: Any, *rest: Any) -> Any:
         if isinstance(descriptor, int) and descriptor > 2 and descriptor != report:
-            saw(name)
+            count_operation(name)
         return function(descriptor, *rest)
 
-    return announced
+    return counted
 
 
 def _concerns(tree: Path, details: tuple[Any, ...]) -> bool:

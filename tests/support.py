@@ -1,4 +1,4 @@
-"""What the tests share: real trees, real commands, and a way to compare trees."""
+"""Helpers that the tests share: running commands, and comparing trees."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from nfpatch.cli import main
 COMMANDS = {name: main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main))}
 NBEATSX = "neuralforecast/models/nbeatsx.py"
 TFT = "neuralforecast/models/tft.py"
-# Two patches, of one file each. A test that needs some patched install names them, and so costs the same whatever the
-# catalog grows to.
+# Two patches of one file each. A test that needs any patched install uses them, so that its cost does not grow with the
+# catalog.
 MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
-# And one whose hook needs runtime modules, here by their paths in 1.7.4.
+# And one whose hook needs runtime modules.
 SOME_PATCHES = (*MISSION, "load-on-fewer-devices")
 CORE = "neuralforecast/core.py"
 PACKAGE_OF_MODULES = "neuralforecast/_nfpatch"
@@ -46,9 +46,9 @@ EACH_RELEASE = tuple(
 # Options of an interpreter by which torch's launcher starts two processes of a script.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKS_TIMEOUT_SECONDS = 300
-# Whether `make journeys` runs the tests: journeys by every launcher, in more releases than CI has the time for.
+# Whether `make journeys` runs the tests: every launcher, and more releases than in CI.
 ALL_JOURNEYS = "NFPATCH_ALL_JOURNEYS" in os.environ
-# An interpreter that trains the releases which need Lightning 1.6.5, if there is one.
+# An interpreter with Lightning 1.6.5 for the oldest releases, if there is one.
 OLD_PYTHON = os.environ.get("NFPATCH_OLD_PYTHON")
 # For PYTHONPATH: pretended GPUs.
 PRETENDED = Path(nfpatch.target.__file__).parent / "pretended"
@@ -61,9 +61,9 @@ def dist_info(site: Path) -> Path:
 
 
 def invoke(*arguments: object) -> Result:
-    """The nfpatch command in this process; standard output and standard error apart."""
-    apart = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}  # before click 8.2
-    return CliRunner(**apart).invoke(main, [str(argument) for argument in arguments], prog_name="nfpatch")
+    """Run the nfpatch command in this process, with separate standard output and standard error."""
+    separate = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}  # before click 8.2
+    return CliRunner(**separate).invoke(main, [str(argument) for argument in arguments], prog_name="nfpatch")
 
 
 def answer(*arguments: object) -> Any:
@@ -72,7 +72,7 @@ def answer(*arguments: object) -> Any:
 
 
 def states(site: Path, patches: Sequence[str] = SOME_PATCHES) -> dict[str, str]:
-    """Patch id -> state of these patches, as `status` tells it."""
+    """Patch id -> state of these patches in `status`."""
     return {patch: state for patch, state in all_states(site).items() if patch in patches}
 
 
@@ -82,13 +82,13 @@ def all_states(site: Path) -> dict[str, str]:
 
 
 def on_some(command: str) -> list[str]:
-    """A command and its options, on these patches; `status` looks at all of them anyway."""
+    """A command with the ids of these patches; `status` needs none."""
     words = command.split()
     return words if words[0] == "status" else [*words, *SOME_PATCHES]
 
 
 def run_nfpatch(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The nfpatch command in a process of its own."""
+    """Run the nfpatch command in a new process."""
     command = [sys.executable, "-m", "nfpatch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
@@ -100,11 +100,9 @@ def run_ranks(
     timeout: float = RANKS_TIMEOUT_SECONDS,
     threads: int = 1,
 ) -> tuple[int, list[Any], str]:
-    """Runs a script that trains on the CPU, in a new folder `out`, with these environment variables.
+    """Run a training script on the CPU, in a new folder `out`, with these variables and this number of threads.
 
-    Each of its processes has so many threads.
-
-    Its exit code, what each process left in out/rank-N.json, by rank, and what was printed.
+    Returns the exit code, the content of out/rank-N.json by rank, and the output.
     """
     out.mkdir()
     done = subprocess.run(
@@ -121,7 +119,7 @@ def run_ranks(
 
 
 class Entry(NamedTuple):
-    """What stands at one path: its kind and mode, and its content, link target or nothing."""
+    """One path of a tree: its kind and mode, and its content or link target, if any."""
 
     kind: str
     mode: int
@@ -146,7 +144,7 @@ def snapshot(folder: Path) -> dict[str, Entry]:
 
 
 def false_record_rows(site: Path) -> list[str]:
-    """The paths of RECORD that are missing or differ from their row: an independent reader's view."""
+    """The paths of RECORD that are missing or differ from their row, by an independent implementation."""
     false = []
     with (dist_info(site) / "RECORD").open(newline="", encoding="utf-8") as file:
         for path, hash_, size in csv.reader(file):
@@ -164,7 +162,7 @@ def false_record_rows(site: Path) -> list[str]:
 
 
 def unlisted_files(site: Path) -> list[str]:
-    """The files of the distribution that RECORD does not list, compiled ones aside."""
+    """The files of the distribution that RECORD does not list, except bytecode."""
     with (dist_info(site) / "RECORD").open(newline="", encoding="utf-8") as file:
         listed = {row[0] for row in csv.reader(file)}
     owned = [site / "neuralforecast", dist_info(site)]
@@ -174,7 +172,7 @@ def unlisted_files(site: Path) -> list[str]:
     )
 
 
-# By which the processes that a test starts are found.
+# The variable by which the processes that a test starts are found.
 MARK = "NFPATCH_TEST"
 # The variable that names the folder of the nfpatch that a test runs, where that is not ROOT.
 SOURCE_FOLDER = "NFPATCH_TEST_SOURCE"
@@ -182,7 +180,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment(*path: Path) -> dict[str, str]:
-    """The variables of a process whose Python finds these folders, and no others of ours, before its own.
+    """The environment of a process with these folders on its Python path, and no others of ours.
 
     ROOT stands for the nfpatch that this test runs.
     """
@@ -192,7 +190,7 @@ def environment(*path: Path) -> dict[str, str]:
 
 
 def old_interpreters() -> dict[tuple[int, int], Path]:
-    """Those too old to run nfpatch, whose neuralforecast it patches all the same."""
+    """Interpreters that are too old to run nfpatch, but whose neuralforecast it can patch."""
     return {version: path for version, path in interpreters().items() if version < (3, 9)}
 
 
@@ -209,7 +207,7 @@ def site_packages_of(python: Path) -> Path:
 
 
 def pip(python: Path, *arguments: object, check: bool = True) -> str:
-    """What pip says when it works on the environment of another interpreter."""
+    """Run pip on the environment of another interpreter; its output."""
     command = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert result.returncode == 0 or not check, result.stderr
@@ -229,7 +227,7 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
     with (base / f"shared-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what an earlier attempt left, which failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
             folder.mkdir()
             make(folder)
             done.touch()
@@ -237,13 +235,13 @@ def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path],
 
 
 def processes_with(mark: str, *others: str) -> set[int]:
-    """The processes that a test started, as far as they also carry these settings."""
+    """The processes that a test started and that also have these environment settings."""
     wanted = {setting.encode() for setting in (f"{MARK}={mark}", *others)}
     found = set()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             if wanted <= set(environ.read_bytes().split(b"\0")):
                 found.add(int(environ.parent.name))
-        except OSError:  # ended in the meantime, or another user's
+        except OSError:  # exited in the meantime, or of another user
             continue
     return found

@@ -1,7 +1,7 @@
-"""After apply and after revert the interpreter runs the source that lies there, whatever was compiled before.
+"""After apply and revert the interpreter runs the current source, whatever bytecode there was before.
 
-The interpreter's own import machinery is asked for the code that it would run. neuralforecast is not imported for that,
-because it would want torch; a module's code is found without it.
+The tests get the code that it would run from the interpreter's own import machinery, without importing neuralforecast,
+which would require torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
 
 MODES = [mode.name for mode in py_compile.PycInvalidationMode]
 OLD = 1_600_000_000  # the source's time, in seconds
-# Both run in every interpreter, so they stay valid Python 3.7.
+# Both run in every interpreter, so they must be valid Python 3.7.
 COMPILE = """
 import py_compile, sys
 mode, *paths = sys.argv[1:]
@@ -63,10 +63,10 @@ from nfpatch.codemod import Change, Rewrite
 
 patch = Patch(
     id="own",
-    summary="made up",
+    summary="fake",
     group="multi-process",
     model="MLP",
-    upstream="made up",
+    upstream="fake",
     variants={
         "==1.7.4": {
             "neuralforecast/models/mlp.py": Rewrite(
@@ -74,7 +74,7 @@ patch = Patch(
             )
         }
     },
-    unaffected={"!=1.7.4": "made up"},
+    unaffected={"!=1.7.4": "fake"},
     cases=(),
 )
 """
@@ -87,12 +87,12 @@ def ask(python: Path, script: str, *arguments: object, **variables: str) -> str:
 
 
 def runs_the_source(python: Path, site: Path, **variables: str) -> list[bool]:
-    """Whether this interpreter would run what the file says, for either file. It writes no bytecode for that."""
+    """Whether this interpreter would run the current source, for both files. Writes no bytecode."""
     values = json.loads(ask(python, RUN, site / NBEATSX, site / TFT, PYTHONDONTWRITEBYTECODE="1", **variables))
     return [values[str(site / file)] for file in (NBEATSX, TFT)]
 
 
-def check_that_each_runs_what_lies_there(pythons: list[Path], site: Path, is_patched: bool, **variables: str) -> None:
+def check_that_each_runs_the_source(pythons: list[Path], site: Path, is_patched: bool, **variables: str) -> None:
     assert ("self.out = " not in (site / NBEATSX).read_text()) == is_patched
     assert ("if self.stat_exog_size > 0:\n            self.static_encoder = " in (site / TFT).read_text()) == is_patched
     for python in pythons:
@@ -100,7 +100,7 @@ def check_that_each_runs_what_lies_there(pythons: list[Path], site: Path, is_pat
 
 
 def own_patch(folder: Path, number: int) -> Path:
-    """A folder with a patch of the user's own, whose hook calls this version of its runtime module."""
+    """A folder with a user's patch and this version of its runtime module."""
     (folder / "runtime").mkdir(parents=True)
     (folder / "own.py").write_text(OWN_PATCH)
     (folder / "runtime" / "own_number.py").write_text(f"NUMBER = {number}\n")
@@ -108,7 +108,7 @@ def own_patch(folder: Path, number: int) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_added_file_runs_as_it_lies_there_and_leaves_nothing_compiled(
+def test_an_added_module_runs_and_revert_leaves_no_bytecode(
     mode: str, site: Path, pythons: list[Path], tmp_path: Path
 ) -> None:
     before = snapshot(site)
@@ -117,7 +117,7 @@ def test_an_added_file_runs_as_it_lies_there_and_leaves_nothing_compiled(
         where = ("--patches", own_patch(tmp_path / str(number), number), "--site-packages", site)
         assert invoke("apply", "own", "--allow-modified", *where).exit_code == 0
         assert module.read_text() == f"NUMBER = {number}\n"
-        os.utime(module, (OLD, OLD))  # of the same time and size, so that only the content differs
+        os.utime(module, (OLD, OLD))  # same time and size, so that only the content differs
         for python in pythons:
             values = json.loads(ask(python, RUN, module, PYTHONDONTWRITEBYTECODE="1"))
             assert values == {str(module): True}, (number, python)
@@ -142,7 +142,7 @@ def pythons() -> list[Path]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_interpreter_runs_the_source_that_lies_there_before_and_after(
+def test_every_interpreter_runs_the_current_source_after_apply_and_revert(
     mode: str, site: Path, pythons: list[Path]
 ) -> None:
     touch_sources(site)
@@ -154,32 +154,32 @@ def test_every_interpreter_runs_the_source_that_lies_there_before_and_after(
     before, before_times = snapshot(site), times(site)
 
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
-    check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
+    check_that_each_runs_the_source(pythons, site, is_patched=True)
     assert false_record_rows(site) == []
     for python in pythons:
         ask(python, COMPILE, mode, site / NBEATSX, site / TFT)
 
     assert invoke("revert", "--site-packages", site).exit_code == 0
-    check_that_each_runs_what_lies_there(pythons, site, is_patched=False)
+    check_that_each_runs_the_source(pythons, site, is_patched=False)
     assert snapshot(site) == before
     assert times(site) == before_times
 
 
-def test_what_is_compiled_of_the_patched_source_alone_goes_with_it(site: Path, pythons: list[Path]) -> None:
+def test_bytecode_of_the_patched_source_is_removed_by_revert(site: Path, pythons: list[Path]) -> None:
     pythons = [pythons[0], pythons[-1]]
     touch_sources(site)
     before = snapshot(site)
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     for python in pythons:
         ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
-    check_that_each_runs_what_lies_there(pythons, site, is_patched=True)
+    check_that_each_runs_the_source(pythons, site, is_patched=True)
     assert invoke("revert", "--site-packages", site).exit_code == 0
-    check_that_each_runs_what_lies_there(pythons, site, is_patched=False)
+    check_that_each_runs_the_source(pythons, site, is_patched=False)
     assert snapshot(site) == before
 
 
-def test_stale_bytecode_of_unchecked_hashes_would_win_if_it_stayed(site: Path) -> None:
-    # why nfpatch takes it away, and why these tests can fail
+def test_stale_bytecode_with_an_unchecked_hash_would_run_if_it_were_kept(site: Path) -> None:
+    # this is why nfpatch removes it, and shows that these tests can fail
     python = Path(sys.executable)
     ask(python, COMPILE, "UNCHECKED_HASH", site / NBEATSX, site / TFT)
     stale = (site / TFT).parent / "__pycache__" / f"tft.{sys.implementation.cache_tag}.pyc"
@@ -190,8 +190,8 @@ def test_stale_bytecode_of_unchecked_hashes_would_win_if_it_stayed(site: Path) -
     assert runs_the_source(python, site) == [True, False]
 
 
-def test_with_a_cache_prefix_the_interpreter_notices_both_changes(site: Path, tmp_path: Path) -> None:
-    # PYTHONPYCACHEPREFIX came with 3.8. nfpatch cannot know of such folders; the times of the sources tell the caches
+def test_an_interpreter_with_a_cache_prefix_notices_both_changes(site: Path, tmp_path: Path) -> None:
+    # PYTHONPYCACHEPREFIX requires 3.8. nfpatch cannot know such folders; Python compares the times of the sources
     pythons = [python for version, python in interpreters().items() if version >= (3, 8)]
     prefix = str(tmp_path / "prefix")
     touch_sources(site)
@@ -201,11 +201,11 @@ def test_with_a_cache_prefix_the_interpreter_notices_both_changes(site: Path, tm
     assert not (site / TFT).parent.joinpath("__pycache__").exists()
     before = snapshot(site)
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
-    check_that_each_runs_what_lies_there(pythons, site, is_patched=True, PYTHONPYCACHEPREFIX=prefix)
+    check_that_each_runs_the_source(pythons, site, is_patched=True, PYTHONPYCACHEPREFIX=prefix)
     for python in pythons:
         ask(python, COMPILE, "TIMESTAMP", site / NBEATSX, site / TFT, PYTHONPYCACHEPREFIX=prefix)
     assert invoke("revert", "--site-packages", site).exit_code == 0
-    check_that_each_runs_what_lies_there(pythons, site, is_patched=False, PYTHONPYCACHEPREFIX=prefix)
+    check_that_each_runs_the_source(pythons, site, is_patched=False, PYTHONPYCACHEPREFIX=prefix)
     assert snapshot(site) == before
 
 
@@ -215,13 +215,13 @@ def test_nfpatch_itself_may_run_under_a_cache_prefix(site: Path, tmp_path: Path)
     before = snapshot(site)
     prefixed = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "prefix")}
     for is_patched, command in ((True, "apply"), (False, "revert")):
-        words = [sys.executable, "-m", "nfpatch", *on_some(command), "--site-packages", str(site)]
-        subprocess.run(words, env=prefixed, capture_output=True, check=True)
-        check_that_each_runs_what_lies_there([python], site, is_patched)
+        arguments = [sys.executable, "-m", "nfpatch", *on_some(command), "--site-packages", str(site)]
+        subprocess.run(arguments, env=prefixed, capture_output=True, check=True)
+        check_that_each_runs_the_source([python], site, is_patched)
     assert snapshot(site) == before
 
 
-def test_a_cache_folder_that_is_a_link_out_of_site_packages_is_left_as_it_is(site: Path, tmp_path: Path) -> None:
+def test_a_pycache_folder_that_links_out_of_site_packages_is_unchanged(site: Path, tmp_path: Path) -> None:
     ask(Path(sys.executable), COMPILE, "CHECKED_HASH", site / NBEATSX, site / TFT)
     cache = (site / TFT).parent / "__pycache__"
     outside = tmp_path / "outside"
@@ -230,7 +230,7 @@ def test_a_cache_folder_that_is_a_link_out_of_site_packages_is_left_as_it_is(sit
     before = snapshot(site), snapshot(outside), times(outside)
     code = invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code
     assert code in (0, 3)
-    assert (snapshot(outside), times(outside)) == before[1:], "nothing outside is written or removed"
+    assert (snapshot(outside), times(outside)) == before[1:]
     if code == 0:
         assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), snapshot(outside), times(outside)) == before

@@ -1,9 +1,9 @@
-"""The codemods on generated input: a refusal, or a result that parses and differs by the named statements alone.
+"""The codemods on random input: they refuse it, or the result parses and only the named statements differ.
 
-The inputs are the real model files of many releases, mutilated. What a result may be is computed from the source with
-`ast`, not with LibCST, and its lines are held against those of the source byte for byte.
+The inputs are mutated model files of many releases. The expected result is computed with `ast`, not with LibCST, and
+its lines are compared with those of the source byte for byte.
 
-`HYPOTHESIS_EXAMPLES=20000 pytest tests/test_codemod_fuzz.py` looks further than CI does, each time elsewhere.
+`HYPOTHESIS_EXAMPLES=20000 pytest tests/test_codemod_fuzz.py` tries more inputs than CI does, other ones in each run.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ SOFTSSHARP = "neuralforecast/models/softssharp.py"
 
 @dataclass(frozen=True)
 class Subject:
-    """A patch, the releases whose file is mutilated, and what stands in the lines that it is about."""
+    """A patch's file, the releases whose file is mutated, and a text in the lines that it changes."""
 
     file: str
     releases: tuple[str, ...]
     target: bytes
 
 
-# One patch of each kind: statements removed, guarded, and added, also under a condition; one replaced that is nested.
+# One patch of each kind: statements removed, guarded, added, added with a condition; a nested one replaced.
 SUBJECTS = {
     "nbeatsx-unused-out": Subject(
         NBEATSX, ("1.1.0", "1.2.0", "1.4.0", "1.6.4", "1.7.4", "1.7.5", "1.7.6"), b"self.out = "
@@ -78,7 +78,7 @@ def released(release: str, file: str) -> bytes:
 
 @cache
 def codemod_of(release: str, patch_id: str) -> Rewrite:
-    """The codemod for this release; where none claims it, that of 1.7.4."""
+    """The codemod for this release, or that for 1.7.4 if there is none."""
     (patch,) = load_catalog().select([patch_id])
     catalog = load_catalog()
     (rewrite,) = (catalog.rewrites_for(patch, release) or catalog.rewrites_for(patch, "1.7.4")).values()
@@ -86,7 +86,7 @@ def codemod_of(release: str, patch_id: str) -> Rewrite:
 
 
 def patched(source: bytes, codemod: Rewrite) -> Optional[bytes]:
-    """What `apply --allow-modified` would write; None for a refusal. Any other exception is the test's failure."""
+    """The result of `apply --allow-modified`, or None if it refuses. Other exceptions fail the test."""
     try:
         result = rewritten(source, {"the-patch": codemod})
         check_parses(result)
@@ -95,7 +95,7 @@ def patched(source: bytes, codemod: Rewrite) -> Optional[bytes]:
     return result
 
 
-# --- what a result may be
+# --- the expected result
 
 
 Block = Union[ast.Module, ast.ClassDef, ast.FunctionDef, ast.If]
@@ -103,7 +103,7 @@ Block = Union[ast.Module, ast.ClassDef, ast.FunctionDef, ast.If]
 
 @dataclass(frozen=True)
 class Named:
-    """The statements that a change names: those around them, their place in it, their first and last line from 0."""
+    """The statements that a change replaces: their block, their indices in it, their first and last line (from 0)."""
 
     block: Block
     start: int
@@ -119,7 +119,7 @@ def tree_of(source: bytes) -> ast.Module:
 
 
 def is_like(found: ast.stmt, expected: ast.stmt) -> bool:
-    """Whether the statement means the same as the expected one, of which `...` as the body may be any."""
+    """Whether two statements are equal; a body of `...` in the expected one matches any."""
     if isinstance(expected, ast.FunctionDef) and ast.unparse(expected.body[0]) == "...":
         found = copy.copy(found)
         found.body = expected.body  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ def is_like(found: ast.stmt, expected: ast.stmt) -> bool:
 
 
 def named_statements(tree: ast.Module, change: Change) -> Named:
-    """The statements of the source that a change is about; the test fails where they do not stand there once."""
+    """The statements of the source that a change replaces; the test fails unless they occur exactly once."""
     block: Block = tree
     for name in change.where.split("."):
         (block,) = (
@@ -142,14 +142,14 @@ def named_statements(tree: ast.Module, change: Change) -> Named:
         if all(map(is_like, block.body[place : place + len(expected)], expected))
     )
     first, last = block.body[start], block.body[start + len(expected) - 1]
-    # of a method whose body may be any, the head alone
+    # only the header of a method whose body may be any
     end = last.body[0].lineno - 1 if isinstance(last, ast.FunctionDef) else last.end_lineno
     assert end is not None
     return Named(block, start, start + len(expected), first.lineno - 1, end - 1)
 
 
-def with_remedy(tree: ast.Module, codemod: Rewrite) -> ast.Module:
-    """The tree as the patch shall leave it; it is changed in place."""
+def apply_changes(tree: ast.Module, codemod: Rewrite) -> ast.Module:
+    """Change the tree in place as the patch should; return it."""
     for change in codemod.changes:
         named = named_statements(tree, change)
         if change.new is not None:
@@ -161,7 +161,7 @@ def with_remedy(tree: ast.Module, codemod: Rewrite) -> ast.Module:
 
 
 def readers(tree: ast.Module, attribute: str, condition: str) -> list[str]:
-    """What in the module speaks of the attribute, where the layer may be gone; its assignment aside."""
+    """The reads of the attribute outside of its condition, except its assignment."""
     found: list[str] = []
 
     def visit(node: ast.AST) -> None:
@@ -194,7 +194,7 @@ def is_blank_or_comment(line: bytes) -> bool:
 
 
 def check_lines(source: bytes, result: bytes, codemod: Rewrite) -> None:
-    """Nothing but the statements, and comments and blank lines beside removed ones, has changed, byte for byte."""
+    """Check that all other lines are unchanged, except comments and blank lines next to removed statements."""
     before, after, tree = lines_of(source), lines_of(result), tree_of(source)
     changes = [(named_statements(tree, change), change.new) for change in codemod.changes if change.new is not None]
     changes.sort(key=lambda pair: pair[0].first)
@@ -204,7 +204,7 @@ def check_lines(source: bytes, result: bytes, codemod: Rewrite) -> None:
         while not new and start and is_blank_or_comment(before[start - 1]):
             start -= 1
         if 0 < start < named.first and before[start - 1].rstrip().endswith(b"\\"):
-            start += 1  # a comment on a line that continues the one above belongs there
+            start += 1  # a comment on a continuation line belongs to the line above
         while not new and end < len(before) and is_blank_or_comment(before[end]):
             end += 1
         spans.append((start, end))
@@ -225,15 +225,15 @@ def check_lines(source: bytes, result: bytes, codemod: Rewrite) -> None:
 
 
 def check_new(old: Sequence[bytes], lines: Sequence[bytes], new: str) -> None:
-    """Every line is an old one, moved to the side, or one that the patch brings."""
+    """Check that every line is an old one, possibly indented, or one of the patch."""
     words = "".join(new.split())
     for line in lines:
-        is_brought = "".join(line.decode("utf-8", "replace").split()).rstrip(",") in words
-        assert is_brought or any(line.endswith(each.lstrip(b" \t\x0c")) for each in old)
+        is_of_patch = "".join(line.decode("utf-8", "replace").split()).rstrip(",") in words
+        assert is_of_patch or any(line.endswith(each.lstrip(b" \t\x0c")) for each in old)
 
 
 def check_removed(above: Sequence[bytes], below: Sequence[bytes], lines: Sequence[bytes]) -> None:
-    """What is left above and below is what was there, less the statement's own comment and doubled blank lines."""
+    """Check that the lines above and below are left, without the statement's own comment and repeated blank lines."""
     own = len(above)
     while own and above[own - 1].strip():
         own -= 1
@@ -243,7 +243,7 @@ def check_removed(above: Sequence[bytes], below: Sequence[bytes], lines: Sequenc
 
 
 def without_imports(result: bytes, codemod: Rewrite) -> bytes:
-    """The result less the lines that import runtime modules, each of which must be there once."""
+    """The result without the imports of runtime modules, each of which must be there once."""
     lines = lines_of(result)
     for name in codemod.imports:
         imported = f"from neuralforecast._nfpatch import {name}".encode()
@@ -253,12 +253,12 @@ def without_imports(result: bytes, codemod: Rewrite) -> bytes:
 
 
 def check(source: bytes, codemod: Rewrite) -> bool:
-    """Hold the patched source against what it may be; whether there was any."""
+    """Compare the patched source with the expected one; False if the codemod refuses."""
     result = patched(source, codemod)
     if result is None:
         return False
     result = without_imports(result, codemod)
-    expected, after = with_remedy(tree_of(source), codemod), tree_of(result)
+    expected, after = apply_changes(tree_of(source), codemod), tree_of(result)
     assert ast.dump(expected) == ast.dump(after)
     check_lines(source, result, codemod)
     for attribute, condition in codemod.guarded_attributes.items():
@@ -294,7 +294,7 @@ DEEP = [
 
 @st.composite
 def places(draw: st.DrawFn, source: bytes, target: bytes) -> int:
-    """The number of a line, as often as not one near the statement in question."""
+    """The number of a line, in half of the draws near the target."""
     lines = lines_of(source)
     near = [number for number, line in enumerate(lines) if target in line]
     if near and draw(st.booleans()):
@@ -404,36 +404,36 @@ def sources(draw: st.DrawFn, subject: Subject) -> tuple[str, bytes]:
 
 
 @pytest.mark.parametrize("patch_id", SUBJECTS)
-def test_a_mutilated_file_is_refused_or_patched_by_the_named_statements_alone(patch_id: str) -> None:
+def test_a_mutated_file_is_refused_or_only_the_named_statements_change(patch_id: str) -> None:
     seen = {True: 0, False: 0}
 
     @bounded
     @given(sources(SUBJECTS[patch_id]))
-    def holds(drawn: tuple[str, bytes]) -> None:
+    def check_one(drawn: tuple[str, bytes]) -> None:
         release, source = drawn
         is_patched = check(source, codemod_of(release, patch_id))
         seen[is_patched] += 1
         event("patched" if is_patched else "refused")
 
-    holds()
-    assert min(seen.values()) > 5, f"the input is too tame or too wild: {seen}"
+    check_one()
+    assert min(seen.values()) > 5, f"too few inputs are patched or refused: {seen}"
     print(f"{patch_id}: {seen[True]} patched, {seen[False]} refused")
 
 
-MISSION_FILES = {"nbeatsx-unused-out": NBEATSX, "tft-static-encoder": TFT}
+FILES_OF_PATCHES = {"nbeatsx-unused-out": NBEATSX, "tft-static-encoder": TFT}
 
 
-@pytest.mark.parametrize("patch_id", MISSION_FILES)
+@pytest.mark.parametrize("patch_id", FILES_OF_PATCHES)
 @pytest.mark.parametrize("other", [NBEATSX, TFT])
-def test_two_files_in_one_are_refused_or_patched_by_the_named_statements_alone(patch_id: str, other: str) -> None:
-    file = MISSION_FILES[patch_id]
+def test_two_files_in_one_are_refused_or_only_the_named_statements_change(patch_id: str, other: str) -> None:
+    file = FILES_OF_PATCHES[patch_id]
     for glue in (b"", b"\r\n", b";"):
         was_patched = check(released("1.6.4", other) + glue + released("1.7.4", file), codemod_of("1.7.4", patch_id))
         assert was_patched == (file != other and glue != b";")
 
 
 @pytest.mark.parametrize("patch_id", SUBJECTS)
-def test_the_released_files_pass_the_judgement_that_the_mutilated_ones_face(patch_id: str) -> None:
+def test_released_files_pass_the_check_of_mutated_files(patch_id: str) -> None:
     (patch,) = load_catalog().select([patch_id])
     claimed = [release for release in SUBJECTS[patch_id].releases if load_catalog().files_of(patch, release)]
     assert claimed
@@ -443,12 +443,12 @@ def test_the_released_files_pass_the_judgement_that_the_mutilated_ones_face(patc
 
 @pytest.mark.parametrize("levels", [201, 1_000, 20_000])
 @pytest.mark.parametrize(("before", "core", "after"), DEEP)
-def test_what_is_nested_beyond_reason_is_refused(before: str, core: str, after: str, levels: int) -> None:
+def test_deeply_nested_source_is_refused(before: str, core: str, after: str, levels: int) -> None:
     with pytest.raises(CodemodRefused):
         check_parses(f"{before * levels}{core}{after * levels}\n".encode())
 
 
-def test_a_process_survives_a_file_that_is_nested_beyond_reason(site: Path) -> None:
+def test_a_process_survives_a_deeply_nested_file(site: Path) -> None:
     for deep in ("(" * 50_000 + ")" * 50_000, "a and " * 50_000 + "b", "x" + ".y" * 50_000):
         (site / TFT).write_bytes(released("1.7.4", TFT) + deep.encode() + b"\n")
         before = snapshot(site)
@@ -459,7 +459,7 @@ def test_a_process_survives_a_file_that_is_nested_beyond_reason(site: Path) -> N
         assert snapshot(site) == before
 
 
-def test_what_a_file_says_in_odd_strings_is_no_warning_of_nfpatchs(site: Path) -> None:
+def test_invalid_escapes_in_a_file_cause_no_warning(site: Path) -> None:
     with (site / TFT).open("a") as file:
         file.write("\n\nPATTERN = '\\d static_encoder \\o'\n")
     command = [sys.executable, "-W", "always::SyntaxWarning", "-W", "always::DeprecationWarning", "-m", "nfpatch"]

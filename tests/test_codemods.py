@@ -1,4 +1,4 @@
-"""The codemods on files that are not quite the released ones: patched exactly, or refused with a reason."""
+"""The codemods on released and on edited files: exactly the expected edits, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def released(file: str, release: str = "1.7.4") -> str:
 
 def patched(patch_id: str, source: bytes, release: str = "") -> bytes:
     (patch,) = load_catalog().select([patch_id])
-    (rewrite,) = load_catalog().rewrites_for(patch, release or REMEDIES[patch_id].release).values()
+    (rewrite,) = load_catalog().rewrites_for(patch, release or EXPECTED[patch_id].release).values()
     return rewritten(source, {patch_id: rewrite})
 
 
 def replaced(old: str, new: str) -> Edit:
     def edit(text: str) -> str:
-        assert text.count(old) == 1, f"the test itself no longer fits: {old!r}"
+        assert text.count(old) == 1, f"the test is out of date: {old!r}"
         return text.replace(old, new)
 
     return edit
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """What a patch does to the text of a release."""
+class ExpectedEdits:
+    """The edits that a patch makes to a file of a release."""
 
     release: str
     file: str
@@ -59,7 +59,7 @@ class Remedy:
 
     @property
     def touched_lines(self) -> set[str]:
-        """The lines that go or move, less their indentation."""
+        """The lines that are removed or moved, without their indentation."""
         return {line.strip() for old, _ in self.edits for line in old.splitlines()}
 
 
@@ -111,14 +111,14 @@ FROZEN_CONTEXT = """\
         self.vsn.joint_grn.lin_c.requires_grad_(False)
 """
 
-REMEDIES = {
-    "nbeatsx-unused-out": Remedy("1.7.4", NBEATSX, ((OUT_LAYER, ""),)),
-    "tft-static-encoder": Remedy("1.7.4", TFT, ((ENCODER, GUARDED_ENCODER),)),
-    "tft-static-context": Remedy("3.3.0", TFT, ((STATIC_VSN, STATIC_VSN + FROZEN_CONTEXT),)),
-    "stemgnn-backcast": Remedy(
+EXPECTED = {
+    "nbeatsx-unused-out": ExpectedEdits("1.7.4", NBEATSX, ((OUT_LAYER, ""),)),
+    "tft-static-encoder": ExpectedEdits("1.7.4", TFT, ((ENCODER, GUARDED_ENCODER),)),
+    "tft-static-context": ExpectedEdits("3.3.0", TFT, ((STATIC_VSN, STATIC_VSN + FROZEN_CONTEXT),)),
+    "stemgnn-backcast": ExpectedEdits(
         "3.3.0", "neuralforecast/models/stemgnn.py", ((SHORT_CUT, SHORT_CUT + FROZEN_SHORT_CUT),)
     ),
-    "softssharp-position-scale": Remedy(
+    "softssharp-position-scale": ExpectedEdits(
         "3.3.0",
         "neuralforecast/models/softssharp.py",
         (
@@ -129,12 +129,12 @@ REMEDIES = {
             ),
         ),
     ),
-    "fedformer-projections": Remedy(
+    "fedformer-projections": ExpectedEdits(
         "3.3.0", "neuralforecast/models/fedformer.py", ((VALUE_LAYER, VALUE_LAYER + FROZEN_PROJECTIONS),)
     ),
 }
-# One of each kind: statements removed, guarded, and added, also under a condition; one replaced that is nested.
-KINDS = [*REMEDIES][:5]
+# One of each kind: statements removed, guarded, added, added with a condition; a nested one replaced.
+KINDS = [*EXPECTED][:5]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_upstream_issue_has_a_script_and_a_diff_of_the_newest_release(patch:
     compile(issue.partition("```python\n")[2].partition("```")[0], "reproduction", "exec")
     rewrites = load_catalog().rewrites_for(patch, RELEASES[-1])
     shown = issue.partition("```diff\n")[2].partition("```\n")[0]
-    if any(rewrite.imports for rewrite in rewrites.values()):  # upstream has no use for a hook of nfpatch's
+    if any(rewrite.imports for rewrite in rewrites.values()):  # upstream's diff cannot have hooks of nfpatch
         text = "".join(released(file, RELEASES[-1]) for file in rewrites)
         for hunk in re.split(r"^@@.*\n", shown, flags=re.MULTILINE)[1:]:
             old = [line[1:] for line in hunk.splitlines(keepends=True) if re.match("[ -](?!-- )", line)]
@@ -158,18 +158,17 @@ def test_the_upstream_issue_has_a_script_and_a_diff_of_the_newest_release(patch:
     assert shown == "".join(diff)
 
 
-@pytest.mark.parametrize("patch_id", REMEDIES)
-def test_the_released_file_changes_by_the_remedy_alone(patch_id: str) -> None:
-    remedy = REMEDIES[patch_id]
-    assert patched(patch_id, remedy.text.encode()).decode() == remedy(remedy.text)
+@pytest.mark.parametrize("patch_id", EXPECTED)
+def test_a_released_file_gets_exactly_the_expected_edits(patch_id: str) -> None:
+    expected = EXPECTED[patch_id]
+    assert patched(patch_id, expected.text.encode()).decode() == expected(expected.text)
 
 
-# Edits after which the code in question is still exactly what the codemod expects. Everything else keeps its bytes, so
-# the edit and the remedy commute.
-HARMLESS_EDITS: dict[str, Edit] = {
+# Edits elsewhere in a file, all bytes of which must be kept: the edit and the patch commute.
+UNRELATED_EDITS: dict[str, Edit] = {
     "an edit elsewhere": lambda text: text.replace("import torch\n", "import torch  # pinned\nimport math\n", 1),
-    "CRLF line ends": lambda text: text.replace("\n", "\r\n"),
-    "CR line ends in a docstring": lambda text: text.replace('    """', '    """a\rb', 1),
+    "CRLF line endings": lambda text: text.replace("\n", "\r\n"),
+    "CR line endings in a docstring": lambda text: text.replace('    """', '    """a\rb', 1),
     "a form feed": lambda text: text.replace("\nclass ", "\n\x0c\nclass ", 1),
     "no newline at the end": lambda text: text.rstrip("\n"),
     "trailing spaces": lambda text: text.replace("\n\n", "\n   \n").replace(",\n", ",  \n") + "\n\n",
@@ -177,46 +176,46 @@ HARMLESS_EDITS: dict[str, Edit] = {
     "tabs": lambda text: text.replace("    ", "\t"),
     "odd indentation of two spaces": lambda text: text.replace("    ", "  "),
     "a subclass that does not touch the layer": lambda text: text + "\n\nclass Mine(TFT if 0 else object):\n    pass\n",
-    "a last line of spaces, which LibCST would not keep": lambda text: text + "\n  \n",
+    "a last line of spaces, which LibCST drops": lambda text: text + "\n  \n",
     "text beyond ASCII": lambda text: text + "\n# Überraschung 🎉\n",
 }
 
 
-@pytest.mark.parametrize("edit", HARMLESS_EDITS.values(), ids=HARMLESS_EDITS)
+@pytest.mark.parametrize("edit", UNRELATED_EDITS.values(), ids=UNRELATED_EDITS)
 @pytest.mark.parametrize("patch_id", KINDS)
-def test_a_harmless_edit_stays_byte_for_byte(patch_id: str, edit: Edit) -> None:
-    remedy = REMEDIES[patch_id]
-    assert patched(patch_id, edit(remedy.text).encode()).decode() == edit(remedy(remedy.text))
+def test_an_unrelated_edit_is_kept_byte_for_byte(patch_id: str, edit: Edit) -> None:
+    expected = EXPECTED[patch_id]
+    assert patched(patch_id, edit(expected.text).encode()).decode() == edit(expected(expected.text))
 
 
 @pytest.mark.parametrize("patch_id", KINDS)
-def test_a_byte_order_mark_stays(patch_id: str) -> None:
-    remedy = REMEDIES[patch_id]
-    assert patched(patch_id, remedy.text.encode("utf-8-sig")) == remedy(remedy.text).encode("utf-8-sig")
+def test_a_byte_order_mark_is_kept(patch_id: str) -> None:
+    expected = EXPECTED[patch_id]
+    assert patched(patch_id, expected.text.encode("utf-8-sig")) == expected(expected.text).encode("utf-8-sig")
 
 
 @pytest.mark.parametrize("patch_id", KINDS)
 def test_a_file_in_another_declared_encoding_keeps_it(patch_id: str) -> None:
-    remedy = REMEDIES[patch_id]
-    text = "# coding: latin-1\n" + remedy.text.encode("ascii", "ignore").decode() + "\n# Größe\n"
-    assert patched(patch_id, text.encode("latin-1")) == remedy(text).encode("latin-1")
+    expected = EXPECTED[patch_id]
+    text = "# coding: latin-1\n" + expected.text.encode("ascii", "ignore").decode() + "\n# Größe\n"
+    assert patched(patch_id, text.encode("latin-1")) == expected(text).encode("latin-1")
 
 
 @pytest.mark.parametrize("patch_id", KINDS)
-def test_mixed_line_ends_stay_where_they_are(patch_id: str) -> None:
-    remedy = REMEDIES[patch_id]
-    lines = remedy.text.splitlines(keepends=True)
+def test_mixed_line_endings_are_kept(patch_id: str) -> None:
+    expected = EXPECTED[patch_id]
+    lines = expected.text.splitlines(keepends=True)
     mixed = "".join(line.replace("\n", "\r\n") if number % 3 else line for number, line in enumerate(lines)).encode()
     result = patched(patch_id, mixed)
     matcher = difflib.SequenceMatcher(None, mixed.splitlines(True), result.splitlines(True), autojunk=False)
     touched = [line for tag, a, b, _, _ in matcher.get_opcodes() if tag != "equal" for line in mixed.splitlines()[a:b]]
-    assert {line.strip().decode() for line in touched} <= remedy.touched_lines
-    assert result.replace(b"\r\n", b"\n").decode() == remedy(remedy.text)
+    assert {line.strip().decode() for line in touched} <= expected.touched_lines
+    assert result.replace(b"\r\n", b"\n").decode() == expected(expected.text)
 
 
 BUILT_OUT, BUILT_ENCODER = "nbeatsx-unused-out", "tft-static-encoder"
 FORMATTINGS: dict[str, tuple[str, str, str]] = {
-    "black at a longer line": (
+    "black with a longer line": (
         BUILT_ENCODER,
         """\
         self.static_encoder = StaticCovariateEncoder(
@@ -259,11 +258,11 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 """,
         "",
     ),
-    "a comment of two lines, and one that belongs to something else": (
+    "a comment of two lines, and one of the section": (
         BUILT_OUT,
         """\
 
-        # Somebody's note on what follows in general
+        # A comment on the section
 
         # Adapter with Loss
         # dependent dimensions
@@ -273,7 +272,7 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 """,
         """\
 
-        # Somebody's note on what follows in general
+        # A comment on the section
 """,
     ),
     "a statement right below": (
@@ -295,11 +294,11 @@ FORMATTINGS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize(("patch_id", "before", "after"), FORMATTINGS.values(), ids=FORMATTINGS)
-def test_other_formatting_of_the_same_code_is_patched_as_a_person_would(patch_id: str, before: str, after: str) -> None:
-    remedy = REMEDIES[patch_id]
-    ((code, _),) = remedy.edits
-    found = replaced(code, before)(remedy.text)
-    assert patched(patch_id, found.encode()).decode() == replaced(code, after)(remedy.text)
+def test_other_formatting_of_the_same_code_is_patched_and_kept(patch_id: str, before: str, after: str) -> None:
+    expected = EXPECTED[patch_id]
+    ((code, _),) = expected.edits
+    found = replaced(code, before)(expected.text)
+    assert patched(patch_id, found.encode()).decode() == replaced(code, after)(expected.text)
 
 
 NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
@@ -323,7 +322,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         lambda text: text + "\n\ndef width(model):\n    return model.state_dict()['out.weight'].shape\n",
         "line",
     ),
-    "the layer is read by a name that only Python's normalisation makes the same": (
+    "the layer is read by a name that is equal after Unicode normalization": (
         BUILT_OUT,
         lambda text: (
             text + "\n\ndef width(model):\n    return model.\N{FULLWIDTH LATIN SMALL LETTER O}ut.in_features\n"
@@ -346,7 +345,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         "2 times",
     ),
     "the layer is not built": (BUILT_OUT, replaced(OUT_LAYER, ""), "0 times"),
-    "the condition is another one": (
+    "another condition": (
         BUILT_OUT,
         replaced("if self.loss.outputsize_multiplier > 1:", "if self.loss.outputsize_multiplier > 2:"),
         "NBEATSx.__init__",
@@ -356,7 +355,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         replaced(OUT_LAYER, OUT_LAYER + "        else:\n            self.flat = True\n"),
         "NBEATSx.__init__",
     ),
-    "more happens under the condition": (
+    "another statement under the condition": (
         BUILT_OUT,
         replaced(OUT_LAYER, OUT_LAYER + "            self.flat = True\n"),
         "NBEATSx.__init__",
@@ -371,7 +370,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         replaced("class NBEATSx(", "class NBEATSxx("),
         "`NBEATSx` 0 times",
     ),
-    "the class stands there twice": (
+    "the class is there twice": (
         BUILT_OUT,
         lambda text: text + "\n\nclass NBEATSx:\n    pass\n",
         "`NBEATSx` 2 times",
@@ -402,17 +401,17 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         replaced("self.static_encoder = StaticCovariateEncoder", "self.static_encoder = MyEncoder"),
         "TFT.__init__",
     ),
-    "the encoder is read without a look at the features": (
+    "the encoder is read without the condition": (
         BUILT_ENCODER,
         replaced("        if s_inp is not None:", "        if True:"),
         "line 563",
     ),
-    "the context layer is used without a look at the context": (
+    "the context layer is used without the condition": (
         "tft-static-context",
         replaced("        if c is not None:\n", "        if True:\n"),
         "line 82",
     ),
-    "the static network gets a context after all": (
+    "the static network gets a context": (
         "tft-static-context",
         replaced("self.vsn(x)", "self.vsn(x, x[:, 0])"),
         "StaticCovariateEncoder.forward",
@@ -424,7 +423,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         ),
         "VariableSelectionNetwork.__init__",
     ),
-    "the shortcut stands under a condition": (
+    "the shortcut is built under a condition": (
         "stemgnn-backcast",
         replaced(SHORT_CUT, "    " + SHORT_CUT),
         "StockBlockLayer.__init__",
@@ -434,19 +433,19 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
         replaced("        self.relu = nn.ReLU()\n", "        self.relu = self.backcast_short_cut\n"),
         "line 55",
     ),
-    "a projection is used once more": (
+    "a projection is used elsewhere": (
         "fedformer-projections",
         replaced(
             "        return self.out_projection(out), attn\n", "        return self.value_projection(out), attn\n"
         ),
         "line 65",
     ),
-    "a Fourier layer looks at the values": (
+    "a Fourier layer reads the values": (
         "fedformer-projections",
         replaced("        # xv = v.permute(0, 2, 3, 1)\n", "        xv = v.permute(0, 2, 3, 1)\n"),
         "line 352",
     ),
-    "the coin is tossed otherwise": (
+    "another random draw": (
         "softssharp-position-scale",
         replaced("torch.rand(1, device=input.device).item()", "torch.rand(()).item()"),
         "STADSharp.add_positional_embedding",
@@ -462,7 +461,7 @@ NEAR_MISSES: dict[str, tuple[str, Edit, str]] = {
 @pytest.mark.parametrize(("patch_id", "edit", "reason"), NEAR_MISSES.values(), ids=NEAR_MISSES)
 def test_a_near_miss_is_refused_with_the_reason(patch_id: str, edit: Edit, reason: str) -> None:
     with pytest.raises(CodemodRefused) as refusal:
-        patched(patch_id, edit(REMEDIES[patch_id].text).encode())
+        patched(patch_id, edit(EXPECTED[patch_id].text).encode())
     assert reason in str(refusal.value)
 
 

@@ -1,7 +1,7 @@
-"""Installs whose version is that of the release before their code, as those from git have it.
+"""Installs from git, whose version is that of the release before their code.
 
-Made of released wheels, so that the bytes that should be written are known: the files of one release, with some edits
-of a fork, and the metadata of an earlier one.
+They are made of released wheels, so that the expected bytes are known: the files of one release with some edits, and
+the metadata of an earlier release.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ APPLY = ("apply", "all", "--allow-modified", "--site-packages")
 
 @pytest.fixture
 def lagging(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Makes a site-packages folder with the code of a release, each file with a comment more, and an older version."""
+    """Makes a site-packages folder with the code of a release, a comment added to each file, and an older version."""
 
     def make(version: str, code: str) -> Path:
         site, old = unpack(code, tmp_path / code), unpack(version, tmp_path / version)
@@ -50,7 +50,7 @@ def lagging(tmp_path: Path) -> Callable[[str, str], Path]:
         ("3.2.0", "3.2.1", ["spark-predict-scalers", "spark-validation-loss"]),
     ],
 )
-def test_it_gets_the_patches_of_its_code_and_revert_restores_every_byte(
+def test_a_commit_gets_the_patches_that_fit_its_code_and_revert_restores_every_byte(
     version: str, code: str, fixed: list[str], lagging: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     site, expected = lagging(version, code), unpack(code, tmp_path / "expected")
@@ -66,7 +66,7 @@ def test_it_gets_the_patches_of_its_code_and_revert_restores_every_byte(
     assert {id_ for id_, state in states.items() if state == "applied"} == needed
     assert invoke("apply", "all", "--site-packages", expected).exit_code == 0
     written = {name for name, entry in snapshot(expected).items() if name.startswith("neuralforecast/")}
-    # the variant of the older release fits there too, and is taken first
+    # the variant of the older release fits there too, and has precedence
     own = {"neuralforecast/common/_base_auto.py"} if code == "3.2.1" else set()
     for name in written & set(catalog.files) - own:
         assert (site / name).read_bytes() == (expected / name).read_bytes() + COMMENT
@@ -77,7 +77,7 @@ def test_it_gets_the_patches_of_its_code_and_revert_restores_every_byte(
     assert snapshot(site) == before
 
 
-def test_one_patch_that_does_not_fit_does_not_keep_the_others_out(lagging: Callable[[str, str], Path]) -> None:
+def test_a_patch_that_does_not_fit_does_not_block_the_others(lagging: Callable[[str, str], Path]) -> None:
     site = lagging("3.1.9", "3.2.0")
     file = site / "neuralforecast/core.py"
     file.write_bytes(file.read_bytes().replace(b"nf.scalers_ = {}", b"nf.scalers_ = dict()"))

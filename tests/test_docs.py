@@ -1,10 +1,11 @@
-"""What can become untrue in README and docs/: commands, options, links, ids, releases, and pages that are generated."""
+"""Facts in README and docs/ that can become outdated: commands, options, links, ids, releases, generated pages."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
 from operator import ge
@@ -16,7 +17,6 @@ import catalog_page
 import click
 import matrix
 import models_page
-import mutants
 import pytest
 import releases
 import versions
@@ -64,41 +64,29 @@ def links() -> Iterator[tuple[Path, str]]:
         yield from ((page, link) for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)) if ":" not in link)
 
 
-# --- pages that commands write
+# --- generated pages
 
 
-def test_the_catalog_page_is_what_make_catalog_writes() -> None:
+def test_the_catalog_page_is_up_to_date() -> None:
     assert (RESULTS / "catalog.md").read_text(encoding="utf-8") == catalog_page.page_of(load_catalog())
 
 
-def test_the_matrix_is_what_make_matrix_writes_and_has_every_release() -> None:
+def test_the_matrix_is_up_to_date_and_has_every_release() -> None:
     proofs = matrix.read_proofs()
     assert (RESULTS / "matrix.md").read_text(encoding="utf-8") == matrix.page_of(load_catalog(), proofs)
     assert [*proofs] == [*RELEASES]
     assert all(proof["ok"] for proof in proofs.values())
 
 
-def test_the_lines_of_the_matrix_have_each_release_once() -> None:
+def test_each_release_is_in_one_line_of_the_matrix() -> None:
     for release in RELEASES:
         assert sum(release.startswith(beginnings) for beginnings in matrix.LINES.values()) == 1, release
 
 
-def test_the_page_and_the_picture_of_models_are_what_was_measured() -> None:
+def test_the_page_and_picture_of_models_match_the_results() -> None:
     runs, journeys = models_page.read_runs(), models_page.read_journeys()
     assert (RESULTS / "models.md").read_text(encoding="utf-8") == models_page.page_of(runs, journeys)
     assert (RESULTS / "matrix.svg").read_text(encoding="utf-8") == models_page.picture(runs, journeys)
-
-
-def test_the_page_of_mutants_has_enough_kills_and_a_reason_for_each_survivor() -> None:
-    text = (RESULTS / "mutants.md").read_text(encoding="utf-8")
-    found = {
-        file: (int(ours), int(asked)) for file, ours, asked in re.findall(r"^\| (\S+) .* (\d+) of (\d+) \|", text, re.M)
-    }
-    assert len(found) >= 10
-    assert all(100 * ours >= mutants.FEWEST_KILLED * asked for ours, asked in found.values())
-    assert found["all"][1] - found["all"][0] >= len(mutants.SURVIVORS)
-    assert all(f"{reason}:" in text for reason in mutants.SURVIVORS.values())
-    assert "no reason" not in text
 
 
 def test_the_page_of_versions_has_every_python_and_what_was_run() -> None:
@@ -120,7 +108,7 @@ def test_every_page_of_results_names_the_command_that_writes_it(page: Path) -> N
     assert re.search(rf"^{target}:.*## .*{re.escape(page.name)}", MAKEFILE, re.MULTILINE), f"make {target}"
 
 
-def test_the_record_of_the_benchmarks_was_made_with_as_many_patches_as_there_are() -> None:
+def test_the_benchmarks_were_measured_with_all_patches() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     (recorded,) = re.findall(r"^(\d+) patches in the catalog$", text, re.MULTILINE)
     assert int(recorded) >= len(load_catalog().patches), "run `make bench`, and write down what it prints"
@@ -129,7 +117,7 @@ def test_the_record_of_the_benchmarks_was_made_with_as_many_patches_as_there_are
 # --- README
 
 
-def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None:
+def test_readme_has_the_measured_releases_and_results() -> None:
     words = " ".join(README.split())
     assert f"all {len(RELEASES)} releases from {RELEASES[0]} to {RELEASES[-1]}" in words
     scripts, searches, through_ray = (
@@ -147,7 +135,7 @@ def test_readme_names_the_releases_and_the_measurements_that_there_are() -> None
     assert f"{matching(through_ray)} of {len(through_ray)} through ray" in words
 
 
-def test_the_patches_that_readme_counts_for_the_newest_release_are_those_that_apply_there() -> None:
+def test_readme_has_the_number_of_patches_for_the_newest_release() -> None:
     catalog = load_catalog()
     needed = [patch for patch in catalog.default if catalog.files_of(patch, RELEASES[-1])]
     assert f"{len(needed)} of the default patches still apply to {RELEASES[-1]}" in " ".join(README.split())
@@ -155,7 +143,7 @@ def test_the_patches_that_readme_counts_for_the_newest_release_are_those_that_ap
 
 @pytest.mark.wheels
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=name_of)
-def test_the_diff_that_a_page_shows_is_the_one_that_apply_makes(page: Path, tmp_path: Path) -> None:
+def test_the_diff_on_a_page_is_that_of_apply(page: Path, tmp_path: Path) -> None:
     releases.unpack("1.7.4", tmp_path)
     diff = invoke("apply", "tft-static-encoder", "--dry-run", "--site-packages", tmp_path).stdout
     (shown,) = re.findall(r"^```diff\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -175,14 +163,14 @@ def test_the_page_of_commands_has_every_command() -> None:
     assert set(re.findall(r"^\| `nfpatch (\w+)", COMMANDS_PAGE, re.MULTILINE)) == set(COMMANDS)
 
 
-def test_the_page_of_commands_has_the_exit_codes_and_the_states_that_there_are() -> None:
+def test_the_page_of_commands_has_all_exit_codes_and_states() -> None:
     codes = {error.exit_code for error in (NfpatchError, UsageError, Refused, EnvironmentProblem)}
     assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS_PAGE, re.MULTILINE)} == codes | {0}
     (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS_PAGE, re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(PatchState))
 
 
-def test_every_command_has_the_options_that_the_table_gives_it() -> None:
+def test_the_table_of_options_matches_the_commands() -> None:
     options = {name: {opt for each in command.params for opt in each.opts} for name, command in COMMANDS.items()}
     (table,) = re.findall(r"^\| option \| of \| meaning \|$(.*?)\n\n", COMMANDS_PAGE, re.DOTALL | re.MULTILINE)
     rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", table, re.MULTILINE)
@@ -222,17 +210,17 @@ def test_the_page_on_json_has_the_keys_of_the_documents(tmp_path: Path) -> None:
 
 
 def keys_in_section(text: str, name: str) -> set[str]:
-    """What the page on JSON calls the keys of an element of such a list."""
+    """The keys of an element of this list, according to the page on JSON."""
     section = text.partition(f"## An element of `{name}`")[2].partition("\n## ")[0]
     return set(re.findall(r"`(\w+)`", section))
 
 
 def keys_written_by(element: type) -> set[str]:
-    """The keys that stand in the code of `to_json` of a class."""
+    """The keys in the code of `to_json` of a class."""
     return set(re.findall(r'^            "(\w+)":', inspect.getsource(element.to_json), re.MULTILINE))
 
 
-def test_the_page_on_the_audit_has_the_outcomes_that_there_are() -> None:
+def test_the_page_on_the_audit_has_all_outcomes() -> None:
     text = (REFERENCE / "audit.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| outcome \| meaning \|$(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(get_args(CellOutcome))
@@ -247,7 +235,7 @@ def test_the_page_on_compatibility_has_every_stack_that_was_proved() -> None:
     assert f"{RELEASES[0]} to {RELEASES[-1]}, all {len(RELEASES)} releases" in text
 
 
-def test_the_catalog_marks_the_words_that_errors_with_other_causes_have() -> None:
+def test_the_catalog_page_marks_ambiguous_symptoms() -> None:
     patches = load_catalog().patches
     text = (RESULTS / "catalog.md").read_text(encoding="utf-8")
     for words in {words for patch in patches for words in patch.symptoms}:
@@ -268,7 +256,7 @@ def test_the_changelog_has_the_version_and_names_every_patch() -> None:
 # --- all pages
 
 
-def test_every_option_that_a_page_names_in_a_command_is_one() -> None:
+def test_every_option_in_a_command_on_a_page_exists() -> None:
     named = {
         (name_of(page), command, option)
         for page in PAGES
@@ -288,7 +276,7 @@ def test_every_option_that_a_page_names_in_a_command_is_one() -> None:
     assert not {each for each in named if each[1:] not in known}
 
 
-def test_every_patch_that_a_page_names_in_a_command_is_one() -> None:
+def test_every_patch_in_a_command_on_a_page_exists() -> None:
     catalog = load_catalog()
     known = {patch.id for patch in catalog.patches} | {*catalog.groups, "all"}
     named = {
@@ -303,7 +291,7 @@ def test_every_patch_that_a_page_names_in_a_command_is_one() -> None:
     assert not {each for each in named if "-" in each[1] and each[1] not in known}
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     for page, link in links():
         path, _, anchor = link.partition("#")
         target = (page.parent / unquote(path)) if path else page
@@ -312,15 +300,8 @@ def test_every_link_leads_somewhere() -> None:
             assert anchor in anchors_of(target), f"{name_of(page)} links to {link}"
 
 
-def test_links_of_readme_are_absolute_once_the_package_index_can_follow_them() -> None:
-    urls = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.urls]")[2].partition("\n[")[0]
-    source = re.search(r'^(?:Source|Repository|Homepage) = "(.*)"$', urls, re.MULTILINE | re.IGNORECASE)
-    if source is not None:  # the index shows README, and has no other file
-        assert not [link for page, link in links() if page == ROOT / "README.md" and not link.startswith("#")]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_test_file_and_make_target_that_a_page_names_is_there(page: Path) -> None:
+def test_every_test_file_and_make_target_on_a_page_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"\b(?:tests|scripts|benchmarks)/[\w/-]+\.(?:py|txt)\b", text):
         assert (ROOT / path).exists(), f"{name_of(page)} names {path}"
@@ -329,13 +310,28 @@ def test_every_test_file_and_make_target_that_a_page_names_is_there(page: Path) 
             assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), f"{name_of(page)} names `make {target}`"
 
 
-def test_the_index_leads_to_every_page() -> None:
+def test_the_index_links_to_every_page() -> None:
     led = {(DOCS / link.partition("#")[0]).resolve() for page, link in links() if page == DOCS / "README.md"}
     pages = {page for page in DOCS.rglob("*.md") if page.parent != DOCS / "upstream"} - {DOCS / "README.md"}
     assert not {name_of(page) for page in pages if page.resolve() not in led}
 
 
-def test_there_is_a_text_for_upstream_of_each_bug_of_the_newest_release_and_of_no_other() -> None:
+def test_there_is_one_upstream_report_per_bug_of_the_newest_release() -> None:
     catalog = load_catalog()
     affected = {patch.id for patch in catalog.patches if catalog.files_of(patch, RELEASES[-1])}
     assert {page.stem for page in (DOCS / "upstream").glob("*.md")} == affected
+
+
+@pytest.mark.wheels
+def test_the_diffs_for_upstream_fit_the_newest_release(tmp_path: Path) -> None:
+    releases.unpack(RELEASES[-1], tmp_path)
+    diffs = {
+        page.name: diff
+        for page in (DOCS / "upstream").glob("*.md")
+        for diff in re.findall(r"^```diff\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    }
+    assert len(diffs) > 15
+    for name, diff in diffs.items():
+        command = ["git", "apply", "--check", "-"]
+        done = subprocess.run(command, cwd=tmp_path, input=diff, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{name}: {done.stderr}"

@@ -1,4 +1,4 @@
-"""Edits: what they do to bytes, and what is refused."""
+"""How edits change bytes, and which edits are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfpatch.patching.source import SourceFile
 TEXT = b"zero\none\ntwo\nthree\n"
 
 
-def test_all_edits_together_are_the_set_in_any_order() -> None:
+def test_edits_give_the_same_result_in_any_order() -> None:
     edits = {"a": [Edit(0, 5, b"0\n")], "b": [Edit(9, 13, b""), Edit(19, 19, b"four\n")], "c": [Edit(6, 6, b"n")]}
     whole = b"0\nonne\nthree\nfour\n"
     for seed in range(5):
@@ -23,7 +23,7 @@ def test_all_edits_together_are_the_set_in_any_order() -> None:
     assert apply_edits(TEXT, {}) == TEXT
 
 
-def test_edits_may_touch() -> None:
+def test_adjacent_edits_are_allowed() -> None:
     one, two = Edit(0, 5, b"0\n"), Edit(5, 9, b"1\n")
     for edits in ({"a": [two, one]}, {"a": [one], "b": [two]}, {"a": [two], "b": [one]}):
         assert apply_edits(TEXT, edits) == b"0\n1\ntwo\nthree\n"
@@ -31,7 +31,7 @@ def test_edits_may_touch() -> None:
     assert apply_edits(TEXT, between) == b"0\nhalf\n1\ntwo\nthree\n"
 
 
-def test_patches_share_the_lines_that_import_runtime_modules() -> None:
+def test_imports_of_runtime_modules_are_merged() -> None:
     def imports(*names: str) -> Edit:
         return Edit(5, 5, "".join(f"import {name}\n" for name in names).encode(), is_import=True)
 
@@ -45,14 +45,14 @@ def test_patches_share_the_lines_that_import_runtime_modules() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [(Edit(0, 5, b""), Edit(4, 6, b"")), (Edit(5, 5, b"x"), Edit(5, 5, b"y"))],
-    ids=["overlap", "the same place"],
+    ids=["overlap", "the same position"],
 )
-def test_two_patches_that_meet_are_refused_by_name(one: Edit, other: Edit) -> None:
+def test_two_conflicting_patches_are_refused_by_name(one: Edit, other: Edit) -> None:
     with pytest.raises(CodemodRefused, match="second and first"):
         apply_edits(TEXT, {"second": [other], "first": [one]})
 
 
-def test_edits_of_one_patch_that_touch_are_one() -> None:
+def test_adjacent_edits_of_one_patch_are_merged() -> None:
     assert merge_adjacent([Edit(5, 9, b"b"), Edit(0, 5, b"a"), Edit(13, 13, b"c")]) == (
         Edit(0, 9, b"ab"),
         Edit(13, 13, b"c"),
@@ -61,7 +61,7 @@ def test_edits_of_one_patch_that_touch_are_one() -> None:
         merge_adjacent([Edit(0, 5, b""), Edit(4, 6, b"")])
 
 
-def test_the_digest_tells_places_and_bytes_apart() -> None:
+def test_the_digest_depends_on_positions_and_bytes() -> None:
     edits = [(), (Edit(1, 2, b"a"),), (Edit(1, 3, b"a"),), (Edit(1, 2, b"b"),), (Edit(1, 2, b"a"), Edit(4, 4, b""))]
     assert len({digest_edits(each) for each in edits}) == len(edits)
 
@@ -102,7 +102,7 @@ class Other:
 '''
 
 
-def test_a_function_is_found_by_its_text_where_that_is_sure_and_by_the_tree_where_not() -> None:
+def test_the_text_search_and_the_syntax_tree_find_the_same_function() -> None:
     source = SourceFile(MODULE)
     for where in ("Model.fit", "Other.fit", "Other", "Model", "Model.size", ""):
         by_tree, by_text = source.definition(where), source.definition_by_text(where)
@@ -111,22 +111,22 @@ def test_a_function_is_found_by_its_text_where_that_is_sure_and_by_the_tree_wher
 
 
 @pytest.mark.parametrize("fingerprinted", [False, True])
-def test_statements_of_a_module_are_changed_like_those_of_a_function(fingerprinted: bool) -> None:
+def test_statements_at_module_level_can_be_changed(fingerprinted: bool) -> None:
     change = Rewrite((Change("", "LIMIT = 3", "LIMIT = 4\nMORE = 5"),))
     edits = edits_of(change, SourceFile(MODULE), fingerprinted)
     assert apply_edits(MODULE, {"p": edits}) == MODULE.replace(b"LIMIT = 3\n", b"LIMIT = 4\nMORE = 5\n")
 
 
-def test_a_method_can_be_added_beside_another_without_touching_its_body() -> None:
-    beside = Change("Model", "def fit(self, x): ...", "def fit(self, x): ...\n\ndef more(self):\n    return 2")
+def test_a_method_can_be_added_after_another_whose_body_is_patched() -> None:
+    added = Change("Model", "def fit(self, x): ...", "def fit(self, x): ...\n\ndef more(self):\n    return 2")
     inside = Change("Model.fit", "total = 0", "total = 1")
-    result = rewritten(MODULE, {"a": Rewrite((beside,)), "b": Rewrite((inside,))})
+    result = rewritten(MODULE, {"a": Rewrite((added,)), "b": Rewrite((inside,))})
     more = b"        return answer\n\n    def more(self):\n        return 2\n"
     assert result == MODULE.replace(b"total = 0", b"total = 1").replace(b"        return answer\n", more)
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-def test_a_method_that_is_added_before_another_is_set_off_from_it(ending: bytes) -> None:
+def test_a_method_added_before_another_is_followed_by_a_blank_line(ending: bytes) -> None:
     before = Change("Model", "def fit(self, x): ...", "def more(self):\n    return 2\n\ndef fit(self, x): ...")
     source = MODULE.replace(b"\n", ending)
     (edit,) = edits_of(Rewrite((before,)), SourceFile(source))
@@ -135,7 +135,7 @@ def test_a_method_that_is_added_before_another_is_set_off_from_it(ending: bytes)
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b""], ids=["LF", "CRLF", "none"])
-def test_what_is_added_at_the_very_end_stands_on_lines_of_its_own(ending: bytes) -> None:
+def test_statements_added_at_the_end_of_a_file_are_on_their_own_lines(ending: bytes) -> None:
     source = b"def f(x):\n    y = x\n    return y".replace(b"\n", ending or b"\n") + ending
     change = Change("f", "y = x", "y = x\n# more\ny += 1")
     after = Change("f", "return y", "return y\nraise ValueError")
@@ -146,7 +146,7 @@ def test_what_is_added_at_the_very_end_stands_on_lines_of_its_own(ending: bytes)
     assert rewritten(source, {"p": Rewrite((change, after))}) == expected + ending
 
 
-def test_each_change_is_found_in_the_file_as_it_was() -> None:
+def test_each_change_is_matched_against_the_unpatched_file() -> None:
     changes = (
         Change("Model.fit", "answer = total", "answer = total + 1"),
         Change("Model.fit", "return answer", "return int(answer)"),

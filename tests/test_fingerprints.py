@@ -1,4 +1,4 @@
-"""What is on record of the releases, and what a file is known to carry by it."""
+"""The fingerprints of the releases, and the patches that are detected with them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def versions_of(catalog: Catalog) -> list[tuple[str, RecordedFile]]:
     return [(file, known) for file, versions in catalog.fingerprints.files.items() for known in versions]
 
 
-def test_the_record_is_what_the_wheels_and_the_codemods_give(catalog: Catalog) -> None:
+def test_the_fingerprints_match_the_wheels_and_the_codemods(catalog: Catalog) -> None:
     recorded = (patches_folder() / FINGERPRINTS_FILE_NAME).read_text(encoding="utf-8")
     assert recorded == rendered(fingerprints.fingerprints_of(catalog))
 
 
-def test_every_patch_is_on_record_for_each_file_of_each_release_that_it_claims(catalog: Catalog) -> None:
+def test_every_patch_has_a_fingerprint_for_each_file_and_release(catalog: Catalog) -> None:
     assert catalog.releases == RELEASES
     for release in RELEASES:
         for patch in catalog.patches:
@@ -40,7 +40,7 @@ def test_every_patch_is_on_record_for_each_file_of_each_release_that_it_claims(c
             assert [*catalog.files_of(patch, release)] == sorted(files)
 
 
-def test_the_edits_of_two_patches_never_overlap_nor_insert_at_one_place_in_any_release(catalog: Catalog) -> None:
+def test_edits_of_two_patches_never_overlap_nor_insert_at_the_same_position(catalog: Catalog) -> None:
     for file, known in versions_of(catalog):
         edits = sorted((edit.start, edit.stop, name) for name, patch in known.patches.items() for edit in patch.edits)
         for one, other in zip(edits, edits[1:]):
@@ -48,7 +48,7 @@ def test_the_edits_of_two_patches_never_overlap_nor_insert_at_one_place_in_any_r
             assert one[:2] != other[:2] or one[0] < one[1], f"{one} and {other} in {file}, {known.releases}"
 
 
-def test_the_record_is_small() -> None:
+def test_the_fingerprints_are_small() -> None:
     assert (patches_folder() / FINGERPRINTS_FILE_NAME).stat().st_size <= 80_000
 
 
@@ -83,7 +83,7 @@ def test_any_set_of_patches_is_recognised_by_its_bytes(releases: set[str], catal
     assert recognised > 50
 
 
-def test_a_file_that_carries_half_of_a_patch_is_not_known(catalog: Catalog) -> None:
+def test_a_file_with_half_of_a_patch_is_unknown(catalog: Catalog) -> None:
     file = "neuralforecast/common/_base_model.py"
     (known,) = (known for known in catalog.fingerprints.files[file] if "1.7.4" in known.releases)
     source = read_member("1.7.4", file)

@@ -1,4 +1,4 @@
-"""Trees that were prepared to do harm: nothing outside is read or written, and nothing hangs."""
+"""Maliciously prepared installs: nothing outside is read or written, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ COMMANDS = ("status", "apply", "revert")
 
 @pytest.fixture
 def enclosure(site: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A site-packages folder, and a folder outside that holds something precious."""
+    """A site-packages folder, and a folder outside with a file that must not change."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious.py").write_text("precious = True\n")
     return site, outside
 
 
-def refuse_all(site: Path, code: int, words: str, commands: tuple[str, ...] = COMMANDS) -> None:
-    """Every command ends by itself, with this code and one line, and changes nothing."""
-    before = snapshot_or_nothing(site.parent)
+def refuse_all(site: Path, code: int, part: str, commands: tuple[str, ...] = COMMANDS) -> None:
+    """Check that every command exits with this code and one line with this part, and changes nothing."""
+    before = snapshot_of_files(site.parent)
     for command in commands:
-        words_of_command = on_some(command) if command in COMMANDS else command.split()
-        ran = run_nfpatch(*words_of_command, "--site-packages", site, timeout=60)
+        arguments = on_some(command) if command in COMMANDS else command.split()
+        ran = run_nfpatch(*arguments, "--site-packages", site, timeout=60)
         assert (ran.returncode, len(ran.stderr.splitlines())) == (code, 1), ran.stderr
-        assert words in ran.stderr
+        assert part in ran.stderr
         assert "Traceback" not in ran.stderr
-    assert snapshot_or_nothing(site.parent) == before
+    assert snapshot_of_files(site.parent) == before
 
 
-def snapshot_or_nothing(folder: Path) -> object:
-    """A snapshot that opens no pipe or device."""
+def snapshot_of_files(folder: Path) -> object:
+    """A snapshot that opens no pipes or devices."""
     entries = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -70,7 +70,7 @@ def test_record_rows_that_lead_outside_are_not_followed(row: str, enclosure: tup
     record.write_text(record.read_text() + f"{row},sha256=abc,3\n")
     before, kept = snapshot(site), snapshot(outside)
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
-    assert f"{row},sha256=abc,3\n" in record.read_text(), "a foreign row stays as it is"
+    assert f"{row},sha256=abc,3\n" in record.read_text(), "a foreign row is unchanged"
     assert invoke("revert", "--site-packages", site).exit_code == 0
     assert (snapshot(site), snapshot(outside)) == (before, kept)
 
@@ -91,26 +91,26 @@ def test_ledger_entries_that_lead_outside_are_refused(where: str, name: str, enc
     else:
         document["files"][TFT]["bytecode"] = [name]
     ledger.write_text(json.dumps(document))
-    refuse_all(site, 3, "is damaged", ("apply", "revert"))
+    refuse_all(site, 3, "ledger.json", ("apply", "revert"))
 
 
 @pytest.mark.parametrize("patches", ["tft-static-encoder", ["tft-static-encoder"], None, {"a": "b"}, {}], ids=repr)
-def test_a_ledger_whose_patches_are_of_another_kind_is_refused(patches: object, site: Path) -> None:
-    tampered(site, lambda files: files[TFT].update(patches=patches))
-    refuse_all(site, 3, "is damaged", ("apply", "revert"))
+def test_a_ledger_with_malformed_patches_is_refused(patches: object, site: Path) -> None:
+    change_ledger(site, lambda files: files[TFT].update(patches=patches))
+    refuse_all(site, 3, "ledger.json", ("apply", "revert"))
 
 
-def test_a_ledger_of_a_newer_nfpatch_is_refused_with_what_to_do(site: Path) -> None:
+def test_a_ledger_of_a_newer_nfpatch_is_refused_with_its_version(site: Path) -> None:
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "schema": 4, "nfpatch": "9.0"}))
     refuse_all(site, 3, "nfpatch 9.0", ("apply", "revert"))
 
 
-def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_never_written_there(site: Path) -> None:
+def test_a_patch_that_a_forged_ledger_records_for_another_file_is_not_written_there(site: Path) -> None:
     released = snapshot(site)
-    alien = {"scaler-revin": {"edits_sha256": "0" * 64, "modules": []}}
-    tampered(site, lambda files: files[TFT]["patches"].update(alien))
+    forged = {"scaler-revin": {"edits_sha256": "0" * 64, "modules": []}}
+    change_ledger(site, lambda files: files[TFT]["patches"].update(forged))
     assert all_states(site)["scaler-revin"] == "outdated"
     patched = (site / TFT).read_bytes()
     assert invoke("apply", "tft-static-encoder", "scaler-revin", "--site-packages", site).exit_code == 0
@@ -119,17 +119,17 @@ def test_a_patch_that_the_ledger_puts_into_a_strangers_file_is_taken_out_and_nev
     assert snapshot(site) == released
 
 
-def test_a_ledger_that_lost_one_file_of_a_patch_is_not_trusted_with_the_other(site: Path) -> None:
+def test_a_ledger_that_lacks_one_file_of_a_patch_blocks_its_revert(site: Path) -> None:
     other = "neuralforecast/common/_base_windows.py"
     invoke("apply", "scaler-revin", "--site-packages", site)
-    tampered(site, lambda files: files.pop(other))
+    change_ledger(site, lambda files: files.pop(other))
     refused = invoke("revert", "--site-packages", site)
     assert refused.exit_code == 3
     assert str(site / other) in refused.stderr
 
 
-def tampered(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the files of a ledger that knows these patches, or more."""
+def change_ledger(site: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the files in a ledger of these patches, or of more."""
     ledger = dist_info(site) / "nfpatch" / "ledger.json"
     if not ledger.exists():
         assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
@@ -152,7 +152,7 @@ def test_a_journal_that_leads_outside_is_refused(
     for name in ("new-0", "old-0"):
         (staging / name).write_text("evil")
     (staging / journal).write_text(json.dumps([[path, kind, False]]))
-    refuse_all(site, 3, "is outside of", ("apply", "revert"))
+    refuse_all(site, 3, str(site), ("apply", "revert"))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[[1, 2]]", "[[1, 2, 3]]", '{"a": 1}', "\x00"])
@@ -160,7 +160,7 @@ def test_a_damaged_journal_is_refused(content: str, site: Path) -> None:
     staging = dist_info(site) / "nfpatch" / "staging"
     staging.mkdir(parents=True)
     (staging / "journal.json").write_text(content)
-    refuse_all(site, 3, "is damaged", ("apply", "revert"))
+    refuse_all(site, 3, "journal.json", ("apply", "revert"))
 
 
 def to_pipe(path: Path) -> None:
@@ -202,7 +202,7 @@ PLACES = (TFT, "METADATA", "RECORD", "nfpatch/ledger.json")
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
+def test_pipes_devices_and_huge_files_are_refused_without_reading_them(
     place: str, make: Callable[[Path], None], site: Path
 ) -> None:
     path = site / place if place == TFT else dist_info(site) / place
@@ -211,8 +211,8 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
         path.unlink()
     make(path)
     for command in COMMANDS:
-        words_of_command = on_some(command) if command in COMMANDS else command.split()
-        ran = run_nfpatch(*words_of_command, "--site-packages", site, timeout=60)
+        arguments = on_some(command) if command in COMMANDS else command.split()
+        ran = run_nfpatch(*arguments, "--site-packages", site, timeout=60)
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
         assert str(path) in ran.stderr
         assert (
@@ -222,15 +222,15 @@ def test_what_is_no_file_of_neuralforecast_is_neither_read_nor_waited_for(
 
 @pytest.mark.parametrize("make", [*KINDS, to_ordinary_file, to_link_to_neighbour], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("place", [PLACEMENT, PACKAGE_OF_MODULES])
-def test_what_stands_where_nfpatch_adds_files_is_neither_followed_nor_overwritten(
+def test_foreign_files_at_the_paths_of_added_files_are_neither_followed_nor_overwritten(
     place: str, make: Callable[[Path], None], site: Path
 ) -> None:
     path = site / place
     path.parent.mkdir(exist_ok=True)
     if (place, make) == (PACKAGE_OF_MODULES, to_folder):
-        pytest.skip("a folder is what is to stand there")
+        pytest.skip("a folder is expected there")
     make(path)
-    before = snapshot_or_nothing(site)
+    before = snapshot_of_files(site)
     for command in COMMANDS:
         options = ["--force"] if command == "apply" else []
         ran = run_nfpatch(*on_some(command), *options, "--site-packages", site, timeout=60)
@@ -238,11 +238,13 @@ def test_what_stands_where_nfpatch_adds_files_is_neither_followed_nor_overwritte
         assert (ran.returncode, len(ran.stderr.splitlines())) == expected, ran.stderr
         assert command != "apply" or str(path) in ran.stderr
     assert all_states(site)["load-on-fewer-devices"] == "modified"
-    assert snapshot_or_nothing(site) == before
-    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0, "what needs no such file is free"
+    assert snapshot_of_files(site) == before
+    assert invoke("apply", *MISSION, "--site-packages", site).exit_code == 0, (
+        "patches without added files can be applied"
+    )
 
 
-def test_a_pipe_among_the_compiled_files_is_refused(site: Path) -> None:
+def test_a_pipe_in_the_pycache_folder_is_refused(site: Path) -> None:
     cache = site / "neuralforecast" / "models" / "__pycache__"
     cache.mkdir()
     os.mkfifo(cache / "tft.cpython-311.pyc")
@@ -269,7 +271,7 @@ def test_a_folder_that_is_a_link_to_the_outside_is_refused(what: str, enclosure:
     refuse_all(site, 3, "symbolic link", ("apply",))
 
 
-def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
+def test_paths_may_have_undecodable_bytes(site: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xffte\n packages"))
     site.rename(odd)
     cache = odd / "neuralforecast" / "models" / "__pycache__"
@@ -283,7 +285,7 @@ def test_odd_bytes_in_names_are_no_obstacle(site: Path, tmp_path: Path) -> None:
     assert snapshot(odd) == before
 
 
-def test_a_deep_path_is_no_obstacle(site: Path, tmp_path: Path) -> None:
+def test_paths_may_be_long(site: Path, tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d" * 100] * 25)
     deep.mkdir(parents=True)
     shutil.move(site, deep / "site")

@@ -1,4 +1,4 @@
-"""The layers of the architecture: which may import which, and that no two modules import each other."""
+"""The layers of the architecture: which layer may import which, and that there are no import cycles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "nfpatch"
 
-# From the lowest up: a layer imports those that it names, and nothing above it (docs/concepts/design.md).
+# From the lowest layer up: the layers that each may import (docs/concepts/design.md).
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "fingerprints": set(),
@@ -54,7 +54,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported_by(path: Path, name: str, known: set[str]) -> set[str]:
-    """The modules of nfpatch that a module imports, wherever in its text."""
+    """The modules of nfpatch that a module imports, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -79,7 +79,7 @@ def layer_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def test_imports_go_downward_only() -> None:
+def test_layers_import_only_lower_layers() -> None:
     for module, imported in graph().items():
         if layer_of(module):
             allowed = LAYERS[layer_of(module)] | {layer_of(module)}
@@ -95,12 +95,12 @@ def test_the_package_has_the_documented_layers_and_no_others() -> None:
         assert shown in design, f"docs/concepts/design.md does not show {shown}"
 
 
-def test_no_two_modules_import_each_other() -> None:
+def test_there_are_no_import_cycles() -> None:
     order = [*TopologicalSorter(graph()).static_order()]  # raises CycleError with the cycle
     assert len(order) == len(modules())
 
 
-def test_what_runs_in_the_target_interpreter_imports_nothing_of_nfpatch() -> None:
+def test_code_for_the_target_interpreter_imports_nothing_of_nfpatch() -> None:
     for module, imported in graph().items():
         if layer_of(module) == "target":
             assert all(layer_of(other) == "target" for other in imported)

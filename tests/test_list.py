@@ -1,4 +1,4 @@
-"""`nfpatch list`: the catalog as users and scripts meet it."""
+"""`nfpatch list`, run as a command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_list_names_each_patch_with_model_file_releases_and_reference() -> None:
         assert words in result.stdout
 
 
-def test_list_is_by_group_or_of_one_group() -> None:
+def test_list_can_show_one_group() -> None:
     catalog = load_catalog()
     document = answer("list")
     assert [group["name"] for group in document["groups"]] == [*GROUPS]
@@ -35,7 +35,7 @@ def test_list_is_by_group_or_of_one_group() -> None:
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.7.4", "3.3.0"])
-def test_list_of_a_release_has_what_it_needs(release: str) -> None:
+def test_list_can_show_the_patches_of_a_release(release: str) -> None:
     catalog = load_catalog()
     needed = [patch.id for patch in catalog.patches if catalog.files_of(patch, release)]
     assert [patch["id"] for patch in answer("list", "--release", release)["patches"]] == needed

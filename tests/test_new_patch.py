@@ -1,4 +1,4 @@
-"""`make new-patch`: the skeleton of a patch loads, changes nothing yet, and its test fails until it is filled in."""
+"""`make new-patch`: the skeleton of a patch loads and changes nothing, and its test fails until it is edited."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ID, MODULE = "mlp-unused-gate", "mlp_unused_gate"
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the two folders that the skeletons go into."""
+    """A folder with the two folders for the skeletons."""
     (tmp_path / "patches").mkdir()
     (tmp_path / "tests" / "patches").mkdir(parents=True)
     monkeypatch.setattr(new_patch, "ROOT", tmp_path)
@@ -36,7 +36,7 @@ def test_the_patch_loads_and_has_no_variant_yet(clone: Path, monkeypatch: pytest
     assert (patch.group, patch.variants, patch.files) == ("search", {}, ())
 
 
-def test_its_test_fails_and_names_the_file_to_fill_in(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_skeletons_test_fails_and_names_the_file_to_edit(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert make(monkeypatch, ID) == 0
     tests = clone / "tests" / "patches"
     snippets = (ROOT / "tests" / "patches" / "snippets.py").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_its_test_fails_and_names_the_file_to_fill_in(clone: Path, monkeypatch: 
     assert f"patches/{MODULE}.py" in done.stdout
 
 
-def test_nothing_is_overwritten(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_files_are_not_overwritten(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test = clone / "tests" / "patches" / f"test_{MODULE}.py"
     test.write_text("mine\n")
     assert make(monkeypatch, ID) == 1
@@ -60,7 +60,7 @@ def test_nothing_is_overwritten(clone: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", ["Gate", "gate", "mlp_gate", "-gate", "mlp--gate", "../mlp-gate"])
-def test_an_id_is_lower_case_words_with_hyphens(name: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_must_be_lower_case_words_with_hyphens(name: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as refused:
         make(monkeypatch, name)
     assert refused.value.code == 2

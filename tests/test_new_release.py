@@ -1,4 +1,4 @@
-"""A release that comes out tomorrow: 3.4.0, made of the files of 3.3.0."""
+"""A future release, 3.4.0, made of the files of 3.3.0."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def new_site(tmp_path: Path) -> Path:
     return site
 
 
-def test_its_code_tells_what_it_needs_and_apply_refuses(new_site: Path) -> None:
+def test_status_shows_the_fitting_patches_and_apply_is_refused(new_site: Path) -> None:
     catalog = load_catalog()
     before = snapshot(new_site)
     needed = {patch.id for patch in catalog.patches if catalog.files_of(patch, NEWEST)}
@@ -68,7 +68,7 @@ def test_its_code_tells_what_it_needs_and_apply_refuses(new_site: Path) -> None:
     assert snapshot(new_site) == before
 
 
-def test_allow_modified_patches_what_claims_it_and_revert_gives_every_byte_back(new_site: Path) -> None:
+def test_allow_modified_applies_them_and_revert_restores_every_byte(new_site: Path) -> None:
     before, catalog = snapshot(new_site), load_catalog()
     claiming = [patch for patch in catalog.default if catalog.files_of(patch, NEW)]
 
@@ -88,7 +88,7 @@ def test_allow_modified_patches_what_claims_it_and_revert_gives_every_byte_back(
 
 
 @pytest.mark.ddp
-def test_it_is_patched_once_the_proof_holds(new_site: Path, training_env: Path) -> None:
+def test_prove_patches_it_if_the_proof_passes(new_site: Path, training_env: Path) -> None:
     where = ("--python", training_env, "--site-packages", new_site)
     document = answer("apply", "stemgnn-backcast", "--allow-modified", "--prove", *where)
     assert document["proof"]["ok"] is True
@@ -96,7 +96,7 @@ def test_it_is_patched_once_the_proof_holds(new_site: Path, training_env: Path) 
     assert {case["outcome"] for case in document["proof"]["cases"]} == {"pass", "unused-parameters"}
 
 
-def test_listing_it_makes_it_known(new_site: Path, tmp_path: Path) -> None:
+def test_a_release_in_the_fingerprints_is_known(new_site: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     for folder in ("nfpatch", "patches", "scripts"):
         shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))

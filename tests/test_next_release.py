@@ -1,4 +1,4 @@
-"""A release that nfpatch does not know yet: what its code fits, held against what the full catalog writes."""
+"""A release that nfpatch does not know: the patches that fit its code, compared with those of the full catalog."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def outcomes_for(release: str) -> list[next_release.Outcome]:
 
 
 @pytest.mark.parametrize("release", EACH_SUBJECT)
-def test_nothing_is_applied_that_the_release_does_not_need(release: str) -> None:
+def test_no_unneeded_patch_is_applied(release: str) -> None:
     assert [each.patch for each in outcomes_for(release) if each.outcome == next_release.WRONG] == []
 
 
 @pytest.mark.parametrize("release", EACH_SUBJECT)
-def test_every_patch_that_it_needs_has_an_outcome_and_other_bytes_have_a_reason(release: str) -> None:
+def test_every_needed_patch_has_an_outcome_and_differences_have_a_reason(release: str) -> None:
     outcomes = outcomes_for(release)
     needed = [patch.id for patch in catalog().patches if catalog().files_of(patch, release)]
     assert [each.patch for each in outcomes] == needed
@@ -44,7 +44,7 @@ def test_every_patch_that_it_needs_has_an_outcome_and_other_bytes_have_a_reason(
 
 
 @pytest.mark.every_release
-def test_most_fit_and_the_page_is_what_the_command_writes() -> None:
+def test_most_patches_fit_and_the_page_is_up_to_date() -> None:
     outcomes = [each for release in SUBJECTS for each in outcomes_for(release)]
     total = Counter(each.outcome for each in outcomes)
     assert total[next_release.SAME] > 0.9 * total.total()

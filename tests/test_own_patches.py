@@ -1,4 +1,4 @@
-"""Patches of the user's own, after docs/how-to/writing-a-patch.md, whose examples this runs."""
+"""User patches, with the examples of docs/how-to/writing-a-patch.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL = "neuralforecast/common/_base_model.py"
 
 
 def block_of_the_guide(language: str, number: int = 0) -> str:
-    """The blocks of code in this language, the first by default."""
+    """A block of code in this language, the first by default."""
     text = GUIDE.read_text(encoding="utf-8")
     return str(re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[number])
 
@@ -40,8 +40,8 @@ def own(tmp_path: Path) -> Path:
     return folder
 
 
-def gate(path: Path) -> None:
-    """Gives a file the layer that the guide's diff adds."""
+def add_gate(path: Path) -> None:
+    """Add the layer of the guide's diff to a file."""
     lines = block_of_the_guide("diff").splitlines(keepends=True)[3:]
     before, after = ("".join(line[1:] for line in lines if line[0] in kinds) for kinds in (" -", " +"))
     text = path.read_text()
@@ -52,17 +52,16 @@ def gate(path: Path) -> None:
 @pytest.fixture
 def gated(site: Path) -> Path:
     """1.7.4 with that layer in MLP."""
-    gate(site / MLP)
+    add_gate(site / MLP)
     return site
 
 
-def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
+def test_the_guides_example_can_be_applied_and_reverted(gated: Path, own: Path) -> None:
     where = ("--patches", own, "--site-packages", gated)
     before = snapshot(gated)
     assert "mlp-gate" in invoke("list", "--patches", own).stdout
     (status,) = (patch for patch in answer("status", *where)["patches"] if patch["id"] == "mlp-gate")
     assert (status["state"], status["files"]) == ("modified", [MLP])
-    assert "no fingerprint" in status["reason"]
 
     refused = invoke("apply", "mlp-gate", *where)
     assert refused.exit_code == 3
@@ -80,7 +79,7 @@ def test_the_guides_example_goes_all_the_way(gated: Path, own: Path) -> None:
     assert answer("revert", "mlp-gate", *where)["changed"] == [MLP]
     assert b"self.gate.requires_grad_" not in (gated / MLP).read_bytes()
     assert answer("apply", "mlp-gate", "--allow-modified", *where)["changed"] == [MLP]
-    assert len(answer("revert", "--site-packages", gated)["changed"]) == 3, "revert needs no --patches"
+    assert len(answer("revert", "--site-packages", gated)["changed"]) == 3, "`revert` needs no --patches"
     assert snapshot(gated) == before
 
 
@@ -94,7 +93,7 @@ def own_module(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_guides_runtime_module_comes_with_its_sibling_and_goes_with_its_patch(site: Path, own_module: Path) -> None:
+def test_the_guides_runtime_module_is_added_and_removed_with_its_patch(site: Path, own_module: Path) -> None:
     where = ("--patches", own_module, "--site-packages", site)
     before = snapshot(site)
     added = [f"neuralforecast/_nfpatch/{name}.py" for name in ("__init__", "ranks", "world")]
@@ -115,7 +114,7 @@ def test_the_guides_runtime_module_comes_with_its_sibling_and_goes_with_its_patc
 
 
 @pytest.mark.ddp
-def test_the_guides_runtime_module_knows_how_many_ranks_train(
+def test_the_guides_runtime_module_records_the_world_size(
     site: Path, own_module: Path, training_env: Path, tmp_path: Path
 ) -> None:
     where = ("--patches", own_module, "--site-packages", site)
@@ -124,8 +123,8 @@ def test_the_guides_runtime_module_knows_how_many_ranks_train(
     script.write_text(WORLD_SCRIPT)
     for launcher, size in (((), 1), (TORCHRUN, 2)):
         out = tmp_path / f"out-{size}"
-        code, found, words = run_ranks([training_env, *launcher, script, size], out, environment(site))
-        assert (code, found) == (0, [size] * size), words[-2000:]
+        code, results, output = run_ranks([training_env, *launcher, script, size], out, environment(site))
+        assert (code, results) == (0, [size] * size), output[-2000:]
 
 
 WORLD_SCRIPT = """
@@ -144,7 +143,7 @@ with open(f"rank-{os.environ.get('RANK', 0)}.json", "w") as file:
 """
 
 
-def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_path: Path) -> None:
+def test_two_conflicting_user_patches_are_refused_by_name(gated: Path, own: Path, tmp_path: Path) -> None:
     (own / "twin.py").write_text(block_of_the_guide("python").replace('"mlp-gate"', '"mlp-gate-twin"'))
     before = snapshot(gated)
     refused = invoke(
@@ -156,7 +155,7 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("edit", "words"),
+    ("edit", "cause"),
     [
         (("    unaffected={", '    variants={"==1.7.4": len},\n    unaffected={'), "SyntaxError"),
         (("patch = Patch(", "patch = __import__('types').SimpleNamespace("), "`patch = Patch(...)`"),
@@ -165,18 +164,18 @@ def test_two_patches_that_meet_are_refused_by_name(gated: Path, own: Path, tmp_p
         (('    model="MLP",\n', ""), "TypeError"),
     ],
 )
-def test_a_module_that_is_no_patch_is_refused_with_the_reason(
-    own: Path, site: Path, edit: tuple[str, str], words: str
+def test_a_module_without_a_valid_patch_is_a_usage_error(
+    own: Path, site: Path, edit: tuple[str, str], cause: str
 ) -> None:
     text = block_of_the_guide("python")
     assert edit[0] in text
     (own / "mlp_gate.py").write_text(text.replace(*edit))
     refused = invoke("status", "--patches", own, "--site-packages", site)
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert words in refused.stderr
+    assert cause in refused.stderr
 
 
-def test_a_variant_of_another_kind_is_refused(own: Path, site: Path) -> None:
+def test_a_variant_of_another_type_is_a_usage_error(own: Path, site: Path) -> None:
     text = block_of_the_guide("python")
     (own / "mlp_gate.py").write_text(text + '\npatch = patch._replace(variants={"==1.7.4": len})\n')
     refused = invoke("status", "--patches", own, "--site-packages", site)
@@ -185,7 +184,7 @@ def test_a_variant_of_another_kind_is_refused(own: Path, site: Path) -> None:
 
 
 @pytest.mark.ddp
-def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path) -> None:
+def test_the_guides_example_passes_its_proof(gated: Path, own: Path, training_env: Path) -> None:
     where = ("--patches", own, "--python", training_env, "--site-packages", gated)
     document = answer("apply", "mlp-gate", "--allow-modified", "--prove", *where)
     assert document["changed"] == [MLP]
@@ -195,7 +194,7 @@ def test_the_guides_example_is_proved(gated: Path, own: Path, training_env: Path
     assert document["proof"]["ok"] is True
 
 
-def test_an_own_patch_of_a_file_that_nfpatch_knows_lives_beside_nfpatchs_own(site: Path, tmp_path: Path) -> None:
+def test_a_users_patch_can_share_a_file_with_a_shipped_patch(site: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     text = block_of_the_guide("python").replace("mlp-gate", "nbeatsx-h").replace("models/mlp.py", "models/nbeatsx.py")

@@ -1,4 +1,4 @@
-"""nfpatch itself: what its wheel and its sdist carry, and that each way to install it works on every Python."""
+"""The wheel and the sdist: their contents, and that they install and work on every supported Python."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUPPORTED = [(3, minor) for minor in range(9, 15)]
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository as git keeps it, so that building leaves nothing in the one that is tested."""
+    """A copy of the repository, so that building leaves no files in the original."""
 
     def copy(folder: Path) -> None:
         ignored = shutil.ignore_patterns(".git", ".[!g]*", "__pycache__", "build", "dist", "*.egg-info")
@@ -68,22 +68,26 @@ def sdist(distributions: Path) -> Path:
     return found
 
 
-@pytest.fixture(scope="session")
-def metadata(wheel: Path) -> Message:
+def metadata_of(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         return email.message_from_bytes(archive.read(f"nfpatch-{__version__}.dist-info/METADATA"))
 
 
+@pytest.fixture(scope="session")
+def metadata(wheel: Path) -> Message:
+    return metadata_of(wheel)
+
+
 def output_of(*command: object, cwd: Path, path: tuple[Path, ...] = ()) -> str:
-    """What a command prints that finds on its path what its environment has, and these folders."""
-    words = [str(word) for word in command]
-    result = subprocess.run(words, cwd=cwd, env=environment(*path), capture_output=True, text=True, check=False)
+    """The output of a command whose Python path has these folders in addition."""
+    arguments = [str(word) for word in command]
+    result = subprocess.run(arguments, cwd=cwd, env=environment(*path), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path, ...] = ()) -> None:
-    """This nfpatch finds its patches, and knows what an install needs."""
+def assert_lists_and_inspects(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path, ...] = ()) -> None:
+    """Check that this nfpatch finds its patches and inspects an install."""
     listed = json.loads(output_of(*nfpatch, "list", "--json", cwd=cwd, path=path))
     assert [patch["id"] for patch in listed["patches"]] == [patch.id for patch in load_catalog().patches]
     status = json.loads(output_of(*nfpatch, "status", "--json", "--site-packages", site, cwd=cwd, path=path))
@@ -94,8 +98,8 @@ def assert_looks(nfpatch: list[object], site: Path, cwd: Path, path: tuple[Path,
 
 
 def assert_patches_and_reverts(nfpatch: list[object], site: Path, cwd: Path) -> None:
-    """This nfpatch takes an install from released to patched and back."""
-    assert_looks(nfpatch, site, cwd)
+    """Check that this nfpatch patches and reverts an install."""
+    assert_lists_and_inspects(nfpatch, site, cwd)
     before = snapshot(site)
     applied, reverted = (
         json.loads(output_of(*nfpatch, *command, "--json", "--site-packages", site, cwd=cwd))
@@ -108,17 +112,17 @@ def assert_patches_and_reverts(nfpatch: list[object], site: Path, cwd: Path) -> 
 
 
 def requirements_in(metadata: Message, version: tuple[int, int] = sys.version_info[:2]) -> list[Requirement]:
-    """What nfpatch requires on this Python, its optional extras aside."""
+    """The requirements of nfpatch on this Python, without extras."""
     requirements = map(Requirement, metadata.get_all("Requires-Dist", []))
     on = {"python_version": "{}.{}".format(*version), "extra": ""}
     return [each for each in requirements if each.marker is None or each.marker.evaluate(on)]
 
 
-# --- what they carry
+# --- contents
 
 
 def files_in(folder: Path, *names: str) -> set[str]:
-    """The files of these folders of a checkout, as paths below it, without what Python and the tools leave there."""
+    """The files of these folders of a checkout, as relative paths, without bytecode."""
     return {
         path.relative_to(folder).as_posix()
         for name in names
@@ -127,7 +131,7 @@ def files_in(folder: Path, *names: str) -> set[str]:
     }
 
 
-def test_the_wheel_holds_the_package_its_patches_and_the_licence_and_nothing_else(wheel: Path, clone: Path) -> None:
+def test_the_wheel_holds_only_the_package_the_patches_and_the_license(wheel: Path, clone: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = f"nfpatch-{__version__}.dist-info"
@@ -138,33 +142,61 @@ def test_the_wheel_holds_the_package_its_patches_and_the_licence_and_nothing_els
     assert {"nbeatsx_unused_out.py", "runtime/ranks.py", "fingerprints.json"} <= PATCHES
 
 
-def test_the_sdist_holds_what_it_takes_to_read_build_and_test_it_and_nothing_else(sdist: Path, clone: Path) -> None:
+def test_the_sdist_holds_only_what_reading_building_and_testing_need(sdist: Path, clone: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     folders = ("nfpatch", "patches", "tests", "scripts", "benchmarks", "docs")
     texts = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"}
-    made_of = {"pyproject.toml", "Makefile", ".gitignore", "PKG-INFO"}
+    made_of = {"pyproject.toml", "hatch_build.py", "Makefile", ".gitignore", "PKG-INFO"}
     assert names == files_in(clone, *folders) | texts | made_of
 
 
-def test_the_package_index_would_take_both(distributions: Path, sdist: Path) -> None:
+def test_twine_accepts_both(distributions: Path, sdist: Path) -> None:
     checked = output_of(sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir(), cwd=distributions)
     assert checked.count("PASSED") == len([*distributions.iterdir()]) == 2, checked
 
 
-def test_they_say_their_licence_and_the_pythons_they_are_tested_on(metadata: Message, wheel: Path) -> None:
+def test_the_metadata_names_the_license_and_the_tested_pythons(metadata: Message, wheel: Path) -> None:
     assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
     with zipfile.ZipFile(wheel) as archive:
         licence = archive.read(f"nfpatch-{__version__}.dist-info/licenses/LICENSE")
     assert licence == (ROOT / "LICENSE").read_bytes()
-    assert hashlib.sha256(licence).hexdigest().startswith("cfc7749b96f63bd3"), "the words of the Apache foundation"
+    assert hashlib.sha256(licence).hexdigest().startswith("cfc7749b96f63bd3"), "the unmodified license text"
     classifiers = [name for name in metadata.get_all("Classifier", []) if re.search(r"Python :: 3\.\d+$", name)]
     assert classifiers == [f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 14)]
 
 
-def test_nfpatch_depends_on_four_packages_and_on_neither_neuralforecast_nor_torch(metadata: Message) -> None:
+def test_nfpatch_depends_on_four_packages_only(metadata: Message) -> None:
     assert [requirement.name for requirement in requirements_in(metadata)] == ["click", "libcst", "packaging", "rich"]
     assert metadata["Requires-Python"] == ">=3.9"
+
+
+def links_in(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def test_the_package_index_shows_no_link_that_it_cannot_follow(metadata: Message) -> None:
+    text = str(metadata.get_payload())
+    assert "nfpatch verify" in text
+    assert not [link for link in links_in(text) if not link.startswith(("https://", "#"))]
+
+
+def test_the_package_index_shows_absolute_links_if_the_repository_has_an_address(clone: Path, tmp_path: Path) -> None:
+    copy, address = tmp_path / "copy", "https://example.com/someone/nfpatch"
+    for name in ("nfpatch", "patches"):
+        shutil.copytree(clone / name, copy / name)
+    for name in ("README.md", "LICENSE", "hatch_build.py"):
+        shutil.copy(clone / name, copy)
+    facts = (clone / "pyproject.toml").read_text(encoding="utf-8")
+    (copy / "pyproject.toml").write_text(facts.replace("[project.urls]", f'[project.urls]\nSource = "{address}"'))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, copy], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    relative = [link for link in links_in((clone / "README.md").read_text(encoding="utf-8")) if ":" not in link]
+    absolute = links_in(str(metadata_of(wheel).get_payload()))
+    assert len(relative) > 10
+    for link in relative:
+        kind = "raw" if link.endswith(".svg") else "blob"
+        assert f"{address}/{kind}/v{__version__}/{link}" in absolute
 
 
 # --- that they work
@@ -175,7 +207,7 @@ def test_the_wheel_works_on_every_supported_python(
     version: tuple[int, int], wheel: Path, site: Path, tmp_path: Path
 ) -> None:
     if version not in interpreters():
-        pytest.skip("this machine has no such Python")
+        pytest.skip("requires this Python")
     python = make_venv(tmp_path / "env", interpreters()[version])
     pip(python, "install", "--quiet", "--no-compile", wheel)
     script = python.parent / "nfpatch"
@@ -193,19 +225,17 @@ def test_nfpatch_can_be_installed_from_source(
     pip(python, "install", "--quiet", "--no-compile", *(["--editable"] if editable else []), source)
     package = Path(output_of(python, "-c", "import nfpatch; print(nfpatch.__path__[0])", cwd=tmp_path).strip())
     assert package.parent.samefile(source if editable else site_packages_of(python))
-    assert_looks([python.parent / "nfpatch"], site, tmp_path)
+    assert_lists_and_inspects([python.parent / "nfpatch"], site, tmp_path)
 
 
 def test_a_bare_checkout_runs(clone: Path, site: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     for folder in ("nfpatch", "patches"):
         shutil.copytree(clone / folder, bare / folder)
-    assert_looks([sys.executable, "-m", "nfpatch"], site, tmp_path, path=(bare,))
+    assert_lists_and_inspects([sys.executable, "-m", "nfpatch"], site, tmp_path, path=(bare,))
 
 
-def test_the_lowest_dependencies_that_are_allowed_suffice(
-    wheel: Path, metadata: Message, site: Path, tmp_path: Path
-) -> None:
+def test_the_lowest_allowed_dependencies_work(wheel: Path, metadata: Message, site: Path, tmp_path: Path) -> None:
     version = min(version for version in interpreters() if version in SUPPORTED)
     pins = [f"{each.name}{each.specifier}".replace(">=", "==") for each in requirements_in(metadata, version)]
     assert all("==" in pin for pin in pins)

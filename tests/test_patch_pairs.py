@@ -1,6 +1,6 @@
-"""Two patches that edit one function: together they come to what each comes to, and their hooks get along.
+"""Patches that edit the same function: their edits combine, and their hooks work together.
 
-Two patches of one function once made `fit` hang, though each was right by itself.
+Two such patches once made `fit` hang, although each was correct by itself.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ def the_catalog() -> Catalog:
 
 
 def functions_in(content: bytes) -> list[tuple[int, int, int, str]]:
-    """The first byte, the byte after the last, the indentation and the name of each function that is in no other."""
+    """The first byte, the byte after the last, the indentation and the name of each function that is not nested."""
     starts = [0]
     for line in content.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
 
-    def look(body: list[ast.stmt], prefix: str) -> None:
+    def visit(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
             if isinstance(node, ast.ClassDef):
-                look(node.body, f"{prefix}{node.name}.")
+                visit(node.body, f"{prefix}{node.name}.")
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
                 assert node.end_lineno is not None
                 found.append((starts[first - 1], starts[node.end_lineno], node.col_offset, prefix + node.name))
 
-    look(ast.parse(content).body, "")
+    visit(ast.parse(content).body, "")
     return found
 
 
 def is_inside(edit: Edit, start: int, stop: int, indentation: int) -> bool:
-    """Whether an edit is one of this function; what is inserted right behind it is, if it goes on with its body."""
+    """Whether an edit is in this function; an insertion right after it is, if it continues its body."""
     if edit.is_import:
         return False
     if not edit.is_insertion:
@@ -84,7 +84,7 @@ def edits_in(content: bytes, rewrites: Mapping[str, Rewrite]) -> dict[str, tuple
 
 
 def sharing(content: bytes, edits: Mapping[str, tuple[Edit, ...]]) -> Iterator[tuple[str, str, str]]:
-    """Each two patches that edit the same function, with its name."""
+    """Each pair of patches that edit the same function, with its name."""
     for start, stop, indentation, name in functions_in(content):
         editing = [i for i, own in edits.items() if any(is_inside(edit, start, stop, indentation) for edit in own)]
         for one, other in combinations(sorted(editing), 2):
@@ -106,7 +106,7 @@ def rewrites_of(release: str) -> Iterator[tuple[str, bytes, dict[str, Rewrite]]]
 
 
 def pairs_in(release: str) -> list[Pair]:
-    """Each two patches that edit the same function in this release."""
+    """Each pair of patches that edit the same function in this release."""
     return [
         Pair(one, other, file, function)
         for file, content, rewrites in rewrites_of(release)
@@ -115,7 +115,7 @@ def pairs_in(release: str) -> list[Pair]:
 
 
 def by_hand(content: bytes, *some: tuple[Edit, ...]) -> bytes:
-    """The content with these edits, made one by one from the end; the imports that patches share are made once."""
+    """The content with these edits, made one by one from the end; shared imports are inserted once."""
     own = {(edit.start, edit.stop, 1, edit.new) for edits in some for edit in edits if not edit.is_import}
     imports = {
         (edit.start, edit.stop, 0, line)
@@ -129,7 +129,7 @@ def by_hand(content: bytes, *some: tuple[Edit, ...]) -> bytes:
     return content
 
 
-def test_two_patches_of_one_function_come_to_the_original_with_the_edits_of_both_in_every_release() -> None:
+def test_two_patches_of_one_function_combine_in_every_release() -> None:
     done = set()
     pairs = set()
     for release in RELEASES:
@@ -139,37 +139,37 @@ def test_two_patches_of_one_function_come_to_the_original_with_the_edits_of_both
                 continue
             done.add(version)
             edits = edits_in(content, rewrites)
-            alone = {each: by_hand(content, own) for each, own in edits.items()}
+            single = {each: by_hand(content, own) for each, own in edits.items()}
             for one, other, function in sharing(content, edits):
                 pairs.add((one, other))
                 both = apply_edits(content, {one: edits[one], other: edits[other]})
                 assert both == by_hand(content, edits[one], edits[other]), (
                     f"{one}, {other}: {release} {file} {function}"
                 )
-                for result in (both, alone[one], alone[other]):
+                for result in (both, single[one], single[other]):
                     compile(result, file, "exec")
-                assert both not in alone.values(), f"{one}, {other}: an edit of one came to nothing in {release} {file}"
+                assert both not in single.values(), f"{one}, {other}: an edit of one had no effect in {release} {file}"
     assert pairs
 
 
 @pytest.mark.ddp
-def test_two_patches_of_one_function_are_proved_together_without_any_others(
+def test_two_patches_of_one_function_pass_verify_together(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    """Each two that share a function of the newest release, alone with what they require, in one launch."""
+    """Each pair in the newest release, applied with its requirements only; all in one launch."""
     catalog = the_catalog()
     found = inspect_install(find_install(None, released(NEWEST)), catalog)
     ids = sorted({(pair.one, pair.other) for pair in pairs_in(NEWEST)})
     trees, cases = {}, []
     for pair in ids:
         request = ProofRequest(catalog.selection(pair), "patched", allow_modified=True)
-        fits = [fit for fit in agenda_for(found, request).cases if is_green(fit)]
+        fits = [fit for fit in agenda_for(found, request).cases if trains_patched_source(fit)]
         name = "+".join(pair)
         for fit in fits:
-            carried = tuple(sorted({*catalog.with_required(pair), *fit.requires}))
-            cases.append(together(fit, f"{name}: {fit.id}", carried))
+            applied = tuple(sorted({*catalog.with_required(pair), *fit.requires}))
+            cases.append(for_pair(fit, f"{name}: {fit.id}", applied))
             if cases[-1].tree not in trees:
-                files = original_with(found, frozenset(carried), allow_modified=True)
+                files = original_with(found, frozenset(applied), allow_modified=True)
                 folder = tmp_path / str(len(trees))
                 trees[cases[-1].tree] = build_overlay(found.install.package, folder, files)
     assert cases
@@ -177,11 +177,11 @@ def test_two_patches_of_one_function_are_proved_together_without_any_others(
     assert [result.id for result in report.cases if not result.ok] == []
 
 
-def is_green(fit: ProofCase) -> bool:
-    """Whether the patched source is trained by all ranks: what hangs or fails does so there."""
+def trains_patched_source(fit: ProofCase) -> bool:
+    """Whether all ranks train the patched source."""
     return fit.patch is not None and fit.source == "patched" and fit.strategy == "strict-ddp"
 
 
-def together(fit: ProofCase, name: str, carried: tuple[str, ...]) -> ProofCase:
-    """The fit by itself, compared with no other, on the original with these patches and no others."""
-    return replace(fit, id=name, like=None, requires=carried)
+def for_pair(fit: ProofCase, name: str, applied: tuple[str, ...]) -> ProofCase:
+    """The fit on the originals with only these patches, and without a reference fit."""
+    return replace(fit, id=name, like=None, requires=applied)

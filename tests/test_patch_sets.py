@@ -1,4 +1,4 @@
-"""Several patches of one file: whatever the way, the bytes depend on the set alone."""
+"""Several patches of one file: the bytes depend only on the set of applied patches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATCHES = sorted({patch for patches in FILES.values() for patch in patches})
 STEPS = st.tuples(st.sampled_from(["apply", "revert"]), st.sets(st.sampled_from(PATCHES), min_size=1))
 
 
-def test_these_are_the_models_with_several_patches() -> None:
+def test_the_models_with_several_patches_are_known() -> None:
     catalog = load_catalog()
     files = {file: catalog.fingerprints.file("1.7.4", file) for file in catalog.files if "/models/" in file}
     several = {file: tuple(known.patches) for file, known in files.items() if known and len(known.patches) > 1}
@@ -34,7 +34,9 @@ def test_these_are_the_models_with_several_patches() -> None:
 
 
 @pytest.mark.slow
-def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_order_of_commands_to_a_set_of_patches_gives_the_same_bytes(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nfpatch.patching.rewriting.edits_of", remembered_edits)
     catalog, released = load_catalog(), snapshot(site)
     trees = {frozenset[str](): released}
@@ -48,7 +50,7 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
     )
     @given(st.lists(STEPS, min_size=1, max_size=5))
     def holds(steps: list[tuple[str, set[str]]]) -> None:
-        invoke("revert", "--site-packages", site)  # what an example left that failed
+        invoke("revert", "--site-packages", site)  # after an example that failed
         applied: set[str] = set()
         for command, patches in steps:
             assert invoke(command, *sorted(patches), "--site-packages", site).exit_code == 0
@@ -57,7 +59,7 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
             else:
                 applied = applied - catalog.with_requiring(patches)
             tree = snapshot(site)
-            assert trees.setdefault(frozenset(applied), tree) == tree, "the whole tree depends on the set alone"
+            assert trees.setdefault(frozenset(applied), tree) == tree, "the tree depends only on the set"
             for file, patches_of_file in FILES.items():
                 known = catalog.fingerprints.file("1.7.4", file)
                 assert known is not None
@@ -67,4 +69,4 @@ def test_any_way_to_a_set_of_patches_ends_at_the_same_bytes(site: Path, monkeypa
         assert snapshot(site) == released
 
     holds()
-    assert len(trees) > 6, "the ways are too few"
+    assert len(trees) > 6, "too few sets were reached"

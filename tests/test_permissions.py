@@ -1,7 +1,7 @@
-"""What may not be written or read: clear words, exit code 4, and the tree as it was.
+"""Paths that may not be read or written: exit code 4, an error that names the path, and an unchanged tree.
 
-For root nothing is forbidden, so as root each command runs in a forked process that has given up root's capabilities;
-what root owns is then its own, and what user 65534 owns is another's, as for any ordinary user.
+Root may do everything, so as root each command runs in a forked process without root's capabilities: it may change what
+root owns, and not what user 65534 owns, like any ordinary user.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Ended(NamedTuple):
 
 
 def give_up_capabilities() -> None:
-    """From here on this process is an ordinary user, one that owns what root owns."""
+    """Drop all capabilities: the process is an ordinary user who owns root's files."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     none = (ctypes.c_uint32 * 6)()
@@ -59,8 +59,8 @@ def give_up_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def ordinary(*arguments: object, hook: Optional[Hook] = None) -> Ended:
-    """An nfpatch command in a forked process that has no rights beyond those of an owner."""
+def run_unprivileged(*arguments: object, hook: Optional[Hook] = None) -> Ended:
+    """Run an nfpatch command in a forked process with the rights of an ordinary user."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -71,8 +71,8 @@ def ordinary(*arguments: object, hook: Optional[Hook] = None) -> Ended:
             if hook is not None:
                 sys.addaudithook(hook)
             result = invoke(*arguments)
-            said = repr(result.exception) if result.exit_code == 1 else result.stderr
-            os.write(writing, json.dumps([result.exit_code, result.stdout, said]).encode())
+            message = repr(result.exception) if result.exit_code == 1 else result.stderr
+            os.write(writing, json.dumps([result.exit_code, result.stdout, message]).encode())
             code = 0
         finally:
             os._exit(code)
@@ -101,7 +101,7 @@ def patched_site(site: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _everything_can_be_removed_afterwards(tmp_path: Path) -> Iterator[None]:
+def _make_everything_removable(tmp_path: Path) -> Iterator[None]:
     yield
     for parent, folders, _ in os.walk(tmp_path):
         for folder in (parent, *(os.path.join(parent, name) for name in folders)):
@@ -123,20 +123,20 @@ def check_refused(ended: Ended, site: Path, *words: str) -> None:
     assert ended.code == 4, ended
     assert ended.stdout == ""
     assert len(ended.stderr.splitlines()) == 1, ended
-    assert str(site) in ended.stderr, "the path is named"
+    assert str(site) in ended.stderr
     for word in words:
         assert word in ended.stderr
 
 
-def looks(folder: Path) -> tuple[object, ...]:
-    """All that a user may notice of a tree, times and owners included."""
+def tree_with_times(folder: Path) -> tuple[object, ...]:
+    """A tree with owners and times."""
     owners = {
         str(path): (path.lstat().st_uid, path.lstat().st_gid, path.lstat().st_mtime_ns) for path in everything(folder)
     }
     return snapshot(folder), owners
 
 
-# --- no right to write
+# --- no permission to write
 
 UNWRITABLE: dict[str, Callable[[Path], list[Path]]] = {
     "all of site-packages": lambda site: [site],
@@ -148,103 +148,105 @@ UNWRITABLE: dict[str, Callable[[Path], list[Path]]] = {
 
 @pytest.mark.parametrize("where", UNWRITABLE.values(), ids=UNWRITABLE)
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_what_may_not_be_written_is_named_and_stays(
+def test_an_unwritable_path_is_an_error_that_names_it(
     command: str, where: Callable[[Path], list[Path]], site: Path
 ) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     forbid_writing(*where(site))
     before = snapshot(site)
-    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "as the owner")
+    check_refused(run_unprivileged(*on_some(command), "--site-packages", site), site, "Permission denied")
     assert snapshot(site) == before
-    looking = ordinary("status", "--json", "--site-packages", site)
-    assert looking.code == 0
-    assert needed_states(looking) == {"applicable" if command == "apply" else "applied"}
-    assert ordinary(*on_some(command), "--dry-run", "--site-packages", site).code == 0
+    status = run_unprivileged("status", "--json", "--site-packages", site)
+    assert status.code == 0
+    assert needed_states(status) == {"applicable" if command == "apply" else "applied"}
+    assert run_unprivileged(*on_some(command), "--dry-run", "--site-packages", site).code == 0
     assert snapshot(site) == before
 
 
-def test_a_folder_that_needs_no_change_may_be_read_only(site: Path) -> None:
+def test_a_folder_without_changes_may_be_read_only(site: Path) -> None:
     for folder in (site, site / "neuralforecast"):
         folder.chmod(0o555)
     before = snapshot(site)
-    assert ordinary("apply", *MISSION, "--site-packages", site).code == 0
-    assert ordinary("revert", "--site-packages", site).code == 0
+    assert run_unprivileged("apply", *MISSION, "--site-packages", site).code == 0
+    assert run_unprivileged("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
 
 
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_folder_in_which_added_files_may_not_be_written_is_named_and_stays(command: str, site: Path) -> None:
+def test_an_unwritable_folder_of_added_files_is_an_error_that_names_it(command: str, site: Path) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     folder = site / (PACKAGE_OF_MODULES if command == "revert" else "neuralforecast")
     folder.chmod(0o555)
     before = snapshot(site)
-    check_refused(ordinary(*on_some(command), "--site-packages", site), folder, "Permission denied")
+    check_refused(run_unprivileged(*on_some(command), "--site-packages", site), folder, "Permission denied")
     assert snapshot(site) == before
 
 
-def test_an_added_file_that_may_not_be_read_is_named_and_stays(site: Path) -> None:
+def test_an_unreadable_added_file_is_an_error_that_names_it(site: Path) -> None:
     invoke("apply", *SOME_PATCHES, "--site-packages", site)
     before = snapshot(site)
     (site / PLACEMENT).chmod(0o000)
     for command in ("apply", "status", "revert"):
-        check_refused(ordinary(*on_some(command), "--site-packages", site), site / PLACEMENT, "Permission denied")
+        check_refused(
+            run_unprivileged(*on_some(command), "--site-packages", site), site / PLACEMENT, "Permission denied"
+        )
     (site / PLACEMENT).chmod(0o644)
     assert snapshot(site) == before
 
 
-def test_read_only_files_in_writable_folders_are_patched_and_stay_read_only(site: Path) -> None:
+def test_read_only_files_in_writable_folders_are_patched_and_remain_read_only(site: Path) -> None:
     for path in everything(site):
         if path.is_file():
             path.chmod(0o444)
     before = snapshot(site)
-    assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
+    assert run_unprivileged("apply", *SOME_PATCHES, "--site-packages", site).code == 0
     assert {stat.S_IMODE((site / file).stat().st_mode) for file in (NBEATSX, TFT, PLACEMENT)} == {0o444}
     assert false_record_rows(site) == []
-    assert ordinary("revert", "--site-packages", site).code == 0
+    assert run_unprivileged("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
 
 
 @pytest.mark.parametrize("command", ["apply", "apply --json", "status", "status --check"])
-def test_a_patched_install_that_is_read_only_is_fine(command: str, patched_site: Path) -> None:
+def test_a_read_only_patched_install_is_no_error(command: str, patched_site: Path) -> None:
     forbid_writing(patched_site)
-    before = looks(patched_site)
-    ended = ordinary(*command.split(), *("--site-packages", patched_site))
+    before = tree_with_times(patched_site)
+    ended = run_unprivileged(*command.split(), *("--site-packages", patched_site))
     assert (ended.code, ended.stderr) == (0, ""), ended
-    assert looks(patched_site) == before
+    assert tree_with_times(patched_site) == before
 
 
 @as_root
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_another_owners_install_is_left_to_its_owner(command: str, site: Path) -> None:
+def test_an_install_of_another_owner_is_refused_and_unchanged(command: str, site: Path) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     for path in everything(site):
         os.chown(path, ANOTHER, ANOTHER)
-    before = looks(site)
-    check_refused(ordinary(*on_some(command), "--site-packages", site), site, "Permission denied", "as the owner")
-    assert looks(site) == before
-    assert ordinary("status", "--site-packages", site).code == 0
+    before = tree_with_times(site)
+    check_refused(run_unprivileged(*on_some(command), "--site-packages", site), site, "Permission denied")
+    assert tree_with_times(site) == before
+    assert run_unprivileged("status", "--site-packages", site).code == 0
 
 
 @as_root
-def test_another_owners_files_in_a_folder_of_ours_come_back_with_content_mode_and_time(site: Path) -> None:
+def test_revert_restores_files_of_another_owner_with_content_mode_and_time(site: Path) -> None:
     for file in (NBEATSX, TFT):
         os.chown(site / file, ANOTHER, ANOTHER)
         os.utime(site / file, (1_500_000_000, 1_500_000_000))
     before = snapshot(site)
-    assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
-    assert ordinary("revert", "--site-packages", site).code == 0
+    assert run_unprivileged("apply", *SOME_PATCHES, "--site-packages", site).code == 0
+    assert run_unprivileged("revert", "--site-packages", site).code == 0
     assert snapshot(site) == before
     assert [(site / file).stat().st_mtime for file in (NBEATSX, TFT)] == [1_500_000_000, 1_500_000_000]
 
 
 @as_root
-def test_root_leaves_owner_and_group_as_they_were(site: Path) -> None:
+def test_root_preserves_owner_and_group(site: Path) -> None:
     for path in everything(site):
         os.chown(path, ANOTHER, ANOTHER - 1)
-    before = looks(site)
+    before = tree_with_times(site)
     assert invoke("apply", *SOME_PATCHES, "--site-packages", site).exit_code == 0
     for path in (*everything(site / "neuralforecast"), dist_info(site) / "RECORD"):
         assert (path.stat().st_uid, path.stat().st_gid) == (ANOTHER, ANOTHER - 1), path
@@ -256,16 +258,16 @@ def owners(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.lstat().st_uid, path.lstat().st_gid) for path in everything(folder)}
 
 
-def test_a_lock_file_that_may_not_be_opened_is_named(site: Path) -> None:
+def test_an_unreadable_lock_file_is_an_error_that_names_it(site: Path) -> None:
     lock = dist_info(site) / "nfpatch.lock"
     lock.touch(mode=0o444)
     lock.chmod(0o000)
     before = snapshot_of_the_readable(site)
-    check_refused(ordinary("apply", *SOME_PATCHES, "--site-packages", site), lock)
+    check_refused(run_unprivileged("apply", *SOME_PATCHES, "--site-packages", site), lock)
     assert snapshot_of_the_readable(site) == before
 
 
-# --- no right to read
+# --- no permission to read
 
 UNREADABLE: dict[str, Callable[[Path], Path]] = {
     "a target file": lambda site: site / TFT,
@@ -278,37 +280,37 @@ UNREADABLE: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("what", UNREADABLE.values(), ids=UNREADABLE)
 @pytest.mark.parametrize("command", ["apply", "status", "revert"])
-def test_what_may_not_be_read_is_named_and_stays(command: str, what: Callable[[Path], Path], site: Path) -> None:
+def test_an_unreadable_path_is_an_error_that_names_it(command: str, what: Callable[[Path], Path], site: Path) -> None:
     path = what(site)
     mode = stat.S_IMODE(path.stat().st_mode)
     before = snapshot(site)
     path.chmod(0o000)
-    check_refused(ordinary(*on_some(command), "--site-packages", site), path, "Permission denied")
+    check_refused(run_unprivileged(*on_some(command), "--site-packages", site), path, "Permission denied")
     path.chmod(mode)
     assert snapshot(site) == before
 
 
 @pytest.mark.parametrize("name", ["nfpatch", "nfpatch/ledger.json"])
 @pytest.mark.parametrize("command", ["apply", "status", "revert"])
-def test_what_nfpatch_keeps_and_may_not_be_read_is_named_and_stays(command: str, name: str, patched: Path) -> None:
+def test_an_unreadable_file_of_nfpatch_is_an_error_that_names_it(command: str, name: str, patched: Path) -> None:
     path = dist_info(patched) / name
     mode = stat.S_IMODE(path.stat().st_mode)
     before = snapshot(patched)
     path.chmod(0o000)
-    check_refused(ordinary(*on_some(command), "--site-packages", patched), path, "Permission denied")
+    check_refused(run_unprivileged(*on_some(command), "--site-packages", patched), path, "Permission denied")
     path.chmod(mode)
     assert snapshot(patched) == before
 
 
-def test_a_strict_umask_does_not_reach_what_others_read(site: Path) -> None:
+def test_a_strict_umask_does_not_change_file_modes(site: Path) -> None:
     before = snapshot(site)
     previous = os.umask(0o077)
     try:
-        assert ordinary("apply", *SOME_PATCHES, "--site-packages", site).code == 0
+        assert run_unprivileged("apply", *SOME_PATCHES, "--site-packages", site).code == 0
         after = snapshot(site)
         for path in (NBEATSX, TFT, f"{dist_info(site).name}/RECORD"):
             assert after[path].mode == before[path].mode
-        assert ordinary("revert", "--site-packages", site).code == 0
+        assert run_unprivileged("revert", "--site-packages", site).code == 0
     finally:
         os.umask(previous)
     assert snapshot(site) == before
@@ -318,11 +320,11 @@ def snapshot_of_the_readable(site: Path) -> dict[str, object]:
     return {str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns) for path in everything(site)}
 
 
-# --- what file systems lack
+# --- file systems that lack features
 
 
 def failing(event_to_fail: str, number: int) -> Hook:
-    """Every such operation fails, as on a file system that does not know it."""
+    """Makes every such operation fail, as on a file system without it."""
 
     def hook(event: str, details: tuple[Any, ...]) -> None:
         if event == event_to_fail:
@@ -337,18 +339,18 @@ def each_folder_is_a_file_system(event: str, details: tuple[Any, ...]) -> None:
 
 
 def check_round_trip(site: Path, hook: Hook) -> None:
-    """Apply and revert work, and bytes, modes and times come back."""
+    """Check that apply and revert work, and restore bytes, modes and times."""
     (site / TFT).chmod(0o640)
     os.utime(site / TFT, ns=(1_500_000_000_123_456_789, 1_500_000_000_123_456_789))
     cache = (site / TFT).parent / "__pycache__"
     cache.mkdir()
     (cache / "tft.cpython-311.pyc").write_bytes(b"compiled")
     before = snapshot(site), file_times(site)
-    applied = ordinary("apply", *SOME_PATCHES, "--json", "--site-packages", site, hook=hook)
+    applied = run_unprivileged("apply", *SOME_PATCHES, "--json", "--site-packages", site, hook=hook)
     assert (applied.code, applied.stderr) == (0, "")
     assert needed_states(applied) == {"applied"}
     assert false_record_rows(site) == []
-    reverted = ordinary("revert", "--site-packages", site, hook=hook)
+    reverted = run_unprivileged("revert", "--site-packages", site, hook=hook)
     assert (reverted.code, reverted.stderr) == (0, "")
     assert (snapshot(site), file_times(site)) == before
 
@@ -358,11 +360,11 @@ def file_times(site: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.ENOSYS])
-def test_a_file_system_without_hard_links_will_do(number: int, site: Path) -> None:
+def test_a_file_system_without_hard_links_works(number: int, site: Path) -> None:
     check_round_trip(site, failing("os.link", number))
 
 
-def test_a_tree_whose_folders_are_file_systems_of_their_own_will_do(site: Path) -> None:
+def test_an_install_across_several_file_systems_works(site: Path) -> None:
     check_round_trip(site, each_folder_is_a_file_system)
 
 
@@ -372,28 +374,28 @@ def test_a_file_system_without_locks_is_refused(number: int, command: str, site:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     before = snapshot(site)
-    ended = ordinary(*on_some(command), "--site-packages", site, hook=failing("fcntl.flock", number))
-    check_refused(ended, site, "Cannot lock", os.strerror(number), "copy on a local disk")
+    ended = run_unprivileged(*on_some(command), "--site-packages", site, hook=failing("fcntl.flock", number))
+    check_refused(ended, site, os.strerror(number))
     assert snapshot(site) == before
 
 
-# --- real mounts, in a mount namespace of their own
+# --- real mounts, in a mount namespace
 
 
 @pytest.fixture(scope="session")
 def unshare() -> list[str]:
-    """The start of a command that runs with mounts of its own."""
+    """The start of a command that runs in its own mount namespace."""
     command = ["unshare", "--mount", *([] if IS_ROOT else ["--map-root-user"])]
     trial = 'd=$(mktemp -d) && mount -t tmpfs none "$d" && umount "$d"; s=$?; rmdir "$d"; exit $s'
     try:
         subprocess.run([*command, "sh", "-c", trial], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this user may not mount anything here")
+        pytest.skip("requires permission to mount")
     return command
 
 
 def mounted(unshare: list[str], site: Path, script: str) -> str:
-    """What a shell script prints that finds the site-packages folder in $S and runs nfpatch as `n COMMAND...`."""
+    """The output of a shell script with the site-packages folder in $S and nfpatch as `n COMMAND...`."""
     head = f'set -eu; S={site}; n() {{ "{sys.executable}" -m nfpatch "$@" --site-packages "$S"; }}\n'
     shell = subprocess.run([*unshare, "bash", "-c", head + script], capture_output=True, text=True, check=False)
     assert shell.returncode == 0, shell
@@ -405,7 +407,7 @@ READ_ONLY = 'mount --bind "$P" "$P"; mount -o remount,bind,ro "$P"\n'
 
 @pytest.mark.parametrize("where", ["", "neuralforecast/models", "*.dist-info"])
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_file_system_that_is_mounted_read_only_is_named(
+def test_a_read_only_mount_is_an_error_that_names_the_path(
     command: str, where: str, site: Path, unshare: list[str]
 ) -> None:
     if command == "revert":
@@ -413,16 +415,16 @@ def test_a_file_system_that_is_mounted_read_only_is_named(
     before = snapshot(site)
     named = " ".join(on_some(command))
     script = f'P=$(echo "$S"/{where}); {READ_ONLY} set +e; n status >&2; echo $?; n {named} 2>&1; echo $?'
-    looked, *said, code = mounted(unshare, site, script).splitlines()
-    assert looked == "0"
-    check_refused(Ended(int(code), "", "\n".join(said)), site, "Read-only file system", "writable")
+    status_code, *lines, code = mounted(unshare, site, script).splitlines()
+    assert status_code == "0"
+    check_refused(Ended(int(code), "", "\n".join(lines)), site, "Read-only file system")
     assert snapshot(site) == before
 
 
-def test_a_patched_install_that_is_mounted_read_only_is_fine(patched_site: Path, unshare: list[str]) -> None:
-    before = looks(patched_site)
+def test_a_patched_install_on_a_read_only_mount_is_no_error(patched_site: Path, unshare: list[str]) -> None:
+    before = tree_with_times(patched_site)
     mounted(unshare, patched_site, f'P="$S"; {READ_ONLY} n apply; n status; n status --check')
-    assert looks(patched_site) == before
+    assert tree_with_times(patched_site) == before
 
 
 def test_folders_on_another_file_system_are_patched_and_reverted(
@@ -442,7 +444,9 @@ def test_folders_on_another_file_system_are_patched_and_reverted(
 
 
 @pytest.mark.parametrize("command", ["apply", "revert"])
-def test_a_file_system_that_is_full_is_named(command: str, site: Path, unshare: list[str], tmp_path: Path) -> None:
+def test_a_full_file_system_is_an_error_that_names_the_path(
+    command: str, site: Path, unshare: list[str], tmp_path: Path
+) -> None:
     if command == "revert":
         invoke("apply", *SOME_PATCHES, "--site-packages", site)
     script = f"""
@@ -452,6 +456,6 @@ def test_a_file_system_that_is_full_is_named(command: str, site: Path, unshare: 
         n {" ".join(on_some(command))} 2>&1; echo $?
         rm "$D/filler"; diff -r "$D" "$S/../info" >&2 || echo changed
     """
-    *said, code = mounted(unshare, site, script).splitlines()
-    check_refused(Ended(int(code), "", "\n".join(said)), site, "No space left on device", "disk space")
+    *lines, code = mounted(unshare, site, script).splitlines()
+    check_refused(Ended(int(code), "", "\n".join(lines)), site, "No space left on device")
     assert set(NEEDED) <= states(site).keys()

@@ -1,4 +1,4 @@
-"""Installers and nfpatch on the same tree: neither may leave the other anything to trip over."""
+"""Installers and nfpatch on the same install do not break each other."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def installed(python: Path) -> Path:
-    """The site-packages folder of an environment into which pip installed 1.7.4, compiled files and all."""
+    """The site-packages folder of an environment in which pip installed and compiled 1.7.4."""
     pip(python, "install", "--quiet", "--no-deps", wheel_of("1.7.4"))
     site = site_packages_of(python)
     assert list((site / "neuralforecast").rglob("*.pyc"))
@@ -52,16 +52,25 @@ def uv(uv_executable: Path, python: Path, tmp_path: Path) -> Installer:
     """`uv pip` on the environment, with a package cache of its own."""
 
     def run(command: str, *arguments: object) -> str:
-        words = [uv_executable, "pip", command, "--python", python, "--offline", "--cache-dir", tmp_path / "cache"]
+        command_line = [
+            uv_executable,
+            "pip",
+            command,
+            "--python",
+            python,
+            "--offline",
+            "--cache-dir",
+            tmp_path / "cache",
+        ]
         return subprocess.run(
-            [*words, *map(str, arguments)], env=environment(), capture_output=True, text=True, check=True
+            [*command_line, *map(str, arguments)], env=environment(), capture_output=True, text=True, check=True
         ).stdout
 
     return run
 
 
 def compile_patched_modules(site: Path, *levels: int) -> None:
-    """What importing the package does, in a Python that optimises at this level (0: not at all)."""
+    """Compile the patched modules, as importing them does, at these optimization levels."""
     added = sorted(path.relative_to(site).as_posix() for path in (site / PACKAGE_OF_MODULES).glob("*.py"))
     for file in (NBEATSX, TFT, CORE, *added):
         for level in levels or (0,):  # pip knows of no other, nfpatch or not
@@ -76,7 +85,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def without_bytecode(entries: dict[str, Entry]) -> dict[str, Entry]:
-    """A snapshot less the content of compiled files, which tells when their source was written."""
+    """A snapshot without the content of compiled files, which contains the times of their sources."""
     return {path: entry._replace(content=b"") if path.endswith(".pyc") else entry for path, entry in entries.items()}
 
 
@@ -88,7 +97,7 @@ def apply(site: Path) -> None:
 
 
 @pytest.mark.parametrize("imported", [False, True], ids=["untouched", "imported"])
-def test_pip_uninstall_takes_everything_away(imported: bool, python: Path) -> None:
+def test_pip_uninstall_removes_everything(imported: bool, python: Path) -> None:
     site = site_packages_of(python)
     before = snapshot(site)
     pip(python, "install", "--quiet", "--no-deps", wheel_of("1.7.4"))
@@ -99,7 +108,7 @@ def test_pip_uninstall_takes_everything_away(imported: bool, python: Path) -> No
     assert snapshot(site) == before
 
 
-def test_a_forced_reinstall_brings_the_released_files_back(python: Path, installed: Path) -> None:
+def test_a_forced_reinstall_restores_the_released_files(python: Path, installed: Path) -> None:
     released = without_bytecode(snapshot(installed))
     apply(installed)
     compile_patched_modules(installed)
@@ -120,7 +129,9 @@ def test_record_is_as_pip_wrote_it_after_a_forced_revert_of_an_edited_file(insta
     assert left == released
 
 
-def test_an_upgrade_to_a_fixed_release_starts_clean(python: Path, installed: Path, tmp_path: Path) -> None:
+def test_an_upgrade_to_a_fixed_release_leaves_no_trace_of_nfpatch(
+    python: Path, installed: Path, tmp_path: Path
+) -> None:
     apply(installed)
     compile_patched_modules(installed)
     pip(python, "install", "--quiet", "--upgrade", "--no-deps", wheel_of("1.7.7"))
@@ -133,7 +144,7 @@ def test_an_upgrade_to_a_fixed_release_starts_clean(python: Path, installed: Pat
     assert false_record_rows(installed) == []
 
 
-def test_pip_says_the_same_of_a_patched_install_and_lists_nfpatchs_files(python: Path, installed: Path) -> None:
+def test_pip_reports_a_patched_install_as_before_and_lists_the_added_files(python: Path, installed: Path) -> None:
     before = pip(python, "check", check=False)
     apply(installed)
     assert pip(python, "check", check=False) == before
@@ -151,7 +162,7 @@ def test_pip_says_the_same_of_a_patched_install_and_lists_nfpatchs_files(python:
     assert unlisted_files(installed) == []
 
 
-def test_revert_gives_back_all_of_site_packages_as_pip_wrote_it(installed: Path) -> None:
+def test_revert_restores_site_packages_as_pip_wrote_it(installed: Path) -> None:
     compile_patched_modules(installed, 0, 1, 2)
     (installed / NBEATSX).chmod(0o640)
     before, before_times = snapshot(installed), times(installed)
@@ -171,7 +182,7 @@ def test_revert_gives_back_all_of_site_packages_as_pip_wrote_it(installed: Path)
 
 
 @pytest.mark.parametrize("imported", [False, True], ids=["untouched", "imported"])
-def test_uv_uninstall_takes_everything_away(imported: bool, uv: Installer, python: Path) -> None:
+def test_uv_uninstall_removes_everything(imported: bool, uv: Installer, python: Path) -> None:
     site = site_packages_of(python)
     before = snapshot(site)
     uv("install", "--no-deps", wheel_of("1.7.4"))

@@ -1,4 +1,4 @@
-"""Every release of neuralforecast, on its real wheel."""
+"""Every release of neuralforecast, unpacked from its real wheel."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def added_and_removed(before: bytes, after: bytes) -> tuple[list[str], list[str]
 
 
 @pytest.mark.parametrize("release", EACH_RELEASE)
-def test_status_is_what_the_release_history_says(release: str, released: Callable[[str], Path]) -> None:
+def test_status_matches_the_release_history(release: str, released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
     opt_in = {
         patch.id: "opt-in" if catalog.files_of(patch, release) else "not-needed"
@@ -105,7 +105,7 @@ def test_status_is_what_the_release_history_says(release: str, released: Callabl
 
 
 @pytest.mark.parametrize("release", ["1.0.0", "1.1.0", "1.7.4", "3.3.0"])
-def test_apply_patches_all_that_a_release_needs_and_revert_gives_every_byte_back(
+def test_apply_patches_every_release_and_revert_restores_every_byte(
     release: str, released: Callable[[str], Path]
 ) -> None:
     site = released(release)
@@ -128,7 +128,7 @@ def test_apply_patches_all_that_a_release_needs_and_revert_gives_every_byte_back
 
 
 @pytest.mark.parametrize("release", EACH_RELEASE)
-def test_the_mission_changes_what_its_patches_name_and_revert_gives_every_byte_back(
+def test_two_patches_change_only_their_files_and_revert_restores_every_byte(
     release: str, released: Callable[[str], Path]
 ) -> None:
     site = released(release)
@@ -175,7 +175,7 @@ def test_the_mission_changes_what_its_patches_name_and_revert_gives_every_byte_b
 @pytest.mark.parametrize(
     ("release", "fixed_in", "file"), [("1.7.4", "1.7.5", TFT), ("1.7.5", "1.7.6", NBEATSX)], ids=["tft", "nbeatsx"]
 )
-def test_the_patched_file_differs_from_upstreams_fix_only_where_upstream_changed_something_else(
+def test_a_patched_file_differs_from_upstreams_fix_only_in_unrelated_changes(
     release: str, fixed_in: str, file: str, released: Callable[[str], Path]
 ) -> None:
     site, upstream = released(release), (released(fixed_in) / file).read_text().splitlines()
@@ -187,11 +187,11 @@ def test_the_patched_file_differs_from_upstreams_fix_only_where_upstream_changed
         matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
         return {(tuple(one[a:b]), tuple(other[c:d])) for tag, a, b, c, d in matcher.get_opcodes() if tag != "equal"}
 
-    assert len(hunks(unpatched, upstream) - hunks(patched, upstream)) == 1, "the patch is one of upstream's changes"
-    assert hunks(patched, upstream) < hunks(unpatched, upstream), "and nothing but that"
+    assert len(hunks(unpatched, upstream) - hunks(patched, upstream)) == 1, "the patch makes one of upstream's changes"
+    assert hunks(patched, upstream) < hunks(unpatched, upstream), "and no others"
 
 
-def test_every_release_is_claimed_exactly_once_by_each_patch() -> None:
+def test_each_patch_has_exactly_one_variant_or_reason_per_release() -> None:
     from packaging.specifiers import SpecifierSet
 
     for patch in load_catalog().patches:
@@ -200,9 +200,8 @@ def test_every_release_is_claimed_exactly_once_by_each_patch() -> None:
             assert len(claims) == 1, f"{patch.id} on {release}: {claims}"
 
 
-def test_the_out_layer_of_1_1_0_is_used_and_stays(released: Callable[[str], Path]) -> None:
+def test_the_used_out_layer_of_1_1_0_is_kept(released: Callable[[str], Path]) -> None:
     site = released("1.1.0")
     result = invoke("apply", "nbeatsx-unused-out", "--site-packages", site)
     assert result.exit_code == 0
-    assert "forward uses the `out` layer" in result.stdout
     assert b"self.out(forecast)" in (site / NBEATSX).read_bytes()

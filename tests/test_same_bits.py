@@ -1,7 +1,8 @@
-"""What `make same-bits` compares, what it lets pass, and what its page says."""
+"""What `make same-bits` compares, which differences it allows, and what its page shows."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ STACK = {"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6"}
 RESULT = {"weights": {"a": "1", "b": "2"}, "random_streams": {"torch": "3"}, "train_losses": ["0x1p+1"]}
 
 
-def test_whatever_differs_is_named() -> None:
+def test_all_differences_are_reported() -> None:
     def differences(**changes: object) -> tuple[str, ...]:
         return same_bits.compare_fits("1.7.4", MAE, "all", RESULT, {**RESULT, **changes}).differences
 
@@ -31,14 +32,14 @@ def test_whatever_differs_is_named() -> None:
     assert differences(cross_validation="5") == ("cross_validation",)
 
 
-def test_an_error_counts_where_one_source_alone_has_it() -> None:
+def test_an_error_with_one_source_only_is_a_difference() -> None:
     error = {"error": "ValueError: no"}
     assert same_bits.compare_fits("1.7.4", MAE, "all", error, error) == replace(EQUAL, error="ValueError: no")
     assert "error" in same_bits.compare_fits("1.7.4", MAE, "all", RESULT, error).differences
     assert same_bits.compare_fits("1.7.4", MAE, "all", error, {"error": "KeyError: a"}).differences == ("error",)
 
 
-def test_only_what_is_equal_without_the_two_patches_may_differ_with_them() -> None:
+def test_a_difference_is_allowed_only_if_the_two_patches_cause_it() -> None:
     without = replace(EQUAL, patches="without")
     assert same_bits.failures_in([DIFFERENT, without]) == []
     assert same_bits.exceptions_in([DIFFERENT, without]) == {"TFT of 1.7.4": ["MAE"]}
@@ -52,7 +53,7 @@ def test_only_what_is_equal_without_the_two_patches_may_differ_with_them() -> No
     assert same_bits.failures_in([DIFFERENT, without, elsewhere]) == [elsewhere]
 
 
-def test_the_page_counts_what_is_equal_and_says_what_was_not_trained() -> None:
+def test_the_page_has_the_number_of_equal_runs_and_what_was_not_trained() -> None:
     outcomes = [
         DIFFERENT,
         replace(EQUAL, patches="without"),
@@ -67,13 +68,14 @@ def test_the_page_counts_what_is_equal_and_says_what_was_not_trained() -> None:
     assert "| TimeLLM |  |  |\n" in page
     assert "* TFT of 1.7.4: MAE\n" in page
     assert "* TimeLLM of 3.3.0: ImportError: no transformers\n" in page
-    assert "3 configurations, all equal but for these" in page
+    assert re.search(r"\b3 configurations\b", page)
     worse = same_bits.page_of([*outcomes, replace(DIFFERENT, release="3.3.0")], ("1.7.4", "3.3.0"), STACK)
-    assert "**1 of them differ**" in worse
+    assert re.search(r"\b1 of them\b", worse)
+    assert not re.search(r"\b1 of them\b", page)
 
 
 @pytest.mark.parametrize("release", same_bits.RELEASES)
-def test_every_model_is_compared_and_every_case_of_an_unused_parameter(release: str, tmp_path: Path) -> None:
+def test_every_model_and_every_unused_parameter_case_is_compared(release: str, tmp_path: Path) -> None:
     package, catalog = unpack(release, tmp_path) / "neuralforecast", load_catalog()
     cases = same_bits.cases_of(package, release, catalog)
     assert {case.model for case in cases.values()} >= {model.name for model in models_of(package)}
@@ -91,7 +93,7 @@ def test_every_model_is_compared_and_every_case_of_an_unused_parameter(release: 
 
 
 @pytest.mark.ddp
-def test_a_layer_that_is_no_longer_built_is_seen_where_later_ones_are_drawn(training_env: Path, tmp_path: Path) -> None:
+def test_a_removed_layer_changes_the_initial_weights_of_later_layers(training_env: Path, tmp_path: Path) -> None:
     released = unpack("3.3.0", tmp_path / "released")
     shutil.copytree(released, tmp_path / "patched")
     stemgnn = tmp_path / "patched" / "neuralforecast" / "models" / "stemgnn.py"

@@ -1,4 +1,4 @@
-"""What a shell shows: the commands by what one wants of them, and completion, which click brings along."""
+"""`nfpatch --help`, and completion by click."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NFPATCH = Path(sys.executable).with_name("nfpatch")
 
 
 def answer_to(instruction: str, **variables: str) -> str:
-    """What nfpatch says to a shell that asks for completion."""
+    """The output of nfpatch for a shell that asks for completion."""
     wanted = {**os.environ, "_NFPATCH_COMPLETE": instruction, **variables}
     return subprocess.run([NFPATCH], env=wanted, capture_output=True, text=True, check=False).stdout
 
 
 def completed(*words: str) -> set[str]:
-    """What the last of these words may become."""
+    """The completions of the last of these words."""
     line = " ".join(["nfpatch", *words])
     lines = answer_to("bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(words))).splitlines()
     return {line.partition(",")[2] for line in lines}
@@ -36,18 +36,18 @@ def test_commands_options_and_their_values_are_completed() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_what_a_shell_is_to_read_asks_nfpatch(shell: str) -> None:
+def test_the_completion_script_calls_nfpatch(shell: str) -> None:
     if shell == "bash" and shutil.which("bash") is None:
-        pytest.skip("there is no bash, of which click asks its version")
+        pytest.skip("requires bash, whose version click checks")
     script = answer_to(f"{shell}_source")
     assert f"_NFPATCH_COMPLETE={shell}_complete" in script
     if shutil.which(shell) is not None:
         subprocess.run([shell, "-n"], input=script, text=True, check=True)
 
 
-def test_a_bash_that_has_read_it_completes() -> None:
+def test_bash_completes_with_the_script() -> None:
     if shutil.which("bash") is None:
-        pytest.skip("there is no bash")
+        pytest.skip("requires bash")
     script = (
         'eval "$(_NFPATCH_COMPLETE=bash_source nfpatch)"\n'
         "COMP_WORDS=(nfpatch rev) COMP_CWORD=1\n"
@@ -60,7 +60,7 @@ def test_a_bash_that_has_read_it_completes() -> None:
     assert done.stdout.split() == ["revert"], done.stderr
 
 
-def test_help_groups_every_command_by_what_one_wants() -> None:
+def test_help_groups_every_command() -> None:
     text = invoke("--help").stdout
     groups = re.findall(r"^(\w[\w ]*):\n((?:  \w.*\n(?:    .*\n)*)+)", text, re.MULTILINE)
     found = {heading: re.findall(r"^  (\w+)", block, re.MULTILINE) for heading, block in groups if heading != "Options"}

@@ -1,7 +1,7 @@
-"""Windows, where nfpatch refuses at its start: a real process that takes itself for one there.
+"""Windows, where every command exits with 4, simulated in a real process.
 
-No Windows was at hand. The process has none of the modules that Windows lacks, and its platform changes once nfpatch is
-imported, as much of Python itself would look for Windows before.
+No Windows was available. The process has none of the modules that Windows lacks, and its platform changes after nfpatch
+is imported, because Python's own modules would need a real Windows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIKE_WINDOWS = """
 import sys
 for name in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[name] = None
-import shutil  # asks for modules of Windows, from Python 3.13 on
+import shutil  # imports modules of Windows, from Python 3.13 on
 import nfpatch.cli
 sys.platform = "win32"
 """
@@ -26,7 +26,7 @@ sys.platform = "win32"
 
 @pytest.fixture
 def windows(tmp_path: Path) -> dict[str, str]:
-    """The variables of a Python that takes itself for one on Windows."""
+    """The environment variables of a Python that simulates Windows."""
     folder = tmp_path / "windows"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(LIKE_WINDOWS)
@@ -39,7 +39,7 @@ def run(variables: dict[str, str], *arguments: object) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, windows: dict[str, str], site: Path) -> None:
+def test_every_command_exits_with_4(command: str, windows: dict[str, str], site: Path) -> None:
     needed = [__file__ for parameter in COMMANDS[command].params if parameter.required]
     where = [] if command == "list" else ["--site-packages", site]
     before = snapshot(site)
@@ -53,10 +53,10 @@ def test_every_command_refuses_in_one_line_with_exit_code_4(command: str, window
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["apply", "--help"]])
-def test_help_is_had_there(words: list[str], windows: dict[str, str]) -> None:
+def test_help_works(words: list[str], windows: dict[str, str]) -> None:
     assert run(windows, *words).returncode == 0
 
 
-def test_elsewhere_the_same_process_does_its_work(windows: dict[str, str], site: Path) -> None:
+def test_on_another_platform_the_same_process_works(windows: dict[str, str], site: Path) -> None:
     Path(windows["PYTHONPATH"], "sitecustomize.py").write_text(LIKE_WINDOWS.replace("win32", "linux"))
     assert run(windows, "status", "--site-packages", site).returncode == 0

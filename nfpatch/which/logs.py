@@ -44,7 +44,9 @@ _NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
 # The prefixes that wrappers (DDP, Lightning, torch.compile) add to the names of parameters.
 _WRAPPERS = re.compile(r"^(?:(?:module|_forward_module|_orig_mod)\.)+")
 _COLUMN = re.compile("[|│┃]")
-_LAYER = re.compile(r"[\s│┃]*(\d+)\s*[|│┃]\s*([\w.]+)\s*[|│┃]\s*(\w+)\s*[|│┃]\s*([\d.]+)")
+# A row of Lightning's model summary. With rich the columns are cut to the width of the terminal: StaticCovariateEncod…
+_LAYER = re.compile(r"[\s│┃]*(\d+)\s*[|│┃]\s*([\w.]+…?)\s*[|│┃]\s*(\w+…?)\s*[|│┃]\s*([\d.]+)")
+CUT = "…"
 
 
 class Line(NamedTuple):
@@ -150,7 +152,7 @@ class Log:
     def layers_before(self, line: Line) -> dict[str, str]:
         """The layers with parameters of the last model summary before this line: the class of each by its name.
 
-        Lightning prints these summaries. Empty if there is none.
+        Lightning prints these summaries. A name or class that was cut ends with CUT. Empty if there is no summary.
         """
         layers: dict[str, str] = {}
         for index in range(line.number - 2, -1, -1):

@@ -10,7 +10,7 @@ from typing import Optional
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.console import ONLY_IF
 from nfpatch.patching.install_state import InstallState, PatchState
-from nfpatch.which.logs import Line, Log, TracebackFrame
+from nfpatch.which.logs import CUT, Line, Log, TracebackFrame
 
 # DDP's errors about unused parameters: of Lightning 2, which replaces torch's message, and of torch itself.
 REFUSALS = ("parameters that were not used in producing the loss", "Expected to have finished reduction in the prior")
@@ -156,13 +156,19 @@ def _by_layers(log: Log, refusal: Line, catalog: Catalog) -> list[Patch]:
     candidates = [
         patch
         for patch in catalog.patches
-        if patch.unused_parameters and (not layers or patch.model in layers.values() or _has_layer(patch, layers))
+        if patch.unused_parameters
+        and (not layers or _is_any_of(patch.model, layers.values()) or _has_layer(patch, layers))
     ]
     return [patch for patch in candidates if log.names_model(patch.model)] or candidates
 
 
 def _has_layer(patch: Patch, layers: Mapping[str, str]) -> bool:
-    return any(pattern.partition(".")[0] in layers for pattern in patch.unused_parameters)
+    return any(_is_any_of(pattern.partition(".")[0], layers) for pattern in patch.unused_parameters)
+
+
+def _is_any_of(name: str, listed: Iterable[str]) -> bool:
+    """Whether a summary lists this name, whole or cut."""
+    return any(name == each or (each.endswith(CUT) and name.startswith(each[: -len(CUT)])) for each in listed)
 
 
 def _by_words(log: Log, catalog: Catalog) -> list[Match]:

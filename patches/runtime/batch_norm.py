@@ -1,7 +1,7 @@
 """Synchronizes the statistics of batch normalization after a training.
 
 DDP broadcasts the running statistics of rank 0 before each training step, in which each rank adds its own batch.
-Nothing does so after the last step, unless a validation follows it.
+After the last step they are not broadcast, unless a validation follows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What differs between releases of Lightning, torch and neuralforecast, decided by what is there.
+"""Differences between releases of Lightning, torch and neuralforecast, detected by feature.
 
 The other runtime modules call these functions instead of comparing versions.
 """
@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 
 
 def attached_trainer(model: Any) -> Optional[Any]:
-    """The trainer that a model is attached to; None where it is attached to none.
+    """The trainer that a model is attached to; None if there is none.
 
-    Lightning 1.6 keeps it as `trainer`; Lightning 2 keeps it as `_trainer`, and raises where `trainer` is read without
+    Lightning 1.6 keeps it as `trainer`; Lightning 2 keeps it as `_trainer`, and raises if `trainer` is read without
     one. neuralforecast removes the attribute after a training.
     """
     attributes = vars(model)
@@ -34,7 +34,7 @@ def default_callback_classes() -> tuple[type, ...]:
 def is_train_loss_reduced(model: Any) -> bool:
     """Whether the logged training loss of a model is the mean over the ranks.
 
-    It is where early stopping monitors it (`val_monitor`, since neuralforecast 3.1.6), so that all ranks stop at the
+    It is if early stopping monitors it (`val_monitor`, since neuralforecast 3.1.6), so that all ranks stop at the
     same step. It is not on Spark, whose data module has files: there the ranks have different numbers of batches, so
     that none can wait for another within an epoch.
     """
@@ -43,7 +43,7 @@ def is_train_loss_reduced(model: Any) -> bool:
 
 
 def has_ephemeral_launcher(trainer: Any) -> bool:
-    """Whether the processes of a trainer exist during a fit only: those of ddp_spawn, ddp_fork and ddp_notebook.
+    """Whether the processes of a trainer exist only during a fit: those of ddp_spawn, ddp_fork and ddp_notebook.
 
     The class of their launcher has "Spawn" in its name in Lightning 1.6, "MultiProcessing" in 2.
     """
@@ -52,7 +52,7 @@ def has_ephemeral_launcher(trainer: Any) -> bool:
 
 
 def forking_launcher(trainer: Any) -> Optional[Any]:
-    """What forks the processes of a trainer, those of ddp_fork and ddp_notebook; None where nothing does.
+    """The launcher that forks the processes of a trainer (ddp_fork, ddp_notebook); None if there is none.
 
     Lightning 1.6 forks no processes.
     """
@@ -62,10 +62,10 @@ def forking_launcher(trainer: Any) -> Optional[Any]:
 
 
 def train_loader(trainer: Any) -> Any:
-    """The loader that a trainer trains on, as it is after Lightning has replaced its sampler, if it does.
+    """The loader that a trainer trains on, after Lightning has replaced its sampler, if it does.
 
     Lightning 2 has it as `train_dataloader`, Lightning 1.6 as the `loaders` of a `CombinedLoader` there. None before
-    the training, and where there are several loaders.
+    the training, and if there are several loaders.
     """
     loader = getattr(trainer, "train_dataloader", None)
     loader = getattr(loader, "loaders", loader)
@@ -78,13 +78,13 @@ def has_files_of_rank(datamodule: Any) -> bool:
 
 
 def former_device_arguments() -> tuple[str, ...]:
-    """The arguments of `Trainer` that win over `devices`: `num_processes` and `gpus` in Lightning 1.6, none in 2."""
+    """The arguments of `Trainer` that override `devices`: `num_processes` and `gpus` in Lightning 1.6, none in 2."""
     parameters = inspect.signature(pl.Trainer.__init__).parameters
     return tuple(name for name in ("num_processes", "gpus") if name in parameters)
 
 
 def default_strategy() -> Optional[str]:
-    """What `Trainer` takes as its strategy if none is given: None in Lightning 1.6, "auto" in 2."""
+    """The default of `Trainer`'s strategy: None in Lightning 1.6, "auto" in 2."""
     default: Optional[str] = inspect.signature(pl.Trainer.__init__).parameters["strategy"].default
     return default
 
@@ -109,9 +109,9 @@ def move_batch(trainer: Any, batch: Any) -> Any:
 
 
 def compute_epoch_metrics(trainer: Any) -> None:
-    """Compute what was logged for this epoch, where it is not to be reduced over the ranks.
+    """Compute the metrics logged for this epoch, unless they are reduced over the ranks.
 
-    Lightning 1.6 reduces what nothing has computed at the end of the epoch, Lightning 2 only what was logged so.
+    After an epoch Lightning 1.6 reduces all metrics that are not computed yet, Lightning 2 only `sync_dist` ones.
     """
     for metric in trainer._results.result_metrics:
         if metric.is_tensor and metric.meta.on_epoch and not metric.meta.sync.should:

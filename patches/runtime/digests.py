@@ -1,7 +1,7 @@
-"""A digest that is equal on two ranks if both are about to predict the same: one model, one data set, the same options.
+"""A digest that is equal on two ranks if both are about to predict the same: the same model, dataset and options.
 
-It is of the weights and the values, not only of their shapes; of the options of the model and of its layers and losses;
-and of what the bits depend on besides.
+It covers the weights and the values, not only their shapes; the options of the model, its layers and losses; and
+everything else that the bits of a forecast depend on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# What may differ between ranks that predict the same: where they run, what they have logged, what the last prediction
-# has returned, and the mode that an error has left; a trainer sets the mode
+# These may differ between ranks that predict the same: devices, logged values, the result of the last prediction, and
+# the mode after an error, as a trainer sets the mode
 RANK_ATTRIBUTES = (
     *("trainer_kwargs", "train_trajectories", "valid_trajectories", "validation_step_outputs", "metrics"),
     *("explanations", "training"),
@@ -24,9 +24,9 @@ PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, np.generic, to
 
 
 def compute_digest(models: Iterable[Any], datasets: Iterable[Any], *options: object) -> str:
-    """The digest of these models, data sets and plain options; an empty text where something cannot be compared.
+    """The digest of these models, datasets and plain options; empty if something cannot be compared.
 
-    Files of a data set are compared by their names and sizes.
+    Files of a dataset are compared by their names and sizes.
     """
     digest = hashlib.sha256()
     try:
@@ -45,7 +45,7 @@ def compute_digest(models: Iterable[Any], datasets: Iterable[Any], *options: obj
 def plain_options(instance: Any) -> dict[str, Any]:
     """The public attributes of a module or a data module that are plain values, or collections of these.
 
-    Tensors are not among them: those that are no parameters or buffers are what the last batch has left behind.
+    Tensors are not: those that are neither parameters nor buffers are left over from the last batch.
     """
     options = vars(instance).items()
     return {
@@ -87,7 +87,7 @@ def _tensors_in(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _add(digest: Any, value: Any) -> None:
-    """Add a value to the digest. Raises TypeError for what has no bytes of its own."""
+    """Add a value to the digest. Raises TypeError for objects without comparable bytes."""
     digest.update(f"{type(value).__name__} ".encode())
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)} ".encode())
@@ -107,7 +107,7 @@ def _add(digest: Any, value: Any) -> None:
 
 
 def _add_array(digest: Any, array: np.ndarray[Any, Any]) -> None:
-    if array.dtype.kind in "OMm":  # objects and times have no buffer of their values
+    if array.dtype.kind in "OMm":  # objects and times have no buffer with their values
         _add(digest, [str(each) for each in array.ravel()])
         return
     digest.update(f"{array.dtype} {array.shape} ".encode())

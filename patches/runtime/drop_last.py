@@ -6,9 +6,9 @@ from typing import Any
 
 
 def refuse_empty_training(model: Any) -> None:
-    """Raise ValueError where `drop_last_loader=True` has left this rank no batch; in one process do nothing.
+    """Raise ValueError if `drop_last_loader=True` left this rank no batch. Does nothing in one process.
 
-    Each rank gets a share of the series, and Lightning skips a training without batches silently. Makes no collective
+    Each rank gets a shard of the series, and Lightning skips a training without batches silently. Makes no collective
     call: the ranks have equally many batches, so that all of them raise.
     """
     trainer = model.trainer

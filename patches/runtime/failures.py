@@ -1,8 +1,8 @@
 """A training step that fails on one rank ends the training on all ranks.
 
-The other ranks wait for the gradients of the rank that failed, and would hang. So that rank publishes its error in the
-store of the process group and returns a loss whose gradients are zero. All ranks train on until each can read the
-error, at the end of the following step, and raise it there.
+The other ranks would hang waiting for the gradients of the rank that failed. So that rank publishes its error in the
+store of the process group and returns a loss whose gradients are zero. All ranks continue to the end of the following
+step, where each can read the error, and raise it there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Optional
 from . import compat
 from .ranks import RankGroup, group_of_trainer, to_picklable
 
-# Of the store, below `failures/N` for the N-th training of a process
+# Keys of the store, below `failures/N` for the N-th training of a process
 N_FAILED = "failed"
 ERROR = "error"
 STEP = "step"
@@ -31,20 +31,20 @@ def guard_training_step(model: Any, group: Optional[RankGroup] = None) -> None:
     failures = _group_of_training(model.trainer, group)
     if failures is None:
         return
-    if isinstance(model.training_step, _GuardedStep):  # Lightning has skipped the batch of this one
+    if isinstance(model.training_step, _GuardedStep):  # Lightning has skipped the batch of this step
         model.training_step.remove()
     model.training_step = _GuardedStep(model, failures)
 
 
 def raise_error_of_rank(model: Any, group: Optional[RankGroup] = None) -> None:
-    """Raise the error that a rank has published, once every rank can read it: at the end of the step after.
+    """Raise the error that a rank has published, once every rank can read it: at the end of the next step.
 
-    Does nothing where there is none. Uses no collective call, and the store keys of `guard_training_step`.
+    Does nothing if there is none. Uses no collective call, and the store keys of `guard_training_step`.
     """
     failures = _group_of_training(model.trainer, group)
     if failures is not None:
-        # What is published before the gradients of a step are reduced can be read by all ranks at the end of the next
-        # step, also where the reduction has not completed when a step ends, as on GPUs
+        # An error that is published before the gradients of a step are reduced can be read by all ranks at the end of
+        # the next step, even if the reduction has not completed when a step ends, as on GPUs
         _raise_published(model.trainer, failures, before_step=model.trainer.global_step - 1)
 
 
@@ -52,7 +52,7 @@ def finish_training(model: Any, group: Optional[RankGroup] = None) -> None:
     """Wait for all ranks after the last step, and raise the error that one has published in it.
 
     Does nothing at the end of an epoch that is not the last. Uses no collective call, and the store keys
-    `failures/N/finished` and `failures/N/all finished`. Raises the store's error where a rank does not come in time.
+    `failures/N/finished` and `failures/N/all finished`. Raises the store's error if a rank does not arrive in time.
     """
     trainer = model.trainer
     failures = _group_of_training(trainer, group)
@@ -65,7 +65,7 @@ def finish_training(model: Any, group: Optional[RankGroup] = None) -> None:
 
 
 class _GuardedStep:
-    """A model's training step that publishes an error, and replaces that of the model for one call."""
+    """A replacement of a model's training step, for one call, that publishes an error."""
 
     def __init__(self, model: Any, failures: RankGroup) -> None:
         self.model = model
@@ -74,7 +74,7 @@ class _GuardedStep:
         self.__wrapped__ = model.training_step  # whose signature Lightning reads
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         if self.own is None:
             del self.model.training_step
         else:
@@ -88,13 +88,13 @@ class _GuardedStep:
         except Exception as error:
             model.trainer._error_of_own_step = error
             _publish(error, model.trainer, self.failures)
-            with suppress(Exception):  # where a release logs it in another way
+            with suppress(Exception):  # in a release that logs it differently
                 _log_no_loss(model)
             return sum((p * 0).sum() for p in model.parameters() if p.requires_grad)
 
 
 def _group_of_training(trainer: Any, group: Optional[RankGroup]) -> Optional[RankGroup]:
-    """The ranks with the keys of this training; None where a failing step makes no other rank hang."""
+    """The ranks with the keys of this training; None if a failing step makes no other rank hang."""
     group = group_of_trainer(trainer, group)
     if group is None or not type(trainer.strategy).__name__.startswith("DDP"):
         return None

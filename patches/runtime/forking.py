@@ -1,8 +1,8 @@
 """Prevents hangs of forked training processes that use OpenMP threads.
 
-`ddp_notebook` and `ddp_fork` train in processes that Lightning forks. A fork has the memory of its parent, but none of
-its threads: where the parent has used the thread pool of OpenMP, as torch does, the forked process hangs waiting for
-threads that are not there. With one thread it needs no pool.
+`ddp_notebook` and `ddp_fork` train in processes that Lightning forks. A fork has the memory of its parent, but not
+its threads: if the parent has used the thread pool of OpenMP, as torch does, the forked process hangs waiting for
+threads that do not exist. With one thread it needs no pool.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _SingleThreaded:
         self._function = function
 
     def __call__(self, *arguments: Any) -> Any:
-        # Lightning gives a process as many threads as the machine has for it, unless this variable is set
+        # Lightning sets the number of threads by the number of CPUs, unless this variable is set
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
         return self._function(*arguments)

@@ -11,7 +11,7 @@ import torch
 
 from . import compat
 
-# The variables in which launchers tell a process its place on its machine
+# The variables in which launchers pass the local rank to a process
 LOCAL_RANK_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 GPU_ACCELERATORS = (None, "auto", "gpu", "cuda")
 
@@ -44,7 +44,7 @@ def clamp_devices(models: Iterable[Any]) -> None:
     the `trainer_kwargs` of the models. If a model is saved again, the file keeps the original number.
     """
     for model in models:
-        own = getattr(model, "model", None)  # that of HINT; TimesNet and PatchTST have layers of this name
+        own = getattr(model, "model", None)  # the model inside HINT; TimesNet and PatchTST have layers of this name
         _clamp_devices_of(own if hasattr(own, "trainer_kwargs") else model)
 
 
@@ -84,12 +84,12 @@ def _clamp(requested: Any, n_gpus: int) -> Optional[Union[int, list[int]]]:
 
 
 def _count_gpus(trainer_kwargs: Mapping[str, Any]) -> int:
-    """How many GPUs a trainer can use here; 0 where its accelerator is another one."""
+    """The number of GPUs that a trainer can use here; 0 for other accelerators."""
     return torch.cuda.device_count() if trainer_kwargs.get("accelerator") in GPU_ACCELERATORS else 0
 
 
 def _list_devices(trainer_kwargs: Mapping[str, Any], n_gpus: int) -> Sequence[int]:
-    """The devices of one machine that a trainer with these arguments uses; none where Lightning chooses one CPU."""
+    """The devices of one machine that a trainer with these arguments uses; none if Lightning chooses one CPU."""
     names: tuple[str, ...] = (*compat.former_device_arguments(), "devices")
     given = [trainer_kwargs[name] for name in names if trainer_kwargs.get(name)]
     devices = given[0] if given else trainer_kwargs.get("devices")
@@ -104,7 +104,7 @@ def _list_devices(trainer_kwargs: Mapping[str, Any], n_gpus: int) -> Sequence[in
 
 
 def _choose_gpu(devices: Sequence[int], n_gpus: int) -> int:
-    """The GPU of this process: its own one of the devices if that is there, else any."""
+    """The GPU of this process: its own one of the devices if it exists, else any."""
     ranks = [os.environ[name] for name in LOCAL_RANK_VARIABLES if name in os.environ]
     local_rank = int(ranks[0]) if ranks else 0
     own = devices[local_rank % len(devices)] if devices else local_rank

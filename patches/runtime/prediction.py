@@ -1,10 +1,10 @@
 """Prediction on several ranks: each predicts some of the batches of one process, and all get the results of all.
 
-Every rank predicts on one device, as one process does. Where the ranks make the same call, rank r of N predicts the
-parts r, r + N, ... and receives the others through the store of the process group (`meetings`). Else each rank predicts
-all of them. A part is a batch of one process, with the series that one process has in it, or in `predict_insample` from
-3.0.0 on a series. Either way a rank returns what one process returns, bit for bit: a part is computed by the same
-operations, with the same weights, on the same number of threads.
+Every rank predicts on one device, as one process does. If the ranks make the same call, rank r of N predicts the parts
+r, r + N, ... and receives the others through the store of the process group (`meetings`). Otherwise each rank predicts
+all of them. A part is a batch of one process, with the same series; in `predict_insample` from 3.0.0 on it is a series.
+In both cases the results are bit-identical to those of one process: a part is computed by the same operations, with the
+same weights, on the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from . import compat, meetings, placement
 from .digests import class_name, compute_digest, plain_options
 from .ranks import RankGroup, current_group
 
-# The attribute by which `predict` knows a data set of one series that `share_series` has yielded: what watches it
+# The attribute by which `predict` recognizes a dataset of one series that `share_series` has yielded
 WATCH = "_nfpatch_watch"
 
 
 def predict(
     trainer: Any, model: Any, datamodule: Any, group: Optional[RankGroup] = None, clock: Any = time
 ) -> Optional[list[Any]]:
-    """What `trainer.predict(model, datamodule=datamodule)` returns, with the batches shared among the ranks.
+    """The result of `trainer.predict(model, datamodule=datamodule)`, with the batches shared among the ranks.
 
     They are shared if all ranks make the same call, within `meetings.MEETING_SECONDS`; see `meetings.attend`. No
-    collective call is used, and a rank that fails or ends leaves no other waiting. Raises what `trainer.predict` raises
+    collective call is used, and no rank hangs if another one fails or exits. Raises what `trainer.predict` raises
     on this rank.
     """
     watch = getattr(datamodule.dataset, WATCH, None)
@@ -68,12 +68,12 @@ def share_series(
     group: Optional[RankGroup] = None,
     clock: Any = time,
 ) -> Iterator[tuple[int, Any]]:
-    """What `enumerate(datasets)` yields, for those that this rank predicts: a loop over data sets of one series each.
+    """Yield like `enumerate(datasets)`, for the datasets (of one series each) that this rank predicts.
 
     The body of the loop predicts the series by all models and appends one result to `results`, which has the results
-    of all series at the end of the loop. They are shared as the batches of `predict` are, in one meeting for the whole
-    loop; the predictions within it need none. An error in the body is known to the other ranks as soon as this
-    generator is closed, which CPython does when it leaves the loop.
+    of all series at the end of the loop. They are shared like the batches of `predict`, with one synchronization for
+    the whole loop. The other ranks learn of an error in the body as soon as this generator is closed, which CPython
+    does when it leaves the loop.
     """
     models = [_trained_model(model) for model in models]
     group = _ranks_of(models, group)
@@ -100,7 +100,7 @@ def share_series(
 
 @contextmanager
 def _mark(datasets: Iterable[Any], watch: _RandomWatch) -> Iterator[None]:
-    """Let `predict` know these data sets as long as the block runs; 3.0.0 has the same ones for each model."""
+    """Mark these datasets for `predict` within the block; 3.0.0 has the same ones for each model."""
     for dataset in datasets:
         setattr(dataset, WATCH, watch)
     try:
@@ -111,14 +111,14 @@ def _mark(datasets: Iterable[Any], watch: _RandomWatch) -> Iterator[None]:
 
 
 def _ranks_of(models: Iterable[Any], group: Optional[RankGroup]) -> Optional[RankGroup]:
-    """The ranks that predict these models; None where one of them is for one device."""
+    """The ranks that predict these models; None if one of them is for one device."""
     if not all(placement.single_device_changes(model.trainer_kwargs) for model in models):
         return None
     return current_group() if group is None else group
 
 
 def _trained_model(model: Any) -> Any:
-    """The model that predicts: that of an automatic one or of HINT. TimesNet and PatchTST have layers of that name."""
+    """The model that predicts: the one inside an Auto model or HINT. TimesNet and PatchTST have layers of that name."""
     own = getattr(model, "model", None)
     return own if isinstance(own, pl.LightningModule) else model
 
@@ -126,14 +126,14 @@ def _trained_model(model: Any) -> Any:
 def _share(
     call: meetings.SharedCall, n_parts: int, found: dict[int, Any], watch: _RandomWatch
 ) -> Iterator[Sequence[int]]:
-    """Yields numbers of parts that this rank is to compute, until `found` has the results of all.
+    """Yield the numbers of parts that this rank must compute, until `found` has the results of all.
 
-    The caller puts their results into `found` before it asks for more. First come those of this rank, then what the
-    others fail to deliver; and if a part has drawn random numbers, all of them, from the random state of the beginning.
+    The caller adds their results to `found` before it continues. First come the parts of this rank, then those that the
+    others do not deliver; and if a part has drawn random numbers, all parts, from the initial random state.
     """
     before = _random_states()
     share = range(call.rank, n_parts, call.world_size)
-    # A rank without a part of its own computes one all the same, for what a prediction does besides
+    # A rank without a part of its own computes one anyway, for the side effects of a prediction
     own = share or range(call.rank % n_parts, call.rank % n_parts + 1)
     with call.heartbeat():
         yield own
@@ -174,7 +174,7 @@ def _predict_watched(trainer: Any, model: Any, datamodule: Any, watch: _RandomWa
 def _predict_some(
     trainer: Any, model: Any, datamodule: Any, batches: Sequence[range], numbers: Sequence[int], watch: _RandomWatch
 ) -> list[Any]:
-    """The outputs of these batches, by the trainer and the loader that predict all of them."""
+    """The outputs of these batches, with the trainer and the loader that predict all of them."""
     dataset = datamodule.dataset
     datamodule.dataset = Subset(dataset, [index for number in numbers for index in batches[number]])
     try:
@@ -182,12 +182,12 @@ def _predict_some(
     finally:
         datamodule.dataset = dataset
     if outputs is None or len(outputs) != len(numbers):
-        raise KeyboardInterrupt  # which Lightning has caught
+        raise KeyboardInterrupt  # Lightning has caught it
     return list(outputs)
 
 
 def _list_batches(trainer: Any, model: Any, datamodule: Any) -> list[range]:
-    """The series of each batch of one process, by their places in the dataset; none where the loader has others."""
+    """The series of each batch of one process, by their indices in the dataset; empty if the loader has others."""
     loader = datamodule.predict_dataloader()
     is_sequential = isinstance(getattr(loader, "sampler", None), SequentialSampler) and loader.batch_size
     if not is_sequential or trainer.limit_predict_batches != 1.0:
@@ -199,8 +199,8 @@ def _list_batches(trainer: Any, model: Any, datamodule: Any) -> list[range]:
 def _can_share(model: Any, callbacks: Iterable[Any], group: RankGroup) -> bool:
     """Whether the parts of a prediction may be computed on different ranks.
 
-    They may not where it is known to draw random numbers, as the stream would be another one; and where the user has
-    callbacks or hooks that see every batch.
+    They may not if it is known to draw random numbers, as these would differ; nor if the user has callbacks or hooks
+    that are called for every batch.
     """
     if getattr(model.loss, "is_distribution_output", False) or meetings.has_drawn(group, class_name(model)):
         return False
@@ -210,24 +210,24 @@ def _can_share(model: Any, callbacks: Iterable[Any], group: RankGroup) -> bool:
 
 
 def _own_callbacks(model: Any) -> list[Any]:
-    """The callbacks that the user has given to a model, as a list or one alone."""
+    """The callbacks that the user passed to a model, as a list or a single one."""
     callbacks = model.trainer_kwargs.get("callbacks") or []
     return [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks)
 
 
 def _has_predict_hooks(instance: object, base: type) -> bool:
-    """Whether a callback or a model has code of its own that Lightning calls during a prediction."""
+    """Whether a callback or a model overrides a hook that Lightning calls during a prediction."""
     names = [name for name in dir(base) if name.startswith("on_predict_")]
     return any(getattr(type(instance), name) is not getattr(base, name) for name in names)
 
 
 def _compact(output: Any) -> Any:
-    """An output without the memory that a view of it would take along when it is pickled."""
+    """An output without unused memory, which pickling a view of it would include."""
     return output.clone() if isinstance(output, torch.Tensor) else output
 
 
 class _RandomWatch(pl.Callback):
-    """Sees which models draw random numbers when they predict a batch."""
+    """Detects which models draw random numbers when they predict a batch."""
 
     def __init__(self) -> None:
         self.drawn_by: set[str] = set()
@@ -242,7 +242,7 @@ class _RandomWatch(pl.Callback):
 
 
 def _random_states() -> list[Any]:
-    """The states of the generators that a model may draw from: Python, numpy, torch, and the GPU in use."""
+    """The states of the random generators that a model may use: Python, numpy, torch, and the GPU in use."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     states = [random.getstate(), ("MT19937", keys, position, has_gauss, gauss), torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else states  # type: ignore[no-untyped-call]

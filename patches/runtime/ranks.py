@@ -1,8 +1,8 @@
 """The ranks of a distributed run, and the store through which they exchange values without a collective call.
 
 A collective (broadcast, gather, barrier) hangs unless every rank makes the same call. A store does not: a rank may
-publish a value whether or not another one ever reads it. So whatever a script may do on one rank only goes through the
-store of the process group.
+publish a value that no other rank reads. So everything that a script may do on one rank only uses the store of the
+process group.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.distributed as dist
 class RankGroup:
     """The place of this process among the ranks.
 
-    `store` is the key-value store that all ranks share; keys of different uses are kept apart by `prefixed`.
+    `store` is the key-value store that all ranks share; `prefixed` separates the keys of different uses.
     """
 
     rank: int
@@ -31,13 +31,13 @@ class RankGroup:
         return RankGroup(self.rank, self.world_size, dist.PrefixStore(prefix, self.store))  # type: ignore[attr-defined]
 
     def count_call(self, name: str) -> int:
-        """Count a call of `name` by this rank, under the key `name/calls/RANK`, and return its number from 1 on."""
+        """Count a call of `name` by this rank, under the key `name/calls/RANK`, and return its number, from 1."""
         return int(self.store.add(f"{name}/calls/{self.rank}", 1))
 
     def next_call(self, name: str) -> RankGroup:
         """The ranks in this call of `name`, with keys of their own below `name/NUMBER`.
 
-        Each rank counts its calls (`count_call`), so that the n-th call of one rank meets the n-th call of another,
+        Each rank counts its calls (`count_call`), so that the n-th calls of all ranks belong together,
         whenever each makes it.
         """
         return self.prefixed(f"{name}/{self.count_call(name)}")
@@ -49,16 +49,16 @@ class RankGroup:
     def receive(self, key: str) -> Any:
         """The value that some rank publishes under a key.
 
-        Waits for it as long as the store's timeout; then the store raises RuntimeError.
+        Waits up to the store's timeout; then the store raises RuntimeError.
         """
         return pickle.loads(self.store.get(key))
 
 
 def current_group() -> Optional[RankGroup]:
-    """The ranks of torch's default process group; None where there is only this process.
+    """The ranks of torch's default process group; None if there is only this process.
 
-    Uses the store that the process group was made with, and no collective call. None as well where a
-    test has replaced `is_initialized` and there is no process group.
+    Uses the store of the process group, and no collective call. None as well if a test has
+    replaced `is_initialized` and there is no process group.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.GroupMember.WORLD is None:
         return None
@@ -72,8 +72,8 @@ def current_group() -> Optional[RankGroup]:
 def group_of_trainer(trainer: Any, group: Optional[RankGroup] = None) -> Optional[RankGroup]:
     """The ranks that train one model together: `group`, or else torch's default process group.
 
-    None where the trainer has one process. It may be one of several: a script can start a process group, and train
-    another model in each of its processes.
+    None if the trainer has one process, even in a process group: a script can start one, and train another model in
+    each of its processes.
     """
     if trainer.world_size == 1:
         return None
@@ -86,7 +86,7 @@ def is_multi_process() -> bool:
 
 
 def to_picklable(error: BaseException) -> BaseException:
-    """The error as another process can receive it: itself, or a RuntimeError with its type and text."""
+    """The error itself if it can be pickled, else a RuntimeError with its type and text."""
     try:
         received = pickle.loads(pickle.dumps(error))
     except Exception:
@@ -96,7 +96,7 @@ def to_picklable(error: BaseException) -> BaseException:
 
 
 def with_zero_gradient(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """The tensor; on several ranks in such a way that the parameter gets a gradient of zero.
+    """The tensor; on several ranks it depends on the parameter, which gets a gradient of zero.
 
     Strict DDP refuses a step in which a parameter gets no gradient. In one process nothing is changed.
     """

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-# Strategies whose processes exist during a fit only, by the beginning of their names
+# The prefixes of strategies whose processes exist only during a fit
 EPHEMERAL_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def reserve_one_gpu(config: dict[str, Any], gpus: float) -> float:
-    """How many GPUs ray reserves for a trial: at most one, unless the configuration has a strategy object."""
+    """The number of GPUs that ray reserves for a trial: at most one, unless the configuration has a strategy object."""
     return min(1, gpus) if _has_strategy_name(config) else gpus
 
 

@@ -1,7 +1,7 @@
 """Which windows and which series a rank trains on.
 
-All ranks draw the same random numbers. So a rank can draw for all of them and take its share, without any
-communication. In one process each function draws what the unpatched source draws there.
+All ranks draw the same random numbers. So a rank can draw for all of them and take its share, without communication. In
+one process each function draws what the unpatched source draws.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Windows = TypeVar("Windows", bound=torch.Tensor)
 def draw_windows(model: Any, n_windows: int) -> np.ndarray[Any, Any]:
     """The indices of `windows_batch_size` out of `n_windows` windows of a univariate model, drawn by numpy.
 
-    Where several ranks have the same series, they draw different windows for them: each takes its share of
+    If several ranks have the same series, they get different windows of them: each takes its share of
     `windows_batch_size` windows for every rank. Nothing is communicated.
     """
     return _draw_share(n_windows, model.windows_batch_size, *_ranks_with_same_series(model))
@@ -29,8 +29,8 @@ def draw_windows(model: Any, n_windows: int) -> np.ndarray[Any, Any]:
 def draw_on_device(model: Any, n_windows: int, device: torch.device) -> torch.Tensor:
     """The indices of `windows_batch_size` out of `n_windows` windows of a model, drawn by torch.
 
-    As `draw_windows`, for the releases from 3.1.4 on, which draw on the device of the windows. The windows of a
-    multivariate model are those of this rank already.
+    Like `draw_windows`, for releases from 3.1.4 on, which draw on the device of the windows. The windows of a
+    multivariate model are already sharded.
     """
     rank, n_ranks = _ranks_with_same_series(model)
     n_drawn = model.windows_batch_size * n_ranks
@@ -44,7 +44,7 @@ def draw_on_device(model: Any, n_windows: int, device: torch.device) -> torch.Te
 def draw_start(model: Any, n_starts: int) -> int:
     """The first time step, below `n_starts`, that a recurrent model up to 2.0.1 trains on.
 
-    Where several ranks have the same series, each takes a start of its own. Nothing is communicated.
+    If several ranks have the same series, each takes another start. Nothing is communicated.
     """
     rank, n_ranks = _ranks_with_same_series(model)
     starts = [np.random.choice(n_starts) for _ in range(n_ranks)]
@@ -63,7 +63,7 @@ def draw_windows_of_all_series(model: Any, n_windows: int) -> np.ndarray[Any, An
 def shard_windows(model: Any, windows: Windows) -> Windows:
     """The windows of a multivariate model that this rank trains on; all of them for any other model.
 
-    Fewer windows than ranks are not sharded, as no rank may be left without any. Nothing is communicated.
+    Fewer windows than ranks are not sharded, because each rank needs at least one. Nothing is communicated.
     """
     if not model.MULTIVARIATE:
         return windows
@@ -76,8 +76,8 @@ def shard_windows(model: Any, windows: Windows) -> Windows:
 def train_sampler(datamodule: Any) -> Optional[DistributedSampler[Any]]:
     """A sampler that gives every rank all series of a multivariate model in one order; None for any other training.
 
-    Where the data module shuffles, the order follows from the model's `random_seed` and the epoch, and not from the
-    random state of the rank. None, too, in one process. Nothing is communicated.
+    If the data module shuffles, the order depends on the model's `random_seed` and the epoch, not on the rank's random
+    state. None in one process, too. Nothing is communicated.
     """
     trainer = datamodule.trainer
     if trainer is None or trainer.world_size == 1 or not trainer.lightning_module.MULTIVARIATE:
@@ -87,7 +87,7 @@ def train_sampler(datamodule: Any) -> Optional[DistributedSampler[Any]]:
 
 
 def sample_everything(dataset: Any, shuffle: bool, seed: int = 0) -> DistributedSampler[Any]:
-    """A sampler of the whole dataset on every rank, which Lightning leaves in place.
+    """A sampler of the whole dataset on every rank, which Lightning does not replace.
 
     Lightning shards a dataset by a `DistributedSampler`, unless its loader already has one.
     """
@@ -95,7 +95,7 @@ def sample_everything(dataset: Any, shuffle: bool, seed: int = 0) -> Distributed
 
 
 def _draw_share(n_windows: int, size: int, rank: int, n_ranks: int) -> np.ndarray[Any, Any]:
-    """Draw as many windows for each of `n_ranks` ranks, and return those of one of them."""
+    """Draw this number of windows for each of `n_ranks` ranks, and return those of one rank."""
     n_drawn = size * n_ranks
     indices: np.ndarray[Any, Any] = np.random.choice(n_windows, size=n_drawn, replace=(n_windows < n_drawn))
     return indices[rank::n_ranks]
@@ -108,11 +108,11 @@ def _all_ranks(model: Any) -> tuple[int, int]:
 
 
 def _ranks_with_same_series(model: Any) -> tuple[int, int]:
-    """The rank and the number of ranks that may have the same series; 0 and 1 where each rank has its own.
+    """The rank and the number of ranks that may have the same series; 0 and 1 if each rank has its own.
 
-    They may where they are more than the series, and where the loader shards nothing: Lightning's does, unless the
-    trainer gets `use_distributed_sampler=False`, and so does one with a distributed sampler by the user. The
-    data module of Spark has other files on each rank. Multivariate models shard their windows.
+    They may if there are more ranks than series, or if the loader does not shard the series: Lightning's does, unless
+    the trainer gets `use_distributed_sampler=False`, and so does a user's distributed sampler. On Spark each rank has
+    its own files. Multivariate models shard their windows.
     """
     trainer = compat.attached_trainer(model)
     is_multivariate = getattr(model, "MULTIVARIATE", False)
@@ -126,10 +126,9 @@ def _ranks_with_same_series(model: Any) -> tuple[int, int]:
 
 
 def _shards_series(loader: Any) -> bool:
-    """Whether a loader of one rank has a part of the series: one of its samplers has replicas.
+    """Whether a loader has a part of the series: one of its samplers has replicas, like `DistributedSampler`.
 
-    So has torch's `DistributedSampler`, and what is written like it. Without a loader nothing is known, and it is taken
-    for Lightning's, which does.
+    If there is no loader, Lightning's is assumed, which shards them.
     """
     if loader is None:
         return True

@@ -1,8 +1,8 @@
-"""Saving on several ranks: the first rank of a node writes, and those that come later wait until the files are whole.
+"""Saving on several ranks: the first rank of a node writes, and later ones wait until the files are complete.
 
-A script may save on all ranks or on one, whichever it is; so saving makes no collective call, and the first rank does
-not wait. It writes below a path of its own and then renames the files into place, whole, over those of the ranks of
-another node that write to the same disk, which are the same. The store says which rank is the first.
+A script may save on all ranks or on any one; so saving makes no collective call, and the first rank does not wait. It
+writes to a temporary folder and then renames the complete files into place, over equal files of other nodes that write
+to the same disk. The store determines which rank is the first.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ import torch.distributed as dist
 from . import compat
 from .ranks import RankGroup, current_group, to_picklable
 
-# The names of the folders into which ranks write before they move the files into place
+# The names of the temporary folders into which ranks write
 TMP_PREFIX = ".saving-"
-# How many seconds a rank waits for the one that writes, before it writes itself
+# The seconds that a rank waits for the one that writes, before it writes itself
 DEADLINE = 120.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# Of the store, below `neuralforecast/save/FOLDER/N`
+# Keys of the store, below `neuralforecast/save/FOLDER/N`
 N_ARRIVED = "arrived"
 WAS_EMPTY = "was_empty"
 N_LISTED = "listed"
-# ... and below `/DISK/CONTENT/ATTEMPT` of that
+# ... and below `DISK/CONTENT/ATTEMPT` there
 N_WRITERS = "writers"
 RESULT = "result"
 N_RESULTS = "results"
 
 
 def is_left_to_rank_0() -> bool:
-    """Whether rank 0 saves and this one does not: upstream's rule from 3.1.5 on, where the ranks have no store.
+    """Whether only rank 0 saves, and this is another one: upstream's rule from 3.1.5 on, if the ranks have no store.
 
-    So it is with a process group of MPI, or where a test has replaced `is_initialized` and `get_rank`. Uses no store
+    They have none with MPI, or if a test has replaced `is_initialized` and `get_rank`. Uses no store
     and no collective call.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0:
@@ -61,14 +61,14 @@ def save_from_all_ranks(
     clears_folder: bool = True,
     group: Optional[RankGroup] = None,
 ) -> bool:
-    """Save a forecaster as one of several ranks; False if upstream's own code has to save, for there is one process.
+    """Save a forecaster on several ranks; False if upstream's own code must save, as in one process.
 
-    The first rank of a node that comes with this content writes: it calls `forecaster.save` for a temporary folder, for
-    which this function returns False. The others wait up to `DEADLINE` seconds for it. With `overwrite` the folder is
+    The first rank of a node with this content writes: it calls `forecaster.save` for a temporary folder, for which this
+    function returns False. The others wait up to `DEADLINE` seconds for it. With `overwrite` the folder is
     cleared of all other files, which upstream does from 1.7.1 on (`clears_folder`). Keys of the store, below
     `neuralforecast/save/FOLDER/N/` for the N-th call of a rank: `arrived` counts the ranks of a call, `was_empty` is
-    what the first of them found, `listed` says that it can be read; those of `_write_once` are below
-    `DISK/CONTENT/ATTEMPT/`. Raises Exception, as upstream does, if the folder has files that are not to be overwritten.
+    what the first of them found, `listed` shows that it can be read; those of `_write_once` are below
+    `DISK/CONTENT/ATTEMPT/`. Raises Exception, as upstream does, if the folder has files and `overwrite` is false.
     """
     import fsspec  # type: ignore[import-untyped]
     from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
@@ -83,7 +83,7 @@ def save_from_all_ranks(
         call = group.next_call(f"neuralforecast/save/{folder}")
         was_empty = _was_empty(call, not existing)
     except RuntimeError:
-        # The process that holds the store has ended: its files are not to be touched
+        # The process that holds the store has exited: its files must not be changed
         if existing and not overwrite:
             return True
         was_empty = not existing
@@ -97,7 +97,7 @@ def save_from_all_ranks(
             _remove(fs, [existing[name] for name in existing.keys() - set(files)])
         return files
 
-    if call is None or isinstance(fs, MemoryFileSystem):  # each process has files in its own memory
+    if call is None or isinstance(fs, MemoryFileSystem):  # files in memory are rank-local
         write()
     else:
         content = _digest(forecaster, model_index, save_dataset)
@@ -115,7 +115,7 @@ def save_local_files(
 ) -> bool:
     """Like `save_from_all_ranks`, for releases up to 1.6.4.
 
-    There every path is local, even `s3://bucket`, and other files stay in the folder.
+    In these every path is local, even `s3://bucket`, and other files are left in the folder.
     """
     return save_from_all_ranks(
         forecaster, os.path.abspath(path), model_index, save_dataset, overwrite, clears_folder=False, group=group
@@ -124,7 +124,7 @@ def save_local_files(
 
 @contextmanager
 def open_atomic(path: Any, group: Optional[RankGroup] = None) -> Iterator[IO[bytes]]:
-    """A file to write bytes to; on several ranks it is renamed to `path` once it is whole.
+    """A file to write bytes to; on several ranks it is renamed to `path` when it is complete.
 
     Uses no store and no collective call. A path with a protocol (`s3://...`) is opened as it is.
     """
@@ -149,12 +149,12 @@ def open_atomic(path: Any, group: Optional[RankGroup] = None) -> Iterator[IO[byt
 def save_checkpoint(model: Any, path: str, group: Optional[RankGroup] = None) -> None:
     """Write Lightning's checkpoint of a model that has been trained.
 
-    On several ranks Lightning writes it on rank 0 and lets the others wait; here every rank writes it. After a fit
-    whose processes have ended, no trainer is left, and a new one writes it. Uses no store and no collective call.
+    On several ranks Lightning writes it on rank 0 while the others wait; here every rank writes it. After a fit whose
+    processes have exited, no trainer is left, and a new one writes it. Uses no store and no collective call.
     """
     trainer = compat.attached_trainer(model)
     if trainer is None and model.trainer_kwargs.get("devices", 1) == 1:
-        trainer = model.trainer  # raises, or is None, as without the patch
+        trainer = model.trainer  # raises or is None, as without the patch
     elif trainer is None:
         trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
         trainer.strategy.connect(model)
@@ -169,21 +169,21 @@ def save_checkpoint(model: Any, path: str, group: Optional[RankGroup] = None) ->
 
 
 def _has_store(group: Optional[RankGroup]) -> bool:
-    """Whether there are several ranks with a store, by which they agree on the one that writes."""
+    """Whether there are several ranks with a store, which determines the one that writes."""
     return group is not None and group.store is not None
 
 
 def _list_folder(fs: Any, folder: str) -> dict[str, str]:
-    """The paths of what is in a folder by name, without the temporary folders of other ranks."""
+    """The paths in a folder by name, without the temporary folders of ranks."""
     paths = fs.ls(folder, detail=False) if fs.exists(folder) else []
     by_name = {path.rstrip("/").split("/")[-1]: path for path in paths}
     return {name: path for name, path in by_name.items() if not name.startswith(TMP_PREFIX)}
 
 
 def _was_empty(call: RankGroup, is_empty: bool) -> bool:
-    """Whether the folder was empty when the first rank came to save there.
+    """Whether the folder was empty when the first rank arrived.
 
-    What a later rank finds in it may be the files of that one. Raises RuntimeError if the store is gone.
+    A later rank may find the files of that one in it. Raises RuntimeError if the store is gone.
     """
     if call.store.add(N_ARRIVED, 1) == 1:
         call.publish(WAS_EMPTY, is_empty)
@@ -194,10 +194,10 @@ def _was_empty(call: RankGroup, is_empty: bool) -> bool:
 def _write_once(group: RankGroup, write: Callable[[], list[str]], exist: Callable[[list[str]], bool]) -> None:
     """Let the first rank write, and return on the others once it has written.
 
-    `write` returns the names of the files, and `exist` says whether this rank sees them. Where it does not, or the rank
-    that writes has failed, or does not end before the deadline, the next one writes: a new attempt, for which the other
-    ranks wait in turn. Keys of the store, below `ATTEMPT/`: `writers` counts the ranks that would write, `result` has
-    the names of the files or the error, `results` says that it can be read. Raises what `write` raises.
+    `write` returns the names of the files, and `exist` returns whether this rank sees them. If it does not, or if the
+    rank that writes fails or misses the deadline, the next one writes: a new attempt, for which the other ranks wait in
+    turn. Keys of the store, below `ATTEMPT/`: `writers` counts the ranks that would write, `result` has the names of
+    the files or the error, `results` shows that it can be read. Raises what `write` raises.
     """
     for attempt in itertools.count(1):
         turn = group.prefixed(str(attempt))
@@ -205,7 +205,7 @@ def _write_once(group: RankGroup, write: Callable[[], list[str]], exist: Callabl
             if turn.store.add(N_WRITERS, 1) == 1:
                 break
             result = turn.receive(RESULT) if _wait(turn, N_RESULTS) else None
-        except RuntimeError:  # the process that holds the store has ended
+        except RuntimeError:  # the process that holds the store has exited
             break
         if isinstance(result, list) and exist(result):
             return
@@ -227,7 +227,7 @@ def _publish_result(turn: RankGroup, result: object) -> None:
 def _wait(group: RankGroup, counter: str) -> bool:
     """Wait until a counter of the store is not zero; False if it still is at the deadline.
 
-    Reads it again and again, as a store of torch 1.12 that has timed out once does not answer properly afterwards.
+    Polls it, because a store of torch 1.12 returns wrong answers after a timeout.
     """
     end = time.monotonic() + DEADLINE
     pause = 0.001
@@ -260,12 +260,12 @@ def _disk(fs: Any, folder: str) -> str:
 def _digest(forecaster: Any, model_index: Optional[list[int]], save_dataset: bool) -> str:
     """A digest of the weights and the dataset, equal only for ranks that would write the same files.
 
-    The n-th call of one rank may not match the n-th call of another, if one of them has saved alone before.
+    The n-th call of one rank may not match the n-th call of another, if one of them has saved by itself before.
     """
     digest = hashlib.blake2b(repr((model_index, save_dataset)).encode(), digest_size=16)
     for i, model in enumerate(forecaster.models):
         if model_index is None or i in model_index:
-            # HINT is no module itself; it has the one that it reconciles
+            # HINT is not a module itself; it contains the one whose forecasts it reconciles
             module = model if isinstance(model, torch.nn.Module) else model.model
             _update(digest, f"{i} {type(model).__name__}", module.state_dict())
     if save_dataset:
@@ -274,7 +274,7 @@ def _digest(forecaster: Any, model_index: Optional[list[int]], save_dataset: boo
 
 
 def _update(digest: Any, owner: str, values: Any) -> None:
-    """Update a digest by the tensors and the numeric arrays in a mapping."""
+    """Update a digest with the tensors and the numeric arrays in a mapping."""
     for name in sorted(values):
         value = values[name]
         is_array = isinstance(value, np.ndarray) and value.dtype != object
@@ -291,7 +291,7 @@ def _update(digest: Any, owner: str, values: Any) -> None:
 def _write_files(
     forecaster: Any, fs: Any, folder: str, model_index: Optional[list[int]], save_dataset: bool
 ) -> list[str]:
-    """Write all files below a path of this rank, move them into place, and return their names."""
+    """Write all files into a temporary folder of this rank, move them into place, and return their names."""
     from fsspec.implementations.local import LocalFileSystem
 
     is_local = isinstance(fs, LocalFileSystem)
@@ -307,7 +307,7 @@ def _write_files(
 
 
 def _exist(fs: Any, folder: str, files: list[str]) -> bool:
-    """Whether this process sees these files in the folder."""
+    """Whether these files exist in the folder, for this process."""
     fs.invalidate_cache()
     return all(fs.exists(f"{folder}/{file}") for file in files)
 

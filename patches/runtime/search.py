@@ -1,17 +1,17 @@
-"""Hyperparameter search on several ranks: rank 0 leads the search, and every rank trains what it tries.
+"""Hyperparameter search on several ranks: rank 0 leads the search, and every rank trains its trials.
 
-Through Optuna only the study of rank 0 samples, prunes and keeps the time; the other ranks receive each trial and train
-it too. Through ray rank 0 searches alone, in trials of one device, and the other ranks receive the results.
+With Optuna only the study of rank 0 samples, prunes and limits the time; the other ranks receive each trial and train
+it too. With ray only rank 0 searches, in trials of one device, and the other ranks receive the results.
 
 All messages go through the store of the process group, not through collective calls: a rank that fails must not leave
 the others in a call that never returns. The keys of the N-th search are below `neuralforecast/search/N/`:
 
     announced           how many messages rank 0 has published
     M                   the M-th message of rank 0: a pair of a kind ("trial", "end", "error") and a value
-    M/constructed/RANK  the error with which a rank failed to construct the model of trial M; None if it has one
-    M/pruned/K          whether trial M is pruned when it asks for the K-th time
+    M/constructed/RANK  the error of a rank in the construction of the model of trial M; None if there was none
+    M/pruned/K          whether trial M is pruned at its K-th report
     M/errors            counts the ranks that failed in trial M
-    M/ended/RANK        how trial M ended on a rank: None, or the order of its failure and the error
+    M/ended/RANK        the result of trial M on a rank: None, or the order of its failure and the error
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ import torch
 from . import compat
 from .ranks import RankGroup, current_group, to_picklable
 
-# Arguments of the trainer that say where a rank runs; each rank keeps its own
+# Arguments of the trainer for the placement of a rank; each rank keeps its own
 PLACEMENT_KEYS = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
-# By these, and by those that begin with TORCHELASTIC_, Lightning, torch and SLURM give a process its rank
+# The variables with the rank of a process, of Lightning, torch and SLURM, besides those that begin with TORCHELASTIC_
 LAUNCHER_ENV_VARS = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
@@ -47,7 +47,7 @@ LAUNCHER_ENV_VARS = (
 
 
 class Trial(NamedTuple):
-    """A trial as rank 0 publishes it; `config` holds what the other ranks must not draw for themselves."""
+    """A trial as rank 0 publishes it; `config` has the values that the other ranks must not draw themselves."""
 
     number: int
     params: dict[str, Any]
@@ -57,7 +57,7 @@ class Trial(NamedTuple):
 
 
 class SingleProcessSearch:
-    """A search in one process, or one whose ranks exist during a fit only: the same as without the patch."""
+    """A search in one process, or with ranks that exist only during a fit: the same as without the patch."""
 
     rank = 0
 
@@ -70,7 +70,7 @@ class SingleProcessSearch:
         return model_class
 
     def create_study(self, **kwargs: Any) -> Any:
-        """What `optuna.create_study` returns."""
+        """The result of `optuna.create_study`."""
         import optuna
 
         return optuna.create_study(**kwargs)
@@ -81,7 +81,7 @@ class SingleProcessSearch:
         return study
 
     def fit_tuner(self, tuner: Any) -> Any:
-        """What `tuner.fit` of ray returns."""
+        """The result of ray's `tuner.fit`."""
         return tuner.fit()
 
     def receive_results(self) -> Any:
@@ -95,26 +95,26 @@ class DistributedSearch:
     The methods are called on every rank, in the same order, unless their docstring says otherwise.
     """
 
-    # How long a rank whose trial failed waits for the others to end theirs
+    # How long a rank whose trial failed waits for those of the others
     GRACE_SECONDS = 60.0
-    # How often a rank looks whether rank 0 has searched through ray, which may take longer than the store waits
+    # How often a rank polls for the results of ray on rank 0, which may take longer than the store's timeout
     POLL_SECONDS = 0.5
 
     def __init__(self, group: RankGroup) -> None:
         self.rank = group.rank
         self._group = group.next_call("neuralforecast/search")
         self._lock = threading.Lock()
-        self._message = 0  # the number of the last message, and so of the trial under way
+        self._message = 0  # the number of the last message, which is that of the current trial
         self._storage: Any = None
         self._received_config: dict[str, Any] = {}
-        self._is_announced = False  # whether the other ranks know of the trial under way
-        self._is_constructed = False  # whether this rank has published how the construction of its model went
-        self._unrecoverable: Optional[Exception] = None  # with which this rank left the others inside a trial
+        self._is_announced = False  # whether the current trial was published to the other ranks
+        self._is_constructed = False  # whether this rank has published the result of the construction of its model
+        self._unrecoverable: Optional[Exception] = None  # the error with which this rank left the others in a trial
 
     def broadcast_config(self, config: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-        """A configuration function that gives the same on every rank, whatever `config` draws.
+        """A configuration function that returns the same on every rank, whatever `config` draws.
 
-        On rank 0 it publishes the trial; the other ranks take over all values but the objects and PLACEMENT_KEYS.
+        On rank 0 it publishes the trial; the other ranks use its values, except objects and PLACEMENT_KEYS.
         """
 
         def synced_config(trial: Any) -> dict[str, Any]:
@@ -130,9 +130,9 @@ class DistributedSearch:
         return synced_config
 
     def sync_model(self, model_class: Callable[..., Any]) -> Callable[..., Any]:
-        """A constructor that raises on every rank what it raises on any; so no rank trains without the others.
+        """A constructor that raises on every rank if it raises on any, so that no rank trains without the others.
 
-        Each rank waits for the others as long as the store's timeout.
+        Each rank waits for the others up to the store's timeout.
         """
 
         def synced_model(**kwargs: Any) -> Any:
@@ -151,7 +151,7 @@ class DistributedSearch:
         return synced_model
 
     def create_study(self, **kwargs: Any) -> Any:
-        """On rank 0 what `optuna.create_study` returns; None on the others, which get a study from `optimize`."""
+        """The result of `optuna.create_study` on rank 0; None on the others, which get a study from `optimize`."""
         import optuna
 
         self._storage = kwargs.get("storage")
@@ -161,7 +161,7 @@ class DistributedSearch:
             return optuna.create_study(**kwargs)
 
     def optimize(self, study: Any, objective: Callable[[Any], Any], **kwargs: Any) -> Any:
-        """The study with all trials; on ranks but 0 a copy, with this rank's own user attributes.
+        """The study with all trials; on other ranks than 0 a copy, with this rank's own user attributes.
 
         A trial that fails on one rank fails on all of them. Raises what `study.optimize` raises, on rank 0; on the
         others a RuntimeError with its text.
@@ -175,7 +175,7 @@ class DistributedSearch:
         return study
 
     def fit_tuner(self, tuner: Any) -> Any:
-        """What `tuner.fit` of ray returns, which is published for the other ranks. Called on rank 0 only."""
+        """The result of ray's `tuner.fit`, which is published for the other ranks. Called on rank 0 only."""
         from ray import cloudpickle
 
         with self.report_errors():
@@ -184,9 +184,9 @@ class DistributedSearch:
         return results
 
     def receive_results(self) -> Any:
-        """What ray found on rank 0, however long that takes. Called on the other ranks only.
+        """The results of ray on rank 0, waiting without a timeout. Called on the other ranks only.
 
-        Raises RuntimeError if the search failed on rank 0, or if that process has ended.
+        Raises RuntimeError if the search failed on rank 0, or if that process has exited.
         """
         while self._group.store.add("announced", 0) <= self._message:
             time.sleep(self.POLL_SECONDS)
@@ -194,7 +194,7 @@ class DistributedSearch:
 
     @contextmanager
     def report_errors(self) -> Iterator[None]:
-        """Publish an error that is raised inside, so that the other ranks raise it too. For rank 0."""
+        """Publish an error that is raised in the block, so that the other ranks raise it too. For rank 0."""
         try:
             yield
         except Exception as error:
@@ -218,7 +218,7 @@ class DistributedSearch:
         self._group.publish(f"{self._message}/constructed/{self.rank}", error and to_picklable(error))
 
     def _sync_objective(self, objective: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """An objective that fails on every rank where it fails on one."""
+        """An objective that fails on every rank if it fails on one."""
 
         def synced_objective(trial: Any) -> Any:
             with self._lock:  # Optuna may run several trials at once, in threads
@@ -303,12 +303,12 @@ class DistributedSearch:
             try:
                 objective(trial)
             except Exception:
-                # Whether the search goes on after a failed trial, rank 0 decides
+                # Rank 0 decides whether the search continues after a failed trial
                 if self._unrecoverable is not None:
                     raise
             own_attrs[message.number] = trial.user_attrs
         study_name, directions, trials = value
-        # In memory also where there is a storage, to which rank 0 may have added more by now
+        # In memory even if there is a storage, to which rank 0 may have added more trials by now
         study = optuna.create_study(study_name=study_name, directions=directions)
         for frozen in trials:
             frozen.user_attrs.update(own_attrs.get(frozen.number, {}))
@@ -316,7 +316,7 @@ class DistributedSearch:
         return study
 
     def _open_trial(self, message: Trial) -> Any:
-        """The trial of rank 0, from the storage that the ranks share or with its parameters alone."""
+        """The trial of rank 0, from the storage that the ranks share, or with its parameters only."""
         import optuna
 
         if self._storage is None or isinstance(self._storage, optuna.storages.InMemoryStorage):
@@ -331,10 +331,10 @@ def start_search(
     distributed_config: Any = None,
     group: Optional[RankGroup] = None,
 ) -> Union[SingleProcessSearch, DistributedSearch]:
-    """The search of this process, whose ranks run from now on.
+    """Start the search of this process, and its ranks.
 
     `config` is the configuration, or a function that makes one from a trial; then `mock_trial` stands for a trial. With
-    a `distributed_config` Spark trains, in processes of its own.
+    a `distributed_config` Spark trains, in its own processes.
     """
     if group is None and distributed_config is None:
         group = launch_ranks(_sample_config(config, mock_trial))
@@ -342,10 +342,10 @@ def start_search(
 
 
 def launch_ranks(config: dict[str, Any]) -> Optional[RankGroup]:
-    """The ranks that train with this configuration; Lightning starts them, and their process group, unless they run.
+    """The ranks that train with this configuration; Lightning starts them and their process group, unless they exist.
 
-    None where one process trains, or where the ranks exist during a fit only. Collective: `Trainer.validate`, of a
-    module that does nothing, where there is no process group yet.
+    None if one process trains, or if the ranks exist only during a fit. Collective if there is no process group yet:
+    `Trainer.validate` of a module that does nothing.
     """
     kwargs = {k: config[k] for k in PLACEMENT_KEYS if config.get(k) is not None}
     if torch.cuda.is_available():
@@ -387,7 +387,7 @@ class _NoOpModule(pl.LightningModule):
 
 
 def _is_one_device(kwargs: dict[str, Any]) -> bool:
-    """Whether a trainer with these arguments trains in one process, for all that is known before it is made."""
+    """Whether a trainer with these arguments trains in one process, as far as that is known before it is created."""
     devices = kwargs.get("devices", "auto")
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count()

@@ -10,14 +10,14 @@ import torch
 
 from .ranks import RankGroup, current_group
 
-# What the names of strategies contain whose processes Lightning would start; on Spark they run already
+# Parts of the names of strategies that start processes, which Spark has already started
 PROCESS_WORDS = ("_spawn", "_fork", "_notebook")
 
 
 def list_parquet_files(fs: Any, protocol: str, folder: str) -> list[str]:
     """The parquet files in a folder of a file system of fsspec, as pandas can read them.
 
-    Files on DBFS are those of its mount where there is one, which needs no token.
+    Files on DBFS are read from its mount if there is one, which needs no token.
     """
     import fsspec  # type: ignore[import-untyped]
 

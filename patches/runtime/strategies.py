@@ -1,4 +1,4 @@
-"""Copies strategy objects, because each serves only one trainer, and a model is trained by many."""
+"""Copies strategy objects, because each works for one trainer only, and a model is trained by many."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def with_fresh_strategy(trainer_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a trainer with a copy of the strategy, where that is an object; the others are the same.
+    """The arguments of a trainer, with a copy of the strategy if it is an object.
 
-    Lightning refuses a strategy that another trainer had, so the given one must never reach a trainer.
+    Lightning rejects a strategy that another trainer had, so the original must never be passed to a trainer.
     """
     strategy = trainer_kwargs.get("strategy")
     if strategy is None or isinstance(strategy, str):

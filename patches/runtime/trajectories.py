@@ -1,6 +1,6 @@
 """Returns the recorded losses of a model from the processes that train it.
 
-`ddp_spawn` and `ddp_notebook` train in processes that end with the training. Lightning brings back weights and metrics,
+`ddp_spawn` and `ddp_notebook` train in processes that end with the training. Lightning copies weights and metrics back,
 but not `train_trajectories` and `valid_trajectories`, which are lists of the model. Rank 0 writes both to a temporary
 file, which the process that launched it reads.
 """
@@ -20,12 +20,12 @@ NAMES = ("train_trajectories", "valid_trajectories")
 
 @contextmanager
 def kept_after_spawn(model: Any) -> Iterator[None]:
-    """After the `with` block, read the trajectories of a training that other processes have run.
+    """After the `with` block, read the trajectories of a training in other processes.
 
     If this process trains, nothing is read or written. Makes no collective call.
     """
     n_steps = len(model.train_trajectories)
-    # The name only: a process that trains by itself may have no folder for temporary files
+    # Only the name, because a process that trains itself may have no folder for temporary files
     file_name = f"neuralforecast-{uuid.uuid4().hex}.json"
     model._trajectories_file = (os.getpid(), file_name)
     try:
@@ -43,7 +43,7 @@ def kept_after_spawn(model: Any) -> Iterator[None]:
 
 
 def write_from_launched_process(model: Any) -> None:
-    """Write the trajectories if another process has launched this one for the training, and its local rank is 0.
+    """Write the trajectories if another process has launched this one for the training, and the local rank is 0.
 
     Makes no collective call.
     """

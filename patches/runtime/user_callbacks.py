@@ -1,7 +1,7 @@
 """Keeps the callbacks that a trainer adds out of saved models.
 
-Lightning adds its own callbacks to the very list that the user gave the model, which is one of the hyperparameters.
-They refer to the trainer, and that refers to the processes that Lightning has launched, which cannot be pickled.
+Lightning adds its own callbacks to the list that the user passed to the model, which is one of the hyperparameters.
+They refer to the trainer, which refers to the processes that Lightning has launched, and these cannot be pickled.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from . import compat
 
 
 def remove_added_callbacks(model: Any) -> None:
-    """Remove what the trainer has added from the list of the user's callbacks; in one process do nothing.
+    """Remove the callbacks that the trainer has added from the user's list. Does nothing in one process.
 
-    The trainer has a list of its own by then. A callback of a class that the user gave stays. Makes no collective call.
+    The trainer has its own list by then. Callbacks of a class that the user passed are kept. Makes no collective call.
     """
     given = model.trainer_kwargs.get("callbacks")
     if model.trainer.world_size == 1 or not isinstance(given, list):

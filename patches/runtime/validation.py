@@ -1,17 +1,17 @@
-"""The validation of several ranks: the batches of one process, shared, and the losses that one process computes.
+"""Validation on several ranks, which share the batches of one process and get its losses.
 
-Many losses (RMSE, MASE, any with a mask) are no mean of their parts, so the losses of shards of the series cannot be
-weighted to the loss of all. But one process validates batch by batch, and these can be shared: rank r of N computes the
-batches r, r + N, ..., each as one process does, and every rank puts the results of all together in the order of one.
+Many losses (RMSE, MASE, any with a mask) are not means of their parts, so the losses of shards of the series cannot be
+combined to the loss of all. But one process validates batch by batch, and these can be shared: rank r of N computes the
+batches r, r + N, ..., each as one process does, and every rank combines the results of all in the order of one process.
 
     sample_batches          for the loader: the series of this rank's batches
     record_validation_step  before each batch: its step keeps its losses, what it logs, and its error (`BatchResult`)
     gather_outputs          after the last batch: the losses of all batches; logs what all have logged, raises an error
 
-Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before. No
-rank waits for one that has failed outside of a step, as it loads a batch or in a callback: see `Meetings`.
+If a batch draws random numbers, every rank computes all batches, from the initial state of the generators. No rank
+hangs if another one fails outside of a step, while loading a batch or in a callback: see `Meetings`.
 
-A window of a multivariate model needs all series, so that there is one batch, and every rank computes it: to share its
+A window of a multivariate model needs all series, so there is only one batch, and every rank computes it: to share its
 windows the ranks would have to gather in the middle of a step.
 """
 
@@ -40,7 +40,7 @@ RECORDED_OPTIONS = {"prog_bar", "logger", "on_epoch", "batch_size", "sync_dist"}
 
 @dataclass
 class BatchResult:
-    """What one batch gave: its losses, the calls of `log` (name, value, options), and the error it ended with."""
+    """The result of a batch: its losses, the calls of `log` (name, value, options), and its error."""
 
     outputs: list[torch.Tensor] = field(default_factory=list)
     logged: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
@@ -48,12 +48,12 @@ class BatchResult:
 
 
 class Meetings(pl.Callback):
-    """Where all ranks of a trainer meet before a collective call of a validation, through the store.
+    """Synchronizes all ranks of a trainer, through the store, before a collective call of a validation.
 
-    A rank that is stopped by an error comes to no further meeting. It publishes its error as the outcome of the next
-    one, and the others raise it there. This is a callback of the trainer, as these learn of every error. It is pickled
-    as one that does nothing, so that no file refers to this class. Uses the store keys `N/came` and `N/outcome` of the
-    N-th meeting; those of the meeting before are deleted.
+    A rank that fails publishes its error as the outcome of the next meeting, and the others raise it there. This is a
+    callback, because a trainer passes every error to its callbacks. It is pickled as a callback that does nothing, so
+    that no file refers to this class. Uses the store keys `N/came` and `N/outcome` of the N-th meeting; those of the
+    previous meeting are deleted.
     """
 
     def __init__(self, group: RankGroup) -> None:
@@ -64,7 +64,7 @@ class Meetings(pl.Callback):
         return pl.Callback, ()
 
     def meet(self) -> None:
-        """Wait until all ranks have come; raises the error of one that cannot."""
+        """Wait until all ranks have arrived; raises the error of one that cannot."""
         store, number = self.group.store, self.n_held + 1
         if store.add(f"{number}/came", 1) == self.group.world_size:
             self.group.publish(f"{number}/outcome", None)
@@ -77,11 +77,11 @@ class Meetings(pl.Callback):
             raise error
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Keep the mean that this rank has of what all have logged: the mean of N equal ones may differ from it."""
+        """Keep this rank's mean, as all ranks have logged the same: the mean of N equal values may differ from it."""
         compat.compute_epoch_metrics(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Meet after the user's callbacks, and before early stopping and checkpoints, which communicate."""
+        """Synchronize after the user's callbacks, and before early stopping and checkpoints, which communicate."""
         self.meet()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -93,8 +93,8 @@ class Meetings(pl.Callback):
 class SharedBatches(DistributedSampler[Any]):
     """The series of the batches that a rank validates, and the results of these batches.
 
-    `numbers` are those of this rank's batches in one process, in order. As a `DistributedSampler` it is left in place
-    by Lightning. It is pickled as one of all series, so that no file refers to this class.
+    `numbers` are the numbers that this rank's batches have in one process, in order. Lightning does not replace it,
+    because it is a `DistributedSampler`. It is pickled as one of all series, so that no file refers to this class.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ class SharedBatches(DistributedSampler[Any]):
         return DistributedSampler, (self.dataset, 1, 0, False)
 
     def start_validation(self, device: torch.device) -> None:
-        """Forget the results of the last validation, and keep the state of the generators."""
+        """Clear the results of the last validation, and record the state of the generators."""
         self.results = {}
         self.generators = _generator_states(device)
 
     @property
     def has_failed(self) -> bool:
-        """Whether a batch of this rank has ended with an error, so that the loss of no other is needed."""
+        """Whether a batch of this rank has raised, so that no other losses are needed."""
         return any(result.error is not None for result in self.results.values())
 
     def _indices(self) -> list[int]:
@@ -138,9 +138,9 @@ class SharedBatches(DistributedSampler[Any]):
 def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSampler[Any]]:
     """A sampler of the series in the batches that this rank validates; None in one process.
 
-    Takes the data module whose dataset is validated, and the number of series in a batch. It samples all batches where
-    there are fewer than ranks, if their number is limited, and if the user's callbacks have hooks for each batch; and
-    all series of the rank on Spark, with a strategy other than DDP, and if the model has its own hooks. Adds the
+    Takes the data module whose dataset is validated, and the number of series in a batch. Samples all batches if there
+    are fewer batches than ranks, if their number is limited, or if the user's callbacks have hooks for each batch; and
+    all series of the rank on Spark, with a strategy other than DDP, or if the model has its own hooks. Adds the
     trainer's `Meetings` to its callbacks. Uses the store key `neuralforecast/validation/calls/RANK`.
     """
     trainer = datamodule.trainer
@@ -161,8 +161,8 @@ def sample_batches(datamodule: Any, batch_size: int) -> Optional[DistributedSamp
 def record_validation_step(model: Any, batch: Any, batch_idx: int, *_: Any) -> None:
     """Replace the model's `validation_step`, for one call, by one that records its result or its error.
 
-    Takes what Lightning passes to `on_validation_batch_start`. Does nothing where the loader has another sampler than
-    that of `sample_batches`, as in one process. The ranks meet before the first batch, where DDP broadcasts buffers.
+    Takes the arguments of `on_validation_batch_start`. Does nothing if the loader's sampler is not that of
+    `sample_batches`, as in one process. The ranks synchronize before the first batch, where DDP broadcasts buffers.
     """
     batches = _batches_in_validation(model.trainer)
     if batches is None:
@@ -175,13 +175,13 @@ def record_validation_step(model: Any, batch: Any, batch_idx: int, *_: Any) -> N
 
 
 def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> list[torch.Tensor]:
-    """The losses of all batches, in the order of one process, on every rank; logs what one process has logged.
+    """The losses of all batches, in the order of one process, on every rank; logs what one process logs.
 
-    Takes the losses of this rank where Lightning 1 passes them; else they are the model's `validation_step_outputs`.
-    They are returned as they are where the loader has another sampler than that of `sample_batches`.
+    Takes the losses of this rank if Lightning 1 passes them; else they are the model's `validation_step_outputs`. They
+    are returned unchanged if the loader's sampler is not that of `sample_batches`.
 
-    Where a batch has drawn random numbers, every rank computes all batches, from the state of the generators before.
-    The ranks meet before an `all_gather_object`, or two. Raises on all ranks the error of the first batch that has one.
+    If a batch has drawn random numbers, every rank computes all batches, from the initial state of the generators. The
+    ranks synchronize before one or two `all_gather_object`. Raises the error of the first failed batch on all ranks.
     """
     trainer = compat.attached_trainer(model)
     batches = _batches_in_validation(trainer)
@@ -205,20 +205,20 @@ def gather_outputs(model: Any, outputs: Optional[list[torch.Tensor]] = None) -> 
 
 
 def gather_totals(model: Any, total: torch.Tensor) -> torch.Tensor:
-    """The total of the outputs; those of all ranks, one above the other, where each rank validates other series.
+    """The total of the outputs; if each rank validates different series, the totals of all ranks, stacked.
 
-    Collective where the total is not of `gather_outputs`: an `all_gather`, as in the unpatched source, or a broadcast
-    of rank 0's where all ranks have all series.
+    Collective if the total is not of `gather_outputs`: an `all_gather`, as in the unpatched source, or a broadcast from
+    rank 0 if all ranks have all series.
     """
     gathered: torch.Tensor = model.all_gather(total) if is_loss_reduced(model) else _of_first_rank(model, total)
     return gathered
 
 
 def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
-    """The loss of all series, the same on every rank; the mean of the ranks' where each validates other series.
+    """The loss of all series, the same on every rank; the mean over ranks if each validates different series.
 
-    Collective where the loss is not of `gather_outputs`: a reduction by the trainer's strategy, or a broadcast of
-    rank 0's where all ranks have all series. The loss itself in one process.
+    Collective if the loss is not of `gather_outputs`: a reduction by the trainer's strategy, or a broadcast from rank 0
+    if all ranks have all series. The loss itself in one process.
     """
     if not is_loss_reduced(model):
         return _of_first_rank(model, loss)
@@ -227,7 +227,7 @@ def mean_over_ranks(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 
 def is_loss_reduced(model: Any) -> bool:
-    """Whether a validation loss is reduced over the ranks: where each validates other series, and in one process.
+    """Whether a validation loss is reduced over the ranks: if each validates different series, and in one process.
 
     They do on Spark, and with the user's own sampler. If all ranks have all series, the mean of N equal losses may
     differ from one of them in the last bit.
@@ -253,7 +253,7 @@ def freeze_layers(valid_loss: Any, loss: Any) -> Any:
 
 
 class _RecordedStep:
-    """A model's validation step that records its result, and replaces that of the model for one call."""
+    """A replacement of a model's validation step, for one call, that records its result."""
 
     def __init__(self, model: Any, batches: SharedBatches, number: Optional[int]) -> None:
         self.model = model
@@ -282,9 +282,9 @@ class _RecordedStep:
 
 
 class _RecordedLog:
-    """A model's `log` that records its arguments, and replaces that of the model for one batch.
+    """A replacement of a model's `log`, for one batch, that records its arguments.
 
-    Values that cannot be logged later (by step, or of a metric with a state) are logged by the rank itself.
+    Values that cannot be logged later (per step, or of a metric with a state) are logged at once.
     """
 
     def __init__(self, model: Any, batch: Any, result: BatchResult) -> None:
@@ -298,12 +298,12 @@ class _RecordedLog:
             return
         size = options.get("batch_size")
         options["batch_size"] = extract_batch_size(self.batch) if size is None else _on_cpu(size)
-        options["sync_dist"] = False  # as all ranks log the values of all
+        options["sync_dist"] = False  # as all ranks log all values
         self.result.logged.append((name, _on_cpu(value), options))
 
 
 def _meetings_of(trainer: Any) -> Meetings:
-    """The meetings of a trainer's ranks. They are made for its first loader, before the callbacks that communicate."""
+    """The meetings of a trainer's ranks, created for its first loader, before the callbacks that communicate."""
     made = [callback for callback in trainer.callbacks if isinstance(callback, Meetings)]
     if made:
         return made[0]
@@ -324,7 +324,7 @@ def _batches_in_validation(trainer: Optional[Any]) -> Optional[SharedBatches]:
 
 
 def _of_first_rank(model: Any, value: torch.Tensor) -> torch.Tensor:
-    """The value if it is of outputs that `gather_outputs` has gathered; else rank 0's, as random numbers may differ."""
+    """The value if its outputs are of `gather_outputs`; else that of rank 0, as random numbers may differ."""
     if _batches_in_validation(model.trainer) is not None:
         return value
     received: torch.Tensor = model.trainer.strategy.broadcast(_on_cpu(value))
@@ -332,14 +332,14 @@ def _of_first_rank(model: Any, value: torch.Tensor) -> torch.Tensor:
 
 
 def _record_step(model: Any, batches: SharedBatches, number: Optional[int]) -> None:
-    """Let the model keep the result of its next validation step."""
+    """Record the result of the model's next validation step."""
     if "validation_step" in vars(model):  # one that was not called
         del model.validation_step
     model.validation_step = _RecordedStep(model, batches, number)
 
 
 def _gather(batches: SharedBatches, device: torch.device) -> list[tuple[bool, bool, dict[int, BatchResult]]]:
-    """Of each rank: whether it shares batches, whether it has drawn random numbers, and its results by number."""
+    """For each rank: whether it shares batches, whether it has drawn random numbers, and its results by number."""
     batches.meetings.meet()
     results = {}
     for number, result in batches.results.items():
@@ -362,7 +362,7 @@ def _in_order(of_ranks: list[dict[int, BatchResult]], n_batches: int) -> list[tu
 
 
 def _validate_all(model: Any, batches: SharedBatches, n_batches: int) -> None:
-    """Compute all batches on this rank, as one process does, from the state of the generators before."""
+    """Compute all batches on this rank, as one process does, from the initial state of the generators."""
     trainer = model.trainer
     loader = compat.validation_loader(trainer)
     own = batches.numbers
@@ -381,12 +381,12 @@ def _validate_all(model: Any, batches: SharedBatches, n_batches: int) -> None:
 
 
 def _is_data_parallel(trainer: Any) -> bool:
-    """Whether each rank has a whole model, so that it can leave a step out."""
+    """Whether each rank has the whole model, so that it can skip a step."""
     return group_of_trainer(trainer) is not None and type(trainer.strategy).__name__.startswith("DDP")
 
 
 def _validates_by_itself(model: Any) -> bool:
-    """Whether a class or an attribute by the user gives the model validation hooks, or logs values."""
+    """Whether the user's class, or an attribute, adds validation hooks to the model or logs values."""
     hooks = [name for name in dir(type(model)) if name.startswith(("validation_", "on_validation_"))]
     if any(name in vars(model) or not _is_upstream(getattr(type(model), name)) for name in hooks):
         return True
@@ -402,7 +402,7 @@ def _is_followed(trainer: Any) -> bool:
 
 
 def _is_upstream(function: Any) -> bool:
-    """Whether a function is neuralforecast's or Lightning's."""
+    """Whether a function is one of neuralforecast or Lightning."""
     return str(getattr(function, "__module__", "")).startswith(UPSTREAM)
 
 

@@ -1,8 +1,7 @@
-"""Three small releases of neuralforecast, written for the tests, and an nfpatch that knows these and no others.
+"""Three small fake releases of neuralforecast, and an nfpatch that knows only these.
 
-`VERSION/neuralforecast/` has the statements that the patches below expect in that release, and little else: no wheel
-is downloaded for a test on them, and nothing of them is ever imported. Tests marked `fake_releases` get them from the
-fixtures `site` and `released`.
+`VERSION/neuralforecast/` has the statements that the patches below expect in that release, and little else. It is never
+imported. Tests marked `fake_releases` get it from the fixtures `site` and `released`, and need no wheels.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from nfpatch.fingerprints import Fingerprints, rendered
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 RELEASES = ("1.7.4", "1.7.5", "3.3.0")
-# Some of each group, with those that they or their cases require.
+# Some patches of each group, with those that they or their cases require.
 PATCHES = (
     "load-on-fewer-devices",
     "multivariate-all-series",
@@ -53,7 +52,7 @@ def read_member(release: str, name: str) -> bytes | None:
 
 
 def contents_of(release: str) -> dict[str, bytes]:
-    """Every file of this release as an installer lays it out below site-packages, by path."""
+    """Every file of this release below site-packages, by path."""
     info = f"neuralforecast-{release}.dist-info"
     contents = {path.relative_to(FOLDER / release).as_posix(): path.read_bytes() for path in _files_of(release)}
     contents[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: neuralforecast\nVersion: {release}\n".encode()
@@ -72,7 +71,7 @@ def unpack(release: str, folder: Path) -> Path:
 
 
 def make_nfpatch(folder: Path) -> None:
-    """Write a copy of nfpatch with the patches above, whose fingerprints are those of these releases."""
+    """Write a copy of nfpatch with the patches above and their fingerprints in these releases."""
     shutil.copytree(ROOT / "nfpatch", folder / "nfpatch", ignore=shutil.ignore_patterns("__pycache__", "patches"))
     patches = folder / "patches"
     shutil.copytree(ROOT / "patches" / "runtime", patches / "runtime", ignore=shutil.ignore_patterns("__pycache__"))

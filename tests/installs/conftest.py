@@ -9,7 +9,7 @@ from nfpatch.installs.find import Install, find_install
 
 @pytest.fixture
 def install(tmp_path: Path) -> Install:
-    """An install with a package of two files, the smallest that nfpatch takes for one."""
+    """An install with a package of two files, the smallest that nfpatch accepts."""
     site = tmp_path / "site"
     contents = {
         "neuralforecast/__init__.py": "__version__ = '1.7.4'\n",

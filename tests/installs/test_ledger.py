@@ -1,4 +1,4 @@
-"""The ledger: written and read back whole, and never trusted when it cannot be nfpatch's own."""
+"""The ledger is read back as it was written, and refused if nfpatch cannot have written it."""
 
 from __future__ import annotations
 
@@ -93,45 +93,45 @@ WRITTEN = f"""{{
 
 
 def keep(install: Install, content: str) -> None:
-    """Lets this be the ledger of the install."""
+    """Write this as the ledger of the install."""
     install.home.mkdir()
     ledger_path(install).write_text(content)
 
 
 def refusal(install: Install) -> str:
-    """What is said instead of telling the ledger."""
+    """The message of the refusal to read the ledger."""
     with pytest.raises(Refused) as refused:
         read_ledger(install)
     return str(refused.value)
 
 
-def test_all_that_nfpatch_keeps_lies_in_one_folder_of_the_dist_info(install: Install) -> None:
+def test_nfpatch_keeps_its_files_in_one_folder_of_the_dist_info(install: Install) -> None:
     home = install.site_packages / "neuralforecast-1.7.4.dist-info" / "nfpatch"
     assert ledger_path(install) == home / "ledger.json"
     assert original_path(install, TFT) == home / "originals" / "neuralforecast" / "models" / "tft.py.orig"
 
 
-def test_an_original_is_kept_in_that_folder_however_its_file_is_named(install: Install) -> None:
+def test_originals_are_kept_in_that_folder_under_any_name(install: Install) -> None:
     assert original_path(install, "/etc/hostname") == install.home / "originals" / "etc" / "hostname.orig"
 
 
-def test_a_ledger_stands_on_disk_in_the_order_of_its_files_and_is_read_back_whole(install: Install) -> None:
+def test_a_ledger_is_written_sorted_and_read_back_unchanged(install: Install) -> None:
     assert LEDGER.to_bytes().decode() == WRITTEN
     keep(install, WRITTEN)
     assert read_ledger(install) == LEDGER
 
 
-def test_an_install_without_a_ledger_carries_nothing(install: Install) -> None:
+def test_an_install_without_a_ledger_has_no_patches(install: Install) -> None:
     assert read_ledger(install) == Ledger("1.7.4")
 
 
-def test_a_ledger_tells_the_patches_of_each_file_and_none_of_an_unknown_one() -> None:
+def test_a_ledger_has_the_patches_of_each_file() -> None:
     assert LEDGER.patches_of(TFT) == {"tft-static-context", "tft-static-encoder"}
     assert LEDGER.patches_of("neuralforecast/core.py") == frozenset()
     assert LEDGER.patch_ids == {"init", "tft-static-context", "tft-static-encoder"}
 
 
-def test_a_ledger_tells_the_files_of_each_patch_and_what_was_added_for_it() -> None:
+def test_a_ledger_has_the_changed_and_added_files_of_each_patch() -> None:
     assert LEDGER.files_of("init") == {INIT: AppliedPatch(FIVE)}
     assert LEDGER.added_by("tft-static-context") == {RANKS, SAVING}
     assert LEDGER.added_by("init") == frozenset()
@@ -142,7 +142,7 @@ def test_a_ledger_tells_the_files_of_each_patch_and_what_was_added_for_it() -> N
     ("schema", "command"),
     [(2, REINSTALL), (4, "pip install --upgrade nfpatch")],
 )
-def test_a_ledger_of_another_schema_is_refused_with_what_to_do(schema: int, command: str, install: Install) -> None:
+def test_a_ledger_of_another_schema_is_refused(schema: int, command: str, install: Install) -> None:
     text = WRITTEN.replace('"schema": 3', f'"schema": {schema}').replace(
         f'"nfpatch": "{__version__}"', '"nfpatch": "9"'
     )
@@ -156,19 +156,19 @@ def test_the_version_of_nfpatch_in_a_ledger_is_for_information_only(install: Ins
     assert read_ledger(install) == LEDGER
 
 
-def test_a_ledger_of_another_release_is_refused_with_what_to_do(install: Install) -> None:
+def test_a_ledger_of_another_release_is_refused(install: Install) -> None:
     keep(install, WRITTEN.replace('"neuralforecast": "1.7.4"', '"neuralforecast": "1.7.3"'))
     for part in (ledger_path(install), "1.7.3", REINSTALL):
         assert str(part) in refusal(install)
 
 
 def patch(**fields: object) -> dict[str, Any]:
-    """What a ledger says of one patch in a file, with these fields changed."""
+    """A ledger's entry of one patch in a file, with these fields changed."""
     return {"edits_sha256": THREE, "modules": ["ranks"], **fields}
 
 
 def entry(**fields: object) -> dict[str, Any]:
-    """What a ledger says of one file, with these fields changed."""
+    """A ledger's entry of one file, with these fields changed."""
     whole = {"original_sha256": ONE, "patched_sha256": TWO, "patches": {"a": patch()}, "link": None, "bytecode": []}
     return {**whole, **fields}
 
@@ -187,7 +187,7 @@ def document(**fields: object) -> str:
 
 
 def with_modules(*modules: object, **added: object) -> str:
-    """A ledger whose patch needs these modules, and which lists these as added, by name."""
+    """A ledger whose patch needs these modules, and which lists the others as added, by name."""
     paths = {f"neuralforecast/_nfpatch/{name}.py": sha256 for name, sha256 in added.items()}
     return document(files={TFT: entry(patches={"a": patch(modules=list(modules))})}, added=paths)
 
@@ -207,7 +207,7 @@ DAMAGED = {
     "a link that is a number": document(files={TFT: entry(link=1)}),
     "a file without a name": document(files={"": entry()}),
     "a file of another package": document(files={"torch/__init__.py": entry()}),
-    "a file by its way from the root": document(files={"/neuralforecast/core.py": entry()}),
+    "a file with an absolute path": document(files={"/neuralforecast/core.py": entry()}),
     "a file outside": document(files={"neuralforecast/../torch/__init__.py": entry()}),
     "a patched runtime module": document(files={RANKS: entry()}),
     "compiled files beside the file": document(files={TFT: entry(bytecode=[COMPILED, f"{TFT}c"])}),
@@ -224,10 +224,10 @@ DAMAGED = {
     "an added file that no patch needs": with_modules("ranks", ranks=ONE, saving=TWO),
     "a module that was not added": with_modules("ranks", "saving", ranks=ONE),
     "an added file outside": document(added={RANKS: ONE, "neuralforecast/_nfpatch/../core.py": ONE}),
-    "an added file by its way from the root": document(added={RANKS: ONE, f"/{RANKS}": ONE}),
+    "an added file with an absolute path": document(added={RANKS: ONE, f"/{RANKS}": ONE}),
     "an added file elsewhere in the package": document(added={RANKS: ONE, "neuralforecast/core.py": ONE}),
     "an added file below the folder": document(added={RANKS: ONE, "neuralforecast/_nfpatch/a/b.py": ONE}),
-    "a module with a way in its name": with_modules("../core", **{"../core": ONE}),
+    "a module with a parent folder in its name": with_modules("../core", **{"../core": ONE}),
     "a module with a folder in its name": with_modules("a/b", **{"a/b": ONE}),
     "a module that is a number": with_modules(1, **{"1": ONE}),
     "a module without a name": with_modules("", **{"": ONE}),
@@ -236,28 +236,28 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
-def test_a_ledger_that_nfpatch_cannot_have_written_is_refused_with_what_to_do(content: str, install: Install) -> None:
+def test_a_ledger_that_nfpatch_cannot_have_written_is_refused(content: str, install: Install) -> None:
     keep(install, content)
-    assert f"{ledger_path(install)} is damaged" in refusal(install)
-    assert REINSTALL in refusal(install)
+    for part in (ledger_path(install), REINSTALL):
+        assert str(part) in refusal(install)
 
 
 @pytest.mark.parametrize(
-    ("damaged", "cause"),
+    ("damaged", "entry_name"),
     [
-        ("a file of another package", "torch/__init__.py is no file of the package"),
-        ("compiled files of another folder", f"('{COMPILED}',) are no compiled files of {INIT}"),
-        ("a patched runtime module", f"{RANKS} is no file of neuralforecast"),
-        ("a module with a way in its name", "['../core'] are no runtime modules"),
-        ("a module that was not added", f"{SAVING} is not listed as an added file"),
-        ("an added file that no patch needs", f"{SAVING} is listed as an added file"),
+        ("a file of another package", "torch/__init__.py"),
+        ("compiled files of another folder", COMPILED),
+        ("a patched runtime module", RANKS),
+        ("a module with a parent folder in its name", "../core"),
+        ("a module that was not added", SAVING),
+        ("an added file that no patch needs", SAVING),
     ],
 )
-def test_a_refused_ledger_tells_developers_which_entry_it_was(damaged: str, cause: str, install: Install) -> None:
+def test_the_traceback_of_a_refused_ledger_names_the_entry(damaged: str, entry_name: str, install: Install) -> None:
     keep(install, DAMAGED[damaged])
     with pytest.raises(Refused) as refused:
         read_ledger(install)
-    assert str(refused.value.__cause__) == cause
+    assert entry_name in str(refused.value.__cause__)
 
 
 def test_the_undamaged_ledger_of_these_tests_is_read(install: Install) -> None:
@@ -266,20 +266,18 @@ def test_the_undamaged_ledger_of_these_tests_is_read(install: Install) -> None:
     assert read_ledger(install) == Ledger("1.7.4", files, {RANKS: FOUR})
 
 
-def test_a_kept_original_is_given_back_as_it_was(install: Install) -> None:
+def test_a_kept_original_is_read_back_unchanged(install: Install) -> None:
     keep_original(install, b"original\n")
     assert read_original(install, TFT, hash_of(b"original\n")) == b"original\n"
 
 
-@pytest.mark.parametrize(("kept", "what"), [(None, "is missing"), (b"altered\n", "was changed")])
-def test_an_original_that_is_lost_is_refused_with_what_to_do(
-    kept: Optional[bytes], what: str, install: Install
-) -> None:
+@pytest.mark.parametrize("kept", [None, b"altered\n"], ids=["missing", "altered"])
+def test_a_lost_original_is_refused(kept: Optional[bytes], install: Install) -> None:
     if kept is not None:
         keep_original(install, kept)
     with pytest.raises(Refused) as refused:
         read_original(install, TFT, hash_of(b"original\n"))
-    for part in (original_path(install, TFT), what, REINSTALL):
+    for part in (original_path(install, TFT), REINSTALL):
         assert str(part) in str(refused.value)
 
 

@@ -1,4 +1,4 @@
-"""What is read of a dist-info folder, whoever wrote it."""
+"""What nfpatch reads from a dist-info folder, whichever installer wrote it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def dist_info(folder: Path, metadata: bytes, name: str = "neuralforecast-1.7.4")
         pytest.param(PLAIN.replace(b"1.7.4", b"1.7.4+us.1"), "neuralforecast-1.7.4+us.1", "1.7.4+us.1", id="local"),
     ],
 )
-def test_the_version_is_the_one_of_the_header_in_its_normal_form(
+def test_the_version_is_the_normalized_one_of_the_header(
     metadata: bytes, name: str, version: str, tmp_path: Path
 ) -> None:
     made = dist_info(tmp_path, metadata, name)
@@ -70,7 +70,7 @@ def test_every_release_has_a_header_that_is_read_without_a_parser(tmp_path: Path
 
 
 @pytest.mark.parametrize("metadata", [PLAIN, PLAIN.replace(b"\n", b"\r\n")], ids=["plain", "CRLF"])
-def test_a_folder_of_another_version_is_not_believed(metadata: bytes, tmp_path: Path) -> None:
+def test_a_folder_name_with_another_version_is_ignored(metadata: bytes, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"1\.7\.4.*1\.7\.5"):
         version_of(dist_info(tmp_path, metadata, "neuralforecast-1.7.5"))
 

@@ -1,4 +1,4 @@
-"""Transactions: all of the steps or none of them, whatever fails, and whenever the run is killed."""
+"""Transactions execute all of their steps or none, whichever operation fails and whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ from nfpatch.installs.transaction import (
 )
 
 PACKAGE = "neuralforecast"
-HALF_DONE = "The transaction is unfinished, no file is damaged: the next `nfpatch apply` or `revert` completes it."
 HOME = "neuralforecast-1.7.4.dist-info/nfpatch"
 OTHER_DISK = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
 
 @pytest.fixture(autouse=True)
 def populated(install: Install) -> None:
-    """Puts into the package what there is to change, one path for each way to change it."""
+    """Create files in the package, one for each kind of change."""
     package = install.package
     contents = {"replaced": "old", "removed": "old", "kept": "kept", "linked": "old", "taken": "taken", "over": "old"}
     for name, content in contents.items():
@@ -57,7 +56,7 @@ def populated(install: Install) -> None:
 
 
 def steps(install: Install) -> list[FileStep]:
-    """Every kind of step, on paths where something stands and on others."""
+    """Every kind of step, on existing paths and on missing ones."""
     package, home = install.package, install.home
     return [
         LinkOrCopy(home / "originals" / PACKAGE / "models" / "replaced.py.orig", package / "replaced.py"),
@@ -81,7 +80,7 @@ def steps(install: Install) -> list[FileStep]:
 
 
 def after(before: dict[str, Entry]) -> dict[str, Entry]:
-    """What the tree looks like when the steps are done."""
+    """The tree after all steps."""
     gone = {f"{PACKAGE}/{name}" for name in ("removed.py", "emptied", "emptied/compiled.pyc")}
     gone |= {f"{PACKAGE}/{name}.py" for name in ("taken", "taken_link", "kept")}
     folder = Entry("folder", before[PACKAGE].mode, b"")
@@ -105,7 +104,7 @@ def after(before: dict[str, Entry]) -> dict[str, Entry]:
 
 
 def steps_back(install: Install) -> list[FileStep]:
-    """What undoes the steps, and so leaves nothing of nfpatch's own."""
+    """Steps that undo the others, and leave no file of nfpatch."""
     package, originals = install.package, install.home / "originals"
     return [
         LinkOrCopy(package / "replaced.py", originals / PACKAGE / "models" / "replaced.py.orig"),
@@ -125,17 +124,17 @@ def steps_back(install: Install) -> list[FileStep]:
     ]
 
 
-# --- all of it ---
+# --- all steps ---
 
 
-def test_every_step_is_carried_out_and_nothing_else_is_left(install: Install) -> None:
+def test_every_step_is_executed_and_no_other_file_is_left(install: Install) -> None:
     before = snapshot(install.root)
     commit(install, steps(install))
     assert snapshot(install.root) == after(before)
     assert not has_leftovers(install)
 
 
-def test_the_way_back_leaves_no_folder_of_nfpatchs_own(install: Install) -> None:
+def test_reverting_leaves_no_folder_of_nfpatch(install: Install) -> None:
     before = snapshot(install.root)
     commit(install, steps(install))
     commit(install, steps_back(install))
@@ -148,9 +147,7 @@ def test_a_commit_without_steps_changes_nothing(install: Install) -> None:
     assert snapshot(install.root) == before
 
 
-def test_an_original_keeps_its_inode_and_a_twin_in_a_package_cache_its_content(
-    install: Install, tmp_path: Path
-) -> None:
+def test_an_original_keeps_its_inode_and_hard_linked_copies_their_content(install: Install, tmp_path: Path) -> None:
     twin = tmp_path / "twin.py"
     os.link(install.package / "replaced.py", twin)
     commit(install, steps(install))
@@ -161,7 +158,7 @@ def test_an_original_keeps_its_inode_and_a_twin_in_a_package_cache_its_content(
 
 
 @pytest.mark.parametrize("kind", ["checkout", "editable"])
-def test_a_source_tree_is_changed_as_an_installed_package_is(kind: str, install: Install, tmp_path: Path) -> None:
+def test_a_source_checkout_is_changed_like_an_installed_package(kind: str, install: Install, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     install.package.rename(tree / PACKAGE)
@@ -183,7 +180,7 @@ def test_a_file_on_another_file_system_is_replaced_with_its_mode(
 
 
 def package_on_another_disk(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets no rename lead from nfpatch's folder into the package, or back."""
+    """Make renames between nfpatch's folder and the package fail with EXDEV."""
     rename = os.replace
 
     def replace(source: Path, target: Path) -> None:
@@ -194,11 +191,11 @@ def package_on_another_disk(install: Install, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("os.replace", replace)
 
 
-# --- or none ---
+# --- failures ---
 
 
 class Renaming:
-    """Lets the renames of these numbers, counted from 1, fail."""
+    """`os.replace`, which raises in the calls of these numbers, counted from 1."""
 
     def __init__(self, failing: Container[int], error: BaseException) -> None:
         self.rename = os.replace
@@ -213,25 +210,23 @@ class Renaming:
         self.rename(source, target)
 
 
-# The first rename is the journal's; the others are those of the steps that put something somewhere or take it away.
+# The first rename is the journal's, the others are those of the steps.
 RENAMES = range(1, 13)
 
 
 @pytest.mark.parametrize("number", RENAMES)
-def test_a_rename_that_fails_takes_the_steps_before_it_back(
+def test_a_failing_rename_rolls_back_the_steps_before_it(
     number: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(install.root)
     monkeypatch.setattr("os.replace", Renaming({number}, OSError(errno.EACCES, "Permission denied", "tft.py")))
     with pytest.raises(EnvironmentProblem) as problem:
         commit(install, steps(install))
-    assert "tft.py: Permission denied. Nothing was changed." in str(problem.value)
+    assert "tft.py: Permission denied" in str(problem.value)
     assert snapshot(install.root) == before
 
 
-def test_an_interrupt_from_the_keyboard_takes_the_steps_back_and_goes_on_its_way(
-    install: Install, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_keyboard_interrupt_rolls_back_and_propagates(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(install.root)
     monkeypatch.setattr("os.replace", Renaming({RENAMES[-1]}, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
@@ -239,7 +234,7 @@ def test_an_interrupt_from_the_keyboard_takes_the_steps_back_and_goes_on_its_way
     assert snapshot(install.root) == before
 
 
-def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
+def test_a_failing_copy_to_another_file_system_leaves_no_partial_file(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(install.root)
@@ -255,7 +250,7 @@ def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
     with pytest.raises(EnvironmentProblem) as problem:
         commit(install, steps(install))
     path = install.package / "replaced.py"
-    assert f"{path}: No space left on device. Nothing was changed." in str(problem.value)
+    assert f"{path}: No space left on device" in str(problem.value)
     assert snapshot(install.root) == before
 
 
@@ -263,9 +258,9 @@ def test_a_copy_to_another_file_system_that_fails_leaves_no_part_of_it(
 @pytest.mark.parametrize(
     ("failing", "journal"),
     [(range(6, 99), "journal.json"), ({6, *range(8, 99)}, "undo.json")],
-    ids=["cannot be turned back", "cannot be taken back"],
+    ids=["the rollback cannot start", "the rollback fails"],
 )
-def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
+def test_work_that_can_be_neither_finished_nor_rolled_back_is_recovered_later(
     failing: Container[int], journal: str, named: bool, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(install.root)
@@ -275,7 +270,8 @@ def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
         )
         with pytest.raises(EnvironmentProblem) as problem:
             commit(install, steps(install))
-    assert f"{'tft.py' if named else 'the install'}: Input/output error. {HALF_DONE}" in str(problem.value)
+    assert f"{'tft.py' if named else 'the install'}: Input/output error" in str(problem.value)
+    assert "`nfpatch apply`" in str(problem.value)
     assert (install.home / "staging" / journal).is_file()
     assert recover(install) is True
     assert snapshot(install.root) == (after(before) if journal == "journal.json" else before)
@@ -283,19 +279,19 @@ def test_work_that_can_be_neither_done_nor_undone_says_so_and_is_healed_later(
 
 @pytest.fixture
 def fresh(install: Install, tmp_path: Path) -> Callable[[], None]:
-    """Brings the install back to how it was when the test began."""
+    """Restores the install as it was when the test began."""
     kept = tmp_path / "kept"
     shutil.copytree(install.root, kept, symlinks=True)
 
-    def bring_back() -> None:
+    def restore() -> None:
         shutil.rmtree(install.root)
         shutil.copytree(kept, install.root, symlinks=True)
 
-    return bring_back
+    return restore
 
 
 def committed_in_a_fork(install: Install, strike: Strike) -> Ended:
-    """Commits the steps in a process of its own, which this strikes."""
+    """Commit the steps in a forked process, which `strike` kills or makes fail."""
 
     def action() -> tuple[int, str]:
         commit(install, steps(install))
@@ -306,54 +302,50 @@ def committed_in_a_fork(install: Install, strike: Strike) -> Ended:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)
-def test_any_operation_that_fails_leaves_all_of_the_work_or_nothing(
-    number: int, install: Install, fresh: Callable[[], None]
-) -> None:
+def test_a_failing_operation_leaves_all_or_nothing(number: int, install: Install, fresh: Callable[[], None]) -> None:
     before = snapshot(install.root)
     point = 1
     while (ended := committed_in_a_fork(install, fail_at(point, number))).operations >= point:
         left = snapshot(install.root)
         if ended.code == 0 and f"{PACKAGE}/emptied" in left:
-            del left[f"{PACKAGE}/emptied"]  # a folder that the system does not let go stays, without harm
+            del left[f"{PACKAGE}/emptied"]  # a folder that cannot be removed is left, which is harmless
         assert left == (before if ended.code else after(before)), f"operation {point}: {ended}"
         fresh()
         point += 1
     assert (ended.code, point > 60) == (0, True)
 
 
-# --- whenever it is killed ---
+# --- kills ---
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_operation_is_healed_to_all_of_the_work_or_nothing(
+def test_after_a_kill_at_any_operation_recovery_leaves_all_or_nothing(
     install: Install, fresh: Callable[[], None]
 ) -> None:
     before = snapshot(install.root)
     point = 1
     while (ended := committed_in_a_fork(install, kill_at(point))).code != 0:
         assert ended.code == -signal.SIGKILL, ended
-        check_healing(install, before, after(before))
+        check_recovery(install, before, after(before))
         fresh()
         point += 1
     assert point > 60
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_work_is_taken_back_is_healed_to_nothing_of_it(
-    install: Install, fresh: Callable[[], None]
-) -> None:
+def test_after_a_kill_during_the_rollback_recovery_leaves_nothing(install: Install, fresh: Callable[[], None]) -> None:
     before = snapshot(install.root)
     later = 1
     while (ended := committed_in_a_fork(install, fail_to_remove_and_be_killed(later))).code < 0:
-        turned_back = (install.home / "staging" / "undo.json").exists()
-        check_healing(install, before, before if turned_back else after(before))
+        rolled_back = (install.home / "staging" / "undo.json").exists()
+        check_recovery(install, before, before if rolled_back else after(before))
         fresh()
         later += 1
     assert (ended.code, later > 20) == (1, True)
 
 
 def fail_to_remove_and_be_killed(later: int) -> Strike:
-    """Lets the first removal of a file fail, and then kills the process before the N-th operation after it."""
+    """Make the first removal of a file fail, and kill the process before the N-th operation after it."""
     failed: list[int] = []
 
     def strike(number: int, kind: str) -> None:
@@ -366,23 +358,26 @@ def fail_to_remove_and_be_killed(later: int) -> Strike:
     return strike
 
 
-def check_healing(install: Install, before: dict[str, Entry], decided: dict[str, Entry]) -> None:
-    """What a killed run left is finished or taken back, by its journal, and all litter is gone."""
+def check_recovery(install: Install, before: dict[str, Entry], decided: dict[str, Entry]) -> None:
+    """Recovery finishes or rolls back the work of a killed run, by its journal, and removes all leftovers."""
     interrupted = is_interrupted(install)
     assert recover(install) is interrupted
     assert snapshot(install.root) in ([decided] if interrupted else [before, decided])
     assert not has_leftovers(install)
 
 
-def test_healing_that_fails_says_so_and_a_later_one_goes_on(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_recovery_is_reported_and_a_later_one_finishes(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = snapshot(install.root)
     committed_in_a_fork(install, kill_at_removal)
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.unlink", refuse)
         with pytest.raises(EnvironmentProblem) as problem:
             recover(install)
-    assert f"tft.py: Read-only file system. {HALF_DONE}" in str(problem.value)
-    check_healing(install, before, after(before))
+    assert "tft.py: Read-only file system" in str(problem.value)
+    assert "`nfpatch apply`" in str(problem.value)
+    check_recovery(install, before, after(before))
 
 
 def kill_at_removal(number: int, kind: str) -> None:
@@ -397,8 +392,8 @@ def refuse(*_: object, **__: object) -> None:
 # --- journals ---
 
 
-def leave(install: Install, journal: str, content: str) -> Path:
-    """Leaves the journal of a killed run; the folder it lies in."""
+def write_journal(install: Install, journal: str, content: str) -> Path:
+    """Write the journal of a killed run; return its folder."""
     staging = install.home / "staging"
     staging.mkdir(parents=True)
     (staging / journal).write_text(content)
@@ -418,18 +413,18 @@ def line(install: Install, path: Path, kind: str, existed: bool) -> list[object]
         '[["a", "Move", true, 4]]',
     ],
 )
-def test_a_damaged_journal_is_refused_with_what_to_do(content: str, journal: str, install: Install) -> None:
-    staging = leave(install, journal, content)
+def test_a_damaged_journal_is_refused_with_its_path(content: str, journal: str, install: Install) -> None:
+    staging = write_journal(install, journal, content)
     before = snapshot(install.root)
     with pytest.raises(Refused) as refused:
         recover(install)
-    assert str(refused.value).startswith(f"{staging / journal} is damaged")
+    assert str(refused.value).startswith(str(staging / journal))
     assert "Reinstall" in str(refused.value)
     assert snapshot(install.root) == before
 
 
-def test_a_refused_journal_tells_developers_what_is_wrong(install: Install) -> None:
-    leave(install, "undo.json", '[["a", "Write", 3]]')
+def test_the_traceback_of_a_refused_journal_names_the_cause(install: Install) -> None:
+    write_journal(install, "undo.json", '[["a", "Write", 3]]')
     with pytest.raises(Refused) as refused:
         recover(install)
     assert isinstance(refused.value.__cause__, ValueError)
@@ -437,11 +432,11 @@ def test_a_refused_journal_tells_developers_what_is_wrong(install: Install) -> N
 
 @pytest.mark.parametrize("copy", [os.link, shutil.copy2], ids=["link", "copy"])
 @pytest.mark.parametrize("name", ["replaced.py", "restored.py"])
-def test_taking_back_leaves_alone_what_is_as_it_was(
+def test_rollback_does_not_touch_unchanged_files(
     name: str, copy: Callable[..., object], install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = install.package / name
-    staging = leave(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
+    staging = write_journal(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
     copy(path, staging / "old-0", follow_symlinks=False)
     before = snapshot(install.package)
     monkeypatch.setattr("os.replace", refuse)
@@ -496,12 +491,10 @@ def nothing(path: Path) -> None:
         ("restored.py", nothing),
     ],
 )
-def test_taking_back_brings_back_what_is_no_longer_as_it_was(
-    name: str, change: Callable[[Path], None], install: Install
-) -> None:
+def test_rollback_restores_changed_files(name: str, change: Callable[[Path], None], install: Install) -> None:
     path = install.package / name
     before, time = snapshot(install.root), path.lstat().st_mtime_ns
-    staging = leave(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
+    staging = write_journal(install, "undo.json", json.dumps([line(install, path, "Write", True)]))
     shutil.copy2(path, staging / "old-0", follow_symlinks=False)
     change(path)
     assert recover(install) is True
@@ -509,7 +502,7 @@ def test_taking_back_brings_back_what_is_no_longer_as_it_was(
     assert path.lstat().st_mtime_ns == time
 
 
-# --- traces ---
+# --- leftovers ---
 
 
 def killed_before_the_journal(install: Install) -> None:
@@ -521,16 +514,16 @@ def killed_in_the_lock(install: Install) -> None:
     lock_path(install).touch()
 
 
-def killed_before_the_last_folder_went(install: Install) -> None:
+def killed_before_the_last_folder_was_removed(install: Install) -> None:
     install.home.mkdir()
 
 
-def killed_at_work(install: Install) -> None:
-    leave(install, "journal.json", "[]")
+def killed_in_the_steps(install: Install) -> None:
+    write_journal(install, "journal.json", "[]")
 
 
-def killed_taking_back(install: Install) -> None:
-    leave(install, "undo.json", "[]")
+def killed_in_the_rollback(install: Install) -> None:
+    write_journal(install, "undo.json", "[]")
 
 
 def patched(install: Install) -> None:
@@ -543,29 +536,29 @@ def untouched(install: Install) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "interrupted", "litter"),
+    ("left", "interrupted", "leftovers"),
     [
         (untouched, False, False),
         (patched, False, False),
         (killed_in_the_lock, False, True),
         (killed_before_the_journal, False, True),
-        (killed_before_the_last_folder_went, False, True),
-        (killed_at_work, True, True),
-        (killed_taking_back, True, True),
+        (killed_before_the_last_folder_was_removed, False, True),
+        (killed_in_the_steps, True, True),
+        (killed_in_the_rollback, True, True),
     ],
 )
-def test_the_traces_of_a_killed_run_are_told_and_healing_removes_all_but_the_lock(
-    left: Callable[[Install], None], interrupted: bool, litter: bool, install: Install
+def test_leftovers_of_a_killed_run_are_detected_and_recovery_removes_all_but_the_lock(
+    left: Callable[[Install], None], interrupted: bool, leftovers: bool, install: Install
 ) -> None:
     left(install)
-    assert (is_interrupted(install), has_leftovers(install)) == (interrupted, litter)
+    assert (is_interrupted(install), has_leftovers(install)) == (interrupted, leftovers)
     assert recover(install) is interrupted
     assert (is_interrupted(install), has_leftovers(install)) == (False, left is killed_in_the_lock)
     assert install.home.exists() == (left is patched)
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_the_next_command(
+def test_leftovers_that_cannot_be_removed_are_left_to_the_next_command(
     times: int, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_before_the_journal(install)
@@ -582,7 +575,7 @@ def test_litter_that_cannot_be_removed_at_once_is_tried_again_and_then_left_to_t
     assert has_leftovers(install) == (times > 1)
 
 
-# --- inside ---
+# --- paths outside of the install ---
 
 
 @pytest.fixture
@@ -595,7 +588,7 @@ def precious(tmp_path: Path) -> Path:
 
 
 def refusal(action: Callable[[], Any], install: Install) -> str:
-    """What the action is refused with; nothing is written."""
+    """The message with which the action is refused, which writes nothing."""
     before = snapshot(install.root.parent)
     with pytest.raises(Refused) as refused:
         action()
@@ -603,20 +596,15 @@ def refusal(action: Callable[[], Any], install: Install) -> str:
     return str(refused.value)
 
 
-def is_outside(folder: Path, install: Install) -> str:
-    """What the message begins with if a folder is outside of the install."""
-    return f"{folder} is outside of {install.root}:"
-
-
 @pytest.mark.parametrize("folder", ["../precious", ".", "neuralforecast_too", "neuralforecast/../.."])
 @pytest.mark.usefixtures("precious")
-def test_a_step_outside_of_the_install_is_refused_with_all_others(folder: str, install: Install) -> None:
+def test_a_step_outside_of_the_install_is_refused_before_any_other(folder: str, install: Install) -> None:
     step = Remove(install.root / folder / "precious.py")
     refused = refusal(lambda: commit(install, [*steps(install), step]), install)
-    assert refused.startswith(is_outside(install.root / folder, install))
+    assert refused.startswith(str(install.root / folder))
 
 
-def test_a_folder_in_the_place_of_a_file_to_remove_is_refused(install: Install) -> None:
+def test_a_folder_at_the_path_of_a_file_to_remove_is_refused(install: Install) -> None:
     before = snapshot(install.root)
     with pytest.raises(EnvironmentProblem):
         commit(install, [*steps(install), Remove(install.package / "full")])
@@ -634,23 +622,23 @@ def test_a_move_of_nothing_is_refused(install: Install) -> None:
 def test_a_move_from_outside_of_the_install_is_refused(install: Install) -> None:
     step = Move(install.package / "over.py", install.root / ".." / "precious" / "precious.py")
     refused = refusal(lambda: commit(install, [step]), install)
-    assert refused.startswith(is_outside(install.root / ".." / "precious", install))
+    assert refused.startswith(str(install.root / ".." / "precious"))
 
 
 @pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
 def test_a_journal_that_moves_from_outside_is_refused(journal: str, precious: Path, install: Install) -> None:
     outside = os.path.relpath(precious / "precious.py", install.home)
-    leave(install, journal, json.dumps([[*line(install, install.package / "over.py", "Move", True), outside]]))
-    assert refusal(lambda: recover(install), install).startswith(is_outside(precious, install))
+    write_journal(install, journal, json.dumps([[*line(install, install.package / "over.py", "Move", True), outside]]))
+    assert refusal(lambda: recover(install), install).startswith(str(precious))
 
 
 @pytest.mark.parametrize("journal", ["journal.json", "undo.json"])
 @pytest.mark.parametrize("kind", ["Write", "Remove", "Prune"])
 def test_a_journal_that_leads_outside_is_refused(kind: str, journal: str, precious: Path, install: Install) -> None:
-    staging = leave(install, journal, json.dumps([line(install, precious / "precious.py", kind, False)]))
+    staging = write_journal(install, journal, json.dumps([line(install, precious / "precious.py", kind, False)]))
     for name in ("new-0", "old-0"):
         (staging / name).write_text("evil\n")
-    assert refusal(lambda: recover(install), install).startswith(is_outside(precious, install))
+    assert refusal(lambda: recover(install), install).startswith(str(precious))
 
 
 @pytest.mark.parametrize("linked", [PACKAGE, f"{PACKAGE}/models", HOME])
@@ -661,7 +649,7 @@ def test_a_folder_that_is_a_link_to_the_outside_is_refused(linked: str, install:
         folder.rename(tmp_path / "elsewhere" / folder.name)
     folder.symlink_to(tmp_path / "elsewhere" / folder.name)
     step = Write(install.package / "models" / "tft.py", b"new\n")
-    assert refusal(lambda: commit(install, [step]), install).startswith(is_outside(folder, install))
+    assert refusal(lambda: commit(install, [step]), install).startswith(str(folder))
 
 
 def test_a_folder_that_is_a_link_within_the_package_is_followed(install: Install) -> None:
@@ -680,4 +668,4 @@ def test_links_that_cannot_be_followed_are_refused(
 
     monkeypatch.setattr("pathlib.Path.resolve", resolve)
     refused = refusal(lambda: commit(install, steps(install)), install)
-    assert refused == f"Cannot resolve the symbolic links of {install.package}: a loop."
+    assert str(install.package) in refused

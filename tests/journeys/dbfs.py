@@ -1,7 +1,7 @@
-"""Lists and reads the files of a fit on Spark through fsspec's file system of Databricks.
+"""List and read the files of a fit on Spark through fsspec's Databricks file system.
 
-`python dbfs.py FOLDER`. What the file system asks Databricks for is answered from FOLDER, and what Spark would write
-there pandas does: neither is at hand here. Prints how many rows of the files were read.
+`python dbfs.py FOLDER`. Neither Databricks nor Spark is available here: requests to Databricks are answered from
+FOLDER, and pandas writes the files that Spark would write. Prints the number of rows that were read.
 """
 
 import inspect
@@ -19,7 +19,7 @@ FOLDER = sys.argv[1]
 
 
 class Frame:
-    """What `fit` asks a frame of Spark's for."""
+    """The part of a Spark DataFrame that `fit` uses."""
 
     columns = ("unique_id", "ds", "y")
 

@@ -1,9 +1,9 @@
-"""A notebook's script, which trains in forked processes: `python forked.py OUT STRATEGY THREADS DEADLINE WHAT...`.
+"""Train in forked processes, as in a notebook: `python forked.py OUT STRATEGY THREADS DEADLINE STAGE...`.
 
-The process has THREADS threads, which torch has used before. WHAT are "alone" (one process trains), "script" (fit,
-predict, fit, cross_validation by two forked processes) and "search" (through Optuna by two forked processes). Each
-process that trains writes how many threads it has to OUT/threads-RANK, one line a training; a training that takes more
-than DEADLINE seconds from then on prints where it is, and fails. What came out is in OUT/rank-0.json.
+The parent process has used THREADS threads of torch before it forks. A STAGE is "single" (one process trains), "script"
+(fit, predict, fit, cross_validation in two forked processes) or "search" (an Optuna search in two forked processes).
+Each process that trains appends its number of threads to OUT/threads-RANK, one line per training. A training that takes
+more than DEADLINE seconds prints a traceback and exits. The results are in OUT/rank-0.json.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def digest_of(model):
     return digest.hexdigest()
 
 
-def train_alone():
+def train_in_one_process():
     forecaster = forecaster_with({"accelerator": "cpu", "devices": 1, "callbacks": []})
     forecaster.fit(df=AirPassengersPanel, val_size=H)
     return digest_of(forecaster.models[0])
@@ -69,7 +69,7 @@ def send_threads(queue):
 
 
 def threads_of_other_forks():
-    """Of a process of multiprocessing, and of one of os.fork."""
+    """The number of threads in a process that multiprocessing forks, and in one that `os.fork` forks."""
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     process = context.Process(target=send_threads, args=(queue,))
@@ -87,10 +87,10 @@ def threads_of_other_forks():
 
 if __name__ == "__main__":
     torch.set_num_threads(THREADS)
-    torch.ones(2000, 2000).sum()  # the threads are there
-    told = {}
-    for what in sys.argv[5:]:
-        told[what] = {"alone": train_alone, "script": run_script, "search": search}[what]()
-        told[f"threads after {what}"] = [torch.get_num_threads(), *threads_of_other_forks()]
+    torch.ones(2000, 2000).sum()  # starts the threads
+    results = {}
+    for stage in sys.argv[5:]:
+        results[stage] = {"single": train_in_one_process, "script": run_script, "search": search}[stage]()
+        results[f"threads after {stage}"] = [torch.get_num_threads(), *threads_of_other_forks()]
     with open(os.path.join(OUT, "rank-0.json"), "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        json.dump(results, file)

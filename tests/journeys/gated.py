@@ -1,7 +1,7 @@
-"""A training that waits for a word at its first step: `python gated.py FOLDER PORT`, by torch's launcher.
+"""Train, but pause when the training starts until the test lets it continue: `torchrun gated.py FOLDER PORT`.
 
-Each rank connects to the port when it has begun to train, and goes on when it receives a byte. Then it trains, saves,
-loads, predicts, and writes how many rows that gives to FOLDER/rank-N.json.
+Each rank connects to the port when its training starts, and continues when it receives a byte. Then it trains, saves,
+loads, predicts, and writes the number of rows of the forecasts to FOLDER/rank-N.json.
 """
 
 import json
@@ -18,7 +18,7 @@ FOLDER, PORT = sys.argv[1], int(sys.argv[2])
 
 
 class Gate(pl.Callback):
-    """Waits for the test."""
+    """Waits until the test sends a byte."""
 
     def on_train_start(self, trainer, module):
         with socket.create_connection(("127.0.0.1", PORT)) as gate:
@@ -26,7 +26,7 @@ class Gate(pl.Callback):
 
 
 if __name__ == "__main__":
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 do not load with torch 2.6 otherwise
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
     trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False, "enable_progress_bar": False}
     model = NHITS(h=12, input_size=24, mlp_units=[[8, 8]] * 3, max_steps=3, callbacks=[Gate()], **trainer)
     forecaster = NeuralForecast(models=[model], freq="M")

@@ -1,8 +1,8 @@
-"""An ordinary script of a user: fit, predict, predict_insample, cross_validation, save, load, fit again.
+"""An ordinary user script: fit, predict, predict_insample, cross_validation, save, load, fit again.
 
-`python ordinary.py OUT TRAINER MODEL...`: TRAINER are the arguments for Lightning's trainer as JSON. Each process that
-comes to the end of the script writes what it got to OUT/rank-N.json, a digest by model and call; each that trains
-writes how many do to OUT/world-N. The learning rate is 0, so that the weights are the same however many they are.
+`python ordinary.py OUT TRAINER MODEL...`: TRAINER is the JSON object of arguments for Lightning's trainer. Each process
+that reaches the end of the script writes its results to OUT/rank-N.json, a digest by model and call; each rank that
+trains writes the world size to OUT/world-N. The learning rate is 0, so that weights do not depend on the world size.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ SIZES = {
 
 
 class Counter(pl.Callback):
-    """Writes down how many processes train. At the top of the module, so that ddp_spawn can hand it over."""
+    """Writes the world size to a file. Defined at module level, so that ddp_spawn can pickle it."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -75,39 +75,40 @@ def digest_of(frame):
 
 
 def journey(model_name, trainer, folder):
-    data, told = panel(), {}
-    watched = {**trainer, "callbacks": [Counter(os.path.dirname(folder))]}  # with them, no model could be saved
+    data, results = panel(), {}
+    # In a fit of its own, as a model with this callback could not be saved
+    watched = {**trainer, "callbacks": [Counter(os.path.dirname(folder))]}
     NeuralForecast(models=[model_of(model_name, watched)], freq="M").fit(df=data)
     forecaster = NeuralForecast(models=[model_of(model_name, trainer)], freq="M")
     forecaster.fit(df=data, val_size=H)
     validated = [float(loss) for _, loss in forecaster.models[0].valid_trajectories]
-    told["validation"] = [f"{loss:.6g}" for loss in validated]
-    if model_name != "MLPMultivariate":  # 1.x refuses it, in one process as well
-        told["predict_insample"] = digest_of(forecaster.predict_insample(step_size=1))
-    told["predict"] = digest_of(forecaster.predict())
+    results["validation"] = [f"{loss:.6g}" for loss in validated]
+    if model_name != "MLPMultivariate":  # 1.x rejects it, in a single process as well
+        results["predict_insample"] = digest_of(forecaster.predict_insample(step_size=1))
+    results["predict"] = digest_of(forecaster.predict())
     forecaster.save(folder)
-    told["load, predict"] = digest_of(NeuralForecast.load(folder).predict())
+    results["load, predict"] = digest_of(NeuralForecast.load(folder).predict())
     if model_name == "NHITS" and hasattr(NeuralForecast, "simulate"):
         loss = losses.MQLoss(level=[80])
         sampled = NeuralForecast(models=[model_of(model_name, {**trainer, "loss": loss})], freq="M")
         sampled.fit(df=data, val_size=H)
-        told["simulate"] = digest_of(sampled.simulate(n_paths=5))
+        results["simulate"] = digest_of(sampled.simulate(n_paths=5))
     forecaster.fit(df=data, val_size=H)
-    told["fit again, predict"] = digest_of(forecaster.predict())
+    results["fit again, predict"] = digest_of(forecaster.predict())
     knows_refit = "refit" in inspect.signature(NeuralForecast.cross_validation).parameters
     for options in [{}, {"refit": True}] if knows_refit else [{}]:
         forecaster = NeuralForecast(models=[model_of(model_name, trainer)], freq="M")
         frame = forecaster.cross_validation(df=data, n_windows=2, step_size=H, **options)
-        told[f"cross_validation {options}"] = digest_of(frame)
-    return told
+        results[f"cross_validation {options}"] = digest_of(frame)
+    return results
 
 
 if __name__ == "__main__":
     out, trainer, names = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
-    if trainer.get("strategy") == "an object":  # one for all trainings of all models
+    if trainer.get("strategy") == "an object":  # one object for all trainings of all models
         trainer["strategy"] = DDPStrategy(find_unused_parameters=False)
     rank = os.environ.get("LOCAL_RANK", "0")
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 do not load with torch 2.6 otherwise
-    told = {each: journey(each, trainer, os.path.join(out, f"saved-{each}")) for each in names}
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
+    results = {each: journey(each, trainer, os.path.join(out, f"saved-{each}")) for each in names}
     with open(os.path.join(out, f"rank-{rank}.json"), "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        json.dump(results, file)

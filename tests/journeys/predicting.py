@@ -1,14 +1,14 @@
-"""A script that predicts on several ranks as scripts do: on all, on one only, after an error, with other data on each.
+"""Predict on several ranks: on all, on one only, after an error, with different data on each.
 
-`python predicting.py OUT PLAN WORLD_SIZE`. Each process writes to OUT/rank-N.json, by stage, the SHA-256 of the
-forecasts, random numbers drawn after them, how many batches it has predicted, and the seconds. Nothing is learned, so
-that all processes have the weights of one. PLAN is one of
+`python predicting.py OUT PLAN WORLD_SIZE`. Each process writes to OUT/rank-N.json, by stage: the SHA-256 of the
+forecasts, random numbers drawn after them, the number of batches that it predicted, and the seconds. The learning rate
+is 0, so that all processes have the weights of a single one. PLAN is one of
 
     reference   one process makes all calls that are compared with "shared"
-    shared      all ranks make the same calls, and then predict another frame each
+    shared      all ranks make the same calls, and then each predicts a frame of its own
     one model   one process makes the call that is compared with the plans below
-    failing     rank 1 fails in a prediction; then the rank of the variable CHOSEN is killed half way through one
-    alone       the rank CHOSEN predicts three times, and the others have an error instead; then all predict
+    failing     rank 1 raises in a prediction; then rank CHOSEN (environment variable) is killed in the middle of one
+    one rank    rank CHOSEN predicts three times while the others have an error instead; then all predict
 """
 
 import hashlib
@@ -30,12 +30,12 @@ from neuralforecast.models import GRU, NHITS
 
 H, N_SERIES = 6, 9
 RANK, CHOSEN = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "CHOSEN"))
-# What happens when a batch is predicted: "" or "raise" or "kill"
+# What to do when a batch is predicted: "" or "raise" or "kill"
 STATE = {"batches": 0, "then": ""}
 
 
 def frame(seed):
-    """Series of several lengths, in which the seed changes one value."""
+    """Series of several lengths; the seed changes one value of them."""
     random = np.random.default_rng(1)
     # Up to 2.0.1 predict_insample fails on series of several lengths
     lengths = [70 + 5 * (number % 4) * (version("neuralforecast") >= "3") for number in range(N_SERIES)]
@@ -47,7 +47,7 @@ def frame(seed):
 
 
 def watch(model_class):
-    """Let STATE count the batches that this process predicts."""
+    """Count the batches that this process predicts in STATE."""
     predict_step = model_class.predict_step
 
     def watched(self, *arguments):
@@ -61,8 +61,8 @@ def watch(model_class):
     model_class.predict_step = watched
 
 
-def record(told, stage, predict):
-    """Run a stage, and keep the digest of its forecasts, its batches, and the state of the random numbers after it."""
+def record(results, stage, predict):
+    """Run a stage, and record the digest of its forecasts, its batches, and the random numbers after it."""
     STATE["batches"] = 0
     torch.manual_seed(5)
     np.random.seed(5)
@@ -71,23 +71,23 @@ def record(told, stage, predict):
     values = np.ascontiguousarray(forecasts.select_dtypes("number").to_numpy(dtype="float64"))
     drawn = [torch.rand(1).item(), np.random.rand()]
     digest = hashlib.sha256(values.tobytes()).hexdigest()
-    told[stage] = [digest, len(forecasts), drawn, STATE["batches"], time.monotonic() - started]
+    results[stage] = [digest, len(forecasts), drawn, STATE["batches"], time.monotonic() - started]
 
 
-def shared_stages(told, forecaster, drawing, frames):
-    """The stages in which all ranks make the same calls; `frames` are the seeds of this process's own data."""
-    record(told, "predict", forecaster.predict)
-    record(told, "predict_insample", forecaster.predict_insample)
-    record(told, "cross_validation", lambda: forecaster.cross_validation(df=frame(0), n_windows=3))
+def shared_stages(results, forecaster, drawing, frames):
+    """Run the stages in which all ranks make the same calls; `frames` are the seeds of this process's own data."""
+    record(results, "predict", forecaster.predict)
+    record(results, "predict_insample", forecaster.predict_insample)
+    record(results, "cross_validation", lambda: forecaster.cross_validation(df=frame(0), n_windows=3))
     if hasattr(forecaster, "simulate"):
-        record(told, "simulate", lambda: forecaster.simulate(n_paths=5, seed=1))
-    record(told, "drawing", drawing.predict)
+        record(results, "simulate", lambda: forecaster.simulate(n_paths=5, seed=1))
+    record(results, "drawing", drawing.predict)
     for seed in frames:
-        record(told, f"frame {seed}", partial(forecaster.predict, df=frame(seed)))
+        record(results, f"frame {seed}", partial(forecaster.predict, df=frame(seed)))
 
 
 def make(world_size):
-    """Forecasters of models that draw nothing when they predict, and of one that does; none of them learns."""
+    """A forecaster of models that draw no random numbers when they predict, and one of a model that does."""
     common = {"h": H, "input_size": 12, "max_steps": 1, "learning_rate": 0.0, "valid_batch_size": 2}
     common.update(accelerator="cpu", logger=False, enable_checkpointing=False)
     if world_size > 1:
@@ -101,63 +101,63 @@ def make(world_size):
     return [NeuralForecast(models=models, freq="D"), NeuralForecast(models=drawing, freq="D")]
 
 
-def predict_with_failures(told, forecaster, out):
-    """Rank 1 fails, and later a rank is killed; what is told until then is written before."""
+def predict_with_failures(results, forecaster, out):
+    """Rank 1 fails, and later a rank is killed; the results until then are written before."""
     if RANK == 1:
         STATE["then"] = "raise"
         try:
             forecaster.predict()
         except ValueError as error:
-            told["error"] = str(error)
+            results["error"] = str(error)
         STATE["then"] = ""
     else:
-        record(told, "an error", forecaster.predict)
-    record(told, "again", forecaster.predict)
-    write(told, out)
+        record(results, "an error", forecaster.predict)
+    record(results, "again", forecaster.predict)
+    write(results, out)
     if RANK == CHOSEN:
         STATE["then"] = "kill"
-    record(told, "a killed rank", forecaster.predict)
-    record(told, "afterwards", forecaster.predict)
+    record(results, "a killed rank", forecaster.predict)
+    record(results, "afterwards", forecaster.predict)
 
 
-def predict_alone(told, forecaster):
-    """One rank predicts while the others have an error, and come later."""
+def predict_on_one_rank(results, forecaster):
+    """One rank predicts three times while the others have an error; then all predict."""
     if RANK == CHOSEN:
         for number in range(3):
-            record(told, f"alone {number}", forecaster.predict)
+            record(results, f"one rank {number}", forecaster.predict)
     else:
         try:
             raise ValueError("an error on a rank")
         except ValueError as error:
-            told["error"] = str(error)
+            results["error"] = str(error)
     torch.distributed.barrier()
-    record(told, "all", forecaster.predict)
+    record(results, "all", forecaster.predict)
 
 
-def write(told, out):
-    """Write what is told so far."""
-    (out / f"rank-{RANK}.json").write_text(json.dumps(told), encoding="utf-8")
+def write(results, out):
+    """Write the results so far."""
+    (out / f"rank-{RANK}.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def main(out, plan, world_size):
-    """Runs the plan."""
+    """Run the plan."""
     for model_class in (NHITS, GRU):
         watch(model_class)
-    told = {}
+    results = {}
     forecaster, drawing = make(world_size)
     if plan not in ("reference", "shared"):
         forecaster.models = forecaster.models[:1]  # so that a rank with an error misses no other call
     forecaster.fit(df=frame(0))
     if plan == "failing":
-        predict_with_failures(told, forecaster, out)
-    elif plan == "alone":
-        predict_alone(told, forecaster)
+        predict_with_failures(results, forecaster, out)
+    elif plan == "one rank":
+        predict_on_one_rank(results, forecaster)
     elif plan == "one model":
-        record(told, "one model", forecaster.predict)
+        record(results, "one model", forecaster.predict)
     else:
         drawing.fit(df=frame(0))
-        shared_stages(told, forecaster, drawing, range(3) if plan == "reference" else [RANK])
-    write(told, out)
+        shared_stages(results, forecaster, drawing, range(3) if plan == "reference" else [RANK])
+    write(results, out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Models of a user, saved by one source and loaded by another.
+"""Save models with one source, and load them with another.
 
-`python saved_both_ways.py save FOLDER` trains and saves each, on as many processes as there are; `python
-saved_both_ways.py load FOLDER` loads what is there in one. Each process prints, as one line of JSON, a digest of what
-each model forecasts.
+`python saved_both_ways.py save FOLDER` trains and saves each model, in one process or by torchrun; `python
+saved_both_ways.py load FOLDER` loads them in one process. Each process prints a digest of the forecasts of each model,
+as one line of JSON.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ NHITS = {"mlp_units": [[8, 8]] * 3}
 
 
 class Counter(pl.Callback):
-    """A callback of the user's own, which is saved along up to 3.2.2."""
+    """A user's own callback, which releases up to 3.2.2 save with the model."""
 
     def __init__(self):
         self.epochs = 0
@@ -56,8 +56,8 @@ def hint():
     return models.HINT(h=H, S=np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), model=model, reconciliation="BottomUp")
 
 
-# By the name of its folder: what makes the model.
-MADE = {
+# Name of the folder -> how to make the model.
+MAKERS = {
     "callbacks": lambda: models.NHITS(callbacks=[Counter()], **NHITS, **COMMON),
     "scaler": lambda: models.NHITS(scaler_type="revin", **NHITS, **COMMON),
     "hint": hint,
@@ -81,14 +81,14 @@ def digest_of(forecaster):
 
 def save(folder):
     digests = {}
-    for name, make in MADE.items():
+    for name, make in MAKERS.items():
         if name[0].isupper() and not hasattr(models, name):
             continue
         forecaster = NeuralForecast(models=[make()], freq="M")
         forecaster.fit(df=panel(), val_size=H)
         try:
             forecaster.save(os.path.join(folder, name), overwrite=True)
-        except ValueError:  # 3.3.0 saves no HINT
+        except ValueError:  # 3.3.0 cannot save HINT
             continue
         digests[name] = digest_of(forecaster)
     return digests
@@ -100,13 +100,13 @@ def load(folder):
     digests = {}
     for name in sorted(path.name for path in Path(folder).iterdir() if any(path.iterdir())):
         forecaster = NeuralForecast.load(os.path.join(folder, name), **options)
-        for model in forecaster.models:  # that of HINT predicts
+        for model in forecaster.models:  # the model inside HINT predicts
             getattr(model, "model", model).trainer_kwargs.update(devices=1, strategy="auto")
         digests[name] = digest_of(forecaster)
     return digests
 
 
 if __name__ == "__main__":
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 do not load with torch 2.6 otherwise
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
     digests = {"save": save, "load": load}[sys.argv[1]](sys.argv[2])
     print(json.dumps(digests))

@@ -1,7 +1,7 @@
-"""A user's searches through Optuna, one after the other: `python searching.py OUT TRAINER SEARCH...`.
+"""Several Optuna searches, one after the other: `python searching.py OUT TRAINER SEARCH...`.
 
-TRAINER are the arguments for Lightning's trainer as JSON, each SEARCH is a key of `SEARCHES`. Each process that comes
-to the end writes to OUT/rank-N.json what it found, by search: the trials, the best, and a digest of the weights.
+TRAINER is the JSON object of arguments for Lightning's trainer, each SEARCH is a key of `SEARCHES`. Each process that
+reaches the end writes the results to OUT/rank-N.json, by search: the trials, the best, and a digest of the weights.
 """
 
 import json
@@ -27,7 +27,7 @@ OUT = sys.argv[1]
 
 
 class Pruning(pl.Callback):
-    """As a user writes it by hand; what Optuna offers wants a database."""
+    """A pruning callback as users write it; Optuna's own needs a database."""
 
     def __init__(self, trial):
         self.trial = trial
@@ -43,15 +43,15 @@ class Pruning(pl.Callback):
                 raise optuna.TrialPruned
 
 
-def stepping(model, *arguments, step=NHITS.training_step):
-    """A training step, the second of which one rank cannot make with the seed of `failing_in_a_step`."""
+def failing_step(model, *arguments, step=NHITS.training_step):
+    """A training step that raises on rank 1 at the second step of the trial with the seed of `failing_in_a_step`."""
     if (model.random_seed, model.global_step, os.environ.get("LOCAL_RANK")) == (101, 1, "1"):
-        raise ZeroDivisionError("on this rank alone")
+        raise ZeroDivisionError("on this rank only")
     return step(model, *arguments)
 
 
-class Whim(optuna.pruners.BasePruner):
-    """Prunes the second trial, and the third when it feels like it."""
+class RandomPruner(optuna.pruners.BasePruner):
+    """Prunes the second trial, and the third at random."""
 
     def prune(self, study, trial):
         return trial.number == 1 or (trial.number == 2 and random.SystemRandom().random() < 0.5)
@@ -78,14 +78,14 @@ def failing(trial):
     return {**rate(trial), **bad}
 
 
-def failing_alone(trial):
+def failing_on_one_rank(trial):
     is_bad = getattr(trial, "number", 0) == 1 and os.environ.get("LOCAL_RANK") == "1"
-    bad = {"optimizer": int} if is_bad else {}  # the model refuses it
+    bad = {"optimizer": int} if is_bad else {}  # which the model rejects
     return {**rate(trial), **bad}
 
 
 def failing_in_a_step(trial):
-    NHITS.training_step = stepping
+    NHITS.training_step = failing_step
     return {**rate(trial), "random_seed": 101 if getattr(trial, "number", 0) == 1 else 1}
 
 
@@ -105,10 +105,10 @@ SEARCHES = {
     "unseeded": lambda: (everything, {}),
     "seeded": lambda: (everything, {"search_alg": optuna.samplers.TPESampler(seed=3)}),
     "failing": lambda: (failing, of_optuna(study_kwargs={"catch": (TypeError,)})),
-    "failing on one rank": lambda: (failing_alone, of_optuna(study_kwargs={"catch": (TypeError,)})),
+    "failing on one rank": lambda: (failing_on_one_rank, of_optuna(study_kwargs={"catch": (TypeError,)})),
     "failing in a step": lambda: (failing_in_a_step, of_optuna(study_kwargs={"catch": (ZeroDivisionError,)})),
     "drawing": lambda: (drawing, {}),
-    "pruned": lambda: (pruned, of_optuna(create_study_kwargs={"pruner": Whim()})),
+    "pruned": lambda: (pruned, of_optuna(create_study_kwargs={"pruner": RandomPruner()})),
     "with layers in the loss": lambda: (rate, {"loss": losses.IQLoss()}),
     "in threads": lambda: (rate, of_optuna(study_kwargs={"n_jobs": 2})),
     "for a time": lambda: (rate, {"time_budget": 0.5, "num_samples": 1000}),
@@ -117,8 +117,8 @@ SEARCHES = {
         of_optuna(create_study_kwargs={"storage": f"sqlite:///{OUT}/study.db", "study_name": "ours"}),
     ),
 }
-# Searches on in the study of the one before
-SEARCHES["on"] = lambda: (
+# Continues the study of the search before
+SEARCHES["in the same database"] = lambda: (
     rate,
     of_optuna(
         create_study_kwargs={"storage": f"sqlite:///{OUT}/study.db", "study_name": "ours", "load_if_exists": True}
@@ -148,7 +148,7 @@ def found_by(name, trainer):
 
 
 if __name__ == "__main__":
-    told = {name: found_by(name, json.loads(sys.argv[2])) for name in sys.argv[3:]}
+    results = {name: found_by(name, json.loads(sys.argv[2])) for name in sys.argv[3:]}
     rank = os.environ.get("LOCAL_RANK", "0")
     with open(os.path.join(OUT, f"rank-{rank}.json"), "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        json.dump(results, file)

@@ -1,9 +1,9 @@
-"""A user's search through a real ray: `python searching_through_ray.py OUT DEVICES`.
+"""A search with a real ray: `python searching_through_ray.py OUT DEVICES`.
 
-DEVICES are "one", "two" of the CPU, which the configuration says, or two pretended "gpus", of which it says nothing. On
-these each trial writes to OUT which one it has been given, and waits there until the other is training too. Each
-process that comes to the end writes to OUT/rank-N.json what it found: the trials, a digest of the weights of the model
-that was trained with the best of them, and how many processes trained it.
+DEVICES is "one" or "two", as CPU devices that the configuration names, or "gpus": two pretended GPUs that it does not
+name. With "gpus" each trial writes the device that it was given to OUT, and waits until the other trial is training as
+well. Each process that reaches the end writes the results to OUT/rank-N.json: the trials, a digest of the weights of
+the model that was trained with the best of them, and the world size of that training.
 """
 
 import inspect
@@ -29,38 +29,38 @@ from ray import tune
 from small import SMALL, H, trained_by
 
 OUT = sys.argv[1] if __name__ == "__main__" else ""
-# How long a trial waits for the other, in seconds. Where they follow each other, this is in vain.
-PATIENCE = 60
+# Seconds that a trial waits for the other. Trials that run one after the other fail by it.
+TIMEOUT_SECONDS = 60
 
 
-class BesideEachOther(pl.Callback):
-    """Lets a trial wait for the other."""
+class WaitForOtherTrial(pl.Callback):
+    """Makes a trial wait until the other one has started."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def on_fit_start(self, trainer, module):
         device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if trainer.world_size > 1 or not device:  # it is not a trial
+        if trainer.world_size > 1 or not device:  # not a trial
             return
         with open(os.path.join(self.folder, f"trial-on-{device}"), "w", encoding="utf-8"):
             pass
-        give_up = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while sum(name.startswith("trial-on-") for name in os.listdir(self.folder)) < 2:
-            if time.monotonic() > give_up:
-                raise TimeoutError("no other trial beside this one")
+            if time.monotonic() > deadline:
+                raise TimeoutError("no other trial is running")
             time.sleep(0.05)
 
 
 def ray_with_two_gpus(*, begin=ray.init, **options):
-    """As `ray.init()` is on a machine that has them."""
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
+    """`ray.init` as it works on a machine with two GPUs."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # an empty value makes ray see no GPU
     variables = {"PYTHONPATH": os.environ["PYTHONPATH"], "NFPATCH_PRETENDED_GPUS": "2"}
     return begin(num_cpus=2, num_gpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, **options)
 
 
-def searched(tuner, fit=tune.Tuner.fit):
-    """ray starts when it is asked to search."""
+def fit_with_ray(tuner, fit=tune.Tuner.fit):
+    """`Tuner.fit`, which starts ray first."""
     if not ray.is_initialized():
         ray.init(address="local", log_to_driver=True)
     return fit(tuner)
@@ -72,9 +72,9 @@ if __name__ == "__main__":
     if devices == "two":
         config.update(accelerator="cpu", devices=2, strategy="ddp")
     if devices == "gpus":
-        ray.init, tune.Tuner.fit = ray_with_two_gpus, searched
-        config.update(strategy="ddp", callbacks=[BesideEachOther(OUT)])
-    if neuralforecast.__version__ < "1.7":  # it has a bar of its own, and may not be able to send a callback back
+        ray.init, tune.Tuner.fit = ray_with_two_gpus, fit_with_ray
+        config.update(strategy="ddp", callbacks=[WaitForOtherTrial(OUT)])
+    if neuralforecast.__version__ < "1.7":  # it sets its own progress bar, and may fail to pickle a callback
         del config["enable_progress_bar"]
         config.pop("callbacks", None)
     if "val_check_steps" not in inspect.signature(NHITS.__init__).parameters:

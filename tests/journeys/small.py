@@ -1,4 +1,4 @@
-"""A search for a small model, and what it has come to."""
+"""The options of a small model, and digests of a trained one."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ SMALL = {
 
 
 def trained_by(forecaster):
-    """Digests of the weights that a search has come to, and of what they forecast."""
+    """Digests of the weights of a forecaster after a search, and of its forecasts."""
     digest = hashlib.sha256()
     for _, parameter in sorted(forecaster.models[0].model.named_parameters()):
         digest.update(parameter.detach().numpy().tobytes())

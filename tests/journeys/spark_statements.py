@@ -1,7 +1,7 @@
-"""What docs tell of a healed release on Spark, checked in local mode: each statement is a function with a docstring.
+"""What the docs state of a patched release on Spark, checked in local mode: one function per statement.
 
-`python spark_statements.py OUT [NAME...]` writes to OUT/rank-0.json what became of each, or of those named: "holds", or
-the error that it ended with.
+`python spark_statements.py OUT [NAME...]` writes to OUT/rank-0.json, for each statement or those named, "holds" or the
+error that it raised.
 """
 
 import contextlib
@@ -64,33 +64,33 @@ def fitted(forecaster, data, config, **options):
 
 
 def rows_of(frame):
-    """As pandas has them, by series and time."""
+    """The rows as a pandas DataFrame, sorted by series and time."""
     frame = frame.toPandas() if hasattr(frame, "toPandas") else frame
     frame = frame if "unique_id" in frame.columns else frame.reset_index()
     return frame.sort_values(KEYS).reset_index(drop=True)
 
 
-def check_same(found, due):
-    """The same rows, and numbers to seven digits: Spark asks of fewer series at once."""
-    found, due = rows_of(found), rows_of(due)
-    assert found.shape == due.shape, f"{found.shape}, and not {due.shape}"
-    assert (found[KEYS].to_numpy() == due[KEYS].to_numpy()).all(), "other series or times"
-    np.testing.assert_allclose(found.drop(columns=KEYS), due.drop(columns=KEYS), rtol=1e-6)
+def check_same(actual, expected):
+    """Check that the rows are the same, and the numbers to seven digits: Spark predicts fewer series at once."""
+    actual, expected = rows_of(actual), rows_of(expected)
+    assert actual.shape == expected.shape, f"{actual.shape}, expected {expected.shape}"
+    assert (actual[KEYS].to_numpy() == expected[KEYS].to_numpy()).all(), "series or times differ"
+    np.testing.assert_allclose(actual.drop(columns=KEYS), expected.drop(columns=KEYS), rtol=1e-6)
 
 
 def validated(model_name, **options):
-    """The validation loss of untrained weights on Spark, where one rank has one more series, and in one process."""
+    """The validation losses of untrained weights: on Spark, where one rank has one more series, and in one process."""
     data = panel(3)
     options = {"learning_rate": 0.0, "max_steps": 1, "val_check_steps": 1, **options}
     with partitions() as config:
         found = fitted(forecaster_of(model_name, **options), data, config, val_size=H)
-    alone = forecaster_of(model_name, **options)
-    alone.fit(df=data, val_size=H)
-    return [float(forecaster.models[0].metrics["ptl/val_loss"]) for forecaster in (found, alone)]
+    single = forecaster_of(model_name, **options)
+    single.fit(df=data, val_size=H)
+    return [float(forecaster.models[0].metrics["ptl/val_loss"]) for forecaster in (found, single)]
 
 
 def exogenous_features():
-    """Static and future features are those of the right series, in a fit and in a prediction."""
+    """`fit` and `predict` use each series' own static and future features."""
     data = panel(4).assign(month=lambda frame: frame["ds"].dt.month * 1.0)
     static = pd.DataFrame({"unique_id": data["unique_id"].unique(), "level": np.arange(4.0)})
     past, future = (data.groupby("unique_id").head(-H), data.groupby("unique_id").tail(H)[[*KEYS, "month"]])
@@ -98,20 +98,20 @@ def exogenous_features():
     on_spark = {"static_df": SPARK.createDataFrame(static), "futr_df": SPARK.createDataFrame(future)}
     with partitions() as config:
         forecaster = fitted(forecaster_of(**options), past, config, static_df=on_spark["static_df"])
-        due = forecaster.predict(df=past, static_df=static, futr_df=future)
-        check_same(forecaster.predict(engine=SPARK, futr_df=on_spark["futr_df"]), due)
-        check_same(forecaster.predict(df=SPARK.createDataFrame(past), **on_spark), due)
+        expected = forecaster.predict(df=past, static_df=static, futr_df=future)
+        check_same(forecaster.predict(engine=SPARK, futr_df=on_spark["futr_df"]), expected)
+        check_same(forecaster.predict(df=SPARK.createDataFrame(past), **on_spark), expected)
 
 
 def strategies():
-    """A strategy object, and the name of one that makes processes, are taken for what they say of DDP."""
+    """A strategy object, and the name of a strategy that starts processes, are used as DDP with their options."""
     for strategy in (DDPStrategy(find_unused_parameters=False), "ddp_notebook", "ddp_find_unused_parameters_true"):
         with partitions() as config:
             fitted(forecaster_of(**NHITS, strategy=strategy), panel(4), config)
 
 
-def pieces_of_series():
-    """A series that lies in two files, which Spark reads into two partitions, is forecast once, from all of it."""
+def a_series_in_two_files():
+    """A series in two files, which Spark reads into two partitions, is forecast once, from all of its values."""
     names = {"maxRecordsPerFile": 100, "openCostInBytes": 1, "maxPartitionBytes": 4000}
     for name, value in names.items():
         SPARK.conf.set(f"spark.sql.files.{name}", value)
@@ -127,7 +127,7 @@ def pieces_of_series():
 
 
 def coherent_forecasts():
-    """HINT's forecasts of a total and its parts add up, though Spark deals these out."""
+    """HINT's forecasts of a total and its parts add up, although Spark predicts the series in parts."""
     parts = panel(2)
     total = parts.groupby("ds", as_index=False)["y"].sum().assign(unique_id="a-total")
     data = pd.concat([total, parts], ignore_index=True)[["unique_id", "ds", "y"]]
@@ -138,7 +138,7 @@ def coherent_forecasts():
         forecaster = fitted(NeuralForecast(models=[hint], freq="M"), data, config)
     frame = SPARK.createDataFrame(data).repartition(3, "unique_id")
     if RELEASE < (1, 7, 3):
-        refuses(lambda: forecaster.predict(df=frame), "Spark predicts the series in parts")
+        check_raises(lambda: forecaster.predict(df=frame), "Spark predicts the series in parts")
         return
     found = rows_of(forecaster.predict(df=frame))
     assert len(found) == 3 * H, f"{len(found)} rows"
@@ -148,47 +148,47 @@ def coherent_forecasts():
 
 
 def multivariate_models():
-    """They train on Spark from 3.0 on, on several machines too, and are refused before; they predict from 1.7.3 on."""
+    """They train on Spark from 3.0 on, with several nodes as well, and raise before; they predict from 1.7.3 on."""
     data = panel(4)
     frame = SPARK.createDataFrame(data).repartition(4, "unique_id")
-    made = lambda: forecaster_of("MLPMultivariate", n_series=4, hidden_size=8)  # noqa: E731
-    alone = made()
-    alone.fit(df=data)
+    make = lambda: forecaster_of("MLPMultivariate", n_series=4, hidden_size=8)  # noqa: E731
+    single = make()
+    single.fit(df=data)
     if RELEASE < (1, 7, 3):
-        refuses(lambda: alone.predict(df=frame), "Spark predicts the series in parts")
+        check_raises(lambda: single.predict(df=frame), "Spark predicts the series in parts")
     else:
-        check_same(alone.predict(df=frame), alone.predict(df=data))
+        check_same(single.predict(df=frame), single.predict(df=data))
     if RELEASE < (3,):
         with partitions() as config:
-            words = "multivariate models cannot be trained using distributed data parallel"
-            refuses(lambda: fitted(made(), data, config), words)
+            message = "multivariate models cannot be trained using distributed data parallel"
+            check_raises(lambda: fitted(make(), data, config), message)
         return
     for n_nodes in (1, 2):
         with partitions(n_nodes) as config:
-            forecaster = fitted(made(), data, config)
+            forecaster = fitted(make(), data, config)
             check_same(forecaster.predict(engine=SPARK), forecaster.predict(df=data))
 
 
 def validation_losses():
-    """The validation loss is that of one process where it is a mean over series; of RMSE it is not."""
+    """A validation loss that is a mean over series equals that of one process; RMSE, which is not, differs."""
     for loss in ({}, {"loss": MQLoss(level=[80])}):
-        found, due = validated("NHITS", **NHITS, **loss)
-        assert abs(found - due) <= 1e-6 * due, f"{found}, and not {due}"
-    found, due = validated("NHITS", **NHITS, loss=RMSE())
-    assert abs(found - due) > 0.01 * due, "this of RMSE does not stand there any more"
+        actual, expected = validated("NHITS", **NHITS, **loss)
+        assert abs(actual - expected) <= 1e-6 * expected, f"{actual}, expected {expected}"
+    actual, expected = validated("NHITS", **NHITS, loss=RMSE())
+    assert abs(actual - expected) > 0.01 * expected, "RMSE no longer differs: update the docs"
 
 
 def epochs_of_different_lengths():
-    """A fit ends where one device has more batches than another, by whatever loss it may be stopped."""
+    """A fit does not hang if one device has more batches than another, whichever loss stops it early."""
     options = {"batch_size": 1, "max_steps": 4, "val_check_steps": 2, "early_stop_patience_steps": 2}
     for monitor in ("ptl/val_loss", "train_loss") if RELEASE >= (3, 1, 6) else ("",):
-        said = {"val_monitor": monitor} if monitor else {}
+        options_of_monitor = {"val_monitor": monitor} if monitor else {}
         with partitions() as config:
-            fitted(forecaster_of(**NHITS, **options, **said), panel(3), config, val_size=H)
+            fitted(forecaster_of(**NHITS, **options, **options_of_monitor), panel(3), config, val_size=H)
 
 
 def a_search():
-    """A search through Optuna trains its trials on Spark, one after another; one through ray is refused."""
+    """An Optuna search trains its trials on Spark, one after another; a ray search raises."""
     from neuralforecast.auto import AutoNHITS
 
     def config(trial):
@@ -203,24 +203,24 @@ def a_search():
     through_ray = AutoNHITS(h=H, config={"input_size": 24, "max_steps": 2}, num_samples=1)
     with partitions() as where:
         forecaster = NeuralForecast(models=[through_ray], freq="M")
-        words = "distributed training is not supported for the ray backend"
-        refuses(lambda: fitted(forecaster, data, where, val_size=H), words)
+        message = "distributed training is not supported for the ray backend"
+        check_raises(lambda: fitted(forecaster, data, where, val_size=H), message)
 
 
 def saving():
-    """A forecaster is saved without its data, and predicts what it is given, on Spark or not, once it is loaded."""
+    """A forecaster is saved without its data; loaded, it predicts given frames, of Spark or of pandas."""
     data = panel(4)
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # for releases before 3.0, by torch 2.6 and newer
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
     with partitions() as config, tempfile.TemporaryDirectory() as folder:
         forecaster = fitted(forecaster_of(**NHITS), data, config)
-        refuses(lambda: forecaster.save(os.path.join(folder, "all")), "Cannot save distributed dataset")
+        check_raises(lambda: forecaster.save(os.path.join(folder, "all")), "Cannot save distributed dataset")
         forecaster.save(os.path.join(folder, "model"), save_dataset=False)
         loaded = NeuralForecast.load(os.path.join(folder, "model"))
         check_same(loaded.predict(df=SPARK.createDataFrame(data)), forecaster.predict(df=data))
 
 
 def a_second_fit():
-    """`fit` of a model with other weights than those that it was made with goes on from them."""
+    """`fit` of a model whose weights were changed after its creation starts from the changed weights."""
     forecaster = forecaster_of(**NHITS, learning_rate=0.0)
     with torch.no_grad():
         for parameter in forecaster.models[0].parameters():
@@ -231,22 +231,22 @@ def a_second_fit():
     assert all(torch.equal(each, found[name]) for name, each in learned.items())
 
 
-def what_is_not_there():
-    """`cross_validation` and `predict_insample` do not work on Spark: both end with an error of Python's."""
+def what_is_not_supported():
+    """`cross_validation` and `predict_insample` do not work on Spark: both raise."""
     with partitions() as config:
         forecaster = fitted(forecaster_of(**NHITS), panel(4), config)
-        refuses(forecaster.predict_insample, "")
-        refuses(lambda: forecaster.cross_validation(df=SPARK.createDataFrame(panel(4)), n_windows=2), "")
+        check_raises(forecaster.predict_insample, "")
+        check_raises(lambda: forecaster.cross_validation(df=SPARK.createDataFrame(panel(4)), n_windows=2), "")
 
 
-def refuses(action, words):
-    told = None
+def check_raises(action, message):
+    raised = None
     try:
         action()
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-    assert told is not None, f"this works, and was to end with: {words}"
-    assert words in told, told
+        raised = f"{type(error).__name__}: {error}"
+    assert raised is not None, f"this works, expected an error: {message}"
+    assert message in raised, raised
 
 
 SPARK = started()

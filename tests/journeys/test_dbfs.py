@@ -1,4 +1,4 @@
-"""The files of a fit on Spark that lie on DBFS, through fsspec's own file system of Databricks."""
+"""A fit on Spark finds its files on DBFS, which it reads through fsspec's Databricks file system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_READ = "FileNotFoundError: [Errno 2] No such file or directory: 'dbfs:/parti
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_files_are_found_on_dbfs(
+def test_fit_finds_its_files_on_dbfs(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
@@ -31,5 +31,5 @@ def test_the_files_are_found_on_dbfs(
 
     assert (NOT_READ if release >= "3.2.1" else NOT_LISTED) in run("released").stderr
     assert invoke("apply", "spark-dbfs-paths", "--site-packages", site).exit_code == 0
-    healed = run("healed")
-    assert healed.stdout.splitlines()[-1:] == ["100 rows"], healed.stderr
+    patched = run("patched")
+    assert patched.stdout.splitlines()[-1:] == ["100 rows"], patched.stderr

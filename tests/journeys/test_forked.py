@@ -1,4 +1,4 @@
-"""A notebook's script: processes that Lightning forks from one with several threads train, and no other changes."""
+"""Training in processes that Lightning forks from a process with several threads, as in a notebook."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RESULTS = {
     "script": [24, 48],  # rows of two series: a forecast of twelve months, and two windows of a cross-validation
     "search": 24,
 }
-TRAININGS = {"script": 3, "search": 3}  # two trials, and the best of them once more
-HANG_SECONDS, SLOW_SECONDS = 10, 100  # of a training that takes one
+TRAININGS = {"script": 3, "search": 3}  # two trials, and the final training with the best configuration
+HANG_SECONDS, SLOW_SECONDS = 10, 100  # for a training that takes one
 # Release, strategy and number of threads. All of them with `make journeys`.
 CHOSEN = [("3.3.0", "ddp_notebook", 4), ("1.7.4", "ddp_fork", 2)]
 OTHERS = [
@@ -28,10 +28,16 @@ OTHERS = [
 
 
 def run(
-    site: Path, python: Path, out: Path, strategy: str, threads: int, what: tuple[str, ...], seconds: int = SLOW_SECONDS
+    site: Path,
+    python: Path,
+    out: Path,
+    strategy: str,
+    threads: int,
+    stages: tuple[str, ...],
+    seconds: int = SLOW_SECONDS,
 ) -> tuple[int, list[Any], str]:
-    """The exit code of the script, what its process got, and what was printed."""
-    command = [python, HERE / "forked.py", out, strategy, threads, seconds, *what]
+    """The exit code of the script, the results of its process, and its output."""
+    command = [python, HERE / "forked.py", out, strategy, threads, seconds, *stages]
     return run_ranks(command, out, environment(site, HERE), threads=threads)
 
 
@@ -50,27 +56,27 @@ def test_forked_processes_train_with_one_thread_and_nothing_else_changes(
     tmp_path: Path,
 ) -> None:
     site = released(release)
-    code, before, printed = run(site, training_env, tmp_path / "released", strategy, threads, ("alone",))
+    code, before, printed = run(site, training_env, tmp_path / "released", strategy, threads, ("single",))
     assert code == 0, printed[-3000:]
     assert invoke("apply", "--site-packages", site).exit_code == 0
 
     out = tmp_path / "patched"
-    what = ("script",) if release == "1.5.0" else ("script", "search")  # 1.5.0 searches through ray only
-    code, after, printed = run(site, training_env, out, strategy, threads, ("alone", *what))
+    stages = ("script",) if release == "1.5.0" else ("script", "search")  # 1.5.0 searches through ray only
+    code, after, printed = run(site, training_env, out, strategy, threads, ("single", *stages))
 
     assert code == 0, printed[-3000:]
-    assert after[0]["alone"] == before[0]["alone"], "one process learns what it learns from the released source"
-    assert {name: after[0][name] for name in what} == {name: RESULTS[name] for name in what}
-    assert [after[0][f"threads after {name}"] for name in ("alone", *what)] == [[threads] * 3] * (1 + len(what))
-    assert threads_of_ranks(out) == [["1"] * sum(TRAININGS[name] for name in what)] * 2
+    assert after[0]["single"] == before[0]["single"], "a single process trains as with the unpatched source"
+    assert {name: after[0][name] for name in stages} == {name: RESULTS[name] for name in stages}
+    assert [after[0][f"threads after {name}"] for name in ("single", *stages)] == [[threads] * 3] * (1 + len(stages))
+    assert threads_of_ranks(out) == [["1"] * sum(TRAININGS[name] for name in stages)] * 2
 
 
 @pytest.mark.parametrize("release", ["3.3.0", *(("1.7.4", "1.5.0") if ALL_JOURNEYS else ())])
-def test_released_they_hang_in_the_first_fit(
+def test_unpatched_forked_processes_hang_in_the_first_fit(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    out, what = tmp_path / "out", ("alone", "script")
-    code, _, printed = run(released(release), training_env, out, "ddp_notebook", 2, what, HANG_SECONDS)
+    out, stages = tmp_path / "out", ("single", "script")
+    code, _, printed = run(released(release), training_env, out, "ddp_notebook", 2, stages, HANG_SECONDS)
     assert code != 0
     assert "Timeout" in printed, printed[-3000:]
     assert threads_of_ranks(out) == [["2"]] * 2

@@ -1,4 +1,4 @@
-"""An ordinary script, by every launcher: N processes give what one gives."""
+"""An ordinary script gives the same results with several processes as with one, for every launcher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCRIPT = HERE / "ordinary.py"
 ONE = {"accelerator": "cpu", "devices": 1}
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 BOTH = ("NHITS", "MLPMultivariate")
-# By name: what starts the script, the arguments of the trainer, the models, and how many processes come to its end.
+# Name -> command that starts the script, trainer arguments, models, number of processes that reach the script's end.
 LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = {
     "torch": (TORCHRUN, TWO, BOTH, 2),
     "script": ((), TWO, BOTH, 2),
@@ -26,8 +26,8 @@ LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = 
     "notebook, pretended GPUs": ((), {**TWO, "accelerator": "gpu", "strategy": "ddp_notebook"}, BOTH, 1),
     "spawn": ((), {**TWO, "strategy": "ddp_spawn"}, ("NHITS",), 1),
 }
-# Some on either release, all of them on both with `make journeys`. The processes of ddp_spawn import everything anew
-# for each fit, so they have one model.
+# These by default; all of them on both releases with `make journeys`. ddp_spawn is tested with one model only, because
+# its processes import everything again for each fit.
 CHOSEN = {
     "1.7.4": ("torch", "script, pretended GPUs"),
     "3.3.0": ("script, strategy object", "notebook, pretended GPUs"),
@@ -42,59 +42,53 @@ def run(
     models: Sequence[str],
     launcher: Sequence[str] = (),
 ) -> tuple[int, list[Any], str]:
-    """The exit code of the script, what each process at its end got, and what was printed."""
+    """The exit code of the script, the results of each process that reached its end, and its output."""
     gpus = {"PRETENDED_GPUS": "1"} if trainer["accelerator"] == "gpu" else {}
     command = [python, *launcher, SCRIPT, out, json.dumps(trainer), *models]
     return run_ranks(command, out, {**environment(site, HERE, PRETENDED), **gpus})
 
 
-def ends_as_in_one_process(
-    site: Path, python: Path, folder: Path, name: str, one: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Runs the script by this launcher on a healed install; `one` is what one process got."""
-    launcher, trainer, models, at_the_end = LAUNCHES[name]
+def check_launch(site: Path, python: Path, folder: Path, name: str, one: Mapping[str, Mapping[str, Any]]) -> None:
+    """Runs the script with this launcher on a patched install; `one` are the results of a single process."""
+    launcher, trainer, models, n_at_the_end = LAUNCHES[name]
     out = folder / name.replace(", ", "-").replace(" ", "-")
-    code, told, words = run(site, python, out, trainer, models, launcher)
-    assert code == 0, f"{name}: {words[-3000:]}"
+    code, results, output = run(site, python, out, trainer, models, launcher)
+    assert code == 0, f"{name}: {output[-3000:]}"
     assert [path.read_text() for path in sorted(out.glob("world-*"))] == ["2", "2"], name
-    due = {model: one[model] for model in models}
-    assert told == [due] * at_the_end, name
+    expected = {model: one[model] for model in models}
+    assert results == [expected] * n_at_the_end, name
 
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("release", CHOSEN)
-def test_on_a_healed_install_each_rank_gets_what_one_process_gets(
+def test_patched_every_rank_gets_the_results_of_one_process(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
-    _, (before,), words = run(site, training_env, tmp_path / "released", ONE, BOTH)
+    _, (before,), output = run(site, training_env, tmp_path / "released", ONE, BOTH)
     assert invoke("apply", "--site-packages", site).exit_code == 0
-    code, told, words = run(site, training_env, tmp_path / "one", ONE, BOTH)
-    assert (code, told) == (0, [before]), f"one process gets what it got from the released source: {words}"
+    code, results, output = run(site, training_env, tmp_path / "one", ONE, BOTH)
+    assert (code, results) == (0, [before]), f"a single process gets the results of the unpatched source: {output}"
     for name in LAUNCHES if ALL_JOURNEYS else CHOSEN[release]:
-        ends_as_in_one_process(site, training_env, tmp_path, name, before)
+        check_launch(site, training_env, tmp_path, name, before)
 
 
 @pytest.mark.ddp
-@pytest.mark.skipif(
-    not ALL_JOURNEYS, reason="`make journeys` runs it; verify --thorough takes both through their stages"
-)
-def test_a_recurrent_model_and_tft_end_well_too(
+@pytest.mark.skipif(not ALL_JOURNEYS, reason="`make journeys` runs it; `verify --thorough` covers both models as well")
+def test_patched_a_recurrent_model_and_tft_give_the_results_of_one_process(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site, models = released("3.3.0"), ("GRU", "TFT")
     assert invoke("apply", "--site-packages", site).exit_code == 0
     _, one, _ = run(site, training_env, tmp_path / "one", ONE, models)
-    code, told, words = run(site, training_env, tmp_path / "two", TWO, models)
-    assert code == 0, words[-3000:]
-    assert told == one * 2
+    code, results, output = run(site, training_env, tmp_path / "two", TWO, models)
+    assert code == 0, output[-3000:]
+    assert results == one * 2
 
 
 @pytest.mark.ddp
-def test_on_the_released_install_it_does_not_end_well(
-    released: Callable[[str], Path], training_env: Path, tmp_path: Path
-) -> None:
+def test_unpatched_the_script_fails(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> None:
     site = released("1.7.4")
-    code, told, words = run(site, training_env, tmp_path / "two", TWO, BOTH)
-    assert (code != 0, told) == (True, [])
-    assert "could not broadcast input array from shape" in words
+    code, results, output = run(site, training_env, tmp_path / "two", TWO, BOTH)
+    assert (code != 0, results) == (True, [])
+    assert "could not broadcast input array from shape" in output

@@ -1,4 +1,4 @@
-"""A training that runs while somebody reverts keeps the modules that it has imported, and saves."""
+"""A training that runs during `revert` keeps the modules that it has imported, and can save."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("release", ["1.7.4", "3.3.0"])
-def test_a_training_goes_on_and_saves_when_its_install_is_reverted(
+def test_a_running_training_finishes_and_saves_after_revert(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)

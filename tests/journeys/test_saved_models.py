@@ -13,12 +13,10 @@ from support import TORCHRUN, environment, invoke
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "saved_both_ways.py"
-# Where these two apply, the models have the parameters that upstream gave them later, and `nfpatch migrate` is needed.
-MISSION = ("nbeatsx-unused-out", "tft-static-encoder")
 
 
 def digests(site: Path, python: Path, verb: str, folder: Path, *launcher: str) -> list[dict[str, str]]:
-    """What each process that saves or loads prints."""
+    """The digests that each process prints after it saved or loaded."""
     variables = {**environment(site, HERE), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [python, "-W", "ignore", *launcher, SCRIPT, verb, folder]
     done = subprocess.run(command, env=variables, cwd=folder.parent, capture_output=True, text=True, check=False)
@@ -27,7 +25,7 @@ def digests(site: Path, python: Path, verb: str, folder: Path, *launcher: str) -
 
 
 def contents(folder: Path) -> Iterator[bytes]:
-    """The bytes of every saved file; those of what torch zips as well."""
+    """The bytes of every saved file, and of each member of torch's zip files."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path.read_bytes()

@@ -1,4 +1,4 @@
-"""A search: all ranks try the same and choose the same, whatever is searched for and how."""
+"""All ranks of a hyperparameter search run the same trials and choose the same model."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ BY_OPTIONS = (
     "in threads",
     "for a time",
     "in a database",
-    "on",
+    "in the same database",
 )
 
 
 def run(
     site: Path, python: Path, out: Path, trainer: object, searches: Sequence[str], launcher: Sequence[str] = ()
 ) -> list[Any]:
-    """What each process found, by search."""
+    """The results of each process, by search."""
     command = [python, *launcher, SCRIPT, out, json.dumps(trainer), *searches]
-    code, told, words = run_ranks(command, out, environment(site, HERE))
-    assert code == 0, words[-3000:]
-    return told
+    code, results, output = run_ranks(command, out, environment(site, HERE))
+    assert code == 0, output[-3000:]
+    return results
 
 
 @pytest.mark.ddp
-def test_all_ranks_search_as_one(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> None:
+def test_all_ranks_run_the_same_search(released: Callable[[str], Path], training_env: Path, tmp_path: Path) -> None:
     site = released("3.3.0")
     (before,) = run(site, training_env, tmp_path / "released", ONE, ["seeded"])
     assert invoke("apply", "--site-packages", site).exit_code == 0
     (one,) = run(site, training_env, tmp_path / "one", ONE, ["seeded", "unseeded"])
-    assert one["seeded"] == before["seeded"], "one process finds what it found on the released source"
+    assert one["seeded"] == before["seeded"], "a single process finds the same as with the unpatched source"
     first, second = run(site, training_env, tmp_path / "two", TWO, ["seeded", "unseeded", *BY_OPTIONS])
     assert first == second
 
@@ -55,19 +55,19 @@ def test_all_ranks_search_as_one(released: Callable[[str], Path], training_env: 
     def states(name: str) -> list[str]:
         return [state for state, _, _ in first[name]["trials"]]
 
-    assert params(first["seeded"]) == params(one["seeded"]), "the first trials of a seeded sampler hang on no loss"
+    assert params(first["seeded"]) == params(one["seeded"]), "a seeded sampler's first trials depend on no loss"
     assert params(first["unseeded"]) != params(one["unseeded"])
     for name in ("failing", "failing on one rank", "failing in a step"):
         assert states(name) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert states("pruned")[:2] == ["COMPLETE", "PRUNED"]
     assert 0 < len(states("for a time")) < 1000
-    assert first["in a database"]["trials"] == first["on"]["trials"][:3]
-    assert states("on") == ["COMPLETE"] * 6
+    assert first["in a database"]["trials"] == first["in the same database"]["trials"][:3]
+    assert states("in the same database") == ["COMPLETE"] * 6
 
 
 @pytest.mark.ddp
 @pytest.mark.skipif(not ALL_JOURNEYS, reason="`make journeys` runs it")
-def test_ranks_of_torch_search_as_one_in_the_first_release_that_searches(
+def test_all_ranks_run_the_same_search_in_the_first_release_with_optuna(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released("1.7.0")
@@ -80,37 +80,37 @@ RELEASES_THROUGH_RAY = ["3.1.9", *(["1.5.0", "1.6.3", "1.7.4", "2.0.1", "3.2.0",
 
 
 def search_through_ray(site: Path, python: Path, out: Path, devices: str) -> tuple[int, list[Any], str]:
-    """The exit code of a search on these devices, what each process found, and what was printed."""
+    """The exit code of a search on these devices, the results of each process, and the output."""
     command = [python, HERE / "searching_through_ray.py", out, devices]
     return run_ranks(command, out, {**environment(site, HERE, PRETENDED), "HOME": str(out)})
 
 
 @pytest.mark.ddp
 @pytest.mark.parametrize("release", RELEASES_THROUGH_RAY)
-def test_through_ray_the_first_rank_searches_and_each_trial_has_a_device(
+def test_with_ray_rank_0_searches_and_each_trial_has_a_device(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
     if ALL_JOURNEYS:
-        code, _, words = search_through_ray(site, training_env, tmp_path / "released", "two")
+        code, _, output = search_through_ray(site, training_env, tmp_path / "released", "two")
         assert code != 0
-        assert "ActorDiedError" in words
+        assert "ActorDiedError" in output
         before = search_through_ray(site, training_env, tmp_path / "before", "one")[1]
     assert invoke("apply", "--site-packages", site).exit_code == 0
     if ALL_JOURNEYS:
         after = search_through_ray(site, training_env, tmp_path / "one", "one")[1]
-        assert after == before, "one process finds what it found"
-        ends_alike_on_both_ranks(site, training_env, tmp_path / "two", "two")
-    ends_alike_on_both_ranks(site, training_env, tmp_path / "gpus", "gpus")
-    if release >= "1.7":  # the others tell nothing of their trials
+        assert after == before, "a single process finds the same as with the unpatched source"
+        check_both_ranks_find_the_same(site, training_env, tmp_path / "two", "two")
+    check_both_ranks_find_the_same(site, training_env, tmp_path / "gpus", "gpus")
+    if release >= "1.7":  # trials of earlier releases run without the callback that writes this
         assert sorted(path.name for path in (tmp_path / "gpus").glob("trial-*")) == ["trial-on-0", "trial-on-1"]
 
 
-def ends_alike_on_both_ranks(site: Path, python: Path, out: Path, devices: str) -> None:
-    """Searches on these devices of a healed install."""
-    code, told, words = search_through_ray(site, python, out, devices)
-    assert code == 0, words[-3000:]
-    first, second = told
+def check_both_ranks_find_the_same(site: Path, python: Path, out: Path, devices: str) -> None:
+    """Runs a search on these devices with a patched install."""
+    code, results, output = search_through_ray(site, python, out, devices)
+    assert code == 0, output[-3000:]
+    first, second = results
     assert first == second
     assert (len(first["trials"]), first["world"]) == (2, 2)
 
@@ -118,10 +118,10 @@ def ends_alike_on_both_ranks(site: Path, python: Path, out: Path, devices: str) 
 @pytest.mark.ddp
 @pytest.mark.skipif(OLD_PYTHON is None, reason="NFPATCH_OLD_PYTHON names no interpreter with Lightning 1.6.5")
 @pytest.mark.parametrize("release", ["1.1.0", "1.4.0"])
-def test_through_ray_in_the_releases_before_lightning_2(
+def test_with_ray_in_releases_that_need_lightning_1(
     release: str, released: Callable[[str], Path], tmp_path: Path
 ) -> None:
     site = released(release)
     assert invoke("apply", "--site-packages", site).exit_code == 0
     for devices in ("two", "gpus"):
-        ends_alike_on_both_ranks(site, Path(str(OLD_PYTHON)), tmp_path / devices, devices)
+        check_both_ranks_find_the_same(site, Path(str(OLD_PYTHON)), tmp_path / devices, devices)

@@ -1,4 +1,4 @@
-"""The proof on Spark in local mode, and what it leaves behind. `make spark` runs it, with an environment of its own."""
+"""`verify` on Spark in local mode, and the processes and files that it leaves. `make spark` runs these tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.ddp,
     pytest.mark.skipif(SPARK_PYTHON is None, reason="NFPATCH_SPARK_PYTHON names no interpreter with pyspark"),
 ]
-# One of each kind, with the parameters that are dead in it besides what it does on Spark
+# One release of each variant, with the patches of unused parameters that it needs besides those for Spark
 RELEASES = {
     "1.7.1": ("tft-static-encoder",),
     "1.7.4": ("tft-static-encoder", "tft-static-context"),
@@ -35,13 +35,13 @@ TIMEOUT_SECONDS = 1200
 
 
 def patches_on_spark(site: Path) -> list[str]:
-    """The patches for Spark that an install needs."""
-    told = json.loads(invoke("status", "spark", "--site-packages", site, "--json").stdout)["patches"]
-    return [patch["id"] for patch in told if patch["state"] == "applicable"]
+    """The Spark patches that an install needs."""
+    patches = json.loads(invoke("status", "spark", "--site-packages", site, "--json").stdout)["patches"]
+    return [patch["id"] for patch in patches if patch["state"] == "applicable"]
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_what_goes_wrong_on_spark_is_healed(
+def test_verify_on_spark_passes_for_each_patch(
     release: str, released: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, folder = released(release), tmp_path / "temporary"
@@ -66,19 +66,19 @@ def test_what_goes_wrong_on_spark_is_healed(
 
 
 @pytest.mark.parametrize("release", ["1.7.1", "1.7.4", "3.1.9", "3.3.0"])
-def test_what_is_told_of_spark_holds_on_healed_releases(
+def test_what_the_docs_state_of_spark_holds_on_patched_releases(
     release: str, released: Callable[[str], Path], tmp_path: Path
 ) -> None:
     site, out = released(release), tmp_path / "out"
     assert invoke("apply", "all", "--site-packages", site).exit_code == 0
     variables = {**environment(site), "PYSPARK_PYTHON": str(SPARK_PYTHON)}
     command = [str(SPARK_PYTHON), HERE / "spark_statements.py", out]
-    code, told, words = run_ranks(command, out, variables, TIMEOUT_SECONDS)
-    assert code == 0, words[-3000:]
-    assert {name: found for name, found in told[0].items() if found != "holds"} == {}
+    code, results, output = run_ranks(command, out, variables, TIMEOUT_SECONDS)
+    assert code == 0, output[-3000:]
+    assert {name: found for name, found in results[0].items() if found != "holds"} == {}
 
 
-def test_nothing_is_left_of_a_proof_on_spark_that_is_killed(released: Callable[[str], Path], tmp_path: Path) -> None:
+def test_no_process_is_left_when_verify_on_spark_is_killed(released: Callable[[str], Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nfpatch", "verify", "spark-trainer-arguments", "--preview", "--launcher", "spark"]
     where = ["--python", str(SPARK_PYTHON), "--site-packages", str(released("3.3.0"))]
     process = subprocess.Popen(
@@ -96,8 +96,8 @@ def test_nothing_is_left_of_a_proof_on_spark_that_is_killed(released: Callable[[
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    """Waits for as long as a slow machine may take; fails where it is never so."""
-    give_up = time.monotonic() + 120
+    """Waits until `is_so` returns true; fails after two minutes."""
+    deadline = time.monotonic() + 120
     while not is_so():
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Trainings with arguments of Lightning's trainer, by processes of two threads."""
+"""Trainings with further arguments of Lightning's trainer, in processes with two threads."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def run(
     model: Mapping[str, Any],
     launcher: Sequence[str] = (),
 ) -> list[Any]:
-    """What each process got."""
+    """The results of each process."""
     command = [python, *launcher, HERE / "trainer_arguments.py", out, json.dumps(trainer), json.dumps(model)]
-    code, told, printed = run_ranks(command, out, environment(site, HERE), threads=THREADS)
+    code, results, printed = run_ranks(command, out, environment(site, HERE), threads=THREADS)
     assert code == 0, printed[-3000:]
     threads = [path.read_text().split() for path in out.glob("threads-*")]
     assert threads == [[str(THREADS)]] * trainer["devices"]
-    return told
+    return results
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_ranks_with_the_same_series_train_on_windows_of_their_own(
+def test_ranks_with_the_same_series_train_on_different_windows(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
@@ -50,16 +50,16 @@ def test_ranks_with_the_same_series_train_on_windows_of_their_own(
 
     assert first["weights"] == second["weights"]
     assert first["losses"] != second["losses"]
-    assert first["weights"] != one["weights"], "unpatched, they are the same"
+    assert first["weights"] != one["weights"], "unpatched, they would be the same"
     (spawned,) = run(site, training_env, tmp_path / "spawned", {**TWO, "strategy": "ddp_spawn"}, WINDOWS)
     assert spawned == first
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_with_a_distributed_sampler_of_the_users_own_each_rank_trains_as_released(
+def test_with_the_users_own_distributed_sampler_ranks_train_as_unpatched(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    """With gradients that are accumulated and clipped, and in bfloat16; Lightning starts the processes."""
+    """With accumulated and clipped gradients in bfloat16; Lightning starts the processes."""
     site, trainer, model = released(release), {**TWO, **OTHERS}, {**WINDOWS, "sampler": "own"}
     before = run(site, training_env, tmp_path / "released", trainer, model)
     assert invoke("apply", "--site-packages", site).exit_code == 0

@@ -1,4 +1,4 @@
-"""Several ranks share the batches of a validation, and have the losses of one process, bit for bit."""
+"""Several ranks share the batches of a validation, and get the losses of one process, bit for bit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FURTHER = [("3.3.0", 3), ("1.7.4", 2), *((release, 2) for release in RELEASES)] 
 
 
 def run(python: Path, site: Path, out: Path, trainer: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each rank got in each training."""
-    code, told, words = run_ranks([python, SCRIPT, out, json.dumps(trainer)], out, environment(site))
-    assert code == 0, words[-3000:]
-    return told
+    """The results of each rank, by training."""
+    code, results, output = run_ranks([python, SCRIPT, out, json.dumps(trainer)], out, environment(site))
+    assert code == 0, output[-3000:]
+    return results
 
 
-def of_validations(training: dict[str, Any], is_drawing: bool) -> dict[str, Any]:
-    """What any number of ranks has; of a training that draws random numbers, only before its first step."""
+def comparable(training: dict[str, Any], is_drawing: bool) -> dict[str, Any]:
+    """The results that do not depend on the number of ranks; with random draws, those before the first step."""
     kept = {name: training[name] for name in ("losses", "metrics", "asked", "error")}
     if is_drawing:
         kept.update({name: training[name][:1] for name in ("losses", "metrics")}, first=training["generators"][:1])
@@ -37,7 +37,7 @@ def of_validations(training: dict[str, Any], is_drawing: bool) -> dict[str, Any]
 
 @pytest.mark.ddp
 @pytest.mark.parametrize(("release", "n_ranks"), [*CHOSEN, *FURTHER])
-def test_ranks_have_the_validation_losses_of_one_process(
+def test_ranks_get_the_validation_losses_of_one_process(
     release: str, n_ranks: int, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
@@ -48,8 +48,8 @@ def test_ranks_have_the_validation_losses_of_one_process(
     assert len(ranks) == n_ranks
     assert one["failing"]["error"] == "ValueError: no loss"
     for name, training in one.items():
-        expected = of_validations(training, name.startswith("drawing"))
-        assert [of_validations(rank[name], name.startswith("drawing")) for rank in ranks] == [expected] * n_ranks, name
+        expected = comparable(training, name.startswith("drawing"))
+        assert [comparable(rank[name], name.startswith("drawing")) for rank in ranks] == [expected] * n_ranks, name
         for states in zip(*(rank[name]["generators"] for rank in ranks)):
             before, after = ({of_rank[place] for of_rank in states} for place in (0, -1))
-            assert len(after) == 1 or len(before) > 1, f"the validation of {name} leaves the ranks different generators"
+            assert len(after) == 1 or len(before) > 1, f"the validation of {name} leaves different generator states"

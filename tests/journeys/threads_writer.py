@@ -1,4 +1,4 @@
-"""What the ranks of a training tell of their threads."""
+"""A callback that records the number of threads of each rank."""
 
 import faulthandler
 import os
@@ -8,9 +8,9 @@ import torch
 
 
 class ThreadsWriter(pl.Callback):
-    """Writes how many threads each rank has to FOLDER/threads-RANK, one line a training.
+    """Appends the number of threads of each rank to FOLDER/threads-RANK, one line per training.
 
-    A training that takes more than `deadline` seconds from then on prints where it is, and its process exits.
+    A training that takes more than `deadline` seconds prints a traceback, and its process exits.
     """
 
     def __init__(self, folder, deadline):

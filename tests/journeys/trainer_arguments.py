@@ -1,7 +1,7 @@
-"""A training with arguments of Lightning's trainer: `python trainer_arguments.py OUT TRAINER MODEL`.
+"""Train with given arguments of Lightning's trainer: `python trainer_arguments.py OUT TRAINER MODEL`.
 
-TRAINER and MODEL are arguments as JSON; `"sampler": "own"` among the model's is a distributed sampler of the user's, as
-Lightning's documentation advises it. Each rank writes how many threads it trains with to OUT/threads-RANK, and each
+TRAINER and MODEL are JSON objects of arguments; `"sampler": "own"` in MODEL stands for the user's own distributed
+sampler, as Lightning's documentation has it. Each rank writes its number of threads to OUT/threads-RANK, and each
 process a digest of the weights and the losses of its rank to OUT/rank-N.json.
 """
 
@@ -35,6 +35,6 @@ if __name__ == "__main__":
     trained, digest = forecaster.models[0], hashlib.sha256()
     for _, parameter in sorted(trained.named_parameters()):
         digest.update(parameter.detach().numpy().tobytes())
-    told = {"weights": digest.hexdigest(), "losses": [float(loss) for _, loss in trained.train_trajectories]}
+    results = {"weights": digest.hexdigest(), "losses": [float(loss) for _, loss in trained.train_trajectories]}
     with open(os.path.join(out, f"rank-{os.environ.get('LOCAL_RANK', '0')}.json"), "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        json.dump(results, file)

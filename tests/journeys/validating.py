@@ -1,8 +1,8 @@
 """Trainings that validate batches of series: `python validating.py OUT TRAINER`; each rank writes OUT/rank-N.json.
 
-The learning rate is 0, so that any number of ranks has the weights of one process. What is written: the losses of each
-validation with their steps, what callbacks read, how often a class of the user's was asked for a batch, the states of
-the generators before and after each validation, and the error that ended the training.
+The learning rate is 0, so that the weights do not depend on the world size. The results: the loss and step of each
+validation, the metrics that callbacks read, how many batches a user's own class validated, the states of the random
+number generators before and after each validation, and the error of the training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEVEL = [80, 90]
 NORMAL = DistributionLoss("Normal", level=LEVEL)
 MIXTURE = GMM(n_components=2, level=LEVEL)
 STOPPING = {"early_stop_patience_steps": 1, "max_steps": 8}
-# Draws random numbers as it validates: only the validation before the training can be that of one process
+# Validation draws random numbers: only the validation before the training can match that of one process
 DRAWING = {"num_sanity_val_steps": -1, "max_steps": 1}
 SEEN: list[dict[str, str]] = []
 GENERATORS: list[list[str]] = []
@@ -49,7 +49,7 @@ class Metrics(pl.Callback):
 
 
 class Failing(MAE):
-    """Has no loss for one of the batches."""
+    """Raises on one of the batches."""
 
     def __call__(self, y: Any, **arguments: Any) -> Any:
         if (y > 1200).any() and (y < 1400).any():
@@ -58,7 +58,7 @@ class Failing(MAE):
 
 
 class Overriding(neuralforecast.models.NHITS):
-    """A class of the user's, which sees all batches on every rank."""
+    """A user's own class, which validates all batches on every rank."""
 
     def validation_step(self, *arguments: Any) -> Any:
         ASKED.append(1)
@@ -66,7 +66,7 @@ class Overriding(neuralforecast.models.NHITS):
 
 
 def reconciled(**options: Any) -> Any:
-    """HINT, where the first series is the sum of the others."""
+    """HINT whose first series is the sum of the others."""
     sums = np.vstack([np.ones(22), np.eye(22)])
     model = neuralforecast.models.NHITS(**options)
     return neuralforecast.models.HINT(h=H, S=sums, model=model, reconciliation="BottomUp")
@@ -81,7 +81,7 @@ def state_of_generators() -> str:
 
 
 def panel(n_series: int) -> pd.DataFrame:
-    """Series of unequal length, whose values lie apart."""
+    """Series of different lengths and levels."""
     series = []
     for number in range(n_series):
         days = pd.date_range("2024-01-01", periods=40 + 5 * (number % 4))
@@ -91,7 +91,7 @@ def panel(n_series: int) -> pd.DataFrame:
 
 
 def train(trainer: dict[str, Any], name: str = "NHITS", n_ids: int = 23, **options: Any) -> dict[str, Any]:
-    """What a training says of its validations."""
+    """Train, and return the results of its validations."""
     for seen in (SEEN, GENERATORS, ASKED):
         seen.clear()
     common = {"h": H, "input_size": 2 * H, "max_steps": 4, "val_check_steps": 2, "learning_rate": 0.0}
@@ -123,7 +123,7 @@ def train(trainer: dict[str, Any], name: str = "NHITS", n_ids: int = 23, **optio
 
 
 def train_all(trainer: dict[str, Any]) -> dict[str, Any]:
-    """The trainings by name."""
+    """The results of all trainings, by name."""
     sampled = {"valid_loss": sCRPS(level=LEVEL), **UNITS, **DRAWING}
     return {
         "MAE": train(trainer, **UNITS),

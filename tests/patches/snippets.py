@@ -1,4 +1,4 @@
-"""What a shipped patch makes of a small source text."""
+"""Apply a shipped patch to a small source text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CATALOG = load_catalog()
 def patched(patch_id: str, release: str, text: str, file: Optional[str] = None) -> str:
     """The text after the patch of this id, in the variant of this release; the text may be indented as a whole.
 
-    The file must be named where the variant rewrites several. Raises CodemodRefused where the text is not what the
+    The file must be named where the variant rewrites several. Raises CodemodRefused if the text is not what the
     patch expects.
     """
     (patch,) = CATALOG.select([patch_id])

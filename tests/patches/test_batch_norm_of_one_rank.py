@@ -1,4 +1,4 @@
-"""All ranks take the batch statistics of rank 0 when a training ends."""
+"""All ranks get the batch norm statistics of rank 0 when a training ends."""
 
 from __future__ import annotations
 

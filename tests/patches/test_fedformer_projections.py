@@ -55,20 +55,20 @@ def test_values_are_frozen_and_keys_but_for_the_cross_attention() -> None:
         ("return q * k, None", "`FourierCrossAttention.forward`.*`v`"),
     ],
 )
-def test_a_correlation_that_looks_at_what_is_projected_is_refused(used: str, reason: str) -> None:
+def test_a_correlation_that_reads_the_projections_is_refused(used: str, reason: str) -> None:
     twin = BEFORE.replace(used, "return q * k * v, None")
     with pytest.raises(CodemodRefused, match=reason):
         patched("fedformer-projections", "3.3.0", twin)
 
 
 @pytest.mark.parametrize("layer", ["key_projection", "value_projection"])
-def test_a_projection_that_is_used_once_more_is_refused(layer: str) -> None:
+def test_a_projection_that_is_used_elsewhere_is_refused(layer: str) -> None:
     twin = BEFORE.replace("return self.out_projection(out)", f"return self.{layer}(out)")
     with pytest.raises(CodemodRefused, match=f"`{layer}`.*line 16"):
         patched("fedformer-projections", "3.3.0", twin)
 
 
-def test_projected_values_that_go_elsewhere_as_well_are_refused() -> None:
+def test_projected_values_that_are_used_elsewhere_are_refused() -> None:
     twin = BEFORE.replace("        out, attn", "        queries = queries + values\n        out, attn")
     with pytest.raises(CodemodRefused, match=r"AutoCorrelationLayer.forward"):
         patched("fedformer-projections", "3.3.0", twin)

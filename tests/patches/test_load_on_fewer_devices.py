@@ -1,4 +1,4 @@
-"""A loaded model asks for no more devices than there are."""
+"""A loaded model requests no more devices than there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each patch has a file here, with a source text before, after, and a twin that the patch refuses."""
+"""Each patch has a test file here: a source text before and after, and a similar one that the patch refuses."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def test_no_field_of_a_skeleton_is_left_to_fill_in(patch_id: str) -> None:
     for path in (f"patches/{module}.py", f"tests/patches/test_{module}.py"):
         lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
         assert [f"{path}:{number}" for number, line in enumerate(lines, 1) if "todo" in line.lower()] == []
+
+
+@pytest.mark.parametrize("patch_id", IDS)
+def test_a_patch_of_unused_parameters_names_them(patch_id: str) -> None:
+    (patch,) = CATALOG.select([patch_id])
+    assert bool(patch.unused_parameters) == (patch.group == "unused-parameters")
 
 
 @pytest.mark.parametrize("patch_id", IDS)

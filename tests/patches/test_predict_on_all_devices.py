@@ -151,7 +151,7 @@ def test_batches_and_series_are_shared() -> None:
     assert patched("predict-on-all-devices", "3.3.0", CORE_BEFORE, CORE) == CORE_AFTER
 
 
-def test_in_3_0_1_each_model_goes_over_the_series() -> None:
+def test_in_3_0_1_each_model_loops_over_the_series() -> None:
     assert patched("predict-on-all-devices", "3.0.1", BEFORE_3_0_1, CORE) == AFTER_3_0_1
 
 

@@ -269,7 +269,7 @@ def test_in_1_6_4_the_study_takes_other_arguments() -> None:
     assert patched("search-by-one-rank", "1.6.4", BEFORE_1_6_4) == AFTER_1_6_4
 
 
-def test_releases_before_1_6_search_through_ray_alone() -> None:
+def test_releases_before_1_6_search_only_through_ray() -> None:
     assert patched("search-by-one-rank", "1.5.0", BEFORE_1_5_0) == AFTER_1_5_0
 
 

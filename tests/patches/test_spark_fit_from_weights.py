@@ -52,7 +52,7 @@ class _DistributedTimeSeriesDataModule(TimeSeriesDataModule):
 """
 
 
-def test_the_weights_travel_with_the_data() -> None:
+def test_the_weights_are_sent_with_the_data() -> None:
     assert patched("spark-fit-from-weights", "3.3.0", MODEL_BEFORE, MODEL) == MODEL_AFTER
     assert patched("spark-fit-from-weights", "3.3.0", DATASET_BEFORE, DATASET) == DATASET_AFTER
 

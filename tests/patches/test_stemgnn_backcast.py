@@ -42,7 +42,7 @@ def test_a_block_that_always_uses_it_is_refused() -> None:
         patched("stemgnn-backcast", "3.3.0", twin)
 
 
-def test_a_block_that_counts_otherwise_is_refused() -> None:
+def test_a_block_with_another_counter_is_refused() -> None:
     twin = BEFORE.replace("self.stack_cnt = stack_cnt", "self.stack_cnt = stack_cnt - 1")
     with pytest.raises(CodemodRefused, match=r"`self.stack_cnt = stack_cnt`"):
         patched("stemgnn-backcast", "3.3.0", twin)

@@ -65,7 +65,7 @@ AFTER = BEFORE.replace(
 
 
 def with_activation(text: str) -> str:
-    """The text as releases from 1.7.6 on have it."""
+    """The text as in releases from 1.7.6 on."""
     return (
         text.replace("dropout):", "dropout, grn_activation):")
         .replace("dropout=dropout\n", "dropout=dropout, grn_activation=grn_activation\n")

@@ -1,4 +1,4 @@
-"""The trajectories of a training in other processes come back to the model."""
+"""The trajectories of a training in spawned or forked processes are copied back to the model."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ def test_with_lightning_1_the_outputs_are_passed() -> None:
     assert patched("validation-of-all-series", "1.4.0", TFT_BEFORE_1_4_0, TFT) == TFT_AFTER_1_4_0
 
 
-def test_a_validation_that_adds_up_something_else_is_refused() -> None:
+def test_a_validation_with_another_sum_is_refused() -> None:
     twin = MODEL_BEFORE.replace("stacked.sum(dim=0)", "stacked.mean(dim=0)")
     with pytest.raises(CodemodRefused):
         patched("validation-of-all-series", "3.3.0", twin, MODEL)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fake_install
 import fingerprints
-import made_up
 import pytest
 
 from nfpatch.catalog import Catalog
@@ -14,17 +14,17 @@ from nfpatch.patching.install_state import InstallState, inspect_install
 
 @pytest.fixture(scope="module")
 def catalog() -> Catalog:
-    """The patches of the release that is made up; the record speaks of all but a user's own."""
+    """The patches of the fake release; all except the user's own have fingerprints."""
     with pytest.MonkeyPatch.context() as made:
-        made.setattr(fingerprints, "RELEASES", (made_up.RELEASE,))
-        made.setattr(fingerprints, "read_member", lambda release, file: made_up.RELEASED[file])
-        record = fingerprints.fingerprints_of(Catalog(made_up.ON_RECORD, Fingerprints((), {}, {})))
-    return Catalog(tuple(sorted((*made_up.ON_RECORD, made_up.OWN))), record)
+        made.setattr(fingerprints, "RELEASES", (fake_install.RELEASE,))
+        made.setattr(fingerprints, "read_member", lambda release, file: fake_install.RELEASED[file])
+        record = fingerprints.fingerprints_of(Catalog(fake_install.FINGERPRINTED, Fingerprints((), {}, {})))
+    return Catalog(tuple(sorted((*fake_install.FINGERPRINTED, fake_install.OWN))), record)
 
 
 @pytest.fixture
 def install(tmp_path: Path) -> Install:
-    return made_up.make_install(tmp_path / "site")
+    return fake_install.make_install(tmp_path / "site")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Runtime modules: which the install gets, what happens to them there, and what renews them."""
+"""Runtime modules: which ones `apply` adds, and when they are refused, updated or removed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Optional
 
+import fake_install
 import fingerprints
-import made_up
 import pytest
-from made_up import (
+from fake_install import (
     BIAS,
     COMPILED,
     CORE,
@@ -23,12 +23,12 @@ from made_up import (
     RELEASE,
     RELEASED,
     all_steps,
+    describe_steps,
     facts_of,
     kept,
     make_install,
     patch_of,
     record_of,
-    told,
 )
 from support import snapshot
 
@@ -49,7 +49,7 @@ from nfpatch.patching.steps import state_after
 PACKAGE, RANKS, SIZES, WIDTHS = map(module_file, ("__init__", "ranks", "sizes", "widths"))
 CACHE = f"{RUNTIME_FOLDER}/__pycache__"
 MODULES = {
-    "__init__": b'"""Made up."""\n',
+    "__init__": b'"""Fake."""\n',
     "ranks": b"NUMBER = 1\n",
     "sizes": b"from .ranks import NUMBER\n\n\ndef chosen():\n    return NUMBER\n",
     "widths": b"from . import ranks\n\n\ndef chosen():\n    return ranks.NUMBER\n",
@@ -62,7 +62,7 @@ def hook(module: str, statement: str = "self.size = {}.chosen()") -> Rewrite:
     return Rewrite((Change("Core.fit", "self.size = 2", new),), imports=(module,))
 
 
-# One patch of two files, one of one, which share a module; and one without any.
+# A patch of two files and one of a single file, which share a module.
 SIZE = patch_of(
     "size",
     {
@@ -83,7 +83,7 @@ STEP = patch_of(
     "!=1.0",
     opt_in=True,
 )
-# A user's own, which is on no record.
+# A user's own, without a fingerprint.
 OWN = patch_of(
     "own",
     {"==1.0": {NET: Rewrite((Change("Net.forward", "return x", "return widths.chosen()"),), ("widths",))}},
@@ -92,7 +92,7 @@ OWN = patch_of(
 
 
 def catalog_of(*patches: Patch, modules: Mapping[str, bytes] = MODULES, own: tuple[Patch, ...] = (OWN,)) -> Catalog:
-    """A catalog of these patches, which are on record, and of the user's own, which are not."""
+    """A catalog of these patches, which have fingerprints, and of the user's own, which have none."""
     with pytest.MonkeyPatch.context() as made:
         made.setattr(fingerprints, "RELEASES", (RELEASE,))
         made.setattr(fingerprints, "read_member", lambda release, file: RELEASED[file])
@@ -105,7 +105,7 @@ def catalog() -> Catalog:
     return catalog_of(BIAS, SIZE, STEP)
 
 
-# What a newer nfpatch has: another hook of one patch, and another module that two patches need.
+# A newer nfpatch: one patch has another hook, and a module of two patches is another one.
 NEW_STEP = STEP._replace(
     variants={
         "==1.0": {
@@ -140,7 +140,7 @@ def states(install: Install, catalog: Catalog) -> dict[str, str]:
 
 
 def added(install: Install) -> dict[str, bytes]:
-    """The runtime modules that stand in the install, by name."""
+    """The runtime modules in the install, by name."""
     folder = install.file(RUNTIME_FOLDER)
     return {path.stem: path.read_bytes() for path in sorted(folder.glob("*.py"))}
 
@@ -194,14 +194,14 @@ def test_a_module_that_does_not_exist_is_named_with_the_patch(lacking: str) -> N
     assert repr(lacking) in str(error.value)
 
 
-def test_hooks_import_modules_from_where_they_are_put() -> None:
+def test_hooks_import_modules_from_their_path_in_the_install() -> None:
     assert RUNTIME_PACKAGE.replace(".", "/") == RUNTIME_FOLDER
 
 
 # --- apply and revert ---
 
 
-def test_the_install_has_exactly_the_modules_that_its_patches_need(install: Install, catalog: Catalog) -> None:
+def test_the_install_has_exactly_the_modules_of_its_patches(install: Install, catalog: Catalog) -> None:
     released = everything(install)
     apply(install, catalog, BIAS)
     assert added(install) == {}
@@ -217,7 +217,7 @@ def test_the_install_has_exactly_the_modules_that_its_patches_need(install: Inst
     assert everything(install) == released
 
 
-def test_the_way_to_a_set_of_patches_leaves_no_trace(install: Install, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_set_of_patches_gives_the_same_tree_by_any_way(install: Install, catalog: Catalog, tmp_path: Path) -> None:
     other = make_install(tmp_path / "other")
     apply(install, catalog, SIZE, STEP)
     for patches in ((STEP,), (BIAS,), (SIZE,)):
@@ -226,7 +226,7 @@ def test_the_way_to_a_set_of_patches_leaves_no_trace(install: Install, catalog: 
     assert everything(install) == everything(other)
 
 
-def test_the_survey_after_a_change_is_what_a_look_at_the_install_tells(install: Install, catalog: Catalog) -> None:
+def test_the_predicted_state_after_a_change_matches_the_inspected_one(install: Install, catalog: Catalog) -> None:
     for action in (apply, revert):
         for patches in ((SIZE,), (STEP,), (OWN,)):
             outcome = action(install, catalog, *patches, **({"allow_modified": True} if action is apply else {}))
@@ -237,17 +237,17 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     install: Install, catalog: Catalog
 ) -> None:
     found = inspect_install(install, catalog)
-    writing = told(found, all_steps(found, changes_to(found, {CORE: frozenset({"step"})})))
+    writing = describe_steps(found, all_steps(found, changes_to(found, {CORE: frozenset({"step"})})))
     ledger = state_after(found, changes_to(found, {CORE: frozenset({"step"})})).ledger.to_bytes()
     patched = rewritten(RELEASED[CORE], {"step": STEP.variants["==1.0"][CORE]})
     rows = {
-        **made_up.RELEASED_ROWS,
+        **fake_install.RELEASED_ROWS,
         CORE: patched,
         PACKAGE: MODULES["__init__"],
         RANKS: MODULES["ranks"],
         WIDTHS: MODULES["widths"],
         LEDGER: ledger,
-        kept(RECORD): made_up.RELEASED_RECORD,
+        kept(RECORD): fake_install.RELEASED_RECORD,
         kept(CORE): RELEASED[CORE],
     }
     assert writing == [
@@ -266,7 +266,7 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     install.file(compiled).parent.mkdir()
     install.file(compiled).write_bytes(b"compiled")
     found = inspect_install(install, catalog)
-    assert told(found, all_steps(found, changes_to(found, {CORE: frozenset()}))) == [
+    assert describe_steps(found, all_steps(found, changes_to(found, {CORE: frozenset()}))) == [
         ("Move", CORE, kept(CORE)),
         ("Remove", PACKAGE),
         ("Remove", RANKS),
@@ -280,7 +280,7 @@ def test_modules_are_written_before_the_files_that_import_them_and_removed_after
     ]
 
 
-def test_the_ledger_lists_what_was_added_and_for_what(install: Install, catalog: Catalog) -> None:
+def test_the_ledger_lists_added_files_and_their_patches(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, SIZE, STEP)
     ledger = read_ledger(install)
     assert ledger.added == {
@@ -291,9 +291,7 @@ def test_the_ledger_lists_what_was_added_and_for_what(install: Install, catalog:
     assert list(ledger.files[CORE].patches) == ["size", "step"]
 
 
-def test_what_was_compiled_of_a_module_goes_with_it_and_what_is_not_nfpatchs_stays(
-    install: Install, catalog: Catalog
-) -> None:
+def test_bytecode_of_a_module_is_removed_with_it_and_other_files_are_kept(install: Install, catalog: Catalog) -> None:
     released = everything(install)
     apply(install, catalog, SIZE)
     for name in ("sizes.cpython-311.pyc", "ranks.cpython-312.opt-1.pyc"):
@@ -310,7 +308,7 @@ def test_what_was_compiled_of_a_module_goes_with_it_and_what_is_not_nfpatchs_sta
     assert everything(install) == released
 
 
-def test_a_stale_compiled_file_does_not_outlive_the_module_that_is_written(install: Install, catalog: Catalog) -> None:
+def test_stale_bytecode_is_removed_when_a_module_is_written(install: Install, catalog: Catalog) -> None:
     stale = install.file(f"{CACHE}/sizes.cpython-311.pyc")
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"compiled")
@@ -318,7 +316,7 @@ def test_a_stale_compiled_file_does_not_outlive_the_module_that_is_written(insta
     assert not stale.exists()
 
 
-def test_a_checkout_lists_what_was_added_in_its_ledger_only(install: Install, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_checkout_lists_added_files_only_in_its_ledger(install: Install, catalog: Catalog, tmp_path: Path) -> None:
     from nfpatch.installs.find import find_install
 
     for name in (INIT, CORE, NET):
@@ -333,7 +331,7 @@ def test_a_checkout_lists_what_was_added_in_its_ledger_only(install: Install, ca
     assert everything(checkout) == before
 
 
-# --- what somebody did to a module ---
+# --- edited and removed modules ---
 
 
 def edit(path: Path) -> None:
@@ -344,31 +342,31 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("harm", [edit, remove])
-def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
-    harm: Callable[[Path], None], install: Install, catalog: Catalog
+@pytest.mark.parametrize("change", [edit, remove])
+def test_an_edited_module_is_overwritten_only_with_force(
+    change: Callable[[Path], None], install: Install, catalog: Catalog
 ) -> None:
     released = everything(install)
     apply(install, catalog, SIZE)
     patched = everything(install)
     path = install.file(SIZES)
-    harm(path)
-    harmed = everything(install)
+    change(path)
+    changed_tree = everything(install)
     assert states(install, catalog)["size"] == "modified"
     assert states(install, catalog)["bias"] == "applicable"
     assert str(path) in refusal(lambda: apply(install, catalog, SIZE))
-    assert everything(install) == harmed
+    assert everything(install) == changed_tree
 
     copy = path.with_name("sizes.py.nfpatch-saved")
     outcome = apply(install, catalog, SIZE, force=True)
-    assert outcome.backups == ((copy,) if harm is edit else ())
-    if harm is edit:
+    assert outcome.backups == ((copy,) if change is edit else ())
+    if change is edit:
         assert copy.read_bytes() == b"# edited\n"
         copy.unlink()
     assert everything(install) == patched
 
-    harm(path)
-    if harm is edit:
+    change(path)
+    if change is edit:
         assert str(path) in refusal(lambda: revert(install, catalog, SIZE))
         assert revert(install, catalog, SIZE, force=True).backups == (copy,)
         assert [each.name for each in install.file(RUNTIME_FOLDER).iterdir()] == [copy.name]
@@ -378,7 +376,7 @@ def test_a_module_that_was_changed_is_modified_and_overwritten_by_force_only(
     assert everything(install) == released
 
 
-def test_a_module_that_is_gone_is_forgotten_when_its_patch_is_reverted(install: Install, catalog: Catalog) -> None:
+def test_revert_works_if_a_module_is_missing(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, BIAS)
     without = everything(install)
     apply(install, catalog, SIZE)
@@ -398,7 +396,7 @@ def test_an_edited_module_does_not_concern_patches_that_do_not_need_it(install: 
     assert [path.name for path in outcome.backups] == ["widths.py.nfpatch-saved"]
 
 
-def test_a_row_that_somebody_took_out_of_record_comes_again(install: Install, catalog: Catalog) -> None:
+def test_a_row_removed_from_record_is_written_again(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, SIZE)
     record = install.file(RECORD)
     record.write_text("".join(line for line in record.read_text().splitlines(True) if "_nfpatch" not in line))
@@ -407,7 +405,7 @@ def test_a_row_that_somebody_took_out_of_record_comes_again(install: Install, ca
     assert all(rows.count(f"{module},sha256=") == 1 for module in (PACKAGE, RANKS, SIZES))
 
 
-# --- what stands in the way ---
+# --- foreign files at the paths of modules ---
 
 
 def as_file(path: Path) -> None:
@@ -442,8 +440,8 @@ def as_huge_file(path: Path) -> None:
 FOREIGN = (as_file, as_equal_file, as_folder, as_link, as_dangling_link, as_pipe, as_huge_file)
 
 
-def look(install: Install) -> dict[str, tuple[object, ...]]:
-    """All paths with their kind and mode, files with size and time, without opening what may block."""
+def paths_and_times(install: Install) -> dict[str, tuple[object, ...]]:
+    """All paths with their mode, files with size and time, without opening any, as some would block."""
     entries: dict[str, tuple[object, ...]] = {}
     for path in install.root.rglob("*"):
         status = path.lstat()
@@ -453,34 +451,34 @@ def look(install: Install) -> dict[str, tuple[object, ...]]:
 
 @pytest.mark.parametrize("foreign", FOREIGN, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("options", [{}, {"force": True}, {"allow_modified": True}], ids=str)
-def test_what_stands_where_a_module_belongs_is_not_overwritten(
+def test_a_foreign_file_at_the_path_of_a_module_is_not_overwritten(
     options: dict[str, bool], foreign: Callable[[Path], None], install: Install, catalog: Catalog
 ) -> None:
     path = install.file(SIZES)
     path.parent.mkdir()
     foreign(path)
-    before = look(install)
+    before = paths_and_times(install)
     assert states(install, catalog) == {"bias": "applicable", "own": "modified", "size": "modified", "step": "opt-in"}
     assert str(path) in refusal(lambda: apply(install, catalog, BIAS, SIZE, **options))
-    assert look(install) == before
+    assert paths_and_times(install) == before
     assert apply(install, catalog, STEP).changed
 
 
 @pytest.mark.parametrize("foreign", [each for each in FOREIGN if each not in (as_folder,)], ids=lambda m: m.__name__)
-def test_what_stands_in_the_place_of_their_folder_is_not_overwritten(
+def test_a_foreign_file_at_the_path_of_their_folder_is_not_overwritten(
     foreign: Callable[[Path], None], install: Install, catalog: Catalog
 ) -> None:
     path = install.file(RUNTIME_FOLDER)
     foreign(path)
-    before = look(install)
+    before = paths_and_times(install)
     found = states(install, catalog)
     assert (found["bias"], found["own"], found["size"]) == ("applicable", "modified", "modified")
-    assert f"{path} is " in refusal(lambda: apply(install, catalog, SIZE, force=True))
-    assert look(install) == before
+    assert str(path) in refusal(lambda: apply(install, catalog, SIZE, force=True))
+    assert paths_and_times(install) == before
     assert apply(install, catalog, BIAS).changed
 
 
-def test_a_folder_that_is_a_link_is_not_followed(install: Install, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_linked_folder_is_not_followed(install: Install, catalog: Catalog, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     install.file(RUNTIME_FOLDER).symlink_to(outside)
@@ -489,21 +487,21 @@ def test_a_folder_that_is_a_link_is_not_followed(install: Install, catalog: Cata
 
 
 @pytest.mark.parametrize("foreign", [as_folder, as_link, as_pipe], ids=lambda make: make.__name__)
-def test_what_came_in_the_place_of_a_module_is_neither_followed_nor_removed(
+def test_a_replaced_module_is_neither_followed_nor_removed(
     foreign: Callable[[Path], None], install: Install, catalog: Catalog
 ) -> None:
     apply(install, catalog, SIZE)
     path = install.file(SIZES)
     path.unlink()
     foreign(path)
-    before = look(install)
+    before = paths_and_times(install)
     assert states(install, catalog)["size"] == "modified"
     assert str(path) in refusal(lambda: apply(install, catalog, SIZE, force=True))
     assert str(path) in refusal(lambda: revert(install, catalog, SIZE, force=True))
-    assert look(install) == before
+    assert paths_and_times(install) == before
 
 
-def test_without_its_ledger_a_patched_install_is_applied_only_with_its_modules(
+def test_without_the_ledger_a_patch_is_applied_only_if_its_modules_are_there(
     install: Install, catalog: Catalog
 ) -> None:
     apply(install, catalog, SIZE)
@@ -518,7 +516,9 @@ def test_without_its_ledger_a_patched_install_is_applied_only_with_its_modules(
 # --- outdated ---
 
 
-def test_what_the_catalog_would_write_otherwise_is_outdated(install: Install, catalog: Catalog, newer: Catalog) -> None:
+def test_a_patch_that_the_catalog_would_write_differently_is_outdated(
+    install: Install, catalog: Catalog, newer: Catalog
+) -> None:
     apply(install, catalog, BIAS, SIZE, STEP)
     assert states(install, catalog) == {"bias": "applied", "own": "applicable", "size": "applied", "step": "applied"}
     found = inspect_install(install, newer)
@@ -535,7 +535,7 @@ def test_what_the_catalog_would_write_otherwise_is_outdated(install: Install, ca
     assert found.status_of(NEW_STEP).files == {CORE: "outdated"}
 
 
-def test_apply_renews_all_that_is_outdated_and_revert_takes_it_back(
+def test_apply_updates_all_outdated_patches_and_revert_removes_them(
     install: Install, catalog: Catalog, newer: Catalog, tmp_path: Path
 ) -> None:
     released = everything(install)
@@ -553,7 +553,7 @@ def test_apply_renews_all_that_is_outdated_and_revert_takes_it_back(
     assert everything(install) == released
 
 
-def test_revert_gives_the_released_bytes_back_whatever_the_catalog_is_now(
+def test_revert_restores_the_released_bytes_with_any_catalog(
     install: Install, catalog: Catalog, newer: Catalog
 ) -> None:
     released = everything(install)
@@ -563,11 +563,11 @@ def test_revert_gives_the_released_bytes_back_whatever_the_catalog_is_now(
         assert everything(install) == released
 
 
-def test_a_command_on_named_patches_renews_what_is_outdated_in_what_it_writes(
+def test_apply_of_named_patches_updates_outdated_patches_of_the_same_files(
     install: Install, catalog: Catalog, newer: Catalog, tmp_path: Path
 ) -> None:
     apply(install, catalog, SIZE, STEP)
-    # NET carries `size`, which shares a module with `step` in CORE
+    # NET has `size`, which shares a module with `step` in CORE
     outcome = apply(install, newer, BIAS)
     assert set(outcome.changed) == {CORE, NET, RANKS}
     assert [patch.id for patch in outcome.renewed] == ["size", "step"]
@@ -576,7 +576,7 @@ def test_a_command_on_named_patches_renews_what_is_outdated_in_what_it_writes(
     assert everything(install) == everything(fresh)
 
 
-def test_revert_of_a_named_patch_renews_those_that_stay_in_its_files(
+def test_revert_of_a_named_patch_updates_outdated_patches_of_the_same_files(
     install: Install, catalog: Catalog, newer: Catalog, tmp_path: Path
 ) -> None:
     apply(install, catalog, BIAS, SIZE, STEP)
@@ -586,7 +586,7 @@ def test_revert_of_a_named_patch_renews_those_that_stay_in_its_files(
     assert everything(install) == everything(fresh)
 
 
-def test_a_command_on_named_patches_leaves_alone_what_is_outdated_elsewhere(
+def test_a_command_on_named_patches_does_not_update_other_files(
     install: Install, catalog: Catalog, newer: Catalog
 ) -> None:
     apply(install, catalog, STEP)
@@ -596,7 +596,7 @@ def test_a_command_on_named_patches_leaves_alone_what_is_outdated_elsewhere(
     assert states(install, newer)["step"] == "outdated"
 
 
-def test_an_outdated_file_that_somebody_edited_is_modified_and_not_renewed_in_silence(
+def test_an_edited_outdated_file_is_modified_and_not_updated_silently(
     install: Install, catalog: Catalog, newer: Catalog
 ) -> None:
     apply(install, catalog, BIAS, STEP)
@@ -607,9 +607,7 @@ def test_an_outdated_file_that_somebody_edited_is_modified_and_not_renewed_in_si
     assert everything(install) == before
 
 
-def test_a_module_that_somebody_edited_is_not_renewed_in_silence(
-    install: Install, catalog: Catalog, newer: Catalog
-) -> None:
+def test_an_edited_outdated_module_is_not_updated_silently(install: Install, catalog: Catalog, newer: Catalog) -> None:
     apply(install, catalog, SIZE)
     install.file(RANKS).write_bytes(b"edited")
     before = everything(install)
@@ -623,9 +621,9 @@ def without_core() -> Patch:
 
 
 @pytest.mark.parametrize(
-    ("then", "now"), [(SIZE, without_core()), (without_core(), SIZE)], ids=["left a file", "came into a file"]
+    ("then", "now"), [(SIZE, without_core()), (without_core(), SIZE)], ids=["from a file", "to a file"]
 )
-def test_a_patch_that_is_in_other_files_now_is_outdated_and_renewed_as_a_whole(
+def test_a_patch_that_moved_to_other_files_is_outdated_and_updated(
     then: Patch, now: Patch, install: Install, tmp_path: Path
 ) -> None:
     older, newer = (catalog_of(BIAS, patch, own=()) for patch in (then, now))
@@ -637,27 +635,27 @@ def test_a_patch_that_is_in_other_files_now_is_outdated_and_renewed_as_a_whole(
     assert everything(install) == everything(fresh)
 
 
-def test_patches_that_share_but_a_module_are_renewed_together(install: Install, tmp_path: Path) -> None:
+def test_patches_that_share_only_a_module_are_updated_together(install: Install, tmp_path: Path) -> None:
     size = without_core()
     apply(install, catalog_of(BIAS, size, STEP, own=()), size, STEP)
     newer = catalog_of(BIAS, size, NEW_STEP, modules=NEW_MODULES, own=())
-    # BIAS is in the file of `size`, of which a module is renewed that `step` needs in another file
+    # BIAS is in the file of `size`; a module of `size` is updated, which `step` needs in another file
     assert set(apply(install, newer, BIAS).changed) == {CORE, NET, RANKS}
     fresh = make_install(tmp_path / "fresh")
     apply(fresh, newer, BIAS, size, NEW_STEP)
     assert everything(install) == everything(fresh)
 
 
-def test_a_patch_that_this_release_no_longer_needs_is_taken_out(install: Install, catalog: Catalog) -> None:
+def test_a_patch_that_the_release_no_longer_needs_is_removed(install: Install, catalog: Catalog) -> None:
     released = everything(install)
     apply(install, catalog, SIZE)
-    newer = catalog_of(BIAS, SIZE._replace(variants={}, unaffected={"": "fixed otherwise"}), own=())
+    newer = catalog_of(BIAS, SIZE._replace(variants={}, unaffected={"": "fixed upstream"}), own=())
     assert states(install, newer)["size"] == "outdated"
     apply(install, newer, renew_all=True)
     assert everything(install) == released
 
 
-def test_a_module_that_needs_another_now_brings_it_along(install: Install, catalog: Catalog) -> None:
+def test_a_new_import_of_a_module_adds_that_module(install: Install, catalog: Catalog) -> None:
     released = everything(install)
     apply(install, catalog, SIZE)
     newer = catalog_of(SIZE, modules={**MODULES, "ranks": b"from . import unused\n"}, own=())
@@ -667,7 +665,7 @@ def test_a_module_that_needs_another_now_brings_it_along(install: Install, catal
     assert everything(install) == released
 
 
-# --- what is on no record ---
+# --- patches without a fingerprint ---
 
 
 @pytest.fixture
@@ -681,7 +679,7 @@ NEW_OWN = OWN._replace(
 )
 
 
-def test_a_patch_that_is_on_no_record_is_held_against_the_kept_original(with_own: Install, catalog: Catalog) -> None:
+def test_a_patch_without_a_fingerprint_is_compared_with_the_kept_original(with_own: Install, catalog: Catalog) -> None:
     assert states(with_own, catalog)["own"] == "applied"
     newer = catalog_of(BIAS, SIZE, STEP, own=(NEW_OWN,))
     assert states(with_own, newer)["own"] == "outdated"
@@ -699,12 +697,12 @@ def test_a_patch_whose_hooks_no_longer_fit_the_original_is_outdated_and_refused(
     assert "return y" in refusal(lambda: apply(with_own, newer, renew_all=True))
 
 
-def test_a_patch_whose_original_is_lost_is_applied(with_own: Install, catalog: Catalog) -> None:
+def test_a_patch_with_a_lost_original_is_applied(with_own: Install, catalog: Catalog) -> None:
     original_path(with_own, NET).unlink()
     assert states(with_own, catalog_of(BIAS, SIZE, STEP, own=(NEW_OWN,)))["own"] == "applied"
 
 
-def test_a_patch_that_the_catalog_lacks_keeps_its_modules_and_is_in_no_ones_way(
+def test_a_patch_that_the_catalog_lacks_keeps_its_modules_and_blocks_nothing(
     with_own: Install, catalog: Catalog
 ) -> None:
     bare = catalog_of(SIZE, STEP, own=())
@@ -714,21 +712,19 @@ def test_a_patch_that_the_catalog_lacks_keeps_its_modules_and_is_in_no_ones_way(
     assert read_ledger(with_own).patch_ids == {"own"}
 
 
-def test_a_module_of_a_patch_that_the_catalog_lacks_is_not_renewed_under_it(
-    with_own: Install, catalog: Catalog
-) -> None:
+def test_a_module_of_a_patch_that_the_catalog_lacks_is_not_updated(with_own: Install, catalog: Catalog) -> None:
     before = everything(with_own)
     newer = catalog_of(SIZE, NEW_STEP, modules=NEW_MODULES, own=())
-    words = refusal(lambda: apply(with_own, newer, NEW_STEP))
-    assert "own" in words
-    assert str(with_own.file(RANKS)) in words
+    message = refusal(lambda: apply(with_own, newer, NEW_STEP))
+    assert "own" in message
+    assert str(with_own.file(RANKS)) in message
     assert everything(with_own) == before
 
 
-# --- trees that are computed ---
+# --- computed trees ---
 
 
-def test_the_originals_lack_what_was_added(install: Install, catalog: Catalog) -> None:
+def test_the_originals_have_no_added_files(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, STEP)
     none: Optional[bytes] = None
     assert originals_of(inspect_install(install, catalog)) == {
@@ -757,7 +753,7 @@ def test_changes_have_the_bytes_before_and_after(install: Install, catalog: Cata
     assert changes(inspect_install(install, catalog)) == [ModuleChange(WIDTHS, None, MODULES["widths"])]
 
 
-def test_mode_of_what_is_added_is_that_of_its_neighbours(install: Install, catalog: Catalog) -> None:
+def test_added_files_get_the_mode_of_their_neighbours(install: Install, catalog: Catalog) -> None:
     install.file(INIT).chmod(0o604)
     install.package.chmod(0o705)
     apply(install, catalog, SIZE)
@@ -765,7 +761,7 @@ def test_mode_of_what_is_added_is_that_of_its_neighbours(install: Install, catal
     assert install.file(RUNTIME_FOLDER).stat().st_mode & 0o777 == 0o705
 
 
-def test_a_hard_linked_twin_keeps_its_bytes_when_a_module_is_renewed(
+def test_a_hard_linked_copy_is_unchanged_when_a_module_is_updated(
     install: Install, catalog: Catalog, newer: Catalog, tmp_path: Path
 ) -> None:
     apply(install, catalog, SIZE)
@@ -779,6 +775,6 @@ def test_a_hard_linked_twin_keeps_its_bytes_when_a_module_is_renewed(
     assert snapshot(twin) == before
 
 
-def test_compiled_originals_are_as_without_modules(install: Install, catalog: Catalog) -> None:
+def test_the_ledger_lists_the_bytecode_of_a_patched_file(install: Install, catalog: Catalog) -> None:
     apply(install, catalog, SIZE)
     assert read_ledger(install).files[NET].bytecode == (OPTIMIZED, COMPILED)

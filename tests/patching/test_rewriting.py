@@ -1,6 +1,8 @@
-"""How a change is addressed: nested statements, imports of runtime modules, statements that must not stand there."""
+"""How a change is addressed: nested statements, imports of runtime modules, statements that must be absent."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -44,7 +46,7 @@ def rewrite(*inside: str, old: str = DRAW, new: str = OWN, **more: object) -> Re
 
 
 def changed_lines(source: bytes, codemod: Rewrite) -> list[tuple[int, str]]:
-    """The lines, with their numbers from 1, that the codemod gives another text; both ways to find them agree."""
+    """The numbers (from 1) and new text of the lines that the codemod changes, which both ways of matching agree on."""
     result = rewritten(source, {"patch": codemod})
     assert edits_of(codemod, SourceFile(source), fingerprinted=True) == edits_of(codemod, SourceFile(source))
     before, after = source.decode().splitlines(), result.decode().splitlines()
@@ -65,7 +67,7 @@ def test_a_change_is_made_in_the_one_block_that_it_names(inside: tuple[str, ...]
     assert changed_lines(MODEL, rewrite(*inside)) == [(line, OWN)]
 
 
-def test_else_is_the_other_branch_of_the_statement_before_it() -> None:
+def test_else_addresses_the_branch_of_the_statement_before_it() -> None:
     inside = ('if step == "train":', "if size is not None:", "else:")
     assert changed_lines(MODEL, rewrite(*inside, old="n = draw(0)", new="n = 0")) == [(15, "n = 0")]
     inside = ('if step == "train":', 'elif step == "val":', "else:")
@@ -88,7 +90,7 @@ def test_new_statements_have_the_indentation_of_their_block() -> None:
         ("else:",),
     ],
 )
-def test_a_block_that_is_not_there_is_refused(inside: tuple[str, ...]) -> None:
+def test_a_missing_block_is_refused(inside: tuple[str, ...]) -> None:
     with pytest.raises(CodemodRefused, match=r"Model\.windows"):
         rewritten(MODEL, {"patch": rewrite(*inside)})
 
@@ -97,7 +99,7 @@ def with_another(block: str) -> bytes:
     return MODEL.replace(b"return n\n\n", f"with open(step) as file:\n            {block}\n\n".encode())
 
 
-def test_of_two_heads_that_are_the_same_the_one_with_the_statements_is_meant() -> None:
+def test_of_two_equal_block_headers_the_one_with_the_statements_is_used() -> None:
     assert changed_lines(with_another("n = 4"), rewrite("with open(step) as file:")) == [(21, OWN)]
     assert changed_lines(with_another("n = 4"), rewrite("with open(step) as file:", old="n = 4", new="n = 5")) == [
         (23, "n = 5")
@@ -105,7 +107,7 @@ def test_of_two_heads_that_are_the_same_the_one_with_the_statements_is_meant() -
 
 
 @pytest.mark.parametrize(("block", "old"), [(DRAW, DRAW), ("n = 4", "n = 5")], ids=["both", "neither"])
-def test_a_head_that_stands_there_twice_is_refused(block: str, old: str) -> None:
+def test_an_ambiguous_block_header_is_refused(block: str, old: str) -> None:
     with pytest.raises(CodemodRefused, match=r"[02] times"):
         rewritten(with_another(block), {"patch": rewrite("with open(step) as file:", old=old)})
 
@@ -122,24 +124,24 @@ def test_runtime_modules_are_imported_once_before_the_first_import() -> None:
     assert rewritten(windows_lines, {"a": other}) == rewritten(MODEL, {"a": other}).replace(b"\n", b"\r\n")
 
 
-def test_a_module_without_imports_has_no_place_for_one() -> None:
+def test_a_hook_in_a_module_without_imports_is_refused() -> None:
     source = b"class Model:\n    def fit(self):\n        return self\n"
-    with pytest.raises(CodemodRefused, match="no imports"):
+    with pytest.raises(CodemodRefused, match="import"):
         rewritten(source, {"a": Rewrite((Change("Model.fit", "return self", "return 1"),), imports=("saving",))})
 
 
-def test_what_must_not_stand_there_is_refused() -> None:
+def test_forbidden_statements_are_refused() -> None:
     hook = Change("Model", "def windows(self, step, size): ...")
     absent = Rewrite((hook,), absent={"Model": ("def teardown(self, stage): ...",), "Model.fit": ("self.a = 1",)})
     rewritten(MODEL, {"patch": absent})
     for where, text in (("Model", "def fit(self): ..."), ("Model.fit", "return self"), ("", "import math")):
-        with pytest.raises(CodemodRefused, match="already"):
+        with pytest.raises(CodemodRefused, match=re.escape(where or text)):
             rewritten(MODEL, {"patch": absent._replace(absent={where: (text,)})})
 
 
-def test_a_body_that_is_not_quoted_does_not_go() -> None:
+def test_a_change_that_would_drop_an_unquoted_body_is_refused() -> None:
     head = "with open(step) as file:\n    ..."
-    with pytest.raises(CodemodRefused, match="without quoting"):
+    with pytest.raises(CodemodRefused, match=r"with open\(step\)"):
         rewritten(MODEL, {"patch": rewrite(old=head, new="with opened(step) as file:\n    ...")})
     assert rewritten(MODEL, {"patch": rewrite(old=head, new=f"{head}\nn = 5")}).count(b"n = 5") == 1
     params = Rewrite((Change("Model", "def fit(self): ...", "def fit(self, size=1): ..."),))

@@ -1,11 +1,11 @@
-"""What names on a command line and `--skip` select, and which of that a command is about in an install."""
+"""Which patches names and `--skip` select, and which of them a command changes in an install."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from made_up import BIAS, CORE, GATE, NET, OLDER, OWN, RELEASED, STEP, moved, patched
+from fake_install import BIAS, CORE, GATE, NET, OLDER, OWN, RELEASED, STEP, apply_sets, patched
 
 from nfpatch.catalog import GROUPS, Catalog, Patch, load_catalog
 from nfpatch.errors import UsageError
@@ -19,7 +19,7 @@ def with_patches(catalog: Catalog, *patches: Patch) -> Catalog:
 
 @pytest.fixture
 def grouped(catalog: Catalog) -> Catalog:
-    """bias, which gate requires; gate in a group that is no default; step, which is opt-in."""
+    """bias, which gate requires; gate, in a group that is not applied by default; step, which is opt-in."""
     gate = GATE._replace(group="spark", requires=("bias",))
     return with_patches(catalog, BIAS, gate, OLDER, OWN._replace(group="ours"), STEP._replace(group="search"))
 
@@ -58,13 +58,13 @@ def test_a_name_is_a_patch_or_a_group(
 
 
 @pytest.mark.parametrize(("name", "near"), [("serach", "search"), ("gaet", "gate"), ("al", "all")])
-def test_a_name_that_does_not_exist_is_told_with_the_nearest(name: str, near: str, grouped: Catalog) -> None:
+def test_an_unknown_name_is_a_usage_error_that_suggests_the_nearest(name: str, near: str, grouped: Catalog) -> None:
     for select in (grouped.select, grouped.selection, lambda names: grouped.selection((), names)):
         with pytest.raises(UsageError, match=f"{name!r}.* {near}\\?"):
             select([name])
 
 
-def test_a_group_is_asked_for_by_its_own_name(grouped: Catalog) -> None:
+def test_spark_is_selected_only_by_its_own_name(grouped: Catalog) -> None:
     assert ids(grouped.group("spark")) == ["gate"]
     assert ids(grouped.group("all")) == ["bias", "gate", "older", "step"]
     with pytest.raises(UsageError, match="'bias'"):
@@ -84,7 +84,7 @@ def test_a_group_is_asked_for_by_its_own_name(grouped: Catalog) -> None:
         (("unused-parameters",), ("older",), ["bias"], {"older"}),
     ],
 )
-def test_skip_leaves_out_what_it_names_and_what_requires_that(
+def test_skip_leaves_out_the_named_patches_and_those_that_require_them(
     names: tuple[str, ...], skip: tuple[str, ...], selected: list[str], skipped: set[str], grouped: Catalog
 ) -> None:
     selection = grouped.selection(names, skip)
@@ -122,7 +122,7 @@ def test_skip_of_what_was_named_or_is_not_selected_is_a_usage_error(
         (("ours",), (), ["own"], []),
     ],
 )
-def test_apply_is_about_the_default_groups_or_what_was_named_and_what_that_requires(
+def test_apply_selects_the_default_groups_or_the_named_patches_with_their_requirements(
     names: tuple[str, ...],
     skip: tuple[str, ...],
     chosen: list[str],
@@ -134,14 +134,14 @@ def test_apply_is_about_the_default_groups_or_what_was_named_and_what_that_requi
     assert (ids(choice.patches), [*choice.brought_along], choice.renewed) == (chosen, brought_along, ())
 
 
-def test_what_is_applied_or_not_needed_is_not_brought_along(found: InstallState, grouped: Catalog) -> None:
-    now = moved(on(found, grouped), {NET: frozenset({"bias"})})
+def test_applied_and_unneeded_requirements_are_not_added(found: InstallState, grouped: Catalog) -> None:
+    now = apply_sets(on(found, grouped), {NET: frozenset({"bias"})})
     assert choice_for_apply(now, grouped.selection(["gate"])).brought_along == {}
     requiring = with_patches(grouped, BIAS, GATE._replace(requires=("older",)), OLDER)
     assert choice_for_apply(on(found, requiring), requiring.selection(["gate"])).brought_along == {}
 
 
-def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: InstallState, grouped: Catalog) -> None:
+def test_an_opt_in_patch_is_added_if_a_named_patch_requires_it(found: InstallState, grouped: Catalog) -> None:
     requiring = with_patches(grouped, BIAS._replace(requires=("step",)), STEP)
     choice = choice_for_apply(on(found, requiring), requiring.selection())
     assert choice.brought_along == {"step": "bias requires it"}
@@ -159,16 +159,16 @@ def test_an_opt_in_patch_is_brought_along_by_what_requires_it(found: InstallStat
         (("search",), ["step"], []),
     ],
 )
-def test_revert_takes_what_is_applied_and_requires_the_patch_along(
+def test_revert_also_reverts_applied_patches_that_require_the_named_one(
     names: tuple[str, ...], chosen: list[str], brought_along: list[str], found: InstallState, grouped: Catalog
 ) -> None:
-    now = moved(on(found, grouped), {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
+    now = apply_sets(on(found, grouped), {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
     choice = choice_for_revert(now, grouped.selection(names))
     assert (ids(choice.patches), [*choice.brought_along]) == (chosen, brought_along)
 
 
-def test_revert_leaves_out_what_requires_the_patch_and_is_not_applied(found: InstallState, grouped: Catalog) -> None:
-    now = moved(on(found, grouped), {NET: frozenset({"bias"})})
+def test_revert_ignores_patches_that_are_not_applied(found: InstallState, grouped: Catalog) -> None:
+    now = apply_sets(on(found, grouped), {NET: frozenset({"bias"})})
     assert ids(choice_for_revert(now, grouped.selection(["bias"])).patches) == ["bias"]
 
 
@@ -179,28 +179,26 @@ def states_of_unmet(found: InstallState, *names: str, skip: tuple[str, ...] = ()
     return {status.patch.id: status.state for status in unmet(found, found.catalog.selection(names, skip))}
 
 
-def test_check_looks_at_the_default_groups_at_what_was_named_and_at_what_is_applied(
-    found: InstallState, grouped: Catalog
-) -> None:
+def test_check_covers_default_groups_named_patches_and_applied_ones(found: InstallState, grouped: Catalog) -> None:
     now = on(found, grouped)
     assert states_of_unmet(now) == {"bias": "applicable"}
     assert states_of_unmet(now, "spark") == {"gate": "applicable"}
     assert states_of_unmet(now, "search") == {}
     assert states_of_unmet(now, "step") == {"step": "opt-in"}
     assert states_of_unmet(now, skip=("bias",)) == {}
-    now = moved(now, {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
+    now = apply_sets(now, {NET: frozenset({"bias", "gate"}), CORE: frozenset({"gate", "step"})})
     assert states_of_unmet(now) == {}
     now.install.file(CORE).write_bytes(patched(CORE, "gate", "step") + b"# edited\n")
     assert states_of_unmet(on(now, grouped)) == {"gate": "modified", "step": "modified"}
 
 
-def test_an_opt_in_patch_in_half_of_its_places_is_no_longer_opt_in(found: InstallState, grouped: Catalog) -> None:
-    now = moved(on(found, grouped), {CORE: frozenset({"step"})})
+def test_a_half_applied_opt_in_patch_is_not_opt_in(found: InstallState, grouped: Catalog) -> None:
+    now = apply_sets(on(found, grouped), {CORE: frozenset({"step"})})
     now.install.file(CORE).write_bytes(RELEASED[CORE])
     assert states_of_unmet(on(now, grouped), skip=("bias",)) == {"step": "applicable"}
 
 
-# --- what a folder of patches may say
+# --- invalid folders of patches
 
 MODULE = """
 from nfpatch.catalog import Patch
@@ -216,7 +214,7 @@ patch = Patch(
     ("patch_id", "requires", "words"),
     [("search", (), "'search'"), ("all", (), "'all'"), ("ours", (), "'ours'"), ("mine", ("nothing",), "'nothing'")],
 )
-def test_a_patch_with_the_name_of_a_group_or_without_what_it_requires_is_not_loaded(
+def test_a_patch_named_like_a_group_or_with_an_unknown_requirement_is_not_loaded(
     patch_id: str, requires: tuple[str, ...], words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "module.py").write_text(MODULE.format(id=patch_id, requires=requires))
@@ -224,7 +222,7 @@ def test_a_patch_with_the_name_of_a_group_or_without_what_it_requires_is_not_loa
         load_catalog([tmp_path])
 
 
-def test_a_group_of_the_users_own_comes_after_nfpatchs(tmp_path: Path) -> None:
+def test_groups_of_user_patches_come_after_the_shipped_ones(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text(MODULE.format(id="mine", requires=("tft-static-encoder",)))
     catalog = load_catalog([tmp_path])
     assert [*catalog.groups] == [*GROUPS, "ours"]

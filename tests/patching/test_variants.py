@@ -1,4 +1,4 @@
-"""Which variant of a patch fits a source that is not a released one, and which patches fit together."""
+"""Which variant of a patch fits a source that is not a release, and which patches fit together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from pathlib import Path
 
 import fingerprints
 import pytest
-from made_up import BIAS, CORE, GATE, NET, RELEASE, RELEASED, STEP, UNKNOWN_RELEASE, make_install, patch_of, patched
+from fake_install import (
+    BIAS,
+    CORE,
+    GATE,
+    NET,
+    RELEASE,
+    RELEASED,
+    STEP,
+    UNKNOWN_RELEASE,
+    make_install,
+    patch_of,
+    patched,
+)
 
 from nfpatch.catalog import ALREADY_FIXED, Catalog, Patch
 from nfpatch.codemod import Change, Rewrite
@@ -23,11 +35,11 @@ EDIT = b"# an edit\n"
 
 
 def net(*changes: tuple[str, str], where: str = INIT) -> dict[str, Rewrite]:
-    """A variant that makes these changes in one function."""
+    """A variant with these changes in one function."""
     return {NET: Rewrite(tuple(Change(where, old, new) for old, new in changes))}
 
 
-BIAS_ALONE, GATE_ALONE = (("self.bias = 1", "self.bias = 0"), ("self.gate = 1", "self.gate = 0"))
+BIAS_ONLY, GATE_ONLY = (("self.bias = 1", "self.bias = 0"), ("self.gate = 1", "self.gate = 0"))
 ABSENT = ("self.depth = 1", "self.depth = 0")
 
 
@@ -39,8 +51,8 @@ def catalog_of(*patches: Patch) -> Catalog:
     return Catalog(tuple(sorted(patches)), record)
 
 
-def look(tmp_path: Path, patch: Patch, version: str = RELEASE, **files: bytes) -> InstallState:
-    """An install with this catalog of one patch, in which files are as given, by `net` and `core`."""
+def inspect(tmp_path: Path, patch: Patch, version: str = RELEASE, **files: bytes) -> InstallState:
+    """The state of an install with a catalog of this patch and with these contents of `net` and `core`."""
     install = make_install(tmp_path / "site", version)
     for name, content in files.items():
         install.file({"net": NET, "core": CORE}[name]).write_bytes(content)
@@ -48,7 +60,7 @@ def look(tmp_path: Path, patch: Patch, version: str = RELEASE, **files: bytes) -
 
 
 def edited(file: str, *replaced: tuple[str, str]) -> bytes:
-    """The released file with an edit of somebody's, and with these replacements."""
+    """The released file with an edit, and with these replacements."""
     content = RELEASED[file]
     for old, new in replaced:
         assert content.count(old.encode()) == 1
@@ -59,9 +71,9 @@ def edited(file: str, *replaced: tuple[str, str]) -> bytes:
 # --- which variant
 
 
-def test_the_variant_of_the_release_is_taken_where_it_fits_though_another_does_more(tmp_path: Path) -> None:
-    both = patch_of("patch", {"==1.0": net(BIAS_ALONE), ">1.0": net(BIAS_ALONE, GATE_ALONE)})
-    found = look(tmp_path, both, net=edited(NET))
+def test_the_variant_of_the_release_is_preferred_if_it_fits(tmp_path: Path) -> None:
+    both = patch_of("patch", {"==1.0": net(BIAS_ONLY), ">1.0": net(BIAS_ONLY, GATE_ONLY)})
+    found = inspect(tmp_path, both, net=edited(NET))
     (patch,) = found.catalog.patches
     assert found.variant_of(patch).rewrites is both.variants["==1.0"]
     status = found.status_of(patch)
@@ -70,9 +82,9 @@ def test_the_variant_of_the_release_is_taken_where_it_fits_though_another_does_m
 
 
 @pytest.mark.parametrize("version", [RELEASE, UNKNOWN_RELEASE])
-def test_where_it_does_not_fit_the_one_whose_edits_contain_the_others_is_taken(version: str, tmp_path: Path) -> None:
-    more = net(BIAS_ALONE, GATE_ALONE)
-    patch = patch_of("patch", {f"=={version}": net(ABSENT), "<1.0": net(BIAS_ALONE), "==1.1": more, "==1.2": more})
+def test_if_that_does_not_fit_the_variant_whose_edits_contain_the_others_is_used(version: str, tmp_path: Path) -> None:
+    more = net(BIAS_ONLY, GATE_ONLY)
+    patch = patch_of("patch", {f"=={version}": net(ABSENT), "<1.0": net(BIAS_ONLY), "==1.1": more, "==1.2": more})
     install = make_install(tmp_path / "site", version)
     install.file(NET).write_bytes(edited(NET))
     found = inspect_install(install, Catalog((patch,), catalog_of(GATE).fingerprints))
@@ -81,9 +93,9 @@ def test_where_it_does_not_fit_the_one_whose_edits_contain_the_others_is_taken(v
     assert (status.state, status.variant_of) == ("modified", "==1.1")
 
 
-def test_variants_that_fit_and_differ_are_refused(tmp_path: Path) -> None:
-    patch = patch_of("patch", {"<1.0": net(BIAS_ALONE), ">1.0": net(GATE_ALONE)}, "==1.0")
-    found = look(tmp_path, patch, net=edited(NET))
+def test_several_fitting_variants_with_different_edits_are_refused(tmp_path: Path) -> None:
+    patch = patch_of("patch", {"<1.0": net(BIAS_ONLY), ">1.0": net(GATE_ONLY)}, "==1.0")
+    found = inspect(tmp_path, patch, net=edited(NET))
     status = found.status_of(patch)
     assert status.state == "modified"
     with pytest.raises(Refused, match=r"<1\.0, >1\.0"):
@@ -91,7 +103,7 @@ def test_variants_that_fit_and_differ_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_variant_fits_only_with_all_of_its_files(tmp_path: Path) -> None:
-    found = look(tmp_path, GATE, net=edited(NET), core=edited(CORE, ("self.gate = 1", "self.gate = 3")))
+    found = inspect(tmp_path, GATE, net=edited(NET), core=edited(CORE, ("self.gate = 1", "self.gate = 3")))
     status = found.status_of(GATE)
     assert status.state == "modified"
     assert status.variant_of == ""
@@ -99,12 +111,12 @@ def test_a_variant_fits_only_with_all_of_its_files(tmp_path: Path) -> None:
     assert CORE in status.reason
 
 
-def test_a_patch_that_the_release_does_not_need_is_needed_where_its_code_stands(tmp_path: Path) -> None:
+def test_a_patch_is_needed_if_its_code_is_there_whatever_the_release(tmp_path: Path) -> None:
     patch = patch_of("patch", {">1.0": net(ABSENT)}, "<=1.0")
-    assert look(tmp_path / "as released", patch).status_of(patch).state == "not-needed"
-    found = look(tmp_path / "edited", patch, net=edited(NET))
+    assert inspect(tmp_path / "as released", patch).status_of(patch).state == "not-needed"
+    found = inspect(tmp_path / "edited", patch, net=edited(NET))
     assert (found.status_of(patch).state, found.status_of(patch).reason) == ("not-needed", "fixed upstream")
-    found = look(tmp_path / "with its code", patch, net=edited(NET, ("self.size = 2", "self.depth = 1")))
+    found = inspect(tmp_path / "with its code", patch, net=edited(NET, ("self.size = 2", "self.depth = 1")))
     assert (found.status_of(patch).state, found.status_of(patch).variant_of) == ("modified", ">1.0")
 
 
@@ -113,42 +125,42 @@ def test_a_patch_that_the_release_does_not_need_is_needed_where_its_code_stands(
     [("!=1.0", "unknown-release"), ("", "not-needed")],
     ids=["the next needs it", "none needs it"],
 )
-def test_between_releases_of_which_none_needs_a_patch_it_is_not_needed(
+def test_a_patch_is_not_needed_between_two_releases_that_do_not_need_it(
     unaffected: str, state: str, tmp_path: Path
 ) -> None:
     specifier = "==1.0" if unaffected else ">2.0"
-    patch = patch_of("patch", {specifier: net(BIAS_ALONE)}, unaffected or "<=2.0")
-    found = look(tmp_path, patch, "0.9", net=edited(NET, ("self.bias = 1", "self.bias = 3")))
+    patch = patch_of("patch", {specifier: net(BIAS_ONLY)}, unaffected or "<=2.0")
+    found = inspect(tmp_path, patch, "0.9", net=edited(NET, ("self.bias = 1", "self.bias = 3")))
     assert found.status_of(patch).state == state
 
 
-# --- what is fixed
+# --- code that is fixed
 
 
-def test_a_source_that_has_the_fixed_form_needs_no_patch(tmp_path: Path) -> None:
+def test_a_source_with_the_fixed_code_needs_no_patch(tmp_path: Path) -> None:
     for version in (RELEASE, UNKNOWN_RELEASE):
-        found = look(tmp_path / version, BIAS, version, net=edited(NET, BIAS_ALONE))
+        found = inspect(tmp_path / version, BIAS, version, net=edited(NET, BIAS_ONLY))
         status = found.status_of(BIAS)
         assert (status.state, status.reason) == ("not-needed", ALREADY_FIXED)
 
 
-def test_the_form_of_upstreams_own_fix_is_known_though_the_old_code_stands_there_too(tmp_path: Path) -> None:
+def test_upstreams_fix_is_recognized_even_if_the_old_code_is_there_too(tmp_path: Path) -> None:
     form = {NET: Rewrite((Change(INIT, old="self.depth = 1"),))}
     patch = BIAS._replace(unaffected_code={ALREADY_FIXED: form})
-    assert look(tmp_path / "released", patch).status_of(patch).state == "applicable"
-    assert look(tmp_path / "edited", patch, net=edited(NET)).status_of(patch).state == "modified"
-    found = look(tmp_path / "fixed", patch, net=edited(NET, ("self.size = 2", "self.depth = 1")))
+    assert inspect(tmp_path / "released", patch).status_of(patch).state == "applicable"
+    assert inspect(tmp_path / "edited", patch, net=edited(NET)).status_of(patch).state == "modified"
+    found = inspect(tmp_path / "fixed", patch, net=edited(NET, ("self.size = 2", "self.depth = 1")))
     assert (found.status_of(patch).state, found.status_of(patch).reason) == ("not-needed", ALREADY_FIXED)
 
 
-def test_a_model_that_a_source_does_not_have_needs_no_patch(tmp_path: Path) -> None:
-    found = look(tmp_path, BIAS, UNKNOWN_RELEASE)
+def test_a_missing_model_needs_no_patch(tmp_path: Path) -> None:
+    found = inspect(tmp_path, BIAS, UNKNOWN_RELEASE)
     found.install.file(NET).unlink()
     assert inspect_install(found.install, found.catalog).status_of(BIAS).state == "not-needed"
 
 
-def test_what_upstream_wrote_as_the_patch_does_is_not_taken_for_a_patch_in_a_commit(tmp_path: Path) -> None:
-    found = look(tmp_path, BIAS, net=patched(NET, "bias"))
+def test_upstream_code_equal_to_a_patch_is_not_an_applied_patch(tmp_path: Path) -> None:
+    found = inspect(tmp_path, BIAS, net=patched(NET, "bias"))
     assert found.status_of(BIAS).state == "applied"
     assert found.install.dist_info is not None
     origin = {"url": "https://example.com/x", "vcs_info": {"vcs": "git", "commit_id": "1" * 40}}
@@ -158,18 +170,18 @@ def test_what_upstream_wrote_as_the_patch_does_is_not_taken_for_a_patch_in_a_com
     assert revert(now.install, now.catalog, ()).changed == ()
 
 
-# --- what fits together
+# --- patches that fit together
 
 
 @pytest.fixture
 def git_like(install: Install, catalog: Catalog) -> InstallState:
-    """An install in which one file has an edit, and another has not the code that two patches look for."""
+    """An install with one edited file, and one that lacks the code that two patches expect."""
     install.file(NET).write_bytes(edited(NET))
     install.file(CORE).write_bytes(edited(CORE, ("self.gate = 1", "self.gate = 3")))
     return inspect_install(install, catalog)
 
 
-def test_each_patch_fits_for_itself_and_is_applied_as_a_whole(git_like: InstallState) -> None:
+def test_each_patch_fits_independently_and_is_applied_as_a_whole(git_like: InstallState) -> None:
     fit = plan_partial(git_like, (BIAS, GATE, STEP), allow_modified=True)
     assert fit.patches == (BIAS, STEP)
     assert fit.left_out.keys() == {"gate"}
@@ -184,7 +196,7 @@ def test_each_patch_fits_for_itself_and_is_applied_as_a_whole(git_like: InstallS
     assert inspect_install(now.install, now.catalog).contents == git_like.contents
 
 
-def test_what_requires_a_patch_that_does_not_fit_is_left_out_too(git_like: InstallState) -> None:
+def test_patches_that_require_an_unfitting_patch_are_left_out(git_like: InstallState) -> None:
     requiring = BIAS._replace(requires=("gate",))
     patches = tuple(requiring if patch is BIAS else patch for patch in git_like.catalog.patches)
     found = inspect_install(git_like.install, Catalog(patches, git_like.catalog.fingerprints))
@@ -201,7 +213,7 @@ def test_of_two_patches_of_the_same_statement_the_first_is_applied(tmp_path: Pat
     assert plan_partial(found, (BIAS, twin), allow_modified=True).patches == (BIAS,)
 
 
-def test_without_it_nothing_is_applied_and_the_refusal_knows_what_would_be(git_like: InstallState) -> None:
+def test_without_keep_going_nothing_is_applied_and_the_error_lists_what_would_fit(git_like: InstallState) -> None:
     for options in ({}, {"allow_modified": True}):
         with pytest.raises(PartlyRefused) as refused:
             apply(git_like.install, git_like.catalog, (BIAS, GATE), **options)
@@ -210,13 +222,13 @@ def test_without_it_nothing_is_applied_and_the_refusal_knows_what_would_be(git_l
     assert inspect_install(git_like.install, git_like.catalog).contents == git_like.contents
 
 
-def test_keep_going_is_no_consent_to_files_that_are_modified(git_like: InstallState) -> None:
+def test_keep_going_does_not_allow_modified_files(git_like: InstallState) -> None:
     outcome = apply(git_like.install, git_like.catalog, (BIAS, GATE), keep_going=True)
     assert outcome.changed == ()
     assert outcome.left_out.keys() == {"bias", "gate"}
 
 
-def test_another_patch_of_a_file_is_written_by_the_same_variants(git_like: InstallState) -> None:
+def test_a_later_patch_of_a_file_keeps_the_variants_of_the_earlier(git_like: InstallState) -> None:
     install, catalog = git_like.install, git_like.catalog
     apply(install, catalog, (BIAS,), allow_modified=True)
     own = next(patch for patch in catalog.patches if patch.id == "own")

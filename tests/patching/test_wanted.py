@@ -1,4 +1,4 @@
-"""Which files are to carry which patches, by what a command names and what the install has."""
+"""Which patches each file is to have, by the command and the state of the install."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from made_up import (
+from fake_install import (
     BIAS,
     CORE,
     GATE,
@@ -17,8 +17,8 @@ from made_up import (
     RELEASED,
     STEP,
     UNKNOWN_RELEASE,
+    apply_sets,
     make_install,
-    moved,
     patched,
 )
 
@@ -43,7 +43,7 @@ def refusal_of_apply(found: InstallState, *patches: Patch, **options: bool) -> s
 
 
 def without(found: InstallState, file: str, statement: str) -> InstallState:
-    """The install after somebody has rewritten a statement of a file."""
+    """The install after a statement of a file was rewritten."""
     path = found.install.file(file)
     path.write_bytes(path.read_bytes().replace(statement.encode(), b"self.other = 3"))
     return inspect_install(found.install, found.catalog)
@@ -51,7 +51,7 @@ def without(found: InstallState, file: str, statement: str) -> InstallState:
 
 @pytest.fixture
 def unknown(tmp_path: Path, catalog: Catalog) -> InstallState:
-    """An install of a release that is not on record."""
+    """An install of an unknown release."""
     return inspect_install(make_install(tmp_path / "unknown", UNKNOWN_RELEASE), catalog)
 
 
@@ -72,28 +72,28 @@ def unknown(tmp_path: Path, catalog: Catalog) -> InstallState:
         (files(net="bias"), (BIAS,), {}),
     ],
     ids=[
-        *("one", "two in the same file", "one that is needed beside one that is not", "none that is needed"),
-        *("by name only", "one beside one that is there", "by name only beside another", "half of one", "all there"),
+        *("one", "two in the same file", "a needed and an unneeded one", "an unneeded one"),
+        *("opt-in", "one more", "opt-in and an applied one", "half of one", "an applied one"),
     ],
 )
-def test_apply_adds_what_is_needed_to_what_a_file_carries(
+def test_apply_adds_needed_patches_to_those_of_a_file(
     carried: Wanted, patches: tuple[Patch, ...], wanted: Wanted, found: InstallState
 ) -> None:
-    assert plan_apply(moved(found, carried), patches) == wanted
+    assert plan_apply(apply_sets(found, carried), patches) == wanted
 
 
-def test_apply_to_a_file_that_is_not_the_released_one_needs_consent(found: InstallState) -> None:
+def test_apply_to_a_modified_file_needs_allow_modified(found: InstallState) -> None:
     path = found.install.file(NET)
     path.write_bytes(RELEASED[NET] + b"# an edit\n")
     now = inspect_install(found.install, found.catalog)
-    words = refusal_of_apply(now, BIAS)
-    assert str(path) in words
-    assert "--allow-modified" in words
+    message = refusal_of_apply(now, BIAS)
+    assert str(path) in message
+    assert "--allow-modified" in message
     assert plan_apply(now, (BIAS,), allow_modified=True) == files(net="bias")
 
 
-def test_what_was_changed_after_a_patch_is_judged_where_force_is_known(found: InstallState) -> None:
-    found = moved(found, files(net="bias"))
+def test_plan_apply_does_not_refuse_files_edited_after_apply(found: InstallState) -> None:
+    found = apply_sets(found, files(net="bias"))
     found.install.file(NET).write_bytes(b"edited")
     assert plan_apply(inspect_install(found.install, found.catalog), (BIAS,)) == files(net="bias")
 
@@ -104,24 +104,24 @@ def test_a_file_that_was_patched_elsewhere_counts_as_applied(found: InstallState
 
 
 @pytest.mark.parametrize("patches", [(GATE,), (BIAS,), (BIAS, GATE)], ids=["claimed", "not claimed", "both"])
-def test_in_an_unknown_release_the_code_decides_and_consent_is_needed(
+def test_in_an_unknown_release_fitting_patches_need_allow_modified(
     patches: tuple[Patch, ...], unknown: InstallState
 ) -> None:
-    words = refusal_of_apply(unknown, *patches)
-    assert f"neuralforecast {UNKNOWN_RELEASE}" in words
-    assert "--allow-modified --prove" in words
+    message = refusal_of_apply(unknown, *patches)
+    assert f"neuralforecast {UNKNOWN_RELEASE}" in message
+    assert "--allow-modified --prove" in message
     expected = {"net": " ".join(patch.id for patch in patches), **({"core": "gate"} if GATE in patches else {})}
     assert plan_apply(unknown, patches, allow_modified=True) == files(**expected)
 
 
-def test_in_an_unknown_release_what_neither_fits_nor_claims_it_is_left_out(unknown: InstallState) -> None:
+def test_in_an_unknown_release_patches_that_neither_fit_nor_claim_it_are_left_out(unknown: InstallState) -> None:
     now = without(unknown, NET, "self.bias = 1")
     assert now.status_of(BIAS).state == "unknown-release"
     assert "self.bias = 1" in refusal_of_apply(now, BIAS, allow_modified=True)
     assert plan_apply(now, (BIAS, GATE), allow_modified=True) == files(net="gate", core="gate")
 
 
-def test_what_claims_an_unknown_release_and_does_not_fit_is_refused(unknown: InstallState) -> None:
+def test_a_patch_that_claims_an_unknown_release_but_does_not_fit_is_refused(unknown: InstallState) -> None:
     now = without(unknown, CORE, "self.gate = 1")
     assert now.status_of(GATE).state == "unknown-release"
     assert "self.gate = 1" in refusal_of_apply(now, BIAS, GATE, allow_modified=True)
@@ -139,14 +139,16 @@ def test_what_claims_an_unknown_release_and_does_not_fit_is_refused(unknown: Ins
         ((BIAS, GATE), files(net="", core="")),
         ((STEP,), {}),
     ],
-    ids=["all", "one", "one of two files", "every one", "one that is not there"],
+    ids=["all", "one", "one of two files", "every one", "one that is not applied"],
 )
-def test_revert_leaves_what_is_not_named(patches: tuple[Patch, ...], wanted: Wanted, found: InstallState) -> None:
-    assert plan_revert(moved(found, files(net="bias gate", core="gate")), patches) == wanted
+def test_revert_keeps_patches_that_are_not_named(
+    patches: tuple[Patch, ...], wanted: Wanted, found: InstallState
+) -> None:
+    assert plan_revert(apply_sets(found, files(net="bias gate", core="gate")), patches) == wanted
 
 
 @pytest.mark.parametrize("patches", [(), (GATE, STEP)], ids=["all", "by name"])
-def test_a_patch_whose_original_is_not_kept_cannot_be_reverted(patches: tuple[Patch, ...], found: InstallState) -> None:
+def test_a_patch_without_a_kept_original_cannot_be_reverted(patches: tuple[Patch, ...], found: InstallState) -> None:
     found.install.file(CORE).write_bytes(patched(CORE, "gate", "step"))
     now = inspect_install(found.install, found.catalog)
     with pytest.raises(Refused) as refused:
@@ -156,14 +158,14 @@ def test_a_patch_whose_original_is_not_kept_cannot_be_reverted(patches: tuple[Pa
     assert plan_revert(now, (BIAS,)) == {}
 
 
-# --- a ledger that cannot be trusted ---
+# --- an invalid ledger ---
 
 
 @pytest.mark.parametrize("wanted_by", [plan_apply, plan_revert])
-def test_a_ledger_that_cannot_be_trusted_stops_both(
+def test_an_invalid_ledger_blocks_both(
     wanted_by: Callable[[InstallState, Sequence[Patch]], Wanted], found: InstallState
 ) -> None:
-    ledger = moved(found, files(net="bias")).install.file(LEDGER)
+    ledger = apply_sets(found, files(net="bias")).install.file(LEDGER)
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "neuralforecast": "0.9"}))
     now = inspect_install(found.install, found.catalog)
     with pytest.raises(Refused) as refused:

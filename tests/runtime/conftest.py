@@ -1,4 +1,4 @@
-"""Tests of the runtime modules, run by an interpreter that has torch and Lightning; another one collects none."""
+"""Tests of the runtime modules. They require torch and Lightning; other interpreters collect none of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search whose processes Lightning starts: `python launching.py OUT`; each process writes OUT/rank-N.json."""
+"""A search for which Lightning starts the processes: `python launching.py OUT`; each process writes OUT/rank-N.json."""
 
 from __future__ import annotations
 

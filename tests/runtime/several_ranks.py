@@ -1,4 +1,4 @@
-"""Ranks for the tests of runtime modules: threads that share a store, and real processes where a collective is called.
+"""Ranks for the tests of runtime modules: threads that share a store, or processes if a collective is called.
 
 Used as `run_in_threads(2, function)`, where each thread calls `function(group)` with its own RankGroup.
 """
@@ -20,7 +20,7 @@ TIMEOUT = timedelta(seconds=60)
 
 
 def run_in_threads(world_size: int, function: Callable[[RankGroup], Any]) -> list[Any]:
-    """What `function` returns or raises on each rank, the ranks being threads on one HashStore."""
+    """The result or exception of `function` on each rank, where ranks are threads with one HashStore."""
     store = dist.HashStore()
     store.set_timeout(TIMEOUT)
     with ThreadPoolExecutor(world_size) as ranks:
@@ -29,9 +29,9 @@ def run_in_threads(world_size: int, function: Callable[[RankGroup], Any]) -> lis
 
 
 def run_in_processes(world_size: int, function: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
-    """What `function(*arguments)` returns on each rank, the ranks being processes of one gloo process group.
+    """The result of `function(*arguments)` on each rank, where ranks are processes of one gloo process group.
 
-    `function` and its arguments are pickled, and so is what it returns; `folder` is an empty one.
+    `function`, its arguments and its result are pickled; `folder` must be empty.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "pytorch_lightning"])  # imported once for all tests

@@ -59,19 +59,19 @@ def test_the_training_loss_is_reduced_where_it_is_monitored(
 
 
 class OldTrainer:
-    """The arguments of `Trainer` in Lightning 1.6 that matter here."""
+    """The relevant arguments of Lightning 1.6's `Trainer`."""
 
     def __init__(self, num_nodes=1, num_processes=None, devices=None, gpus=None, strategy=None):
         pass
 
 
-def test_names_and_defaults_of_lightning_1(monkeypatch):
+def test_attribute_names_and_defaults_of_lightning_1(monkeypatch):
     monkeypatch.setattr(compat.pl, "Trainer", OldTrainer)
     assert compat.former_device_arguments() == ("num_processes", "gpus")
     assert compat.default_strategy() is None
 
 
-def test_names_and_defaults_of_the_installed_lightning():
+def test_attribute_names_and_defaults_of_the_installed_lightning():
     is_old = int(pl.__version__.split(".")[0]) < 2
     assert compat.former_device_arguments() == (("num_processes", "gpus") if is_old else ())
     assert compat.default_strategy() == (None if is_old else "auto")

@@ -27,14 +27,14 @@ def digest(model=None, data=None, *options):
     return compute_digest([model or Model()], [data or dataset()], *options)
 
 
-def test_the_digest_is_of_values():
+def test_the_digest_depends_on_values():
     assert digest() == digest()
     same = [
-        digest(Model().eval()),  # the mode that an error in a prediction leaves
-        digest(Model(x_scale=torch.rand(3))),  # what the last batch of a training has left
+        digest(Model().eval()),  # the mode after an error in a prediction
+        digest(Model(x_scale=torch.rand(3))),  # as after the last batch of a training
         digest(Model(trainer_kwargs={"devices": 4}, train_trajectories=[(0, 1.0)])),
         digest(Model(_hidden=1)),
-        digest(Model(explanations=None)),  # which a first prediction sets, unless it fails
+        digest(Model(explanations=None)),  # which the first successful prediction sets
     ]
     assert {digest()} == set(same)
     layers = Model()
@@ -71,11 +71,11 @@ def test_files_are_compared_by_their_names_and_sizes(tmp_path):
     assert of_files("abc") == of_files("xyz")
 
 
-def test_what_has_no_values_cannot_be_compared():
+def test_objects_without_values_cannot_be_compared():
     assert digest(None, dataset(lock=object())) == ""
     assert digest(None, None, object()) == ""
 
 
-def test_options_are_plain_public_and_not_of_a_rank():
+def test_options_are_plain_public_and_not_rank_local():
     instance = SimpleNamespace(h=1, _h=1, names=("a", ["b"]), object=object(), of={"a": object()}, trainer_kwargs={})
     assert plain_options(instance) == {"h": 1, "names": ("a", ["b"])}

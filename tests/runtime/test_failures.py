@@ -24,7 +24,7 @@ class FSDPStrategy:
 
 
 class Model(torch.nn.Module):
-    """A model whose training step fails in the steps that are named, and the trainer that it is attached to."""
+    """A model whose training step raises in the given steps, and its trainer."""
 
     def __init__(self, fails_in: tuple[int, ...] = (), strategy: object = None, max_steps: int = 4) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Model(torch.nn.Module):
 
 
 def fit(model: Model, group: RankGroup) -> list[int]:
-    """Train as Lightning does with the hooks, the gradients being reduced by all ranks; the steps that were done."""
+    """Train as Lightning does with the hooks, and reduce gradients over all ranks; the finished steps."""
     trainer, done = model.trainer, []
     while not trainer.fit_loop.done:
         failures.guard_training_step(model, group)
@@ -70,7 +70,7 @@ def fit(model: Model, group: RankGroup) -> list[int]:
 
 
 def reduce_gradients(model: Model, group: RankGroup, loss: torch.Tensor) -> None:
-    """The backward pass, and a barrier of all ranks: the one rank hangs here where the other does not come."""
+    """The backward pass and a barrier of all ranks, at which a rank hangs if another does not arrive."""
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in model.layer.parameters())
     barrier = group.prefixed("reduce").next_call("step")
@@ -83,7 +83,7 @@ def fit_models(*models: Model) -> Callable[[RankGroup], list[int]]:
     return lambda group: fit(models[group.rank], group)
 
 
-def test_a_training_without_an_error_is_what_it_was() -> None:
+def test_a_training_without_an_error_is_unchanged() -> None:
     models = [Model(), Model()]
     assert run_in_threads(2, fit_models(*models)) == [[0, 1, 2, 3]] * 2
     assert not any(model.logged for model in models)
@@ -95,7 +95,7 @@ def test_all_ranks_raise_the_error_of_one(step: int) -> None:
     models = [Model(), Model(fails_in=(step,))]
     errors = run_in_threads(2, fit_models(*models))
     assert [(type(error), str(error)) for error in errors] == [(ValueError, f"no windows in step {step}")] * 2
-    # at the end of the step after, if there is one
+    # at the end of the next step, if there is one
     assert [model.trainer.global_step for model in models] == [min(step + 2, 4)] * 2
 
 
@@ -119,7 +119,7 @@ class Unpicklable(Exception):
         super().__init__(f"{one} and {two}")
 
 
-def test_an_error_that_cannot_be_pickled_is_raised_in_its_words() -> None:
+def test_an_error_that_cannot_be_pickled_is_raised_with_its_message() -> None:
     model = Model()
     model.training_step = lambda *batch: (_ for _ in ()).throw(Unpicklable(1, 2))  # type: ignore[method-assign]
     errors = run_in_threads(2, fit_models(Model(), model))
@@ -139,7 +139,7 @@ def test_each_training_has_errors_of_its_own() -> None:
     assert run_in_threads(2, fit_twice) == [[0, 1, 2, 3]] * 2
 
 
-def test_an_epoch_that_is_not_the_last_waits_for_no_rank() -> None:
+def test_an_epoch_before_the_last_waits_for_no_rank() -> None:
     group = RankGroup(0, 2, dist.HashStore())
     failures.finish_training(Model(), group)
 
@@ -154,7 +154,7 @@ def test_the_failing_step_logs_what_other_ranks_reduce() -> None:
     assert logged["sync_dist"]
 
 
-def test_a_model_that_logs_in_another_way_is_no_other_error() -> None:
+def test_a_model_that_logs_in_another_way_raises_its_own_error() -> None:
     model = Model(fails_in=(1,))
     model.log = lambda *values, **more: 1 / 0  # type: ignore[assignment, method-assign]
     errors = run_in_threads(2, fit_models(Model(), model))
@@ -169,7 +169,7 @@ GROUP = RankGroup(0, 2, dist.HashStore())
     [(FSDPStrategy(), 2, GROUP), (DDPStrategy(), 1, GROUP), (DDPStrategy(), 2, None)],
     ids=["another strategy", "one process", "no process group"],
 )
-def test_an_error_that_makes_no_rank_hang_is_raised_as_ever(
+def test_an_error_that_makes_no_rank_hang_is_raised_unchanged(
     strategy: object, world_size: int, group: RankGroup
 ) -> None:
     model = Model(fails_in=(0,), strategy=strategy)
@@ -181,7 +181,7 @@ def test_an_error_that_makes_no_rank_hang_is_raised_as_ever(
     failures.finish_training(model, group)
 
 
-def test_a_training_step_of_the_models_own_is_put_back() -> None:
+def test_a_training_step_set_on_the_model_is_restored() -> None:
     model = Model()
     own = partial(Model.training_step, model)
     model.training_step = own  # type: ignore[method-assign]

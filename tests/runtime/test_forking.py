@@ -26,7 +26,7 @@ def trainer_with(strategy: str, devices: int = 2) -> Any:
 
 
 def write_threads(folder: Path) -> None:
-    """What a launched process has: its threads, and what Lightning and torch go by."""
+    """Write the number of threads of a launched process, and the variables that Lightning and torch read."""
     rank = os.environ["LOCAL_RANK"]
     found = [torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]]
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -38,7 +38,7 @@ def send_threads(queue: Any) -> None:
 
 @pytest.fixture
 def threads() -> Any:
-    """Two threads, whose pool is there."""
+    """Two threads of torch, whose pool has been started."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.ones(1000, 1000).sum()
@@ -90,11 +90,11 @@ def test_nothing_is_changed_where_lightning_does_not_fork(strategy: str, devices
     assert (dict(vars(launcher)) if launcher is not None else {}) == before
 
 
-def test_a_lightning_without_launchers_that_fork_is_left_alone() -> None:
+def test_a_lightning_without_forking_launchers_is_unchanged() -> None:
     forking.limit_threads(SimpleNamespace(strategy=SimpleNamespace()))
 
 
-def test_what_is_called_gets_its_arguments_and_one_thread(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_called_function_gets_its_arguments_and_one_thread(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     launcher = SimpleNamespace(_start_method="fork", _wrapping_function=lambda *given: (torch.get_num_threads(), given))
     forking.limit_threads(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))

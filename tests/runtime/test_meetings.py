@@ -14,7 +14,7 @@ from patches.runtime.ranks import RankGroup
 
 
 class Clock:
-    """A clock that only its own `sleep` moves; `arrivals` maps a time to what happens then."""
+    """A clock that only its own `sleep` advances; `arrivals` maps a time to a function that is called then."""
 
     def __init__(self, arrivals=None):
         self.now = 0.0
@@ -30,7 +30,7 @@ class Clock:
 
 
 class BrokenStore:
-    """The store of a process that has ended; it fails from the n-th operation on."""
+    """The store of a process that exits: it raises from the n-th operation on."""
 
     def __init__(self, store=None, n=0):
         self._store, self._left = store, n
@@ -46,7 +46,7 @@ class BrokenStore:
 
 
 class OwnStore:
-    """A store of Python, whose operations can be changed; below a prefix, as PrefixStore is."""
+    """A store in Python, whose operations can be changed, with a prefix like PrefixStore."""
 
     def __init__(self, store, prefix=meetings.NAME):
         self._store = dist.PrefixStore(prefix, store)
@@ -73,7 +73,7 @@ def keys_of(group, *keys):
 
 
 def attended(group, token, **kwargs):
-    """Whether the rank shares its call, without the warning."""
+    """Whether the rank shares its call; warnings are suppressed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return meetings.attend(group, token, **kwargs) is not None
@@ -81,7 +81,7 @@ def attended(group, token, **kwargs):
 
 @pytest.fixture(params=[2, 3])
 def shared(request, store):
-    """The call of each rank that all ranks share."""
+    """The shared call of each rank."""
     calls = run_in_threads(request.param, lambda group: meetings.attend(group, "token"))
     assert all(isinstance(call, meetings.SharedCall) for call in calls)
     return calls
@@ -98,7 +98,7 @@ def test_ranks_with_one_token_share_each_call(world_size):
     assert run_in_threads(world_size, share) == [[True] * 3] * world_size
 
 
-def test_ranks_with_several_tokens_share_nothing_and_meet_again():
+def test_ranks_with_different_tokens_share_nothing_and_later_calls_again():
     def share(group):
         tokens = ("same", "of rank 1" if group.rank == 1 else "of the others", "same again")
         return [attended(group, token) for token in tokens]
@@ -107,7 +107,7 @@ def test_ranks_with_several_tokens_share_nothing_and_meet_again():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_all_ranks_share_a_call_or_none_does_whatever_they_bring(seed):
+def test_all_ranks_share_a_call_or_none_does_for_any_tokens(seed):
     random = Random(seed)
     calls = [[random.choice(["a", "a", "a", "b", ""]) for _ in range(3)] for _ in range(40)]
     results = run_in_threads(3, lambda group: [attended(group, tokens[group.rank]) for tokens in calls])
@@ -116,7 +116,7 @@ def test_all_ranks_share_a_call_or_none_does_whatever_they_bring(seed):
     assert results == [expected] * 3
 
 
-def test_an_empty_token_waits_for_nobody(store):
+def test_an_empty_token_waits_for_no_rank(store):
     first, second = groups(store)
     clock = Clock()
     assert not attended(first, "", clock=clock)
@@ -124,7 +124,7 @@ def test_an_empty_token_waits_for_nobody(store):
     assert clock.now == 0
 
 
-def test_a_rank_that_comes_alone_waits_for_the_deadline_once(store):
+def test_a_rank_without_the_others_waits_for_the_deadline_once(store):
     first, second = groups(store)
     clock = Clock()
     with pytest.warns(UserWarning, match="on rank 1"):
@@ -137,7 +137,7 @@ def test_a_rank_that_comes_alone_waits_for_the_deadline_once(store):
     assert clock.now == waited
 
 
-def test_a_rank_may_come_until_the_deadline(store):
+def test_a_rank_may_arrive_until_the_deadline(store):
     first, second = groups(store)
     results = []
 
@@ -147,14 +147,14 @@ def test_a_rank_may_come_until_the_deadline(store):
         thread.start()
         thread.join()
 
-    # The other rank meets the token of the first one, and decides; the first one learns it at its next look
+    # The other rank finds the token of the first one, and decides; the first one sees that when it polls again
     assert attended(first, "token", clock=Clock({meetings.MEETING_SECONDS - 0.5: come}))
     assert results == [True]
 
 
 @pytest.mark.parametrize("wins", ["the deadline", "the meeting"])
-def test_who_decides_first_decides_for_all(store, monkeypatch, wins):
-    """A rank gives up just as another one finds that all have come."""
+def test_the_first_decision_holds_for_all_ranks(store, monkeypatch, wins):
+    """A rank gives up at the moment at which another one finds that all have arrived."""
     first, second = groups(store)
     name = RankGroup(0, 2, store).prefixed(meetings.NAME)
     clock = Clock()
@@ -194,7 +194,7 @@ def test_all_proposals_at_once_have_one_outcome():
             call = meetings.SharedCall(group, number, time)
             decided.append(call._propose(by_rank[(group.rank + number) % 6]))
             group.store.add(f"done/{number}", 1)
-            while group.store.add(f"done/{number}", 0) < 6:  # nobody goes on before all know
+            while group.store.add(f"done/{number}", 0) < 6:  # wait until all ranks know the outcome
                 time.sleep(0)
         return decided
 
@@ -214,7 +214,7 @@ def test_a_slow_rank_shares_the_call_before_one_in_which_the_others_differ(store
     assert meetings.SharedCall(slow, 1, Clock()).meet("token")
 
 
-def test_a_call_that_the_others_have_left_was_missed(store):
+def test_a_call_that_the_others_have_left_is_missed(store):
     first, second = groups(store)
     attended(first, "", clock=Clock())
     assert not attended(first, "token", clock=Clock())  # its second call, which rank 1 does not make in time
@@ -222,7 +222,7 @@ def test_a_call_that_the_others_have_left_was_missed(store):
     assert call._propose(meetings.SHARE) == meetings.MISSED
 
 
-def test_a_rank_that_waits_sees_that_another_computes_alone(store):
+def test_a_waiting_rank_sees_that_another_computes_by_itself(store):
     first = groups(store)[0]
     clock = Clock({1.0: lambda: store.set(f"{meetings.NAME}/alone", "1")})
     assert not attended(first, "token", clock=clock)
@@ -230,7 +230,7 @@ def test_a_rank_that_waits_sees_that_another_computes_alone(store):
 
 
 @pytest.mark.parametrize("n_operations", range(8))
-def test_without_a_store_a_rank_is_alone(store, n_operations):
+def test_without_a_store_a_rank_computes_by_itself(store, n_operations):
     group = RankGroup(0, 2, BrokenStore(OwnStore(store, "x"), n_operations))
     group = SimpleGroup(group)
     assert meetings.attend(group, "token", Clock()) is None
@@ -238,7 +238,7 @@ def test_without_a_store_a_rank_is_alone(store, n_operations):
 
 
 class SimpleGroup(RankGroup):
-    """A group whose store is of Python, which `PrefixStore` does not take."""
+    """A group with a store in Python, which `PrefixStore` does not accept."""
 
     def __init__(self, group):
         super().__init__(group.rank, group.world_size, group.store)
@@ -247,7 +247,7 @@ class SimpleGroup(RankGroup):
         return self
 
 
-# --- what ranks exchange
+# --- exchanged parts
 
 
 def test_each_rank_receives_the_parts_of_the_others(shared, monkeypatch):
@@ -288,7 +288,7 @@ def test_an_error_is_raised_where_it_happens_and_the_others_need_not_wait(shared
     assert not failing._store.check(["1/0"])
 
 
-def test_a_rank_without_a_sign_is_lost(shared):
+def test_a_rank_without_a_heartbeat_is_lost(shared):
     clock = Clock()
     shared[0]._clock, shared[0]._started = clock, 0
     shared[0]._store.add("alive/1", 3)
@@ -298,7 +298,7 @@ def test_a_rank_without_a_sign_is_lost(shared):
 
 
 @pytest.mark.parametrize("own_seconds", [0, 50])
-def test_a_rank_that_computes_is_waited_for_but_not_for_ever(shared, own_seconds):
+def test_a_computing_rank_is_waited_for_up_to_a_limit(shared, own_seconds):
     clock = Clock()
     waiting = shared[0]
     waiting._clock, waiting._started = clock, -own_seconds
@@ -318,14 +318,14 @@ def test_a_late_part_is_received(shared):
     assert not first._store.check(["1/1"])
 
 
-def test_a_part_that_nobody_needs_any_more_is_not_published(shared):
+def test_a_part_that_no_rank_needs_any_more_is_not_published(shared):
     for call in shared[1:]:
         call.decline()
     shared[0].publish(meetings.Part(["value"]))
     assert not any(shared[0]._store.check([key]) for key in ("1/0", "1/0/0", "1/0/read"))
 
 
-def test_a_rank_says_that_it_computes(shared, monkeypatch):
+def test_a_computing_rank_sends_heartbeats(shared, monkeypatch):
     monkeypatch.setattr(meetings, "BEAT_SECONDS", 0.001)
     call = shared[0]
     before = threading.active_count()
@@ -346,7 +346,7 @@ def test_without_a_store_a_part_is_lost_and_nothing_fails(shared):
     assert call.receive(1) == meetings.Part((), "lost")
 
 
-def test_what_draws_random_numbers_is_known_to_all(shared, store):
+def test_calls_that_draw_random_numbers_are_known_to_all_ranks(shared, store):
     first, second = groups(store)
     assert not meetings.has_drawn(first, "Model")
     meetings.SharedCall(first.prefixed(meetings.NAME), 1, time).mark_draws("Model")

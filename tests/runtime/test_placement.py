@@ -9,7 +9,7 @@ from patches.runtime import compat, placement
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """A machine by the number of its GPUs and the variables of a launcher; none of either at first."""
+    """Sets the number of GPUs and the variables of a launcher; none by default."""
 
     def set_up(n_gpus=0, **variables):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
@@ -64,7 +64,7 @@ def test_each_process_predicts_on_one_cpu(lightning_2, trainer_kwargs):
     assert placement.single_device_changes(trainer_kwargs) == {"devices": 1, **ONE_NODE}
 
 
-def test_the_other_arguments_stay(lightning_2):
+def test_other_arguments_are_kept(lightning_2):
     trainer_kwargs = {"devices": 2, "strategy": "ddp", "max_steps": 3}
     before = dict(trainer_kwargs)
     assert placement.single_device_kwargs(trainer_kwargs) == {"devices": 1, "max_steps": 3, **ONE_NODE}
@@ -100,7 +100,7 @@ def test_no_device_on_each_of_several_machines(machine, lightning_2):
 
 
 @pytest.mark.parametrize("name", ["devices", "num_processes", "gpus"])
-def test_the_old_names_win_over_devices(machine, lightning_1, name):
+def test_the_old_names_have_precedence_over_devices(machine, lightning_1, name):
     expected = {"num_processes": None, "gpus": None, "devices": 1, "strategy": None, "num_nodes": 1}
     assert placement.single_device_changes({name: 2}) == expected
     assert placement.single_device_changes({name: 1}) == {}
@@ -116,7 +116,7 @@ def loaded_model(**trainer_kwargs):
     ("requested", "clamped"),
     [(4, 2), ("4", 2), ([0, 1, 2, 3], [0, 1]), ([1, 2], [1]), ([2, 3], [0]), ((2, 3), [0]), ("1,2", [1]), ("3,", [0])],
 )
-def test_a_loaded_model_trains_on_the_gpus_that_there_are(machine, requested, clamped):
+def test_a_loaded_model_trains_on_the_available_gpus(machine, requested, clamped):
     machine(2)
     model = loaded_model(devices=requested, accelerator="gpu", max_steps=3)
     with pytest.warns(UserWarning, match="devices="):
@@ -138,7 +138,7 @@ def test_a_loaded_model_trains_on_the_gpus_that_there_are(machine, requested, cl
         (2, {}),
     ],
 )
-def test_a_loaded_model_keeps_devices_that_there_are(machine, recwarn, n_gpus, trainer_kwargs):
+def test_a_loaded_model_keeps_available_devices(machine, recwarn, n_gpus, trainer_kwargs):
     machine(n_gpus)
     model = loaded_model(**trainer_kwargs)
     placement.clamp_devices([model])
@@ -176,7 +176,7 @@ def test_the_model_of_hint(machine):
 
 
 def test_layers_that_are_called_model(machine):
-    """TimesNet has a list of these, PatchTST its backbone."""
+    """In TimesNet it is a list of layers, in PatchTST the backbone."""
     machine(1)
     model = loaded_model(devices=4)
     model.model = torch.nn.ModuleList()

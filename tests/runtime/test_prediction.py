@@ -14,7 +14,7 @@ from patches.runtime.ranks import current_group
 
 
 class Series(Dataset):
-    """A data set as neuralforecast has it: values that are compared between ranks."""
+    """A dataset with the values that are compared between ranks, as in neuralforecast."""
 
     def __init__(self, values):
         self.temporal = torch.as_tensor(values, dtype=torch.float32)
@@ -41,7 +41,7 @@ class Data(pl.LightningDataModule):
 
 
 class Model(pl.LightningModule):
-    """Predicts by the whole batch, so that a batch of other series gives other values."""
+    """Predicts from the whole batch, so that a batch of different series gives different values."""
 
     def __init__(self, factor=2.0, devices=2):
         super().__init__()
@@ -66,7 +66,7 @@ class DrawingModel(Model):
 
 
 class MockTrainer:
-    """What a trainer of one device does, in a thread: no generator but the model's own is used."""
+    """A trainer of one device for use in a thread: only the model's own generator is used."""
 
     world_size, limit_predict_batches, precision = 1, 1.0, 32
 
@@ -90,7 +90,7 @@ VALUES = torch.arange(22.0).reshape(11, 2).sin() * 1e4
 
 
 def reference(values=VALUES, factor=2.0, **kwargs):
-    """What one process predicts."""
+    """The predictions of one process."""
     return MockTrainer().predict(Model(factor), Data(Series(values), **kwargs))
 
 
@@ -104,13 +104,13 @@ def n_seen(model):
 
 @pytest.fixture(autouse=True)
 def short_deadlines(monkeypatch):
-    """Ranks are threads of one machine here: one that has not come after these does not come."""
+    """Short deadlines, which suffice for ranks that are threads of one machine."""
     monkeypatch.setattr(meetings, "LOST_SECONDS", 0.3)
     monkeypatch.setattr(meetings, "PATIENCE_SECONDS", 5.0)
 
 
 def in_ranks(world_size, make, n_calls=1):
-    """The outputs of each rank's last call and the number of batches that its models have seen, or its error."""
+    """The outputs of each rank's last call and the number of batches that its models have predicted, or its error."""
 
     def rank(group):
         for _ in range(n_calls):
@@ -155,7 +155,7 @@ def changed_values(rank):
                                    Data(Series(VALUES))), id="loss"),
     ],
 )  # fmt: skip
-def test_ranks_that_predict_something_else_predict_by_themselves(make):
+def test_ranks_that_predict_different_data_predict_by_themselves(make):
     results = in_ranks(2, lambda group: make(group.rank))
     for rank, (outputs, n) in enumerate(results):
         model, data = make(rank)
@@ -170,13 +170,13 @@ def vary(instance, **attributes):
     return instance
 
 
-def test_a_rank_alone_predicts_all(monkeypatch):
+def test_a_single_rank_predicts_all(monkeypatch):
     monkeypatch.setattr(meetings, "MEETING_SECONDS", 0.0)
 
     def rank(group):
         if group.rank > 0:
             return None
-        with pytest.warns(UserWarning, match="Rank 0 predicts alone"):
+        with pytest.warns(UserWarning, match=r"^Rank 0\b"):
             return prediction.predict(MockTrainer(), Model(), Data(Series(VALUES)), group)
 
     assert is_same(run_in_threads(2, rank)[0], reference())
@@ -209,7 +209,7 @@ def test_an_error_in_a_batch_is_raised_on_every_rank():
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_the_others_predict_the_batches_of_a_rank_that_ends(monkeypatch, world_size):
-    """Rank 1 agrees, and then neither publishes anything nor says that it computes."""
+    """Rank 1 agrees to share, and then publishes nothing and sends no heartbeat."""
 
     monkeypatch.setattr(prediction, "compute_digest", lambda *_: "token")
 
@@ -245,7 +245,7 @@ def test_a_store_that_ends_leaves_the_batches_to_each_rank(monkeypatch):
         pytest.param(lambda: (MockTrainer(), Model(devices=1), Data(Series(VALUES))), id="one device"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_shared_is_predicted_by_each_rank_without_a_meeting(make):
+def test_predictions_that_cannot_be_shared_are_made_by_each_rank_without_waiting(make):
     def rank(group):
         trainer, model, data = make()
         prediction.predict(trainer, model, data, group)
@@ -276,7 +276,7 @@ class HookedModel(Model):
         pass
 
 
-def test_callbacks_that_see_no_prediction_do_not_hinder():
+def test_callbacks_without_prediction_hooks_do_not_prevent_sharing():
     trainer = MockTrainer(pl.callbacks.EarlyStopping("x"), pl.callbacks.TQDMProgressBar())
     assert len(prediction._list_batches(trainer, Model(), Data(Series(VALUES)))) == 6
 
@@ -328,7 +328,7 @@ SERIES = [VALUES[:number] for number in range(1, 8)]
 
 
 def predict_series(group, model, step_size=1, datasets=None):
-    """What `predict_insample` does: it predicts each series by itself. Returns the results of all."""
+    """Predict each series by itself, as `predict_insample` does; the results of all."""
     results = []
     datasets = datasets or [Series(values) for values in SERIES]
     for _, dataset in prediction.share_series([model], datasets, results, step_size, group=group):
@@ -341,7 +341,7 @@ def reference_of_series():
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])
-def test_ranks_share_the_series_in_one_meeting(world_size):
+def test_ranks_share_the_series_in_one_call(world_size):
     def rank(group):
         outcomes, datasets = [], [Series(values) for values in SERIES]
         for _ in range(2):  # 3.0.0 has a loop for each model, over the same data sets
@@ -356,7 +356,7 @@ def test_ranks_share_the_series_in_one_meeting(world_size):
         assert outcomes == [(True, n, 1), (True, n, 2)]
 
 
-def test_a_model_that_another_one_has_is_the_one_that_predicts():
+def test_the_inner_model_of_hint_is_the_one_that_predicts():
     def rank(group):
         model, results = Model(), []
         datasets = [Series(values) for values in SERIES]
@@ -438,7 +438,7 @@ def test_random_states_are_compared_and_restored():
         assert draw() == value
 
 
-def test_the_state_of_the_gpu_counts(monkeypatch):
+def test_the_random_state_of_the_gpu_counts(monkeypatch):
     state = [torch.zeros(3)]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: state[0])
@@ -453,11 +453,11 @@ def test_the_state_of_the_gpu_counts(monkeypatch):
     assert torch.equal(state[0], torch.zeros(3))
 
 
-# --- by Lightning itself
+# --- with Lightning itself
 
 
 def predict_by_lightning(model_class):
-    """The outputs of a real trainer on this rank, how many batches it has seen, and what is drawn afterwards."""
+    """The outputs of a real trainer on this rank, its number of batches, and a random number drawn afterwards."""
     torch.manual_seed(1)
     np.random.seed(1)
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,

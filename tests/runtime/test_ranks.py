@@ -20,7 +20,7 @@ from patches.runtime.ranks import (
 )
 
 
-def test_a_value_of_one_rank_is_received_by_all() -> None:
+def test_a_value_published_by_one_rank_is_received_by_all() -> None:
     def exchange(group: RankGroup) -> object:
         if group.rank == 1:
             group.publish("shape", {"of": (1, 2)})
@@ -100,7 +100,7 @@ def test_a_trainer_of_one_process_has_no_group() -> None:
     assert group_of_trainer(SimpleNamespace(world_size=2)) is None
 
 
-def test_one_process_computes_with_the_tensor_itself() -> None:
+def test_one_process_uses_the_tensor_itself() -> None:
     tensor = torch.ones(1)
     assert with_zero_gradient(tensor, torch.ones(1, requires_grad=True)) is tensor
 

@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Model(pl.LightningModule):
-    """A model of neuralforecast, as far as the functions look at it."""
+    """The attributes of a model that the functions read."""
 
     MULTIVARIATE = False
     windows_batch_size = 4
@@ -37,7 +37,7 @@ def model_on(rank: int, world_size: int, n_series: Optional[int] = 1, of: Callab
 
 
 def draw_on_each_rank(draw: Callable[[Model], Any], models: list[Model]) -> list[Any]:
-    """What the ranks draw, which all have the same random state."""
+    """The draws of ranks that all have the same random state."""
     drawn = []
     for model in models:
         np.random.seed(1)
@@ -147,7 +147,7 @@ class OwnBatches(BatchSampler):
 
 SHARE = DistributedSampler(list(range(8)), num_replicas=2, rank=1)  # type: ignore[arg-type]
 EVERYTHING = DistributedSampler(list(range(8)), num_replicas=1, rank=0)  # type: ignore[arg-type]
-# By what the ranks of a training have as a loader: whether all have the same series, of which there are enough.
+# The loader of the ranks -> whether all ranks have the same series, and enough of them.
 LOADERS = {
     "in order": (loader_of(), True),
     "shuffled": (loader_of(shuffle=True), True),

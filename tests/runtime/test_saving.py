@@ -27,14 +27,14 @@ Save = Callable[..., bool]
 
 
 class Forecaster:
-    """Saves as NeuralForecast does: by the hook, or else itself, which `calls` records."""
+    """Saves as NeuralForecast does: with the hook, or else itself, which `calls` records."""
 
     def __init__(self, group: Optional[RankGroup], files: dict[str, bytes], save: Save, weight: float = 0.0) -> None:
         self.group, self.files, self.save_by_hook = group, files, save
         layer = torch.nn.Linear(1, 1)
         torch.nn.init.constant_(layer.weight, weight)
         torch.nn.init.zeros_(layer.bias)
-        # HINT is no module, and has one
+        # HINT is not a module, and has one
         self.models: list[Any] = [SimpleNamespace(model=layer), torch.nn.BatchNorm1d(1)]
         names = np.array(["a", "b"], dtype=object)
         self.dataset = SimpleNamespace(temporal=torch.ones(2, 2), indptr=np.array([0, 1, 2]), names=names)
@@ -59,7 +59,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @TWO_AND_THREE
-def test_every_rank_has_the_whole_model_after_its_own_save(world_size: int, tmp_path: Path) -> None:
+def test_every_rank_has_the_complete_model_after_its_own_save(world_size: int, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "model"
 
     def run(group: RankGroup) -> Any:
@@ -89,7 +89,7 @@ class Waiting:
 
 
 class Writer(Forecaster):
-    """Writes once so many other ranks wait for it; `write` is what it does then, instead of writing."""
+    """Writes when this number of other ranks are waiting; `write` is called instead of writing, if given."""
 
     def __init__(self, group: RankGroup, waiting: Waiting, n_waiting: int, write: Callable[[], None]) -> None:
         super().__init__(group, FILES, saving.save_from_all_ranks)
@@ -108,7 +108,7 @@ class Writer(Forecaster):
 def save_after_writer(
     world_size: int, folder: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]
 ) -> list[Any]:
-    """The errors of the ranks, or how often each has written; rank 0 comes first, and calls `write` while it writes."""
+    """The errors of the ranks, or how often each has written; rank 0 is first, and calls `write` while it writes."""
     writer = Writer(RankGroup(0, world_size, None), Waiting(monkeypatch), world_size - 1, write)
 
     def run(group: RankGroup) -> int:
@@ -126,7 +126,7 @@ def save_after_writer(
 
 
 @TWO_AND_THREE
-def test_later_ranks_wait_until_the_files_are_whole(
+def test_later_ranks_wait_until_the_files_are_complete(
     world_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
@@ -180,9 +180,7 @@ def test_a_rank_that_is_killed_is_waited_for_until_the_deadline(
     assert content(tmp_path) == FILES
 
 
-def test_a_rank_that_is_killed_before_it_has_said_what_it_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_that_is_killed_before_it_published_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = dist.HashStore()
     store.add(f"neuralforecast/save/{tmp_path}/1/{saving.N_ARRIVED}", 1)
     monkeypatch.setattr(saving, "DEADLINE", 0.01)
@@ -193,7 +191,7 @@ def test_a_rank_that_is_killed_before_it_has_said_what_it_found(
 def saved_in_turn(
     folder: Path, *weights: float, before: Callable[[int], None] = lambda rank: None, n_ranks: int = 2
 ) -> list[int]:
-    """How often each rank writes; they save one after another, each a model of its own weight."""
+    """How often each rank writes when they save one after another, each a model with its own weight."""
     store, written = dist.HashStore(), []
     for rank, weight in enumerate(weights):
         before(rank)
@@ -208,7 +206,7 @@ def test_a_rank_that_has_another_model_writes_it(tmp_path: Path) -> None:
     assert saved_in_turn(tmp_path, 1.0, 2.0) == [1, 1]
 
 
-def test_a_rank_that_saved_alone_before_is_no_reason_not_to_write(tmp_path: Path) -> None:
+def test_a_rank_that_saved_by_itself_before_still_writes(tmp_path: Path) -> None:
     store = dist.HashStore()
     for weight in (1.0, 2.0):
         forecaster(RankGroup(0, 2, store), weight=weight).save(str(tmp_path), overwrite=True)
@@ -224,7 +222,7 @@ def test_each_node_has_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert saved_in_turn(tmp_path, 1.0, 1.0, 1.0, 1.0, before=start_node, n_ranks=4) == [1, 0, 1, 0]
 
 
-def test_nodes_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_with_the_same_name_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start_node(rank: int) -> None:
         boot_id = tmp_path / f"boot-{rank}"
         boot_id.write_text(f"{rank}\n")
@@ -272,12 +270,12 @@ def test_ranks_may_save_at_different_times_or_not_at_all(tmp_path: Path) -> None
 def test_a_folder_with_files_is_refused_on_all_ranks(world_size: int, tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     for error in run_in_threads(world_size, lambda group: forecaster(group).save(str(tmp_path))):
-        assert "Directory is not empty. Set `overwrite=True`" in str(error)
+        assert "`overwrite=True`" in str(error)
     assert content(tmp_path) == {"other": b""}
 
 
 @TWO_AND_THREE
-def test_overwriting_removes_what_an_older_save_has_left(world_size: int, tmp_path: Path) -> None:
+def test_overwriting_removes_files_of_an_older_save(world_size: int, tmp_path: Path) -> None:
     (tmp_path / "old.ckpt").write_text("")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "file").write_text("")
@@ -289,7 +287,7 @@ def test_overwriting_removes_what_an_older_save_has_left(world_size: int, tmp_pa
     assert content(tmp_path) == FILES
 
 
-def test_every_save_into_a_folder_is_a_call_of_its_own(tmp_path: Path) -> None:
+def test_every_save_into_a_folder_is_a_separate_call(tmp_path: Path) -> None:
     def run(group: RankGroup) -> Any:
         forecaster(group).save(str(tmp_path / "model"))
         barrier.wait()
@@ -298,13 +296,13 @@ def test_every_save_into_a_folder_is_a_call_of_its_own(tmp_path: Path) -> None:
         forecaster(group).save(str(tmp_path / "model"))
 
     barrier = threading.Barrier(2)
-    assert ["Directory is not empty" in str(error) for error in run_in_threads(2, run)] == [True, True]
+    assert ["`overwrite=True`" in str(error) for error in run_in_threads(2, run)] == [True, True]
     assert content(tmp_path / "model") == FILES
 
 
 def test_releases_up_to_1_7_0_leave_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "s3:" / "bucket"  # these releases take it for a path of this machine
+    folder = tmp_path / "s3:" / "bucket"  # these releases treat it as a local path
     folder.mkdir(parents=True)
     (folder / "other").write_text("")
     run_in_threads(2, lambda group: forecaster(group, saving.save_local_files).save("s3://bucket", overwrite=True))
@@ -326,7 +324,7 @@ def test_files_are_put_where_fsspec_says() -> None:
     memory.rm("/model", recursive=True)
 
 
-def test_without_a_store_rank_0_saves_as_upstream_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_store_rank_0_saves_as_upstream_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not saving.is_left_to_rank_0()
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     for rank in (0, 1):
@@ -351,7 +349,7 @@ def test_two_processes_write_once(tmp_path: Path) -> None:
 
 
 class Gone:
-    """The store of a process that has ended."""
+    """The store of a process that has exited."""
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError("Connection reset by peer")
@@ -394,7 +392,7 @@ def test_one_process_saves_itself(tmp_path: Path) -> None:
     assert content(tmp_path) == {"file": b"content"}
 
 
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
     group = RankGroup(1, 2, None)
     (tmp_path / "file").write_bytes(b"old")
     with suppress(ZeroDivisionError), saving.open_atomic(tmp_path / "file", group=group) as file:
@@ -464,7 +462,7 @@ def test_one_process_leaves_the_checkpoint_to_lightning(tmp_path: Path) -> None:
     assert saved == ["s3://bucket/model.ckpt"]
 
 
-def test_a_model_whose_processes_have_ended_is_saved_by_a_trainer_of_its_own(tmp_path: Path) -> None:
+def test_a_model_whose_processes_have_ended_is_saved_by_a_new_trainer(tmp_path: Path) -> None:
     model = Model(devices=2)
     assert compat.attached_trainer(model) is None
     saving.save_checkpoint(model, str(tmp_path / "model.ckpt"))

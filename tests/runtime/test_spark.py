@@ -18,7 +18,7 @@ ROWS = 2
 
 
 class Listing:
-    """A file system that lists files as dictionaries, unless it is asked for names."""
+    """A file system that lists files as dictionaries, or as names on request."""
 
     def ls(self, path: str, detail: bool = True) -> list[Any]:
         names = [f"{path}/{name}" for name in ("_SUCCESS", "part-0.parquet", "part-1.parquet")]
@@ -36,7 +36,7 @@ def test_parquet_files_are_listed_by_name(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def files_of(folder: Path, *tasks: tuple[str, ...]) -> list[str]:
-    """Files as Spark tasks write them, each with some series; two files if there are two or more series."""
+    """Files as Spark tasks write them, each with some of the series; two if there are at least two series."""
     by_task: list[list[str]] = []
     for number, ids in enumerate(tasks):
         by_task.append([])
@@ -54,7 +54,7 @@ def datamodule(files: list[str], is_multivariate: bool = False) -> Any:
 
 
 def series_by_rank(world_size: int, data: Any) -> list[list[str]]:
-    """The series of each rank, all of whose rows must be there."""
+    """The series of each rank, checked to be complete."""
     found = []
     for rank in range(world_size):
         frame = spark.read_own_series(data, group=RankGroup(rank, world_size, None))
@@ -91,7 +91,7 @@ def test_one_process_gets_all_series(tmp_path: Path) -> None:
     assert frame["unique_id"].unique().tolist() == ["a", "b", "c"]
 
 
-def test_a_file_that_spark_has_not_named_is_a_task_of_its_own() -> None:
+def test_a_file_that_spark_did_not_name_is_a_separate_task() -> None:
     assert spark.files_by_task(
         ["s3://x/b.parquet", "s3://x/part-00001-c0.parquet", "s3://x/part-00001-c1.parquet"]
     ) == [
@@ -101,7 +101,7 @@ def test_a_file_that_spark_has_not_named_is_a_task_of_its_own() -> None:
 
 
 class SparkFrame:
-    """A DataFrame of Spark, for all that the hooks call of it."""
+    """The methods of a Spark DataFrame that the hooks call."""
 
     rdd = SimpleNamespace(getNumPartitions=lambda: 4)
 
@@ -127,7 +127,7 @@ def test_partitions_have_whole_series() -> None:
         assert spark.partition_by_series(SparkFrame(), [UNIVARIATE, model], "id") == ("in one", 1)
 
 
-def test_what_was_stored_on_spark_is_read_as_whole_series() -> None:
+def test_files_stored_by_spark_are_read_as_whole_series() -> None:
     engine = SimpleNamespace(read=SimpleNamespace(parquet=lambda *files: files))
     on_spark = SimpleNamespace(models=[WINDOWS], dataset=SimpleNamespace(files=["a", "b"]))
     local = SimpleNamespace(models=[ALL_SERIES[1]], dataset=SimpleNamespace())
@@ -142,11 +142,11 @@ def test_what_was_stored_on_spark_is_read_as_whole_series() -> None:
 
 @pytest.mark.parametrize("frame", [SparkFrame(), None], ids=["passed", "stored"])
 @pytest.mark.parametrize("model", ALL_SERIES[1:])
-def test_what_needs_all_series_is_refused_where_partitions_are_forecast(
+def test_models_that_need_all_series_raise_where_partitions_are_forecast(
     model: Any, frame: Optional[SparkFrame]
 ) -> None:
     forecaster = SimpleNamespace(models=[WINDOWS, model], dataset=SimpleNamespace(files=["a"]))
-    with pytest.raises(ValueError, match="Spark predicts the series in parts"):
+    with pytest.raises(ValueError, match="Spark"):
         spark.read_whole_series(forecaster, frame, None)
 
 
@@ -166,14 +166,14 @@ STRATEGY = object()
         ({"strategy": STRATEGY, "use_distributed_sampler": False}, STRATEGY),
     ],
 )
-def test_the_users_strategy_is_kept_but_for_its_processes(given: dict[str, Any], strategy: Any) -> None:
+def test_the_users_strategy_is_kept_without_its_launcher(given: dict[str, Any], strategy: Any) -> None:
     trainer_kwargs = {"accelerator": "cpu", **given}
     assert spark.pop_strategy(trainer_kwargs) == strategy
     assert trainer_kwargs == {"accelerator": "cpu"}
 
 
 class Model(nn.Module):
-    """A model whose weights depend on its options alone, as neuralforecast's on `random_seed`."""
+    """A model whose weights depend only on its options, as those of neuralforecast on `random_seed`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Model(nn.Module):
         nn.init.ones_(self.layer.bias)
 
 
-def test_weights_are_sent_where_they_differ_from_the_first_ones() -> None:
+def test_weights_are_sent_if_they_differ_from_the_initial_ones() -> None:
     data, model = SimpleNamespace(), Model(2)
     spark.attach_weights(model, data)
     assert not hasattr(data, "weights")
@@ -197,7 +197,7 @@ def test_weights_are_sent_where_they_differ_from_the_first_ones() -> None:
 
 
 def validated_model(n_series: int, on_spark: bool = True) -> Any:
-    """A model after the validation of so many series, where there are two ranks with 1 and 3 of them."""
+    """A model after a validation of this number of series, on one of two ranks with 1 and 3 series."""
     data = SimpleNamespace(dataset=SimpleNamespace(n_groups=n_series))
     if on_spark:
         data.files_ds = None
@@ -217,7 +217,7 @@ def test_a_rank_has_the_weight_of_its_series(n_series: int, losses: list[float])
     assert [loss.item() for loss in model.validation_step_outputs] == losses
 
 
-def test_losses_have_no_weight_where_spark_does_not_train() -> None:
+def test_losses_are_not_weighted_without_spark() -> None:
     model = validated_model(3, on_spark=False)
     spark.weight_validation_losses(model)
     assert [loss.item() for loss in model.validation_step_outputs] == [2.0, 4.0]

@@ -6,7 +6,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from patches.runtime import strategies
 
 
-def test_each_trainer_gets_a_strategy_of_its_own() -> None:
+def test_each_trainer_gets_its_own_strategy() -> None:
     given = DDPStrategy(find_unused_parameters=True)
     kwargs = {"strategy": given, "devices": 2, "callbacks": []}
     first, second = (strategies.with_fresh_strategy(kwargs) for _ in range(2))
@@ -17,5 +17,5 @@ def test_each_trainer_gets_a_strategy_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kwargs", [{"devices": 2}, {"strategy": None}, {"strategy": "ddp_spawn"}])
-def test_arguments_without_an_object_stay_the_same(kwargs: dict[str, object]) -> None:
+def test_arguments_without_a_strategy_object_are_unchanged(kwargs: dict[str, object]) -> None:
     assert strategies.with_fresh_strategy(kwargs) is kwargs

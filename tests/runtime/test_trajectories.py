@@ -40,7 +40,7 @@ def launch(model: SimpleNamespace) -> None:
         process.join()
 
 
-def test_the_trajectories_of_launched_processes_come_back(temporary_folder: Path) -> None:
+def test_the_trajectories_of_launched_processes_are_copied_back(temporary_folder: Path) -> None:
     model = new_model()
     with trajectories.kept_after_spawn(model):
         launch(model)
@@ -50,7 +50,7 @@ def test_the_trajectories_of_launched_processes_come_back(temporary_folder: Path
     assert not list(temporary_folder.iterdir())
 
 
-def test_a_process_that_trains_by_itself_writes_and_reads_nothing(
+def test_a_process_without_a_launcher_writes_and_reads_nothing(
     temporary_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: pytest.fail("no temporary folder is needed"))
@@ -80,7 +80,7 @@ def test_a_launched_process_writes_only_for_the_training_that_launched_it(
     assert not list(temporary_folder.iterdir())
 
 
-def test_a_training_that_fails_leaves_the_model_as_it_was() -> None:
+def test_a_failed_training_leaves_the_model_unchanged() -> None:
     model = new_model()
     before = dict(vars(model))
     with pytest.raises(RuntimeError), trajectories.kept_after_spawn(model):

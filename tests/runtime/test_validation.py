@@ -68,7 +68,7 @@ def datamodule_on(rank, world_size, n_series=23, drop_last=False, model=None, **
 
 @pytest.fixture
 def several_ranks(monkeypatch):
-    """A process group, as far as `sample_batches` asks for it; none waits for the others."""
+    """A process group as `sample_batches` needs it, in which no rank waits for others."""
 
     def group_of(trainer):
         return RankGroup(trainer.global_rank, 1, torch.distributed.HashStore())
@@ -124,13 +124,13 @@ def test_fewer_batches_than_ranks_are_computed_by_every_rank(several_ranks):
 
 
 @pytest.mark.parametrize("model", [Overridden(), Logging()])
-def test_a_model_with_hooks_of_its_own_validates_all_series(several_ranks, model):
+def test_a_model_with_its_own_hooks_validates_all_series(several_ranks, model):
     sampler, batches = batches_of(datamodule_on(1, 2, model=model), 4)
     assert type(sampler) is DistributedSampler
     assert [index for batch in batches for index in batch] == list(range(23))
 
 
-def test_a_step_that_the_user_has_given_the_model_is_its_own(several_ranks):
+def test_a_step_set_on_the_instance_counts_as_its_own(several_ranks):
     model = Upstream()
     model.validation_step = lambda batch, batch_idx: None
     assert type(validation.sample_batches(datamodule_on(1, 2, model=model), 4)) is DistributedSampler
@@ -146,7 +146,7 @@ def test_a_rank_of_spark_validates_its_own_series(several_ranks):
     assert type(validation.sample_batches(datamodule, 4)) is DistributedSampler
 
 
-def test_a_rank_with_a_part_of_the_model_takes_each_step(several_ranks):
+def test_a_rank_with_a_part_of_the_model_computes_every_step(several_ranks):
     datamodule = datamodule_on(1, 2, strategy=type("FSDPStrategy", (), {})())
     assert type(validation.sample_batches(datamodule, 4)) is DistributedSampler
 
@@ -171,7 +171,7 @@ def test_a_saved_sampler_is_one_of_torch(several_ranks):
 
 
 class Model:
-    """A model after Lightning's hook before a batch."""
+    """A model after Lightning's hook at the start of a batch."""
 
     device = torch.device("cpu")
 
@@ -197,7 +197,7 @@ class Model:
         return self.validation_step_outputs[-1]
 
 
-def test_what_a_step_logs_is_kept_if_it_can_be_logged_later(several_ranks):
+def test_logged_values_of_a_step_are_recorded_for_later(several_ranks):
     model = Model(validation.sample_batches(datamodule_on(1, 2), 4))
     batch = torch.zeros(3)
     validation.record_validation_step(model, batch, 0, 0)
@@ -238,7 +238,7 @@ def attend(meetings, n_meetings=1):
     return "met"
 
 
-def test_ranks_meet_and_leave_no_keys_but_the_last(several_ranks):
+def test_synchronization_leaves_only_its_last_keys(several_ranks):
     stores = []
 
     def run(group):
@@ -250,7 +250,7 @@ def test_ranks_meet_and_leave_no_keys_but_the_last(several_ranks):
 
 
 @pytest.mark.parametrize("n_held", [0, 2])
-def test_an_error_elsewhere_is_raised_in_the_next_meeting(n_held):
+def test_an_error_of_another_rank_is_raised_at_the_next_synchronization(n_held):
     error = KeyError("no column")
 
     def run(group):
@@ -268,18 +268,18 @@ def test_an_error_elsewhere_is_raised_in_the_next_meeting(n_held):
         assert raised.args == error.args
 
 
-def test_an_error_is_no_other_one_where_the_store_is_gone():
+def test_without_the_store_a_rank_raises_its_own_error():
     group = SimpleNamespace(publish=lambda key, value: 1 / 0)
     validation.Meetings(group).on_exception(None, None, ValueError())
 
 
-def test_saved_meetings_are_a_callback_of_lightning():
+def test_the_callback_is_saved_as_a_callback_of_lightning():
     saved = pickle.dumps([validation.Meetings(None)])
     assert validation.__name__.encode() not in saved
     assert type(pickle.loads(saved)[0]) is pl.Callback
 
 
-def test_ranks_meet_after_the_callbacks_of_the_user(several_ranks):
+def test_ranks_synchronize_after_the_users_callbacks(several_ranks):
     own = type("Own", (pl.Callback,), {})()
     stopping = pl.callbacks.EarlyStopping("x")
     datamodule = datamodule_on(0, 2, callbacks=[own, stopping])
@@ -292,7 +292,7 @@ def test_ranks_meet_after_the_callbacks_of_the_user(several_ranks):
 
 
 @pytest.mark.parametrize("sampler", [DistributedSampler(range(4), 2, 1), None])
-def test_a_sampler_of_the_users_own_stays_as_it_is(sampler):
+def test_a_users_sampler_is_unchanged(sampler):
     model = Model(sampler)
     model.trainer.strategy = SimpleNamespace(reduce=lambda tensor: tensor / 2)
     validation.record_validation_step(model, torch.zeros(3), 0)
@@ -319,7 +319,7 @@ def test_on_spark_the_ranks_losses_are_reduced():
     assert validation.is_loss_reduced(model)
 
 
-def test_where_all_ranks_have_all_series_the_loss_of_rank_0_is_taken():
+def test_if_all_ranks_have_all_series_the_loss_of_rank_0_is_used():
     model = Model(DistributedSampler(range(4), 1, 0))
     model.trainer.strategy = SimpleNamespace(broadcast=lambda tensor: tensor + 1)
     assert not validation.is_loss_reduced(model)
@@ -327,7 +327,7 @@ def test_where_all_ranks_have_all_series_the_loss_of_rank_0_is_taken():
     assert validation.gather_totals(model, torch.tensor(3.0)) == 4.0
 
 
-def test_results_are_put_together_in_the_order_of_one_process():
+def test_results_are_merged_in_the_order_of_one_process():
     first, second, third = (validation.BatchResult([torch.tensor(float(number))]) for number in range(3))
     failed = validation.BatchResult(error=ValueError())
     assert validation._in_order([{0: first, 2: third}, {1: second}], 3) == [(0, first), (1, second), (2, third)]
@@ -355,7 +355,7 @@ def test_a_validation_loss_with_layers_is_a_frozen_copy():
     assert all(parameter.requires_grad for parameter in valid_loss.parameters())
 
 
-def test_other_validation_losses_stay_what_they_are():
+def test_other_validation_losses_are_unchanged():
     loss = torch.nn.Linear(2, 2)
     assert validation.freeze_layers(loss, loss) is loss
     assert loss.weight.requires_grad
@@ -365,7 +365,7 @@ def test_other_validation_losses_stay_what_they_are():
 
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory):
-    """What the ranks of `validating.py` write, by their number."""
+    """The results of `validating.py`, by number of ranks."""
     found = {}
     for n_ranks in (1, 2, 3):
         folder = tmp_path_factory.mktemp(f"ranks-{n_ranks}")
@@ -391,7 +391,7 @@ def validated(tmp_path_factory):
         ("followed", {2: [26] * 2, 3: [26] * 3}),
         ("own step", {2: [26] * 2, 3: [26] * 3}),
         ("validate", {2: [6] * 2, 3: [4] * 3}),
-        # each rank sees in the first two batches that they draw, and then computes all
+        # each rank finds in the first two batches that they draw random numbers, and then computes all
         ("draws", {2: [28] * 2, 3: [28] * 3}),
         ("fails", None),
         ("fails in check", None),

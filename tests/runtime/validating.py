@@ -1,6 +1,6 @@
 """Validations of a small model by Lightning: `python validating.py OUT`; each rank writes OUT/rank-N.json.
 
-What a rank writes is the same for any number of ranks, but for the batches that it has computed.
+The results do not depend on the number of ranks, except for the batches that each rank has computed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from patches.runtime import validation
 
-__name__ = "neuralforecast.validating"  # the hooks below are not a user's
+__name__ = "neuralforecast.validating"  # so that the hooks below do not count as a user's
 
 N_RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 IS_LIGHTNING_1 = pl.__version__.startswith("1.")
@@ -41,7 +41,7 @@ class Data(pl.LightningDataModule):
 
 
 class Model(pl.LightningModule):
-    """Its loss is no mean of its parts, and it has a buffer, which DDP broadcasts in each step."""
+    """A model whose loss is not a mean of its parts, with a buffer that DDP broadcasts in each step."""
 
     def __init__(self, draws: bool = False, fails_at: float = float("nan"), fails_on: int = -1):
         super().__init__()
@@ -112,7 +112,7 @@ Follower.on_validation_batch_end.__module__ = "script"
 
 
 class Failing(pl.Callback):
-    """Raises an error in one of its hooks, on rank 1. Its class has no such hook, so that batches are shared."""
+    """Raises in one of its hooks, on rank 1. The hook is set on the instance, so that batches are shared."""
 
     def __init__(self, hook: str) -> None:
         setattr(self, hook, self.fail)
@@ -152,7 +152,7 @@ OfUser.validation_step.__module__ = "script"
 def validate(
     model: Model, data: Data, callbacks: tuple[pl.Callback, ...] = (), validates_only: bool = False, **options: Any
 ) -> dict[str, Any]:
-    """What a validation before and two validations in a training give; or one by `trainer.validate`."""
+    """The results of validations before and in a training, or of `trainer.validate`."""
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(1)
     metrics = Metrics()
@@ -200,7 +200,7 @@ VALIDATIONS = {
     "fails on rank 1": lambda: validate(Model(fails_on=1), Data(23, 2)),
     "fails on rank 1 of few": lambda: validate(Model(fails_on=1), Data(5, 5)),
     "first batch lost on rank 1": lambda: validate(Model(), Data(23, 2, lost=2)),
-    # the last of rank 1 of 2 and of 3, which is none of the sanity check
+    # the last of rank 1 of 2 and of 3, not in the sanity check
     "last batch lost on rank 1": lambda: validate(Model(), Data(21, 2, lost=18 if N_RANKS == 2 else 20)),
     "start fails on rank 1": lambda: validate(Model(), Data(23, 2), (Failing("on_validation_start"),)),
     "batch fails on rank 1": lambda: validate(Model(), Data(23, 2), (Failing("on_validation_batch_end"),)),

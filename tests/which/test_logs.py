@@ -1,4 +1,4 @@
-"""What is read from a log: whose a line is, which traceback an error has, unused parameters, layers."""
+"""What is read from a log: the process of a line, the traceback of an error, unused parameters, layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nfpatch.which.logs import Log
 
 LOGS = Path(__file__).parent / "logs"
 SITE = "/opt/env/lib/python3.11/site-packages/neuralforecast"
-# What launchers and loggers put before a line, and what of it tells the process.
+# Prefix that a launcher or logger puts before a line -> the part of it that identifies the process.
 PREFIXES = {
     "": "",
     "[rank1]: ": "[rank1]:",
@@ -87,14 +87,14 @@ def test_words_in_the_second_line_of_a_message_have_its_traceback_too() -> None:
     assert log.frames_of(line)[-1].function == "predict"
 
 
-def test_a_line_below_somebody_elses_traceback_has_none() -> None:
+def test_a_line_below_another_processs_traceback_has_none() -> None:
     other = TRACEBACK.format("", SITE).replace(WORDS, "another error")
     log = Log(f"{other}going on\nValueError: {WORDS}\n")
     (line,) = log.find(WORDS)
     assert log.frames_of(line) == ()
 
 
-def test_a_progress_bar_hides_nothing() -> None:
+def test_a_progress_bar_does_not_hide_an_error() -> None:
     log = Log(f"Epoch 0:  50%|###   | 1/2\rEpoch 0: 100%\r[rank1]: ValueError: {WORDS}\r\n")
     (line,) = log.find(WORDS)
     assert (line.number, line.prefix, line.text) == (1, "[rank1]:", f"ValueError: {WORDS}")
@@ -111,11 +111,11 @@ def test_the_parameters_that_torch_lists_are_those_of_the_model_on_any_rank() ->
     assert line is not None
     assert len(names) == 41
     assert all(name.startswith("static_encoder.") for name in names)
-    assert Log((LOGS / "nbeatsx-1.4.0.log").read_text()).unused is None, "indices are no names"
+    assert Log((LOGS / "nbeatsx-1.4.0.log").read_text()).unused is None, "indices are not names"
 
 
 @pytest.mark.parametrize("text", ["out.weight", "out.weight, out.bias\n", "out.weight\nout.bias\n", "['out.weight']"])
-def test_a_text_of_nothing_but_names_is_such_a_list(text: str) -> None:
+def test_a_text_of_only_names_is_such_a_list(text: str) -> None:
     _, names = Log(text).unused or (None, ())
     assert names[0] == "out.weight"
     assert Log(f"look at {text}").unused is None

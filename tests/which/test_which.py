@@ -1,4 +1,4 @@
-"""`nfpatch which` as users and scripts meet it."""
+"""`nfpatch which`, run as a command."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support import COMMANDS, answer, invoke, run_nfpatch
 
+from nfpatch.which.matching import ONLY_IF
+
 LOGS = Path(__file__).parent / "logs"
 NBEATSX, TFT, PREDICT = (
     LOGS / f"{name}.log" for name in ("nbeatsx-script-1.7.4", "tft-info-1.4.0", "nhits-predict-1.7.4")
@@ -22,7 +24,7 @@ def states(site: Path, *text: object) -> dict[str, str]:
     return {match["id"]: match["state"] for match in document["matches"]}
 
 
-def test_which_says_what_this_install_needs_and_what_to_type(site: Path) -> None:
+def test_which_names_the_patches_that_the_install_needs_and_the_command(site: Path) -> None:
     result = invoke("which", NBEATSX, "--site-packages", site)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"neuralforecast 1.7.4 in {site}" in result.stdout
@@ -30,7 +32,7 @@ def test_which_says_what_this_install_needs_and_what_to_type(site: Path) -> None
     assert "nhits-unused-out" not in result.stdout
 
 
-def test_the_command_that_is_to_be_typed_is_one_and_leaves_an_applied_patch(site: Path) -> None:
+def test_there_is_one_command_without_the_patches_that_are_applied(site: Path) -> None:
     document = answer("which", NBEATSX, "--site-packages", site)
     (command,) = document["commands"]
     assert invoke(*command.split()[1:]).exit_code == 0
@@ -50,7 +52,7 @@ def test_the_json_has_the_promised_shape(site: Path) -> None:
             "line": 45,
             "words": "could not broadcast input array from shape",
             "state": "applicable",
-            "only_if": "only if it does not happen with one device",
+            "only_if": ONLY_IF,
         }
     ]
 
@@ -66,7 +68,7 @@ def test_the_release_decides_between_patches_for_one_name(released: Callable[[st
     assert "nfpatch apply" not in result.stdout
 
 
-def test_it_works_without_an_install_but_not_where_one_is_named(tmp_path: Path) -> None:
+def test_no_install_is_needed_unless_one_is_named(tmp_path: Path) -> None:
     done = run_nfpatch("which", TFT, "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
@@ -78,14 +80,14 @@ def test_it_works_without_an_install_but_not_where_one_is_named(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("argument", [[], ["-"]])
-def test_it_reads_standard_input(argument: list[str], site: Path) -> None:
+def test_which_reads_standard_input(argument: list[str], site: Path) -> None:
     command = [sys.executable, "-m", "nfpatch", "which", *argument, "--json", "--site-packages", str(site)]
     done = subprocess.run(command, input=b"\xff\xfe\n" + PREDICT.read_bytes(), capture_output=True, check=False)
     assert done.returncode == 0
     assert [match["line"] for match in json.loads(done.stdout)["matches"]] == [46]
 
 
-def test_the_argument_may_be_the_words_themselves(site: Path) -> None:
+def test_the_argument_may_be_the_text_itself(site: Path) -> None:
     for text in ("ValueError: could not broadcast input array from shape (24,1) into shape (48,1)", "ActorDiedError"):
         assert len(states(site, text)) == 1
     for text in ("lost.log", "logs"):
@@ -94,7 +96,7 @@ def test_the_argument_may_be_the_words_themselves(site: Path) -> None:
     assert invoke("which", LOGS).exit_code == 2
 
 
-def test_no_match_is_exit_code_1_and_the_way_on(site: Path) -> None:
+def test_no_match_is_exit_code_1(site: Path) -> None:
     for text in ("ValueError: nothing that is known", (LOGS / "nhits-save-1.7.4.log").read_text()):
         result = invoke("which", text, "--site-packages", site)
         assert result.exit_code == 1
@@ -102,14 +104,14 @@ def test_no_match_is_exit_code_1_and_the_way_on(site: Path) -> None:
     assert answer("which", "ValueError: no", "--site-packages", site)["matches"] == []
 
 
-def test_a_saved_model_that_does_not_fit_is_a_matter_of_migrate(site: Path) -> None:
+def test_a_saved_model_that_does_not_fit_leads_to_migrate(site: Path) -> None:
     text = 'Error(s) in loading state_dict for NBEATSx: Unexpected key(s) in state_dict: "out.weight", "out.bias".'
     result = invoke("which", text, "--site-packages", site)
     assert result.exit_code == 1
     assert "nfpatch migrate" in result.stdout
 
 
-def test_an_own_layer_is_named_with_what_to_do(site: Path) -> None:
+def test_an_unused_layer_of_the_user_is_named(site: Path) -> None:
     result = invoke("which", "adapter.weight", "--site-packages", site)
     assert result.exit_code == 1
     assert "adapter.weight" in result.stdout
@@ -117,7 +119,7 @@ def test_an_own_layer_is_named_with_what_to_do(site: Path) -> None:
     assert answer("which", "adapter.weight", "--site-packages", site)["unknown_parameters"] == ["adapter.weight"]
 
 
-def test_where_the_log_names_no_parameters_it_says_what_is_needed_and_names_the_group(site: Path) -> None:
+def test_a_log_without_parameter_names_gives_the_group(site: Path) -> None:
     result = invoke("which", LOGS / "nbeatsx-1.4.0.log", "--site-packages", site)
     assert result.exit_code == 0
     assert "TORCH_DISTRIBUTED_DEBUG=INFO" in " ".join(result.stdout.split())
@@ -127,14 +129,14 @@ def test_where_the_log_names_no_parameters_it_says_what_is_needed_and_names_the_
     assert "TORCH_DISTRIBUTED_DEBUG=INFO" not in by_lightning, "Lightning 2 does not show it"
 
 
-def test_a_modified_file_is_asked_for_with_its_option(site: Path) -> None:
+def test_the_command_for_a_modified_file_has_its_option(site: Path) -> None:
     path = site / "neuralforecast/models/nbeatsx.py"
     path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     (command,) = answer("which", NBEATSX, "--site-packages", site)["commands"]
     assert command == f"nfpatch apply nbeatsx-unused-out --allow-modified --site-packages {site}"
 
 
-def test_a_patch_of_ones_own_is_found_by_its_symptoms(site: Path, tmp_path: Path) -> None:
+def test_a_users_patch_is_found_by_its_symptoms(site: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from nfpatch.catalog import Patch\n"
         'patch = Patch(id="mine", summary="s", group="ours", model="MLP", upstream="", variants={}, cases=(),\n'
@@ -144,7 +146,7 @@ def test_a_patch_of_ones_own_is_found_by_its_symptoms(site: Path, tmp_path: Path
     assert [match["id"] for match in document["matches"]] == ["mine"]
 
 
-def test_ambiguous_words_that_are_no_symptoms_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_entries_must_be_symptoms(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from nfpatch.catalog import Patch\n"
         'patch = Patch(id="mine", summary="s", group="ours", model="MLP", upstream="", variants={}, cases=(),\n'
@@ -153,14 +155,14 @@ def test_ambiguous_words_that_are_no_symptoms_are_refused(tmp_path: Path) -> Non
     assert invoke("list", "--patches", tmp_path).exit_code == 2
 
 
-def test_list_says_which_symptoms_have_other_causes() -> None:
+def test_list_marks_symptoms_with_other_causes() -> None:
     listed = {patch["id"]: patch for patch in answer("list")["patches"]}
     assert "mat1 and mat2 shapes cannot be multiplied" in listed["multivariate-all-series"]["ambiguous"]
-    assert "FileNotFoundError (only if it does not happen with one device)" in invoke("list").stdout
+    assert f"FileNotFoundError ({ONLY_IF})" in invoke("list").stdout
 
 
 def test_which_is_a_quick_command() -> None:
-    """As `status`: it neither parses Python nor trains; `benchmarks/commands.py` measures it."""
+    """Like `status`, it imports nothing slow; `benchmarks/commands.py` measures it."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "nfpatch", "which", str(NBEATSX)], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""A neuralforecast that is made up: two files that have patches, and an installer's record of them."""
+"""A fake neuralforecast: two files with patches, and the RECORD of an installer."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Net:
     OPTIMIZED: b"compiled with -O",
     COMPILED: b"compiled",
 }
-# What each patch writes, and in whose place.
-WORDS = {
+# Patch id -> the statement that it replaces, and the new one.
+REPLACEMENTS = {
     "bias": ("self.bias = 1", "self.bias = 0"),
     "gate": ("self.gate = 1", "self.gate = 0"),
     "own": ("return x", "return x + 1"),
@@ -75,7 +75,7 @@ def patch_of(
 
 
 def rewrite(patch_id: str, where: str) -> Rewrite:
-    return Rewrite((Change(where, *WORDS[patch_id]),))
+    return Rewrite((Change(where, *REPLACEMENTS[patch_id]),))
 
 
 BIAS = patch_of("bias", {"==1.0": {NET: rewrite("bias", "Net.__init__")}}, "!=1.0")
@@ -83,33 +83,33 @@ GATE = patch_of("gate", {">=1.0": {NET: rewrite("gate", "Net.__init__"), CORE: r
 OLDER = patch_of("older", {"<1.0": {NET: rewrite("bias", "Net.__init__")}}, ">=1.0")
 OWN = patch_of("own", {">=1.0": {NET: rewrite("own", "Net.forward")}})
 STEP = patch_of("step", {"==1.0": {CORE: rewrite("step", "Core.fit")}}, "!=1.0", opt_in=True)
-# All but a user's own.
-ON_RECORD = (BIAS, GATE, OLDER, STEP)
+# The patches that have fingerprints: all except the user's own.
+FINGERPRINTED = (BIAS, GATE, OLDER, STEP)
 
 
 def patched(file: str, *patches: str) -> bytes:
-    """The bytes of a file that carries these patches."""
+    """The bytes of a file with these patches."""
     content = RELEASED[file]
     for patch_id in patches:
-        old, new = (words.encode() for words in WORDS[patch_id])
+        old, new = (words.encode() for words in REPLACEMENTS[patch_id])
         assert content.count(old) == 1
         content = content.replace(old, new)
     return content
 
 
 def applied(file: str, patch_ids: Sequence[str], original: Optional[bytes] = None) -> dict[str, AppliedPatch]:
-    """What these patches come to in a file, by default the released one."""
+    """The ledger's records of these patches in a file, by default the released one."""
     source = SourceFile(RELEASED[file] if original is None else original)
     return {
         patch.id: AppliedPatch(digest_edits(edits_of(variant[file], source)))
-        for patch in sorted((*ON_RECORD, OWN))
+        for patch in sorted((*FINGERPRINTED, OWN))
         for variant in patch.variants.values()
         if patch.id in patch_ids and file in variant and patch is not OLDER
     }
 
 
 def kept(name: str) -> str:
-    """Where the original of a file is kept."""
+    """The path at which the original of a file is kept."""
     return f"{INFO}/nfpatch/originals/{name}.orig"
 
 
@@ -125,7 +125,7 @@ def record_of(contents: Mapping[str, Optional[bytes]]) -> bytes:
     return "".join(rows).encode()
 
 
-# An installer lists what it compiled without a hash; what was compiled later it does not know.
+# Installers list their own bytecode without a hash, and do not list later bytecode.
 LISTED = {INIT: RELEASED[INIT], CORE: RELEASED[CORE], NET: RELEASED[NET], COMPILED: None}
 RELEASED_ROWS = {**LISTED, METADATA: RELEASED[METADATA], RECORD: None}
 RELEASED_RECORD = record_of(RELEASED_ROWS)
@@ -133,7 +133,7 @@ BYTECODE = {CORE: (), NET: (OPTIMIZED, COMPILED)}
 
 
 def ledger_with(carried: Mapping[str, Sequence[str]], **rest: Any) -> bytes:
-    """The ledger once these files carry these patches; `rest` are facts about each."""
+    """The ledger of an install with these patches; `rest` are further fields of each entry."""
     entries = {
         file: PatchedFile(
             original_sha256=hash_of(RELEASED[file]),
@@ -148,7 +148,7 @@ def ledger_with(carried: Mapping[str, Sequence[str]], **rest: Any) -> bytes:
 
 
 def rows_with(carried: Mapping[str, Sequence[str]], ledger: bytes) -> dict[str, Optional[bytes]]:
-    """What RECORD lists once these files carry these patches, and this is the ledger."""
+    """The rows of RECORD of an install with these patches and this ledger."""
     listed = {path: content for path, content in RELEASED_ROWS.items() if path != COMPILED or NET not in carried}
     now = {file: patched(file, *patches) for file, patches in carried.items()}
     own = [name for file in carried for name in (file, *BYTECODE[file])]
@@ -156,7 +156,7 @@ def rows_with(carried: Mapping[str, Sequence[str]], ledger: bytes) -> dict[str, 
 
 
 def make_install(site: Path, version: str = RELEASE) -> Install:
-    """Installs it in this folder; another version has the same files."""
+    """Install it in this folder; other versions have the same files."""
     contents = {path: data.replace(b"Version: 1.0", b"Version: " + version.encode()) for path, data in RELEASED.items()}
     for path, content in {**contents, RECORD: RELEASED_RECORD}.items():
         target = site / path.replace(INFO, f"neuralforecast-{version}.dist-info")
@@ -165,15 +165,15 @@ def make_install(site: Path, version: str = RELEASE) -> Install:
     return find_install(site_packages=site)
 
 
-def moved(found: InstallState, wanted: Mapping[str, frozenset[str]], **options: bool) -> InstallState:
-    """The install once these files carry exactly these patches."""
+def apply_sets(found: InstallState, wanted: Mapping[str, frozenset[str]], **options: bool) -> InstallState:
+    """Change the install so that these files have exactly these patches; the new state."""
     changes = changes_to(found, wanted, **options)
     if changes:
         commit(found.install, all_steps(found, changes))
     return inspect_install(found.install, found.catalog)
 
 
-def told(found: InstallState, steps: Sequence[FileStep]) -> list[tuple[object, ...]]:
+def describe_steps(found: InstallState, steps: Sequence[FileStep]) -> list[tuple[object, ...]]:
     """The kind and the fields of each step, paths relative to the install."""
     root = found.install.root
     return [
@@ -186,10 +186,10 @@ def told(found: InstallState, steps: Sequence[FileStep]) -> list[tuple[object, .
 
 
 def facts_of(state: InstallState) -> dict[str, Any]:
-    """All that a state says of an install, the states of the patches included."""
+    """All facts of a state, including the states of the patches."""
     return {**state._asdict(), "variants": None, "statuses": state.statuses}
 
 
 def all_steps(state: InstallState, changes: Sequence[TreeChange]) -> tuple[FileStep, ...]:
-    """The steps by which `apply` and `revert` carry out these changes."""
+    """The steps with which `apply` and `revert` make these changes."""
     return steps_for(state, changes, state_after(state, changes).ledger)

@@ -1,4 +1,4 @@
-"""A script that goes on after an error, which one of two ranks has: the other does not wait for it."""
+"""A script that continues after an error on one of two ranks: the other rank does not hang."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from support import environment, invoke, run_ranks
 
-SCRIPT = Path(__file__).parent / "unlucky.py"
+SCRIPT = Path(__file__).parent / "continuing.py"
 TWO = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 
 
 @pytest.mark.ddp
-def test_all_ranks_end_with_the_error_of_one_and_go_on(
+def test_all_ranks_raise_the_error_of_one_and_continue(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released("1.7.4")
     assert invoke("apply", "--site-packages", site).exit_code == 0
     command = [training_env, SCRIPT, tmp_path / "two", json.dumps(TWO)]
-    code, told, words = run_ranks(command, tmp_path / "two", environment(site))
-    assert code == 0, words[-3000:]
-    assert told == [["No windows available for training", 3]] * 2
+    code, results, output = run_ranks(command, tmp_path / "two", environment(site))
+    assert code == 0, output[-3000:]
+    assert results == [["No windows available for training", 3]] * 2

@@ -1,8 +1,8 @@
-"""Upstream's own tests of several devices are witnesses: what they state holds on healed releases.
+"""What upstream's own multi-device tests check also holds on patched releases.
 
-They are tests/test_common/test_multi_device_training.py (pull requests 1557, for 3.2.0, and 1571, for 3.2.1) and two
-tests of tests/test_core.py (pull request 1460, for 3.1.5). `stated.py` tells each statement in our words, and where our
-patches keep it in another way.
+These are tests/test_common/test_multi_device_training.py (pull requests 1557, for 3.2.0, and 1571, for 3.2.1) and two
+tests of tests/test_core.py (pull request 1460, for 3.1.5). `upstream_checks.py` has a function for each, whose
+docstring says where the patches satisfy it differently than upstream does.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ HERE = Path(__file__).parent
 CHOSEN = ("1.5.0", "1.7.0", "1.7.4", "2.0.1", "3.0.0", "3.0.2", "3.1.5", "3.1.9", "3.2.1", "3.3.0")
 FIRST_ON_LIGHTNING_2 = RELEASES.index("1.5.0")
 ALL = RELEASES[FIRST_ON_LIGHTNING_2:]
-# Those before need an interpreter with Lightning 1.6.5, as `make old-env` builds it.
+# The earlier releases need an interpreter with Lightning 1.6.5, as `make old-env` builds it.
 
 
-def state(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, list[dict[str, dict[str, str]]], str]:
-    """The exit code of `stated.py` on two processes, what each of them found by release, and what was printed."""
+def run_checks(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, list[dict[str, dict[str, str]]], str]:
+    """The exit code of `upstream_checks.py` on two processes, their results by release, and the output."""
     named = [f"{release}={tree}" for release, tree in trees.items()]
-    return run_ranks([python, *TORCHRUN, HERE / "stated.py", out, *named], out, environment())
+    return run_ranks([python, *TORCHRUN, HERE / "upstream_checks.py", out, *named], out, environment())
 
 
 @pytest.mark.ddp
-def test_what_upstream_states_holds_on_healed_releases(
+def test_upstreams_checks_pass_on_patched_releases(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     releases = ALL if ALL_JOURNEYS else CHOSEN
@@ -39,7 +39,7 @@ def test_what_upstream_states_holds_on_healed_releases(
 
 @pytest.mark.ddp
 @pytest.mark.skipif(OLD_PYTHON is None, reason="NFPATCH_OLD_PYTHON names no interpreter with Lightning 1.6.5")
-def test_what_upstream_states_holds_on_releases_before_lightning_2(
+def test_upstreams_checks_pass_on_patched_releases_that_need_lightning_1(
     released: Callable[[str], Path], tmp_path: Path
 ) -> None:
     trees = {release: released(release) for release in RELEASES[:FIRST_ON_LIGHTNING_2]}
@@ -47,17 +47,17 @@ def test_what_upstream_states_holds_on_releases_before_lightning_2(
 
 
 def check(trees: dict[str, Path], python: Path, out: Path) -> None:
-    """Heals these releases, and holds them against the statements."""
+    """Patches these releases, and runs the checks on them."""
     for site in trees.values():
         assert invoke("apply", "--site-packages", site).exit_code == 0
-    code, told, words = state(trees, python, out)
+    code, results, output = run_checks(trees, python, out)
     failed = [
-        f"{release}, {statement}: {found}"
-        for rank in told
-        for release, statements in rank.items()
-        for statement, found in statements.items()
-        if found != "holds"
+        f"{release}, {name}: {result}"
+        for rank in results
+        for release, checks in rank.items()
+        for name, result in checks.items()
+        if result != "pass"
     ]
     assert failed == []
-    assert code == 0, words[-3000:]
-    assert [list(rank) for rank in told] == [list(trees)] * 2
+    assert code == 0, output[-3000:]
+    assert [list(rank) for rank in results] == [list(trees)] * 2

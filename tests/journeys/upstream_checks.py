@@ -1,10 +1,11 @@
-"""What upstream states of several devices, in our words, checked on one source tree after another.
+"""The checks of upstream's multi-device tests, on one source tree after another.
 
-`torchrun stated.py OUT RELEASE=TREE...` on two processes: each writes OUT/rank-N.json, by release what it found, as
-long as all is well: a statement that does not hold ends the program. The statements are the functions with a docstring.
+`torchrun upstream_checks.py OUT RELEASE=TREE...` on two processes: each writes the results to OUT/rank-N.json, by
+release, and exits at the first check that fails.
 """
 
 import contextlib
+import gc
 import importlib
 import inspect
 import json
@@ -22,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 H, INPUT, VALIDATED, TRAINED = 2, 4, 4, 8
-N_WINDOWS = TRAINED - INPUT  # those with at least one value to forecast
+N_WINDOWS = TRAINED - INPUT  # with at least one value to forecast
 SIZES = {
     "NHITS": {"mlp_units": [[8, 8]] * 3},
     "TSMixer": {"ff_dim": 4, "n_block": 1},
@@ -32,7 +33,7 @@ SIZES = {
 }
 
 
-def take(tree):
+def import_from(tree):
     for name in [name for name in sys.modules if name.split(".")[0] == "neuralforecast"]:
         del sys.modules[name]
     sys.path[0] = tree
@@ -50,19 +51,19 @@ def frame(values):
 
 
 def named_windows(n_series, length):
-    """In series number n the value at time t is n * 1000 + t, so that the first value of a window names it."""
+    """Series n has the value n * 1000 + t at time t, so that the first value of a window identifies it."""
     return frame(np.arange(n_series)[:, None] * 1000.0 + np.arange(length))
 
 
-# For models whose weights are zero: MLPMultivariate forecasts 0 then, NHITS the last value, which is off by OFF.
+# For models whose weights are zero: MLPMultivariate forecasts 0, and NHITS the last value, which is off by OFF.
 SLOPES = np.array([[1.0], [10.0], [100.0]])
-ERRING = SLOPES * (1 + np.arange(TRAINED + VALIDATED))
-TARGETS = [ERRING[:, at : at + H] for at in range(TRAINED, TRAINED + VALIDATED - H + 1)]
+SLOPED = SLOPES * (1 + np.arange(TRAINED + VALIDATED))
+TARGETS = [SLOPED[:, at : at + H] for at in range(TRAINED, TRAINED + VALIDATED - H + 1)]
 OFF = SLOPES[:, 0] * np.mean(1 + np.arange(H))
 
 
 def model_of(forecaster):
-    """The trained model: in 1.6.0, and there alone, a copy of the one that was given."""
+    """The trained model; only 1.6.0 trains a copy of the one that it was given."""
     (model,) = getattr(forecaster, "models_fitted", forecaster.models)
     return model
 
@@ -77,10 +78,10 @@ def losses_of(forecaster):
 
 
 class Release:
-    """One source tree, and the statements about it."""
+    """One source tree, and the checks of it."""
 
     def __init__(self, name, tree, folder):
-        self.package, self.models = take(tree)
+        self.package, self.models = import_from(tree)
         self.numbers = tuple(map(int, re.findall(r"\d+", name)))
         self.folder, self.rank = folder, dist.get_rank()
 
@@ -89,25 +90,25 @@ class Release:
 
     @property
     def multivariate(self):
-        """The models of upstream's tests; before the first of them there is one multivariate model."""
+        """The models of upstream's tests, or the only multivariate model of releases without them."""
         return self.has("TSMixer", "MLPMultivariate", "SOFTS") or ["StemGNN"]
 
-    def made(self, name, n_series, zero=False, **options):
-        """A model that takes all its windows in each step, for two processes."""
+    def make(self, name, n_series, zero=False, **options):
+        """A model for two processes which uses all windows in each step."""
         class_ = getattr(self.models, name)
         windows = {"windows_batch_size": None}
         if name != "NHITS":
             windows["n_series"] = n_series
             if "windows_batch_size" not in inspect.signature(class_).parameters:
-                # up to 2.0.1 it draws so many windows a device
+                # up to 2.0.1 each device draws this number of windows
                 del windows["windows_batch_size"]
                 windows["batch_size"] = max(1, N_WINDOWS // dist.get_world_size())
         loss = importlib.import_module("neuralforecast.losses.pytorch").MAE()
-        # up to 1.3.0 it validates after each epoch, and trains without a scaler
+        # up to 1.3.0 models validate after each epoch, and have no scaler
         newer = {"val_check_steps": 1, "scaler_type": "identity"} if self.numbers >= (1, 4) else {}
         model = class_(
             **{"h": H, "input_size": INPUT, "max_steps": 2, "learning_rate": 0.0, **newer},
-            # up to 1.6.4 a model does not do without a progress bar
+            # up to 1.6.4 a model needs a progress bar
             **{"random_seed": 1, "logger": False, "enable_progress_bar": self.numbers < (1, 7)},
             **{"accelerator": "cpu", "devices": 2, "strategy": "ddp", "enable_model_summary": False},
             **{"loss": loss, **SIZES[name], **windows, **options},
@@ -118,11 +119,11 @@ class Release:
         return model
 
     def fitted(self, model, n_series, length=TRAINED + VALIDATED, val_size=VALIDATED):
-        """The forecaster, and the first value of each window in each step of training, by series if it has several."""
+        """The forecaster, and the first value of each window in each training step, by series if it has several."""
         seen, nhits = [], type(model).__name__ == "NHITS"
 
-        def note(module, arguments):
-            # Lightning calls the module twice: with the batch, for its training step, which gives it the windows
+        def record(module, arguments):
+            # Called twice: by Lightning with the batch, and by its training step with the windows
             given = arguments[0]
             if torch.is_tensor(given):  # 1.0.0
                 given = {"insample_y": given}
@@ -130,64 +131,64 @@ class Release:
                 first = given["insample_y"].detach()[:, 0].reshape(-1, 1 if nhits else n_series)
                 seen.append(first.tolist())
 
-        hook = model.register_forward_pre_hook(note)
+        hook = model.register_forward_pre_hook(record)
         forecaster = self.package.NeuralForecast(models=[model], freq="D")
         forecaster.fit(df=named_windows(n_series, length), val_size=val_size)
         hook.remove()
         return forecaster, seen
 
     def validated(self, model):
-        """The validation losses of a fit with `ERRING` on this process."""
+        """The validation losses of a fit on `SLOPED`."""
         forecaster = self.package.NeuralForecast(models=[model], freq="D")
-        forecaster.fit(df=frame(ERRING), val_size=VALIDATED)
+        forecaster.fit(df=frame(SLOPED), val_size=VALIDATED)
         return losses_of(forecaster)
 
     def multivariate_models_train(self):
         """TSMixer, MLPMultivariate and SOFTS train on two processes (tests/test_common/test_multi_device_training.py,
         pull request 1557) and validate there (the same file, pull request 1571). Every batch has all series, and each
-        window is one device's: together they have all, and none twice.
+        window is trained on by exactly one device.
 
-        Up to 2.0.1 windows are drawn; here just as many as there are.
+        Up to 2.0.1 windows are drawn at random; here as many as there are.
         """
         for name in self.multivariate:
-            forecaster, seen = self.fitted(self.made(name, 4), 4)
+            forecaster, seen = self.fitted(self.make(name, 4), 4)
             every = [None, None]
             dist.all_gather_object(every, seen)
             assert len(seen) == 2, (name, every)
-            due = [[n * 1000.0 + start for n in range(4)] for start in range(N_WINDOWS)]
+            expected = [[n * 1000.0 + start for n in range(4)] for start in range(N_WINDOWS)]
             for step in zip(*every):
                 shares = [sorted(sorted(window) for window in share) for share in step]
-                assert sorted(window for share in shares for window in share) == due, (name, step)
+                assert sorted(window for share in shares for window in share) == expected, (name, step)
                 assert [len(share) for share in shares] == [N_WINDOWS / 2] * 2, (name, step)
             assert np.isfinite(losses_of(forecaster)).all(), name
 
-    def no_device_is_left_without_a_window(self):
-        """With fewer windows than devices each device has them all, so that none waits for one that has nothing to do
-        (the same file, pull request 1557).
+    def every_device_has_a_window(self):
+        """With fewer windows than devices each device trains on all of them, so that no device has none and hangs the
+        others (the same file, pull request 1557).
 
-        Before 1.7, in one process as well, a model may draw a window past the last one if it has more series than
-        windows, so there it has one series.
+        Before 1.7, with one device as well, a model may draw a window past the last one if it has more series than
+        windows, so one series is used there.
         """
         name, n_series = self.multivariate[-1], 1 if self.numbers < (1, 7) else 4
-        _, seen = self.fitted(self.made(name, n_series), n_series, length=INPUT + 1, val_size=0)
-        due = {tuple(n * 1000.0 for n in range(n_series))}
-        assert [{tuple(sorted(window)) for window in step} for step in seen] == [due, due]
+        _, seen = self.fitted(self.make(name, n_series), n_series, length=INPUT + 1, val_size=0)
+        expected = {tuple(n * 1000.0 for n in range(n_series))}
+        assert [{tuple(sorted(window)) for window in step} for step in seen] == [expected, expected]
 
-    def other_models_keep_all_windows(self):
-        """A univariate model takes all windows of the series that its device has (the same file, pull request 1557)."""
-        _, seen = self.fitted(self.made("NHITS", 3), 3)
+    def univariate_models_use_all_windows(self):
+        """A univariate model uses all windows of its device's series (the same file, pull request 1557)."""
+        _, seen = self.fitted(self.make("NHITS", 3), 3)
         assert len(seen) == 2
         for step in seen:
             starts = sorted(value for (value,) in step)
             series = sorted({value // 1000 for value in starts})
-            due = [n * 1000.0 + start for n in series for start in range(N_WINDOWS)]
-            assert (len(series), starts) == (2, due), step
+            expected = [n * 1000.0 + start for n in series for start in range(N_WINDOWS)]
+            assert (len(series), starts) == (2, expected), step
 
-    def a_model_without_a_trainer_keeps_all_windows(self):
-        """So does a multivariate model that no trainer holds (the same file, pull request 1557)."""
+    def a_model_without_a_trainer_uses_all_windows(self):
+        """So does a multivariate model without a trainer (the same file, pull request 1557)."""
         dataset = importlib.import_module("neuralforecast.tsdataset")
         data = dataset.TimeSeriesDataset.from_df(named_windows(4, TRAINED))[0]
-        model = self.made(self.multivariate[-1], 4)
+        model = self.make(self.multivariate[-1], 4)
         if "batch_size" in inspect.signature(type(model)).parameters and model.batch_size < N_WINDOWS:
             model.batch_size = N_WINDOWS
         model.val_size = model.test_size = 0
@@ -196,52 +197,53 @@ class Release:
         class End(Exception):
             pass
 
-        def note(module, arguments):
+        def record(module, arguments):
             seen.extend(arguments[0]["insample_y"][:, 0].reshape(-1, 4)[:, 0].tolist())
             raise End
 
-        model.register_forward_pre_hook(note)
+        model.register_forward_pre_hook(record)
         with contextlib.suppress(End):
             model.training_step(next(iter(dataset.TimeSeriesLoader(data, batch_size=4))), 0)
         assert sorted(value % 1000 for value in seen) == list(range(N_WINDOWS)), seen
 
     def each_window_counts_once_in_validation(self):
         """The validation loss of several devices is the mean of all windows, not of the devices' means (the same file,
-        pull request 1571), and validation ends on each.
+        pull request 1571), and no device hangs.
 
-        Upstream weights what each device has found by its number of windows. Ours lets each device validate all
-        windows, so that the padding of an odd number of series does not count, and a loss that is no mean is right.
+        Upstream weights the loss of each device by its number of windows. The patch gives every device the losses of
+        all batches, so that the padding of an odd number of series does not count, and losses that are not means are
+        right.
         """
         for name in self.has("MLPMultivariate"):
-            losses, due = self.validated(self.made(name, 3, zero=True)), np.mean(np.abs(TARGETS))
-            assert np.allclose(losses, due, rtol=1e-5), (name, losses, due)
-        losses = self.validated(self.made("NHITS", 3, zero=True))
+            losses, expected = self.validated(self.make(name, 3, zero=True)), np.mean(np.abs(TARGETS))
+            assert np.allclose(losses, expected, rtol=1e-5), (name, losses, expected)
+        losses = self.validated(self.make("NHITS", 3, zero=True))
         assert np.allclose(losses, np.mean(OFF), rtol=1e-5), losses
 
     def each_batch_of_validation_counts_by_its_windows(self):
-        """Batches of unlike size are weighted, from 3.2.1 on (the same file, pull request 1571).
+        """Batches of different sizes are weighted, from 3.2.1 on (the same file, pull request 1571).
 
-        Before, one process gives the mean of the batches' means. That has nothing to do with devices, so it is not
-        healed: several devices give what one gives.
+        Before, a single device computes the mean of the batches' means. The patches do not change that: several
+        devices give what one gives.
         """
         weighted = self.numbers >= (3, 2, 1)
         size = "valid_batch_size" if self.numbers >= (1, 4) else "batch_size"
-        losses = self.validated(self.made("NHITS", 3, zero=True, **{size: 2}))
-        due = np.mean(OFF) if weighted else np.mean([np.mean(OFF[:2]), OFF[2]])
-        assert np.allclose(losses, due, rtol=1e-5), (losses, due)
+        losses = self.validated(self.make("NHITS", 3, zero=True, **{size: 2}))
+        expected = np.mean(OFF) if weighted else np.mean([np.mean(OFF[:2]), OFF[2]])
+        assert np.allclose(losses, expected, rtol=1e-5), (losses, expected)
 
     def loads(self, folder, like):
         loaded = model_of(self.package.NeuralForecast.load(folder)).state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in model_of(like).state_dict().items()), folder
 
-    def saving_by_all_leaves_one_whole_model(self):
-        """Processes that save at the same time do not get in each other's way (pull request 1460: no FileExistsError),
-        and leave what the first one leaves by itself (tests/test_core.py, the same pull request).
+    def saving_by_all_ranks_leaves_one_complete_model(self):
+        """Processes that save at the same time do not conflict (pull request 1460: no FileExistsError), and write the
+        files that rank 0 writes when it saves on its own (tests/test_core.py, the same pull request).
 
-        Upstream lets only the first one write, and another leaves nothing. Ours lets the first to come write, and
-        the others wait for it, so that each can load right afterwards; what the second one leaves by itself is whole.
+        Upstream lets only rank 0 write. The patch lets the first rank to call `save` write while the others wait for
+        it, so that each can load right afterwards; rank 1 on its own writes a complete model.
         """
-        forecaster, _ = self.fitted(self.made("NHITS", 3), 3)
+        forecaster, _ = self.fitted(self.make("NHITS", 3), 3)
         both, first, second = (os.path.join(self.folder, name) for name in ("both", "first", "second"))
         for overwrite in (False, True):
             forecaster.save(both, overwrite=overwrite)
@@ -259,49 +261,50 @@ class Release:
         assert not os.path.exists(second) or sorted(os.listdir(second)) == files
 
 
-STATEMENTS = (
+CHECKS = (
     Release.multivariate_models_train,
-    Release.no_device_is_left_without_a_window,
-    Release.other_models_keep_all_windows,
-    Release.a_model_without_a_trainer_keeps_all_windows,
+    Release.every_device_has_a_window,
+    Release.univariate_models_use_all_windows,
+    Release.a_model_without_a_trainer_uses_all_windows,
     Release.each_window_counts_once_in_validation,
     Release.each_batch_of_validation_counts_by_its_windows,
-    Release.saving_by_all_leaves_one_whole_model,
+    Release.saving_by_all_ranks_leaves_one_complete_model,
 )
 
 
-OF_MULTIVARIATE_MODELS = STATEMENTS[:2] + STATEMENTS[3:4]
+OF_MULTIVARIATE_MODELS = CHECKS[:2] + CHECKS[3:4]
 
 
-def statements_about(release):
-    """The statements that say something of a release: before 1.5.0 no model is multivariate, and 1.0.0 cannot save."""
+def checks_of(release):
+    """The checks that apply to a release: before 1.5.0 no model is multivariate, and 1.0.0 cannot save."""
     left_out = () if release.numbers >= (1, 5) else OF_MULTIVARIATE_MODELS
     if release.numbers < (1, 1):
-        left_out += (Release.saving_by_all_leaves_one_whole_model,)
-    return [statement for statement in STATEMENTS if statement not in left_out]
+        left_out += (Release.saving_by_all_ranks_leaves_one_complete_model,)
+    return [check for check in CHECKS if check not in left_out]
 
 
 def main(out, named_trees):
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 do not load with torch 2.6 otherwise
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
+    gc.disable()  # up to 1.4.0 a model cannot be saved once Python has collected its trainer, with one process either
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     dist.init_process_group("gloo")
     sys.path.insert(0, "")
-    told, started = {}, time.monotonic()
+    results, started = {}, time.monotonic()
     for named in named_trees:
         name, _, tree = named.partition("=")
-        release, told[name] = Release(name, tree, os.path.join(out, name)), {}
-        for statement in statements_about(release):
+        release, results[name] = Release(name, tree, os.path.join(out, name)), {}
+        for check in checks_of(release):
             try:
-                statement(release)
-                told[name][statement.__name__] = "holds"
+                check(release)
+                results[name][check.__name__] = "pass"
             except Exception:
-                told[name][statement.__name__] = traceback.format_exc()
+                results[name][check.__name__] = traceback.format_exc()
             with open(os.path.join(out, f"rank-{release.rank}.json"), "w", encoding="utf-8") as file:
-                json.dump(told, file)
-            if told[name][statement.__name__] != "holds":
-                sys.exit(1)  # torchrun ends the other process, which may wait for this one
-        print(f"{name}: {len(told[name])} statements hold, {time.monotonic() - started:.1f} s", flush=True)
+                json.dump(results, file)
+            if results[name][check.__name__] != "pass":
+                sys.exit(1)  # torchrun stops the other process, which may be waiting for this one
+        print(f"{name}: {len(results[name])} checks pass, {time.monotonic() - started:.1f} s", flush=True)
     dist.destroy_process_group()
 
 
