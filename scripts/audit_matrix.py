@@ -61,7 +61,7 @@ def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) 
         return outcomes, ""
     for found in report.cells:
         outcomes[found.case.model][found.case.config] = found
-    return outcomes, f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}"
+    return outcomes, str(report.stack)
 
 
 def tally_of(outcomes: Outcomes, site: Path) -> Tally:

@@ -61,8 +61,8 @@ class Fits:
             },
             "random_streams": random_streams(),
             # as hexadecimal, which compares not-a-number as well
-            "train_losses": [loss.hex() for loss in self.observation.evidence.losses],
-            "valid_losses": [loss.hex() for loss in self.observation.evidence.validated],
+            "train_losses": [loss.hex() for loss in self.observation.training.losses],
+            "valid_losses": [loss.hex() for loss in self.observation.training.validated],
         }
         if not result["train_losses"] or not result["valid_losses"]:
             raise RuntimeError("nothing was trained or validated")

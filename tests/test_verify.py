@@ -19,7 +19,7 @@ from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.proof.prove import Agenda, ProofRequest, agenda_for, timeout_for
 from nfpatch.proof.report import groups
 from nfpatch.proof.runner import ProofReport
-from nfpatch.proof.verdict import result_without_fits
+from nfpatch.proof.verdict import result_without_calls
 
 OUT_LAYER = ["out.weight", "out.bias"]
 
@@ -582,9 +582,9 @@ def test_the_output_names_the_launcher_and_it_trains_once(site: Path) -> None:
     catalog = load_catalog()
     found = inspect_install(find_install(None, site), catalog)
     agenda = agenda_of(found, "predict-on-one-device", launchers=("script", "fork", "script"))
-    results = tuple(result_without_fits(case, "error", "") for case in agenda.cases)
+    results = tuple(result_without_calls(case, "error", "") for case in agenda.cases)
     assert len({result.id for result in results}) == len(results)
-    report = ProofReport(False, None, None, None, None, None, 0.0, results)
+    report = ProofReport(False, None, None, None, 0.0, results)
     assert [title for title, _ in groups(report)] == [
         "NHITS, predict, by script",
         "NHITS (control), by script",

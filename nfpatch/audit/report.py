@@ -125,10 +125,7 @@ def sentences_of(report: AuditReport) -> list[str]:
     """The sentences at the end."""
     how = f"by strict DDP in {PROCESSES} processes" if report.ddp else "in one process"
     cells = pluralize(len(report.cells), "cell", "cells")
-    sentences = [
-        f"{cells}, each trained {STEPS} steps {how}, {report.seconds:.0f} s in total; torch {report.torch}, "
-        f"Lightning {report.lightning}, Python {report.python}."
-    ]
+    sentences = [f"{cells}, each trained {STEPS} steps {how}, {report.seconds:.0f} s in total; {report.stack}."]
     outcomes = _outcomes(report.cells)
     if outcomes["refused"]:
         number = pluralize(outcomes["refused"], "cell is", "cells are")

@@ -12,6 +12,7 @@ from nfpatch.audit.cells import TRAINED_OTHERWISE, cells_of
 from nfpatch.audit.models import losses_of, models_of
 from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
+from nfpatch.engine.probe import Stack, versions_in_json
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.installs.find import Install, module_file
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
@@ -93,9 +94,7 @@ class AuditReport:
     cells: tuple[Cell, ...]
     unknown_options: tuple[str, ...]
     ddp: bool
-    torch: Optional[str]
-    lightning: Optional[str]
-    python: Optional[str]
+    stack: Optional[Stack]
     seconds: float
 
     @property
@@ -139,9 +138,7 @@ class AuditReport:
             "ok": self.ok,
             "ddp": self.ddp,
             "steps": STEPS,
-            "torch": self.torch,
-            "lightning": self.lightning,
-            "python": self.python,
+            **versions_in_json(self.stack),
             "seconds": round(self.seconds, 3),
             "not_audited": self.not_audited,
             "unknown_options": list(self.unknown_options),
@@ -208,9 +205,7 @@ def run_audit(
         for (number, cell), result in zip(unused.items(), again.cases):
             if outcome_of(result) == "clean":
                 found[number] = _cell_of(cell.case, result)
-    audit = AuditReport(
-        tuple(found), agenda.unknown_options, ddp, report.torch, report.lightning, report.python, seconds
-    )
+    audit = AuditReport(tuple(found), agenda.unknown_options, ddp, report.stack, seconds)
     if all(cell.outcome == "error" for cell in found):
         raise EnvironmentProblem(
             f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"

@@ -3,7 +3,8 @@
     script    what is run: a user's file, or the catalog's cases, which `target/train.py` runs as a user's script
     run       N processes: `launch` (how they start and end), `probe` (what the interpreter has), `overlay` and
               `sources` (which neuralforecast)
-    events    typed records that the processes write: `target/events.py`, shared by both sides; `logs` reads them
+    events    typed records that the processes write: `target/events.py`, shared by both sides; `logs` reads them, and
+              `records` has them by rank and call, of a script as of a case, and makes `facts` of them
     checks    pure functions from records to findings; `checks/` has one module per check and one registration
     report    findings as text, JSON, JUnit XML and HTML
 

@@ -6,96 +6,104 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from nfpatch.target.events import OwnLayerUnused, Step
+from nfpatch.target.events import (
+    CallRaised,
+    CallReturned,
+    CallStarted,
+    Comparison,
+    Entry,
+    FitCompared,
+    MethodReplaced,
+    OneDeviceOnly,
+    OwnLayerUnused,
+    ReferenceMade,
+    Training,
+    TrainingObserved,
+)
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
+NOT_CALLED = CallStarted(-1, "")
 
 
 @dataclass
-class Training:
-    """One training, as one rank observed it. `Evidence` and `TrainingObserved` of `events.py` say what is what.
+class Call:
+    """What one rank recorded of a call of the script, or of a case of the catalog. `name` is empty if it made none.
 
-    `bases` are the classes of neuralforecast that the model is of, `own_layers` the unused ones of the user's classes.
-    It was `stopped_by` this line of the user's own code, as "FILE:LINE", and `stopped_after` so many steps.
+    `begin` and `end` are seconds since the epoch. `references` say how the result differs from that of one process.
+    `written` has, by path, how files were changed, as "opened", "replaced" or "removed", and `writers` the line of the
+    user's own code that did, if it did. `one_device` is what keeps a training on one device, `replaced` are methods
+    that the script has replaced since the call before.
+
+    `place` is where the process is that has not ended the call. Of a rank that has made none, `failed_before` is an
+    earlier call in which it raised; the steps are those to the end of a process that `has_ended` without it, by an
+    `error` of its own or not. One that `has_gone_on` without it may also make another call.
     """
 
-    model: str = ""
-    world_size: Optional[int] = None
-    backend: Optional[str] = None
-    find_unused: Optional[bool] = None
-    steps: int = 0
-    losses: tuple[float, ...] = ()
-    finite_loss: bool = True
-    validated: tuple[float, ...] = ()
-    unused: tuple[str, ...] = ()
-    weights: Optional[str] = None
-    batches: tuple[str, ...] = ()
-    bases: tuple[str, ...] = ()
-    own_layers: tuple[OwnLayerUnused, ...] = ()
-    stopped_by: str = ""
-    stopped_after: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Forecasts that a rank got: their SHA-256, and rows and missing numbers where they are known."""
-
-    digest: str
-    rows: Optional[int] = None
-    missing: int = 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An exception on one rank, in one line, with the frames of its traceback, and when it was raised.
-
-    `unused` are the parameters that torch names in it. It `is_refusal` where DDP refuses unused parameters.
-    """
-
-    message: str
-    places: tuple[str, ...] = ()
-    time: float = 0.0
-    unused: tuple[str, ...] = ()
-    is_refusal: bool = False
-
-
-@dataclass(frozen=True)
-class RankFacts:
-    """What one rank recorded of a call. `name` is empty where it has not made the call.
-
-    `differences` say how its result differs from that of one process. `weights` are digests of the models afterwards,
-    `buffers` one of their running statistics; `chosen` is what searches have chosen; `written` has, by path, how files
-    were changed, and `writers` the line of the user's own code that did. `place` is where the process is that has not
-    ended the call, `failed_before` an earlier call in which it raised. `options` and `data` are what the call was
-    given, in words by name, `steps` the lines of the script that led to it, or to the end of a process that `has_ended`
-    without it, by an `error` of its own or not. One that `has_gone_on` without it may also make another call.
-    """
-
-    name: str = ""
-    line: int = 0
-    has_returned: bool = False
-    failure: Optional[Failure] = None
-    differences: tuple[str, ...] = ()
-    answers: tuple[Answer, ...] = ()
-    weights: tuple[str, ...] = ()
-    buffers: Optional[str] = None
-    chosen: tuple[str, ...] = ()
-    written: Mapping[str, set[str]] = field(default_factory=dict)
-    writers: Mapping[str, str] = field(default_factory=dict)
+    started: CallStarted = NOT_CALLED
+    begin: float = 0.0
+    end: float = 0.0
+    trainings: dict[int, Training] = field(default_factory=dict)
+    returned: Optional[CallReturned] = None
+    raised: Optional[CallRaised] = None
+    references: list[ReferenceMade] = field(default_factory=list)
+    comparison: Optional[Comparison] = None
+    written: dict[str, set[str]] = field(default_factory=dict)
+    writers: dict[str, str] = field(default_factory=dict)
+    one_device: str = ""
+    replaced: list[MethodReplaced] = field(default_factory=list)
     place: str = ""
     failed_before: str = ""
-    models: tuple[str, ...] = ()
-    options: Mapping[str, str] = field(default_factory=dict)
-    data: Mapping[str, str] = field(default_factory=dict)
-    steps: tuple[Step, ...] = ()
     has_ended: bool = False
     has_gone_on: bool = False
     error: str = ""
 
     @property
+    def name(self) -> str:
+        """Class and method."""
+        return self.started.name
+
+    @property
+    def method(self) -> str:
+        """The name without the class that it is of."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def line(self) -> int:
+        """Where the script makes it."""
+        return self.started.line
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """How the result differs from that of one process."""
+        return tuple(each.differ for each in self.references if each.differ)
+
+    @property
     def is_over(self) -> bool:
-        """Whether the call has ended, one way or another."""
-        return self.has_returned or self.failure is not None
+        """Whether it has ended, one way or another."""
+        return self.returned is not None or self.raised is not None
+
+    def take(self, entry: Entry) -> None:
+        """Takes in an event of it."""
+        event = entry.event
+        if isinstance(event, TrainingObserved):
+            self.trainings[event.index] = event.training
+        elif isinstance(event, OneDeviceOnly):
+            self.one_device = event.what
+        elif isinstance(event, ReferenceMade):
+            self.references.append(event)
+        elif isinstance(event, FitCompared):
+            self.comparison = event.comparison
+        elif isinstance(event, CallReturned):
+            self.returned, self.end = event, entry.time
+        elif isinstance(event, CallRaised):
+            self.raised, self.end = event, entry.time
+
+    @property
+    def detail(self) -> str:
+        """The error with its frames, or in what the result is not that of one process; empty if all is well."""
+        if self.raised is not None:
+            return "\n".join([self.raised.message, *self.raised.places])
+        return "\n".join(self.differences)
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class CallFacts:
     """
 
     name: str
-    ranks: Mapping[int, RankFacts]
+    ranks: Mapping[int, Call]
     trainings: Mapping[int, Mapping[int, Training]]
     world_size: int
     is_case: bool = False
@@ -147,9 +155,9 @@ class CallFacts:
         return next(iter(self.ranks.values())).line
 
     @property
-    def returned(self) -> dict[int, RankFacts]:
-        """The ranks on which it returned."""
-        return {rank: facts for rank, facts in self.ranks.items() if facts.has_returned}
+    def returned(self) -> dict[int, CallReturned]:
+        """What it returned, on the ranks on which it did."""
+        return {rank: call.returned for rank, call in self.ranks.items() if call.returned is not None}
 
     def unused_parameters(self) -> tuple[str, ...]:
         """The parameters that got no gradient in some step on some rank, in the model's order."""

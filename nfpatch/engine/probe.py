@@ -64,6 +64,21 @@ class Stack:
     pyspark: str | None = None
     fugue: str | None = None
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """What a report says of it."""
+        return {"torch": self.torch, "Lightning": self.lightning, "Python": self.python}
+
+    def __str__(self) -> str:
+        """The same in words."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+
+
+def versions_in_json(stack: Stack | None) -> dict[str, object]:
+    """The versions for a JSON document; None where nothing ran."""
+    names = ("torch", "lightning", "python")
+    return {name: None if stack is None else getattr(stack, name) for name in names}
+
 
 def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
     """What `python` has to train with, `extra_path` being first on its path. Imports neither torch nor Lightning.

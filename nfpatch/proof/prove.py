@@ -412,7 +412,7 @@ def run_agenda(
     is_one_node = options.nodes.nnodes == 1
     cases = [fit for fit in agenda.cases if is_one_node or (fit.case.stage, fit.source) != ("ray-search", "released")]
     if not cases:
-        report = ProofReport(True, None, None, None, None, None, 0.0, ())
+        report = ProofReport(True, None, None, None, 0.0, ())
         return _covering(report, agenda.coverage)
     with temporary_folder() as folder:
         trees = {name: build_source(install, files, folder / name) for name, files in agenda.trees.items()}

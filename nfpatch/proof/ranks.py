@@ -1,4 +1,4 @@
-"""What the ranks of a launch have reported so far, read from the files they write."""
+"""What the ranks of a launch have recorded so far, read from the files they write."""
 
 from __future__ import annotations
 
@@ -7,65 +7,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nfpatch.engine.logs import entries_in, frames_of_dump, tail_of, text_of
-from nfpatch.target.events import (
-    CaseFinished,
-    CaseStarted,
-    Entry,
-    ProcessEnded,
-    ProcessStarted,
-    RanksAssembled,
-    SourceImported,
-    StackImported,
-)
+from nfpatch.engine.records import Process
+from nfpatch.target.events import Entry, ProcessStarted, RanksAssembled, SourceImported, StackImported
 
 _NUMBER = re.compile(r"\d+")
 
 
 @dataclass
-class ReportingRank:
+class ReportingRank(Process):
     """One process of a launch. `read` brings the rest up to date; `target/train.py` says what it writes.
 
-    Of a process on another node no more is known than `finished` and `done`.
+    Its calls are cases. Of a process on another node no more is known than those that are over, and its end.
     """
 
-    number: int
-    folder: Path
-    pid: int | None = None
-    python: str | None = None
-    torch: str | None = None
-    lightning: str | None = None
+    number: int = 0
+    folder: Path = Path()
     gpus: int | None = None
     backend: str | None = None  # of the process group, as the ranks agreed
     imported: dict[str, str | None] = field(default_factory=dict)  # tree: the file of its neuralforecast
-    started: set[str] = field(default_factory=set)  # ids of cases
-    finished: dict[str, CaseFinished] = field(default_factory=dict)  # by the id of the case
-    done: bool = False
     _read: int = 0  # bytes
+
+    @property
+    def running(self) -> set[int]:
+        """The numbers of the cases that it has begun and not finished."""
+        return {number for number, call in self.calls.items() if not call.is_over}
 
     def read(self) -> None:
         """Takes in the events that were written since the last call."""
         path = self.folder / f"rank-{self.number}.jsonl"
         entries, self._read = entries_in(path, self._read) if path.exists() else ([], self._read)
         for entry in entries:
-            self._take(entry)
+            self.take(entry)
 
-    def _take(self, entry: Entry) -> None:
+    def take(self, entry: Entry) -> None:
         """Takes in one event."""
         event = entry.event
         if isinstance(event, ProcessStarted):
-            self.pid, self.python = entry.pid, event.python
+            self.pid = entry.pid
         elif isinstance(event, StackImported):
-            self.torch, self.lightning, self.gpus = event.torch, event.lightning, event.gpus
+            self.gpus = event.gpus
         elif isinstance(event, RanksAssembled):
             self.backend = event.backend
         elif isinstance(event, SourceImported):
             self.imported[event.tree] = event.file
-        elif isinstance(event, CaseStarted):
-            self.started.add(event.case)
-        elif isinstance(event, CaseFinished):
-            self.finished[event.case] = event
-        elif isinstance(event, ProcessEnded):
-            self.done = True
+        else:
+            super().take(entry)
 
     def log_tail(self, lines: int) -> str:
         """The last lines that the process printed; of a progress bar, what was to be seen last."""
@@ -83,4 +69,7 @@ def ranks_of_fit(reports: Path) -> list[ReportingRank]:
     Each has left an empty file that is named like its log, with its process id behind.
     """
     marks = sorted(reports.glob("*/rank-*.log.*"))
-    return [ReportingRank(int(_NUMBER.findall(mark.name)[0]), mark.parent, pid=int(mark.suffix[1:])) for mark in marks]
+    return [
+        ReportingRank(int(mark.suffix[1:]), number=int(_NUMBER.findall(mark.name)[0]), folder=mark.parent)
+        for mark in marks
+    ]

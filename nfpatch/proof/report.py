@@ -208,9 +208,7 @@ def _unused_in(results: Sequence[CaseResult]) -> tuple[tuple[str, str], ...]:
 def _facts(install: Install, report: ProofReport) -> tuple[tuple[str, str], ...]:
     facts = {
         "neuralforecast": f"{install.version} in {install.site_packages}",
-        "torch": report.torch,
-        "Lightning": report.lightning,
-        "Python": report.python,
+        **({} if report.stack is None else report.stack.versions),
         "world size": report.world_size,
         "backend": report.backend,
         "seconds": f"{report.seconds:.1f}",
@@ -277,8 +275,7 @@ def conditions_of(report: ProofReport) -> str:
     backend = "" if report.backend is None else f", backend {report.backend}"
     if report.accelerator == "gpu" and report.backend == "gloo":
         backend += ", because processes share a GPU, which nccl does not allow"
-    stack = f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}"
-    return f"{processes}{backend}; {stack}; {report.seconds:.1f} s in total."
+    return f"{processes}{backend}; {report.stack}; {report.seconds:.1f} s in total."
 
 
 def verdict_of(report: ProofReport) -> list[str]:

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import specifier_contains
+from nfpatch.engine.facts import Call
 from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
 from nfpatch.engine.logs import tail_of
-from nfpatch.engine.probe import Stack, probe, runnable
+from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source
 from nfpatch.errors import EnvironmentProblem
 from nfpatch.proof.coverage import Coverage
 from nfpatch.proof.ranks import ReportingRank, ranks_of_fit
-from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_fits, result_without_fits
+from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_calls, result_without_calls
 from nfpatch.target import ENTRY
 from nfpatch.target.events import CaseSpec, TrainSpec, encode
 
@@ -61,15 +62,13 @@ class ProofEvent:
 class ProofReport:
     """The result of a proof.
 
-    `world_size` and `backend` are what torch reported, None where no case trained; the versions are None where there
-    was nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
+    `world_size` and `backend` are what torch reported, None where no case trained; `stack` is None where there was
+    nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
     which patches in question it does not show.
     """
 
     ok: bool
-    torch: str | None
-    lightning: str | None
-    python: str | None
+    stack: Stack | None
     world_size: int | None
     backend: str | None
     seconds: float
@@ -100,9 +99,7 @@ class ProofReport:
         """The report as the JSON of `nfpatch verify`, but for the key "neuralforecast", which is the caller's."""
         return {
             "ok": self.ok,
-            "torch": self.torch,
-            "lightning": self.lightning,
-            "python": self.python,
+            **versions_in_json(self.stack),
             "world_size": self.world_size,
             "backend": self.backend,
             "accelerator": self.accelerator,
@@ -161,7 +158,6 @@ def run_proof(
         check_that_spark_starts(stack, python)
     on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
-    reporting: ReportingRank | None = None
     while len(finished) < len(cases):
         left = [case for case in cases if case.id not in finished]
         left = [case for case in left if case.launcher == left[0].launcher]
@@ -170,15 +166,12 @@ def run_proof(
             with running(proof.program(python, extra_path), proof.workers) as launch:
                 proof.watch(launch, begin + options.timeout)
         finished.update(proof.results)
-        reporting = reporting or next((rank for rank in proof.ranks if rank.torch is not None), None)
     results = tuple(finished[case.id] for case in cases)
     distributed = (result for result in results if result.strategy != "single-process" and result.expect != "wrong")
     trained = next((result for result in distributed if result.world_size is not None), None)
     return ProofReport(
         ok=all(result.ok for result in results),
-        torch=(reporting and reporting.torch) or stack.torch,
-        lightning=(reporting and reporting.lightning) or stack.lightning,
-        python=(reporting and reporting.python) or stack.python,
+        stack=stack,
         world_size=trained.world_size if trained else None,
         backend=trained.backend if trained else None,
         seconds=time.monotonic() - begin,
@@ -227,7 +220,7 @@ class _Proof:
         self.reports = folder / "reports"
         self.world_size = options.nodes.nnodes * options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
-        self.ranks = [ReportingRank(number, self.reports) for number in range(reporting)]
+        self.ranks = [ReportingRank(number=number, folder=self.reports) for number in range(reporting)]
         self.started: set[str] = set()
         self.results: dict[str, CaseResult] = {}
 
@@ -249,7 +242,7 @@ class _Proof:
 
     def workers(self) -> list[int]:
         """The ids of the processes that may still run."""
-        return [rank.pid for rank in self.ranks if rank.pid is not None and not rank.done]
+        return [rank.pid for rank in self.ranks if rank.pid and not rank.ended]
 
     def _specification(self) -> TrainSpec:
         """What `target/train.py` does."""
@@ -288,11 +281,11 @@ class _Proof:
         self.on_event(ProofEvent("launched"))
 
         def look(ended: bool) -> Optional[bool]:
-            dead = [rank for rank in self.ranks if rank.pid is not None and not is_alive(rank.pid)]
+            dead = [rank for rank in self.ranks if rank.pid and not is_alive(rank.pid)]
             self._take_reports()
-            if all(rank.done for rank in self.ranks):
+            if all(rank.ended for rank in self.ranks):
                 self._take_leave(launch, deadline)
-            elif ended or any(not rank.done for rank in dead):
+            elif ended or any(not rank.ended for rank in dead):
                 self._conclude(self._death(launch))
             elif time.monotonic() > deadline:
                 self._conclude(_Ending("timeout", self._lateness()))
@@ -311,7 +304,7 @@ class _Proof:
     def _lateness(self) -> str:
         """What had not finished at the timeout."""
         when = f"at the timeout of {self.options.timeout:g} s"
-        if self.options.nodes.nnodes == 1 or any(rank.pid is not None for rank in self.ranks):
+        if self.options.nodes.nnodes == 1 or any(rank.pid for rank in self.ranks):
             return f"not finished {when}"
         return (
             f"the {self.options.nodes.nnodes} nodes had not all joined {self.options.nodes.rdzv_endpoint} {when}. Run "
@@ -324,36 +317,40 @@ class _Proof:
             rank.read()
             if rank.gpus == 0:
                 raise no_gpu(self.stack)
-        for case in self.cases:
-            if case.id not in self.started and any(case.id in rank.started for rank in self.ranks):
+        for number, case in enumerate(self.cases):
+            if case.id not in self.started and any(number in rank.calls for rank in self.ranks):
                 self.started.add(case.id)
                 self.on_event(ProofEvent("started", case))
-            finished = [case.id in rank.finished for rank in self.ranks]
-            if case.id not in self.results and (any(finished) if self.options.dealt else all(finished)):
-                self._finish(case, self._judged(case))
+            over = self._over(number)
+            if case.id not in self.results and len(over) == (1 if self.options.dealt else len(self.ranks)):
+                self._finish(case, self._judged(case, [call for _, call in over]))
+
+    def _over(self, number: int) -> list[tuple[int, Call]]:
+        """What the ranks that have finished a case have recorded of it, with their numbers."""
+        calls = ((rank.number, rank.calls.get(number)) for rank in self.ranks)
+        return [(rank, call) for rank, call in calls if call is not None and call.is_over]
 
     def _finish(self, case: ProofCase, result: CaseResult) -> None:
         """Records the result of a case."""
         self.results[case.id] = result
         self.on_event(ProofEvent("finished", case, result))
 
-    def _judged(self, case: ProofCase) -> CaseResult:
+    def _judged(self, case: ProofCase, calls: Sequence[Call]) -> CaseResult:
         """The result of a case that all ranks have finished."""
         for rank in self.ranks:
             file = rank.imported.get(case.tree)
             tree = self.trees[case.tree] or self.stack.neuralforecast
             if case.tree in rank.imported and not _is_package_file(file, tree):
                 wrong = f"rank {rank.number} imported neuralforecast from {file} instead of {tree}"
-                return result_without_fits(case, "error", wrong)
+                return result_without_calls(case, "error", wrong)
         # On GPUs the ranks agree on the backend, as only they know how many there are.
         agreed = (rank.backend for rank in self.ranks if rank.backend)
         backend = "gloo" if self.options.accelerator == "cpu" else next(agreed)
-        fits = [rank.finished[case.id] for rank in self.ranks if case.id in rank.finished]
-        return result_of_fits(case, fits, self.world_size, backend)
+        return result_of_calls(case, calls, self.world_size, backend)
 
     def _death(self, launch: Launch) -> _Ending:
         """Why a launch, or one of its processes, ended early; ends the others, so that the launcher does not wait."""
-        launch.end_workers(rank.pid for rank in self.ranks if rank.pid is not None)
+        launch.end_workers(rank.pid for rank in self.ranks if rank.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
         self._take_reports()
@@ -387,24 +384,20 @@ class _Proof:
             return
         places = self._places() if ending.outcome == "timeout" else self._places_told()
         not_reached = "not reached" if self.started - set(self.results) else f"not reached: {ending.detail}{places}"
-        for case in self.cases:
-            if case.id in self.results or (fatal and case.id not in fatal):
+        for number, case in enumerate(self.cases):
+            if case.id in self.results or (fatal and number not in fatal):
                 continue
             if case.id not in self.started:
-                self._finish(case, result_without_fits(case, ending.outcome, not_reached))
+                self._finish(case, result_without_calls(case, ending.outcome, not_reached))
                 not_reached = "not reached"
                 continue
-            errors = [
-                f"\nrank {rank.number} had finished with: {rank.finished[case.id].detail}"
-                for rank in self.ranks
-                if case.id in rank.finished
-            ]
-            self._finish(case, result_without_fits(case, ending.outcome, ending.detail + places + "".join(errors)))
+            errors = [f"\nrank {rank} had finished with: {call.detail}" for rank, call in self._over(number)]
+            self._finish(case, result_without_calls(case, ending.outcome, ending.detail + places + "".join(errors)))
 
-    def _running_on(self, rank: int | None) -> set[str]:
-        """The ids of the cases that a rank has started and not finished; of all ranks if it is not known which."""
+    def _running_on(self, rank: int | None) -> set[int]:
+        """The numbers of the cases that a rank has begun and not finished; of all ranks if it is not known which."""
         ranks = self.ranks if rank is None else [self.ranks[rank]]
-        return {case for rank in ranks for case in rank.started - set(rank.finished)}
+        return {number for rank in ranks for number in rank.running}
 
     def _places(self) -> str:
         """Where the processes that have not finished are, if they still respond."""
@@ -412,15 +405,15 @@ class _Proof:
         asked = {
             f"rank {rank.number}" if is_each_a_rank else "the script": rank
             for rank in self.ranks
-            if rank.pid is not None and not rank.done
+            if rank.pid and not rank.ended
         }
         asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
-        ask_for_places(rank.pid for rank in asked.values() if rank.pid is not None)
+        ask_for_places(rank.pid for rank in asked.values())
         return "".join(f"\n{who} was at {rank.place() or 'an unknown place'}" for who, rank in asked.items())
 
     def _places_told(self) -> str:
         """Where processes that have not finished were when another rank asked them."""
-        places = {rank.number: rank.place() for rank in self.ranks if not rank.done}
+        places = {rank.number: rank.place() for rank in self.ranks if not rank.ended}
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
 
 

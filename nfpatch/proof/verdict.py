@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal, Optional
+from typing import Literal
 
 from nfpatch.catalog import Case
-from nfpatch.engine.checks import errors, first_finding, reference
+from nfpatch.engine.checks import (
+    CHECKS,
+    errors,
+    first_finding,
+    reference,
+    running_statistics,
+    series_order,
+    validation_loss,
+)
 from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
-from nfpatch.engine.facts import Answer, CallFacts, Failure, Outcome, RankFacts, Training
+from nfpatch.engine.facts import Call, CallFacts, Outcome
+from nfpatch.engine.records import facts_of_call
 from nfpatch.engine.sources import Source
-from nfpatch.target.events import CaseFinished
 
 Expectation = Literal["unused-parameters", "pass", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
 Launcher = Literal["torchrun", "script", "spawn", "fork", "spark"]
+
+# What stages of a script compare themselves, and what is no matter of a plain fit: each case is of one patch
+CHECKS_OF_STAGES = tuple(check for check in CHECKS if check is not validation_loss)
+CHECKS_OF_FITS = tuple(check for check in CHECKS_OF_STAGES if check not in (running_statistics, series_order))
 
 
 @dataclass(frozen=True)
@@ -110,108 +122,76 @@ class CaseResult:
         }
 
 
-def result_without_fits(case: ProofCase, outcome: Outcome, detail: str) -> CaseResult:
+def result_without_calls(case: ProofCase, outcome: Outcome, detail: str) -> CaseResult:
     """The result of a case that not all ranks have finished."""
     return _result(case, (), outcome, ok=False, detail=detail)
 
 
-def result_of_fits(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CaseResult:
+def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CaseResult:
     """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
-    facts = facts_of(case, fits, world_size, backend)
+    facts = facts_of(case, calls, world_size, backend)
     if case.case.stage != "fit":
-        return _result_of_stage(case, fits, facts)
+        return _result_of_stage(case, calls, facts)
     failed = errors.find(facts) or world_size_check.find(facts)
     if failed is not None:
-        return _result(case, fits, "error", ok=False, detail="\n".join(failed.errors) or failed.detail)
+        return _result(case, calls, "error", ok=False, detail="\n".join(failed.errors) or failed.detail)
 
     unused = facts.unused_parameters()
-    refused = any(fit.outcome == "unused-parameters" for fit in fits)
-    if refused or (unused and not (case.has_unused and case.expect == "pass")):
+    refusals = [failure.message for _, failure in failures_of(facts)]
+    if refusals or (unused and not (case.has_unused and case.expect == "pass")):
         if case.expect == "pass":
-            refusals = [fit.detail for fit in fits if fit.outcome == "unused-parameters"]
             detail = f"unused: {', '.join(unused or refusals[:1])}"
         else:
-            detail = _why_not_refused(fits) or difference(unused, case.unused_parameters)
-        return _result(case, fits, "unused-parameters", ok=not detail, detail=detail)
+            detail = _why_not_refused(facts) or difference(unused, case.unused_parameters)
+        return _result(case, calls, "unused-parameters", ok=not detail, detail=detail)
 
-    found = first_finding(facts)
-    why_not = found.detail if found is not None else _why_no_forecasts(case, fits) or _why_not_alike(case, fits)
+    found = first_finding(facts, CHECKS_OF_FITS)
+    why_not = found.detail if found is not None else _why_not_alike(case, calls)
     if why_not is not None:
-        return _result(case, fits, "error", ok=False, detail=why_not)
+        return _result(case, calls, "error", ok=False, detail=why_not)
     if case.expect != "pass":
         detail = "there are no unused parameters, and DDP did not raise"
     else:
         detail = difference(unused, case.unused_parameters) if case.has_unused else ""
-    return _result(case, fits, "pass", ok=not detail, detail=detail)
+    return _result(case, calls, "pass", ok=not detail, detail=detail)
 
 
-def facts_of(case: ProofCase, fits: Sequence[CaseFinished], world_size: int, backend: str) -> CallFacts:
-    """What the checks look at. Of a plain fit, forecasts, batches and running statistics are not compared."""
-    is_stage = case.case.stage != "fit"
+def facts_of(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CallFacts:
+    """What the checks look at."""
     is_alone = case.strategy == "single-process"
-    return CallFacts(
-        name=case.case.stage,
-        ranks={
-            rank: RankFacts(
-                name=case.case.stage,
-                has_returned=fit.outcome in ("pass", "wrong"),
-                failure=_failure_of(fit),
-                differences=(fit.detail,) if fit.outcome == "wrong" else (),
-                answers=tuple(map(Answer, fit.answers)) if is_stage else (),
-                buffers=fit.buffers if is_stage else None,
-            )
-            for rank, fit in enumerate(fits)
-        },
-        trainings={0: {rank: _training_of(fit, is_stage) for rank, fit in enumerate(fits)}},
+    facts = facts_of_call(
+        dict(enumerate(calls)),
+        {0: {rank: call.trainings[0] for rank, call in enumerate(calls)}},
         world_size=1 if is_alone else world_size,
-        is_case=True,
-        backend=None if is_alone else backend,
     )
+    return replace(facts, is_case=True, backend=None if is_alone else backend)
 
 
-def _failure_of(fit: CaseFinished) -> Optional[Failure]:
-    if fit.outcome not in ("error", "unused-parameters"):
-        return None
-    message, *places = fit.detail.split("\n")
-    return Failure(message, tuple(places), fit.seconds, fit.unused_by_torch or (), fit.outcome == "unused-parameters")
-
-
-def _training_of(fit: CaseFinished, is_stage: bool) -> Training:
-    return Training(
-        world_size=fit.world_size,
-        backend=fit.backend,
-        steps=fit.steps,
-        finite_loss=fit.finite_loss,
-        unused=fit.unused,
-        weights=fit.digest or None,
-        batches=fit.batches if is_stage else (),
-    )
-
-
-def _result_of_stage(case: ProofCase, fits: Sequence[CaseFinished], facts: CallFacts) -> CaseResult:
+def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -> CaseResult:
     """The result of a case that went on to a stage of a user's script, each rank compared with one process."""
     differences = reference.find(facts)
-    words = "\n".join([*errors_in_full(failures_of(facts)), *(() if differences is None else [differences.detail])])
-    outcomes = {fit.outcome for fit in fits}
-    if case.patch is None and _is_refused_alone(fits):
-        return _result(case, fits, "error", ok=True, detail=words)
-    if outcomes & {"error", "unused-parameters"}:
-        outcome: Outcome = "error" if "error" in outcomes else "unused-parameters"
+    failures = failures_of(facts)
+    words = "\n".join([*errors_in_full(failures), *(() if differences is None else [differences.detail])])
+    if case.patch is None and _is_refused_alone(calls):
+        return _result(case, calls, "error", ok=True, detail=words)
+    if failures:
+        outcome: Outcome = "unused-parameters" if all(each.is_refusal for _, each in failures) else "error"
         is_the_bug = case.expect == "wrong" and any(symptom in words for symptom in case.symptoms)
-        return _result(case, fits, outcome, ok=is_the_bug, detail=words)
+        return _result(case, calls, outcome, ok=is_the_bug, detail=words)
     # On Spark, neuralforecast itself decides how many processes train
     is_wrong_number = case.launcher == "spark" and case.expect == "wrong" and differences is not None
-    found = differences if is_wrong_number else first_finding(facts)
+    found = differences if is_wrong_number else first_finding(facts, CHECKS_OF_STAGES)
     if found is None:
         detail = f"the bug does not show on {facts.world_size} ranks: each matches the single-process reference"
         detail = detail if case.expect == "wrong" else ""
-        return _result(case, fits, "pass", ok=not detail, detail=detail)
-    return _result(case, fits, found.outcome, ok=found.outcome == case.expect == "wrong", detail=found.detail)
+        return _result(case, calls, "pass", ok=not detail, detail=detail)
+    return _result(case, calls, found.outcome, ok=found.outcome == case.expect == "wrong", detail=found.detail)
 
 
-def _is_refused_alone(fits: Sequence[CaseFinished]) -> bool:
+def _is_refused_alone(calls: Sequence[Call]) -> bool:
     """Whether a single process fails too. The errors of the other ranks may be a consequence of that."""
-    return any(fit.refused_alone for fit in fits) and all(fit.outcome in ("error", "wrong") for fit in fits)
+    is_at_fault = [each.differences or (each.raised and not each.raised.is_refusal) for each in calls]
+    return all(is_at_fault) and any(each.error for call in calls for each in call.references)
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
@@ -226,27 +206,18 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
     return "; ".join(mismatches)
 
 
-def _why_not_refused(fits: Sequence[CaseFinished]) -> str | None:
+def _why_not_refused(facts: CallFacts) -> str | None:
     """Why unused parameters do not count as refused by DDP; None if they do."""
-    for rank, fit in enumerate(fits):
-        if fit.outcome != "unused-parameters":
+    for rank, training in facts.trainings[0].items():
+        if facts.ranks[rank].raised is None:
             return f"rank {rank}: there are unused parameters, but DDP did not refuse them"
-        if fit.unused_by_torch is not None and set(fit.unused_by_torch) != set(fit.unused_last):
-            return f"rank {rank}: torch names different parameters than were observed: {', '.join(fit.unused_by_torch)}"
+        named = training.unused_by_torch
+        if named is not None and set(named) != set(training.unused_last):
+            return f"rank {rank}: torch names different parameters than were observed: {', '.join(named)}"
     return None
 
 
-def _why_no_forecasts(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
-    """What is wrong with the forecasts of a plain fit; None where nothing is."""
-    for rank, fit in enumerate(fits if case.forecast is not None else ()):
-        if fit.forecast_shape is None or fit.forecast_shape != fit.due_shape:
-            return f"rank {rank}: the forecasts have the shape {fit.forecast_shape} instead of {fit.due_shape}"
-        if not fit.finite_forecasts:
-            return f"rank {rank}: not all forecasts are finite numbers"
-    return None
-
-
-def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
+def _why_not_alike(case: ProofCase, calls: Sequence[Call]) -> str | None:
     """How fits differ from those that they must be equal to; None if they do not.
 
     Two addends have the same sum in any order, more have not: with three ranks and more, the last bits depend on how
@@ -254,32 +225,32 @@ def _why_not_alike(case: ProofCase, fits: Sequence[CaseFinished]) -> str | None:
     """
     if case.like is None:
         return None
-    is_bit_equal = case.strategy == "single-process" or len(fits) <= 2
-    for rank, fit in enumerate(fits):
-        if fit.comparison is None:
+    is_bit_equal = case.strategy == "single-process" or len(calls) <= 2
+    for rank, call in enumerate(calls):
+        if call.comparison is None:
             return f"rank {rank}: was not compared with {case.like}"
-        for what, names in (("removed", fit.comparison.removed), ("frozen", fit.comparison.frozen)):
+        for what, names in (("removed", call.comparison.removed), ("frozen", call.comparison.frozen)):
             unclaimed = [name for name in names if not _is_claimed(name, case.unused_parameters)]
             if unclaimed:
                 return f"rank {rank}: {what}, but not claimed by the patch: {', '.join(unclaimed)}"
-        if is_bit_equal and not _is_alike(fit):
-            different = ", ".join(fit.comparison.different) or "no weights, but the forecasts or losses"
+        if is_bit_equal and not _is_alike(call):
+            different = ", ".join(call.comparison.different) or "no weights, but the forecasts or losses"
             return (
-                f"rank {rank}: the result differs from {case.like} by up to {fit.comparison.largest:.3g}: {different}"
+                f"rank {rank}: the result differs from {case.like} by up to {call.comparison.largest:.3g}: {different}"
             )
     return None
 
 
-def _is_alike(fit: CaseFinished) -> bool:
+def _is_alike(call: Call) -> bool:
     """Whether a fit had the losses, weights and forecasts of the one that it must be like, bit for bit."""
-    found = fit.comparison
+    found = call.comparison
     return found is not None and not found.different and found.forecasts_equal and found.losses_equal
 
 
-def _matches_reference(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome) -> bool | None:
+def _matches_reference(case: ProofCase, calls: Sequence[Call], outcome: Outcome) -> bool | None:
     """Whether it is equal to what it is compared with; None where nothing was compared."""
-    if any(fit.comparison is not None for fit in fits):
-        return all(map(_is_alike, fits))
+    if any(call.comparison is not None for call in calls):
+        return all(map(_is_alike, calls))
     return outcome == "pass" if case.case.stage != "fit" and outcome in ("pass", "wrong") else None
 
 
@@ -288,9 +259,11 @@ def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
-    """A result with the evidence that the fits give."""
-    trained = [fit for fit in fits if fit.world_size is not None]
+def _result(case: ProofCase, calls: Sequence[Call], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
+    """A result with the evidence that the ranks give."""
+    trainings = [training for call in calls for training in call.trainings.values()]
+    trained = [training for training in trainings if training.world_size is not None]
+    forecasts = () if case.forecast is None or not calls or calls[0].returned is None else calls[0].returned.forecasts
     return CaseResult(
         id=case.id,
         patch=case.patch,
@@ -300,23 +273,23 @@ def _result(case: ProofCase, fits: Sequence[CaseFinished], outcome: Outcome, ok:
         expect=case.expect,
         outcome=outcome,
         ok=ok,
-        unused_parameters=tuple(dict.fromkeys(name for fit in fits for name in fit.unused)),
-        seconds=max((fit.seconds for fit in fits), default=0.0),
+        unused_parameters=tuple(dict.fromkeys(name for training in trainings for name in training.unused)),
+        seconds=max((call.end - call.begin for call in calls), default=0.0),
         detail=detail,
         world_size=trained[0].world_size if trained else None,
         backend=trained[0].backend if trained else None,
-        steps=min((fit.steps for fit in trained), default=None),
-        finite_loss=all(fit.finite_loss for fit in trained) if trained else None,
-        equal_weights=len({fit.digest for fit in fits}) == 1 and bool(fits[0].digest) if outcome == "pass" else None,
+        steps=min((training.steps for training in trained), default=None),
+        finite_loss=all(training.has_finite_loss for training in trained) if trained else None,
+        equal_weights=len({training.weights for training in trained}) == 1 if outcome == "pass" else None,
         parameters=trained[0].parameters if trained else None,
         strategy=case.strategy,
-        forecast_shape=fits[0].forecast_shape if fits else None,
-        finite_forecasts=all(fit.finite_forecasts for fit in fits) if outcome == "pass" else None,
+        forecast_shape=forecasts[0].shape if forecasts else None,
+        finite_forecasts=bool(forecasts) if outcome == "pass" else None,
         like=case.like,
-        matches_reference=_matches_reference(case, fits, outcome),
-        refused=outcome == "error" and any(fit.refused for fit in fits),
-        refused_alone=_is_refused_alone(fits),
-        is_finished=bool(fits),
+        matches_reference=_matches_reference(case, calls, outcome),
+        refused=outcome == "error" and any(call.raised and call.raised.by_neuralforecast for call in calls),
+        refused_alone=_is_refused_alone(calls),
+        is_finished=bool(calls),
         stage=case.case.stage,
         launcher=case.launcher,
         requires=case.requires,

@@ -51,7 +51,7 @@ def print_report(install: Install, script: Script, report: RehearsalReport) -> N
     by = _LAUNCHERS[report.launcher]
     print_sentence(
         f"{script.name} in {report.world_size} CPU processes, started by {by}, with the {report.source} source; "
-        f"torch {report.torch}, Lightning {report.lightning}, Python {report.python}; {report.seconds:.1f} s."
+        f"{report.stack}; {report.seconds:.1f} s."
     )
     if report.overrides:
         print_sentence(f"Changed for the rehearsal: {'; '.join(report.overrides)}.")
@@ -113,9 +113,7 @@ def document_of(install: Install, script: Script, report: RehearsalReport) -> Do
         facts=(
             ("script", shlex.join([script.name, *script.arguments])),
             ("neuralforecast", f"{install.version} in {install.site_packages}, {report.source} source"),
-            ("torch", report.torch),
-            ("Lightning", report.lightning),
-            ("Python", report.python),
+            *report.stack.versions.items(),
             ("processes", f"{report.world_size}, by {report.launcher}"),
             ("overrides", "; ".join(report.overrides) or "none"),
             ("seconds", f"{report.seconds:.1f}"),

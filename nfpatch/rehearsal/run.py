@@ -17,12 +17,12 @@ from nfpatch.engine.checks.shared_files import shared_files
 from nfpatch.engine.facts import listed
 from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
 from nfpatch.engine.logs import place_of, tail_of
-from nfpatch.engine.probe import probe, runnable
+from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
+from nfpatch.engine.records import Records
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import EnvironmentProblem, UsageError
 from nfpatch.patching.install_state import InstallState
-from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode
@@ -67,9 +67,7 @@ class RehearsalReport:
     overrides: tuple[str, ...]
     notes: tuple[str, ...]
     source: Source
-    torch: str
-    lightning: str
-    python: str
+    stack: Stack
     launcher: LauncherName
     world_size: int
     exit_code: Optional[int]
@@ -91,9 +89,7 @@ class RehearsalReport:
         """The report as the JSON of `nfpatch rehearse`, but for the key "neuralforecast", which is the caller's."""
         return {
             "ok": self.ok,
-            "torch": self.torch,
-            "lightning": self.lightning,
-            "python": self.python,
+            **versions_in_json(self.stack),
             "source": self.source,
             "launcher": self.launcher,
             "world_size": self.world_size,
@@ -164,9 +160,7 @@ def rehearse(
         overrides=tuple(records.overrides),
         notes=(*places, *_notes_of(records, left, tail, raised=exit_code not in (0, None))),
         source=source,
-        torch=stack.torch,
-        lightning=stack.lightning,
-        python=stack.python,
+        stack=stack,
         launcher=launcher,
         world_size=devices,
         exit_code=exit_code,

@@ -9,26 +9,23 @@ from typing import Any, Optional
 from nfpatch.catalog import Patch
 from nfpatch.engine.checks import different_data, first_finding, parting_calls, shared_files
 from nfpatch.engine.facts import (
-    Answer,
+    NOT_CALLED,
+    Call,
     CallFacts,
-    Failure,
     Finding,
     Outcome,
-    RankFacts,
-    Training,
     in_file,
     listed,
     shortened,
 )
 from nfpatch.engine.logs import place_of
+from nfpatch.engine.records import Rank, Records, facts_of_call
 from nfpatch.engine.remedies import patches_for, patches_for_unused
 from nfpatch.rehearsal.parting import decision_of
-from nfpatch.rehearsal.records import Call, Rank, Records
-from nfpatch.target.events import MethodReplaced
-from nfpatch.target.outcomes import UNUSED_PARAMETERS_MESSAGES
+from nfpatch.target.events import MethodReplaced, Training
 
-# Of a training, what only the proof observes, and what a finding says
-_NOT_REPORTED = ("backend", "finite_loss", "batches", "bases", "own_layers", "stopped_by", "stopped_after")
+# Of a training, what the JSON document has
+_REPORTED = ("model", "world_size", "find_unused", "steps", "losses", "validated", "unused", "weights")
 # Of an exception, how many frames are shown for an issue
 LAST_FRAMES = 6
 
@@ -231,26 +228,14 @@ def _facts_of_call(
 ) -> CallFacts:
     ranks = {rank: records.ranks[rank] for rank in sorted(records.ranks)}
     calls = {rank: ranks[rank].calls[number] for rank, number in row.items()}
-    first = next(iter(calls.values())).started
-    trainings = records.trainings_of(row)
-    references = [reference for call in calls.values() for reference in call.references]
-    trained = (training.model for by_rank in trainings.values() for training in by_rank.values() if training.model)
-    facts = CallFacts(
-        name=first.name,
+    facts = replace(
+        facts_of_call(calls, records.trainings_of(row), devices),
         ranks={rank: _facts_of_rank(records, each, calls.get(rank), ends) for rank, each in ranks.items()},
-        trainings=trainings,
-        world_size=devices,
-        search=first.search,
-        models=tuple(dict.fromkeys(first.models)) or tuple(dict.fromkeys(trained)),
-        reference_losses={
-            each.index: each.validation for each in references if each.index is not None and each.validation is not None
-        },
         ended=ended,
-        one_device=next((call.one_device for call in calls.values() if call.one_device), ""),
     )
     if not parting_calls.parts(facts):
         return facts
-    steps = {rank: each.steps for rank, each in facts.ranks.items()}
+    steps = {rank: each.started.steps for rank, each in facts.ranks.items()}
     return replace(facts, decision=decision_of(steps, written_by(ranks)))
 
 
@@ -265,40 +250,18 @@ def written_by(ranks: Mapping[int, Rank]) -> dict[int, dict[str, set[str]]]:
     return found
 
 
-def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Mapping[int, int]) -> RankFacts:
+def _facts_of_rank(records: Records, rank: Rank, call: Optional[Call], ends: Mapping[int, int]) -> Call:
     if call is None:
         has_ended = rank.ended is not None and all(number <= ends.get(rank.number, -1) for number in rank.calls)
-        return RankFacts(
+        return Call(
+            replace(NOT_CALLED, steps=rank.ended.steps if rank.ended is not None and has_ended else ()),
             place=place_of(records.stack_of(rank)),
             failed_before=records.failure_of(rank.number),
             has_ended=has_ended,
             has_gone_on=has_ended or any(number > ends.get(rank.number, -1) for number in rank.calls),
-            steps=rank.ended.steps if rank.ended is not None and has_ended else (),
             error=rank.ended.error if rank.ended is not None and has_ended else "",
         )
-    failure, returned, started = None, call.returned, call.started
-    if call.raised is not None:
-        event = call.raised.event
-        is_refusal = any(words in event.error for words in UNUSED_PARAMETERS_MESSAGES)
-        failure = Failure(event.error, event.places, call.raised.time, event.unused or (), is_refusal)
-    frame = None if returned is None else returned.forecasts
-    return RankFacts(
-        name=call.name,
-        line=started.line,
-        has_returned=returned is not None,
-        failure=failure,
-        differences=tuple(each.differ for each in call.references if each.differ),
-        answers=() if frame is None else (Answer(frame.digest, frame.rows, frame.nan),),
-        weights=() if returned is None else returned.weights,
-        chosen=() if returned is None else returned.chosen,
-        written=call.written,
-        writers=call.writers,
-        place="" if call.is_over else place_of(records.stack_of(rank)),
-        models=started.models,
-        options=started.options,
-        data=started.data,
-        steps=started.steps,
-    )
+    return call if call.is_over else replace(call, place=place_of(records.stack_of(rank)))
 
 
 def _judge(records: Records, row: Mapping[int, int], facts: CallFacts, known: Known) -> _Judged:
@@ -319,7 +282,7 @@ def _goes_on(rank: Rank, number: int) -> bool:
 
 def _is_same(facts: CallFacts) -> bool:
     """Whether all ranks raise the same error."""
-    failures = [each.failure for each in facts.ranks.values()]
+    failures = [each.raised for each in facts.ranks.values()]
     return len({None if each is None else each.message for each in failures}) == 1 and failures[0] is not None
 
 
@@ -453,24 +416,21 @@ def _word_for(call: Optional[Call]) -> str:
     if call is None:
         return "-"
     if call.raised is not None:
-        return call.raised.event.error.partition(":")[0]
+        return call.raised.message.partition(":")[0]
     if call.returned is None:
         return "waits"
-    frame = call.returned.forecasts
-    return "returned" if frame is None else f"{frame.rows} rows"
+    forecasts = call.returned.forecasts
+    return f"{forecasts[0].rows} rows" if forecasts else "returned"
 
 
 def _evidence_of(rank: int, call: Optional[Call], trainings: Mapping[int, Mapping[int, Training]]) -> dict[str, Any]:
     """What a rank recorded of a call, for the JSON document."""
-    own = [
-        {name: value for name, value in asdict(ranks[rank]).items() if name not in _NOT_REPORTED}
-        for ranks in trainings.values()
-        if rank in ranks
-    ]
+    own = [{name: getattr(ranks[rank], name) for name in _REPORTED} for ranks in trainings.values() if rank in ranks]
     evidence: dict[str, Any] = {"rank": rank, "state": _word_for(call), "trainings": own}
     if call is not None:
         returned = {} if call.returned is None else asdict(call.returned)
-        evidence["error"] = None if call.raised is None else call.raised.event.error
+        evidence["error"] = None if call.raised is None else call.raised.message
         evidence["written"] = sorted(call.written)
-        evidence.update({name: returned.get(name) for name in ("forecasts", "chosen", "weights")})
+        evidence.update({name: returned.get(name) for name in ("chosen", "weights")})
+        evidence["forecasts"] = next(iter(returned.get("forecasts", ())), None)
     return evidence

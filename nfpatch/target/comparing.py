@@ -6,9 +6,6 @@ import random
 from typing import Any, NamedTuple
 
 from .events import Comparison
-from .frames import difference_of, digest_of_frame
-from .observing import Observation
-from .outcomes import Differs
 
 # Set before every case, so that two of them draw the same numbers.
 SEED = 1
@@ -79,14 +76,3 @@ def compared(fitted: FitEnd, reference: FitEnd) -> Comparison:
         removed=tuple(name for name in like if name not in last),
         frozen=tuple(name for name in fitted.frozen if name not in reference.frozen),
     )
-
-
-def compare_frames(found: Any, expected: Any, observation: Observation) -> None:
-    """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
-
-    The digest of `found` is recorded, as it must be the same on all ranks.
-    """
-    observation.evidence.answers += (digest_of_frame(found),)
-    difference = difference_of(found, expected)
-    if difference is not None:
-        raise Differs(difference)

@@ -8,6 +8,7 @@ the fields of its event, the name of its class as "event", and rank, process and
 from __future__ import annotations
 
 import functools
+import math
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Dict, Optional, Tuple, Type, TypeVar
@@ -62,6 +63,12 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     raise WrongRecord(f"{where}: {value!r} is no {getattr(kind, '__name__', kind)}")
 
 
+# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with
+UNUSED_PARAMETERS_MESSAGES = (
+    "Expected to have finished reduction in the prior iteration",
+    "parameters that were not used in producing the loss",
+)
+
 # Specifications: what nfpatch tells the processes
 
 
@@ -114,6 +121,11 @@ class TrainSpec:
     timeout: float
     out: str
 
+    @property
+    def is_on_spark(self) -> bool:
+        """Whether Spark makes the processes."""
+        return self.launcher == "spark"
+
 
 @dataclass(frozen=True)
 class RehearsalSpec:
@@ -137,12 +149,11 @@ class RehearsalSpec:
 
 @dataclass(frozen=True)
 class ProcessStarted:
-    """The process runs, as a rank. `python` is its version.
+    """The process runs, as a rank.
 
     It is `within` another process of the same rank that started it between its calls, to call neuralforecast there.
     """
 
-    python: str
     within: bool = False
 
 
@@ -179,8 +190,6 @@ class ProcessEnded:
 class StackImported:
     """torch and Lightning were imported. `gpus` is the number that torch sees, None for a run on the CPU."""
 
-    torch: str
-    lightning: str
     gpus: Optional[int]
 
 
@@ -192,10 +201,56 @@ class RanksAssembled:
 
 
 @dataclass(frozen=True)
-class CaseStarted:
-    """A case began. `case` is its id."""
+class OwnLayerUnused:
+    """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
 
-    case: str
+    layer: str
+    owner: str
+    file: str
+    line: int
+    parameters: Tuple[str, ...]
+
+
+@dataclass
+class Training:
+    """One training, as the observer on one rank has seen it so far; of a case, all trainings that are part of it.
+
+    `bases` are the classes of neuralforecast that the model is of. `world_size` and `backend` are what
+    torch.distributed reports: 1 and None without a process group. `find_unused` is DDP's `find_unused_parameters`, None
+    where it is the default. `steps` are optimizer steps, `losses` those of every step, `validated` the validation
+    losses, one per validation, or what early stopping monitors instead. `unused` are the trainable parameters without a
+    gradient after the backward pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in
+    torch's own error, `own_layers` the unused layers of the user's classes. `parameters` counts the numbers in
+    trainable parameters. `weights` is a SHA-256 over all parameters where the training has ended, `buffers` one over
+    what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a multivariate model, which
+    must see the same series on each rank, `points` how many points in time there are to train on. It was `stopped_by`
+    this line of the user's own code, as "FILE:LINE", and `stopped_after` so many steps.
+    """
+
+    model: str = ""
+    bases: Tuple[str, ...] = ()
+    world_size: Optional[int] = None
+    backend: Optional[str] = None
+    find_unused: Optional[bool] = None
+    steps: int = 0
+    losses: Tuple[float, ...] = ()
+    validated: Tuple[float, ...] = ()
+    unused: Tuple[str, ...] = ()
+    unused_last: Tuple[str, ...] = ()
+    unused_by_torch: Optional[Tuple[str, ...]] = None
+    own_layers: Tuple[OwnLayerUnused, ...] = ()
+    stopped_by: str = ""
+    stopped_after: Optional[int] = None
+    parameters: Optional[int] = None
+    weights: Optional[str] = None
+    buffers: Optional[str] = None
+    batches: Tuple[str, ...] = ()
+    points: int = 0
+
+    @property
+    def has_finite_loss(self) -> bool:
+        """Whether the loss was a finite number in every step."""
+        return all(map(math.isfinite, self.losses))
 
 
 @dataclass(frozen=True)
@@ -215,63 +270,6 @@ class Comparison:
     frozen: Tuple[str, ...]
 
 
-@dataclass
-class Evidence:
-    """What the observer of a training has seen. It fills one in step by step.
-
-    `world_size` and `backend` are what torch.distributed reports during training: 1 and None without a process group.
-    `steps` are optimizer steps, `losses` those of every step, `validated` the validation losses, one per validation, or
-    what early stopping monitors instead. `unused` are the trainable parameters without a gradient after the backward
-    pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in torch's own error.
-    `parameters` counts the numbers in trainable parameters; `digest` is a SHA-256 over all parameters after the fit,
-    `buffers` one over what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a
-    multivariate model, which must see the same series on each rank.
-    """
-
-    world_size: Optional[int] = None
-    backend: Optional[str] = None
-    steps: int = 0
-    losses: Tuple[float, ...] = ()
-    finite_loss: bool = True
-    validated: Tuple[float, ...] = ()
-    unused: Tuple[str, ...] = ()
-    unused_last: Tuple[str, ...] = ()
-    unused_by_torch: Optional[Tuple[str, ...]] = None
-    parameters: Optional[int] = None
-    digest: Optional[str] = None
-    buffers: Optional[str] = None
-    batches: Tuple[str, ...] = ()
-    # of a fit in processes that end with it, of which one reports for all: the losses by rank, how many points in time
-    # each trained on, and whether they saw the same series in one order
-    losses_of_ranks: Tuple[Tuple[float, ...], ...] = ()
-    points: Tuple[int, ...] = ()
-    in_one_order: Optional[bool] = None
-    # what came after the fit: rows and columns of the forecasts and what they must be (series x horizon, outputs of the
-    # loss), whether all are finite numbers, and a SHA-256 of every frame that was asked of all ranks
-    forecast_shape: Optional[Tuple[int, ...]] = None
-    due_shape: Optional[Tuple[int, ...]] = None
-    finite_forecasts: Optional[bool] = None
-    answers: Tuple[str, ...] = ()
-    comparison: Optional[Comparison] = None
-    # whether neuralforecast itself raised the error, by a statement of its own, and whether one process fails as well,
-    # with the same message
-    refused: bool = False
-    refused_alone: bool = False
-
-
-@dataclass
-class CaseFinished(Evidence):
-    """A case came to its end on one rank.
-
-    `outcome` is "pass", "unused-parameters", "error", or "wrong" where the end is not that of one process.
-    """
-
-    case: str = ""
-    outcome: str = "pass"
-    detail: str = ""
-    seconds: float = 0.0
-
-
 @dataclass(frozen=True)
 class RankInfo:
     """What a rank says of itself: its node, how many processes and GPUs that has, and what it came to run."""
@@ -289,8 +287,8 @@ class RankInfo:
         return own == others
 
 
-# Events of a user's script. Those of a call have its number, which counts the calls of the process, and those of a
-# training its index in the call.
+# Events of a user's script, and of the cases of `train.py`, each of which counts as a call. Those of a call have its
+# number, which counts the calls of the process, and those of a training its index in the call.
 
 
 @dataclass(frozen=True)
@@ -304,16 +302,18 @@ class OptionOverridden:
 class CallStarted:
     """The script calls neuralforecast, from this file and line; `search` is the stage that shows its search, if any.
 
+    Of a case the name is its stage, and the number that of the case in the specification.
+
     `options` are the arguments of the models, and of the call, `data` those that are frames; each in words, by name.
     `steps` are the lines that were run since the last call.
     """
 
     number: int
     name: str
-    file: str
-    line: int
-    models: Tuple[str, ...]
-    search: str
+    file: str = ""
+    line: int = 0
+    models: Tuple[str, ...] = ()
+    search: str = ""
     options: Dict[str, str] = field(default_factory=dict)
     data: Dict[str, str] = field(default_factory=dict)
     steps: Tuple[Step, ...] = ()
@@ -337,62 +337,20 @@ class OneDeviceOnly:
 
 
 @dataclass(frozen=True)
-class TrainingStarted:
-    """A training of a call began. `find_unused` is DDP's `find_unused_parameters`, None where it is the default.
-
-    `bases` are the classes of neuralforecast that the model's class derives from.
-    """
-
-    number: int
-    index: int
-    model: str
-    world_size: int
-    find_unused: Optional[bool]
-    bases: Tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrainingStopped:
-    """The user's own code set `should_stop` of a trainer after so many steps, in the line "FILE:LINE"."""
-
-    number: int
-    index: int
-    steps: int
-    place: str
-
-
-@dataclass(frozen=True)
-class OwnLayerUnused:
-    """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
-
-    layer: str
-    owner: str
-    file: str
-    line: int
-    parameters: Tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class OwnLayersUnused:
-    """The layers of this kind in a training."""
-
-    number: int
-    index: int
-    layers: Tuple[OwnLayerUnused, ...]
-
-
-@dataclass(frozen=True)
 class TrainingObserved:
-    """What a training has come to so far; `weights` is the SHA-256 of the parameters where it has ended."""
+    """What a training of a call has come to so far."""
 
     number: int
     index: int
-    model: str
-    steps: int
-    losses: Tuple[float, ...]
-    validated: Tuple[float, ...]
-    unused: Tuple[str, ...]
-    weights: Optional[str] = None
+    training: Training
+
+
+@dataclass(frozen=True)
+class FitCompared:
+    """The fit of a case was compared with the one that it must be like."""
+
+    number: int
+    comparison: Comparison
 
 
 @dataclass(frozen=True)
@@ -404,6 +362,11 @@ class Frame:
     ids: Optional[int]
     nan: int
     digest: str
+
+    @property
+    def shape(self) -> Tuple[int, int]:
+        """Series x horizon, and the outputs of the loss."""
+        return self.rows, len(set(self.columns) - {"unique_id", "ds"})
 
 
 @dataclass(frozen=True)
@@ -427,19 +390,28 @@ class CallReturned:
     """A call returned: its forecasts, the digests of the models' weights, and what its searches have chosen."""
 
     number: int
-    forecasts: Optional[Frame]
-    weights: Tuple[str, ...]
-    chosen: Tuple[str, ...]
+    forecasts: Tuple[Frame, ...] = ()
+    weights: Tuple[str, ...] = ()
+    chosen: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CallRaised:
-    """A call raised. `unused` are the parameters that torch names, `places` the frames of the traceback."""
+    """A call raised; the message is in one line. `unused` are the parameters that torch names, `places` the frames.
+
+    It is `by_neuralforecast` if a statement of neuralforecast itself raised it.
+    """
 
     number: int
-    error: str
-    unused: Optional[Tuple[str, ...]]
-    places: Tuple[str, ...]
+    message: str
+    unused: Optional[Tuple[str, ...]] = None
+    places: Tuple[str, ...] = ()
+    by_neuralforecast: bool = False
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether DDP refuses unused parameters."""
+        return any(words in self.message for words in UNUSED_PARAMETERS_MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -457,10 +429,9 @@ class FileChanged:
 
 EVENTS = (
     *(ProcessStarted, SourceImported, ProcessEnded),
-    *(StackImported, RanksAssembled, CaseStarted, CaseFinished),
+    *(StackImported, RanksAssembled, FitCompared),
     *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
-    *(MethodReplaced, OneDeviceOnly),
-    *(TrainingStarted, TrainingObserved, TrainingStopped, OwnLayersUnused),
+    *(MethodReplaced, OneDeviceOnly, TrainingObserved),
 )
 KINDS = {kind.__name__: kind for kind in EVENTS}
 

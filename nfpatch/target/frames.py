@@ -10,11 +10,14 @@ from .events import Frame
 KEYS = ("unique_id", "ds", "cutoff")
 
 
-def described(frame: Any) -> Frame | None:
-    """The record of a frame; None for what is no frame."""
+def described(frame: Any) -> tuple[Frame, ...]:
+    """The record of a frame; of what is no frame, none."""
     found = as_pandas(frame)
-    if found is None:
-        return None
+    return () if found is None else (record_of(found),)
+
+
+def record_of(found: Any) -> Frame:
+    """The record of a frame of pandas."""
     numbers = [name for name in found.columns if found[name].dtype.kind == "f"]
     return Frame(
         rows=len(found),

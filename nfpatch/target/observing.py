@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
-from .events import Evidence, encode
+from .events import Training, encode
 from .process import print_stack_when_asked
 
 # Printed by the torch reducer when TORCH_DISTRIBUTED_DEBUG is INFO or DETAIL.
 UNUSED_PARAMETERS_NAMES = re.compile(r"Parameters which did not receive grad for rank \d+: ([^\n]+)")
 # What Lightning 1 and 2 put in front of a parameter's name when they wrap the model for DDP.
 WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
+# By release, the name of the loss that neuralforecast reports of a validation
+VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
 # Names the folder in which processes that end with a fit leave what they observed; `spawned.py` reads it.
 LEFT_IN = "NFPATCH_OBSERVED"
 
 
 class Observation:
-    """What is observed of the case under way. A process has one, which all callbacks share.
+    """The training under way, as it is observed. A process has one, which all callbacks share.
 
-    neuralforecast copies models together with their callbacks, and a copy observes for the same case.
+    neuralforecast copies models together with their callbacks, and a copy observes for the same training. `of_ranks`
+    are those of the ranks of the last fit, where it was trained by processes of its own.
     """
 
     def __init__(self) -> None:
-        self.evidence = Evidence()
+        self.training = Training()
+        self.of_ranks: list[Training] = []
 
     def begin(self) -> None:
         """Forgets what was observed before."""
-        self.evidence = Evidence()
+        self.training = Training()
 
 
 def observer_class() -> Any:
-    """The callback class that both `recorder` and the rehearsal's observe trainings with.
+    """The callback class that observes trainings, of a proof and of a user's script.
 
     A class of this function cannot be pickled, and neuralforecast copies callbacks along with models: each subclass
     says what it is pickled as, and a copy is the callback itself.
     """
     import pytorch_lightning
+    import torch
 
     class Observer(pytorch_lightning.Callback):
         def __init__(self, observation: Observation) -> None:
@@ -54,45 +57,60 @@ def observer_class() -> Any:
         def __copy__(self) -> Any:
             return self
 
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            # A process group of an earlier training may be there while this one is of one process.
+            parallel = isinstance(trainer.strategy, pytorch_lightning.strategies.ParallelStrategy)
+            distributed = parallel and torch.distributed.is_available() and torch.distributed.is_initialized()
+            bases = [each.__name__ for each in type(module).__mro__ if each.__module__.startswith("neuralforecast.")]
+            training = self.observation.training
+            training.model, training.bases = type(module).__name__, tuple(bases)
+            training.world_size = torch.distributed.get_world_size() if distributed else trainer.world_size
+            training.backend = str(torch.distributed.get_backend()) if distributed else None
+            training.find_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters")
+            training.points = len(getattr(getattr(trainer.datamodule, "dataset", None), "temporal", ()))
+            training.parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            self.report(trainer, module)
+
         def on_before_backward(self, trainer: Any, module: Any, loss: Any) -> None:
-            evidence = self.observation.evidence
-            evidence.losses += (loss.item(),)
-            evidence.finite_loss = all(map(math.isfinite, evidence.losses))
+            self.observation.training.losses += (loss.item(),)
 
         def on_after_backward(self, trainer: Any, module: Any) -> None:
-            evidence = self.observation.evidence
-            evidence.unused_last = tuple(
+            training = self.observation.training
+            training.unused_last = tuple(
                 name for name, p in module.named_parameters() if p.requires_grad and p.grad is None
             )
-            evidence.unused = tuple(dict.fromkeys((*evidence.unused, *evidence.unused_last)))
+            training.unused = tuple(dict.fromkeys((*training.unused, *training.unused_last)))
             self.report(trainer, module)  # the next step may be refused
 
         def on_train_batch_end(self, trainer: Any, module: Any, *batch: Any) -> None:
-            self.observation.evidence.steps = trainer.global_step
+            self.observation.training.steps = trainer.global_step
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
             loss = self.validation_loss(trainer)
             if loss is not None and not trainer.sanity_checking:
-                self.observation.evidence.validated += (loss,)
+                self.observation.training.validated += (loss,)
+
+        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+            # Called before Lightning 2 replaces torch's words, names included, by its own.
+            # In the process that started those of a fit it is called once they have ended.
+            self.observation.training.unused_by_torch = parameters_named_by_torch(str(exception))
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            self.report(trainer, module, has_ended=True)
+            self.observation.training.weights = digest_of(module)
+            self.report(trainer, module)
 
         def validation_loss(self, trainer: Any) -> float | None:
             """The loss of the validation that has just ended; None if there is none."""
-            raise NotImplementedError
+            return validation_loss_of(trainer)
 
-        def report(self, trainer: Any, module: Any, has_ended: bool = False) -> None:
+        def report(self, trainer: Any, module: Any) -> None:
             """Hands on what was observed so far."""
-            raise NotImplementedError
 
     return Observer
 
 
 def recorder(observation: Observation) -> Any:
     """The callback of a case, which records in `observation` what the fit really does."""
-    import pytorch_lightning
-    import torch
 
     class Recorder(observer_class()):
         def __reduce__(self) -> Any:
@@ -104,39 +122,22 @@ def recorder(observation: Observation) -> Any:
                 tell_place(os.environ[LEFT_IN], trainer.global_rank)
                 observation.begin()
 
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            # A process group of an earlier case may be there while this one trains alone.
-            parallel = isinstance(trainer.strategy, pytorch_lightning.strategies.ParallelStrategy)
-            distributed = parallel and torch.distributed.is_available() and torch.distributed.is_initialized()
-            evidence = observation.evidence
-            evidence.world_size = torch.distributed.get_world_size() if distributed else 1
-            evidence.backend = str(torch.distributed.get_backend()) if distributed else None
-            evidence.points = (len(getattr(trainer.datamodule.dataset, "temporal", ())),)
-            evidence.parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
-
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *index: Any) -> None:
             if is_multivariate(module):
-                observation.evidence.batches += (digest_of_tensors([batch["temporal"]]),)
+                observation.training.batches += (digest_of_tensors([batch["temporal"]]),)
             # torch before 2.0 resets gradients to zero, which would hide a parameter unused from the second step on.
             for parameter in module.parameters():
                 parameter.grad = None
 
-        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-            # Called before Lightning 2 replaces torch's words, names included, by its own.
-            # In the process that started those of a fit it is called once they have ended.
-            observation.evidence.unused_by_torch = parameters_named_by_torch(str(exception))
-
         def validation_loss(self, trainer: Any) -> float | None:
             stopping = trainer.early_stopping_callback
-            monitor = "ptl/val_loss" if stopping is None else stopping.monitor
-            return float(trainer.callback_metrics[monitor]) if monitor in trainer.callback_metrics else None
+            return validation_loss_of(trainer, VALIDATION_LOSSES if stopping is None else (stopping.monitor,))
 
-        def report(self, trainer: Any, module: Any, has_ended: bool = False) -> None:
+        def report(self, trainer: Any, module: Any) -> None:
             if LEFT_IN in os.environ:  # the process ends with the fit
-                left = encode(replace(observation.evidence, digest=digest_of(module)))
                 path = os.path.join(os.environ[LEFT_IN], f"rank-{trainer.global_rank}.json")
                 with open(path, "w", encoding="utf-8") as file:
-                    json.dump(left, file)
+                    json.dump(encode(observation.training), file)
 
     return Recorder(observation)
 
@@ -146,6 +147,22 @@ def restored_recorder(left_in: str | None) -> Any:
     if left_in is not None:
         os.environ[LEFT_IN] = left_in
     return recorder(Observation())
+
+
+def tell_place(folder: str, rank: int) -> None:
+    """Lets nfpatch find this process, which ends with the fit, and ask where it hangs."""
+    log = os.path.join(folder, f"rank-{rank}.log")
+    print_stack_when_asked(log)
+    with open(f"{log}.{os.getpid()}", "w", encoding="utf-8"):
+        pass
+
+
+def validation_loss_of(trainer: Any, names: Iterable[str] = VALIDATION_LOSSES) -> float | None:
+    """The loss of the last validation, which goes by one of these names; None if there was none."""
+    for name in names:
+        if name in trainer.callback_metrics:
+            return float(trainer.callback_metrics[name])
+    return None
 
 
 def is_multivariate(model: Any) -> bool:
@@ -165,14 +182,6 @@ def digest_of_tensors(tensors: Iterable[Any]) -> str:
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def tell_place(folder: str, rank: int) -> None:
-    """Lets nfpatch find this process, which ends with the fit, and ask where it hangs."""
-    log = os.path.join(folder, f"rank-{rank}.log")
-    print_stack_when_asked(log)
-    with open(f"{log}.{os.getpid()}", "w", encoding="utf-8"):
-        pass
 
 
 def parameters_named_by_torch(message: str) -> tuple[str, ...] | None:

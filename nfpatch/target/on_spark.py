@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .events import CaseSpec, Evidence, TrainSpec
+from .events import CaseSpec, Training, TrainSpec
 from .outcomes import Differs, FailedElsewhere
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -26,11 +26,6 @@ RANK_PREFIX = re.compile(r"^\[rank\d+\]:\s?", re.MULTILINE)
 LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re.MULTILINE)
 # What a rank ends with because another has ended, what the launcher reports then, and what Java puts around it
 CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection reset by peer", "Traceback", "Py4J")
-
-
-def is_on_spark(spec: TrainSpec) -> bool:
-    """Whether Spark makes the processes."""
-    return spec.launcher == "spark"
 
 
 class Spark:
@@ -134,15 +129,15 @@ def dbfs_root() -> str:
     return os.path.join(tempfile.gettempdir(), "dbfs")
 
 
-def check_all_is_read(past: Any, evidence: Evidence) -> None:
+def check_all_is_read(past: Any, trainings: list[Training]) -> None:
     """Raises Differs unless the ranks have trained on all of the data, each on a part of it or each on all.
 
     And on the series of a multivariate model in the same order.
     """
-    found = evidence.points
+    found = [training.points for training in trainings]
     if sum(found) != len(past) and set(found) != {len(past)}:
-        raise Differs(f"the processes have trained on {list(found)} of {len(past)} points in time")
-    if not evidence.in_one_order:
+        raise Differs(f"the processes have trained on {found} of {len(past)} points in time")
+    if len({training.batches for training in trainings}) > 1:
         raise Differs("the processes have trained on the series in different orders")
 
 

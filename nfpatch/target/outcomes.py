@@ -1,4 +1,4 @@
-"""What came of a fit: it went through, torch refused it, or an exception and where that was raised."""
+"""How a case ended: it differs from one process, or raised an exception, and where."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import os
 import re
 import sys
 import traceback
-from typing import Callable, NamedTuple
 
-# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with.
-UNUSED_PARAMETERS_MESSAGES = (
-    "Expected to have finished reduction in the prior iteration",
-    "parameters that were not used in producing the loss",
-)
+from .events import CallRaised
+from .observing import parameters_named_by_torch
+
 # The frames of this package are left out: it only calls what goes wrong.
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # How much of an exception is reported.
@@ -28,32 +25,15 @@ class FailedElsewhere(Exception):
     """What another process ended with; the text is the type and the words of its error."""
 
 
-class Ending(NamedTuple):
-    """How an action ended: with the `outcome` "pass", "unused-parameters", "wrong" or "error".
-
-    It is "wrong" where it differs from one process. The detail of an error is the exception with its last frames;
-    `refused` says whether a statement of neuralforecast raised it.
-    """
-
-    outcome: str
-    detail: str = ""
-    refused: bool = False
-
-
-def outcome_of(action: Callable[[], None]) -> Ending:
-    """How what a case does ends."""
-    try:
-        action()
-    except Differs as difference:
-        return Ending("wrong", str(difference))
-    except Exception as error:
-        message = message_of(error)
-        if any(words in message for words in UNUSED_PARAMETERS_MESSAGES):
-            return Ending("unused-parameters", message)
-        frames = frames_of(error)
-        refused = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
-        return Ending("error", "\n".join([message[:LONGEST_MESSAGE], *places_of(error)]), refused)
-    return Ending("pass")
+def raised_by(
+    error: BaseException, number: int, longest: int = LONGEST_MESSAGE, last_frames: int = LAST_FRAMES
+) -> CallRaised:
+    """The record of what ended the call of this number, with the last frames."""
+    frames = frames_of(error)
+    by_neuralforecast = bool(frames) and is_refusal(frames[-1]) and not isinstance(error, ImportError)
+    places = tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-last_frames:])
+    unused = parameters_named_by_torch(str(error))
+    return CallRaised(number, message_of(error)[:longest], unused, places, by_neuralforecast)
 
 
 def frames_of(error: BaseException) -> list[traceback.FrameSummary]:
@@ -62,12 +42,7 @@ def frames_of(error: BaseException) -> list[traceback.FrameSummary]:
     return [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(OWN_FOLDER)]
 
 
-def places_of(error: BaseException, number: int = LAST_FRAMES) -> list[str]:
-    """Its last frames in words."""
-    return [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames_of(error)[-number:]]
-
-
-def message_of(error: Exception) -> str:
+def message_of(error: BaseException) -> str:
     """An exception in one line: its type and words, of one that another process has sent, the type and words there."""
     if type(error).__name__ == "ProcessRaisedException":
         return " ".join(last_error_in(str(error)).split())

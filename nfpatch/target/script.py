@@ -8,21 +8,20 @@ keeps them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Callable
-from unittest import mock
 
 from . import on_spark
-from .comparing import compare_frames, seed_everything, start_from, weights_of
+from .comparing import seed_everything, start_from, weights_of
 from .data import LENGTH, Data, levelled_data
-from .events import CaseSpec, Evidence, TrainSpec
+from .events import CaseSpec, Training
+from .frames import difference_of, record_of
 from .models import SMALL_SIZES, model_of, trained_model_of, with_options
+from .outcomes import Differs
+from .plain_fit import fit
 from .session import Session
-from .spawned import trained
 from .through_ray import surroundings
-from .trainer import arguments_alone, arguments_less_processes, quiet_arguments, script_arguments
+from .trainer import arguments_alone, quiet_arguments, script_arguments
 
 # Points in time by which each series is shorter than the one before, and that the shortest has at least
 SERIES_CUT = 20
@@ -32,7 +31,7 @@ SHORTEST_SERIES = 80
 class Script:
     """The script of one case: a forecaster that was trained by all ranks, and what makes further ones.
 
-    `evidence` is that of its training. One that `is_alone` is the script of this process alone, and has no `world`.
+    `training` is what was observed of it. One that `is_alone` is the script of this process alone, and has no `world`.
     """
 
     def __init__(self, case: CaseSpec, session: Session, is_alone: bool = False) -> None:
@@ -47,20 +46,26 @@ class Script:
             self.forecaster = self.made(self.together)
             self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))
-        self.evidence = replace(self.evidence_now)
+        self.training = replace(self.observed)
 
     @property
-    def evidence_now(self) -> Evidence:
-        """What is observed of the case under way."""
-        return self.session.observation.evidence
+    def observed(self) -> Training:
+        """What is observed of the trainings of the case under way."""
+        return self.session.observation.training
 
-    def restore_evidence(self) -> None:
-        """Makes the evidence that of the script's own training again, but for the forecasts that were compared."""
-        self.session.observation.evidence = replace(self.evidence, answers=self.evidence_now.answers)
+    def restore_training(self) -> None:
+        """Makes what is observed that of the script's own training again."""
+        self.session.observation.training = replace(self.training)
 
     def compare(self, found: Any, expected: Any) -> None:
-        """Raises Differs where two frames of forecasts differ; see `compare_frames`."""
-        compare_frames(found, expected, self.session.observation)
+        """Raises Differs where two frames of forecasts differ: in rows, their order, or any bit of a number.
+
+        `found` is recorded, as it must be the same on all ranks.
+        """
+        self.session.frames.append(record_of(found))
+        difference = difference_of(found, expected)
+        if difference is not None:
+            raise Differs(difference)
 
     @property
     def n_series(self) -> int:
@@ -87,7 +92,10 @@ class Script:
 
     def alone(self) -> dict[str, Any]:
         """What makes Lightning work in this process alone."""
-        return {**arguments_alone(self.spec), **quiet_arguments(self.session.release, self.session.observation)}
+        return {
+            **arguments_alone(self.spec.accelerator),
+            **quiet_arguments(self.session.release, self.session.observation),
+        }
 
     def made(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster of the case's model, untrained."""
@@ -99,7 +107,7 @@ class Script:
     @property
     def is_on_spark(self) -> bool:
         """Whether all ranks are those of Spark."""
-        return self.world is not None and on_spark.is_on_spark(self.spec)
+        return self.world is not None and self.spec.is_on_spark
 
     def still(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster that starts from the trained weights and keeps them, whatever it is trained on."""
@@ -118,17 +126,13 @@ class Script:
         Not `is_watched` is one by this process alone, or without the callback. A `further` one goes on from what has
         been trained, which 1.6.0 does not do by default.
         """
-        past = self.data.past if past is None else past
+        data = self.data if past is None else replace(self.data, past=past)
         go_on = further and "use_init_models" in inspect.signature(forecaster.fit).parameters
         options = {"use_init_models": False} if go_on else {}
-        seed_everything()
-        with trained(forecaster, self.spec, self.session.observation, is_watched and self.world is not None):
-            if is_watched and self.is_on_spark:
-                self.session.spark.fit(forecaster, self.case, past, None, val_size=SMALL_SIZES["h"])
-            else:
-                forecaster.fit(df=past, val_size=SMALL_SIZES["h"], **options)
-        if is_watched and self.is_on_spark:
-            on_spark.check_all_is_read(past, self.evidence_now)
+        is_watched = is_watched and self.world is not None
+        fit(forecaster, data, self.case, self.session, is_watched, val_size=SMALL_SIZES["h"], **options)
+        if is_watched and self.spec.is_on_spark:
+            on_spark.check_all_is_read(data.past, self.session.observation.of_ranks)
 
 
 def cut_of(case: CaseSpec, n_series: int) -> int:
@@ -138,11 +142,3 @@ def cut_of(case: CaseSpec, n_series: int) -> int:
     """
     most = (LENGTH - SHORTEST_SERIES) // max(n_series - 1, 1)
     return 0 if case.stage == "insample" else min(SERIES_CUT, most)
-
-
-@contextmanager
-def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
-    """The forecaster, for a while as if it had been trained and asked in this process alone."""
-    model = trained_model_of(forecaster)
-    with mock.patch.object(model, "trainer_kwargs", arguments_less_processes(model.trainer_kwargs, spec)):
-        yield forecaster

@@ -21,12 +21,13 @@ from unittest import mock
 
 from .comparing import seed_everything, start_from, weights_of
 from .data import levelled_data
-from .events import CaseSpec
+from .events import CaseSpec, ReferenceMade
 from .models import EARLY_STOPPING, OTHER_SHAPES, SMALL_SIZES, trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs, message_of
+from .plain_fit import one_process
 from .pretended.pretended_gpus import pretend
-from .script import Script, cut_of, one_process
+from .script import Script, cut_of
 from .session import Session
 
 # A validation loss is a sum over series, and the ranks may add in another order.
@@ -47,13 +48,14 @@ def run(case: CaseSpec, session: Session) -> None:
         try:
             stage(script)
         finally:
-            if stage is not fit_again:  # what follows the training is trained too, but is not what the evidence is of
-                script.restore_evidence()
+            if stage is not fit_again:  # what follows the training is trained too, and is not what the ranks must share
+                script.restore_training()
     except Exception as error:
         if case.patch is None:  # else it is known that one process is not refused
-            evidence = replace(session.observation.evidence)
-            is_refused_alone = message_of(error) == refusal_alone(case, session)
-            session.observation.evidence = replace(evidence, refused_alone=is_refused_alone)
+            training, frames = replace(session.observation.training), [*session.frames]
+            if message_of(error) == refusal_alone(case, session):
+                session.found.append(ReferenceMade(session.number, error=message_of(error)))
+            session.observation.training, session.frames = training, frames
         raise
 
 
@@ -66,7 +68,7 @@ def script_of(case: CaseSpec, session: Session) -> Script:
         session.scripts[key] = Script(case, session)
     script: Script = session.scripts[key] if case.stage != "refit" else session.scripts.pop(key)
     script.case = case
-    script.restore_evidence()
+    script.restore_training()
     return script
 
 
@@ -98,9 +100,9 @@ def compare_losses(script: Script) -> None:
 
     def losses(trainer: Callable[[], dict[str, Any]]) -> list[float]:
         forecaster = script.still(trainer, **options)
-        script.evidence_now.validated = ()
+        script.observed.validated = ()
         script.fit(forecaster, is_watched=trainer != script.alone)
-        return list(script.evidence_now.validated)
+        return list(script.observed.validated)
 
     found, due = losses(script.together), losses(script.alone)
     if not due or len(found) != len(due):
@@ -129,14 +131,14 @@ def cross_validation(script: Script) -> None:
     for refit in (False, True) if knows_refit else (None,):
         options = {} if refit is None else {"refit": refit}
         found, due = (cross_validated(script, trainer, 1, options) for trainer in (script.together, script.alone))
-        recorded = script.evidence_now.answers
+        recorded = [*script.session.frames]
         try:
             script.compare(found, due)
         except Differs:
             if cross_validated(script, script.alone, 2, options).equals(due):
                 raise
             # It draws samples, of a stream that the training has left elsewhere: rows and their order are compared
-            script.evidence_now.answers = recorded
+            script.session.frames[:] = recorded
             names = [name for name in due.columns if due[name].dtype.kind == "f"]
             script.compare(found.drop(columns=names), due.drop(columns=names))
 
@@ -178,7 +180,7 @@ def searched_in(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_again(script: Script) -> None:
-    """`fit` once more. The evidence is of the second fit."""
+    """`fit` once more. What is observed is the second fit."""
     if script.is_on_spark:
         fit_from_weights(script)
     else:
@@ -364,7 +366,7 @@ def fail_on_last_rank(model: Any, *batch: Any) -> Any:
 
 def trajectories(script: Script) -> None:
     """The losses that the model keeps, after a fit in whatever processes."""
-    model, due = trained_model_of(script.forecaster), script.evidence
+    model, due = trained_model_of(script.forecaster), script.training
     losses = [loss for _, loss in model.train_trajectories]
     if losses != list(due.losses):
         raise Differs(f"train_trajectories has {losses}, and the training of the first process {list(due.losses)}")
@@ -389,7 +391,8 @@ def several_threads(script: Script) -> None:
 def one_series(script: Script) -> None:
     """A training on one series: each rank has losses of its own, as it has windows of its own."""
     script.fit(script.made(script.together), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)
-    of_ranks = script.evidence_now.losses_of_ranks or script.gathered(script.evidence_now.losses)
+    of_ranks = [training.losses for training in script.session.observation.of_ranks]
+    of_ranks = of_ranks or script.gathered(script.observed.losses)
     for step, losses in enumerate(zip(*of_ranks), 1):
         if len(set(losses)) < len(losses):
             raise Differs(
@@ -401,8 +404,8 @@ def one_order(script: Script) -> None:
     """The series of a multivariate model: at every step in the order of the data."""
     for trainer in (script.together, script.alone):
         script.fit(script.made(trainer), is_watched=trainer == script.together)
-        orders = list(dict.fromkeys(script.evidence_now.batches))
-        script.evidence_now.batches = ()
+        orders = list(dict.fromkeys(script.observed.batches))
+        script.observed.batches = ()
         if len(orders) > 1:
             raise Differs(f"the series came in {len(orders)} orders")
 
@@ -433,10 +436,10 @@ def stop_early(script: Script) -> None:
     """Early stopping: all ranks at the step at which one process stops with these losses."""
     forecaster = script.made(script.together, max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=1.0)
     add_early_stopping(trained_model_of(forecaster))
-    script.evidence_now.validated = ()
+    script.observed.validated = ()
     script.fit(forecaster)
-    losses: list[float] = list(script.evidence_now.validated)
-    steps = script.evidence_now.steps
+    losses: list[float] = list(script.observed.validated)
+    steps = script.observed.steps
     for rank, other in enumerate(script.gathered({"losses": losses, "steps": steps})):
         if other["losses"] != losses:
             others = other["losses"]

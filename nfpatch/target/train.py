@@ -10,10 +10,11 @@ the folder `out`, each at once, so that a killed process leaves its evidence, an
     StackImported     the heavy imports are done
     RanksAssembled    all ranks are there
     SourceImported    neuralforecast was imported, for each source tree
-    CaseStarted, CaseFinished    for each case
+    CallStarted       for each case, which counts as a call, and when it is over:
+    TrainingObserved, FitCompared, ReferenceMade where it is not as in one process, and CallReturned or CallRaised
     ProcessEnded      last of all
 
-Of a rank on another node there are CaseFinished and ProcessEnded only.
+Of a rank on another node there are the events of cases that are over, and ProcessEnded.
 """
 
 from __future__ import annotations
@@ -21,31 +22,31 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import platform
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Callable, NoReturn
+from typing import Any, Callable, NoReturn
 
 from .event_file import EventFile
 from .events import (
-    CaseFinished,
+    CallRaised,
+    CallReturned,
+    CallStarted,
     CaseSpec,
-    CaseStarted,
+    Entry,
     ProcessEnded,
     ProcessStarted,
     RankInfo,
     RanksAssembled,
+    ReferenceMade,
     SourceImported,
     StackImported,
+    TrainingObserved,
     TrainSpec,
     decode,
-    encode,
 )
-from .outcomes import outcome_of
+from .outcomes import Differs, raised_by
 from .plain_fit import train
 from .process import end_with_parent, redirect_output
 from .session import Session
@@ -58,25 +59,25 @@ from .world import World, assembled, rank_of
 SELF_DESTRUCTION_DELAY = 30
 
 
-def run_case(case: CaseSpec, action: Callable[[], None], session: Session, events: EventFile) -> CaseFinished:
-    """Runs the action of one case between its two events, and returns the second."""
-    events.write(CaseStarted(case.id))
-    session.observation.begin()
-    begin = time.monotonic()
-    ending = outcome_of(action)
-    seconds = time.monotonic() - begin
-    evidence = replace(session.observation.evidence, refused=ending.refused)
-    finished = CaseFinished(
-        **vars(evidence), case=case.id, outcome=ending.outcome, detail=ending.detail, seconds=seconds
-    )
-    events.write(finished)
-    return finished
+def run_case(number: int, action: Callable[[], None], session: Session, events: EventFile) -> list[Entry]:
+    """Runs the action of a case, which has begun, and returns what was recorded of it."""
+    session.begin(number)
+    ending: Any = None
+    try:
+        action()
+    except Differs as difference:
+        session.found.append(ReferenceMade(number, differ=str(difference)))
+    except Exception as error:
+        ending = raised_by(error, number)
+    training = TrainingObserved(number, 0, session.observation.training)
+    ending = ending or CallReturned(number, tuple(session.frames))
+    return [events.write(event) for event in (training, *session.found, ending)]
 
 
 def run_source(
     tree: str, cases: list[CaseSpec], session: Session, base_path: list[str], events: EventFile
-) -> Iterator[CaseFinished]:
-    """Imports neuralforecast from one tree and trains its cases, giving what came of each.
+) -> Iterator[list[Entry]]:
+    """Imports neuralforecast from one tree and trains its cases, giving what was recorded of each.
 
     A failed import is the outcome of all of them.
     """
@@ -95,7 +96,9 @@ def run_source(
     for case in cases:
         if failure is not None or not session.spec.dealt or is_taken(case, session.spec):
             session.world.enter(case.id)
-            yield run_case(case, partial(take, case), session, events)
+            number = session.spec.cases.index(case)
+            begun = events.write(CallStarted(number, case.stage, models=(case.model,)))
+            yield [begun, *run_case(number, partial(take, case), session, events)]
 
 
 def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
@@ -129,13 +132,13 @@ def main(spec_path: str) -> NoReturn:
     redirect_output(rank_path + ".log")
     faulthandler.dump_traceback_later(spec.timeout + SELF_DESTRUCTION_DELAY, exit=True)
     events = EventFile(rank_path + ".jsonl", rank_of(spec))
-    events.write(ProcessStarted(platform.python_version()))
+    events.write(ProcessStarted())
 
     if spec.launcher == "torchrun" and os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
         # On a single machine the ranks need no name service: the launcher's answer may be a name that does not resolve.
         os.environ["MASTER_ADDR"] = "127.0.0.1"
 
-    import pytorch_lightning
+    import pytorch_lightning  # noqa: F401 (it takes a while)
     import torch
 
     gpus = None
@@ -143,21 +146,23 @@ def main(spec_path: str) -> NoReturn:
         gpus = torch.cuda.device_count()
         # Else the last bits of a sum on a GPU differ from fit to fit, and nothing can be compared.
         torch.use_deterministic_algorithms(True, warn_only=True)
-    events.write(StackImported(torch.__version__, pytorch_lightning.__version__, gpus))
+    events.write(StackImported(gpus))
     world = World(spec)
     ranks = assembled(world, spec, gpus)
     session = Session(spec, world, backend_for(spec.accelerator, ranks))
     events.write(RanksAssembled(session.backend))
     elsewhere = events_of_other_nodes(ranks, spec)
     for tree, cases in groupby(spec.cases, key=lambda case: case.tree):
-        for finished in run_source(tree, list(cases), session, base_path, events):
-            finished_by = [finished]
+        for entries in run_source(tree, list(cases), session, base_path, events):
+            of_ranks = [entries]
             if not spec.dealt:
-                finished_by = [decode(CaseFinished, each) for each in world.gather(encode(finished))]
-            if any(each.outcome != "pass" for each in finished_by):  # the ranks must go on alike
-                session.scripts.clear()
+                gathered = world.gather([entry.to_json() for entry in entries])
+                of_ranks = [[Entry.from_json(entry) for entry in each] for each in gathered]
+            if any(isinstance(entry.event, (CallRaised, ReferenceMade)) for each in of_ranks for entry in each):
+                session.scripts.clear()  # the ranks must go on alike
             for number, events_elsewhere in elsewhere.items():
-                events_elsewhere.write(finished_by[number])
+                for entry in of_ranks[number]:
+                    events_elsewhere.append(entry)
     for events_elsewhere in elsewhere.values():
         events_elsewhere.write(ProcessEnded())
     events.write(ProcessEnded())

@@ -25,7 +25,7 @@ def trainer_arguments(case: CaseSpec, session: Session) -> dict[str, Any]:
     """
     spec, backend, find_unused_parameters = session.spec, session.backend, case.strategy == "find-unused-ddp"
     if case.strategy == "single-process":
-        placement = arguments_alone(spec)
+        placement = arguments_alone(spec.accelerator)
     elif spec.accelerator == "gpu" and backend == "gloo":
         placement = arguments_sharing_gpus(spec, backend, find_unused_parameters)
     else:
@@ -56,11 +56,10 @@ def arguments_together(spec: TrainSpec, find_unused_parameters: bool = False) ->
     }
 
 
-def arguments_less_processes(arguments: dict[str, Any], spec: TrainSpec) -> dict[str, Any]:
-    """The same arguments, for one process that works alone."""
-    training_only = ("strategy", "num_nodes", "callbacks")
-    kept = {name: value for name, value in arguments.items() if name not in training_only}
-    return {**kept, **arguments_alone(spec)}
+def arguments_less_processes(arguments: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments, for one process that works `alone`, by those arguments."""
+    training_only = ("strategy", "num_nodes", "callbacks", "gpus", "num_processes", "plugins")
+    return {**{name: value for name, value in arguments.items() if name not in training_only}, **alone}
 
 
 def quiet_arguments(release: str, observation: Observation) -> dict[str, Any]:
@@ -101,29 +100,29 @@ def arguments_sharing_gpus(spec: TrainSpec, backend: str, find_unused_parameters
     )
     return {
         "accelerator": spec.accelerator,
-        "devices": own_device(spec),
+        "devices": own_device(spec.accelerator),
         "num_nodes": spec.world_size,
         "strategy": STRATEGY_NAME,
         "plugins": [NodeOfOneDevice()],
     }
 
 
-def arguments_alone(spec: TrainSpec) -> dict[str, Any]:
+def arguments_alone(accelerator: str = "cpu") -> dict[str, Any]:
     """What makes Lightning work in this process alone, whatever launched it."""
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     return {
-        "accelerator": spec.accelerator,
-        "devices": own_device(spec),
+        "accelerator": accelerator,
+        "devices": own_device(accelerator),
         "plugins": [LightningEnvironment()],
     }
 
 
-def own_device(spec: TrainSpec) -> int | list[int]:
+def own_device(accelerator: str) -> int | list[int]:
     """The one device of this process, as Lightning's trainer takes it."""
     import torch
 
-    return 1 if spec.accelerator == "cpu" else [gpu_of(local_rank(), torch.cuda.device_count())]
+    return 1 if accelerator == "cpu" else [gpu_of(local_rank(), torch.cuda.device_count())]
 
 
 def gpu_of(local_rank: int, gpus: int) -> int:

@@ -197,7 +197,7 @@ def test_an_audit_is_clean_if_it_finished_without_unused_parameters(
             Cell(Case(model, "MAE"), outcome, (), "rank 1: why not\nmore", False, is_finished, 0.0)
             for model, outcome, is_finished in cells
         ),
-        *((), False, None, None, None, 0.0),
+        *((), False, None, 0.0),
     )
     assert report.ok is ok
     assert report.not_audited == dict.fromkeys(not_audited, "why not")
@@ -215,7 +215,7 @@ def test_options_declared_irrelevant_are_varied_in_one_cell() -> None:
         *(cell("GRU", "", "unused", "a"), cell("GRU", varied, "unused", "b")),
         *(cell("RNN", "", "clean"), cell("RNN", varied, "error")),
     )
-    report = AuditReport(cells, (), False, None, None, None, 0.0)
+    report = AuditReport(cells, (), False, None, 0.0)
     check = TrainingCheck({"learning_rate": 0.01}, ("MLP", "TFT"), ("GRU",), ("RNN",))
     assert report.training == check
     sentences = " ".join(sentences_of(report))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,33 @@ from nfpatch.engine.checks import (
     unused_parameters,
     world_size,
 )
-from nfpatch.engine.facts import Answer, CallFacts, Decision, Failure, RankFacts, Training
-from nfpatch.target.events import OwnLayerUnused
+from nfpatch.engine.facts import Call, CallFacts, Decision
+from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Frame, OwnLayerUnused, ReferenceMade, Training
 
-RETURNED = RankFacts(
-    "NeuralForecast.fit", 10, has_returned=True, answers=(Answer("a", 24),), weights=("w",), buffers="b"
+GOTTEN = CallReturned(0, (Frame(24, (), None, 0, "a"),), weights=("w",))
+RETURNED = Call(CallStarted(0, "NeuralForecast.fit", line=10), returned=GOTTEN)
+TRAINED = Training(
+    model="NHITS", world_size=2, backend="gloo", steps=4, validated=(2.0,), weights="w", buffers="b", batches=("x", "y")
 )
-TRAINED = Training("NHITS", 2, "gloo", steps=4, validated=(2.0,), weights="w", batches=("x", "y"))
-REFUSED = Failure("parameters that were not used in producing the loss", unused=("out.weight",), is_refusal=True)
+REFUSED = CallRaised(0, "parameters that were not used in producing the loss", unused=("out.weight",))
 OTHER_FILE = {"/home/me/model.ckpt": {"opened"}}
 
 
-def call_of(on_rank_1: RankFacts = RETURNED, training: Training = TRAINED, is_case: bool = False) -> CallFacts:
+def changed(**changes: Any) -> Call:
+    """The call as another rank made it; what it was given and what it returned by the names of the events."""
+    given, gotten = (
+        {each.name: changes.pop(each.name) for each in fields(kind) if each.name in changes}
+        for kind in (CallStarted, CallReturned)
+    )
+    returned = None if "raised" in changes else replace(GOTTEN, **gotten)
+    return replace(RETURNED, **{"returned": returned, "started": replace(RETURNED.started, **given), **changes})
+
+
+def call_of(on_rank_1: Call = RETURNED, training: Training = TRAINED, is_case: bool = False) -> CallFacts:
     """A call on two ranks, of which the second may have other facts."""
     return CallFacts(
         name=RETURNED.name,
-        ranks={0: replace(RETURNED, written=on_rank_1.written), 1: on_rank_1},
+        ranks={0: changed(written=on_rank_1.written), 1: on_rank_1},
         trainings={0: {0: TRAINED, 1: training}},
         world_size=2,
         is_case=is_case,
@@ -44,24 +55,24 @@ def call_of(on_rank_1: RankFacts = RETURNED, training: Training = TRAINED, is_ca
 
 # Name of the check -> facts of the call or the training that differ on the second rank
 FAULTS: dict[str, dict[str, Any]] = {
-    "unused_parameters": {"on_rank_1": replace(RETURNED, has_returned=False, failure=REFUSED)},
-    "errors": {"on_rank_1": replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'"))},
-    "search_choice": {"on_rank_1": replace(RETURNED, chosen=("trial 1",))},
-    "hangs": {"on_rank_1": replace(RETURNED, has_returned=False)},
-    "parting_calls": {"on_rank_1": replace(RETURNED, line=11)},
-    "different_data": {"on_rank_1": replace(RETURNED, data={"df": "10 rows"})},
+    "unused_parameters": {"on_rank_1": changed(raised=REFUSED)},
+    "errors": {"on_rank_1": changed(raised=CallRaised(0, "KeyError: 'y'"))},
+    "search_choice": {"on_rank_1": changed(chosen=("trial 1",))},
+    "hangs": {"on_rank_1": changed(returned=None)},
+    "parting_calls": {"on_rank_1": changed(line=11)},
+    "different_data": {"on_rank_1": changed(data={"df": "10 rows"})},
     "world_size": {"training": replace(TRAINED, world_size=3)},
     "evidence": {"training": replace(TRAINED, steps=1), "is_case": True},
-    "reference": {"on_rank_1": replace(RETURNED, differences=("12 of 24 rows differ",))},
+    "reference": {"on_rank_1": changed(references=[ReferenceMade(0, differ="12 of 24 rows differ")])},
     "series_order": {"training": replace(TRAINED, batches=("x", "z"))},
-    "running_statistics": {"on_rank_1": replace(RETURNED, buffers="other")},
+    "running_statistics": {"training": replace(TRAINED, buffers="other")},
     "training_steps": {"training": replace(TRAINED, steps=3)},
     "training_stops": {"training": replace(TRAINED, steps=1, stopped_by="/home/me/train.py:37", stopped_after=1)},
     "training_weights": {"training": replace(TRAINED, weights="other")},
     "validation_loss": {"training": replace(TRAINED, validated=(2.5,))},
-    "model_weights": {"on_rank_1": replace(RETURNED, weights=("other",))},
-    "forecasts": {"on_rank_1": replace(RETURNED, answers=(Answer("b", 24),))},
-    "shared_files": {"on_rank_1": replace(RETURNED, written=OTHER_FILE)},
+    "model_weights": {"on_rank_1": changed(weights=("other",))},
+    "forecasts": {"on_rank_1": changed(forecasts=(Frame(24, (), None, 0, "b"),))},
+    "shared_files": {"on_rank_1": changed(written=OTHER_FILE)},
 }
 
 
@@ -73,7 +84,7 @@ def faulty(name: str) -> CallFacts:
     facts = call_of(**FAULTS[name])
     if name != "search_choice":
         return facts
-    return replace(facts, ranks={**facts.ranks, 0: replace(RETURNED, chosen=("trial 0",))})
+    return replace(facts, ranks={**facts.ranks, 0: changed(chosen=("trial 0",))})
 
 
 def test_every_module_of_the_folder_is_registered_once() -> None:
@@ -107,10 +118,10 @@ def test_a_case_is_checked_like_a_call_of_a_script(name: str) -> None:
 
 
 def test_ranks_that_part_are_the_cause_of_what_they_raise() -> None:
-    failed = Failure("RuntimeError: params[0] appears not to match")
-    facts = call_of(replace(RETURNED, has_returned=False, failure=failed, models=("NBEATS",)))
+    failed = CallRaised(0, "RuntimeError: params[0] appears not to match")
+    facts = call_of(changed(raised=failed, models=("NBEATS",)))
 
-    found = first_finding(replace(facts, ranks={**facts.ranks, 0: replace(RETURNED, models=("NHITS",))}))
+    found = first_finding(replace(facts, ranks={**facts.ranks, 0: changed(models=("NHITS",))}))
 
     assert found is not None
     assert (found.outcome, found.stages) == ("wrong", ())
@@ -121,14 +132,14 @@ def test_ranks_that_part_are_the_cause_of_what_they_raise() -> None:
 @pytest.mark.parametrize(
     ("absent", "size", "is_found"),
     [
-        (RankFacts(has_ended=True), 2, True),  # a training of all ranks
-        (RankFacts(has_ended=True), 1, False),  # what one rank does by itself
-        (RankFacts(has_ended=True, failed_before="NeuralForecast.load, line 9"), 2, False),
-        (RankFacts(), 2, False),  # it may still come
+        (Call(has_ended=True), 2, True),  # a training of all ranks
+        (Call(has_ended=True), 1, False),  # what one rank does by itself
+        (Call(has_ended=True, failed_before="NeuralForecast.load, line 9"), 2, False),
+        (Call(), 2, False),  # it may still come
     ],
 )
 def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
-    absent: RankFacts, size: int, is_found: bool
+    absent: Call, size: int, is_found: bool
 ) -> None:
     facts = replace(call_of(absent), trainings={0: {0: replace(TRAINED, world_size=size)}})
 
@@ -159,8 +170,8 @@ def test_the_advice_depends_on_the_condition(text: str, side: str, in_remedy: st
 
 
 def test_different_data_are_told_before_different_options_as_a_cause() -> None:
-    options = replace(RETURNED, options={"NHITS.learning_rate": "0.1"})
-    both = replace(options, data={"df": "10 rows"})
+    options = changed(options={"NHITS.learning_rate": "0.1"})
+    both = changed(options={"NHITS.learning_rate": "0.1"}, data={"df": "10 rows"})
 
     by_options = different_data.because_of_arguments(call_of(options), "the weights differ")
     by_both = different_data.because_of_arguments(call_of(both), "the weights differ")
@@ -178,10 +189,10 @@ def test_different_data_are_told_before_different_options_as_a_cause() -> None:
 
 def test_an_unused_layer_of_a_users_class_is_reported_with_the_line_to_add() -> None:
     layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 15, ("adapter.weight", "adapter.bias"))
-    refused = Failure(REFUSED.message, unused=("adapter.weight", "adapter.bias", "out.weight"), is_refusal=True)
+    refused = CallRaised(0, REFUSED.message, unused=("adapter.weight", "adapter.bias", "out.weight"))
     trained = replace(TRAINED, own_layers=(layer,))
 
-    found = unused_parameters.find(call_of(replace(RETURNED, has_returned=False, failure=refused), trained))
+    found = unused_parameters.find(call_of(changed(raised=refused), trained))
 
     assert found is not None
     assert found.unused == ("out.weight",)  # a patch is searched for only for this one
@@ -197,7 +208,7 @@ def test_an_error_of_the_scripts_own_code_is_reported_as_such() -> None:
     places = {"own": (upstream, own, library), "upstream": (own, upstream, library)}
 
     by = {
-        name: errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", each))))
+        name: errors.find(call_of(changed(raised=CallRaised(0, "KeyError: 'y'", places=each))))
         for name, each in places.items()
     }
 
@@ -211,7 +222,7 @@ def test_an_error_of_the_scripts_own_code_is_reported_as_such() -> None:
 
 def test_an_error_in_a_library_is_not_reported_as_the_scripts_own() -> None:
     places = ("/env/lib/python3.11/site-packages/torch/nn/parallel/distributed.py:1775 in _pre_forward",)
-    found = errors.find(call_of(replace(RETURNED, has_returned=False, failure=Failure("KeyError: 'y'", places))))
+    found = errors.find(call_of(changed(raised=CallRaised(0, "KeyError: 'y'", places=places))))
 
     assert found is not None
     assert found.detail.endswith("at torch/nn/parallel/distributed.py:1775 in _pre_forward")
@@ -220,15 +231,15 @@ def test_an_error_in_a_library_is_not_reported_as_the_scripts_own() -> None:
 
 @pytest.mark.parametrize("search", ["", "search"])
 def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: str) -> None:
-    failure = Failure("RuntimeError: params[0] appears not to match sizes of the same param in process 0")
-    found = errors.find(replace(call_of(replace(RETURNED, has_returned=False, failure=failure)), search=search))
+    failure = CallRaised(0, "RuntimeError: params[0] appears not to match sizes of the same param in process 0")
+    found = errors.find(replace(call_of(changed(raised=failure)), search=search))
 
     assert found is not None
     assert ("search" in found.stages) == bool(search)
 
 
 def test_a_file_that_the_script_s_own_code_writes_has_its_line_and_no_patch() -> None:
-    own = replace(RETURNED, written=OTHER_FILE, writers=dict.fromkeys(OTHER_FILE, "/home/me/train.py:24"))
+    own = changed(written=OTHER_FILE, writers=dict.fromkeys(OTHER_FILE, "/home/me/train.py:24"))
     found = shared_files.find(call_of(own))
 
     assert found is not None
@@ -252,8 +263,8 @@ def test_a_case_with_unknown_weights_is_a_fault() -> None:
 
 
 def test_the_cause_comes_before_what_follows_from_it() -> None:
-    closed = replace(RETURNED, has_returned=False, failure=Failure("RuntimeError: Connection closed by peer", time=1.0))
-    cause = replace(RETURNED, has_returned=False, failure=Failure("ValueError: no", ("a.py:1 in f",), time=2.0))
+    closed = changed(raised=CallRaised(0, "RuntimeError: Connection closed by peer"), end=1.0)
+    cause = changed(raised=CallRaised(0, "ValueError: no", None, ("a.py:1 in f",)), end=2.0)
     facts = replace(call_of(), ranks={0: closed, 1: cause})
 
     found = first_finding(facts)

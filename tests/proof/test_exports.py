@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from nfpatch.engine.probe import Stack
 from nfpatch.engine.report import junit_of, page_of
 from nfpatch.installs.find import Install, find_install
 from nfpatch.proof.prove import Agenda
@@ -44,7 +45,7 @@ def install(site: Path) -> Install:
 
 
 def report(*cases: CaseResult) -> ProofReport:
-    return ProofReport(all(c.ok for c in cases), "2.13.0", "2.6.6", "3.11.7", 2, "gloo", 12.5, cases)
+    return ProofReport(all(c.ok for c in cases), Stack("3.11.7", "2.13.0", "2.6.6", None), 2, "gloo", 12.5, cases)
 
 
 def test_junit_xml_has_one_test_case_per_fit_with_failures_and_errors(install: Install) -> None:

@@ -144,8 +144,8 @@ def test_the_proof_passes(proof: Proof) -> None:
     assert [(case.id, case.ok, case.detail) for case in report.cases] == [(case.id, True, "") for case in CASES]
     assert report.ok
     assert (report.world_size, report.backend) == (2, "gloo")
-    assert report.torch.startswith("2.13.0")
-    assert report.lightning == "2.6.6"
+    assert report.stack.torch.startswith("2.13.0")
+    assert report.stack.lightning == "2.6.6"
 
 
 def test_in_the_released_nbeatsx_the_out_layer_is_unused(proof: Proof) -> None:

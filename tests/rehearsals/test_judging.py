@@ -13,7 +13,7 @@ import pytest
 from nfpatch.catalog import load_catalog
 from nfpatch.engine.checks import errors
 from nfpatch.engine.logs import place_of
-from nfpatch.rehearsal.records import Records
+from nfpatch.engine.records import Records
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import ENTRY
 from nfpatch.target.events import (
@@ -26,16 +26,14 @@ from nfpatch.target.events import (
     MethodReplaced,
     OneDeviceOnly,
     OptionOverridden,
-    OwnLayersUnused,
     OwnLayerUnused,
     ProcessEnded,
     ProcessStarted,
     ReferenceMade,
     SourceImported,
     Step,
+    Training,
     TrainingObserved,
-    TrainingStarted,
-    TrainingStopped,
     encode,
 )
 
@@ -43,7 +41,7 @@ CATALOG = load_catalog()
 PATCHES = [patch for patch in CATALOG.default if CATALOG.files_of(patch, "1.7.4")]
 REFUSAL = "RuntimeError: It looks like your LightningModule has parameters that were not used in producing the loss"
 FORECASTS = Frame(rows=24, columns=("unique_id", "ds", "NHITS"), ids=2, nan=0, digest="a")
-BEGIN = ProcessStarted("3.11.9")
+BEGIN = ProcessStarted()
 PREDICT = "neuralforecast/common/_base_windows.py:BaseWindows.predict"
 FUNCTIONS = {"predict-on-one-device": [PREDICT]}
 HEADING_OF_A_STACK = "Current thread 0x1 (most recent call first):"
@@ -53,7 +51,7 @@ NAN, INFINITE = float("nan"), float("inf")
 def returned(
     number: int = 0, forecasts: Frame | None = None, weights: tuple[str, ...] = ("w",), chosen: tuple[str, ...] = ()
 ) -> CallReturned:
-    return CallReturned(number, forecasts, weights, chosen)
+    return CallReturned(number, () if forecasts is None else (forecasts,), weights, chosen)
 
 
 def raised(error: str, unused: Iterable[str] | None = None, places: tuple[str, ...] = ()) -> CallRaised:
@@ -61,9 +59,9 @@ def raised(error: str, unused: Iterable[str] | None = None, places: tuple[str, .
 
 
 def observed(index: int = 0, number: int = 0, **fields: Any) -> TrainingObserved:
-    usual = {"losses": (1.0,), "validated": (2.0,), "unused": (), "weights": "w", "steps": 4}
+    usual = {"losses": (1.0,), "validated": (2.0,), "weights": "w", "steps": 4, "world_size": 2}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return TrainingObserved(number, index, "NHITS", **{**usual, **given})
+    return TrainingObserved(number, index, Training("NHITS", **{**usual, **given}))
 
 
 def started(
@@ -100,10 +98,7 @@ class Ranks:
     def call(self, name: str, number: int = 0, models: tuple[str, ...] = ("NHITS",), search: str = "") -> None:
         self.both(started(name, number, 10 + number, models, search=search))
 
-    def train(
-        self, rank: int, number: int = 0, index: int = 0, world_size: int = 2, find_unused: Any = None, **fields: Any
-    ) -> None:
-        self.record(rank, TrainingStarted(number, index, "NHITS", world_size, find_unused))
+    def train(self, rank: int, number: int = 0, index: int = 0, **fields: Any) -> None:
         self.record(rank, observed(index, number, **fields))
 
     def stages(self, lacking: Any = PATCHES, ended: str | None = None) -> list[Stage]:
@@ -208,7 +203,6 @@ def test_a_ranks_own_record_of_its_training_has_precedence(ranks: Ranks) -> None
     ranks.call("fit")
     for rank in (0, 1):
         ranks.train(rank)
-    ranks.record(0, TrainingStarted(0, 0, "NHITS", 2, None), pid=300)
     ranks.record(0, observed(losses=(9.0,), validated=(9.0,), weights="others", steps=1), pid=300)
     ranks.both(returned(0))
     assert ranks.stage().ok
@@ -426,7 +420,7 @@ def test_a_forecaster_with_different_weights_is_a_fault(ranks: Ranks) -> None:
 )
 def test_a_training_with_another_world_size_is_a_fault(ranks: Ranks, size: int, words: str) -> None:
     ranks.call("fit")
-    ranks.both(TrainingStarted(0, 0, "NHITS", size, None))
+    ranks.both(observed(world_size=size))
     ranks.both(returned(0))
     assert ranks.stage().detail == words
 
@@ -436,7 +430,6 @@ def test_spawned_processes_record_for_their_ranks(tmp_path: Path) -> None:
     (tmp_path / "events-101.jsonl").unlink()  # one process runs the script, as with ddp_spawn
     ranks.record(0, CallStarted(0, "NeuralForecast.fit", "train.py", 1, ("NHITS",), ""))
     for rank, loss in ((0, 2.0), (1, 2.5)):
-        ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None), pid=200 + rank)
         ranks.record(rank, observed(validated=(loss,)), pid=200 + rank)
     ranks.record(0, returned(0))
     assert ranks.stage().detail == "the validation loss is 2 on rank 0, and 2.5 on rank 1"
@@ -801,8 +794,7 @@ def test_a_users_unused_layer_is_reported_with_the_line_to_add(
     names = ("adapter.weight", "adapter.bias")
     layer = OwnLayerUnused("self.adapter", "OwnModel", "/home/me/train.py", 7, names)
     ranks.call("fit", models=("OwnModel",))
-    ranks.record(0, OwnLayersUnused(0, 0, (layer,)))
-    ranks.train(0, find_unused=True, unused=[*names])
+    ranks.train(0, find_unused=True, unused=[*names], own_layers=(layer,))
     ranks.both(returned(0))
     (note,) = ranks.stage().notes
     assert "self.adapter.requires_grad_(False) in train.py:7" in note
@@ -810,7 +802,7 @@ def test_a_users_unused_layer_is_reported_with_the_line_to_add(
 
 def test_the_patch_for_the_base_class_of_a_users_class_is_named(ranks: Ranks) -> None:
     ranks.call("fit", models=("OwnModel",))
-    ranks.record(0, TrainingStarted(0, 0, "OwnModel", 2, None, ("NBEATSx", "BaseWindows")))
+    ranks.train(0, bases=("NBEATSx", "BaseWindows"))
     ranks.both(raised(REFUSAL, ["out.weight"]))
     assert ranks.stage().patches == ("nbeatsx-unused-out",)
 
@@ -838,12 +830,11 @@ def test_ranks_with_different_calls_have_their_own_cause(ranks: Ranks) -> None:
 def test_calls_of_programs_that_the_script_starts_count_as_its_own(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, started=[0])
     for pid, model in ((200, "NHITS"), (300, "LSTM")):
-        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(0, ProcessStarted(within=True), pid)
         ranks.record(0, started("fit", models=(model,)), pid)
         ranks.record(1, BEGIN, pid + 1)
         ranks.record(1, started("fit", models=(model,)), pid + 1)
         for rank in (0, 1):
-            ranks.record(rank, TrainingStarted(0, 0, model, 2, None), pid + rank)
             ranks.record(rank, observed(), pid + rank)
             ranks.record(rank, returned(0), pid + rank)
             ranks.record(rank, started("predict", 1, 11, models=(model,)), pid + rank)
@@ -860,7 +851,7 @@ def test_calls_of_programs_that_the_script_starts_count_as_its_own(tmp_path: Pat
 def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, started=[0])
     for pid in (200, 300):
-        ranks.record(0, ProcessStarted("3.11.9", within=True), pid)
+        ranks.record(0, ProcessStarted(within=True), pid)
         ranks.record(1, BEGIN, pid + 1)
         for rank in (0, 1):
             ranks.record(rank, started("fit", line=pid), pid + rank)
@@ -932,12 +923,11 @@ def test_results_that_differ_because_of_different_data_need_no_patch(ranks: Rank
 @pytest.mark.parametrize("source", ["released", "patched"])
 def test_a_rank_that_the_script_stops_is_reported_with_the_line(ranks: Ranks, source: str) -> None:
     ranks.call("fit")
-    for rank in (0, 1):
-        ranks.record(rank, TrainingStarted(0, 0, "NHITS", 2, None))
-        ranks.record(rank, observed(steps=1, validated=(), weights=None))
-    ranks.record(1, TrainingStopped(0, 0, 1, "/home/me/train.py:37"))
+    stopped = {"stopped_by": "/home/me/train.py:37", "stopped_after": 1}
+    ranks.record(0, observed(steps=1, validated=(), weights=None))
+    ranks.record(1, observed(steps=1, validated=(), weights=None, **stopped))
     if source == "released":
-        ranks.record(1, observed(steps=1))
+        ranks.record(1, observed(steps=1, **stopped))
         ranks.record(1, returned(0))
         ranks.record(0, raised("RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"))
         ranks.record(1, started("predict", 1, 11))
@@ -953,9 +943,8 @@ def test_a_rank_that_the_script_stops_is_reported_with_the_line(ranks: Ranks, so
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_stop_on_all_ranks_or_one_that_has_no_effect_is_no_fault(ranks: Ranks, steps: int) -> None:
     ranks.call("fit")
-    for rank in (0, 1):
-        ranks.train(rank, steps=steps)
-    for rank in (0, 1) if steps == 1 else (1,):
-        ranks.record(rank, TrainingStopped(0, 0, steps, "/home/me/train.py:37"))
+    stopped = {"stopped_by": "/home/me/train.py:37", "stopped_after": steps}
+    ranks.train(0, steps=steps, **(stopped if steps == 1 else {}))
+    ranks.train(1, steps=steps, **stopped)
     ranks.both(returned(0))
     assert ranks.stage().ok

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from nfpatch.target.events import RehearsalSpec
+from nfpatch.target.events import RehearsalSpec, Training
+from nfpatch.target.observing import Observation
 from nfpatch.target.rehearsal.recorder import CALL_VARIABLE, RANK_VARIABLE, EventRecorder
 from nfpatch.target.rehearsal.training import wrap_stopping
 
@@ -59,26 +61,30 @@ def test_a_program_that_the_script_starts_is_its_rank_and_a_worker_is_not(
     assert recorder.trains_for_a_rank != is_main
 
 
-def test_the_line_that_stops_a_training_is_recorded_once(start: Start, tmp_path: Path) -> None:
+def test_the_line_that_stops_a_training_is_recorded_once() -> None:
+    reports: list[Training] = []
+
+    class Observer:
+        observation = Observation()
+
+        def report(self, trainer: Any, module: Any) -> None:
+            reports.append(replace(self.observation.training))
+
     class Trainer:
-        global_step, global_rank = 3, 1
+        global_step, lightning_module = 3, None
+        callbacks: tuple[Any, ...] = ()
 
         def __init__(self) -> None:
             self.should_stop = False
 
-    recorder = start()
-    wrap_stopping(recorder, Trainer)
+    wrap_stopping(Trainer)
     trainer = Trainer()
-    trainer.should_stop = True  # in no call
-    recorder.enter("NeuralForecast.fit")
-    recorder.begin_training()
+    trainer.should_stop = True  # in no call, where none is observed
     trainer = Trainer()
+    trainer.callbacks = (object(), Observer())
     for stops in (False, True, True):
         trainer.should_stop = stops
     assert trainer.should_stop
-    (entry,) = [json.loads(line) for path in tmp_path.glob("events-*") for line in path.read_text().splitlines()]
-    place = entry["fields"].pop("place")
-    assert (entry["event"], entry["rank"], entry["fields"]) == (
-        *("TrainingStopped", 1, {"number": 0, "index": 0, "steps": 3}),
-    )
-    assert place.startswith(f"{__file__}:")
+    (training,) = reports
+    assert training.stopped_after == 3
+    assert training.stopped_by.startswith(f"{__file__}:")

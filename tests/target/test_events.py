@@ -15,12 +15,14 @@ from nfpatch.target.events import (
     EVENTS,
     KINDS,
     CallReturned,
-    CaseFinished,
     CaseSpec,
     Comparison,
     Entry,
+    FitCompared,
     Frame,
     ReferenceMade,
+    Training,
+    TrainingObserved,
     TrainSpec,
     WrongRecord,
     decode,
@@ -28,21 +30,18 @@ from nfpatch.target.events import (
 )
 
 CASE = CaseSpec("a", "NHITS", "MAE", exogenous=("static",), options={"mlp_units": [[8, 8]], "h": 2}, like="b")
-FINISHED = CaseFinished(
-    case="a",
-    losses=(1.0, 2.5),
-    losses_of_ranks=((1.0,), (2.0,)),
-    unused_by_torch=("out.weight",),
-    comparison=Comparison(("a",), 0.5, True, False, (), ()),
-)
-RETURNED = CallReturned(3, Frame(24, ("ds", "NHITS"), None, 0, "d"), ("w",), ())
+OBSERVED = TrainingObserved(0, 1, Training(losses=(1.0, 2.5), unused_by_torch=("out.weight",)))
+RETURNED = CallReturned(3, (Frame(24, ("ds", "NHITS"), None, 0, "d"),), ("w",), ())
+COMPARED = FitCompared(0, Comparison(("a",), 0.5, True, False, (), ()))
 
 
 def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-@pytest.mark.parametrize("event", [FINISHED, RETURNED, ReferenceMade(1, validation=2)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "event", [OBSERVED, RETURNED, COMPARED, ReferenceMade(1, validation=2)], ids=lambda e: type(e).__name__
+)
 def test_an_entry_is_read_as_it_was_written(event: Any) -> None:
     entry = Entry(1, 100, 2.5, event)
 
@@ -66,22 +65,22 @@ def test_every_event_has_a_unique_name() -> None:
         ({"steps": "3"}, "steps"),
         ({"steps": True}, "steps"),
         ({"losses": [1.0, "2"]}, "losses"),
-        ({"comparison": {"different": []}}, "Comparison"),
+        ({"own_layers": [{"layer": "out"}]}, "OwnLayerUnused"),
         ({"surprise": 1}, "surprise"),
     ],
 )
 def test_a_malformed_record_is_refused(change: dict[str, Any], word: str) -> None:
     with pytest.raises(WrongRecord, match=word):
-        decode(CaseFinished, {**as_json(encode(FINISHED)), **change})
+        decode(Training, {**as_json(encode(OBSERVED.training)), **change})
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(CaseFinished)])
+@pytest.mark.parametrize("name", [each.name for each in fields(Training)])
 def test_no_field_may_be_missing(name: str) -> None:
-    content = as_json(encode(FINISHED))
+    content = as_json(encode(OBSERVED.training))
     del content[name]
 
     with pytest.raises(WrongRecord, match=f"lacks {name}"):
-        decode(CaseFinished, content)
+        decode(Training, content)
 
 
 @pytest.mark.parametrize("line", [{}, [], {"event": "Surprise", "fields": {}, "rank": 0, "pid": 1, "time": 0.0}])
@@ -95,7 +94,7 @@ def test_another_interpreter_reads_the_same_records(python: Path) -> None:
         "import json, sys; sys.path.insert(0, sys.argv[1]); import events\n"
         "print(json.dumps(events.Entry.from_json(json.loads(sys.argv[2])).to_json()))"
     )
-    line = Entry(0, 1, 2.0, FINISHED).to_json()
+    line = Entry(0, 1, 2.0, OBSERVED).to_json()
     done = subprocess.run(
         [python, "-c", program, ENTRY.parent, json.dumps(line)], capture_output=True, text=True, check=True
     )

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from nfpatch.target.events import Frame
-from nfpatch.target.frames import as_pandas, described, difference_of, digest_of_frame
+from nfpatch.target.frames import as_pandas, described, difference_of, digest_of_frame, record_of
 
 DAYS = pandas.to_datetime(["2020-01-01", "2020-01-02"])
 NAN = math.nan
@@ -51,7 +51,7 @@ class PandasOnSpark(pandas.DataFrame):
 def test_a_frame_is_described_by_size_series_missing_forecasts_and_digest() -> None:
     frame = forecasts(NHITS=[NAN, 0.2, 0.3, NAN], y=[1, 2, 3, 4], note=[None, "x", "x", "x"])
 
-    assert described(frame) == Frame(
+    assert record_of(frame) == Frame(
         rows=4,
         columns=(
             "unique_id",
@@ -71,7 +71,7 @@ def test_a_frame_is_described_by_size_series_missing_forecasts_and_digest() -> N
 def test_a_frame_without_ids_has_no_number_of_series() -> None:
     frame = pandas.DataFrame({7: [0.5, NAN, 0.5]})
 
-    assert described(frame) == Frame(
+    assert record_of(frame) == Frame(
         rows=3,
         columns=("7",),
         ids=None,
@@ -106,7 +106,7 @@ def test_a_plain_pandas_frame_is_not_copied(frame: pandas.DataFrame) -> None:
     ids=lambda thing: type(thing).__name__,
 )
 def test_what_is_no_frame_is_told_as_nothing(thing: Any) -> None:
-    assert described(thing) is None
+    assert described(thing) == ()
 
 
 def test_the_digest_depends_on_every_bit_of_a_frame() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
+from nfpatch.target.events import CallRaised
 from nfpatch.target.models import trained_model_of
-from nfpatch.target.outcomes import Differs, FailedElsewhere, message_of, outcome_of
+from nfpatch.target.outcomes import FailedElsewhere, message_of, raised_by
 from nfpatch.target.saved.writing import optimizers_for
 
 NEURALFORECAST = """
@@ -85,42 +88,41 @@ class Breaking:
         raise ValueError("no parameters")
 
 
+def record_of(action: Callable[[], Any]) -> CallRaised:
+    """The record of what an action raises."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        action()
+    return raised_by(caught.value, 3)
+
+
 def test_the_places_are_those_of_others() -> None:
     for action, place in (
         (partial(trained_model_of, Breaking()), "models"),
         (partial(optimizers_for, Breaking(), SimpleNamespace(state={}, optimizers=[]), []), "parameters"),
     ):
-        outcome, detail, _ = outcome_of(action)
+        record = record_of(action)
 
-        message, *places = detail.splitlines()
-        assert (outcome, message) == ("error", f"ValueError: no {place}")
-        assert [each.split(":")[0] for each in places] == [__file__]
-        assert places[0].endswith(f" in {place}")
+        assert record.message == f"ValueError: no {place}"
+        assert {each.split(":")[0] for each in record.places} == {__file__}
+        assert record.places[-1].endswith(f" in {place}")
 
 
 def test_errors_of_the_package_itself_have_no_location() -> None:
     def nothing() -> None:
         trained_model_of(SimpleNamespace(models=[]))
 
-    outcome, detail, refused = outcome_of(nothing)
+    record = record_of(nothing)
 
-    assert (outcome, refused) == ("error", False)
-    assert [line.rpartition(" in ")[2] for line in detail.splitlines()[1:]] == ["nothing"]
+    assert not record.by_neuralforecast
+    assert [place.rpartition(" in ")[2] for place in record.places] == ["record_of", "nothing"]
 
 
-def test_torchs_refusal_is_told_apart() -> None:
+def test_the_parameters_are_those_that_torch_names() -> None:
     def refuse() -> None:
-        raise RuntimeError("Expected to have finished reduction in the prior iteration before ...")
+        names = "Parameters which did not receive grad for rank 1: module.out.weight, module.out.bias"
+        raise RuntimeError(f"Expected to have finished reduction in the prior iteration.\n{names}\n")
 
-    assert outcome_of(refuse)[0] == "unused-parameters"
-    assert outcome_of(lambda: None) == ("pass", "", False)
-
-
-def test_what_ends_otherwise_than_in_one_process_is_wrong_in_what_it_says() -> None:
-    def differ() -> None:
-        raise Differs("2 of 24 forecasts are not those of one process")
-
-    assert outcome_of(differ) == ("wrong", "2 of 24 forecasts are not those of one process", False)
+    assert record_of(refuse).unused == ("out.weight", "out.bias")
 
 
 @pytest.mark.parametrize(
@@ -129,29 +131,27 @@ def test_what_ends_otherwise_than_in_one_process_is_wrong_in_what_it_says() -> N
 def test_a_raise_statement_of_neuralforecast_is_a_refusal(
     neuralforecast: ModuleType, name: str, is_refusal: bool
 ) -> None:
-    ending = outcome_of(partial(getattr(neuralforecast, name), None))
-
-    assert (ending.outcome, ending.refused) == ("error", is_refusal)
+    assert record_of(partial(getattr(neuralforecast, name), None)).by_neuralforecast is is_refusal
 
 
 @pytest.mark.usefixtures("neuralforecast")
 def test_errors_of_other_packages_are_no_refusals(tmp_path: Path) -> None:
     beside = imported(tmp_path / "neuralforecast_beside")
 
-    assert outcome_of(partial(beside.demand, None)).refused is False
+    assert record_of(partial(beside.demand, None)).by_neuralforecast is False
 
 
 def test_without_neuralforecast_there_are_no_refusals(tmp_path: Path) -> None:
     package = imported(tmp_path / "another")
 
-    assert outcome_of(partial(package.demand, None)).refused is False
+    assert record_of(partial(package.demand, None)).by_neuralforecast is False
 
 
 def test_an_error_of_another_process_has_its_own_text_only() -> None:
     def fail() -> None:
         raise FailedElsewhere("ValueError: no  freq\nwas given")
 
-    assert outcome_of(fail) == ("error", "ValueError: no freq was given", False)
+    assert record_of(fail) == CallRaised(3, "ValueError: no freq was given")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_long_error_keeps_the_start_of_its_message_and_the_last_locations() ->
             raise ValueError("no " * 1000)
         call(depth - 1)
 
-    message, *places = outcome_of(partial(call, 9))[1].splitlines()
+    record = record_of(partial(call, 9))
 
-    assert message == ("ValueError: " + "no " * 1000)[:1000]
-    assert [place.rpartition(" in ")[2] for place in places] == ["call"] * 3
+    assert record.message == ("ValueError: " + "no " * 1000)[:1000]
+    assert [place.rpartition(" in ")[2] for place in record.places] == ["call"] * 3

@@ -33,7 +33,7 @@ def because_of_arguments(facts: CallFacts, followed: str) -> Optional[Finding]:
 
 def different_data(facts: CallFacts) -> Optional[str]:
     """The first data argument that differs between ranks, as text; None if there is none."""
-    return _difference({rank: each.data for rank, each in facts.ranks.items() if each.name})
+    return _difference({rank: each.started.data for rank, each in facts.ranks.items() if each.name})
 
 
 def different_options(facts: CallFacts) -> Optional[str]:
@@ -48,7 +48,7 @@ def is_harmless(name: str, value: str) -> bool:
 
 def _options_of(facts: CallFacts, is_left_out: Callable[[str, str], bool]) -> dict[int, dict[str, str]]:
     return {
-        rank: {name: value for name, value in each.options.items() if not is_left_out(name, value)}
+        rank: {name: value for name, value in each.started.options.items() if not is_left_out(name, value)}
         for rank, each in facts.ranks.items()
         if each.name
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Optional
 
-from nfpatch.engine.facts import CallFacts, Failure, Finding, shortened
+from nfpatch.engine.facts import CallFacts, Finding, shortened
 from nfpatch.engine.logs import is_telling, telling_place
+from nfpatch.target.events import CallRaised
 
 WHY = "The script ends there, unless it catches the error; the other ranks fail or hang."
 
@@ -53,23 +54,23 @@ def _remedy_for_own_code(place: str) -> tuple[str, ...]:
     return (f"The script's own code raises it, at {place}.",)
 
 
-def first_failure(facts: CallFacts) -> Optional[tuple[int, Failure]]:
+def first_failure(facts: CallFacts) -> Optional[tuple[int, CallRaised]]:
     """The rank that failed first, and its failure; None if no rank failed."""
     return next(iter(failures_of(facts)), None)
 
 
-def failures_of(facts: CallFacts) -> list[tuple[int, Failure]]:
+def failures_of(facts: CallFacts) -> list[tuple[int, CallRaised]]:
     """The failures of the ranks by time; those that are a consequence of another rank's exit come last."""
-    failures = [(rank, each.failure) for rank, each in facts.ranks.items() if each.failure is not None]
-    return sorted(failures, key=lambda each: (is_consequence(each[1]), each[1].time))
+    failures = [(rank, each.raised) for rank, each in facts.ranks.items() if each.raised is not None]
+    return sorted(failures, key=lambda each: (is_consequence(each[1]), facts.ranks[each[0]].end))
 
 
-def is_consequence(failure: Failure) -> bool:
+def is_consequence(failure: CallRaised) -> bool:
     """Whether a rank failed because another one had exited."""
     return any(words in failure.message for words in CONSEQUENCES)
 
 
-def errors_in_full(failures: Sequence[tuple[int, Failure]]) -> tuple[str, ...]:
+def errors_in_full(failures: Sequence[tuple[int, CallRaised]]) -> tuple[str, ...]:
     """Each distinct error with its frames and the first rank that raised it."""
     errors: dict[str, str] = {}
     for rank, failure in failures:

@@ -21,6 +21,6 @@ def find(facts: CallFacts) -> Optional[Finding]:
             if each.steps < FEWEST_STEPS:
                 words = f"{each.steps} training steps, which proves nothing; at least {FEWEST_STEPS} are needed"
                 return Finding("error", f"rank {rank}: {words}")
-            if not each.finite_loss:
+            if not each.has_finite_loss:
                 return Finding("error", f"rank {rank}: the loss is not finite")
     return None

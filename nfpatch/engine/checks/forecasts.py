@@ -5,25 +5,26 @@ from __future__ import annotations
 from typing import Optional
 
 from nfpatch.engine.checks.hangs import STAGES
-from nfpatch.engine.facts import Answer, CallFacts, Finding
+from nfpatch.engine.facts import CallFacts, Finding
+from nfpatch.target.events import Frame
 
 WHY = "The results that the script uses or saves depend on the rank."
 
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank whose forecasts differ from those of rank 0."""
-    answers = {rank: each.answers for rank, each in facts.returned.items()}
+    answers = {rank: each.forecasts for rank, each in facts.returned.items()}
     for rank, actual in answers.items():
         first = answers[min(answers)]
         is_compared = facts.is_case or (actual and first)
         if is_compared and [each.digest for each in actual] != [each.digest for each in first]:
             words = f"rank {rank} and rank {min(answers)} have different forecasts"
-            if actual and first and actual[0].rows is not None:
+            if actual and first:
                 words += f": {described(actual[0])}, and {described(first[0])}"
             return Finding("wrong", words, stages=(STAGES.get(facts.method, ""),))
     return None
 
 
-def described(answer: Answer) -> str:
+def described(frame: Frame) -> str:
     """The size of a frame of forecasts."""
-    return f"{answer.rows} rows, {answer.missing} numbers missing"
+    return f"{frame.rows} rows, {frame.nan} numbers missing"

@@ -6,7 +6,7 @@ import re
 from typing import Optional
 
 from nfpatch.engine.checks.errors import failures_of, is_consequence
-from nfpatch.engine.facts import CallFacts, Decision, Finding, RankFacts, in_file, shortened
+from nfpatch.engine.facts import Call, CallFacts, Decision, Finding, in_file, shortened
 
 WHY = (
     "In each step of a training the ranks exchange gradients, so every rank must make the same calls, in the same "
@@ -35,7 +35,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
 
 def parts(facts: CallFacts) -> bool:
     """Whether the ranks make different calls. A call on one rank only is fine if it returned without the others."""
-    ways = {(each.name, each.line, each.models) for each in facts.ranks.values() if each.name}
+    ways = {(each.name, each.line, each.started.models) for each in facts.ranks.values() if each.name}
     absent = [each for each in facts.ranks.values() if not each.name and each.has_ended and not each.failed_before]
     return len(ways) > 1 or (bool(absent) and not is_by_one_rank(facts))
 
@@ -44,15 +44,15 @@ def is_by_one_rank(facts: CallFacts) -> bool:
     """Whether a call that needs no communication was made, and returned, on some ranks only."""
     made = [each for each in facts.ranks.values() if each.name]
     together = any((training.world_size or 0) > 1 for training in facts.all_trainings)
-    return len(made) < len(facts.ranks) and all(each.has_returned for each in made) and not together
+    return len(made) < len(facts.ranks) and all(each.returned for each in made) and not together
 
 
-def _way(each: RankFacts) -> str:
+def _way(each: Call) -> str:
     if not each.name and not each.has_ended:
         return "does not come to it"
     if not each.name:
         return f"ends without it ({shortened(each.error)})" if each.error else "ends without it"
-    models = f" of {', '.join(each.models)}" if each.models else ""
+    models = f" of {', '.join(each.started.models)}" if each.started.models else ""
     return f"calls {each.name}{models} in line {each.line}"
 
 

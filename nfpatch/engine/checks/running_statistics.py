@@ -11,9 +11,9 @@ WHY = "Saved models and forecasts depend on the rank."
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """The first rank whose running statistics differ from those of rank 0."""
-    returned = facts.returned
-    for rank, each in returned.items():
-        if each.buffers != returned[min(returned)].buffers:
-            words = f"rank {rank} and rank {min(returned)} have different running statistics (buffers of the model)"
-            return Finding("wrong", words, stages=("refit",))
+    for ranks in facts.trainings.values():
+        for rank, each in ranks.items():
+            if each.buffers != ranks[min(ranks)].buffers:
+                words = f"rank {rank} and rank {min(ranks)} have different running statistics (buffers of the model)"
+                return Finding("wrong", words, stages=("refit",))
     return None

@@ -23,7 +23,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
     unused = first[1].unused or facts.unused_parameters()
     words = f"refused by strict DDP: {pluralize(len(unused), 'unused parameter', 'unused parameters')}"
     if not facts.is_case:
-        refused = [rank for rank, each in facts.ranks.items() if each.failure is not None and each.failure.is_refusal]
+        refused = [rank for rank, each in facts.ranks.items() if each.raised is not None and each.raised.is_refusal]
         who = "every rank" if len(refused) == len(facts.ranks) else f"rank {', '.join(map(str, refused))}"
         words = f"{who}: {words}"
     layers = [layer for layer in facts.own_layers() if set(layer.parameters) & set(unused)]

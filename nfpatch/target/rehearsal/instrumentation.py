@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import atexit
 import functools
-import platform
 import sys
 from types import ModuleType
 from typing import Any, Callable
 
-from ..events import CallRaised, CallReturned, CallStarted, ProcessEnded, ProcessStarted, SourceImported
+from ..events import CallReturned, CallStarted, ProcessEnded, ProcessStarted, SourceImported
 from ..frames import described
-from ..observing import digest_of, parameters_named_by_torch
-from ..outcomes import message_of, places_of
+from ..observing import digest_of
+from ..outcomes import raised_by
 from . import reference_run
 from .arguments import options_and_data
 from .files import watch_files
@@ -26,8 +25,8 @@ from .training import watcher, wrap_fit, wrap_stopping
 # Of the forecaster, of what searches, and of a model that is used without a forecaster
 CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
 MODEL_CALLS = ("fit", "predict")
-# How many frames of an exception are recorded
-LAST_FRAMES = 30
+# How much of an exception is recorded
+LONGEST_MESSAGE, LAST_FRAMES = 4000, 30
 # Calls that give forecasts, which one process can be asked for as well
 CALLS_WITH_REFERENCE = ("predict", "predict_insample", "cross_validation")
 BASES = {
@@ -59,7 +58,7 @@ def install_hooks() -> None:
 
 def watch_process(recorder: EventRecorder) -> None:
     """Records the start and the end of this process, and its files."""
-    recorder.write(ProcessStarted(platform.python_version(), recorder.is_within))
+    recorder.write(ProcessStarted(recorder.is_within))
     recorder.watch_place()
     watch_files(recorder)
     watch_lookups(recorder.trace)
@@ -80,7 +79,7 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
     pretend_gpus(recorder)
     wrap_trainer(recorder, module.Trainer, functools.partial(watcher, recorder))
     wrap_fit(recorder, module.Trainer)
-    wrap_stopping(recorder, module.Trainer)
+    wrap_stopping(module.Trainer)
 
 
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:
@@ -147,10 +146,9 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
     try:
         answer = call.method(*call.arguments, **call.options)
     except BaseException as error:
-        message = message_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"
-        unused = parameters_named_by_torch(str(error))
-        recorder.write(CallRaised(number, message[:4000], unused, tuple(places_of(error, LAST_FRAMES))))
-        if isinstance(error, Exception) and unused is None and recorder.rank == 0:
+        raised = raised_by(error, number, LONGEST_MESSAGE, LAST_FRAMES)
+        recorder.write(raised)
+        if isinstance(error, Exception) and raised.unused is None and recorder.rank == 0:
             record_single_process_error(recorder, call, models)
         raise
     trained = reference_run.models_of(subject)

@@ -11,6 +11,7 @@ from typing import Any, Callable
 from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
 from ..outcomes import message_of
 from ..pretended.pretended_gpus import pretend
+from ..trainer import arguments_alone, arguments_less_processes
 from .recorder import EventRecorder
 
 # What Lightning has no CPU for
@@ -214,12 +215,8 @@ def refuse_without_gpus(strategy: Any) -> None:
 
 def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
-    from pytorch_lightning.plugins.environments import LightningEnvironment
-
-    less = ("strategy", "num_nodes", "callbacks", "gpus", "num_processes", "plugins", "enable_progress_bar")
-    own = {"accelerator": "cpu", "devices": 1, "plugins": [LightningEnvironment()], "logger": False}
-    quiet = {"enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
-    return {**{name: value for name, value in arguments.items() if name not in less}, **own, **quiet}
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
+    return {**arguments_less_processes(arguments, arguments_alone()), **quiet}
 
 
 def make_for_one_device(

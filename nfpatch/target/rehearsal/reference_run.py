@@ -15,11 +15,9 @@ from typing import Any, Callable, NamedTuple
 from ..comparing import start_from, weights_of
 from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
+from ..observing import validation_loss_of
 from ..outcomes import message_of
 from .recorder import EventRecorder, Trained
-
-# By release, the name of the loss that neuralforecast reports of a validation
-VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
 
 
 def random_state() -> Any:
@@ -146,14 +144,6 @@ def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
         recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
     finally:
         recorder.trains_reference = False
-
-
-def validation_loss_of(trainer: Any) -> float | None:
-    """The loss of the last validation; None if there was none."""
-    for name in VALIDATION_LOSSES:
-        if name in trainer.callback_metrics:
-            return float(trainer.callback_metrics[name])
-    return None
 
 
 def is_sampled(model: Any) -> bool:

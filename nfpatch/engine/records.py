@@ -1,89 +1,83 @@
-"""What the processes of a rehearsal have recorded, rank by rank and call by call."""
+"""What the processes of a run have recorded, rank by rank and call by call."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Optional
 
-from nfpatch.engine.facts import Training
+from nfpatch.engine.facts import Call, CallFacts
 from nfpatch.engine.logs import entries_in, text_of
 from nfpatch.target.events import (
-    CallRaised,
-    CallReturned,
     CallStarted,
     Entry,
     FileChanged,
     MethodReplaced,
-    OneDeviceOnly,
     OptionOverridden,
-    OwnLayersUnused,
     ProcessEnded,
     ProcessStarted,
-    ReferenceMade,
     SourceImported,
+    Training,
     TrainingObserved,
-    TrainingStarted,
-    TrainingStopped,
 )
 
-TrainingEvent = Union[TrainingStarted, TrainingObserved, TrainingStopped, OwnLayersUnused]
 # Calls that one rank may make without the others
 BY_ONE_RANK = ("predict", "predict_insample", "simulate", "explain", "save", "load")
 
 
-@dataclass
-class Raised:
-    """The exception with which a call ended, and when (seconds since the epoch)."""
-
-    event: CallRaised
-    time: float
-
-
-@dataclass
-class Call:
-    """One call of the script, as one rank made it."""
-
-    started: CallStarted
-    trainings: dict[int, Training] = field(default_factory=dict)
-    returned: Optional[CallReturned] = None
-    raised: Optional[Raised] = None
-    references: list[ReferenceMade] = field(default_factory=list)
-    written: dict[str, set[str]] = field(default_factory=dict)  # by path, how: "opened", "replaced" or "removed"
-    writers: dict[str, str] = field(default_factory=dict)  # by path, the line of the user's own code, or empty
-    one_device: str = ""
-    replaced: list[MethodReplaced] = field(default_factory=list)  # since the call before
-
-    @property
-    def name(self) -> str:
-        """Class and method."""
-        return self.started.name
-
-    @property
-    def method(self) -> str:
-        """The name without the class that it is of."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return self.returned is not None or self.raised is not None
+def facts_of_call(
+    calls: Mapping[int, Call], trainings: Mapping[int, Mapping[int, Training]], world_size: int
+) -> CallFacts:
+    """What the checks look at of a call, by the ranks that made it."""
+    first = next(iter(calls.values())).started
+    references = [reference for call in calls.values() for reference in call.references]
+    trained = (training.model for by_rank in trainings.values() for training in by_rank.values() if training.model)
+    return CallFacts(
+        name=first.name,
+        ranks=calls,
+        trainings=trainings,
+        world_size=world_size,
+        search=first.search,
+        models=tuple(dict.fromkeys(first.models)) or tuple(dict.fromkeys(trained)),
+        reference_losses={
+            each.index: each.validation for each in references if each.index is not None and each.validation is not None
+        },
+        one_device=next((call.one_device for call in calls.values() if call.one_device), ""),
+    )
 
 
 @dataclass
 class Process:
-    """A process that runs as a rank: the script, or a program that the script starts."""
+    """A process that runs as a rank: the script, or a program that the script starts; its id is 0 until it is known."""
 
-    pid: int
-    is_within: bool
+    pid: int = 0
+    is_within: bool = False
     calls: dict[int, Call] = field(default_factory=dict)  # by its own count
+    written: dict[str, set[str]] = field(default_factory=dict)  # outside of calls, as in a call
     ended: Optional[ProcessEnded] = None  # by itself
 
     @property
     def is_in_call(self) -> bool:
         """Whether a call is under way."""
         return any(not call.is_over for call in self.calls.values())
+
+    def take(self, entry: Entry) -> None:
+        """Takes in an event of it."""
+        event, calls = entry.event, self.calls
+        if isinstance(event, CallStarted):
+            calls[event.number] = Call(event, entry.time)
+        elif isinstance(event, FileChanged):
+            call = calls.get(event.number)
+            (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
+            if call is not None:
+                call.writers[event.path] = event.writer
+        elif isinstance(event, ProcessEnded):
+            self.ended = event
+        elif isinstance(event, MethodReplaced) and calls:
+            calls[max(calls)].replaced.append(event)
+        elif getattr(event, "number", None) in calls:
+            calls[event.number].take(entry)
 
 
 @dataclass
@@ -97,7 +91,6 @@ class Rank:
     number: int
     processes: dict[int, Process] = field(default_factory=dict)
     calls: dict[int, Call] = field(default_factory=dict)
-    written: dict[str, set[str]] = field(default_factory=dict)  # likewise, by the script itself
 
     @property
     def ended(self) -> Optional[ProcessEnded]:
@@ -110,30 +103,14 @@ class Rank:
         """Whether it has ended by itself."""
         return self.ended is not None
 
-    def take(self, process: Process, entry: Entry) -> None:
-        """Takes in an event of a process that runs the script."""
-        event, calls = entry.event, process.calls
-        if isinstance(event, CallStarted):
-            calls[event.number] = self.calls[len(self.calls)] = Call(event)
-        elif isinstance(event, FileChanged):
-            call = calls.get(event.number)
-            (self.written if call is None else call.written).setdefault(event.path, set()).add(event.how)
-            if call is not None:
-                call.writers[event.path] = event.writer
-        elif isinstance(event, ProcessEnded):
-            process.ended = event
-        elif isinstance(event, MethodReplaced) and calls:
-            calls[max(calls)].replaced.append(event)
-        elif isinstance(event, OneDeviceOnly) and event.number in calls:
-            calls[event.number].one_device = event.what
-        elif isinstance(event, (ReferenceMade, CallReturned, CallRaised)) and event.number in calls:
-            call = calls[event.number]
-            if isinstance(event, ReferenceMade):
-                call.references.append(event)
-            elif isinstance(event, CallReturned):
-                call.returned = event
-            else:
-                call.raised = Raised(event, entry.time)
+    @property
+    def written(self) -> dict[str, set[str]]:
+        """How the script itself has changed files, by path."""
+        found: dict[str, set[str]] = {}
+        for process in self.processes.values():
+            for path, ways in process.written.items():
+                found.setdefault(path, set()).update(ways)
+        return found
 
 
 class Records:
@@ -181,23 +158,19 @@ class Records:
             self.overrides.append(event.what)
         if number is None:
             return
+        rank = self.ranks.get(number, Rank(number))
         if isinstance(event, ProcessStarted):
-            rank = self.ranks.setdefault(number, Rank(number))
+            self.ranks[number] = rank
             rank.processes[entry.pid] = Process(entry.pid, event.within)
-        process = self.ranks[number].processes.get(entry.pid) if number in self.ranks else None
-        if isinstance(event, (TrainingStarted, TrainingObserved, TrainingStopped, OwnLayersUnused)):
-            _take_training(self._training(process, number, event), event)
+        process = rank.processes.get(entry.pid)
+        if isinstance(event, TrainingObserved) and (process is None or event.number not in process.calls):
+            call = self._under_way.get(event.number, event.number)
+            self.by_others[call, event.index, number] = event.training
         elif process is not None:
-            self.ranks[number].take(process, entry)
+            process.take(entry)
             if isinstance(event, CallStarted):
-                self._under_way[event.number] = len(self.ranks[number].calls) - 1
-
-    def _training(self, process: Optional[Process], number: int, event: TrainingEvent) -> Training:
-        """A training of the rank's own process, or of one that trains for a rank of the fit under way."""
-        if process is not None and event.number in process.calls:
-            return process.calls[event.number].trainings.setdefault(event.index, Training())
-        call = self._under_way.get(event.number, event.number)
-        return self.by_others.setdefault((call, event.index, number), Training())
+                self._under_way[event.number] = len(rank.calls)
+                rank.calls[len(rank.calls)] = process.calls[event.number]
 
     def failure_of(self, rank: int) -> str:
         """The call that has ended with an error on this rank; empty if none has."""
@@ -257,19 +230,3 @@ class Records:
         """The stack that a rank has printed when it was asked; empty if it was not, or did not answer."""
         stacks = (text_of(self.folder / f"stack-{pid}.txt") for pid in reversed([*rank.processes]))
         return next(filter(None, stacks), "")
-
-
-def _take_training(training: Training, event: TrainingEvent) -> None:
-    """Takes in an event of a training."""
-    if isinstance(event, OwnLayersUnused):
-        training.own_layers = event.layers
-        return
-    if isinstance(event, TrainingStopped):
-        training.stopped_by, training.stopped_after = event.place, event.steps
-        return
-    training.model = event.model
-    if isinstance(event, TrainingStarted):
-        training.world_size, training.find_unused, training.bases = event.world_size, event.find_unused, event.bases
-    else:
-        training.steps, training.losses, training.validated = event.steps, event.losses, event.validated
-        training.unused, training.weights = event.unused, event.weights
