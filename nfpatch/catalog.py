@@ -12,7 +12,7 @@ from types import MappingProxyType, ModuleType
 from typing import NamedTuple, Optional, TypeVar
 
 from nfpatch.codemod import Rewrite
-from nfpatch.errors import EnvironmentProblem, UsageError
+from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.fingerprints import Fingerprints, read_fingerprints, spans_of
 
 FINGERPRINTS_FILE_NAME = "fingerprints.json"
@@ -359,7 +359,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 def load_catalog(extra_folders: Sequence[Path] = ()) -> Catalog:
     """Load the shipped patches and those in `extra_folders`, with the fingerprints of the releases.
 
-    Raises EnvironmentProblem if the shipped folder is missing and UsageError if a user's folder does not load.
+    Raises InstallEnvironmentError if the shipped folder is missing and UsageError if a user's folder does not load.
     """
     fingerprints = read_fingerprints(patches_folder() / FINGERPRINTS_FILE_NAME)
     catalog = Catalog(load_patches(extra_folders), fingerprints, load_modules(extra_folders))
@@ -426,7 +426,7 @@ def patches_folder() -> Path:
     for folder in (package / "patches", package.parent / "patches"):
         if (folder / FINGERPRINTS_FILE_NAME).is_file():
             return folder
-    raise EnvironmentProblem(
+    raise InstallEnvironmentError(
         f"The patches of nfpatch are missing: there is no patches/ folder in or beside {package}. Reinstall nfpatch."
     )
 

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Optional
 
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 
 # The package inside neuralforecast that holds the runtime modules of the applied patches.
 RUNTIME_PACKAGE = "neuralforecast._nfpatch"
 
 
-class CodemodRefused(Refused):
+class CodemodRefused(RefusedError):
     """The source is not what the codemod expects. The message is a clause that says what differs."""
 
 

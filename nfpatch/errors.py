@@ -20,20 +20,20 @@ class UsageError(NfpatchError):
     exit_code = 2
 
 
-class Refused(NfpatchError):
+class RefusedError(NfpatchError):
     """nfpatch refuses, and nothing was changed: a modified file, an unknown release, a layer that is used."""
 
     exit_code = 3
 
 
-class EnvironmentProblem(NfpatchError):
+class InstallEnvironmentError(NfpatchError):
     """Environment error: neuralforecast or torch is missing, permission denied, disk full, lock timeout."""
 
     exit_code = 4
 
 
 def to_environment_error(error: BaseException, state: str = "Nothing was changed.") -> BaseException:
-    """An EnvironmentProblem that names the path, for an OSError; any other error itself.
+    """An InstallEnvironmentError that names the path, for an OSError; any other error itself.
 
     `state` is a sentence about the state of the install after the failure.
     """
@@ -47,4 +47,6 @@ def to_environment_error(error: BaseException, state: str = "Nothing was changed
         errno.EDQUOT: "Free some disk space and re-run the command.",
         errno.EROFS: "Mount the file system writable, or patch where the image is built.",
     }.get(error.errno or 0, "Check the disk, then re-run the command.")
-    return EnvironmentProblem(f"Cannot write {error.filename or 'the install'}: {error.strerror}. {state} {advice}")
+    return InstallEnvironmentError(
+        f"Cannot write {error.filename or 'the install'}: {error.strerror}. {state} {advice}"
+    )

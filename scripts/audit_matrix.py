@@ -28,7 +28,7 @@ from releases import CACHE, RELEASES, unpack
 from nfpatch.audit.models import models_of
 from nfpatch.audit.run import AuditAgenda, Cell, agenda_for, run_audit
 from nfpatch.catalog import Case, Catalog, load_catalog
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 
@@ -55,7 +55,7 @@ def audited(site: Path, python: Path, cells: Sequence[Case], ddp: bool = False) 
     try:
         agenda = AuditAgenda(tuple(cells), unknown_options=())
         report = run_audit(agenda, find_install(python, site), ddp, TIMEOUT_SECONDS)
-    except EnvironmentProblem as error:  # none of them can be trained
+    except InstallEnvironmentError as error:  # none of them can be trained
         for cell in cells:
             outcomes[cell.model][cell.config] = Cell(cell, "error", (), str(error), False, True, 0.0)
         return outcomes, ""

@@ -26,7 +26,7 @@ from releases import CACHE, RELEASES, unpack
 from nfpatch.audit.run import agenda_for
 from nfpatch.catalog import Case, load_catalog, specifier_contains
 from nfpatch.engine.sources import Source
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.installs.find import find_install
 from nfpatch.patching.operations import apply
 from nfpatch.proof.runner import RunOptions, run_proof
@@ -97,7 +97,7 @@ def journeys_in(
             extra_path=install.extra_path,
             options=RunOptions(timeout=TIMEOUT_SECONDS, max_steps=STEPS, persistent=True),
         )
-    except EnvironmentProblem as error:
+    except InstallEnvironmentError as error:
         nothing = {"ends": "alone", "words": str(error)}
         return {each.model: {"released": nothing, "patched": nothing} for each in configurations}
     journeys: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from support import (
 )
 
 from nfpatch.catalog import GROUPS, load_catalog
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.find import find_install
 from nfpatch.patching import operations
 
@@ -541,7 +541,7 @@ def test_a_result_that_differs_from_its_fingerprint_is_not_written(site: Path, f
     }
     forged = catalog._replace(fingerprints=catalog.fingerprints._replace(files={**known, **false}))
     before = snapshot(site)
-    with pytest.raises(Refused, match="fingerprint"):
+    with pytest.raises(RefusedError, match="fingerprint"):
         operations.apply(find_install(site_packages=site), forged, forged.patches)
     assert snapshot(site) == before
 

@@ -27,7 +27,7 @@ from support import COMMANDS, ROOT, invoke
 from nfpatch import __version__
 from nfpatch.audit.run import AuditReport, Cell, CellOutcome
 from nfpatch.catalog import load_catalog
-from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
+from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, UsageError
 from nfpatch.patching.install_state import PatchState
 from nfpatch.proof.runner import ProofReport
 from nfpatch.proof.verdict import CaseResult
@@ -164,7 +164,7 @@ def test_the_page_of_commands_has_every_command() -> None:
 
 
 def test_the_page_of_commands_has_all_exit_codes_and_states() -> None:
-    codes = {error.exit_code for error in (NfpatchError, UsageError, Refused, EnvironmentProblem)}
+    codes = {error.exit_code for error in (NfpatchError, UsageError, RefusedError, InstallEnvironmentError)}
     assert {int(code) for code in re.findall(r"^\| (\d) \|", COMMANDS_PAGE, re.MULTILINE)} == codes | {0}
     (states,) = re.findall(r"^\| state \| meaning \|$(.*?)\n\n", COMMANDS_PAGE, re.DOTALL | re.MULTILINE)
     assert set(re.findall(r"^\| `([a-z-]+)` \|", states, re.MULTILINE)) == set(get_args(PatchState))

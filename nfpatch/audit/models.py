@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 
 EXOGENOUS_KINDS = {"static": "stat", "historic": "hist", "future": "futr"}
 
@@ -51,7 +51,7 @@ class ModelSource:
 def models_of(package: Path) -> tuple[ModelSource, ...]:
     """The models that `neuralforecast.models` exports, in its order. `package` is the folder `neuralforecast/`.
 
-    Raises EnvironmentProblem where the folder holds no such module, or one that cannot be read.
+    Raises InstallEnvironmentError where the folder holds no such module, or one that cannot be read.
     """
     folder = package / "models"
     exports = [
@@ -61,7 +61,7 @@ def models_of(package: Path) -> tuple[ModelSource, ...]:
         for alias in statement.names
     ]
     if not exports:
-        raise EnvironmentProblem(f"{folder} exports no models in a way that nfpatch knows. Upgrade nfpatch.")
+        raise InstallEnvironmentError(f"{folder} exports no models in a way that nfpatch knows. Upgrade nfpatch.")
     return tuple(_model_of(name, file) for name, file in exports)
 
 
@@ -77,7 +77,7 @@ def _parsed(file: Path) -> ast.Module:
             warnings.simplefilter("ignore")
             return ast.parse(file.read_bytes(), str(file))
     except (OSError, SyntaxError, ValueError) as error:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"{file} cannot be read as Python: {error}. Reinstall neuralforecast, or name another one."
         ) from error
 
@@ -85,10 +85,12 @@ def _parsed(file: Path) -> ast.Module:
 def _model_of(name: str, file: Path) -> ModelSource:
     class_definition = _named(_parsed(file).body, ast.ClassDef, name)
     if class_definition is None:
-        raise EnvironmentProblem(f"{file} defines no class {name}, though neuralforecast.models exports it from there.")
+        raise InstallEnvironmentError(
+            f"{file} defines no class {name}, though neuralforecast.models exports it from there."
+        )
     constructor = _named(class_definition.body, ast.FunctionDef, "__init__")
     if constructor is None:
-        raise EnvironmentProblem(f"The class {name} of {file} has no constructor of its own.")
+        raise InstallEnvironmentError(f"The class {name} of {file} has no constructor of its own.")
     arguments = dict(_arguments(constructor.args))
     return ModelSource(
         name=name,

@@ -13,7 +13,7 @@ from nfpatch.audit.models import losses_of, models_of
 from nfpatch.audit.options import NOT_IN_THE_TABLE, entry_of
 from nfpatch.catalog import Case
 from nfpatch.engine.probe import Stack, versions_in_json
-from nfpatch.errors import EnvironmentProblem, UsageError
+from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.installs.find import Install, module_file
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import CaseResult, ProofCase
@@ -193,7 +193,7 @@ def run_audit(
     one process a patch changes nothing, not even where it gives a parameter a gradient: where there are runtime modules
     of patches, the cells with unused parameters are trained by strict DDP as well, and are clean if it refuses none.
 
-    Raises EnvironmentProblem where the interpreter cannot train at all, and where the temporary folder is full.
+    Raises InstallEnvironmentError where the interpreter cannot train at all, and where the temporary folder is full.
     """
     report = _trained(agenda.cells, install, ddp, timeout, on_event)
     found = [_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases)]
@@ -207,7 +207,7 @@ def run_audit(
                 found[number] = _cell_of(cell.case, result)
     audit = AuditReport(tuple(found), agenda.unknown_options, ddp, report.stack, seconds)
     if all(cell.outcome == "error" for cell in found):
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"
             "Check the environment of this interpreter, or name another one with --python."
         )

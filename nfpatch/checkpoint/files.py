@@ -19,7 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Optional
 
-from nfpatch.errors import EnvironmentProblem, Refused, UsageError, to_environment_error
+from nfpatch.errors import InstallEnvironmentError, RefusedError, UsageError, to_environment_error
 from nfpatch.installs.disk import copy_owner, flush_folder, link_or_copy
 
 SUFFIXES = (".ckpt", ".safetensors")
@@ -46,26 +46,28 @@ class ModelFile:
 def model_files(path: Path, model: Optional[str] = None) -> tuple[ModelFile, ...]:
     """The model files in a folder written by `NeuralForecast.save`, or the single file; of class `model` if given.
 
-    Raises UsageError if the path does not exist, Refused for a folder without models, and EnvironmentProblem if it
-    cannot be read.
+    Raises UsageError if the path does not exist, RefusedError for a folder without models, and InstallEnvironmentError
+    if it cannot be read.
     """
     if not os.path.exists(path):
         raise UsageError(f"{path} does not exist. Name a folder written by NeuralForecast.save, or a model file.")
     if not path.is_dir():
         if not path.is_file():
-            raise Refused(f"{path} is neither a file nor a folder. Name a model file or its folder.")
+            raise RefusedError(f"{path} is neither a file nor a folder. Name a model file or its folder.")
         return (ModelFile(path, path, model or _aliases(path.parent).get(_alias(path)), _suggested(path)),)
     try:
         names = sorted(os.listdir(path))
     except OSError as error:
-        raise EnvironmentProblem(f"Cannot read {path}: {error.strerror}. Re-run as a user with read access.") from error
+        raise InstallEnvironmentError(
+            f"Cannot read {path}: {error.strerror}. Re-run as a user with read access."
+        ) from error
     files = [path / name for name in names if name.endswith(SUFFIXES) and name not in NO_MODELS]
     aliases = _aliases(path)
     found = tuple(
         ModelFile(file, path, model or aliases.get(_alias(file)), _suggested(file)) for file in files if file.is_file()
     )
     if not found:
-        raise Refused(
+        raise RefusedError(
             f"{path} contains no saved models: no file in it ends in {' or '.join(SUFFIXES)}. Name a folder written by "
             "NeuralForecast.save, or a model file."
         )
@@ -108,7 +110,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def remove_leftovers(folder: Path) -> None:
     """Remove the files that interrupted runs left in a folder of models, if possible."""
     if any(folder.glob(f"{STAGING_PREFIX}*")):
-        with suppress(EnvironmentProblem), staging_folder(folder):
+        with suppress(InstallEnvironmentError), staging_folder(folder):
             pass
 
 
@@ -116,7 +118,7 @@ def remove_leftovers(folder: Path) -> None:
 def staging_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder for new files inside `folder`. Also removes those of interrupted runs.
 
-    Raises EnvironmentProblem if `folder` is not writable, or if another nfpatch process works there.
+    Raises InstallEnvironmentError if `folder` is not writable, or if another nfpatch process works there.
     """
     with _locked(folder) as alone:
         if alone:
@@ -125,7 +127,7 @@ def staging_folder(folder: Path) -> Iterator[Path]:
         try:
             staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=folder))
         except OSError as error:
-            raise EnvironmentProblem(
+            raise InstallEnvironmentError(
                 f"Cannot write to {folder}: {error.strerror}. Nothing was changed. Re-run as the owner, or "
                 "migrate a copy of them."
             ) from error
@@ -148,7 +150,7 @@ def _locked(folder: Path) -> Iterator[bool]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_locked = True
         except BlockingIOError as error:
-            raise EnvironmentProblem(
+            raise InstallEnvironmentError(
                 f"Another nfpatch process migrates the models in {folder}. Re-run the command when it has finished."
             ) from error
         except OSError:  # the file system does not support such locks
@@ -173,13 +175,13 @@ class Replacement:
 def replace_all(replacements: Sequence[Replacement], staging: Path, keep: bool) -> tuple[Optional[Path], ...]:
     """Replace the files, all or none unless the process is killed; new files get the mode and owner of the old ones.
 
-    With `keep`, backups of the old files are kept, and their paths are returned. Raises Refused if a file was changed
-    after it was checked, and EnvironmentProblem if an operation fails; nothing is changed then.
+    With `keep`, backups of the old files are kept, and their paths are returned. Raises RefusedError if a file was
+    changed after it was checked, and InstallEnvironmentError if an operation fails; nothing is changed then.
     """
     folder = staging.parent
     for replacement in replacements:
         if _identity(os.stat(replacement.path)) != _identity(replacement.seen):
-            raise Refused(f"{replacement.path} was changed while it was being migrated. Re-run the command.")
+            raise RefusedError(f"{replacement.path} was changed while it was being migrated. Re-run the command.")
     kept: list[Optional[Path]] = []
     made: list[Path] = []
     done: list[tuple[Path, Path]] = []

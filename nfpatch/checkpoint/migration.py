@@ -16,7 +16,7 @@ from nfpatch.checkpoint.worker import MigrationWorker, start_worker
 from nfpatch.engine.launch import termination_as_exit
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
-from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, to_environment_error
+from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, to_environment_error
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
@@ -105,12 +105,12 @@ def migrate(
     `trust`, pickles may execute code. With `keep`, the old files are kept as `FILE.nfpatch-backup`. With `dry_run`,
     nothing is written.
 
-    Problems of a file are in its Migration. Raises UsageError if a path does not exist, Refused if an interrupted run
-    left the install unfinished, and EnvironmentProblem if the interpreter fails.
+    Problems of a file are in its Migration. Raises UsageError if a path does not exist, RefusedError if an interrupted
+    run left the install unfinished, and InstallEnvironmentError if the interpreter fails.
     """
     state = inspect_install(install, catalog)
     if state.interrupted:
-        raise Refused("An interrupted run left this install unfinished. Run `nfpatch apply` or `revert` first.")
+        raise RefusedError("An interrupted run left this install unfinished. Run `nfpatch apply` or `revert` first.")
     files, without_models = _files_at(paths, model)
     if not files:
         return without_models
@@ -133,7 +133,7 @@ def _files_at(paths: Sequence[Path], model: Optional[str]) -> tuple[list[ModelFi
         try:
             for file in model_files(path, model):
                 files.setdefault(file.path.absolute(), file)
-        except (Refused, EnvironmentProblem) as error:
+        except (RefusedError, InstallEnvironmentError) as error:
             without_models.append(_refused(Migration(path, "refused"), error))
     return list(files.values()), tuple(without_models)
 
@@ -155,7 +155,7 @@ def _patched_tree(state: InstallState, folder: Path) -> Optional[Path]:
             wanted[file] = wanted.get(file, state.ledger.patches_of(file)) | {status.patch.id}
     try:
         patched = {change.file: change.desired for change in changes_to(state, wanted)}
-    except Refused:  # the source cannot be patched, so there is no such copy
+    except RefusedError:  # the source cannot be patched, so there is no such copy
         return None
     return build_overlay(state.install.package, folder, patched) if patched else None
 
@@ -192,14 +192,14 @@ def _check_files(
 
 
 def _check_imported(event: object, install: Install) -> None:
-    """Raise EnvironmentProblem unless the target interpreter has imported this install."""
+    """Raise InstallEnvironmentError unless the target interpreter has imported this install."""
     if isinstance(event, NotImported):
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"Cannot import {install.package}, so no model can be built: {event.detail}. Install what it "
             "needs, or name the interpreter that can with --python."
         )
     if isinstance(event, Imported) and not os.path.samefile(Path(event.file).parent, install.package):
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"The interpreter imports {Path(event.file).parent}, and not {install.package}. Name the right one with "
             "--python, or the folder with --site-packages."
         )
@@ -217,13 +217,13 @@ def _outcome_of(path: Path, verdict: Verdict) -> tuple[Migration, bool]:
 
 def _reason(path: Path, detail: str, cause: Optional[str]) -> NfpatchError:
     if cause == "environment":
-        return EnvironmentProblem(f"{path} {detail}. The file was not changed.")
+        return InstallEnvironmentError(f"{path} {detail}. The file was not changed.")
     advice = (
         " None of its code was executed. If you trust the author of the file, load it with `--trust`."
         if cause == "code"
         else ""
     )
-    return Refused(f"{path} {detail}. The file was not changed.{advice}")
+    return RefusedError(f"{path} {detail}. The file was not changed.{advice}")
 
 
 def _all_or_none(group: list[_CheckedFile]) -> list[_CheckedFile]:
@@ -231,7 +231,7 @@ def _all_or_none(group: list[_CheckedFile]) -> list[_CheckedFile]:
     refused = next((each for each in group if each.outcome.state == "refused"), None)
     if refused is None:
         return group
-    reason = Refused(
+    reason = RefusedError(
         f"{group[0].file.group} is migrated as a whole or not at all, and {refused.file.path.name} was refused. "
         "The other files were not changed."
     )

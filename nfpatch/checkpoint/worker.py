@@ -11,7 +11,7 @@ from typing import IO
 
 from nfpatch.engine.launch import training_environment
 from nfpatch.engine.probe import runnable
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.target import ENTRY
 from nfpatch.target.talk import line_of, record_in
 
@@ -36,14 +36,14 @@ class MigrationWorker:
     def events(self, until: type[object]) -> Iterator[object]:
         """The events up to the one of the kind `until`, which is not included.
 
-        Raises EnvironmentProblem if the process exits before.
+        Raises InstallEnvironmentError if the process exits before.
         """
         for line in _open(self._process.stdout):
             event = record_in(line)
             if isinstance(event, until):
                 return
             yield event
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"The interpreter that reads the models {self._exit_reason()}. Nothing was changed. "
             f"The end of its output: {self._last_lines()}"
         )
@@ -63,7 +63,7 @@ class MigrationWorker:
 def start_worker(python: Path, extra_path: Sequence[Path], folder: Path) -> Iterator[MigrationWorker]:
     """A process of the interpreter `python`, with `extra_path` first on its import path; killed at the end.
 
-    `folder` is for its temporary files. Raises EnvironmentProblem if the interpreter cannot be run.
+    `folder` is for its temporary files. Raises InstallEnvironmentError if the interpreter cannot be run.
     """
     log = folder / "migrate.log"
     with log.open("wb") as output:

@@ -23,7 +23,7 @@ from nfpatch.commands.options import (
     refuse_with_dry_run,
     skip_option,
 )
-from nfpatch.errors import Refused, UsageError
+from nfpatch.errors import RefusedError, UsageError
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import inspect_install
 
@@ -114,7 +114,7 @@ def command(
             "--force": force,
         }
         command = _command_for(names, skip, [flag for flag, is_set in flags.items() if is_set], target)
-        raise Refused(f"{error} {console.describe_partial_plan(error.plan)}: `{command}`.") from error
+        raise RefusedError(f"{error} {console.describe_partial_plan(error.plan)}: `{command}`.") from error
     print_outcome(outcome, selection, choice, "apply", dry_run, target.as_json, proof)
     if outcome.left_out:
         raise SystemExit(1)
@@ -153,7 +153,9 @@ def _prove_preview(
     if not as_json:
         proof_report.print_report(install, report)
     if inspect_install(install, catalog).contents != state.contents:
-        raise Refused(f"{install.package} was changed while its patched source was being proved. Re-run the command.")
+        raise RefusedError(
+            f"{install.package} was changed while its patched source was being proved. Re-run the command."
+        )
     if not report.ok:
         if as_json:
             document = console.state_to_json(state, catalog.selection(), changed=())

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from nfpatch import console
 from nfpatch.catalog import Catalog, load_catalog
-from nfpatch.errors import EnvironmentProblem, NfpatchError, UsageError
+from nfpatch.errors import InstallEnvironmentError, NfpatchError, UsageError
 from nfpatch.installs.find import Install, find_install
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, refuse_windows
 from nfpatch.patching.install_state import InstallState, inspect_install
@@ -49,12 +49,12 @@ def reporting_errors(command: Command) -> Command:
 
 
 def _as_reported(error: Exception) -> NfpatchError:
-    """The error itself if it is nfpatch's own; for an unexpected OSError, an EnvironmentProblem."""
+    """The error itself if it is nfpatch's own; for an unexpected OSError, an InstallEnvironmentError."""
     if isinstance(error, NfpatchError):
         return error
     assert isinstance(error, OSError)
     where = f"{error.filename}: " if error.filename else ""
-    return EnvironmentProblem(f"{where}{error.strerror or error}. Check the disk and your permissions there.")
+    return InstallEnvironmentError(f"{where}{error.strerror or error}. Check the disk and your permissions there.")
 
 
 def _fail(error: NfpatchError, as_json: bool) -> NoReturn:
@@ -183,9 +183,9 @@ report_files = combine(
 
 
 def check_report_files(*files: Optional[Path]) -> None:
-    """Raise EnvironmentProblem if one of these files cannot be written, before any training starts."""
+    """Raise InstallEnvironmentError if one of these files cannot be written, before any training starts."""
     for missing in (file.parent for file in files if file is not None and not file.parent.is_dir()):
-        raise EnvironmentProblem(f"The folder {missing} does not exist. Create it first.")
+        raise InstallEnvironmentError(f"The folder {missing} does not exist. Create it first.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from nfpatch.commands.options import (
     Target,
     install_options,
 )
-from nfpatch.errors import EnvironmentProblem, NfpatchError, UsageError
+from nfpatch.errors import InstallEnvironmentError, NfpatchError, UsageError
 from nfpatch.patching.install_state import inspect_install
 
 
@@ -64,7 +64,7 @@ def _text_of(log: Optional[str]) -> str:
         raise UsageError(f"{log} is a folder. Name a log file.") from error
     except OSError as error:
         if isinstance(error, PermissionError):
-            raise EnvironmentProblem(
+            raise InstallEnvironmentError(
                 f"Cannot read {log}: permission denied. Re-run as a user with read access."
             ) from error
         is_name = "." in log and path.suffix not in (".log", ".txt", ".out", ".err")

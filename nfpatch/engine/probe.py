@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nfpatch.engine.launch import interpreter_environment
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.installs.interpreter import interpreter_path
 
 OLDEST_PYTHON = (3, 7)
@@ -83,12 +83,12 @@ def versions_in_json(stack: Stack | None) -> dict[str, object]:
 def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
     """What `python` has to train with, `extra_path` being first on its path. Imports neither torch nor Lightning.
 
-    Raises EnvironmentProblem where the interpreter cannot run, is too old, or lacks torch or Lightning.
+    Raises InstallEnvironmentError where the interpreter cannot run, is too old, or lacks torch or Lightning.
     """
     answer = _answer(python, extra_path)
     version = tuple(answer["python"])
     if version < OLDEST_PYTHON:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"{python} is Python {_dotted(version)}, but training needs Python {_dotted(OLDEST_PYTHON)} or newer. "
             "Name another interpreter with --python."
         )
@@ -98,7 +98,7 @@ def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
         if answer[module] is None
     ]
     if missing:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"{python} has no {' and no '.join(missing)}, so it cannot train. "
             f"Install what neuralforecast needs (`{python} -m pip install {' '.join(missing)}`), "
             "or name another interpreter with --python."
@@ -135,7 +135,7 @@ def _answer(python: Path, extra_path: Sequence[Path]) -> dict[str, Any]:
         reason = last_words[0]
     else:
         return answer
-    raise EnvironmentProblem(
+    raise InstallEnvironmentError(
         f"{python} cannot be run as a Python interpreter: {reason}. Name a working one with --python."
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional, TypeVar
 
 from nfpatch.engine.launch import Launch, Program, termination_as_exit
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _LEAST_SPACE = 65536
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, however the process is ended. A full disk is an EnvironmentProblem."""
+    """A folder that is gone afterwards, however the process is ended. A full disk is an InstallEnvironmentError."""
     with termination_as_exit():
         folder = Path(os.path.realpath(tempfile.mkdtemp(prefix="nfpatch-run-")))
         try:
@@ -77,9 +77,9 @@ def is_disk_full(folder: Path) -> bool:
     return shutil.disk_usage(folder).free < _LEAST_SPACE
 
 
-def full_disk() -> EnvironmentProblem:
+def full_disk() -> InstallEnvironmentError:
     """The error for a full temporary folder."""
-    return EnvironmentProblem(
+    return InstallEnvironmentError(
         f"The temporary folder {tempfile.gettempdir()} is full. Free some space, or set TMPDIR to a folder on another "
         "disk."
     )

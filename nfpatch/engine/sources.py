@@ -8,7 +8,7 @@ from typing import Literal, Optional
 
 from nfpatch.catalog import Patch
 from nfpatch.engine.overlay import build_overlay
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState
 from nfpatch.patching.plan import changes_to, originals_of, plan_apply
@@ -19,13 +19,13 @@ Tree = Mapping[str, Optional[bytes]]
 
 
 def check_not_interrupted(found: InstallState) -> None:
-    """Raises Refused where a killed run left the install half done."""
+    """Raises RefusedError where a killed run left the install half done."""
     if found.interrupted:
-        raise Refused("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
+        raise RefusedError("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
 
 
 def tree_of(found: InstallState, source: Source) -> Tree:
-    """The files of a source, the patched one having all default patches. Raises Refused where they are not known."""
+    """The files of a source; the patched one has all default patches. Raises RefusedError if they are not known."""
     check_not_interrupted(found)
     if source == "installed":
         return {}
@@ -33,7 +33,7 @@ def tree_of(found: InstallState, source: Source) -> Tree:
         return patched_tree(found, plan_apply(found, found.catalog.default, renew_all=True))
     for status in found.statuses:
         if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
-            raise Refused(
+            raise RefusedError(
                 f"{status.patch.id} was applied elsewhere, and its original is not kept here, so the released source "
                 "is not known. Leave --source out, or reinstall the release."
             )

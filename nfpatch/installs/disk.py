@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.errors import InstallEnvironmentError, RefusedError
 
 LARGEST_FILE_BYTES = 32 * 1024 * 1024
 
@@ -17,8 +17,8 @@ LARGEST_FILE_BYTES = 32 * 1024 * 1024
 def read_file(path: Path) -> bytes:
     """The content of a regular file. Never blocks, as reading a pipe would.
 
-    Raises FileNotFoundError, Refused for anything but a regular file or for one that is too large to belong to
-    neuralforecast, and EnvironmentProblem if it cannot be read.
+    Raises FileNotFoundError, RefusedError for anything but a regular file or for one that is too large to belong to
+    neuralforecast, and InstallEnvironmentError if it cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -27,7 +27,7 @@ def read_file(path: Path) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise _not_a_regular_file(path)
             if status.st_size > LARGEST_FILE_BYTES:
-                raise Refused(
+                raise RefusedError(
                     f"{path} has {status.st_size} bytes, far more than any file of neuralforecast, so nfpatch does not "
                     "read it. Reinstall neuralforecast."
                 )
@@ -41,11 +41,11 @@ def read_file(path: Path) -> bytes:
         if error.errno == errno.ENXIO:  # a socket, or a device without a driver
             raise _not_a_regular_file(path) from error
         advice = "Reinstall neuralforecast" if error.errno == errno.ELOOP else "Re-run as a user with read access"
-        raise EnvironmentProblem(f"Cannot read {path}: {error.strerror}. {advice}.") from error
+        raise InstallEnvironmentError(f"Cannot read {path}: {error.strerror}. {advice}.") from error
 
 
-def _not_a_regular_file(path: Path) -> Refused:
-    return Refused(f"{path} is not a regular file, so nfpatch does not touch it. Reinstall neuralforecast.")
+def _not_a_regular_file(path: Path) -> RefusedError:
+    return RefusedError(f"{path} is not a regular file, so nfpatch does not touch it. Reinstall neuralforecast.")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Optional
 
-from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.errors import InstallEnvironmentError, RefusedError
 from nfpatch.installs import record
 from nfpatch.installs.metadata import (
     DISTRIBUTION,
@@ -79,17 +79,17 @@ class Install(NamedTuple):
 def find_install(python: Optional[Path] = None, site_packages: Optional[Path] = None) -> Install:
     """The neuralforecast in `site_packages`, else the one that `python` imports, else that of this interpreter.
 
-    Raises EnvironmentProblem if there is none, if it is ambiguous, or if its metadata is damaged.
+    Raises InstallEnvironmentError if there is none, if it is ambiguous, or if its metadata is damaged.
     """
     if site_packages is not None:
         folder = Path(os.path.expanduser(site_packages)).absolute()
         if not os.path.isdir(folder):
-            raise EnvironmentProblem(
+            raise InstallEnvironmentError(
                 f"--site-packages {site_packages} is not a folder. Name the folder that contains "
                 f"`{DISTRIBUTION}/` and its `.dist-info`."
             )
         if not _is_readable(folder):
-            raise EnvironmentProblem(
+            raise InstallEnvironmentError(
                 f"Cannot read --site-packages {site_packages}: permission denied. Re-run as a user with read access."
             )
         found = _find_on_path([folder], f"the folder {folder}")
@@ -135,11 +135,11 @@ def _find_on_path(entries: Sequence[Path], where: str) -> Install:
                 return _source_install(folder, [info])
     left_behind = [info for found in infos.values() for info in found]
     if left_behind:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"The install is broken: {left_behind[0]} exists, but the package {DISTRIBUTION}/ next to it is missing. "
             f"Reinstall it: `pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
         )
-    raise EnvironmentProblem(
+    raise InstallEnvironmentError(
         f"No {DISTRIBUTION} was found in {where}. Install it there, or name the install with --python PATH (the "
         "interpreter that trains) or --site-packages DIR."
     )
@@ -157,7 +157,7 @@ def _holds_package(folder: Path) -> bool:
 
 def _regular_install(folder: Path, dist_info: Path) -> Install:
     if dist_info.is_symlink():
-        raise Refused(f"{dist_info} is a symbolic link, which nfpatch does not follow. Reinstall neuralforecast.")
+        raise RefusedError(f"{dist_info} is a symbolic link, which nfpatch does not follow. Reinstall neuralforecast.")
     version = version_of(dist_info)
     record_path = dist_info / "RECORD"
     record.parse(read_metadata(record_path), str(record_path))
@@ -176,7 +176,7 @@ def _source_install(folder: Path, dist_infos: Sequence[Path]) -> Install:
         r"""^__version__\s*=\s*["']([^"']+)["']""", read_metadata(init).decode("utf-8", "replace"), re.MULTILINE
     )
     if match is None:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"Cannot determine the version of {folder / DISTRIBUTION}: it has no .dist-info next to it, and its "
             "__init__.py has no __version__. Install neuralforecast with pip."
         )
@@ -192,8 +192,8 @@ def module_file(name: str) -> str:
     return f"{RUNTIME_FOLDER}/{name}.py"
 
 
-def _ambiguous(folder: Path, dist_infos: Sequence[Path]) -> EnvironmentProblem:
-    return EnvironmentProblem(
+def _ambiguous(folder: Path, dist_infos: Sequence[Path]) -> InstallEnvironmentError:
+    return InstallEnvironmentError(
         f"{folder} contains {len(dist_infos)} installs of {DISTRIBUTION} "
         f"({', '.join(info.name for info in dist_infos)}), so the installed version is ambiguous. Run `pip uninstall "
         f"{DISTRIBUTION}` until nothing is left, then reinstall it."

@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 
 INTERPRETER_TIMEOUT_SECONDS = 60
 
@@ -39,15 +39,15 @@ def import_path_of(python: Path) -> list[Path]:
         entries = json.loads(answer.stdout.splitlines()[-1])
         return [Path(entry).absolute() for entry in entries]
     except subprocess.TimeoutExpired as error:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"The interpreter {python} did not respond within {INTERPRETER_TIMEOUT_SECONDS} seconds. {advice}"
         ) from error
     except subprocess.CalledProcessError as error:
         words = error.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"The interpreter {python} exited with code {error.returncode}{': ' + words[-1] if words else ''}. {advice}"
         ) from error
     except OSError as error:
-        raise EnvironmentProblem(f"Cannot run the interpreter {python}: {error.strerror}. {advice}") from error
+        raise InstallEnvironmentError(f"Cannot run the interpreter {python}: {error.strerror}. {advice}") from error
     except (ValueError, TypeError, IndexError) as error:
-        raise EnvironmentProblem(f"{python} is not a Python interpreter. {advice}") from error
+        raise InstallEnvironmentError(f"{python} is not a Python interpreter. {advice}") from error

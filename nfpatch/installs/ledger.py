@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
 from nfpatch import __version__
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.metadata import DISTRIBUTION
@@ -97,7 +97,7 @@ class Ledger(NamedTuple):
 def read_ledger(install: Install) -> Ledger:
     """The ledger of this install; an empty one if nothing is patched.
 
-    Raises Refused if it is damaged, has another schema, or is for another release.
+    Raises RefusedError if it is damaged, has another schema, or is for another release.
     """
     path = ledger_path(install)
     try:
@@ -107,7 +107,7 @@ def read_ledger(install: Install) -> Ledger:
     try:
         document = json.loads(content)
         if document["schema"] != SCHEMA:
-            raise Refused(_words_of_other_schema(path, install, document["schema"] > SCHEMA, document["nfpatch"]))
+            raise RefusedError(_words_of_other_schema(path, install, document["schema"] > SCHEMA, document["nfpatch"]))
         ledger = Ledger(
             version=_text(document["neuralforecast"]),
             files={name: _patched_file(name, entry) for name, entry in document["files"].items()},
@@ -116,12 +116,12 @@ def read_ledger(install: Install) -> Ledger:
         )
         _check_added(ledger)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise Refused(
+        raise RefusedError(
             f"{path} is damaged, so nfpatch cannot tell what it changed. Reinstall neuralforecast to restore the "
             f"released files: {reinstall_command(install)}."
         ) from error
     if ledger.version != install.version:
-        raise Refused(
+        raise RefusedError(
             f"{path} is for neuralforecast {ledger.version}, but {install.version} is installed. Reinstall it to start "
             f"clean: {reinstall_command(install)}."
         )
@@ -139,7 +139,7 @@ def original_path(install: Install, file: str) -> Path:
 
 
 def read_original(install: Install, file: str, sha256: str) -> bytes:
-    """The kept original of a file. Raises Refused if it is missing or was changed."""
+    """The kept original of a file. Raises RefusedError if it is missing or was changed."""
     path = original_path(install, file)
     try:
         content = read_file(path)
@@ -221,8 +221,8 @@ def _words_of_other_schema(path: Path, install: Install, is_newer: bool, version
     )
 
 
-def _lost_original(path: Path, install: Install, what: str) -> Refused:
-    return Refused(
+def _lost_original(path: Path, install: Install, what: str) -> RefusedError:
+    return RefusedError(
         f"The original {path} {what}, so nfpatch cannot restore it. Reinstall neuralforecast to restore the released "
         f"file: {reinstall_command(install)}."
     )

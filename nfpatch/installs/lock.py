@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.errors import EnvironmentProblem, to_environment_error
+from nfpatch.errors import InstallEnvironmentError, to_environment_error
 from nfpatch.installs.find import Install
 
 LOCK_TIMEOUT_SECONDS = 30.0
@@ -26,13 +26,13 @@ LOCK_POLL_SECONDS = 0.05
 def locked(install: Install, timeout: float) -> Iterator[None]:
     """Hold the lock of this install. `timeout` is in seconds.
 
-    Raises EnvironmentProblem if the lock is not acquired in time, or if the folder is not writable.
+    Raises InstallEnvironmentError if the lock is not acquired in time, or if the folder is not writable.
     """
     path = lock_path(install)
     deadline = time.monotonic() + timeout
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
-            raise EnvironmentProblem(
+            raise InstallEnvironmentError(
                 f"Cannot lock this install within {timeout:g} seconds: another nfpatch works on it ({_holder(path)} "
                 f"holds {path}). Re-run the command when that has finished."
             )
@@ -46,9 +46,9 @@ def locked(install: Install, timeout: float) -> Iterator[None]:
 
 
 def refuse_windows() -> None:
-    """Raise EnvironmentProblem on Windows, which has no `flock` and cannot rename over an open file."""
+    """Raise InstallEnvironmentError on Windows, which has no `flock` and cannot rename over an open file."""
     if sys.platform == "win32":
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             "nfpatch does not support Windows (its file locks and renames are untested there). Use Linux, WSL or a "
             "container. Nothing was changed."
         )
@@ -87,7 +87,7 @@ def _try_lock(path: Path) -> Optional[int]:
         if created:
             path.unlink()
         os.close(descriptor)
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"Cannot lock {path}: {error.strerror}. The file system does not support locks. Patch a copy on a local "
             "disk, or patch where the image is built."
         ) from error

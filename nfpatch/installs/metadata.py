@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Optional
 
-from nfpatch.errors import EnvironmentProblem, NfpatchError
+from nfpatch.errors import InstallEnvironmentError, NfpatchError
 from nfpatch.installs.disk import read_file
 
 DISTRIBUTION = "neuralforecast"
@@ -26,7 +26,7 @@ def dist_infos_in(folder: Path) -> list[Path]:
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if _FOLDER.fullmatch(entry.name))
     except OSError as error:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"Cannot read {folder}: {error.strerror}. Re-run as a user with read access."
         ) from error
     return [folder / name for name in names if (folder / name).is_dir()]
@@ -46,7 +46,7 @@ def editable_checkout(dist_info: Path) -> Optional[Path]:
 
 
 def version_of(dist_info: Path) -> str:
-    """The normalized version in METADATA. Raises EnvironmentProblem if METADATA is damaged or contradictory."""
+    """The normalized version in METADATA. Raises InstallEnvironmentError if METADATA is damaged or contradictory."""
     path = dist_info / "METADATA"
     content = read_metadata(path)
     plain = _PLAIN_HEADER.match(content)
@@ -73,7 +73,7 @@ def version_of(dist_info: Path) -> str:
 
 
 def checked_version(version: str, origin: Path) -> str:
-    """A normalized version. Raises EnvironmentProblem if it is invalid; `origin` is the file that contains it."""
+    """A normalized version. Raises InstallEnvironmentError if it is invalid; `origin` is the file that contains it."""
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -83,17 +83,17 @@ def checked_version(version: str, origin: Path) -> str:
 
 
 def read_metadata(path: Path) -> bytes:
-    """The content of a file that every install has. Raises EnvironmentProblem if it is missing."""
+    """The content of a file that every install has. Raises InstallEnvironmentError if it is missing."""
     try:
         return read_file(path)
     except FileNotFoundError as error:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"{path} is missing: the install is incomplete. Reinstall it: "
             f"`pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
         ) from error
 
 
-def _untrusted(path: Path, what: str) -> EnvironmentProblem:
-    return EnvironmentProblem(
+def _untrusted(path: Path, what: str) -> InstallEnvironmentError:
+    return InstallEnvironmentError(
         f"{path} {what}. Reinstall neuralforecast: `pip install --force-reinstall --no-deps {DISTRIBUTION}==VERSION`."
     )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Optional
 
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 
 Row = tuple[str, str, str]
 
@@ -27,7 +27,7 @@ def row_for(path: str, content: bytes) -> Row:
 
 @lru_cache(maxsize=4)
 def parse(record: bytes, origin: str) -> tuple[Row, ...]:
-    """The rows of a RECORD; `origin` is its path, for errors. Raises EnvironmentProblem if a line is malformed."""
+    """The rows of a RECORD; `origin` is its path, for errors. Raises InstallEnvironmentError if a line is malformed."""
     try:
         lines = _lines(record)
     except UnicodeDecodeError as error:
@@ -49,7 +49,7 @@ def parse(record: bytes, origin: str) -> tuple[Row, ...]:
 def edit(record: bytes, origin: str, changes: Mapping[str, Optional[Row]]) -> bytes:
     """The RECORD after the row of each path in `changes` is replaced, removed (None) or added at the end.
 
-    Raises EnvironmentProblem as `parse` does.
+    Raises InstallEnvironmentError as `parse` does.
     """
     rows = parse(record, origin)
     lines = _lines(record)
@@ -78,8 +78,8 @@ def _render(row: Row, ending: str) -> str:
     return line.getvalue()
 
 
-def _malformed(origin: str, what: str) -> EnvironmentProblem:
-    return EnvironmentProblem(
+def _malformed(origin: str, what: str) -> InstallEnvironmentError:
+    return InstallEnvironmentError(
         f"{origin} {what}. Reinstall neuralforecast to restore it: "
         "`pip install --force-reinstall --no-deps neuralforecast==VERSION`."
     )

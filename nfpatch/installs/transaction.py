@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
-from nfpatch.errors import Refused, to_environment_error
+from nfpatch.errors import RefusedError, to_environment_error
 from nfpatch.installs.disk import flush_folder, link_or_copy, make_folder_like_parent, read_file, write_new
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
@@ -101,7 +101,7 @@ class _Entry(NamedTuple):
 def commit(install: Install, steps: Sequence[FileStep]) -> None:
     """Execute all steps or none. The caller holds the lock and has called `recover`.
 
-    Raises EnvironmentProblem, with the path, if a step fails; the install is then unchanged.
+    Raises InstallEnvironmentError, with the path, if a step fails; the install is then unchanged.
     """
     home = install.home
     staging = home / "staging"
@@ -144,7 +144,7 @@ def has_leftovers(install: Install) -> bool:
 def recover(install: Install) -> bool:
     """Complete the transaction of an interrupted run, or its rollback. Returns whether there was one.
 
-    The caller holds the lock. Raises EnvironmentProblem if a step fails; a later call continues.
+    The caller holds the lock. Raises InstallEnvironmentError if a step fails; a later call continues.
     """
     home = install.home
     undo, redo = _read_journal(home / "staging" / UNDO_NAME), _read_journal(home / "staging" / JOURNAL_NAME)
@@ -385,7 +385,7 @@ def _read_journal(path: Path) -> Optional[list[_Entry]]:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise Refused(
+        raise RefusedError(
             f"{path} is damaged, so the transaction of an interrupted run cannot be completed. Reinstall "
             "neuralforecast to start clean."
         ) from error
@@ -393,19 +393,19 @@ def _read_journal(path: Path) -> Optional[list[_Entry]]:
 
 
 def _require_inside(install: Install, paths: Sequence[Path]) -> None:
-    """Raise Refused unless each of these paths, with links resolved, is in the install or in nfpatch's own folder."""
+    """Raise RefusedError unless these paths, with links resolved, are in the install or in nfpatch's own folder."""
     try:
         allowed = [folder.resolve() for folder in (install.package, install.home.parent)]
         homes = [(install.home.parent.resolve() / install.home.name, install.home.resolve())]
         parents = {parent: parent.resolve() for parent in {path.parent for path in paths}}
     except (OSError, RuntimeError) as error:  # RuntimeError: how Python before 3.13 reports a loop of links
-        raise Refused(f"Cannot resolve the symbolic links of {install.package}: {error}.") from error
+        raise RefusedError(f"Cannot resolve the symbolic links of {install.package}: {error}.") from error
     root = install.root.resolve()
     outside = [folder for folder, real in parents.items() if not any(a == real or a in real.parents for a in allowed)]
     outside += [install.package for folder in allowed[:1] if root not in folder.parents]
     outside += [install.home for wanted, real in homes if wanted != real]
     if outside:
-        raise Refused(
+        raise RefusedError(
             f"{outside[0]} is outside of {install.root}: it is a symbolic link, or the files of nfpatch were tampered "
             "with. nfpatch does not write there. Reinstall neuralforecast."
         )

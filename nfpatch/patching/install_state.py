@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, Ledger, PatchedFile, hash_of, read_ledger
@@ -137,12 +137,12 @@ class InstallState(_Facts):
 
 
 def inspect_install(install: Install, catalog: Catalog) -> InstallState:
-    """Inspect an install. Raises Refused or EnvironmentProblem if a file cannot be inspected."""
+    """Inspect an install. Raises RefusedError or InstallEnvironmentError if a file cannot be inspected."""
     interrupted, problem, ledger = is_interrupted(install), None, Ledger(install.version)
     try:
         if not interrupted:
             ledger = read_ledger(install)
-    except Refused as error:
+    except RefusedError as error:
         problem = str(error)
     contents = {file: _content_of(install.file(file)) for file in sorted({*catalog.files, *ledger.files})}
     modules, obstacles = _modules_in(install, {*map(module_file, catalog.modules), *ledger.added})
@@ -177,7 +177,7 @@ def _modules_in(install: Install, files: set[str]) -> tuple[dict[str, Optional[b
             continue
         try:
             contents[file] = _content_of(path)
-        except Refused as error:
+        except RefusedError as error:
             obstacles[file] = str(error).partition(". ")[0]
     return contents, obstacles
 

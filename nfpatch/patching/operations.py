@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Callable, NamedTuple, Optional
 
 from nfpatch.catalog import Catalog, Patch
-from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.errors import InstallEnvironmentError, RefusedError
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import ledger_path
 from nfpatch.installs.lock import LOCK_TIMEOUT_SECONDS, locked
@@ -19,7 +19,7 @@ from nfpatch.patching.plan import PartialPlan, TreeChange, changes_to, plan_appl
 from nfpatch.patching.steps import backup_path, state_after, steps_for
 
 
-class PartlyRefused(Refused):
+class PartlyRefused(RefusedError):
     """Some of the needed patches cannot be applied. `plan` has those that can, with the user's consent if needed."""
 
     def __init__(self, message: str, plan: PartialPlan, needs_consent: bool) -> None:
@@ -66,8 +66,8 @@ def apply(
 
     `seen` is the state of the install if the caller has just inspected it. With `renew_all`, all outdated patches are
     renewed. With `keep_going`, patches that do not fit are left out. With `dry_run`, the changes are computed, but
-    nothing is written. Raises Refused or EnvironmentProblem, with nothing changed: PartlyRefused if some of the patches
-    fit.
+    nothing is written. Raises RefusedError or InstallEnvironmentError, with nothing changed: PartlyRefused if some of
+    the patches fit.
     """
     left_out: dict[str, str] = {}
 
@@ -85,7 +85,7 @@ def apply(
     state = seen or inspect_install(install, catalog)
     try:
         outcome = _move(install, catalog, state, wanted, allow_modified, force, dry_run, lock_timeout)
-    except Refused as error:
+    except RefusedError as error:
         if state.interrupted or state.ledger_problem is not None:
             raise
         plan, with_consent = (plan_partial(state, patches, consent, force) for consent in (allow_modified, True))
@@ -97,9 +97,9 @@ def apply(
 
 
 def refuse_checkout(install: Install) -> None:
-    """Raise Refused if the install is a source checkout, which is changed only with the user's consent."""
+    """Raise RefusedError if the install is a source checkout, which is changed only with the user's consent."""
     if install.kind != "regular":
-        raise Refused(
+        raise RefusedError(
             f"{install.package} is a source checkout: nfpatch would change files that are under version control. Patch "
             "an installed copy instead, or allow it: `--allow-editable`."
         )
@@ -116,8 +116,8 @@ def revert(
 ) -> OperationResult:
     """Revert these patches; without patches, restore all originals.
 
-    `seen` is the state of the install if the caller has just inspected it. Raises Refused or EnvironmentProblem, with
-    nothing changed.
+    `seen` is the state of the install if the caller has just inspected it. Raises RefusedError or
+    InstallEnvironmentError, with nothing changed.
     """
 
     def wanted(state: InstallState) -> Mapping[str, frozenset[str]]:
@@ -142,11 +142,13 @@ def _move(
 ) -> OperationResult:
     """Bring the install to the `wanted` patch sets; `state` is None if it was not inspected yet."""
     if state is not None and dry_run and state.interrupted:
-        raise Refused("An interrupted run left its work unfinished. Run the command without --dry-run to complete it.")
+        raise RefusedError(
+            "An interrupted run left its work unfinished. Run the command without --dry-run to complete it."
+        )
     # Inspection needs neither the lock nor write access, so a read-only image that is already patched is no error
     if state is not None and (dry_run or not (state.interrupted or wanted(state))):
         if not dry_run and has_leftovers(install):
-            with suppress(EnvironmentProblem), locked(install, lock_timeout):
+            with suppress(InstallEnvironmentError), locked(install, lock_timeout):
                 recover(install)
         return OperationResult(state, changes_to(state, wanted(state), allow_modified, force))
     with locked(install, lock_timeout):

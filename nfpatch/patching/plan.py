@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional, Union
 
 from nfpatch.catalog import Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.fingerprints import RecordedPatch
 from nfpatch.installs.find import Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, read_original
@@ -57,8 +57,8 @@ def changes_to(
     """The changes that give each file in `wanted` exactly that set of patches, and the install the modules they need.
 
     A file that is neither the released one nor patched by nfpatch serves as the original only with `allow_modified`.
-    A file that was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`. Raises Refused if
-    a file is not as expected, or if a result does not have its fingerprint.
+    A file that was edited after nfpatch wrote it is overwritten, and a copy kept, only with `force`. Raises
+    RefusedError if a file is not as expected, or if a result does not have its fingerprint.
     """
     files = [_change_to(state, file, ids, allow_modified, force) for file, ids in sorted(wanted.items())]
     before = {file: entry.patches for file, entry in state.ledger.files.items()}
@@ -91,7 +91,7 @@ def original_with(state: InstallState, ids: frozenset[str], allow_modified: bool
 def originals_of(state: InstallState) -> dict[str, Optional[bytes]]:
     """The original content, by path, of each file that nfpatch changed; None for files that it added.
 
-    Raises Refused if an original is missing.
+    Raises RefusedError if an original is missing.
     """
     files = state.ledger.files.items()
     originals = {file: read_original(state.install, file, entry.original_sha256) for file, entry in files}
@@ -107,7 +107,7 @@ def _change_to(state: InstallState, file: str, ids: frozenset[str], allow_modifi
     needs_backup = False
     if entry is None:
         if current is None:
-            raise Refused(f"{path} is missing. Reinstall neuralforecast: {reinstall_command(install)}.")
+            raise RefusedError(f"{path} is missing. Reinstall neuralforecast: {reinstall_command(install)}.")
         original, original_sha256 = current, hash_of(current)
     else:
         original, original_sha256 = read_original(install, file, entry.original_sha256), entry.original_sha256
@@ -119,8 +119,8 @@ def _change_to(state: InstallState, file: str, ids: frozenset[str], allow_modifi
     return FileChange(file, current, desired, original_sha256, patches, needs_backup)
 
 
-def _edited(path: Path, current: Optional[bytes]) -> Refused:
-    return Refused(
+def _edited(path: Path, current: Optional[bytes]) -> RefusedError:
+    return RefusedError(
         f"{path} was {'removed' if current is None else 'changed'} after nfpatch wrote it. Undo that change, or let "
         "nfpatch overwrite the file and keep a copy of it next to it: `--force`."
     )
@@ -138,7 +138,7 @@ def _patched(
     version, path = state.install.version, state.install.file(file)
     recorded = _recorded(state, file, original_sha256, ids)
     if not (allow_modified or ids <= recorded.keys() or file in state.ledger.files):
-        raise Refused(
+        raise RefusedError(
             f"{path} is not the file of neuralforecast {version}, or its result has no fingerprint. Restore the "
             "released file, or let nfpatch patch it where the code matches exactly: `--allow-modified`."
         )
@@ -159,7 +159,7 @@ def _patched(
             except CodemodRefused as error:
                 raise CodemodRefused(f"for {patch_id}, {error}") from error
             if patch_id in recorded and digest_edits(edits[patch_id]) != recorded[patch_id].sha256:
-                raise Refused(
+                raise RefusedError(
                     f"The result of {patch_id} in {path} does not match its fingerprint, so nothing was written. This "
                     "is a bug of nfpatch or of the installed LibCST: please report it with the output of `pip list`."
                 )
@@ -167,7 +167,7 @@ def _patched(
         if not ids <= recorded.keys():
             check_parses(result)
     except CodemodRefused as error:
-        raise Refused(f"{path} is not what the patch expects: {error}. The file was not changed.") from error
+        raise RefusedError(f"{path} is not what the patch expects: {error}. The file was not changed.") from error
     modules = {patch_id: state.catalog.modules_of(rewrite) for patch_id, rewrite in rewrites.items()}
     return result, {name: AppliedPatch(digest_edits(own), modules[name]) for name, own in edits.items()}
 
@@ -183,7 +183,7 @@ def _recorded(state: InstallState, file: str, original_sha256: str, ids: frozens
 
 
 def _rewrites(state: InstallState, file: str, ids: frozenset[str]) -> dict[str, Rewrite]:
-    """The codemods of these patches in a file by patch id. Raises Refused if the catalog lacks one."""
+    """The codemods of these patches in a file by patch id. Raises RefusedError if the catalog lacks one."""
     version = state.install.version
     rewrites = {
         patch.id: rewrite
@@ -191,7 +191,7 @@ def _rewrites(state: InstallState, file: str, ids: frozenset[str]) -> dict[str, 
         if patch.id in ids and (rewrite := state.variant_of(patch).rewrites.get(file)) is not None
     }
     for missing in sorted(ids - rewrites.keys()):
-        raise Refused(
+        raise RefusedError(
             f"The catalog has no variant of {missing} for neuralforecast {version}; {state.install.file(file)} was not "
             "changed. If it is your own patch, name its folder with --patches DIR."
         )
@@ -243,17 +243,17 @@ def _module_changes(state: InstallState, files: Sequence[FileChange], force: boo
     return changes
 
 
-def _in_the_way(what: str, install: Install) -> Refused:
-    return Refused(
+def _in_the_way(what: str, install: Install) -> RefusedError:
+    return RefusedError(
         f"{what}. nfpatch did not write it, so it does not overwrite it. Move it away, or reinstall neuralforecast: "
         f"{reinstall_command(install)}."
     )
 
 
 def _check_users(state: InstallState, file: str, ids: set[str]) -> None:
-    """Raise Refused if this module would be changed for an applied patch that the catalog does not have."""
+    """Raise RefusedError if this module would be changed for an applied patch that the catalog does not have."""
     for unknown in sorted(ids - {patch.id for patch in state.catalog.patches}):
-        raise Refused(
+        raise RefusedError(
             f"{state.install.file(file)} would be renewed, but the applied patch {unknown}, which the catalog does not "
             "have, also needs it. If it is your own patch, name its folder with --patches DIR."
         )
@@ -269,11 +269,11 @@ def plan_apply(
 
     Outdated patches in these files, and those that need a runtime module that is renewed, are renewed as a whole, so
     that no patch is a mixture of two versions; with `renew_all`, all outdated patches are. For an unknown release,
-    `allow_modified` leaves out the patches that do not name it. Raises Refused for the first patch that is needed and
-    cannot be applied.
+    `allow_modified` leaves out the patches that do not name it. Raises RefusedError for the first patch that is needed
+    and cannot be applied.
     """
     if state.ledger_problem is not None:
-        raise Refused(state.ledger_problem)
+        raise RefusedError(state.ledger_problem)
     wanted: dict[str, frozenset[str]] = {}
     unclaimed = []
     for status in map(state.status_of, patches):
@@ -283,15 +283,15 @@ def plan_apply(
             unclaimed.append(status)
             continue
         if state.variant_of(status.patch).kind == "none" and not state.ledger.files_of(status.patch.id):
-            raise Refused(_why_no_variant_fits(state, status))
+            raise RefusedError(_why_no_variant_fits(state, status))
         for file, file_state in status.files.items():
             # files that were changed after nfpatch patched them are checked in `changes_to`, which knows --force
             is_fit = file_state in ("applied", "applicable", "outdated")
             if not is_fit and not allow_modified and file not in state.ledger.files:
-                raise Refused(_why_not(state, status, file))
+                raise RefusedError(_why_not(state, status, file))
         wanted = _with_patch(state, wanted, status.patch)
     if unclaimed and (len(unclaimed) == len(patches) or not allow_modified):
-        raise Refused(_why_no_variant_fits(state, unclaimed[0]))
+        raise RefusedError(_why_no_variant_fits(state, unclaimed[0]))
     for patch in state.outdated if renew_all else ():
         wanted = _with_patch(state, wanted, patch)
     return _with_renewed(state, wanted)
@@ -309,10 +309,10 @@ def plan_partial(
 ) -> PartialPlan:
     """The patches among these that can be applied, each as a whole and with the patches that it requires.
 
-    Raises Refused if the ledger prevents all of them.
+    Raises RefusedError if the ledger prevents all of them.
     """
     if state.ledger_problem is not None:
-        raise Refused(state.ledger_problem)
+        raise RefusedError(state.ledger_problem)
     problems: dict[str, str] = {}
     chosen: list[Patch] = []
     states = {status.patch.id: status for status in map(state.status_of, patches)}
@@ -325,7 +325,7 @@ def plan_partial(
     def why_not(some: Sequence[Patch]) -> str:
         try:
             changes_to(state, plan_apply(state, some, allow_modified), allow_modified, force)
-        except Refused as error:
+        except RefusedError as error:
             return str(error)
         return ""
 
@@ -353,11 +353,11 @@ def _is_unclaimed(state: InstallState, status: PatchStatus) -> bool:
 def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, frozenset[str]]:
     """The new patch sets of the files that `revert` of these patches changes; without patches, of all of them.
 
-    Outdated patches that stay in these files are renewed as a whole. Raises Refused if a file has a patch whose
+    Outdated patches that stay in these files are renewed as a whole. Raises RefusedError if a file has a patch whose
     original is missing.
     """
     if state.ledger_problem is not None:
-        raise Refused(state.ledger_problem)
+        raise RefusedError(state.ledger_problem)
     ids = {patch.id for patch in patches}
     wanted = {
         file: frozenset(entry.patches) - ids if ids else frozenset()
@@ -367,7 +367,7 @@ def plan_revert(state: InstallState, patches: Sequence[Patch]) -> dict[str, froz
     named = {patch.id for patch in patches or state.catalog.patches}
     for file in sorted(state.contents.keys() - state.ledger.files.keys()):
         for patch_id in sorted(named & (state.detect_patches(file) or frozenset())):
-            raise Refused(
+            raise RefusedError(
                 f"{state.install.file(file)} has the patch {patch_id}, but its original is missing (the ledger was "
                 "deleted, or the file was patched elsewhere). Reinstall neuralforecast to restore the released file: "
                 f"{reinstall_command(state.install)}."

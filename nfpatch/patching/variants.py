@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Optional, Union
 
 from nfpatch.catalog import ALREADY_FIXED, Catalog, Patch
 from nfpatch.codemod import CodemodRefused, Rewrite
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.disk import read_file
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import Ledger, hash_of, read_original
@@ -107,7 +107,7 @@ class Variants:
                     self._originals[file] = self.contents[file]
                 else:  # a file that patches only inspect
                     self._originals[file] = read_file(self.install.file(file))
-            except (Refused, FileNotFoundError):
+            except (RefusedError, FileNotFoundError):
                 self._originals[file] = None
         return self._originals[file]
 

@@ -11,7 +11,7 @@ from typing import Optional, get_args
 from nfpatch.catalog import Case, Patch, Selection
 from nfpatch.engine.run import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, PatchStatus
 from nfpatch.patching.plan import original_with, originals_of, plan_apply, plan_partial
@@ -88,8 +88,8 @@ def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
     """The fits that prove what is applied of the patches selected, or what `apply` would write of them.
 
     A patch that was named by its id is proved whatever its state. Both sources of a case carry the patches that it
-    requires (`Case.requires`): where they lack one, in a tree of its own. Raises Refused when the patched source cannot
-    be computed, or when a killed run left the install half done.
+    requires (`Case.requires`): where they lack one, in a tree of its own. Raises RefusedError when the patched source
+    cannot be computed, or when a killed run left the install half done.
     """
     check_not_interrupted(found)
     version, selection, patched = found.install.version, request.selection, request.patched
@@ -124,7 +124,7 @@ def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
         if fit.requires and fit.tree not in (*trees, *problems):
             try:
                 trees[fit.tree] = _tree_of(found, request, fit, wanted, originals)
-            except Refused as error:
+            except RefusedError as error:
                 problems[fit.tree] = f"{', '.join(fit.requires)} cannot be applied with it: {error}"
     untrainable = {(fit.patch, fit.case.model, fit.case.config): fit.tree for fit in fits if fit.tree in problems}
     fits = [fit for fit in fits if (fit.patch, fit.case.model, fit.case.config) not in untrainable]

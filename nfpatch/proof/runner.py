@@ -24,7 +24,7 @@ from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.coverage import Coverage
 from nfpatch.proof.ranks import ReportingRank, ranks_of_fit
 from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_calls, result_without_calls
@@ -145,8 +145,8 @@ def run_proof(
     interpreter finds, `extra_path` being first on its path. Whatever ends the call, no process and no temporary file is
     left.
 
-    Raises EnvironmentProblem where the interpreter cannot run or has no torch or Lightning, where it finds no GPU to
-    train on, and where the temporary folder is full.
+    Raises InstallEnvironmentError where the interpreter cannot run or has no torch or Lightning, where it finds no GPU
+    to train on, and where the temporary folder is full.
     """
     if not cases or len({case.id for case in cases}) != len(cases):
         raise ValueError("a proof needs cases, and each an id of its own")
@@ -418,34 +418,34 @@ class _Proof:
 
 
 def check_that_it_forks(stack: Stack) -> None:
-    """Raises EnvironmentProblem where Lightning has no strategy that forks, `ddp_notebook` (pull request 13744)."""
+    """Raises InstallEnvironmentError if Lightning has no strategy that forks, `ddp_notebook` (PR 13744)."""
     if specifier_contains("<1.7", stack.lightning):
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"Lightning {stack.lightning} cannot train in forked processes: `ddp_notebook` came with 1.7. Prove by "
             "another --launcher."
         )
 
 
 def check_that_spark_starts(stack: Stack, python: Path) -> None:
-    """Raises EnvironmentProblem where something is missing that neuralforecast needs on Spark."""
+    """Raises InstallEnvironmentError where something is missing that neuralforecast needs on Spark."""
     missing = [name for name, version in (("pyspark", stack.pyspark), ("fugue", stack.fugue)) if version is None]
     if missing:
         needed = " ".join(f"'{FIRST_PYSPARK}'" if name == "pyspark" else name for name in missing)
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"{python} has no {' and no '.join(missing)}, without which neuralforecast cannot train on Spark: "
             f"`{python} -m pip install {needed}`."
         )
     java = Path(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else "java"
     if shutil.which(java) is None:
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"There is no Java to start Spark with, {java}: install one that pyspark {stack.pyspark} runs on (17 does "
             "for 3.5), and let JAVA_HOME name its folder or PATH have its bin."
         )
 
 
-def no_gpu(stack: Stack) -> EnvironmentProblem:
+def no_gpu(stack: Stack) -> InstallEnvironmentError:
     """The error for a machine without a GPU."""
-    return EnvironmentProblem(
+    return InstallEnvironmentError(
         f"torch {stack.torch} finds no GPU on this machine. Train on the CPU (--accelerator cpu, the default), or let "
         "torch see a GPU: that needs a torch that was built with CUDA, a driver (`nvidia-smi` lists what it sees), and "
         "a CUDA_VISIBLE_DEVICES that does not hide it."

@@ -21,7 +21,7 @@ from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.records import Records
 from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
-from nfpatch.errors import EnvironmentProblem, UsageError
+from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.patching.install_state import InstallState
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
@@ -118,8 +118,8 @@ def rehearse(
     Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` gets each event,
     `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.
 
-    Raises UsageError where there is no such script, Refused where the source cannot be computed, and
-    EnvironmentProblem where the interpreter cannot run it or does not find that source.
+    Raises UsageError where there is no such script, RefusedError where the source cannot be computed, and
+    InstallEnvironmentError where the interpreter cannot run it or does not find that source.
     """
     begin = time.monotonic()
     install = found.install
@@ -305,9 +305,9 @@ def _exit_code_of(launch: Launch, records: Records) -> int:
 
 
 def _check_source(file: Optional[str], expected: Path) -> None:
-    """Raises EnvironmentProblem where the script imported another neuralforecast, from this `file`."""
+    """Raises InstallEnvironmentError where the script imported another neuralforecast, from this `file`."""
     if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(expected)):
-        raise EnvironmentProblem(
+        raise InstallEnvironmentError(
             f"The script imports neuralforecast from {Path(file).parent} instead of {expected}. Name that install "
             "with --python or --site-packages, or rename the folder that hides it."
         )

@@ -17,7 +17,7 @@ from faults import Strike, call_forked, fail_at, kill_at
 from support import snapshot
 
 from nfpatch.checkpoint.files import Replacement, model_files, remove_leftovers, replace_all, staging_folder
-from nfpatch.errors import EnvironmentProblem, NfpatchError, Refused, UsageError
+from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, UsageError
 
 NAMES = ("NBEATSx_0.ckpt", "TFT_0.ckpt")
 KINDS = (errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS)
@@ -173,14 +173,14 @@ def test_a_file_that_is_saved_during_the_migration_is_not_overwritten(models: Pa
         (staging / "new").write_bytes(b"new")
         replacement = Replacement(path, path.stat(), staging / "new")
         path.write_bytes(b"a better model")
-        with pytest.raises(Refused, match=re.escape(str(path))):
+        with pytest.raises(RefusedError, match=re.escape(str(path))):
             replace_all([replacement], staging, keep=True)
     assert path.read_bytes() == b"a better model"
 
 
 def test_a_second_migration_of_a_folder_at_the_same_time_is_an_environment_error(models: Path) -> None:
     with staging_folder(models) as first:
-        with pytest.raises(EnvironmentProblem, match=re.escape(str(models))), staging_folder(models):
+        with pytest.raises(InstallEnvironmentError, match=re.escape(str(models))), staging_folder(models):
             pass
         assert first.is_dir()
 
@@ -190,14 +190,14 @@ def test_a_folder_without_write_permission_is_an_environment_error(models: Path)
     models.chmod(0o555)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     models.chmod(0o755)
-    assert f"EnvironmentProblem {models}" in done.stdout, done.stderr
+    assert f"InstallEnvironmentError {models}" in done.stdout, done.stderr
 
 
 UNPRIVILEGED = """
 import fcntl, os, sys
 from pathlib import Path
 from nfpatch.checkpoint.files import staging_folder
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 for folder in Path(sys.argv[1]).parents:
     if os.getuid() == 0 and folder != Path("/") and folder.stat().st_uid == 0 and str(folder).count("/") > 1:
         folder.chmod(0o755)
@@ -206,8 +206,8 @@ if os.getuid() == 0:
 try:
     with staging_folder(Path(sys.argv[1])):
         print("written")
-except EnvironmentProblem as error:
-    print("EnvironmentProblem", sys.argv[1] if sys.argv[1] in str(error) else error)
+except InstallEnvironmentError as error:
+    print("InstallEnvironmentError", sys.argv[1] if sys.argv[1] in str(error) else error)
 """
 
 
@@ -248,8 +248,8 @@ def test_an_alias_map_that_would_run_code_is_ignored(models: Path, tmp_path: Pat
 def test_a_path_without_models_is_a_usage_error_or_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(str(tmp_path / "missing"))):
         model_files(tmp_path / "missing")
-    with pytest.raises(Refused, match=re.escape(str(tmp_path))):
+    with pytest.raises(RefusedError, match=re.escape(str(tmp_path))):
         model_files(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(Refused, match=re.escape(str(tmp_path / "pipe"))):
+    with pytest.raises(RefusedError, match=re.escape(str(tmp_path / "pipe"))):
         model_files(tmp_path / "pipe")

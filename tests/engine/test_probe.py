@@ -9,7 +9,7 @@ import pytest
 
 from nfpatch.catalog import Case
 from nfpatch.engine.probe import probe
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.runner import run_proof
 from nfpatch.proof.verdict import ProofCase
 
@@ -54,7 +54,7 @@ def test_python_3_7_can_be_probed(python37: Path, site: Path) -> None:
 
 
 def test_without_torch_the_error_names_the_packages_to_install(bare_python: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"no torch and no pytorch-lightning.*pip install torch"):
+    with pytest.raises(InstallEnvironmentError, match=r"no torch and no pytorch-lightning.*pip install torch"):
         probe(bare_python)
 
 
@@ -65,7 +65,7 @@ def test_an_interpreter_that_does_not_run_is_named(content: Optional[str], tmp_p
         python.write_text(content)
         python.chmod(0o755)
 
-    with pytest.raises(EnvironmentProblem, match=f"{python} cannot be run"):
+    with pytest.raises(InstallEnvironmentError, match=f"{python} cannot be run"):
         probe(python)
 
 
@@ -76,7 +76,7 @@ def test_a_lightning_that_cannot_fork_is_an_error_before_any_start(bare_python: 
     info.rename(site / "pytorch_lightning-1.6.5.dist-info")
     case = ProofCase("fit", None, Case("NHITS", "MAE"), "installed", "pass", launcher="fork")
 
-    with pytest.raises(EnvironmentProblem, match=r"Lightning 1\.6\.5 cannot train in forked processes"):
+    with pytest.raises(InstallEnvironmentError, match=r"Lightning 1\.6\.5 cannot train in forked processes"):
         run_proof(bare_python, [case], {"installed": site}, extra_path=[site])
 
 
@@ -84,7 +84,7 @@ def test_missing_requirements_of_spark_are_an_error_before_any_start(
     bare_python: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = ProofCase("fit", None, Case("NHITS", "MAE"), "installed", "pass", launcher="spark")
-    with pytest.raises(EnvironmentProblem, match=r"no pyspark and no fugue.*pip install 'pyspark>=3\.4,<4' fugue"):
+    with pytest.raises(InstallEnvironmentError, match=r"no pyspark and no fugue.*pip install 'pyspark>=3\.4,<4' fugue"):
         run_proof(bare_python, [case], {"installed": site}, extra_path=[site])
 
     for module in ("pyspark", "fugue"):
@@ -92,5 +92,5 @@ def test_missing_requirements_of_spark_are_an_error_before_any_start(
         (site / module / "__init__.py").write_text("raise SystemExit('imported')")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "no-java"))
-    with pytest.raises(EnvironmentProblem, match=r"no Java to start Spark with, .*no-java/bin/java: install one"):
+    with pytest.raises(InstallEnvironmentError, match=r"no Java to start Spark with, .*no-java/bin/java: install one"):
         run_proof(bare_python, [case], {"installed": site}, extra_path=[site])

@@ -9,7 +9,7 @@ import pytest
 from support import TFT
 
 from nfpatch import __version__
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.installs.find import Install
 from nfpatch.installs.ledger import (
     AppliedPatch,
@@ -100,7 +100,7 @@ def keep(install: Install, content: str) -> None:
 
 def refusal(install: Install) -> str:
     """The message of the refusal to read the ledger."""
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         read_ledger(install)
     return str(refused.value)
 
@@ -255,7 +255,7 @@ def test_a_ledger_that_nfpatch_cannot_have_written_is_refused(content: str, inst
 )
 def test_the_traceback_of_a_refused_ledger_names_the_entry(damaged: str, entry_name: str, install: Install) -> None:
     keep(install, DAMAGED[damaged])
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         read_ledger(install)
     assert entry_name in str(refused.value.__cause__)
 
@@ -275,7 +275,7 @@ def test_a_kept_original_is_read_back_unchanged(install: Install) -> None:
 def test_a_lost_original_is_refused(kept: Optional[bytes], install: Install) -> None:
     if kept is not None:
         keep_original(install, kept)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         read_original(install, TFT, hash_of(b"original\n"))
     for part in (original_path(install, TFT), REINSTALL):
         assert str(part) in str(refused.value)

@@ -12,7 +12,7 @@ import pytest
 from releases import RELEASES, read_member
 from support import ROOT
 
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.installs.metadata import dist_infos_in, editable_checkout, version_of
 
 PLAIN = b"Metadata-Version: 2.1\nName: neuralforecast\nVersion: 1.7.4\nSummary: forecasts\n\nVersion: 9.9\n"
@@ -71,7 +71,7 @@ def test_every_release_has_a_header_that_is_read_without_a_parser(tmp_path: Path
 
 @pytest.mark.parametrize("metadata", [PLAIN, PLAIN.replace(b"\n", b"\r\n")], ids=["plain", "CRLF"])
 def test_a_folder_name_with_another_version_is_ignored(metadata: bytes, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"1\.7\.4.*1\.7\.5"):
+    with pytest.raises(InstallEnvironmentError, match=r"1\.7\.4.*1\.7\.5"):
         version_of(dist_info(tmp_path, metadata, "neuralforecast-1.7.5"))
 
 

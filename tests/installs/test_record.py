@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.installs.record import Row, edit, parse, row_for
 
 ORIGIN = "site/neuralforecast-1.7.4.dist-info/RECORD"
@@ -69,7 +69,7 @@ def test_hash_and_size_are_read_unchanged() -> None:
 )
 def test_an_invalid_record_is_an_environment_error_that_names_the_row(record: bytes, place: str) -> None:
     for read in (lambda: parse(record, ORIGIN), lambda: edit(record, ORIGIN, {})):
-        with pytest.raises(EnvironmentProblem) as problem:
+        with pytest.raises(InstallEnvironmentError) as problem:
             read()
         assert str(problem.value).startswith(ORIGIN)
         assert place in str(problem.value)

@@ -15,7 +15,7 @@ import pytest
 from faults import Ended, Strike, call_forked, fail_at, kill_at
 from support import Entry, snapshot
 
-from nfpatch.errors import EnvironmentProblem, Refused
+from nfpatch.errors import InstallEnvironmentError, RefusedError
 from nfpatch.installs.find import Install
 from nfpatch.installs.lock import lock_path
 from nfpatch.installs.transaction import (
@@ -220,7 +220,7 @@ def test_a_failing_rename_rolls_back_the_steps_before_it(
 ) -> None:
     before = snapshot(install.root)
     monkeypatch.setattr("os.replace", Renaming({number}, OSError(errno.EACCES, "Permission denied", "tft.py")))
-    with pytest.raises(EnvironmentProblem) as problem:
+    with pytest.raises(InstallEnvironmentError) as problem:
         commit(install, steps(install))
     assert "tft.py: Permission denied" in str(problem.value)
     assert snapshot(install.root) == before
@@ -247,7 +247,7 @@ def test_a_failing_copy_to_another_file_system_leaves_no_partial_file(
         replace(source, target)
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(EnvironmentProblem) as problem:
+    with pytest.raises(InstallEnvironmentError) as problem:
         commit(install, steps(install))
     path = install.package / "replaced.py"
     assert f"{path}: No space left on device" in str(problem.value)
@@ -268,7 +268,7 @@ def test_work_that_can_be_neither_finished_nor_rolled_back_is_recovered_later(
         patch.setattr(
             "os.replace", Renaming(failing, OSError(errno.EIO, "Input/output error", *(["tft.py"] if named else [])))
         )
-        with pytest.raises(EnvironmentProblem) as problem:
+        with pytest.raises(InstallEnvironmentError) as problem:
             commit(install, steps(install))
     assert f"{'tft.py' if named else 'the install'}: Input/output error" in str(problem.value)
     assert "`nfpatch apply`" in str(problem.value)
@@ -373,7 +373,7 @@ def test_a_failed_recovery_is_reported_and_a_later_one_finishes(
     committed_in_a_fork(install, kill_at_removal)
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.unlink", refuse)
-        with pytest.raises(EnvironmentProblem) as problem:
+        with pytest.raises(InstallEnvironmentError) as problem:
             recover(install)
     assert "tft.py: Read-only file system" in str(problem.value)
     assert "`nfpatch apply`" in str(problem.value)
@@ -416,7 +416,7 @@ def line(install: Install, path: Path, kind: str, existed: bool) -> list[object]
 def test_a_damaged_journal_is_refused_with_its_path(content: str, journal: str, install: Install) -> None:
     staging = write_journal(install, journal, content)
     before = snapshot(install.root)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         recover(install)
     assert str(refused.value).startswith(str(staging / journal))
     assert "Reinstall" in str(refused.value)
@@ -425,7 +425,7 @@ def test_a_damaged_journal_is_refused_with_its_path(content: str, journal: str, 
 
 def test_the_traceback_of_a_refused_journal_names_the_cause(install: Install) -> None:
     write_journal(install, "undo.json", '[["a", "Write", 3]]')
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         recover(install)
     assert isinstance(refused.value.__cause__, ValueError)
 
@@ -590,7 +590,7 @@ def precious(tmp_path: Path) -> Path:
 def refusal(action: Callable[[], Any], install: Install) -> str:
     """The message with which the action is refused, which writes nothing."""
     before = snapshot(install.root.parent)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         action()
     assert snapshot(install.root.parent) == before
     return str(refused.value)
@@ -606,14 +606,14 @@ def test_a_step_outside_of_the_install_is_refused_before_any_other(folder: str, 
 
 def test_a_folder_at_the_path_of_a_file_to_remove_is_refused(install: Install) -> None:
     before = snapshot(install.root)
-    with pytest.raises(EnvironmentProblem):
+    with pytest.raises(InstallEnvironmentError):
         commit(install, [*steps(install), Remove(install.package / "full")])
     assert snapshot(install.root) == before
 
 
 def test_a_move_of_nothing_is_refused(install: Install) -> None:
     before = snapshot(install.root)
-    with pytest.raises(EnvironmentProblem):
+    with pytest.raises(InstallEnvironmentError):
         commit(install, [*steps(install), Move(install.package / "over.py", install.package / "absent.py")])
     assert snapshot(install.root) == before
 

@@ -7,7 +7,7 @@ from fake_install import BIAS, CORE, NET, RELEASE, RELEASED, applied, apply_sets
 
 from nfpatch.catalog import Catalog
 from nfpatch.codemod import Change, Rewrite
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.fingerprints import Fingerprints, RecordedEdit, RecordedFile, RecordedPatch
 from nfpatch.installs.ledger import hash_of
 from nfpatch.patching.edits import digest_inserted_text
@@ -31,7 +31,7 @@ def edited(found: InstallState) -> InstallState:
 
 def refusal_of(found: InstallState, *patches: str, **options: bool) -> str:
     """The message of the refusal to write these patches into NET."""
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         changes_to(found, {NET: frozenset(patches)}, **options)
     return str(refused.value)
 
@@ -183,7 +183,7 @@ def test_originals_with_any_patches_are_computed_for_any_state(found: InstallSta
 
 def test_originals_of_a_modified_file_are_computed_only_with_allow_modified(found: InstallState) -> None:
     now = edited(found)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         original_with(now, frozenset({"bias"}))
     check_names(str(refused.value), found.install.file(NET), "--allow-modified")
     assert original_with(now, frozenset({"bias"}), allow_modified=True) == {NET: patched(NET, "bias") + EDIT}

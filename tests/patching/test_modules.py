@@ -34,7 +34,7 @@ from support import snapshot
 
 from nfpatch.catalog import Catalog, Patch
 from nfpatch.codemod import RUNTIME_PACKAGE, Change, Rewrite
-from nfpatch.errors import Refused, UsageError
+from nfpatch.errors import RefusedError, UsageError
 from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import RUNTIME_FOLDER, Install, module_file
 from nfpatch.installs.ledger import AppliedPatch, hash_of, original_path, read_ledger
@@ -130,7 +130,7 @@ def revert(install: Install, catalog: Catalog, *patches: Patch, **options: bool)
 
 
 def refusal(action: Callable[[], object]) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         action()
     return str(refused.value)
 

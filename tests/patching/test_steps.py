@@ -28,7 +28,7 @@ from fake_install import (
 )
 
 from nfpatch.catalog import Catalog
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.installs.find import find_install
 from nfpatch.installs.ledger import Ledger, PatchedFile, hash_of
 from nfpatch.patching.install_state import InstallState, inspect_install
@@ -239,7 +239,7 @@ def test_a_damaged_record_is_an_error_that_names_it(carried: dict[str, frozenset
     found = apply_sets(found, carried)
     path = found.install.file(RECORD)
     path.write_bytes(b"")
-    with pytest.raises(EnvironmentProblem, match=f"^{re.escape(str(path))}\\b"):
+    with pytest.raises(InstallEnvironmentError, match=f"^{re.escape(str(path))}\\b"):
         steps_to(found, {NET: GATE})
 
 

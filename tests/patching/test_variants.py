@@ -23,7 +23,7 @@ from fake_install import (
 
 from nfpatch.catalog import ALREADY_FIXED, Catalog, Patch
 from nfpatch.codemod import Change, Rewrite
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.fingerprints import Fingerprints
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
@@ -98,7 +98,7 @@ def test_several_fitting_variants_with_different_edits_are_refused(tmp_path: Pat
     found = inspect(tmp_path, patch, net=edited(NET))
     status = found.status_of(patch)
     assert status.state == "modified"
-    with pytest.raises(Refused, match=r"<1\.0, >1\.0"):
+    with pytest.raises(RefusedError, match=r"<1\.0, >1\.0"):
         apply(found.install, found.catalog, [patch], allow_modified=True)
 
 

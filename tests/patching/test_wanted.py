@@ -23,7 +23,7 @@ from fake_install import (
 )
 
 from nfpatch.catalog import Catalog, Patch
-from nfpatch.errors import Refused
+from nfpatch.errors import RefusedError
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import plan_apply, plan_revert
 
@@ -37,7 +37,7 @@ def files(**patches: str) -> Wanted:
 
 
 def refusal_of_apply(found: InstallState, *patches: Patch, **options: bool) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         plan_apply(found, patches, **options)
     return str(refused.value)
 
@@ -151,7 +151,7 @@ def test_revert_keeps_patches_that_are_not_named(
 def test_a_patch_without_a_kept_original_cannot_be_reverted(patches: tuple[Patch, ...], found: InstallState) -> None:
     found.install.file(CORE).write_bytes(patched(CORE, "gate", "step"))
     now = inspect_install(found.install, found.catalog)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         plan_revert(now, patches)
     for part in (found.install.file(CORE), "gate", "pip install --force-reinstall --no-deps neuralforecast==1.0"):
         assert str(part) in str(refused.value)
@@ -168,7 +168,7 @@ def test_an_invalid_ledger_blocks_both(
     ledger = apply_sets(found, files(net="bias")).install.file(LEDGER)
     ledger.write_text(json.dumps({**json.loads(ledger.read_text()), "neuralforecast": "0.9"}))
     now = inspect_install(found.install, found.catalog)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RefusedError) as refused:
         wanted_by(now, (BIAS,))
     assert str(refused.value) == now.ledger_problem
     assert str(ledger) in str(refused.value)

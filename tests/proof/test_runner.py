@@ -23,7 +23,7 @@ from support import MARK, ROOT, environment, processes_with
 from nfpatch.catalog import Case
 from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import CaseResult, ProofCase
 
@@ -399,7 +399,7 @@ def test_three_ranks_train_together_and_end_with_equal_weights(
 def test_a_gpu_proof_without_a_gpu_is_an_environment_error(training_env: Path, mark: str) -> None:
     cases = [ProofCase("nhits", None, NHITS, "released", "pass")]
 
-    with pytest.raises(EnvironmentProblem, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
+    with pytest.raises(InstallEnvironmentError, match=r"torch 2\.13\.0\+cpu finds no GPU .*--accelerator cpu"):
         run_proof(training_env, cases, {"released": None}, RunOptions(accelerator="gpu"))
 
     assert processes_with(mark) == set()
@@ -474,7 +474,7 @@ FILL_THE_DISK = """
 import sys
 from pathlib import Path
 from nfpatch.catalog import Case
-from nfpatch.errors import EnvironmentProblem
+from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.runner import RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase
 
@@ -492,7 +492,7 @@ def fill(event):
 try:
     case = Case("TFT", "MAE", options={"hidden_size": 8, "n_head": 2})  # reports more than the last page can hold
     run_proof(Path(sys.argv[1]), [ProofCase("full", None, case, "released", "pass")], {"released": None}, on_event=fill)
-except EnvironmentProblem as problem:
+except InstallEnvironmentError as problem:
     print(problem)
 print(sorted(path.name for path in folder.iterdir()))
 """
