@@ -117,7 +117,7 @@ def test_a_case_is_checked_like_a_call_of_a_script(name: str) -> None:
     assert first_finding(replace(faulty(name), is_case=True, backend="gloo")) is not None
 
 
-def test_ranks_that_part_are_the_cause_of_what_they_raise() -> None:
+def test_diverging_ranks_are_the_cause_of_their_errors() -> None:
     failed = CallRaised(0, "RuntimeError: params[0] appears not to match")
     facts = call_of(changed(raised=failed, models=("NBEATS",)))
 
@@ -138,7 +138,7 @@ def test_ranks_that_part_are_the_cause_of_what_they_raise() -> None:
         (Call(), 2, False),  # it may still come
     ],
 )
-def test_a_rank_that_ends_without_a_call_parts_from_those_that_train_in_it(
+def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
     absent: Call, size: int, is_found: bool
 ) -> None:
     facts = replace(call_of(absent), trainings={0: {0: replace(TRAINED, world_size=size)}})
@@ -169,7 +169,7 @@ def test_the_advice_depends_on_the_condition(text: str, side: str, in_remedy: st
         assert words in found.detail
 
 
-def test_different_data_are_told_before_different_options_as_a_cause() -> None:
+def test_different_data_are_reported_before_different_options() -> None:
     options = changed(options={"NHITS.learning_rate": "0.1"})
     both = changed(options={"NHITS.learning_rate": "0.1"}, data={"df": "10 rows"})
 
@@ -230,7 +230,7 @@ def test_an_error_in_a_library_is_not_reported_as_the_scripts_own() -> None:
 
 
 @pytest.mark.parametrize("search", ["", "search"])
-def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: str) -> None:
+def test_an_error_is_a_fault_of_a_search_only_if_there_is_one(search: str) -> None:
     failure = CallRaised(0, "RuntimeError: params[0] appears not to match sizes of the same param in process 0")
     found = errors.find(replace(call_of(changed(raised=failure)), search=search))
 
@@ -238,7 +238,7 @@ def test_an_error_shows_the_fault_of_a_search_only_where_there_is_one(search: st
     assert ("search" in found.stages) == bool(search)
 
 
-def test_a_file_that_the_script_s_own_code_writes_has_its_line_and_no_patch() -> None:
+def test_a_file_written_by_the_scripts_own_code_has_its_line_and_no_patch() -> None:
     own = changed(written=OTHER_FILE, writers=dict.fromkeys(OTHER_FILE, "/home/me/train.py:24"))
     found = shared_files.find(call_of(own))
 
@@ -262,7 +262,7 @@ def test_a_case_with_unknown_weights_is_a_fault() -> None:
     assert first_finding(call_of(training=unknown, is_case=True)) is not None
 
 
-def test_the_cause_comes_before_what_follows_from_it() -> None:
+def test_causes_are_checked_before_consequences() -> None:
     closed = changed(raised=CallRaised(0, "RuntimeError: Connection closed by peer"), end=1.0)
     cause = changed(raised=CallRaised(0, "ValueError: no", None, ("a.py:1 in f",)), end=2.0)
     facts = replace(call_of(), ranks={0: closed, 1: cause})

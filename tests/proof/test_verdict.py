@@ -140,7 +140,7 @@ def test_green_is_a_fit_that_every_rank_passed() -> None:
     assert result(GREEN, TRAINED, TRAINED) == PROVED
 
 
-def test_two_steps_are_enough_as_ddp_refuses_at_the_second() -> None:
+def test_two_steps_are_enough_because_ddp_raises_at_the_second() -> None:
     short = changed(TRAINED, steps=2)
 
     assert result(GREEN, short, short) == replace(PROVED, steps=2)
@@ -176,7 +176,7 @@ def test_a_result_has_the_kind_of_fit_and_the_time_of_the_slowest_rank() -> None
     )
 
 
-def test_of_a_fit_that_failed_the_evidence_is_kept_of_the_ranks_that_began_to_train() -> None:
+def test_a_failed_fit_keeps_the_evidence_of_ranks_that_trained() -> None:
     failed = changed(TRAINED, "ValueError: no", refused_by="neuralforecast", steps=2, losses=(float("nan"),))
     never = changed(failed, world_size=None, backend=None, steps=0, parameters=None)
     other = changed(TRAINED, world_size=3, backend="nccl", parameters=1)
@@ -198,7 +198,7 @@ def test_of_a_fit_that_failed_the_evidence_is_kept_of_the_ranks_that_began_to_tr
     assert result(GREEN, never, never) == replace(due, refused=False, **NO_EVIDENCE)
 
 
-def test_of_a_case_that_was_not_finished_there_is_no_evidence() -> None:
+def test_an_unfinished_case_has_no_evidence() -> None:
     assert result_without_calls(GREEN, "timeout", "not reached") == replace(
         PROVED,
         outcome="timeout",
@@ -263,13 +263,13 @@ def test_a_result_as_json_has_all_fields() -> None:
         ({"error": "ValueError: no"}, "rank 1: ValueError: no"),
     ],
 )
-def test_a_fit_that_went_through_proves_nothing_if(flaw: dict, words: str) -> None:
+def test_a_finished_fit_proves_nothing_if(flaw: dict, words: str) -> None:
     flawed = result(GREEN, TRAINED, changed(TRAINED, **flaw))
 
     assert (flawed.outcome, flawed.ok, flawed.detail) == ("error", False, words)
 
 
-def test_of_several_errors_the_first_is_told_first_and_none_is_told_twice() -> None:
+def test_of_several_errors_the_first_comes_first_without_duplicates() -> None:
     cause = changed(TRAINED, "ValueError: no")
     consequence = changed(TRAINED, "RuntimeError: connection closed", seconds=9.0)
 
@@ -278,7 +278,7 @@ def test_of_several_errors_the_first_is_told_first_and_none_is_told_twice() -> N
     assert detail == "rank 1: ValueError: no\nrank 0: RuntimeError: connection closed"
 
 
-def test_a_missing_gradient_spoils_green_even_where_ddp_kept_quiet() -> None:
+def test_an_unused_parameter_is_not_green_even_if_ddp_does_not_raise() -> None:
     spoilt = result(GREEN, TRAINED, changed(TRAINED, unused=("gate.weight", "gate.bias")))
 
     assert spoilt == replace(
@@ -292,7 +292,7 @@ def test_a_missing_gradient_spoils_green_even_where_ddp_kept_quiet() -> None:
     )
 
 
-def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() -> None:
+def test_an_error_of_ddp_is_not_green_even_without_unused_parameters() -> None:
     refused = changed(REFUSED, f"{REFUSED_BY_DDP} 1", unused=(), unused_last=(), unused_by_torch=None)
 
     for fits in ((refused, changed(refused, f"{REFUSED_BY_DDP} 2")), (TRAINED, refused)):
@@ -316,13 +316,13 @@ def test_a_refusal_spoils_green_even_where_no_gradient_was_seen_to_be_missing() 
         ),
     ],
 )
-def test_a_refusal_is_not_the_one_that_the_patch_claims_if(fits: list[Call], words: str) -> None:
+def test_an_error_is_not_the_one_of_the_patch_if(fits: list[Call], words: str) -> None:
     other = result(RED, *fits)
 
     assert (other.outcome, other.ok, other.detail) == ("unused-parameters", False, words)
 
 
-def test_a_refusal_must_have_been_a_distributed_one() -> None:
+def test_the_error_must_be_of_a_distributed_training() -> None:
     alone = changed(REFUSED, world_size=1, backend=None)
 
     assert result(RED, alone, alone).outcome == "error"
@@ -394,7 +394,7 @@ def test_a_fit_does_not_match_its_reference_if(flaw: Optional[dict], words: str)
     assert (other.outcome, other.ok, other.detail) == ("error", False, words)
 
 
-def test_with_three_ranks_the_last_bits_are_no_part_of_the_proof() -> None:
+def test_with_three_ranks_the_last_bits_are_ignored() -> None:
     fit = changed(TRAINED, world_size=3, comparison=replace(SAME, different=("gate.weight",), largest=1e-9))
 
     like = result_of_calls(replace(GREEN, like="other"), [fit] * 3, world_size=3, backend="gloo")
@@ -465,9 +465,7 @@ def test_a_stage_is_green_if_every_rank_has_the_result_of_one_process() -> None:
         *("weights", "world size", "loss", "steps", "DDP refuses"),
     ],
 )
-def test_a_stage_is_not_green_where_any_rank_got_something_else(
-    fits: tuple[Call, ...], outcome: str, words: str
-) -> None:
+def test_a_stage_is_not_green_if_any_rank_has_another_result(fits: tuple[Call, ...], outcome: str, words: str) -> None:
     red = result(STAGE_GREEN, *fits)
     assert (red.outcome, red.ok, red.detail) == (outcome, False, words)
     assert red.matches_reference is (False if outcome == "wrong" else None)
@@ -484,7 +482,7 @@ def test_the_released_source_is_red_if_it_differs_or_shows_a_symptom() -> None:
     assert "the bug does not show on 3 ranks" in result(STAGE_RED, *[changed(TRAINED, world_size=3)] * 3).detail
 
 
-def test_what_one_process_refuses_as_well_counts_for_nothing_where_no_patch_is_at_stake() -> None:
+def test_an_error_of_one_process_too_is_ignored_without_a_patch() -> None:
     alone = changed(CRASHED, refused_by="one process")
     journey = replace(STAGE_GREEN, patch=None)
     checked = result(journey, alone, alone)

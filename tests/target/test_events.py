@@ -42,7 +42,7 @@ def as_json(value: Any) -> Any:
 @pytest.mark.parametrize(
     "event", [OBSERVED, RETURNED, COMPARED, ReferenceMade(1, validation=2)], ids=lambda e: type(e).__name__
 )
-def test_an_entry_is_read_as_it_was_written(event: Any) -> None:
+def test_a_log_entry_is_read_back_unchanged(event: Any) -> None:
     entry = Entry(1, 100, 2.5, event)
 
     assert Entry.from_json(as_json(entry.to_json())) == entry
@@ -75,7 +75,7 @@ def test_a_malformed_record_is_refused(change: dict[str, Any], word: str) -> Non
 
 
 @pytest.mark.parametrize("name", [each.name for each in fields(Training)])
-def test_no_field_may_be_missing(name: str) -> None:
+def test_a_missing_field_is_refused(name: str) -> None:
     content = as_json(encode(OBSERVED.training))
     del content[name]
 

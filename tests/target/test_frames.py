@@ -105,7 +105,7 @@ def test_a_plain_pandas_frame_is_not_copied(frame: pandas.DataFrame) -> None:
     [None, 1.0, "forecasts", {"columns": []}, numpy.zeros((2, 2)), forecasts()["NHITS"], SimpleNamespace(columns=[])],
     ids=lambda thing: type(thing).__name__,
 )
-def test_what_is_no_frame_is_told_as_nothing(thing: Any) -> None:
+def test_other_objects_have_no_description(thing: Any) -> None:
     assert described(thing) == ()
 
 

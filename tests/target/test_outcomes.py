@@ -95,7 +95,7 @@ def record_of(action: Callable[[], Any]) -> CallRaised:
     return raised_by(caught.value, 3)
 
 
-def test_the_places_are_those_of_others() -> None:
+def test_locations_exclude_the_packages_own_files() -> None:
     for action, place in (
         (partial(trained_model_of, Breaking()), "models"),
         (partial(optimizers_for, Breaking(), SimpleNamespace(state={}, optimizers=[]), []), "parameters"),
@@ -117,7 +117,7 @@ def test_errors_of_the_package_itself_have_no_location() -> None:
     assert [place.rpartition(" in ")[2] for place in record.places] == ["record_of", "nothing"]
 
 
-def test_the_parameters_are_those_that_torch_names() -> None:
+def test_unused_parameters_are_read_from_torchs_message() -> None:
     def refuse() -> None:
         names = "Parameters which did not receive grad for rank 1: module.out.weight, module.out.bias"
         raise RuntimeError(f"Expected to have finished reduction in the prior iteration.\n{names}\n")

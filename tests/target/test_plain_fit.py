@@ -28,14 +28,14 @@ def predicted(session: Session, *values: float) -> Any:
     return predict(forecaster, Data(None, frame.iloc[:0].reindex(range(2)), None, "M"), CASE, session)
 
 
-def test_forecasts_are_recorded_in_their_shape() -> None:
+def test_forecasts_are_recorded_with_their_shape() -> None:
     session = Session(SPEC, None, "gloo")  # type: ignore[arg-type]
     assert predicted(session, 1.0, 2.0).tolist() == [[1.0], [2.0]]
     assert [frame.shape for frame in session.frames] == [(2, 1)]
 
 
 @pytest.mark.parametrize("values", [(1.0,), (1.0, float("nan")), (1.0, float("inf"))])
-def test_forecasts_that_are_missing_or_no_numbers_are_an_error(values: tuple[float, ...]) -> None:
+def test_missing_or_non_finite_forecasts_are_an_error(values: tuple[float, ...]) -> None:
     session = Session(SPEC, None, "gloo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="forecasts"):
         predicted(session, *values)
