@@ -243,9 +243,10 @@ nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
 """)
     code, document, words = rehearse("3.3.0", "train.py", options=["--as-is"])
     assert code == 0, words
-    assert document["overrides"] == ["devices=8 is 2", "precision='16-mixed' is 32, as the CPU has no such"]
+    devices, precision = document["overrides"]
+    assert "devices=8" in devices and "16-mixed" in precision
     (stage,) = document["stages"]
-    assert stage["notes"] == ["find_unused_parameters=True is kept, but not needed: there are no unused parameters"]
+    assert "find_unused_parameters" in stage["notes"][0]
     assert [rank["trainings"][0]["steps"] for rank in stage["ranks"]] == [7, 7]
 
 
