@@ -137,6 +137,7 @@ def test_a_shared_gpu_is_the_reason_for_gloo() -> None:
     on_cpu = report(case(0, True, "pass"))
     on_gpu = replace(on_cpu, accelerator="gpu")
 
-    assert "backend gloo" in conditions_of(on_gpu) and "nccl" in conditions_of(on_gpu)
+    assert "backend gloo" in conditions_of(on_gpu)
+    assert "nccl" in conditions_of(on_gpu)
     assert "backend nccl" in conditions_of(replace(on_gpu, backend="nccl"))
     assert "share" not in conditions_of(on_cpu)

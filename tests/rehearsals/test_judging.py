@@ -402,7 +402,8 @@ def test_a_search_with_different_weights_is_a_fault_of_the_search(ranks: Ranks) 
     for rank in (0, 1):
         ranks.record(rank, returned(1, weights=(f"of {rank}",)))
     trained, kept = ranks.stages()
-    assert "weights" in trained.detail and "weights" in kept.detail
+    assert "weights" in trained.detail
+    assert "weights" in kept.detail
     assert trained.patches == kept.patches == ("search-by-one-rank",)
 
 
@@ -460,7 +461,8 @@ def test_ranks_that_choose_different_trials_are_a_fault_of_the_search(ranks: Ran
     for rank in (0, 1):
         ranks.record(rank, returned(0, chosen=(f"trial {rank} of 2",)))
     stage = ranks.stage()
-    assert "trial 0 of 2" in stage.detail and "trial 1 of 2" in stage.detail
+    assert "trial 0 of 2" in stage.detail
+    assert "trial 1 of 2" in stage.detail
     assert stage.patches == ("search-by-one-rank",)
 
 
@@ -548,8 +550,10 @@ def test_find_unused_parameters_is_reported_with_the_patches_that_replace_it(ran
         ranks.both(returned(number))
     first, second = ranks.stages()
     (of_first,), (of_second,) = first.notes, second.notes
-    assert "out.weight" in of_first and "nbeatsx-unused-out" in of_first
-    assert "find_unused_parameters" in of_second and "out.weight" not in of_second
+    assert "out.weight" in of_first
+    assert "nbeatsx-unused-out" in of_first
+    assert "find_unused_parameters" in of_second
+    assert "out.weight" not in of_second
     assert first.ok
     assert second.ok
 

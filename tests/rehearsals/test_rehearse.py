@@ -244,7 +244,8 @@ nf.fit(AirPassengersPanel[["unique_id", "ds", "y"]])
     code, document, words = rehearse("3.3.0", "train.py", options=["--as-is"])
     assert code == 0, words
     devices, precision = document["overrides"]
-    assert "devices=8" in devices and "16-mixed" in precision
+    assert "devices=8" in devices
+    assert "16-mixed" in precision
     (stage,) = document["stages"]
     assert "find_unused_parameters" in stage["notes"][0]
     assert [rank["trainings"][0]["steps"] for rank in stage["ranks"]] == [7, 7]
