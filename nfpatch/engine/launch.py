@@ -255,7 +255,7 @@ def is_alive(pid: int) -> bool:
 def termination_as_exit() -> Iterator[None]:
     """Turns SIGTERM and SIGHUP into SystemExit for a while, so that what must be cleaned up is.
 
-    Only where this is the main thread and nobody else handles them.
+    Only where this is the main thread and no other handler is set.
     """
 
     def leave(number: int, frame: object) -> NoReturn:
