@@ -4,17 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 RELEASE := 3.3.0
 
-.PHONY: test quick test-releases new-patch lint runtime lowest versions demo picture wheels training-env audit-env old-env spark-env rehearsals-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
+.PHONY: test quick test-long new-patch lint runtime lowest versions demo picture wheels training-env audit-env old-env spark-env rehearsals-env audit fingerprints catalog matrix journeys rehearsals spark upstream upstream-tests saved-models same-bits next-release commits bench clean
 
 quick: .venv/ready  ## the tests that need no wheels, no torch and no network, as a bare `pytest` does
 	$(BIN)/python -m pytest
 
 test: lint wheels lowest training-env runtime  ## everything that CI runs: all tests but those of the targets below
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not every_release" --ignore=tests/runtime
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" --ignore=tests/runtime
 
-test-releases: wheels training-env  ## the long matrices over the releases, of which `make test` runs a sample
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m every_release --ignore=tests/runtime
+test-long: wheels training-env  ## every release, and a fault at every operation; `make test` runs a sample
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long --ignore=tests/runtime
 
 new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate, GROUP=multi-process for other than layers
 	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID) $(if $(GROUP),--group $(GROUP))

@@ -37,11 +37,10 @@ SOME_PATCHES = (*BASIC_PATCHES, "load-on-fewer-devices")
 CORE = "neuralforecast/core.py"
 PACKAGE_OF_MODULES = "neuralforecast/_nfpatch"
 PLACEMENT = f"{PACKAGE_OF_MODULES}/placement.py"
-# For a matrix over the releases: one of each layout of their files in `make test`, and all in `make test-releases`.
+# For a matrix over the releases: one of each layout of their files in `make test`, and all in `make test-long`.
 SAMPLE_OF_RELEASES = ("1.0.0", "1.4.0", "1.6.4", "1.7.4", "2.0.1", "3.1.6", "3.3.0")
 EACH_RELEASE = tuple(
-    pytest.param(release, marks=() if release in SAMPLE_OF_RELEASES else pytest.mark.every_release)
-    for release in RELEASES
+    pytest.param(release, marks=() if release in SAMPLE_OF_RELEASES else pytest.mark.long) for release in RELEASES
 )
 # Options of an interpreter by which torch's launcher starts two processes of a script.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

@@ -43,10 +43,10 @@ def lagging(tmp_path: Path) -> Callable[[str, str], Path]:
 @pytest.mark.parametrize(
     ("version", "code", "fixed"),
     [
-        pytest.param("1.6.4", "1.7.0", ["search-after-spawn"], marks=pytest.mark.every_release),
-        pytest.param("1.7.2", "1.7.3", ["spark-number-of-tasks"], marks=pytest.mark.every_release),
+        pytest.param("1.6.4", "1.7.0", ["search-after-spawn"], marks=pytest.mark.long),
+        pytest.param("1.7.2", "1.7.3", ["spark-number-of-tasks"], marks=pytest.mark.long),
         ("1.7.4", "1.7.5", ["tft-static-encoder"]),
-        pytest.param("2.0.1", "3.0.0", [], marks=pytest.mark.every_release),
+        pytest.param("2.0.1", "3.0.0", [], marks=pytest.mark.long),
         ("3.2.0", "3.2.1", ["spark-predict-scalers", "spark-validation-loss"]),
     ],
 )

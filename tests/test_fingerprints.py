@@ -56,7 +56,7 @@ def test_the_fingerprints_are_small() -> None:
     "releases",
     [
         pytest.param({"1.7.4", "3.3.0"}, id="a sample"),
-        pytest.param(set(RELEASES), id="every release", marks=pytest.mark.every_release),
+        pytest.param(set(RELEASES), id="every release", marks=pytest.mark.long),
     ],
 )
 def test_any_set_of_patches_is_recognised_by_its_bytes(releases: set[str], catalog: Catalog) -> None:

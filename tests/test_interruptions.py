@@ -23,6 +23,8 @@ from nfpatch.installs.find import RUNTIME_FOLDER, module_file
 from nfpatch.patching.rewriting import check_parses
 
 pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
+# `make test` strikes at every fifth operation, `make test-long` at all of them.
+STRIDES = pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.long)])
 
 Tree = dict[str, Entry]
 
@@ -147,18 +149,19 @@ def fresh_copy(source: Path, tmp_path: Path, name: str = "work") -> Path:
     return work
 
 
+@STRIDES
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_kill_at_any_operation_loses_nothing(scenario: str, trees: Trees, tmp_path: Path) -> None:
+def test_a_kill_at_any_operation_loses_nothing(scenario: str, stride: int, trees: Trees, tmp_path: Path) -> None:
     command, patches, *ends = SCENARIOS[scenario]
     before, after = (trees.looks[end] for end in ends)
     points = 0
     while True:
         work = fresh_copy(trees.sites[ends[0]], tmp_path)
-        ended = run_forked(trees.run(command, patches, work), work, kill_at(points + 1))
+        ended = run_forked(trees.run(command, patches, work), work, kill_at(points + stride))
         if ended.code == 0:
             break
         assert ended.code == -9, ended
-        points += 1
+        points += stride
 
         left = snapshot(work)
         for file in (*FILES, *MODULES):
@@ -191,26 +194,30 @@ def unchanged(left: Tree, whole: Tree) -> bool:
     return seen(left) == seen(whole)
 
 
+@STRIDES
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
 def test_a_failing_operation_leaves_the_tree_unchanged(
-    scenario: str, number: int, trees: Trees, tmp_path: Path
+    scenario: str, number: int, stride: int, trees: Trees, tmp_path: Path
 ) -> None:
-    check_failures(scenario, trees, tmp_path, lambda point: fail_at(point, number))
+    check_failures(scenario, stride, trees, tmp_path, lambda point: fail_at(point, number))
 
 
+@STRIDES
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_full_disk_leaves_the_tree_unchanged(scenario: str, trees: Trees, tmp_path: Path) -> None:
-    check_failures(scenario, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
+def test_a_full_disk_leaves_the_tree_unchanged(scenario: str, stride: int, trees: Trees, tmp_path: Path) -> None:
+    check_failures(scenario, stride, trees, tmp_path, lambda point: fail_at(point, errno.ENOSPC, from_then_on=True))
 
 
-def check_failures(scenario: str, trees: Trees, tmp_path: Path, strike_at: Callable[[int], Strike]) -> None:
+def check_failures(
+    scenario: str, stride: int, trees: Trees, tmp_path: Path, strike_at: Callable[[int], Strike]
+) -> None:
     command, patches, start, end = SCENARIOS[scenario]
     before, after = snapshot(trees.sites[start]), trees.looks[end]
     point, work = 0, fresh_copy(trees.sites[start], tmp_path)
     failures = 0
     while True:
-        point += 1
+        point += stride
         ended = run_forked(trees.run(command, patches, work), work, strike_at(point))
         left = snapshot(work)
         if ended.code == 0 and ended.operations < point:
@@ -226,8 +233,8 @@ def check_failures(scenario: str, trees: Trees, tmp_path: Path, strike_at: Calla
         assert ended.stderr.count("\n") == 1, ended.stderr
         assert str(work) in ended.stderr, ended.stderr
         assert left == before, f"operation {point}: {difference(left, before)}; {ended.stderr}"
-    assert failures > 30
-    print(f"{scenario}: {point - 1} operations made to fail, {failures} of them with exit code 4")
+    assert failures > 30 // stride
+    print(f"{scenario}: {point // stride - 1} operations made to fail, {failures} of them with exit code 4")
 
 
 def difference(one: Tree, other: Tree) -> list[str]:

@@ -43,7 +43,7 @@ def test_every_needed_patch_has_an_outcome_and_differences_have_a_reason(release
         assert (each.outcome == next_release.REFUSED) == bool(each.reason)
 
 
-@pytest.mark.every_release
+@pytest.mark.long
 def test_most_patches_fit_and_the_page_is_up_to_date() -> None:
     outcomes = [each for release in SUBJECTS for each in outcomes_for(release)]
     total = Counter(each.outcome for each in outcomes)

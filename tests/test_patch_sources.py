@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from releases import RELEASES, read_member
-from support import ROOT, invoke
+from releases import read_member
+from support import EACH_RELEASE, ROOT, invoke
 
 from nfpatch.catalog import DEFAULT_GROUPS, Patch, load_catalog
 from nfpatch.codemod import RUNTIME_PACKAGE, Rewrite
@@ -54,16 +54,14 @@ def test_the_default_groups_add_few_lines_to_upstream_files(release: str, releas
     assert 0 < sum(line.startswith(">") for line in difference.splitlines()) <= ADDED_LINES[release]
 
 
-def rewrites_by_release() -> Iterator[tuple[str, str, dict[str, Rewrite]]]:
-    """Every file of every release with the codemods of all patches that change it."""
+def rewrites_of(release: str) -> dict[str, dict[str, Rewrite]]:
+    """Every file of the release that a patch changes, with the codemods of all patches by id."""
     catalog = load_catalog()
-    for release in RELEASES:
-        by_file: dict[str, dict[str, Rewrite]] = {}
-        for patch in catalog.patches:
-            for file, rewrite in catalog.rewrites_for(patch, release).items():
-                by_file.setdefault(file, {})[patch.id] = rewrite
-        for file, rewrites in by_file.items():
-            yield release, file, rewrites
+    by_file: dict[str, dict[str, Rewrite]] = {}
+    for patch in catalog.patches:
+        for file, rewrite in catalog.rewrites_for(patch, release).items():
+            by_file.setdefault(file, {})[patch.id] = rewrite
+    return by_file
 
 
 def calls_of_modules(tree: ast.AST, modules: frozenset[str]) -> set[tuple[str, str]]:
@@ -82,9 +80,10 @@ def names_of(module: ast.Module) -> set[str]:
     return defined | {alias.asname for node in imports for alias in node.names if alias.asname == alias.name}
 
 
-def test_hooks_import_and_call_existing_functions_of_runtime_modules() -> None:
+@pytest.mark.parametrize("release", EACH_RELEASE)
+def test_hooks_import_and_call_existing_functions_of_runtime_modules(release: str) -> None:
     public = {name: names_of(ast.parse(path.read_text())) for name, path in RUNTIME.items()}
-    for release, file, rewrites in rewrites_by_release():
+    for file, rewrites in rewrites_of(release).items():
         source = read_member(release, file)
         assert source is not None
         for patch_id, rewrite in rewrites.items():
@@ -106,8 +105,9 @@ def test_every_runtime_module_of_a_shipped_patch_exists() -> None:
     load_catalog().check_modules()  # commands skip this check to start fast
 
 
-def test_no_upstream_name_shadows_a_runtime_module() -> None:
-    for release, file, rewrites in rewrites_by_release():
+@pytest.mark.parametrize("release", EACH_RELEASE)
+def test_no_upstream_name_shadows_a_runtime_module(release: str) -> None:
+    for file, rewrites in rewrites_of(release).items():
         imported = frozenset(name for rewrite in rewrites.values() for name in rewrite.imports)
         source = read_member(release, file)
         assert source is not None

@@ -36,7 +36,7 @@ def contents(folder: Path) -> Iterator[bytes]:
 
 @pytest.mark.ddp
 @pytest.mark.parametrize(
-    "release", [*(pytest.param(each, marks=pytest.mark.every_release) for each in ("1.7.4", "2.0.1")), "3.3.0"]
+    "release", [*(pytest.param(each, marks=pytest.mark.long) for each in ("1.7.4", "2.0.1")), "3.3.0"]
 )
 def test_saved_models_load_on_either_side_and_forecast_the_same_bits(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
