@@ -109,4 +109,4 @@ def load(folder):
 if __name__ == "__main__":
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # releases before 3.0 need it to load with torch 2.6
     digests = {"save": save, "load": load}[sys.argv[1]](sys.argv[2])
-    print(json.dumps(digests))
+    sys.stdout.write(json.dumps(digests) + "\n")  # at once, as another rank may write as well
