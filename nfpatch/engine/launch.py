@@ -30,7 +30,7 @@ GIVE_UP = 10.0
 # the jobs in which Lightning would look for its ranks (SLURM, LSF, MPI), and the Spark of a notebook.
 _FOREIGN_VARIABLES = re.compile(
     r"(RANK|LOCAL_RANK|GROUP_RANK|NODE_RANK|ROLE_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|LOGLEVEL"
-    r"|PET_.*|PL_.*|TORCHELASTIC_.*|SLURM_.*|JSM_.*|LSB_.*|OMPI_.*|PMI_.*|SPARK_.*|PYSPARK_.*)"
+    r"|NFPATCH_REHEARS.*|PET_.*|PL_.*|TORCHELASTIC_.*|SLURM_.*|JSM_.*|LSB_.*|OMPI_.*|PMI_.*|SPARK_.*|PYSPARK_.*)"
 )
 # How torch's launcher reports the first worker that failed.
 _FIRST_FAILURE = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+) \(pid: (\d+)\)")

@@ -11,7 +11,7 @@ from nfpatch.engine.launch import interpreter_environment, termination_as_exit, 
 
 def test_variables_of_a_surrounding_training_job_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     foreign = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "PET_NNODES", "PL_TRAINER_DEVICES", "TORCHELASTIC_X"]
-    foreign += ["SPARK_HOME", "PYSPARK_GATEWAY_PORT"]
+    foreign += ["SPARK_HOME", "PYSPARK_GATEWAY_PORT", "NFPATCH_REHEARSED_RANK"]
     for name in foreign:
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("SOMETHING_ELSE", "7")

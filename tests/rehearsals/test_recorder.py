@@ -25,7 +25,8 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
 
     def make(main: str = "train.py", **variables: str) -> EventRecorder:
         for name in ("RANK", "LOCAL_RANK", RANK_VARIABLE, CALL_VARIABLE):
-            monkeypatch.delenv(name, raising=False)
+            monkeypatch.setenv(name, "")  # so that what `join_rank` sets is gone after the test
+            monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         program = ModuleType("__main__")
