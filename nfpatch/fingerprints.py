@@ -128,7 +128,7 @@ class Fingerprints(_Record):
     @cached_property
     def _by_release(self) -> Mapping[str, Mapping[str, RecordedFile]]:
         """The fingerprints of each file, by release."""
-        if isinstance(self.files, _FilesOnDemand):
+        if isinstance(self.files, _DecodedFiles):
             return self.files.by_release
         return _OnDemand(self.files, lambda versions: {name: known for known in versions for name in known.releases})
 
@@ -179,11 +179,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
             _listed(spans, releases), _as_hex(sha256), unpatched_digest, imports_at, _OnDemand(by_id, recorded_patch)
         )
 
-    def recorded_by_release(lines: Sequence[Sequence[Any]]) -> Mapping[str, RecordedFile]:
-        return _OnDemand({name: line for line in lines for name in _listed(line[0], releases)}, recorded_file)
-
-    files = _FilesOnDemand(document["files"], lambda lines: tuple(map(recorded_file, lines)))
-    files.by_release = _OnDemand(document["files"], recorded_by_release)
+    files = _DecodedFiles(document["files"], releases, recorded_file)
     specifiers = _OnDemand(document["specifiers"], lambda spans: _listed(spans, releases))
     return Fingerprints(releases, files, specifiers)
 
@@ -210,10 +206,23 @@ class _OnDemand(Mapping[str, V]):
         return len(self._raw)
 
 
-class _FilesOnDemand(_OnDemand["tuple[RecordedFile, ...]"]):
-    """The fingerprints of all releases; `by_release` has them by file and release, without decoding all of them."""
+class _DecodedFiles(_OnDemand["tuple[RecordedFile, ...]"]):
+    """The fingerprints of all releases by file, decoded on access.
 
-    by_release: Mapping[str, Mapping[str, RecordedFile]]
+    `by_release` has them by file and release: a command needs those of one release, and decodes no others.
+    """
+
+    def __init__(
+        self,
+        raw: Mapping[str, Sequence[Sequence[Any]]],
+        releases: tuple[str, ...],
+        decode: Callable[[Sequence[Any]], RecordedFile],
+    ) -> None:
+        def decoded_by_release(lines: Sequence[Sequence[Any]]) -> Mapping[str, RecordedFile]:
+            return _OnDemand({name: line for line in lines for name in _listed(line[0], releases)}, decode)
+
+        super().__init__(raw, lambda lines: tuple(map(decode, lines)))
+        self.by_release: Mapping[str, Mapping[str, RecordedFile]] = _OnDemand(raw, decoded_by_release)
 
 
 def rendered(fingerprints: Fingerprints) -> str:

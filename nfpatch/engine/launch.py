@@ -26,8 +26,9 @@ GRACE = 2.0
 GIVE_UP = 10.0
 
 # What a surrounding training job or launcher would pass to our own launch: torch's ranks and rendezvous, defaults for
-# the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), the level of the launcher's log, and
-# the jobs in which Lightning would look for its ranks (SLURM, LSF, MPI), and the Spark of a notebook.
+# the options of `torch.distributed.run` (PET_*), of Lightning's trainer (PL_*), the level of the launcher's log, the
+# jobs in which Lightning would look for its ranks (SLURM, LSF, MPI), the Spark of a notebook, and the rehearsal of a
+# script that itself starts nfpatch.
 _FOREIGN_VARIABLES = re.compile(
     r"(RANK|LOCAL_RANK|GROUP_RANK|NODE_RANK|ROLE_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|LOGLEVEL"
     r"|NFPATCH_REHEARS.*|PET_.*|PL_.*|TORCHELASTIC_.*|SLURM_.*|JSM_.*|LSB_.*|OMPI_.*|PMI_.*|SPARK_.*|PYSPARK_.*)"
