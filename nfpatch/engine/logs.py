@@ -20,7 +20,7 @@ _PACKAGES = re.compile(r".*(site-packages/|/nfpatch-run-[^/]*/source/)")
 def entries_in(path: Path, start: int) -> tuple[list[Entry], int]:
     """The events that a file has from byte `start` on, as far as their lines are whole, and where the next one begins.
 
-    `target/event_file.py` writes such files. Raises WrongRecord where a line is no event.
+    `EventFile` of `target/events.py` writes such files. Raises WrongRecord where a line is no event.
     """
     with path.open("rb") as file:
         file.seek(start)

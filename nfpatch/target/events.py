@@ -8,7 +8,10 @@ the fields of its event, the name of its class as "event", and rank, process and
 from __future__ import annotations
 
 import functools
+import json
 import math
+import os
+import time
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Dict, Optional, Tuple, Type, TypeVar
@@ -455,7 +458,28 @@ class Entry:
         """The entry in such a line. Raises WrongRecord where it is none."""
         try:
             kind, content = KINDS[data["event"]], data["fields"]
-            rank, pid, time = data["rank"], data["pid"], data["time"]
+            rank, pid, when = data["rank"], data["pid"], data["time"]
         except (KeyError, TypeError) as error:
             raise WrongRecord(f"no event: {data!r}") from error
-        return cls(_value(Optional[int], rank, "rank"), _value(int, pid, "pid"), float(time), decode(kind, content))
+        return cls(_value(Optional[int], rank, "rank"), _value(int, pid, "pid"), float(when), decode(kind, content))
+
+
+class EventFile:
+    """The file into which a process writes its events, one per line; they are of `rank` unless one says otherwise."""
+
+    def __init__(self, path: str, rank: Optional[int]) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._rank = rank
+
+    def write(self, event: Any, rank: Optional[int] = None) -> Entry:
+        """Writes one event, safe from whatever happens to the process afterwards, and returns it as written."""
+        entry = Entry(self._rank if rank is None else rank, os.getpid(), time.time(), event)
+        self.append(entry)
+        return entry
+
+    def append(self, entry: Entry) -> None:
+        """Writes an entry that another process has sent."""
+        line = (json.dumps(entry.to_json()) + "\n").encode()
+        while line:  # a disk that fills up takes the first part of a line before it fails
+            line = line[os.write(self._file, line) :]
+        os.fsync(self._file)

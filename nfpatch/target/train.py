@@ -28,13 +28,13 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Callable, NoReturn
 
-from .event_file import EventFile
 from .events import (
     CallRaised,
     CallReturned,
     CallStarted,
     CaseSpec,
     Entry,
+    EventFile,
     ProcessEnded,
     ProcessStarted,
     RankInfo,

@@ -7,8 +7,7 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from ..event_file import EventFile
-from ..events import RehearsalSpec, decode
+from ..events import EventFile, RehearsalSpec, decode
 from ..process import print_stack_when_asked
 from . import VARIABLE
 from .line_trace import LineTrace
