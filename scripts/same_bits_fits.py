@@ -76,7 +76,7 @@ class Fits:
 
     def trainer_arguments(self) -> dict[str, Any]:
         """The arguments of Lightning's trainer."""
-        return {**TRAINER, **self.trainer.quiet_arguments(self.package.__version__, self.observation)}
+        return {**TRAINER, **self.trainer.quiet_arguments(self.observation)}
 
 
 def asked(forecast: Callable[[], Any]) -> str:

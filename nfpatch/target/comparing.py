@@ -1,4 +1,4 @@
-"""The weights of a model, where two fits are to begin alike, and how far they end alike."""
+"""The weights of a model, from which two fits start, and how the fits end differently."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 from .events import Comparison
 
-# Set before every case, so that two of them draw the same numbers.
 SEED = 1
 
 
 def seed_everything() -> None:
-    """Starts all streams of random numbers again."""
+    """Restarts all streams of random numbers, so that two cases draw the same ones."""
     import numpy
     import torch
 
@@ -22,7 +21,7 @@ def seed_everything() -> None:
 
 
 def tensors_of(model: Any) -> dict[str, Any]:
-    """All that a model has learned or computed, by name. Lightning 1.6 breaks `state_dict` of a copied model."""
+    """The parameters and buffers of a model by name. Lightning 1.6 breaks `state_dict` of a copied model."""
     return dict(model.named_parameters(), **dict(model.named_buffers()))
 
 
@@ -32,23 +31,23 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 
 def start_from(model: Any, weights: dict[str, Any]) -> None:
-    """Gives a model these weights; those that it has no place for are left out."""
+    """Gives a model these weights, as far as it has them; ValueError if one of its own is not among them."""
     import torch
 
     own = tensors_of(model)
-    strange = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
-    if strange:
-        raise ValueError("the original model has no weights for " + ", ".join(strange))
+    missing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if missing:
+        raise ValueError("the original model has no weights for " + ", ".join(missing))
     with torch.no_grad():
         for name in own:
             own[name].copy_(weights[name])
 
 
 class FitEnd(NamedTuple):
-    """How a fit ended: plain tensors and arrays, as the classes of one source tree mean nothing to another.
+    """How a fit ended, in plain tensors and arrays, which do not depend on the classes of a source tree.
 
-    `first` are the weights from which it started, None where the case makes no forecasts, `frozen` the names of frozen
-    parameters, `losses` those of every step.
+    `first` are the weights at its start, None for a search, `frozen` the names of frozen parameters, `losses` those of
+    every step.
     """
 
     first: dict[str, Any] | None
@@ -58,21 +57,17 @@ class FitEnd(NamedTuple):
     forecasts: Any
 
 
-def compared(fitted: FitEnd, reference: FitEnd) -> Comparison:
-    """How the end of a fit differs from that of its reference; two bit-equal ends differ in nothing and by nothing."""
+def compare_fits(fit: FitEnd, reference: FitEnd) -> Comparison:
+    """How a fit ended differently from its reference."""
     import torch
 
-    last, like = fitted.last, reference.last
-    forecasts = torch.from_numpy(fitted.forecasts), torch.from_numpy(reference.forecasts)
-    same_shape = forecasts[0].shape == forecasts[1].shape
+    last, expected = fit.last, reference.last
+    differences = [(last[name].double() - expected[name].double()).abs() for name in last if last[name].numel()]
     return Comparison(
-        different=tuple(name for name in last if not torch.equal(last[name], like[name])),
-        largest=max(
-            (float((last[name].double() - like[name].double()).abs().max()) for name in last if last[name].numel()),
-            default=0.0,
-        ),
-        forecasts_equal=same_shape and torch.equal(*forecasts),
-        losses_equal=fitted.losses == reference.losses,
-        removed=tuple(name for name in like if name not in last),
-        frozen=tuple(name for name in fitted.frozen if name not in reference.frozen),
+        different=tuple(name for name in last if not torch.equal(last[name], expected[name])),
+        largest=max((float(difference.max()) for difference in differences), default=0.0),
+        forecasts_equal=torch.equal(torch.from_numpy(fit.forecasts), torch.from_numpy(reference.forecasts)),
+        losses_equal=fit.losses == reference.losses,
+        removed=tuple(name for name in expected if name not in last),
+        frozen=tuple(name for name in fit.frozen if name not in reference.frozen),
     )

@@ -13,7 +13,7 @@ import math
 import os
 import time
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Dict, Optional, Tuple, Type, TypeVar
 
 T = TypeVar("T")
@@ -271,23 +271,6 @@ class Comparison:
     losses_equal: bool
     removed: Tuple[str, ...]
     frozen: Tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RankInfo:
-    """What a rank says of itself: its node, how many processes and GPUs that has, and what it came to run."""
-
-    node: str
-    processes: int
-    gpus: Optional[int]
-    world_size: int
-    accelerator: str
-    cases: Tuple[CaseSpec, ...]
-
-    def came_for_the_same(self, other: RankInfo) -> bool:
-        """Whether both run the same proof."""
-        own, others = (replace(each, node="", processes=0, gpus=None) for each in (self, other))
-        return own == others
 
 
 # Events of a user's script, and of the cases of `train.py`, each of which counts as a call. Those of a call have its

@@ -19,7 +19,7 @@ WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
 # By release, the name of the loss that neuralforecast reports of a validation
 VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
 # Names the folder in which processes that end with a fit leave what they observed; `spawned.py` reads it.
-LEFT_IN = "NFPATCH_OBSERVED"
+REPORTS_VARIABLE = "NFPATCH_OBSERVED"
 
 
 class Observation:
@@ -115,11 +115,11 @@ def recorder(observation: Observation) -> Any:
     class Recorder(observer_class()):
         def __reduce__(self) -> Any:
             # in another process there is another observation
-            return restored_recorder, (os.environ.get(LEFT_IN),)
+            return restored_recorder, (os.environ.get(REPORTS_VARIABLE),)
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
-            if LEFT_IN in os.environ:
-                tell_place(os.environ[LEFT_IN], trainer.global_rank)
+            if REPORTS_VARIABLE in os.environ:
+                tell_place(os.environ[REPORTS_VARIABLE], trainer.global_rank)
                 observation.begin()
 
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *index: Any) -> None:
@@ -134,8 +134,8 @@ def recorder(observation: Observation) -> Any:
             return validation_loss_of(trainer, VALIDATION_LOSSES if stopping is None else (stopping.monitor,))
 
         def report(self, trainer: Any, module: Any) -> None:
-            if LEFT_IN in os.environ:  # the process ends with the fit
-                path = os.path.join(os.environ[LEFT_IN], f"rank-{trainer.global_rank}.json")
+            if REPORTS_VARIABLE in os.environ:  # the process ends with the fit
+                path = os.path.join(os.environ[REPORTS_VARIABLE], f"rank-{trainer.global_rank}.json")
                 with open(path, "w", encoding="utf-8") as file:
                     json.dump(encode(observation.training), file)
 
@@ -143,9 +143,9 @@ def recorder(observation: Observation) -> Any:
 
 
 def restored_recorder(left_in: str | None) -> Any:
-    """The callback in another process; `left_in` is what LEFT_IN names, where it does."""
+    """The callback in another process; `left_in` is what REPORTS_VARIABLE names, where it does."""
     if left_in is not None:
-        os.environ[LEFT_IN] = left_in
+        os.environ[REPORTS_VARIABLE] = left_in
     return recorder(Observation())
 
 

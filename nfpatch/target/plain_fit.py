@@ -1,28 +1,34 @@
-"""A fit, and the forecasts of what it has trained. What is observed and predicted is in the session."""
+"""A fit, by whichever processes, and the forecasts of the trained model; both are recorded in the session."""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
 
-from .comparing import FitEnd, compared, seed_everything, start_from, weights_of
+from .comparing import FitEnd, compare_fits, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
-from .events import CaseSpec, FitCompared, TrainSpec
+from .events import CaseSpec, FitCompared, Training, TrainSpec, decode
 from .frames import record_of
 from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
+from .observing import REPORTS_VARIABLE, digest_of, digest_of_tensors
+from .outcomes import Differs
 from .session import Session
-from .spawned import trained
-from .trainer import arguments_alone, arguments_less_processes, trainer_arguments
+from .trainer import single_process_arguments, trainer_arguments, without_distribution
 
 
 def train(case: CaseSpec, session: Session) -> None:
-    """Trains the model of a case, and compares its end and its forecasts with those of the case that it is like.
+    """Trains the model of a case, and compares the result and its forecasts with those of the case in `like`.
 
-    Raises whatever goes wrong, and RuntimeError where the case is to begin like one that did not train.
+    Raises whatever goes wrong, and RuntimeError if the case in `like` did not train.
     """
     seed_everything()
     trainer = partial(trainer_arguments, case, session)
@@ -35,8 +41,8 @@ def train(case: CaseSpec, session: Session) -> None:
             start_from(model, session.fitted[case.like].first or {})
     first = weights_of(model) if case.forecast and is_made else None
     data = data_of(case, model.h)
-    forecaster = session.package.NeuralForecast(models=[model], freq=data.freq)
-    # early stopping insists on something to validate
+    forecaster = new_forecaster(model, data)
+    # early stopping requires something to validate
     options = {"val_size": SMALL_SIZES["h"]} if EARLY_STOPPING in case.options else {}
     fit(forecaster, data, case, session, is_watched=case.strategy != "single-process", **options)
     if case.forecast is None:
@@ -46,29 +52,85 @@ def train(case: CaseSpec, session: Session) -> None:
     frozen = tuple(name for name, parameter in last.named_parameters() if not parameter.requires_grad)
     session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, losses, forecasts)
     if case.like is not None:
-        comparison = compared(session.fitted[case.id], session.fitted[case.like])
+        comparison = compare_fits(session.fitted[case.id], session.fitted[case.like])
         session.found.append(FitCompared(session.number, comparison))
 
 
-def fit(forecaster: Any, data: Data, case: CaseSpec, session: Session, is_watched: bool, **options: Any) -> None:
-    """Trains. Lightning shards the series among the ranks, which therefore have something to agree on.
+def new_forecaster(model: Any, data: Data) -> Any:
+    """The forecaster of the imported neuralforecast with this model, untrained."""
+    from neuralforecast import NeuralForecast
 
-    Not `is_watched` is one by this process alone, or without the callback that observes.
+    return NeuralForecast(models=[model], freq=data.freq)
+
+
+def fit(forecaster: Any, data: Data, case: CaseSpec, session: Session, is_watched: bool, **options: Any) -> None:
+    """Trains; afterwards the session has the observed training, whichever process observed it.
+
+    A fit that is not `is_watched` is one by this process alone, or without the callback that observes. Raises Differs
+    if the processes of the fit ended with other weights than this process has now.
     """
-    # neuralforecast 1.0.0 knows no such argument.
+    spec, observation = session.spec, session.observation
+    observation.of_ranks = []
+    # neuralforecast 1.0.0 has no such argument.
     static = {} if data.static is None else {"static_df": data.static}
+    is_by_other_processes = is_watched and spec.reporting < spec.world_size
     seed_everything()
-    with trained(forecaster, session.spec, session.observation, is_watched):
-        if is_watched and session.spec.is_on_spark:
+    with collect_trainings(session) if is_by_other_processes else nullcontext():
+        if is_watched and spec.is_on_spark:
             session.spark.fit(forecaster, case, data.past, data.static, **options)
         else:
             forecaster.fit(df=data.past, **static, **options)
+    model = trained_model_of(forecaster)
+    weights = digest_of(model)
+    observation.training.weights, observation.training.buffers = weights, digest_of_tensors(model.buffers())
+    if is_by_other_processes:
+        if len(observation.of_ranks) != spec.world_size:
+            raise Differs(f"{len(observation.of_ranks)} of {spec.world_size} processes have trained")
+        if any(training.weights != weights for training in observation.of_ranks):
+            raise Differs(f"the weights that came back are not those with which all {spec.world_size} processes ended")
+
+
+@contextmanager
+def collect_trainings(session: Session) -> Iterator[None]:
+    """Around a fit by processes that exit with it, as of `ddp_spawn` and in notebooks: reads what they observed."""
+    observation, folder = session.observation, tempfile.mkdtemp(dir=session.spec.out)
+    os.environ[REPORTS_VARIABLE] = folder
+    try:
+        yield
+    finally:
+        del os.environ[REPORTS_VARIABLE]
+        observation.of_ranks = read_trainings(folder)
+        shutil.rmtree(folder)
+        if observation.of_ranks:
+            observation.training = merge_trainings(observation.training, observation.of_ranks)
+
+
+def read_trainings(folder: str) -> list[Training]:
+    """What the processes of a fit have observed, by rank."""
+    trainings = []
+    names = [name for name in os.listdir(folder) if name.endswith(".json")]
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            trainings.append(decode(Training, json.load(file)))
+    return trainings
+
+
+def merge_trainings(before: Training, of_ranks: list[Training]) -> Training:
+    """An earlier training continued by a fit: by what rank 0 observed of it, and the unused parameters of all ranks."""
+    first = of_ranks[0]
+    return replace(
+        first,
+        unused_by_torch=before.unused_by_torch,
+        losses=before.losses + first.losses,
+        validated=before.validated + first.validated,
+        unused=tuple(dict.fromkeys((*before.unused, *(name for each in of_ranks for name in each.unused)))),
+    )
 
 
 def predict(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> Any:
-    """What `NeuralForecast.predict` gives, as an array: a row a series and point in time, a column an output.
+    """The forecasts of `NeuralForecast.predict` as an array: a row per series and time, a column per output.
 
-    Called as a user does, but where the source lacks a patch that this needs: there, by this process alone.
+    All ranks predict, as in a user's script, unless the source lacks a patch for that: then this process does alone.
     """
     future = {"futr_df": data.future} if "future" in case.exogenous else {}
     if case.forecast == "together" and session.spec.is_on_spark:
@@ -92,8 +154,8 @@ def predict(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> An
 
 @contextmanager
 def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
-    """The forecaster, for a while as if it had been trained and asked in this process alone."""
+    """The forecaster, which meanwhile works in this process alone."""
     model = trained_model_of(forecaster)
-    alone = arguments_less_processes(model.trainer_kwargs, arguments_alone(spec.accelerator))
-    with mock.patch.object(model, "trainer_kwargs", alone):
+    arguments = without_distribution(model.trainer_kwargs, single_process_arguments(spec.accelerator))
+    with mock.patch.object(model, "trainer_kwargs", arguments):
         yield forecaster

@@ -1,6 +1,6 @@
-"""What a user's script does after `fit`, on every rank, held against what one process with the same weights gives.
+"""What a user's script does after `fit`, on every rank, compared with one process that has the same weights.
 
-At the end, STAGES names all stages; some are trainings that go another way than a plain `fit`.
+STAGES, at the end, names all stages; some are trainings other than a plain `fit`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Callable
 from unittest import mock
 
 from .comparing import seed_everything, start_from, weights_of
 from .data import levelled_data
-from .events import CaseSpec, ReferenceMade
+from .events import CaseSpec, ReferenceMade, Training
+from .frames import as_pandas
 from .models import EARLY_STOPPING, OTHER_SHAPES, SMALL_SIZES, trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs, message_of
@@ -30,40 +30,41 @@ from .pretended.pretended_gpus import pretend
 from .script import Script, cut_of
 from .session import Session
 
-# A validation loss is a sum over series, and the ranks may add in another order.
+# A validation loss is a sum over series, which the ranks may add in another order.
 LOSS_TOLERANCE = 1e-6
-# Stages whose training is another than that of the others
+# Stages with a training of their own
 TRAINED_OTHERWISE = ("ray-search", "single-series", "cut-files", "several-tasks", "on-dbfs")
 STEPS_TO_STOP_IN = 20
 FAILURE = "what is planted in a step"
-# What goes into the file of a model that was trained on two GPUs
+# In the file of a model that was trained on two GPUs
 TWO_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp"}
 
 
 def run(case: CaseSpec, session: Session) -> None:
-    """Runs the script of a case to its stage. Raises Differs where that does not end as it does in one process."""
+    """Runs the script of a case to its stage. Raises Differs if the result differs from that of one process."""
     stage = STAGES[case.stage]
     try:
         script = script_of(case, session)
         try:
             stage(script)
         finally:
-            if stage is not fit_again:  # what follows the training is trained too, and is not what the ranks must share
+            if stage is not fit_again:  # trainings of the stage are not what the ranks must have in common
                 script.restore_training()
     except Exception as error:
-        if case.patch is None:  # else it is known that one process is not refused
-            training, frames = replace(session.observation.training), [*session.frames]
-            if message_of(error) == refusal_alone(case, session):
+        if case.patch is None:  # else it is known that one process does not raise
+            recorded = session.observation.training, session.frames
+            session.observation.training, session.frames = Training(), []
+            if message_of(error) == single_process_error(case, session):
                 session.found.append(ReferenceMade(session.number, error=message_of(error)))
-            session.observation.training, session.frames = training, frames
+            session.observation.training, session.frames = recorded
         raise
 
 
 def script_of(case: CaseSpec, session: Session) -> Script:
-    """The script of a case; one that an earlier case has trained alike goes on."""
+    """The script of a case, which may be one that an earlier case has trained."""
     stage = case.stage if case.stage in TRAINED_OTHERWISE else None
-    said = [case.tree, case.model, case.loss, case.options, cut_of(case, session.spec.world_size + 1), stage]
-    key = json.dumps(said, sort_keys=True)
+    training = [case.tree, case.model, case.loss, case.options, cut_of(case, session.spec.world_size + 1), stage]
+    key = json.dumps(training, sort_keys=True)
     if key not in session.scripts:
         session.scripts[key] = Script(case, session)
     script: Script = session.scripts[key] if case.stage != "refit" else session.scripts.pop(key)
@@ -72,10 +73,10 @@ def script_of(case: CaseSpec, session: Session) -> Script:
     return script
 
 
-def refusal_alone(case: CaseSpec, session: Session) -> str | None:
-    """The words of the error that the script ends with in this process alone; None if it does not.
+def single_process_error(case: CaseSpec, session: Session) -> str | None:
+    """The error of the script in this process alone, which may be a difference; None if there is none.
 
-    Of DeepAR, what is loaded draws other samples than what was saved.
+    A DeepAR that was loaded draws other samples than the one that was saved.
     """
     try:
         STAGES[case.stage](Script(case, session, is_alone=True))
@@ -85,9 +86,9 @@ def refusal_alone(case: CaseSpec, session: Session) -> str | None:
 
 
 def validate(script: Script) -> None:
-    """The validation losses, and where it is asked for, the step at which they stop the training."""
+    """The validation losses, and for a case with early stopping, the step at which they stop the training."""
     options = script.case.options
-    if options.get("val_monitor") != "train_loss":  # which is that of the windows that were drawn
+    if options.get("val_monitor") != "train_loss":  # which depends on the windows that a rank draws
         compare_losses(script)
     if EARLY_STOPPING in options:
         stop_early(script)
@@ -98,18 +99,18 @@ def compare_losses(script: Script) -> None:
     known = inspect.signature(type(trained_model_of(script.forecaster)).__init__).parameters
     options = {"val_check_steps": 1} if "val_check_steps" in known else {}
 
-    def losses(trainer: Callable[[], dict[str, Any]]) -> list[float]:
-        forecaster = script.still(trainer, **options)
+    def losses(trainer: Callable[[], dict[str, Any]], is_watched: bool) -> list[float]:
+        forecaster = script.make_with_fixed_weights(trainer, **options)
         script.observed.validated = ()
-        script.fit(forecaster, is_watched=trainer != script.alone)
+        script.fit(forecaster, is_watched)
         return list(script.observed.validated)
 
-    found, due = losses(script.together), losses(script.alone)
-    if not due or len(found) != len(due):
-        raise Differs(f"{len(found)} validations where one process has {len(due)}")
-    for loss, other in zip(found, due):
-        if not abs(loss - other) <= LOSS_TOLERANCE * abs(other):
-            raise Differs(f"the validation loss is {loss:.9g} where one process has {other:.9g}")
+    actual, expected = losses(script.trainer_arguments, True), losses(script.reference_arguments, False)
+    if not expected or len(actual) != len(expected):
+        raise Differs(f"{len(actual)} validations where one process has {len(expected)}")
+    for loss, reference in zip(actual, expected):
+        if not abs(loss - reference) <= LOSS_TOLERANCE * abs(reference):
+            raise Differs(f"the validation loss is {loss:.9g} where one process has {reference:.9g}")
 
 
 def predict(script: Script) -> None:
@@ -121,47 +122,58 @@ def predict(script: Script) -> None:
 
 
 def insample(script: Script) -> None:
-    """`predict_insample`, over all that was trained on."""
+    """`predict_insample`, over all the training data."""
     compare_with_one_process(script, lambda forecaster: forecaster.predict_insample(step_size=1))
 
 
+def compare_with_one_process(script: Script, request: Callable[[Any], Any]) -> None:
+    """Raises Differs if a request to the forecaster has another result in one process."""
+    seed_everything()
+    actual = request(script.forecaster)
+    seed_everything()
+    with one_process(script.forecaster, script.spec) as forecaster:
+        script.compare(actual, request(forecaster))
+
+
 def cross_validation(script: Script) -> None:
-    """`cross_validation` over two windows, trained once, and where the release can, once a window."""
-    knows_refit = "refit" in inspect.signature(script.package.NeuralForecast.cross_validation).parameters
-    for refit in (False, True) if knows_refit else (None,):
-        options = {} if refit is None else {"refit": refit}
-        found, due = (cross_validated(script, trainer, 1, options) for trainer in (script.together, script.alone))
-        recorded = [*script.session.frames]
+    """`cross_validation` over two windows, trained once, and if the release supports it, for each window."""
+    from neuralforecast import NeuralForecast
+
+    has_refit = "refit" in inspect.signature(NeuralForecast.cross_validation).parameters
+    for options in ({"refit": False}, {"refit": True}) if has_refit else ({},):
+        actual = cross_validate(script, script.trainer_arguments, 1, options)
+        expected = cross_validate(script, script.reference_arguments, 1, options)
         try:
-            script.compare(found, due)
+            script.compare(actual, expected)
         except Differs:
-            if cross_validated(script, script.alone, 2, options).equals(due):
+            if cross_validate(script, script.reference_arguments, 2, options).equals(expected):
                 raise
-            # It draws samples, of a stream that the training has left elsewhere: rows and their order are compared
-            script.session.frames[:] = recorded
-            names = [name for name in due.columns if due[name].dtype.kind == "f"]
-            script.compare(found.drop(columns=names), due.drop(columns=names))
+            # The model draws samples, and the trainings have left the random streams at different places: only rows
+            # and their order are compared
+            script.session.frames.pop()
+            names = [name for name in expected.columns if expected[name].dtype.kind == "f"]
+            script.compare(actual.drop(columns=names), expected.drop(columns=names))
 
 
-def cross_validated(script: Script, trainer: Callable[[], dict[str, Any]], seed: int, options: dict[str, Any]) -> Any:
+def cross_validate(script: Script, trainer: Callable[[], dict[str, Any]], seed: int, options: dict[str, Any]) -> Any:
     """The frame of `cross_validation` with the trained weights; `seed` is the model's."""
-    forecaster = script.still(trainer, random_seed=seed)
+    forecaster = script.make_with_fixed_weights(trainer, random_seed=seed)
     return forecaster.cross_validation(df=script.data.past, n_windows=2, step_size=12, **options)
 
 
 def search(script: Script) -> None:
-    """The search that the training was: all ranks have tried the same, and chosen the same."""
+    """The search that the training was: all ranks have tried the same configurations, and chosen the same one."""
     searched = getattr(script.forecaster, "models_fitted", script.forecaster.models)[0]
-    found = attempts_of(searched.results)
-    due = script.gathered(found)[0]
-    if len(found) != len(due):
-        raise Differs(f"has tried {len(found) - 1} configurations, and rank 0 {len(due) - 1}")
-    for own, other in zip(found, due):
+    actual = trials_of(searched.results)
+    expected = script.world.gather(actual)[0]
+    if len(actual) != len(expected):
+        raise Differs(f"has tried {len(actual) - 1} configurations, and rank 0 {len(expected) - 1}")
+    for own, other in zip(actual, expected):
         if own != other:
             raise Differs(f"has tried {own}; rank 0, {other}")
 
 
-def attempts_of(results: Any) -> list[str]:
+def trials_of(results: Any) -> list[str]:
     """Each trial of Optuna's study or of ray's results, as this rank knows it, and the best."""
     if hasattr(results, "trials"):
         trained = [searched_in(trial.user_attrs["ALL_PARAMS"]) for trial in results.trials]
@@ -180,7 +192,7 @@ def searched_in(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_again(script: Script) -> None:
-    """`fit` once more. What is observed is the second fit."""
+    """`fit` once more. The second fit is what the ranks must have in common."""
     if script.is_on_spark:
         fit_from_weights(script)
     else:
@@ -188,61 +200,51 @@ def fit_again(script: Script) -> None:
 
 
 def predict_on_spark(script: Script) -> None:
-    """`predict` on Spark, compared with what one process predicts for the series that were predicted together.
+    """`predict` on Spark, compared with what one process predicts for the series of each partition.
 
     The last bits of a forecast depend on how many are made at once.
     """
     import pandas
 
-    found, together = script.session.spark.predict(script.forecaster, script.case)
+    actual, partitions = script.session.spark.predict(script.forecaster, script.case)
     past = script.data.past
     if is_multivariate(trained_model_of(script.forecaster)):
-        together = [past["unique_id"].unique().tolist()]
+        partitions = [past["unique_id"].unique().tolist()]
     with one_process(script.forecaster, script.spec) as forecaster:
-        expected = [forecaster.predict(df=past[past["unique_id"].isin(ids)]) for ids in together]
-    frames = [frame if "unique_id" in frame.columns else frame.reset_index() for frame in expected]
-    script.compare(found, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
+        frames = [as_pandas(forecaster.predict(df=past[past["unique_id"].isin(ids)])) for ids in partitions]
+    script.compare(actual, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
 
 
 def fit_from_weights(script: Script) -> None:
-    """`fit` of a model that has been trained, which keeps its weights at a learning rate of zero."""
+    """`fit` of a trained model, which keeps its weights at a learning rate of zero."""
     import torch
 
-    forecaster = script.made(script.together, learning_rate=0.0)
+    forecaster = script.make_forecaster(learning_rate=0.0)
     start_from(trained_model_of(forecaster), script.weights)
     script.fit(forecaster)
-    found = weights_of(trained_model_of(forecaster))
-    other = [name for name in found if not torch.equal(found[name], script.weights[name])]
-    if other:
-        raise Differs(f"fit has not started from {len(other)} of {len(found)} weights that the model had")
-
-
-def compare_with_one_process(script: Script, asked: Callable[[Any], Any]) -> None:
-    """Raises Differs where the ranks' answer is not that of one process."""
-    seed_everything()
-    found = asked(script.forecaster)
-    seed_everything()
-    with one_process(script.forecaster, script.spec) as forecaster:
-        script.compare(found, asked(forecaster))
+    actual = weights_of(trained_model_of(forecaster))
+    different = [name for name in actual if not torch.equal(actual[name], script.weights[name])]
+    if different:
+        raise Differs(f"fit has not started from {len(different)} of {len(actual)} weights that the model had")
 
 
 def save(script: Script) -> None:
-    """`save` on every rank, and on each at once `load`; whichever of the ranks comes first."""
-    complaint, frames = None, []
-    with saveable(script) as forecaster:
-        for first in range(script.size):
+    """`save` on every rank, in whatever order, each followed by `load`."""
+    failure, frames = None, []
+    with saveable_forecaster(script) as forecaster:
+        for first in range(script.world.size):
             folder = folder_of(script, f"saved-{first}")
-            for is_turn in (script.rank == first, script.rank != first):
-                if is_turn and complaint is None:
+            for is_turn in (script.world.rank == first, script.world.rank != first):
+                if is_turn and failure is None:
                     try:
                         forecaster.save(folder, overwrite=False)
-                        frames.append(alone_with(loaded(script, folder), script))
-                    except Exception as error:  # the others are to go on
-                        complaint = error
-                script.gathered(None)
-    if complaint is not None:
-        raise complaint
-    expected = alone_with(forecaster, script)
+                        frames.append(predict_in_one_process(load_from(folder), script))
+                    except Exception as error:  # the other ranks must go on
+                        failure = error
+                script.world.gather(None)
+    if failure is not None:
+        raise failure
+    expected = predict_in_one_process(forecaster, script)
     for frame in frames:
         script.compare(frame, expected)
 
@@ -250,23 +252,23 @@ def save(script: Script) -> None:
 def load(script: Script) -> None:
     """`load` on every rank of what one of them has saved, and `predict`."""
     folder = folder_of(script, "saved-by-one")
-    with saveable(script) as forecaster:
+    with saveable_forecaster(script) as forecaster:
         try:
-            if script.rank == 0:
+            if script.world.rank == 0:
                 forecaster.save(folder, overwrite=False)
         finally:
-            script.gathered(None)
-    script.compare(forecasts_of(loaded(script, folder)), alone_with(forecaster, script))
+            script.world.gather(None)
+    script.compare(predict_from_seed(load_from(folder)), predict_in_one_process(forecaster, script))
 
 
 @contextmanager
-def saveable(script: Script) -> Iterator[Any]:
-    """A trained forecaster without a callback of ours, which could not be saved.
+def saveable_forecaster(script: Script) -> Iterator[Any]:
+    """A trained forecaster without the observing callback, which cannot be saved.
 
     Up to 1.4.0 a model is saved by its last trainer, which is gone after a prediction, or whenever Python has collected
     garbage, with one process as well: therefore none is collected meanwhile.
     """
-    forecaster = script.still(lambda: dict(script.together(), callbacks=[]))
+    forecaster = script.make_with_fixed_weights(lambda: dict(script.trainer_arguments(), callbacks=[]))
     gc.disable()
     try:
         script.fit(forecaster, is_watched=False)
@@ -275,36 +277,38 @@ def saveable(script: Script) -> Iterator[Any]:
         gc.enable()
 
 
-def alone_with(forecaster: Any, script: Script) -> Any:
-    """What one process predicts."""
+def predict_in_one_process(forecaster: Any, script: Script) -> Any:
+    """The forecasts of one process."""
     with one_process(forecaster, script.spec):
-        return forecasts_of(forecaster)
+        return predict_from_seed(forecaster)
 
 
-def forecasts_of(forecaster: Any) -> Any:
-    """What it predicts. Some models draw samples for that."""
+def predict_from_seed(forecaster: Any) -> Any:
+    """The forecasts, for which some models draw samples."""
     seed_everything()
     return forecaster.predict()
 
 
 def folder_of(script: Script, name: str) -> str:
     """A folder of this case, the same on every rank of a node; in a script of this process alone, its own."""
-    owner = f"-of-{os.getpid()}" if script.world is None else ""
+    owner = f"-of-{os.getpid()}" if script.is_alone else ""
     return os.path.join(script.spec.out, f"{name}-{script.spec.cases.index(script.case)}{owner}")
 
 
-def loaded(script: Script, folder: str) -> Any:
+def load_from(folder: str) -> Any:
     """The forecaster in a folder.
 
-    torch 2.6 and newer load what releases before 3.0 have saved by a switch only, which is no fault of DDP.
+    torch 2.6 and newer load what releases before 3.0 have saved only with a switch, which has nothing to do with DDP.
     """
+    from neuralforecast import NeuralForecast
+
     with mock.patch.dict(os.environ, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1"):
-        return script.package.NeuralForecast.load(folder)
+        return NeuralForecast.load(folder)
 
 
 def no_batch(script: Script) -> None:
-    """A fit in which each rank's share of the series is no whole batch, and is dropped: it must say so."""
-    forecaster = script.made(script.together, batch_size=script.n_series, drop_last_loader=True)
+    """A fit in which the series of each rank are no full batch, and are dropped: it must raise an error."""
+    forecaster = script.make_forecaster(batch_size=script.n_series, drop_last_loader=True)
     try:
         script.fit(forecaster, is_watched=False)
     except Exception as error:
@@ -315,24 +319,24 @@ def no_batch(script: Script) -> None:
 
 
 def strategy_object(script: Script) -> None:
-    """Two fits of a model with one and the same strategy object."""
+    """Two fits of a model with the same strategy object."""
     registry = importlib.import_module("pytorch_lightning.strategies").StrategyRegistry
-    strategy = registry.get(script.together()["strategy"])
-    forecaster = script.made(lambda: dict(script.together(), strategy=strategy))
+    strategy = registry.get(script.trainer_arguments()["strategy"])
+    forecaster = script.make_forecaster(lambda: dict(script.trainer_arguments(), strategy=strategy))
     for _ in range(2):
         script.fit(forecaster, further=True)
 
 
 def own_callbacks(script: Script) -> None:
-    """A training with a callback of the user's and Lightning's own: no trainer is saved along with the weights.
+    """A training with callbacks of the user and of Lightning: no trainer must be saved along with the weights.
 
     Lightning's own launcher has put the processes into the first one, which cannot be saved.
     """
 
     def arguments() -> dict[str, Any]:
-        return {name: value for name, value in script.together().items() if name != "enable_progress_bar"}
+        return {name: value for name, value in script.trainer_arguments().items() if name != "enable_progress_bar"}
 
-    forecaster = script.made(arguments)
+    forecaster = script.make_forecaster(arguments)
     for _ in range(2):
         script.fit(forecaster, further=True)
         callbacks = trained_model_of(forecaster).hparams["callbacks"]
@@ -342,23 +346,23 @@ def own_callbacks(script: Script) -> None:
 
 
 def failing_rank(script: Script) -> None:
-    """A fit whose first step fails on the last rank: it ends on all in the same words, and they can train on."""
-    forecaster = script.made(script.together)
+    """A fit whose first step fails on the last rank: all ranks must raise its error, and be able to train again."""
+    forecaster = script.make_forecaster()
     model = trained_model_of(forecaster)
     model.training_step = partial(fail_on_last_rank, model)
-    words = None
+    message = None
     try:
         script.fit(forecaster, is_watched=False)
     except Exception as error:
-        words = message_of(error)
-    for rank, other in enumerate(script.gathered(words)):
+        message = message_of(error)
+    for rank, other in enumerate(script.world.gather(message)):
         if other is None or FAILURE not in other:
             raise Differs(f"fit ends on rank {rank} with {other!r}, after a step that failed on one rank")
-    script.fit(script.made(script.together))
+    script.fit(script.make_forecaster())
 
 
 def fail_on_last_rank(model: Any, *batch: Any) -> Any:
-    """A training step that fails, if it is that of the last rank."""
+    """A training step that fails on the last rank."""
     if model.global_rank == model.trainer.world_size - 1:
         raise RuntimeError(FAILURE)
     return type(model).training_step(model, *batch)
@@ -366,12 +370,12 @@ def fail_on_last_rank(model: Any, *batch: Any) -> Any:
 
 def trajectories(script: Script) -> None:
     """The losses that the model keeps, after a fit in whatever processes."""
-    model, due = trained_model_of(script.forecaster), script.training
+    model, expected = trained_model_of(script.forecaster), script.training
     losses = [loss for _, loss in model.train_trajectories]
-    if losses != list(due.losses):
-        raise Differs(f"train_trajectories has {losses}, and the training of the first process {list(due.losses)}")
-    if len(model.valid_trajectories) < len(due.validated):
-        raise Differs(f"valid_trajectories has {model.valid_trajectories} after {len(due.validated)} validations")
+    if losses != list(expected.losses):
+        raise Differs(f"train_trajectories has {losses}, and the training of the first process {list(expected.losses)}")
+    if len(model.valid_trajectories) < len(expected.validated):
+        raise Differs(f"valid_trajectories has {model.valid_trajectories} after {len(expected.validated)} validations")
 
 
 def several_threads(script: Script) -> None:
@@ -381,7 +385,7 @@ def several_threads(script: Script) -> None:
     torch.set_num_threads(2)
     try:
         torch.ones(1000, 1000).sum()
-        script.fit(script.made(script.together))
+        script.fit(script.make_forecaster())
         if torch.get_num_threads() != 2:
             raise Differs(f"this process has {torch.get_num_threads()} threads after the fit, and had 2")
     finally:
@@ -389,11 +393,11 @@ def several_threads(script: Script) -> None:
 
 
 def one_series(script: Script) -> None:
-    """A training on one series: each rank has losses of its own, as it has windows of its own."""
-    script.fit(script.made(script.together), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)
-    of_ranks = [training.losses for training in script.session.observation.of_ranks]
-    of_ranks = of_ranks or script.gathered(script.observed.losses)
-    for step, losses in enumerate(zip(*of_ranks), 1):
+    """A training on one series: each rank draws windows, and so has losses, of its own."""
+    script.fit(script.make_forecaster(), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)
+    by_rank = [training.losses for training in script.session.observation.of_ranks]
+    by_rank = by_rank or script.world.gather(script.observed.losses)
+    for step, losses in enumerate(zip(*by_rank), 1):
         if len(set(losses)) < len(losses):
             raise Differs(
                 f"ranks train on the same windows of a series, as all have the loss {losses[0]} in step {step}"
@@ -402,57 +406,55 @@ def one_series(script: Script) -> None:
 
 def one_order(script: Script) -> None:
     """The series of a multivariate model: at every step in the order of the data."""
-    for trainer in (script.together, script.alone):
-        script.fit(script.made(trainer), is_watched=trainer == script.together)
-        orders = list(dict.fromkeys(script.observed.batches))
+    for trainer, is_watched in ((script.trainer_arguments, True), (script.reference_arguments, False)):
+        script.fit(script.make_forecaster(trainer), is_watched)
+        orders = set(script.observed.batches)
         script.observed.batches = ()
         if len(orders) > 1:
             raise Differs(f"the series came in {len(orders)} orders")
 
 
 def fewer_devices(script: Script) -> None:
-    """A model that was saved where there were two GPUs, trained further where there is one; one that is pretended."""
-    forecaster = script.made(lambda: dict(script.alone(), callbacks=[]))
+    """A model that was saved where there were two GPUs is trained further where there is one, a pretended one."""
+    forecaster = script.make_forecaster(lambda: dict(script.reference_arguments(), callbacks=[]))
     script.fit(forecaster, is_watched=False)
     folder = folder_of(script, "saved")
-    if script.rank == 0:
+    if script.world.rank == 0:
         with mock.patch.dict(trained_model_of(forecaster).hparams, TWO_GPUS):
             forecaster.save(folder)
-    script.gathered(None)
+    script.world.gather(None)
     undo = pretend(1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            further = loaded(script, folder)
+            further = load_from(folder)
         script.fit(further, is_watched=False, further=True)
-        found = further.predict()
+        actual = further.predict()
     finally:
         undo()
     script.fit(forecaster, is_watched=False, further=True)
-    script.compare(found, alone_with(forecaster, script))
+    script.compare(actual, predict_in_one_process(forecaster, script))
 
 
 def stop_early(script: Script) -> None:
-    """Early stopping: all ranks at the step at which one process stops with these losses."""
-    forecaster = script.made(script.together, max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=1.0)
+    """Early stopping: all ranks stop at the step at which one process stops with these losses."""
+    forecaster = script.make_forecaster(max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=1.0)
     add_early_stopping(trained_model_of(forecaster))
     script.observed.validated = ()
     script.fit(forecaster)
-    losses: list[float] = list(script.observed.validated)
-    steps = script.observed.steps
-    for rank, other in enumerate(script.gathered({"losses": losses, "steps": steps})):
-        if other["losses"] != losses:
-            others = other["losses"]
-            raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {others}")
-        if other["steps"] != steps:
-            raise Differs(f"stopped after {steps} steps, and rank {rank} after {other['steps']}")
+    losses, steps = list(script.observed.validated), script.observed.steps
+    for rank, (other_losses, other_steps) in enumerate(script.world.gather((losses, steps))):
+        if other_losses != losses:
+            raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {other_losses}")
+        if other_steps != steps:
+            raise Differs(f"stopped after {steps} steps, and rank {rank} after {other_steps}")
     expected = stops_after(losses, script.case.options[EARLY_STOPPING])
     if len(losses) != expected or steps != expected:
         raise Differs(f"stopped after {steps} steps, where one process with the losses {losses} stops after {expected}")
 
 
 def add_early_stopping(model: Any) -> None:
-    """Makes a model stop early where its release does not add to callbacks that it is given, as before 1.7.1."""
+    """Makes a model stop early if its release does not when it is given callbacks, as before 1.7.1."""
     from pytorch_lightning.callbacks import EarlyStopping
 
     callbacks = model.trainer_kwargs["callbacks"]
@@ -461,7 +463,7 @@ def add_early_stopping(model: Any) -> None:
 
 
 def stops_after(losses: Sequence[float], patience: int) -> int | None:
-    """After how many losses `EarlyStopping(patience)` of Lightning stops; None where these do not make it stop."""
+    """The number of losses after which Lightning's `EarlyStopping(patience)` stops; None if it does not."""
     best, others = math.inf, 0
     for number, loss in enumerate(losses, 1):
         best, others = (loss, 0) if loss < best else (best, others + 1)

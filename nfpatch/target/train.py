@@ -1,17 +1,17 @@
-"""Trains the cases of a proof: a process of a launch, which is started as `ENTRY train SPEC` by its launcher.
+"""Trains the cases of a proof: a process of a launch, which its launcher starts as `ENTRY train SPEC`.
 
-A launch may span several machines, called nodes. Each has a SPEC of its own, and its own folder of reports, in which
-the processes of the other nodes have files too, for the cases that they have finished.
+A launch may span several machines, called nodes. Each has a SPEC and a folder of reports of its own. The ranks of other
+nodes have files there too, for the cases that they have finished.
 
-It reports facts and judges nothing. SPEC is a JSON file, a `TrainSpec` of `events.py`. Events go into `rank-N.jsonl` of
-the folder `out`, each at once, so that a killed process leaves its evidence, and what is printed into `rank-N.log`:
+It reports facts and judges nothing. SPEC is a JSON file, a `TrainSpec` of `events.py`. Events are written at once, into
+`rank-N.jsonl` of the folder `out`, so that a killed process leaves its evidence, and the output into `rank-N.log`:
 
     ProcessStarted    first of all
-    StackImported     the heavy imports are done
-    RanksAssembled    all ranks are there
+    StackImported     torch and Lightning were imported
+    RanksAssembled    all ranks have started
     SourceImported    neuralforecast was imported, for each source tree
     CallStarted       for each case, which counts as a call, and when it is over:
-    TrainingObserved, FitCompared, ReferenceMade where it is not as in one process, and CallReturned or CallRaised
+    TrainingObserved, FitCompared, ReferenceMade where it differs from one process, and CallReturned or CallRaised
     ProcessEnded      last of all
 
 Of a rank on another node there are the events of cases that are over, and ProcessEnded.
@@ -23,10 +23,9 @@ import faulthandler
 import json
 import os
 import sys
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, Callable, NoReturn
+from typing import Any, NoReturn
 
 from .events import (
     CallRaised,
@@ -37,7 +36,6 @@ from .events import (
     EventFile,
     ProcessEnded,
     ProcessStarted,
-    RankInfo,
     RanksAssembled,
     ReferenceMade,
     SourceImported,
@@ -53,29 +51,14 @@ from .session import Session
 from .source import import_neuralforecast
 from .stages import run
 from .trainer import backend_for
-from .world import World, assembled, rank_of
+from .world import RankInfo, World, gather_rank_infos, rank_of
 
 # Seconds that the process outlives the proof's time-out if the runner does not end it.
 SELF_DESTRUCTION_DELAY = 30
 
 
-def run_case(number: int, action: Callable[[], None], session: Session, events: EventFile) -> list[Entry]:
-    """Runs the action of a case, which has begun, and returns what was recorded of it."""
-    session.begin(number)
-    ending: Any = None
-    try:
-        action()
-    except Differs as difference:
-        session.found.append(ReferenceMade(number, differ=str(difference)))
-    except Exception as error:
-        ending = raised_by(error, number)
-    training = TrainingObserved(number, 0, session.observation.training)
-    ending = ending or CallReturned(number, tuple(session.frames))
-    return [events.write(event) for event in (training, *session.found, ending)]
-
-
 def run_source(
-    tree: str, cases: list[CaseSpec], session: Session, base_path: list[str], events: EventFile
+    tree: str, cases: Sequence[CaseSpec], session: Session, base_path: list[str], events: EventFile
 ) -> Iterator[list[Entry]]:
     """Imports neuralforecast from one tree and trains its cases, giving what was recorded of each.
 
@@ -83,36 +66,45 @@ def run_source(
     """
     failure = None
     try:
-        session.package = import_neuralforecast(session.spec.trees[tree], base_path)
-        events.write(SourceImported(getattr(session.package, "__file__", None), tree))
+        package = import_neuralforecast(session.spec.trees[tree], base_path)
+        events.write(SourceImported(getattr(package, "__file__", None), tree))
     except Exception as error:
         failure = error
+    for case in cases:
+        number = session.spec.cases.index(case)
+        if failure is not None or not session.spec.dealt or is_taken(number, session.spec):
+            session.world.enter(case.id)
+            started = events.write(CallStarted(number, case.stage, models=(case.model,)))
+            yield [started, *(events.write(event) for event in run_case(case, number, session, failure))]
 
-    def take(case: CaseSpec) -> None:
+
+def run_case(case: CaseSpec, number: int, session: Session, failure: Exception | None) -> list[Any]:
+    """Runs a case, unless its source could not be imported, and returns the events of it."""
+    session.begin(number)
+    end = None
+    try:
         if failure is not None:
             raise failure
         (train if case.stage == "fit" else run)(case, session)
+    except Differs as difference:
+        session.found.append(ReferenceMade(number, differ=str(difference)))
+    except Exception as error:
+        end = raised_by(error, number)
+    observed = TrainingObserved(number, 0, session.observation.training)
+    return [observed, *session.found, end or CallReturned(number, tuple(session.frames))]
 
-    for case in cases:
-        if failure is not None or not session.spec.dealt or is_taken(case, session.spec):
-            session.world.enter(case.id)
-            number = session.spec.cases.index(case)
-            begun = events.write(CallStarted(number, case.stage, models=(case.model,)))
-            yield [begun, *run_case(number, partial(take, case), session, events)]
 
-
-def is_taken(case: CaseSpec, spec: TrainSpec) -> bool:
+def is_taken(number: int, spec: TrainSpec) -> bool:
     """Whether this rank takes the case: the first that asks does."""
-    mark = os.path.join(spec.out, f"taken-{spec.cases.index(case)}")
     try:
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        os.close(os.open(os.path.join(spec.out, f"taken-{number}"), os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     return True
 
 
 def events_of_other_nodes(ranks: list[RankInfo], spec: TrainSpec) -> dict[int, EventFile]:
-    """The files of the ranks of other nodes, by rank: this node's first process writes what becomes of them."""
+    """The files for the events of the ranks of other nodes, by rank, which the first process of this node writes."""
     if spec.launcher != "torchrun" or os.environ["LOCAL_RANK"] != "0":
         return {}
     return {
@@ -148,24 +140,23 @@ def main(spec_path: str) -> NoReturn:
         torch.use_deterministic_algorithms(True, warn_only=True)
     events.write(StackImported(gpus))
     world = World(spec)
-    ranks = assembled(world, spec, gpus)
+    ranks = gather_rank_infos(world, spec, gpus)
     session = Session(spec, world, backend_for(spec.accelerator, ranks))
     events.write(RanksAssembled(session.backend))
-    elsewhere = events_of_other_nodes(ranks, spec)
+    other_nodes = events_of_other_nodes(ranks, spec)
     for tree, cases in groupby(spec.cases, key=lambda case: case.tree):
         for entries in run_source(tree, list(cases), session, base_path, events):
-            of_ranks = [entries]
+            by_rank = [entries]
             if not spec.dealt:
                 gathered = world.gather([entry.to_json() for entry in entries])
-                of_ranks = [[Entry.from_json(entry) for entry in each] for each in gathered]
-            if any(isinstance(entry.event, (CallRaised, ReferenceMade)) for each in of_ranks for entry in each):
-                session.scripts.clear()  # the ranks must go on alike
-            for number, events_elsewhere in elsewhere.items():
-                for entry in of_ranks[number]:
-                    events_elsewhere.append(entry)
-    for events_elsewhere in elsewhere.values():
-        events_elsewhere.write(ProcessEnded())
-    events.write(ProcessEnded())
+                by_rank = [[Entry.from_json(entry) for entry in each] for each in gathered]
+            if any(isinstance(entry.event, (CallRaised, ReferenceMade)) for each in by_rank for entry in each):
+                session.scripts.clear()  # all ranks must continue the same scripts
+            for number, file in other_nodes.items():
+                for entry in by_rank[number]:
+                    file.append(entry)
+    for each in (*other_nodes.values(), events):
+        each.write(ProcessEnded())
     if not spec.dealt:
         world.leave()
     sys.stdout.flush()

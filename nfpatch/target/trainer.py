@@ -1,45 +1,40 @@
-"""Arguments of Lightning's trainer: over which processes to train, on which device, and nothing left on disk."""
+"""Arguments of Lightning's trainer: the processes and devices to train on, and that nothing is written to disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from .events import CaseSpec, RankInfo, TrainSpec
+from .events import CaseSpec, TrainSpec
 from .observing import Observation, recorder
 from .session import Session
-from .source import numbers_of
-from .world import local_rank
+from .source import numbers_of, release
+from .world import RankInfo, local_rank
 
 STRATEGY_NAME = "nfpatch-ddp"
-# By launcher: what Lightning calls the strategy. As notebooks fork, `ddp_notebook` is `ddp_fork` by another name.
+# By launcher: what Lightning calls the strategy. `ddp_notebook` is an alias of `ddp_fork`.
 STRATEGIES = {"torchrun": "ddp", "script": "ddp", "spawn": "ddp_spawn", "fork": "ddp_notebook"}
 # Releases before this one put a TQDMProgressBar into the trainer, which contradicts `enable_progress_bar=False`.
 FIRST_RELEASE_WITHOUT_PROGRESS_BAR = (1, 7)
 
 
 def trainer_arguments(case: CaseSpec, session: Session) -> dict[str, Any]:
-    """Arguments for Lightning's trainer: the strategy of the case, observed, and nothing written to disk.
+    """The arguments for the strategy of a case, with the observing callback.
 
-    They are those that a user passes, but where processes share a GPU, which Lightning does not let them.
+    They are those that a user passes, unless processes share a GPU, which Lightning does not support.
     """
-    spec, backend, find_unused_parameters = session.spec, session.backend, case.strategy == "find-unused-ddp"
+    spec, find_unused_parameters = session.spec, case.strategy == "find-unused-ddp"
     if case.strategy == "single-process":
-        placement = arguments_alone(spec.accelerator)
-    elif spec.accelerator == "gpu" and backend == "gloo":
-        placement = arguments_sharing_gpus(spec, backend, find_unused_parameters)
+        placement = single_process_arguments(spec.accelerator)
+    elif spec.accelerator == "gpu" and session.backend == "gloo":
+        placement = arguments_sharing_gpus(spec, find_unused_parameters)
     else:
-        placement = arguments_together(spec, find_unused_parameters)
-    return {**placement, **quiet_arguments(session.release, session.observation)}
+        placement = ddp_arguments(spec, find_unused_parameters)
+    return {**placement, **quiet_arguments(session.observation)}
 
 
-def script_arguments(session: Session) -> dict[str, Any]:
-    """The arguments of a user's script, observed, and nothing written to disk."""
-    return {**arguments_together(session.spec), **quiet_arguments(session.release, session.observation)}
-
-
-def arguments_together(spec: TrainSpec, find_unused_parameters: bool = False) -> dict[str, Any]:
-    """What a user passes to Lightning so that it trains by DDP, in the processes that this launcher makes."""
+def ddp_arguments(spec: TrainSpec, find_unused_parameters: bool = False) -> dict[str, Any]:
+    """What a user passes to train by DDP in the processes that this launcher makes."""
     import pytorch_lightning
 
     if spec.launcher == "spark":  # neuralforecast passes their number to Spark and to Lightning
@@ -56,32 +51,27 @@ def arguments_together(spec: TrainSpec, find_unused_parameters: bool = False) ->
     }
 
 
-def arguments_less_processes(arguments: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments, for one process that works `alone`, by those arguments."""
-    training_only = ("strategy", "num_nodes", "callbacks", "gpus", "num_processes", "plugins")
-    return {**{name: value for name, value in arguments.items() if name not in training_only}, **alone}
-
-
-def quiet_arguments(release: str, observation: Observation) -> dict[str, Any]:
-    """What lets the callback look on, and leaves nothing on disk."""
+def quiet_arguments(observation: Observation) -> dict[str, Any]:
+    """The observing callback, and what makes a training write nothing to disk."""
     arguments: dict[str, Any] = {
         "callbacks": [recorder(observation)],
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
     }
-    if numbers_of(release) >= FIRST_RELEASE_WITHOUT_PROGRESS_BAR:
+    if numbers_of(release()) >= FIRST_RELEASE_WITHOUT_PROGRESS_BAR:
         arguments["enable_progress_bar"] = False
     return arguments
 
 
-def arguments_sharing_gpus(spec: TrainSpec, backend: str, find_unused_parameters: bool) -> dict[str, Any]:
-    """What makes Lightning train by DDP over processes that share GPUs.
+def arguments_sharing_gpus(spec: TrainSpec, find_unused_parameters: bool) -> dict[str, Any]:
+    """What makes Lightning train by DDP in processes that share GPUs.
 
-    To Lightning each process is a node with one device. It would not let two processes of a node share a GPU: it
-    refuses a list that names one twice, and takes the local rank for an index into the list.
+    Each process is a node with one device to Lightning, which does not let two processes of a node share a GPU: it
+    refuses a list that names one twice, and takes the local rank as an index into the list.
 
-    The strategy goes by a name: a strategy object serves one trainer, and some releases hand it to several.
+    The strategy is registered by a name, because a strategy object serves only one trainer, and some releases pass it
+    to several.
     """
     from pytorch_lightning.plugins.environments import TorchElasticEnvironment
     from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
@@ -94,9 +84,8 @@ def arguments_sharing_gpus(spec: TrainSpec, backend: str, find_unused_parameters
         STRATEGY_NAME,
         DDPStrategy,
         override=True,
-        # Asked for by name, because Lightning 1 looks for unused parameters by default and so hides the bug.
         find_unused_parameters=find_unused_parameters,
-        process_group_backend=backend,
+        process_group_backend="gloo",
     )
     return {
         "accelerator": spec.accelerator,
@@ -107,7 +96,7 @@ def arguments_sharing_gpus(spec: TrainSpec, backend: str, find_unused_parameters
     }
 
 
-def arguments_alone(accelerator: str = "cpu") -> dict[str, Any]:
+def single_process_arguments(accelerator: str = "cpu") -> dict[str, Any]:
     """What makes Lightning work in this process alone, whatever launched it."""
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
@@ -118,6 +107,12 @@ def arguments_alone(accelerator: str = "cpu") -> dict[str, Any]:
     }
 
 
+def without_distribution(arguments: dict[str, Any], placement: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a training for several processes, changed to this `placement` in a single one."""
+    training_only = ("strategy", "num_nodes", "callbacks", "gpus", "num_processes", "plugins")
+    return {**{name: value for name, value in arguments.items() if name not in training_only}, **placement}
+
+
 def own_device(accelerator: str) -> int | list[int]:
     """The one device of this process, as Lightning's trainer takes it."""
     import torch
@@ -126,14 +121,11 @@ def own_device(accelerator: str) -> int | list[int]:
 
 
 def gpu_of(local_rank: int, gpus: int) -> int:
-    """The GPU of a process: one of its own as long as there are enough, then shared in turn."""
+    """The GPU of a process: its own if there are enough, else shared in turn."""
     return local_rank % gpus
 
 
 def backend_for(accelerator: str, ranks: Sequence[RankInfo]) -> str:
-    """The backend of the process group, by what the ranks say of themselves, as `assembled` returns it.
-
-    nccl refuses two processes on one GPU, gloo does not mind; and one backend has to serve all nodes.
-    """
+    """The backend of the process group: gloo if two processes share a GPU on any node, because nccl refuses that."""
     has_gpu_for_each = accelerator == "gpu" and all(rank.processes <= (rank.gpus or 0) for rank in ranks)
     return "nccl" if has_gpu_for_each else "gloo"

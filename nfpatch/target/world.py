@@ -1,4 +1,4 @@
-"""The ranks of a launch, on all nodes, and how they meet."""
+"""The ranks of a launch, on all nodes, and what they send each other."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import json
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from .events import RankInfo, TrainSpec, decode, encode
+from .events import TrainSpec, encode
 
-# Set by the first process of Lightning's own launcher until there are others: the id of the case in which it starts
-# them. They run the cases before it without the first one, which has run them alone.
+# Set by the first process of Lightning's own launcher until it starts the others: the id of the case in which it does.
+# The others skip the cases before that one.
 STARTED_IN = "NFPATCH_STARTED_IN"
 # Seconds that a process gets to print where it hangs.
 ANSWER_TIME = 0.5
 
 
 class World:
-    """All ranks of the launch, on all nodes, as they meet in the store in which torch's process groups meet too.
+    """All ranks of the launch, on all nodes, which exchange values through the store of torch's process groups.
 
-    They leave each case together: a rank that failed alone must not go on to the next one while another still waits
-    for it in a collective of this one, as their messages would mix.
+    They finish each case together: if a rank that failed went on to the next case while another one waits in a
+    collective of this case, their messages would mix.
     """
 
     def __init__(self, spec: TrainSpec) -> None:
         from torch import distributed
         from torch.distributed.rendezvous import rendezvous
 
-        self._is_together = spec.launcher != "script"
+        self._has_started_ranks = spec.launcher != "script"
         if spec.launcher == "torchrun":
             patience = datetime.timedelta(seconds=spec.timeout)
             store, self.rank, self.size = next(rendezvous("env://", timeout=patience))
@@ -37,72 +37,81 @@ class World:
             self.rank, self.size = rank_of(spec), spec.reporting
             store = distributed.FileStore(os.path.join(spec.out, "store"), self.size)
         self._store = distributed.PrefixStore("nfpatch", store)
-        self._meetings = 0
+        self._gathers = 0
         self._patience = spec.patience
-        self._node = os.environ.get("GROUP_RANK", "0")
-        self._store.set(f"process/{self.rank}", json.dumps([self._node, os.getpid()]))
+        self._store.set(f"process/{self.rank}", json.dumps([node_of_process(), os.getpid()]))
 
     def enter(self, case: str) -> None:
         """To be called before each case, with its id."""
-        if self._is_together:
+        if self._has_started_ranks:
             return
         if "LOCAL_RANK" not in os.environ:
             os.environ[STARTED_IN] = case
         else:
-            self._is_together = self.rank == 0 or os.environ[STARTED_IN] == case
+            self._has_started_ranks = self.rank == 0 or os.environ[STARTED_IN] == case
 
-    def is_together(self) -> bool:
-        """Whether there are others to be met. Lightning's own launcher starts them at the first fit."""
-        return self._is_together or (self.rank == 0 and "LOCAL_RANK" in os.environ)
+    def has_other_ranks(self) -> bool:
+        """Whether all ranks run. Lightning's own launcher starts the others at the first fit."""
+        return self._has_started_ranks or (self.rank == 0 and "LOCAL_RANK" in os.environ)
 
     def gather(self, value: Any, patience: float | None = None) -> list[Any]:
-        """What each rank has brought along, by rank, as soon as all have come; the own value for all if none is there.
+        """The values of all ranks, by rank; this rank's for all of them if the others do not run.
 
-        Raises RuntimeError that names a rank which does not come within `patience` seconds, after it was made to say
-        where it is.
+        Raises RuntimeError with the rank that does not send its value within `patience` seconds, after it was made to
+        print where it is.
         """
-        if not self.is_together():
+        if not self.has_other_ranks():
             return [value] * self.size
-        self._meetings += 1
+        self._gathers += 1
         self._store.set(self._key(self.rank), json.dumps(value))
-        return [json.loads(self._brought_by(rank, patience or self._patience)) for rank in range(self.size)]
+        return [json.loads(self._receive(rank, patience or self._patience)) for rank in range(self.size)]
 
     def leave(self) -> None:
         """To be called last of all. Some releases of torch keep the store in rank 0, which therefore waits for all."""
-        if not self.is_together():
+        if not self.has_other_ranks():
             return
-        self._meetings += 1
+        self._gathers += 1
         self._store.set(self._key(self.rank), "")
         for rank in range(self.size if self.rank == 0 else 0):
-            self._brought_by(rank, self._patience)
+            self._receive(rank, self._patience)
 
     def _key(self, rank: int) -> str:
-        return f"{self._meetings}/{rank}"
+        return f"{self._gathers}/{rank}"
 
-    def _brought_by(self, rank: int, patience: float) -> bytes:
+    def _receive(self, rank: int, patience: float) -> bytes:
         try:
             self._store.wait([self._key(rank)], datetime.timedelta(seconds=patience))
-            brought: bytes = self._store.get(self._key(rank))
+            value: bytes = self._store.get(self._key(rank))
         except RuntimeError as error:
-            self._ask_for_place(rank)
+            self._print_stack_of(rank)
             raise RuntimeError(f"rank {rank} has ended, or did not come within {patience:g} s") from error
-        return brought
+        return value
 
-    def _ask_for_place(self, rank: int) -> None:
+    def _print_stack_of(self, rank: int) -> None:
         """Makes a process of this node print where it is."""
         try:
             self._store.wait([f"process/{rank}"], datetime.timedelta(seconds=ANSWER_TIME))
             node, pid = json.loads(self._store.get(f"process/{rank}"))
-            if node == self._node:
+            if node == node_of_process():
                 os.kill(pid, signal.SIGUSR1)
                 time.sleep(ANSWER_TIME)
         except (RuntimeError, OSError):
-            pass  # it has never come, or has ended
+            pass  # it was never started, or has ended
 
 
-def rank_of(spec: TrainSpec) -> int:
-    """The rank of this process among those that report."""
-    return int(os.environ["RANK"]) if spec.launcher == "torchrun" else local_rank()
+class SingleProcess:
+    """In place of the ranks, for a script that this process runs alone."""
+
+    rank, size = 0, 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value, as the only one."""
+        return [value]
+
+
+def node_of_process() -> str:
+    """The number of this node, as torch's launcher sets it."""
+    return os.environ.get("GROUP_RANK", "0")
 
 
 def local_rank() -> int:
@@ -110,16 +119,34 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def assembled(world: World, spec: TrainSpec, gpus: int | None) -> list[RankInfo]:
-    """What each rank says of itself, once all are there and have come for the same proof."""
-    node = os.environ.get("GROUP_RANK", "0")
-    own = RankInfo(node, spec.devices, gpus, spec.world_size, spec.accelerator, spec.cases)
-    if spec.launcher != "torchrun":  # there may be no others yet, and all are on this machine
+def rank_of(spec: TrainSpec) -> int:
+    """The rank of this process among those that report."""
+    return int(os.environ["RANK"]) if spec.launcher == "torchrun" else local_rank()
+
+
+class RankInfo(NamedTuple):
+    """The node of a rank, with the number of processes and GPUs there, and the proof that it runs."""
+
+    node: str
+    processes: int
+    gpus: int | None
+    proof: str
+
+
+def proof_of(spec: TrainSpec) -> str:
+    """What must be the same on all ranks of a proof."""
+    return json.dumps([spec.world_size, spec.accelerator, [encode(case) for case in spec.cases]])
+
+
+def gather_rank_infos(world: World, spec: TrainSpec, gpus: int | None) -> list[RankInfo]:
+    """All ranks, as soon as they have started. Raises RuntimeError if one of them runs another proof."""
+    own = RankInfo(node_of_process(), spec.devices, gpus, proof_of(spec))
+    if spec.launcher != "torchrun":  # all are on this machine, and may not have been started yet
         return [own] * spec.world_size
-    ranks = [decode(RankInfo, rank) for rank in world.gather(encode(own), spec.timeout)]
+    ranks = [RankInfo(*info) for info in world.gather(own, spec.timeout)]
     for number, other in enumerate(ranks):
-        if not other.came_for_the_same(own):
-            raise RuntimeError(f"rank {number} came for another proof: run the same command on every node")
+        if other.proof != own.proof:
+            raise RuntimeError(f"rank {number} runs another proof: run the same command on every node")
     if world.size != spec.world_size:
-        raise RuntimeError(f"{world.size} ranks came, and not {spec.world_size}")
+        raise RuntimeError(f"there are {world.size} ranks instead of {spec.world_size}")
     return ranks

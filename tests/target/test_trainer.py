@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nfpatch.target.events import RankInfo
 from nfpatch.target.trainer import backend_for, gpu_of
+from nfpatch.target.world import RankInfo
 
 
 def test_the_backend_is_nccl_unless_processes_share_a_gpu() -> None:
     def node(processes: int, gpus: int | None) -> RankInfo:
-        return RankInfo("0", processes, gpus, 2, "gpu", ())
+        return RankInfo("0", processes, gpus, "proof")
 
     assert backend_for("cpu", [node(2, None)]) == "gloo"
     assert backend_for("gpu", [node(2, 2)]) == "nccl"

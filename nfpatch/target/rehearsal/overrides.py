@@ -11,7 +11,7 @@ from typing import Any, Callable
 from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
 from ..outcomes import message_of
 from ..pretended.pretended_gpus import pretend
-from ..trainer import arguments_alone, arguments_less_processes
+from ..trainer import single_process_arguments, without_distribution
 from .recorder import EventRecorder
 
 # What Lightning has no CPU for
@@ -216,7 +216,7 @@ def refuse_without_gpus(strategy: Any) -> None:
 def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
-    return {**arguments_less_processes(arguments, arguments_alone()), **quiet}
+    return {**without_distribution(arguments, single_process_arguments()), **quiet}
 
 
 def make_for_one_device(
