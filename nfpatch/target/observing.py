@@ -1,4 +1,4 @@
-"""What a training really does, observed by a callback of Lightning."""
+"""What a training does, observed by a callback of Lightning."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .process import print_stack_when_asked
 UNUSED_PARAMETERS_NAMES = re.compile(r"Parameters which did not receive grad for rank \d+: ([^\n]+)")
 # What Lightning 1 and 2 put in front of a parameter's name when they wrap the model for DDP.
 WRAPPER_PREFIX = re.compile(r"^(module\.|_forward_module\.)+")
-# By release, the name of the loss that neuralforecast reports of a validation
+# The names of the validation loss in neuralforecast, by release
 VALIDATION_LOSSES = ("ptl/val_loss", "valid_loss")
-# Names the folder in which processes that end with a fit leave what they observed; `spawned.py` reads it.
+# Names the folder in which processes that exit with a fit write what they observed; `plain_fit.py` reads it.
 REPORTS_VARIABLE = "NFPATCH_OBSERVED"
 
 
 class Observation:
-    """The training under way, as it is observed. A process has one, which all callbacks share.
+    """The running training, as observed so far by all callbacks of the process.
 
-    neuralforecast copies models together with their callbacks, and a copy observes for the same training. `of_ranks`
-    are those of the ranks of the last fit, where it was trained by processes of its own.
+    neuralforecast copies models together with their callbacks, and the copies observe the same training. `of_ranks` are
+    the trainings of the ranks of the last fit, if processes of its own trained it.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class Observation:
         self.of_ranks: list[Training] = []
 
     def begin(self) -> None:
-        """Forgets what was observed before."""
+        """Starts a new training."""
         self.training = Training()
 
 
 def observer_class() -> Any:
     """The callback class that observes trainings, of a proof and of a user's script.
 
-    A class of this function cannot be pickled, and neuralforecast copies callbacks along with models: each subclass
-    says what it is pickled as, and a copy is the callback itself.
+    Its instances cannot be pickled, and neuralforecast copies callbacks along with models: each subclass defines
+    `__reduce__`, and a copy is the callback itself.
     """
     import pytorch_lightning
     import torch
@@ -58,7 +58,7 @@ def observer_class() -> Any:
             return self
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            # A process group of an earlier training may be there while this one is of one process.
+            # The process group of an earlier training may still exist when this one has only one process.
             parallel = isinstance(trainer.strategy, pytorch_lightning.strategies.ParallelStrategy)
             distributed = parallel and torch.distributed.is_available() and torch.distributed.is_initialized()
             bases = [each.__name__ for each in type(module).__mro__ if each.__module__.startswith("neuralforecast.")]
@@ -91,8 +91,8 @@ def observer_class() -> Any:
                 self.observation.training.validated += (loss,)
 
         def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-            # Called before Lightning 2 replaces torch's words, names included, by its own.
-            # In the process that started those of a fit it is called once they have ended.
+            # Called before Lightning 2 replaces torch's message, with its names, by its own.
+            # In the process that started those of a fit it is called after they have exited.
             self.observation.training.unused_by_torch = parameters_named_by_torch(str(exception))
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
@@ -100,26 +100,26 @@ def observer_class() -> Any:
             self.report(trainer, module)
 
         def validation_loss(self, trainer: Any) -> float | None:
-            """The loss of the validation that has just ended; None if there is none."""
+            """The loss of the last validation; None if there is none."""
             return validation_loss_of(trainer)
 
         def report(self, trainer: Any, module: Any) -> None:
-            """Hands on what was observed so far."""
+            """Reports what was observed so far."""
 
     return Observer
 
 
-def recorder(observation: Observation) -> Any:
-    """The callback of a case, which records in `observation` what the fit really does."""
+def make_recorder(observation: Observation) -> Any:
+    """The callback of a case, which records what the fit does in `observation`."""
 
     class Recorder(observer_class()):
         def __reduce__(self) -> Any:
-            # in another process there is another observation
-            return restored_recorder, (os.environ.get(REPORTS_VARIABLE),)
+            # another process has another observation
+            return unpickle_recorder, (os.environ.get(REPORTS_VARIABLE),)
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
             if REPORTS_VARIABLE in os.environ:
-                tell_place(os.environ[REPORTS_VARIABLE], trainer.global_rank)
+                announce_process(os.environ[REPORTS_VARIABLE], trainer.global_rank)
                 observation.begin()
 
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *index: Any) -> None:
@@ -134,7 +134,7 @@ def recorder(observation: Observation) -> Any:
             return validation_loss_of(trainer, VALIDATION_LOSSES if stopping is None else (stopping.monitor,))
 
         def report(self, trainer: Any, module: Any) -> None:
-            if REPORTS_VARIABLE in os.environ:  # the process ends with the fit
+            if REPORTS_VARIABLE in os.environ:  # the process exits with the fit
                 path = os.path.join(os.environ[REPORTS_VARIABLE], f"rank-{trainer.global_rank}.json")
                 with open(path, "w", encoding="utf-8") as file:
                     json.dump(encode(observation.training), file)
@@ -142,15 +142,15 @@ def recorder(observation: Observation) -> Any:
     return Recorder(observation)
 
 
-def restored_recorder(left_in: str | None) -> Any:
-    """The callback in another process; `left_in` is what REPORTS_VARIABLE names, where it does."""
-    if left_in is not None:
-        os.environ[REPORTS_VARIABLE] = left_in
-    return recorder(Observation())
+def unpickle_recorder(reports: str | None) -> Any:
+    """The callback in another process; `reports` is the value of REPORTS_VARIABLE, if it is set."""
+    if reports is not None:
+        os.environ[REPORTS_VARIABLE] = reports
+    return make_recorder(Observation())
 
 
-def tell_place(folder: str, rank: int) -> None:
-    """Lets nfpatch find this process, which ends with the fit, and ask where it hangs."""
+def announce_process(folder: str, rank: int) -> None:
+    """Lets nfpatch find this process, which exits with the fit, and ask where it hangs."""
     log = os.path.join(folder, f"rank-{rank}.log")
     print_stack_when_asked(log)
     with open(f"{log}.{os.getpid()}", "w", encoding="utf-8"):
@@ -158,7 +158,7 @@ def tell_place(folder: str, rank: int) -> None:
 
 
 def validation_loss_of(trainer: Any, names: Iterable[str] = VALIDATION_LOSSES) -> float | None:
-    """The loss of the last validation, which goes by one of these names; None if there was none."""
+    """The loss of the last validation, which has one of these names; None if there was none."""
     for name in names:
         if name in trainer.callback_metrics:
             return float(trainer.callback_metrics[name])
@@ -166,7 +166,7 @@ def validation_loss_of(trainer: Any, names: Iterable[str] = VALIDATION_LOSSES) -
 
 
 def is_multivariate(model: Any) -> bool:
-    """Whether a model wants all series in every batch. Releases before 3.0 have a base class for such models."""
+    """Whether a model takes all series in every batch. Releases before 3.0 have a base class for such models."""
     bases = [base.__name__ for base in type(model).__mro__]
     return "BaseMultivariate" in bases or bool(getattr(model, "MULTIVARIATE", False))
 
@@ -185,6 +185,6 @@ def digest_of_tensors(tensors: Iterable[Any]) -> str:
 
 
 def parameters_named_by_torch(message: str) -> tuple[str, ...] | None:
-    """The parameters that a torch reducer's complaint names, as the model calls them; None if it names none."""
+    """The parameters in an error message of torch's reducer, as the model names them; None if it has none."""
     found = UNUSED_PARAMETERS_NAMES.search(message)
     return None if found is None else tuple(WRAPPER_PREFIX.sub("", each.strip()) for each in found.group(1).split(","))

@@ -12,7 +12,7 @@ from typing import Any, Callable
 from unittest import mock
 
 from .events import CaseSpec, TrainSpec
-from .observing import Observation, recorder
+from .observing import Observation, make_recorder
 from .pretended.pretended_gpus import pretend
 
 PRETENDED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretended")
@@ -89,7 +89,7 @@ def surroundings(case: CaseSpec, spec: TrainSpec, observation: Observation) -> I
         return search(tuner)
 
     def watched(trainer: Any, *arguments: Any, **options: Any) -> Any:
-        trainer.callbacks.append(recorder(observation))
+        trainer.callbacks.append(make_recorder(observation))
         return fit(trainer, *arguments, **options)
 
     with ExitStack() as undone:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .events import CaseSpec, TrainSpec
-from .observing import Observation, recorder
+from .observing import Observation, make_recorder
 from .session import Session
 from .source import numbers_of, release
 from .world import RankInfo, local_rank
@@ -54,7 +54,7 @@ def ddp_arguments(spec: TrainSpec, find_unused_parameters: bool = False) -> dict
 def quiet_arguments(observation: Observation) -> dict[str, Any]:
     """The observing callback, and what makes a training write nothing to disk."""
     arguments: dict[str, Any] = {
-        "callbacks": [recorder(observation)],
+        "callbacks": [make_recorder(observation)],
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,

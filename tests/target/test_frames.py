@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from nfpatch.target.events import Frame
-from nfpatch.target.frames import as_pandas, described, difference_of, digest_of_frame, record_of
+from nfpatch.target.frames import as_pandas, difference_of, digest_of_frame, record_of, records_of
 
 DAYS = pandas.to_datetime(["2020-01-01", "2020-01-02"])
 NAN = math.nan
@@ -82,7 +82,7 @@ def test_a_frame_without_ids_has_no_number_of_series() -> None:
 
 @pytest.mark.parametrize("frame", [Polars(), forecasts().set_index("unique_id")], ids=["polars", "ids as index"])
 def test_equal_frames_of_different_types_have_the_same_description(frame: Any) -> None:
-    assert described(frame) == described(forecasts())
+    assert records_of(frame) == records_of(forecasts())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_plain_pandas_frame_is_not_copied(frame: pandas.DataFrame) -> None:
     ids=lambda thing: type(thing).__name__,
 )
 def test_other_objects_have_no_description(thing: Any) -> None:
-    assert described(thing) == ()
+    assert records_of(thing) == ()
 
 
 def test_the_digest_depends_on_every_bit_of_a_frame() -> None:

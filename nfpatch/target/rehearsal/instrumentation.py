@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any, Callable
 
 from ..events import CallReturned, CallStarted, ProcessEnded, ProcessStarted, SourceImported
-from ..frames import described
+from ..frames import records_of
 from ..observing import digest_of
 from ..outcomes import raised_by
 from . import reference_run
@@ -155,7 +155,7 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
     best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
     weights = tuple(digest_of(model) for model in best if hasattr(model, "named_parameters"))
     chosen = tuple(chosen_by(model) for model in trained if hasattr(model, "results"))
-    recorder.write(CallReturned(number, described(answer), weights, chosen))
+    recorder.write(CallReturned(number, records_of(answer), weights, chosen))
     if has_reference_run(recorder, call, models):
         reference_run.replay_in_single_process(recorder, call, answer)
     return answer
