@@ -1,4 +1,4 @@
-"""The data: the air passengers panel of neuralforecast, two series, cut where the forecasts begin."""
+"""The data: the air passengers panel of neuralforecast, with the last points in time to forecast."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from .events import CaseSpec
 from .source import numbers_of
 
-# By the kind of features: the option that takes them, the column, and the column that is added where there are
-# "categorical" features as well.
+# By the kind of features: the option that takes them, the column, and a second one if the case also has "categorical"
+# features.
 EXOGENOUS_COLUMNS = {
     "static": ("stat_exog_list", "airline1", "airline2"),
     "historic": ("hist_exog_list", "y_[lag12]", "quarter"),
@@ -23,16 +23,16 @@ CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 
 @dataclass(frozen=True)
 class Data:
-    """Frames as `NeuralForecast` takes them; `static` is None where the case has no static features."""
+    """Frames for `NeuralForecast`; `static` is None if the case has no static features."""
 
-    past: Any  # what is trained on: each series but for its last points in time, which are
-    future: Any  # what is forecast
+    past: Any  # the training data: each series without its last points in time
+    future: Any  # these
     static: Any
     freq: str
 
 
 def data_of(case: CaseSpec, horizon: int) -> Data:
-    """The data of a case that forecasts so many points in time."""
+    """The data of a case with this horizon."""
     utils = importlib.import_module("neuralforecast.utils")
     by_series = panel_of(case, utils).groupby("unique_id")
     return Data(
@@ -44,24 +44,24 @@ def data_of(case: CaseSpec, horizon: int) -> Data:
 
 
 def n_series_of(case: CaseSpec) -> int:
-    """How many series there are for a case; HINT has their total as well."""
+    """The number of series of a case; HINT has a total as well."""
     return N_SERIES + int(case.model == "HINT")
 
 
 def freq_of() -> str:
-    """The end of a month, as pandas calls it, which has dropped the alias "M" in its version 3."""
+    """The alias of pandas for the end of a month, which is no longer "M" in pandas 3."""
     import pandas
 
     return "M" if numbers_of(pandas.__version__) < (3,) else "ME"
 
 
 def levelled_data(horizon: int, n_series: int, cut: int) -> Data:
-    """Series of levels far apart, each by `cut` points in time shorter at its beginning than the one before."""
+    """Series of very different levels, each starting `cut` points in time after the previous one."""
     import pandas
 
     utils = importlib.import_module("neuralforecast.utils")
     panel = utils.AirPassengersPanel[["unique_id", "ds", "y"]]
-    # without its first point in time there is an odd number of windows, which two ranks cannot share evenly
+    # without the first point in time the number of windows is odd, and two ranks cannot share them evenly
     first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]].iloc[1:]
     series = [
         first.assign(unique_id=f"series-{number}", y=first["y"] * 30.0**number).iloc[cut * number :]
@@ -76,7 +76,7 @@ def levelled_data(horizon: int, n_series: int, cut: int) -> Data:
 
 
 def panel_of(case: CaseSpec, utils: Any) -> Any:
-    """The whole panel, with categorical columns where they are asked for, and its total for HINT."""
+    """The whole panel, with the categorical columns of the case, and its total for HINT."""
     import pandas
 
     panel = utils.AirPassengersPanel

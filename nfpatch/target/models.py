@@ -1,4 +1,4 @@
-"""The model that a case names: a small one, a search for one, or one around another."""
+"""The model of a case: a small one, a search for one, or HINT around one."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS
 from .events import CaseSpec
-from .through_ray import NOT_SAID, two_trials_through_ray
+from .through_ray import NOT_PASSED, two_trials_through_ray
 
-# What losses without a default for some argument are given.
+# Arguments of losses that have no default
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
 SMALL_SIZES = {"h": 12, "input_size": 24}
-# Of the models that sample windows. Most take 1024, which is ten times as slow
+# For models that sample windows. The usual default, 1024, is ten times as slow
 SMALL_BATCH = {"windows_batch_size": 32}
-# By which the second trial of a search makes a model of another shape. Of a recurrent one, the input size does not.
+# Options that give the second trial of a search a model of another shape; for a recurrent one the input size does not.
 OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
-# Options that are a class of torch, and where it is
+# Options that are classes of torch, and their modules
 TORCH_CLASSES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
-# An option by which a case leaves to Lightning what it trains on
-NOT_NAMED = ("accelerator", None)
+# With this option a case leaves the accelerator to Lightning
+NO_ACCELERATOR = ("accelerator", None)
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
 def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """The model of a case, untrained; `trainer` gives new arguments for Lightning's trainer each time."""
+    """The model of a case, untrained; each call of `trainer` gives new arguments for Lightning's trainer."""
     model_class = getattr(importlib.import_module("neuralforecast.models"), case.model, None)
     if model_class is None:
         return search_of(case, max_steps, trainer, n_series)
@@ -41,11 +41,11 @@ def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any
         arguments["n_series"] = n_series
     if case.model == "TimeLLM":
         arguments.update(language_model_arguments())
-    return model_class(**{name: value for name, value in arguments.items() if (name, value) != NOT_NAMED})
+    return model_class(**{name: value for name, value in arguments.items() if (name, value) != NO_ACCELERATOR})
 
 
 def reconciled_model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """HINT around a model; it makes the forecasts of a total and its two parts coherent."""
+    """HINT around a model, which reconciles the forecasts of a total and its two parts."""
     options = dict(case.options)
     wrapped = dict(options.pop("model"))
     model = model_of(replace(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
@@ -61,18 +61,17 @@ def total_and_parts() -> Any:
 
 
 def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
-    """A search: two trials of models that differ in shape, of which the better one is trained again.
+    """A search with two trials, whose models have different shapes; the better one is trained again.
 
-    Where all ranks search, nothing sets a seed for what is drawn, as by default; in one process two searches are alike.
-    On the released source ranks may prefer different trials: were these models of different shapes, the ranks would
-    hang.
+    Only a search in one process has a seed; one by all ranks has none, which is the default. On the released source the
+    ranks may choose different trials, and would hang if these had models of different shapes: there they do not.
     """
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case.model)
     models = importlib.import_module("neuralforecast.models")
     sizes: dict[str, Any] = dict(SMALL_SIZES)
     common = {"h": sizes.pop("h")}
     taken = inspect.signature(search_class.__init__).parameters
-    (common if "loss" in taken else sizes)["loss"] = loss_of(case)  # before 1.3 it goes with what is searched
+    (common if "loss" in taken else sizes)["loss"] = loss_of(case)  # before 1.3 it is part of the configuration
     if case.model == "AutoHINT":
         options = dict(case.options)
         wrapped = dict(options.pop("model"))
@@ -85,15 +84,15 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
     if "n_series" in taken:
         common["n_series"] = n_series
     is_alone, through_ray = case.strategy == "single-process", case.stage == "ray-search"
-    if through_ray and "gpus" in taken and isinstance(taken["gpus"].default, int):  # as many as at the import
+    if through_ray and "gpus" in taken and isinstance(taken["gpus"].default, int):  # evaluated at import
         common["gpus"] = importlib.import_module("torch").cuda.device_count()
     other_shapes = {name: size for name, size in OTHER_SHAPES.items() if name in known}
     if case.tree.startswith("released") and not is_alone:
         other_shapes = {}
 
     def constant() -> dict[str, Any]:
-        of_all = {"n_series": n_series, "val_check_steps": 1, **SMALL_BATCH}  # a trial must come to be validated
-        of_trainer = {name: value for name, value in trainer().items() if not through_ray or name not in NOT_SAID}
+        of_all = {"n_series": n_series, "val_check_steps": 1, **SMALL_BATCH}  # a trial must be validated
+        of_trainer = {name: value for name, value in trainer().items() if not through_ray or name not in NOT_PASSED}
         of_model = {name: value for name, value in of_all.items() if name in known}
         return {**of_model, **sizes, **of_trainer, **case_arguments(case, max_steps)}
 
@@ -104,16 +103,17 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
 def two_trials_through_optuna(
     constant: Callable[[], dict[str, Any]], other_shapes: dict[str, int], seed: int | None
 ) -> dict[str, Any]:
-    """Arguments of a search through Optuna.
+    """The arguments of a search through Optuna.
 
-    `constant` gives what is not searched, `other_shapes` are the second trial's, `seed` is the sampler's, or None.
+    `constant` gives the options that are not searched, `other_shapes` are options of the second trial, and `seed` is
+    that of the sampler, or None.
     """
     import optuna
 
     def config(trial: Any) -> dict[str, Any]:
         arguments = constant()
         arguments["learning_rate"] = trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)
-        is_second = getattr(trial, "number", 0) == 1  # neuralforecast itself asks first, without a number
+        is_second = getattr(trial, "number", 0) == 1  # neuralforecast first calls it without one
         return {**arguments, **other_shapes} if is_second else arguments
 
     sampler = None if seed is None else optuna.samplers.TPESampler(seed=seed)
@@ -121,7 +121,7 @@ def two_trials_through_optuna(
 
 
 def case_arguments(case: CaseSpec, max_steps: int) -> dict[str, Any]:
-    """The arguments for a model's constructor that the case itself decides about."""
+    """The arguments for a model's constructor that depend on the case only."""
     chosen = [EXOGENOUS_COLUMNS[kind] for kind in case.exogenous if kind != "categorical"]
     arguments: dict[str, Any] = {option: [column] for option, column, _ in chosen}
     if "categorical" in case.exogenous:
@@ -138,14 +138,14 @@ def case_arguments(case: CaseSpec, max_steps: int) -> dict[str, Any]:
 
 
 def with_options(case: CaseSpec, options: dict[str, Any]) -> CaseSpec:
-    """The case with these options of the model that is trained, which of HINT is the wrapped one."""
-    own = case.options
-    merged = {**own, "model": {**own["model"], **options}} if case.model == "HINT" else {**own, **options}
-    return replace(case, options=merged)
+    """The case with these options of the trained model, which for HINT is the wrapped one."""
+    if case.model == "HINT":
+        options = {"model": {**case.options["model"], **options}}
+    return replace(case, options={**case.options, **options})
 
 
 def loss_of(case: CaseSpec) -> Any:
-    """The loss that a case names, with arguments where it insists on them."""
+    """The loss of a case, with the arguments that it requires."""
     loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case.loss)
     parameters = inspect.signature(loss_class.__init__).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
@@ -153,7 +153,7 @@ def loss_of(case: CaseSpec) -> Any:
 
 
 def trained_model_of(forecaster: Any) -> Any:
-    """The model that was trained: of a search, the one that it came to. 1.6.0 keeps the untrained ones as `models`."""
+    """The trained model; of a search, the chosen one. 1.6.0 keeps the untrained models as `models`."""
     model = getattr(forecaster, "models_fitted", forecaster.models)[0]
     while type(model).__mro__[1].__name__ == "BaseAuto" or type(model).__name__ == "HINT":
         model = model.model
@@ -161,15 +161,15 @@ def trained_model_of(forecaster: Any) -> Any:
 
 
 def language_model_arguments() -> dict[str, Any]:
-    """A language model for TimeLLM that knows a few letters, made from a configuration; nothing is downloaded.
+    """A tiny language model for TimeLLM, made from a configuration; nothing is downloaded.
 
-    Releases from 1.7.5 on take the folder to load it from, earlier ones the model itself.
+    From 1.7.5 on, TimeLLM takes the folder of the model, before the model itself.
     """
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers
         from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
     except ImportError:
-        return {}  # TimeLLM says itself what it misses
+        return {}  # TimeLLM itself reports what is missing
 
     letters = {word: number for number, word in enumerate(["<|endoftext|>", *map(chr, range(32, 127))])}
     tokenizer = Tokenizer(models.WordLevel(letters, unk_token="<|endoftext|>"))

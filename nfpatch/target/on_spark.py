@@ -1,7 +1,7 @@
-"""Training and forecasting on Spark: a real one in local mode, whose driver is this process.
+"""Training and forecasting on a real Spark in local mode, whose driver is this process.
 
-Spark starts the processes of a fit by torch's launcher, and those that predict by itself. They find this package, and
-the source tree that is meant, by PYTHONPATH.
+Spark starts the processes of a fit by torch's launcher, and those that predict by itself. They find this package and
+the source tree by PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from .outcomes import Differs, FailedElsewhere
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PRETENDED = os.path.join(HERE, "pretended")
-# The one folder of Databricks' file system, as Hadoop has it for Spark, and fsspec for those that read the files
+# The folder of Databricks' file system, through Hadoop for Spark and through fsspec for the processes that read it
 DBFS_FOLDER = "/partitions"
-# What torch's launcher puts in front of what a rank prints last, and the last line of a traceback
+# What torch's launcher puts before the last output of a rank, and the last line of a traceback
 RANK_PREFIX = re.compile(r"^\[rank\d+\]:\s?", re.MULTILINE)
 LAST_OF_TRACEBACK = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", re.MULTILINE)
-# What a rank ends with because another has ended, what the launcher reports then, and what Java puts around it
+# Errors of a rank because another has exited, of the launcher because a rank has, and of Java around them
 CONSEQUENCES = ("ChildFailedError", "Connection closed by peer", "Connection reset by peer", "Traceback", "Py4J")
 
 
 class Spark:
-    """The Spark session of the running source tree; there is one at a time."""
+    """The Spark session of the current source tree; there is one at a time."""
 
     def __init__(self, spec: TrainSpec) -> None:
         self.spec = spec
@@ -38,9 +38,9 @@ class Spark:
         self._session: Any = None
 
     def session(self, case: CaseSpec) -> Any:
-        """The Spark session in which the source tree of the case is found, started unless it runs.
+        """The Spark session whose processes import the source tree of the case, started unless it runs.
 
-        What Java and Spark write goes into the folder for temporary files, which goes with the proof.
+        Java and Spark write into the folder for temporary files, which is removed with the proof.
         """
         spec, tree = self.spec, self.spec.trees[case.tree]
         if self._session is not None:
@@ -83,11 +83,10 @@ class Spark:
         return self._session
 
     def fit(self, forecaster: Any, case: CaseSpec, past: Any, static: Any, **options: Any) -> None:
-        """Trains on Spark: in processes of one task, or for "several-tasks", of as many with one device each.
+        """Trains on Spark: in the processes of one task, or for "several-tasks", of tasks with one device each.
 
-        The partitions are files of this machine, or for "on-dbfs" of one that is pretended.
-
-        Raises FailedElsewhere with what a process of the fit ended with.
+        The partitions are files of this machine, or for "on-dbfs" of a pretended file system. Raises FailedElsewhere
+        with the error of a process.
         """
         from neuralforecast import DistributedConfig
 
@@ -106,60 +105,61 @@ class Spark:
             shortest, second = sorted(past.groupby("unique_id").size())[:2]
             spark.conf.set("spark.sql.files.maxRecordsPerFile", (shortest + second) // 2)
         try:
-            with error_of_processes(self.spec):
+            with raise_first_error(self.spec):
                 forecaster.fit(df=spark.createDataFrame(past), distributed_config=config, **options)
         finally:
             spark.conf.unset("spark.sql.files.maxRecordsPerFile")
 
     def predict(self, forecaster: Any, case: CaseSpec, futr_df: Any = None) -> tuple[Any, list[Any]]:
-        """What it predicts on Spark, by series and time, and the series of each partition, asked together."""
+        """The forecasts on Spark, by series and time, and the series of each partition, predicted together."""
         from pyspark.sql.functions import spark_partition_id
 
         spark = self.session(case)
         known = {} if futr_df is None else {"futr_df": spark.createDataFrame(futr_df.drop(columns="y"))}
-        with error_of_processes(self.spec):
+        with raise_first_error(self.spec):
             frame = forecaster.predict(engine=spark, **known).withColumn("partition", spark_partition_id()).toPandas()
-        together = [part["unique_id"].unique().tolist() for _, part in frame.groupby("partition")]
+        partitions = [part["unique_id"].unique().tolist() for _, part in frame.groupby("partition")]
         frame = frame.drop(columns="partition").sort_values(["unique_id", "ds"], kind="stable")
-        return frame.reset_index(drop=True), together
+        return frame.reset_index(drop=True), partitions
 
 
 def dbfs_root() -> str:
-    """The folder of this machine that is taken for Databricks' file system."""
+    """The folder of this machine in place of Databricks' file system."""
     return os.path.join(tempfile.gettempdir(), "dbfs")
 
 
 def check_all_is_read(past: Any, trainings: list[Training]) -> None:
-    """Raises Differs unless the ranks have trained on all of the data, each on a part of it or each on all.
+    """Raises Differs unless the ranks together, or each of them, have trained on all the data.
 
-    And on the series of a multivariate model in the same order.
+    The series of a multivariate model must have the same order on all ranks.
     """
-    found = [training.points for training in trainings]
-    if sum(found) != len(past) and set(found) != {len(past)}:
-        raise Differs(f"the processes have trained on {found} of {len(past)} points in time")
+    points = [training.points for training in trainings]
+    if sum(points) != len(past) and set(points) != {len(past)}:
+        raise Differs(f"the processes have trained on {points} of {len(past)} points in time")
     if len({training.batches for training in trainings}) > 1:
         raise Differs("the processes have trained on the series in different orders")
 
 
 @contextmanager
-def error_of_processes(spec: TrainSpec) -> Iterator[None]:
-    """Replaces an error of Spark by that of the process that failed first, which a fit only prints."""
+def raise_first_error(spec: TrainSpec) -> Iterator[None]:
+    """Replaces an error of Spark by that of the process that failed first, which a fit only prints to the log."""
     log = os.path.join(spec.out, "rank-0.log")
-    begin = os.path.getsize(log)
+    start = os.path.getsize(log)
     try:
         yield
     except Exception as error:
         sys.stdout.flush()
         with open(log, encoding="utf-8", errors="replace") as file:
-            file.seek(begin)
-            words = first_error_in(file.read() + str(error))
-        if words is None:
+            file.seek(start)
+            first = first_error_in(file.read() + str(error))
+        if first is None:
             raise
-        raise FailedElsewhere(words) from error
+        raise FailedElsewhere(first) from error
 
 
 def first_error_in(text: str) -> str | None:
     """The last line of the first traceback in a text that is no consequence of another; None if there is none."""
-    found = [match.group(1) for match in LAST_OF_TRACEBACK.finditer(RANK_PREFIX.sub("", text))]
-    causes = [words for words in found if not any(consequence in words for consequence in CONSEQUENCES)]
-    return causes[0] if causes else None
+    for error in LAST_OF_TRACEBACK.findall(RANK_PREFIX.sub("", text)):
+        if not any(consequence in error for consequence in CONSEQUENCES):
+            return str(error)
+    return None

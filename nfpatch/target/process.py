@@ -1,4 +1,4 @@
-"""The process of a program: it ends with the one that started it, and can say where it is when it hangs."""
+"""The process of a program: it exits with the one that started it, and prints its stack when it hangs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import NoReturn
 
 
 def redirect_output(path: str) -> None:
-    """Sends standard output and error to a file, C++ libraries included."""
+    """Redirects standard output and error to a file, those of C++ libraries too."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
 
 
 def end_with_parent() -> None:
-    """Makes this process end when the one that started it dies, however it dies, and tell where it is when asked."""
+    """Makes this process exit when the one that started it does, however it does, and print its stack on SIGUSR1."""
     parent = os.getppid()
 
     def watch() -> NoReturn:
@@ -37,10 +37,10 @@ def end_with_parent() -> None:
 
 
 def print_stack_when_asked(log: str | None = None) -> None:
-    """Makes a crash, and SIGUSR1, by which nfpatch asks a process that hangs, print where the process is.
+    """Makes the process print its stack when it crashes, and on SIGUSR1, which nfpatch sends if it hangs.
 
-    It goes to the file `log`, or to standard error. To be renewed now and then: whatever Lightning runs, it resets all
-    signal handlers afterwards that Python does not know of.
+    It goes to the file `log`, or to standard error. To be called again and again: Lightning resets all signal handlers
+    that Python does not know of.
     """
     # the file stays open until the process ends
     descriptor = 2 if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

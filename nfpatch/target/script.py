@@ -19,7 +19,7 @@ from .models import SMALL_SIZES, model_of, trained_model_of, with_options
 from .outcomes import Differs
 from .plain_fit import fit, new_forecaster
 from .session import Session
-from .through_ray import surroundings
+from .through_ray import ray_for_search
 from .trainer import ddp_arguments, quiet_arguments, single_process_arguments
 from .world import SingleProcess, World
 
@@ -44,7 +44,7 @@ class Script:
         self.n_series = self.spec.world_size + 1  # which the ranks cannot share evenly
         n_series = 1 if case.stage == "single-series" else self.n_series
         self.data: Data = levelled_data(SMALL_SIZES["h"], n_series, cut_of(case, self.n_series))
-        with surroundings(case, self.spec, session.observation):
+        with ray_for_search(case, self.spec, session.observation):
             self.forecaster = self.make_forecaster()
             self.fit(self.forecaster)
         self.weights = weights_of(trained_model_of(self.forecaster))

@@ -1,4 +1,4 @@
-"""The neuralforecast that is meant: imported from one source tree or another, and which release it is."""
+"""Imports neuralforecast from a source tree; versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def import_neuralforecast(tree: str | None, base_path: list[str]) -> Any:
-    """neuralforecast, freshly imported from `tree`, or from where `base_path` has it if `tree` is None.
+    """neuralforecast, imported again from `tree`, or if that is None, from `base_path`.
 
     torch, Lightning and ray stay imported, so that a further source costs less than a second.
     """

@@ -1,4 +1,4 @@
-"""A search through ray: a real ray, whose trials have a GPU each; pretended ones where the proof is of the CPU."""
+"""A search through a real ray, in which each trial has a GPU; a pretended one if the proof is of the CPU."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .pretended.pretended_gpus import pretend
 
 PRETENDED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pretended")
 TRIALS = 2
-# Arguments that a user does not pass to the trainer, so that a trial trains on one device, and the best model on all;
-# and what observes, as the trials are not ours to watch
-NOT_SAID = ("accelerator", "devices", "callbacks")
-# Bytes for ray's object store: it insists on 75 MB, and would take a third of the memory.
+# Arguments of the trainer that a user does not pass, so that a trial trains on one device, and the best model on all;
+# and the callback, as trials are not observed
+NOT_PASSED = ("accelerator", "devices", "callbacks")
+# Bytes of ray's object store: it requires 75 MB, and takes a third of the memory by default.
 OBJECT_STORE = 100 * 2**20
-# In a session's folder ray makes sockets, whose paths the system limits.
+# ray makes sockets in the folder of a session, and the system limits the length of their paths.
 LONGEST_FOLDER = 28
 
 
 def two_trials_through_ray(
     constant: Callable[[], dict[str, Any]], other_shapes: dict[str, int], seed: int | None
 ) -> dict[str, Any]:
-    """Arguments of a search through ray, made of what `models.two_trials_through_optuna` takes."""
+    """The arguments of a search through ray, from those of `models.two_trials_through_optuna`."""
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
@@ -45,11 +45,8 @@ def two_trials_through_ray(
 
 
 @contextmanager
-def surroundings(case: CaseSpec, spec: TrainSpec, observation: Observation) -> Iterator[None]:
-    """What a search through ray needs around it; nothing for any other case.
-
-    Ray starts when it is asked to search, as in a user's script, and has ended afterwards. It leaves nothing behind.
-    """
+def ray_for_search(case: CaseSpec, spec: TrainSpec, observation: Observation) -> Iterator[None]:
+    """Around the training of a case: starts ray if a search needs it, as in a user's script, and shuts it down."""
     if case.stage != "ray-search":
         yield
         return
@@ -65,14 +62,14 @@ def surroundings(case: CaseSpec, spec: TrainSpec, observation: Observation) -> I
     if is_pretended:
         resources["num_gpus"] = spec.devices
         variables["NFPATCH_PRETENDED_GPUS"] = str(spec.devices)
-    place = os.path.dirname(spec.out)  # which goes with the proof, however that ends
-    folder = tempfile.mkdtemp(prefix="ray-", dir=place if len(place) <= LONGEST_FOLDER else "/tmp")
+    parent = os.path.dirname(spec.out)  # which is removed with the proof, however that ends
+    folder = tempfile.mkdtemp(prefix="ray-", dir=parent if len(parent) <= LONGEST_FOLDER else "/tmp")
 
-    begin, search, fit = ray.init, tune.Tuner.fit, pytorch_lightning.Trainer.fit
+    init, search, fit = ray.init, tune.Tuner.fit, pytorch_lightning.Trainer.fit
 
-    def started() -> Any:
+    def start() -> Any:
         with mock.patch.object(sys, "argv", [os.path.join(folder, "search.py")]):  # its folder is on ray's path
-            return begin(
+            return init(
                 address="local",
                 num_cpus=TRIALS,
                 object_store_memory=OBJECT_STORE,
@@ -83,24 +80,24 @@ def surroundings(case: CaseSpec, spec: TrainSpec, observation: Observation) -> I
                 **resources,
             )
 
-    def searched(tuner: Any) -> Any:
+    def start_and_search(tuner: Any) -> Any:
         if not ray.is_initialized():
-            started()
+            start()
         return search(tuner)
 
-    def watched(trainer: Any, *arguments: Any, **options: Any) -> Any:
+    def fit_observed(trainer: Any, *arguments: Any, **options: Any) -> Any:
         trainer.callbacks.append(make_recorder(observation))
         return fit(trainer, *arguments, **options)
 
-    with ExitStack() as undone:
-        undone.callback(shutil.rmtree, folder, ignore_errors=True)
-        undone.callback(ray.shutdown)
-        undone.enter_context(mock.patch.object(ray, "init", started))
-        undone.enter_context(mock.patch.object(tune.Tuner, "fit", searched))
-        undone.enter_context(mock.patch.object(pytorch_lightning.Trainer, "fit", watched))
-        # where ray keeps its token, which the process remembers, and neuralforecast its results of the trials
-        undone.enter_context(mock.patch.dict(os.environ, HOME=spec.out))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(ray.shutdown)
+        stack.enter_context(mock.patch.object(ray, "init", start))
+        stack.enter_context(mock.patch.object(tune.Tuner, "fit", start_and_search))
+        stack.enter_context(mock.patch.object(pytorch_lightning.Trainer, "fit", fit_observed))
+        # in which ray keeps its token, and neuralforecast the results of the trials
+        stack.enter_context(mock.patch.dict(os.environ, HOME=spec.out))
         if is_pretended:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
-            undone.callback(pretend(spec.devices))
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray follows it, and has no GPUs to give
+            stack.callback(pretend(spec.devices))
         yield

@@ -28,6 +28,6 @@ PRINTED = {
 }
 
 
-@pytest.mark.parametrize(("text", "due"), PRINTED.values(), ids=PRINTED)
-def test_the_error_of_the_first_failed_process_is_found(text: str, due: str | None) -> None:
-    assert first_error_in(text) == due
+@pytest.mark.parametrize(("text", "expected"), PRINTED.values(), ids=PRINTED)
+def test_the_error_of_the_first_failed_process_is_found(text: str, expected: str | None) -> None:
+    assert first_error_in(text) == expected

@@ -10,7 +10,7 @@ from nfpatch.target.stages import stops_after
 
 
 @pytest.mark.parametrize(
-    ("losses", "patience", "due"),
+    ("losses", "patience", "expected"),
     [
         ([3.0, 2.0, 1.0], 1, None),
         ([1.0, 2.0], 1, 2),
@@ -21,6 +21,6 @@ from nfpatch.target.stages import stops_after
     ],
 )
 def test_it_stops_after_this_number_of_losses_without_improvement(
-    losses: list[float], patience: int, due: int | None
+    losses: list[float], patience: int, expected: int | None
 ) -> None:
-    assert stops_after(losses, patience) == due
+    assert stops_after(losses, patience) == expected
