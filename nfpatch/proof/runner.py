@@ -270,7 +270,7 @@ class _Proof:
             world_size=self.world_size,
             reporting=len(self.ranks),
             max_steps=self.options.max_steps,
-            dealt=self.options.dealt,
+            sharded=self.options.dealt,
             patience=PATIENCE,
             timeout=self.options.timeout,
             out=str(self.reports),

@@ -1,14 +1,14 @@
 """What runs in the target interpreter, the one whose neuralforecast is patched.
 
-nfpatch is not importable there, and that interpreter may be Python 3.7. So this package imports nothing of nfpatch; at
-the top of its modules nothing but itself and the standard library; and torch, Lightning, pandas and neuralforecast only
-where they are used. It is started by the path of `ENTRY`, with the name of a program and its arguments:
+nfpatch cannot be imported there, and that interpreter may be Python 3.7. So this package imports nothing of nfpatch, at
+the top of its modules only itself and the standard library, and torch, Lightning, pandas and neuralforecast where they
+are used. It is started by the path of `ENTRY`, with the name of a program and its arguments:
 
     train SPEC    trains the cases of a proof, as one process of a launch
     migrate       judges saved models and writes them again, driven over the standard streams
 
-`events.py` has what goes into the first and what comes out; the docstring of the second has its messages. Over there
-the package is called `nfpatch_target`, whatever else goes by the names of its modules.
+`events.py` has the records of the first, and the docstring of the second names its messages. There the package is
+called `nfpatch_target`, so that other modules may have the names of its modules.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Starts a program of this package in the target interpreter: `python PATH/TO/__main__.py PROGRAM [ARGUMENT...]`.
 
-Python puts the folder of a script first on sys.path, where this one's modules would hide the target's own `models` or
-`data`; it is taken off again. The package goes by a name of its own instead, PACKAGE, and needs no path. Its functions
-and classes can be pickled by that name: a process that multiprocessing spawns runs this file too, as `__mp_main__`,
-and has the package from then on.
+Python puts the folder of a script first on sys.path, where its modules would hide a `models` or `data` of the target:
+the folder is removed again. Instead the package has a name of its own, PACKAGE, which needs no path. Its functions and
+classes can be pickled by that name: a process that multiprocessing spawns runs this file too, as `__mp_main__`.
 """
 
 from __future__ import annotations

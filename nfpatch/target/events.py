@@ -1,8 +1,7 @@
-"""What crosses the boundary between nfpatch and the processes that it runs: one dataclass for each kind of record.
+"""The records that nfpatch and the processes that it runs exchange: one dataclass for each kind.
 
-Both sides use this module, so it is Python 3.7. A specification is one JSON document, an `Entry` one line of a file:
-the fields of its event, the name of its class as "event", and rank, process and time. `decode` takes exactly what
-`encode` gives: a field that is missing, unknown or of another type raises WrongRecord.
+Both sides use this module, so it is Python 3.7. A specification is one JSON document, an `Entry` one line of a file.
+`decode` accepts exactly the output of `encode`: a field that is missing, unknown or of another type raises WrongRecord.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ T = TypeVar("T")
 
 
 class WrongRecord(ValueError):
-    """A record that is not as this version of nfpatch writes it."""
+    """Data that this version of nfpatch does not write."""
 
 
 def encode(record: Any) -> Dict[str, Any]:
-    """The record as JSON has it."""
+    """The record as JSON data."""
     return asdict(record)
 
 
 def decode(kind: Type[T], data: Any) -> T:
-    """The record of this dataclass in what JSON gave. Raises WrongRecord where it is not exactly one."""
+    """The record of this dataclass in JSON data. Raises WrongRecord if it is none."""
     if not isinstance(data, dict):
         raise WrongRecord(f"{kind.__name__}: {data!r} is no object")
     types = types_of(kind)  # type: ignore[arg-type]
@@ -41,7 +40,7 @@ def decode(kind: Type[T], data: Any) -> T:
 
 @functools.lru_cache(maxsize=None)
 def types_of(kind: Type[Any]) -> Dict[str, Any]:
-    """The types of a dataclass's fields by name."""
+    """The types of the fields of a dataclass, by name."""
     hints = typing.get_type_hints(kind)
     return {each.name: hints[each.name] for each in fields(kind)}
 
@@ -66,13 +65,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     raise WrongRecord(f"{where}: {value!r} is no {getattr(kind, '__name__', kind)}")
 
 
-# Both are the same refusal: the torch reducer's words, and what Lightning 2 replaces them with
+# The message of torch's reducer, and the one of Lightning 2 in place of it
 UNUSED_PARAMETERS_MESSAGES = (
     "Expected to have finished reduction in the prior iteration",
     "parameters that were not used in producing the loss",
 )
 
-# Specifications: what nfpatch tells the processes
+# Specifications: what nfpatch sends to the processes
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,9 @@ class CaseSpec:
     """One case for `train.py`.
 
     `stage` is "fit", or what a user's script does after it, one of `stages.STAGES`. `strategy` is "strict-ddp",
-    "find-unused-ddp" or "single-process". `forecast` says who asks the trained model for forecasts: all ranks
-    "together", as a user does, this process "alone", or None. `like` is the id of an earlier case from whose first
-    weights this one starts and with whose end its own is compared.
+    "find-unused-ddp" or "single-process". `forecast` is "together" if all ranks predict, as in a user's script, "alone"
+    if this process does, or None. `like` is the id of an earlier case from whose first weights this one starts, and
+    with whose result its own is compared.
     """
 
     id: str
@@ -102,13 +101,13 @@ class CaseSpec:
 class TrainSpec:
     """What `train.py` does: the cases of a launch; all cases of one tree follow each other.
 
-    `trees` are folders to put first on sys.path, None for neuralforecast as it is found. `launcher` makes the
-    processes: "torchrun", torch's own; "script", Lightning's, which starts this program again for each process but the
-    first; "spawn" or "fork", for the time of a fit; or "spark". There are `devices` processes on each node,
-    `world_size` on all, of which `reporting` run this program. `max_steps` is at least two, as DDP refuses unused
-    parameters at the second. A rank that has finished a case waits `patience` seconds for the others, and the process
-    ends itself after `timeout` seconds. Where the cases are `dealt`, each is trained by one rank only, the first that
-    takes it. `out` is the folder for events, logs and whatever else the processes write.
+    `trees` are folders to put first on sys.path, None for the installed neuralforecast. `launcher` starts the
+    processes: "torchrun" is torch's; "script" is Lightning's, which starts this program again for each further process;
+    "spawn" and "fork" start them for each fit; so does "spark". There are `devices` processes on each node,
+    `world_size` on all nodes, and `reporting` of them run this program. `max_steps` is at least two, because DDP
+    refuses unused parameters at the second step. A rank that has finished a case waits `patience` seconds for the
+    others, and the process exits after `timeout` seconds. If the cases are `sharded`, each is trained by one rank, the
+    first that takes it. `out` is the folder for events, logs and whatever else the processes write.
     """
 
     trees: Dict[str, Optional[str]]
@@ -119,23 +118,23 @@ class TrainSpec:
     world_size: int
     reporting: int
     max_steps: int
-    dealt: bool
+    sharded: bool
     patience: float
     timeout: float
     out: str
 
     @property
     def is_on_spark(self) -> bool:
-        """Whether Spark makes the processes."""
+        """Whether Spark starts the processes."""
         return self.launcher == "spark"
 
 
 @dataclass(frozen=True)
 class RehearsalSpec:
-    """How a user's script is run: on so many `devices`, `launcher` being "script" or "torchrun".
+    """How a user's script is run. `launcher` is "script" or "torchrun".
 
-    `max_steps` is the limit of steps in a training and `trials` that of trials in a search, None for no limit. `out` is
-    the folder for events and stacks. `patched` are the functions that patches change, as
+    `max_steps` is the limit for the steps of a training, and `trials` that for the trials of a search; None is no
+    limit. `out` is the folder for events and stacks. `patched` are the functions that patches change, as
     "neuralforecast/core.py:NeuralForecast.fit".
     """
 
@@ -154,7 +153,7 @@ class RehearsalSpec:
 class ProcessStarted:
     """The process runs, as a rank.
 
-    It is `within` another process of the same rank that started it between its calls, to call neuralforecast there.
+    It is `within` another process of the same rank if that one started it, between two calls of neuralforecast.
     """
 
     within: bool = False
@@ -162,7 +161,7 @@ class ProcessStarted:
 
 @dataclass(frozen=True)
 class SourceImported:
-    """neuralforecast was imported, from this file. `tree` is its name in the specification, if it has one."""
+    """neuralforecast was imported from this file. `tree` is the name of the source in the specification, if any."""
 
     file: Optional[str]
     tree: str = ""
@@ -170,7 +169,7 @@ class SourceImported:
 
 @dataclass(frozen=True)
 class Step:
-    """A line of the user's own code that was run, and what it looked at: names with values, and files."""
+    """A line of the user's own code that was run, and what it read: names with values, and files."""
 
     file: str
     line: int
@@ -180,7 +179,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ProcessEnded:
-    """The process ends by itself. Of a script, `steps` were run since its last call, and `error` was not caught."""
+    """The process exits by itself. A script ran `steps` since its last call, and did not catch `error`."""
 
     steps: Tuple[Step, ...] = ()
     error: str = ""
@@ -198,14 +197,14 @@ class StackImported:
 
 @dataclass(frozen=True)
 class RanksAssembled:
-    """All ranks are there, and train with this backend: "gloo" or "nccl"."""
+    """All ranks have started, and train with this backend: "gloo" or "nccl"."""
 
     backend: str
 
 
 @dataclass(frozen=True)
 class OwnLayerUnused:
-    """A layer that a class of the user's makes got no gradient: what it is called there, the class and the line."""
+    """A layer of a class in the user's code has unused parameters: its name there, the class and the line."""
 
     layer: str
     owner: str
@@ -216,18 +215,18 @@ class OwnLayerUnused:
 
 @dataclass
 class Training:
-    """One training, as the observer on one rank has seen it so far; of a case, all trainings that are part of it.
+    """A training as observed on one rank so far; of a case, all trainings that are part of it.
 
-    `bases` are the classes of neuralforecast that the model is of. `world_size` and `backend` are what
+    `bases` are the classes of neuralforecast that the model is derived from. `world_size` and `backend` are what
     torch.distributed reports: 1 and None without a process group. `find_unused` is DDP's `find_unused_parameters`, None
-    where it is the default. `steps` are optimizer steps, `losses` those of every step, `validated` the validation
-    losses, one per validation, or what early stopping monitors instead. `unused` are the trainable parameters without a
-    gradient after the backward pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in
-    torch's own error, `own_layers` the unused layers of the user's classes. `parameters` counts the numbers in
-    trainable parameters. `weights` is a SHA-256 over all parameters where the training has ended, `buffers` one over
-    what is no parameter, as running statistics. `batches` are SHA-256 of every batch of a multivariate model, which
-    must see the same series on each rank, `points` how many points in time there are to train on. It was `stopped_by`
-    this line of the user's own code, as "FILE:LINE", and `stopped_after` so many steps.
+    for the default. `steps` are optimizer steps, `losses` those of every step, `validated` the validation losses, one
+    per validation, or what early stopping monitors instead. `unused` are the trainable parameters without a gradient
+    after the backward pass of any step, `unused_last` those of the last one, `unused_by_torch` the names in torch's own
+    error, `own_layers` the unused layers of the user's classes. `parameters` is the size of all trainable parameters.
+    `weights` is a SHA-256 over all parameters at the end of the training, `buffers` one over the buffers, such as
+    running statistics. `batches` are SHA-256 of every batch of a multivariate model, which must have the same series on
+    each rank. `points` is the number of points in time in the training data. `stopped_by` is the line of the user's own
+    code that stopped the training, as "FILE:LINE", after `stopped_after` steps.
     """
 
     model: str = ""
@@ -258,11 +257,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a fit differs from the one that it must be like; of last weights, in those that both have.
+    """How the result of a fit differs from that of its reference.
 
-    `different` names the weights that are not bit-equal, `largest` is the largest difference in any, `removed` names
-    those that only the other fit had, `frozen` the parameters that are frozen in this fit alone (`requires_grad` is
-    False). `losses_equal` speaks of the losses of all steps.
+    `different` are the names of weights that are not bit-identical, `largest` is the largest difference, `removed` are
+    the weights that only the reference has, `frozen` the parameters that only this fit does not train. `losses_equal`
+    is about the losses of all steps.
     """
 
     different: Tuple[str, ...]
@@ -273,8 +272,8 @@ class Comparison:
     frozen: Tuple[str, ...]
 
 
-# Events of a user's script, and of the cases of `train.py`, each of which counts as a call. Those of a call have its
-# number, which counts the calls of the process, and those of a training its index in the call.
+# Events of the calls of a user's script, and of the cases of `train.py`, each of which counts as a call. `number` counts
+# the calls of a process, and `index` the trainings of a call.
 
 
 @dataclass(frozen=True)
@@ -286,11 +285,11 @@ class OptionOverridden:
 
 @dataclass(frozen=True)
 class CallStarted:
-    """The script calls neuralforecast, from this file and line; `search` is the stage that shows its search, if any.
+    """The script calls neuralforecast in this file and line; `search` is the stage that shows its search, if any.
 
-    Of a case the name is its stage, and the number that of the case in the specification.
+    The name of a case is its stage, and its number is that in the specification.
 
-    `options` are the arguments of the models, and of the call, `data` those that are frames; each in words, by name.
+    `options` are the arguments of the models and of the call, `data` those that are frames; each as text, by name.
     `steps` are the lines that were run since the last call.
     """
 
@@ -307,7 +306,7 @@ class CallStarted:
 
 @dataclass(frozen=True)
 class MethodReplaced:
-    """A function that a patch changes is another one, of the script's, at this file and line."""
+    """The script has replaced a function that a patch changes by its own, which is in this file and line."""
 
     function: str
     file: str
@@ -316,7 +315,7 @@ class MethodReplaced:
 
 @dataclass(frozen=True)
 class OneDeviceOnly:
-    """The script asks for a training on one device, which stays so: by `what`."""
+    """The script trains on one device, and a rehearsal does too; `what` asks for that."""
 
     number: int
     what: str
@@ -324,7 +323,7 @@ class OneDeviceOnly:
 
 @dataclass(frozen=True)
 class TrainingObserved:
-    """What a training of a call has come to so far."""
+    """What was observed of a training of a call so far."""
 
     number: int
     index: int
@@ -333,7 +332,7 @@ class TrainingObserved:
 
 @dataclass(frozen=True)
 class FitCompared:
-    """The fit of a case was compared with the one that it must be like."""
+    """The fit of a case was compared with its reference."""
 
     number: int
     comparison: Comparison
@@ -341,7 +340,7 @@ class FitCompared:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame of forecasts: rows, columns, series, missing numbers, and the SHA-256 of all that is in it."""
+    """A frame of forecasts: rows, columns, series, missing numbers, and the SHA-256 of its content."""
 
     rows: int
     columns: Tuple[str, ...]
@@ -357,10 +356,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class ReferenceMade:
-    """What one process gives for a call, as the single-process reference.
+    """The result of a call, or of the training `index` of it, in the single-process reference.
 
-    `index` is the training that it is of, with its `validation` loss; else it is of the call, whose forecasts may
-    `differ`, in words. `error` is what one process raises; `needs_gpus` tells that it does so where there are GPUs.
+    That is the `validation` loss of a training; for a call, how its forecasts `differ`, as text; or the `error` that
+    the reference raises. `needs_gpus` means that it was raised for the arguments of a machine with GPUs.
     """
 
     number: int
@@ -373,7 +372,7 @@ class ReferenceMade:
 
 @dataclass(frozen=True)
 class CallReturned:
-    """A call returned: its forecasts, the digests of the models' weights, and what its searches have chosen."""
+    """A call returned these forecasts; with the digests of the models' weights and the choices of its searches."""
 
     number: int
     forecasts: Tuple[Frame, ...] = ()
@@ -383,9 +382,9 @@ class CallReturned:
 
 @dataclass(frozen=True)
 class CallRaised:
-    """A call raised; the message is in one line. `unused` are the parameters that torch names, `places` the frames.
+    """A call raised an error: its one-line message, the parameters that torch names, and the frames.
 
-    It is `by_neuralforecast` if a statement of neuralforecast itself raised it.
+    It is `by_neuralforecast` if a `raise` or `assert` of neuralforecast raised it.
     """
 
     number: int
@@ -402,9 +401,9 @@ class CallRaised:
 
 @dataclass(frozen=True)
 class FileChanged:
-    """A file was "opened" for writing, "replaced" by a whole one, or "removed"; number -1 is outside of all calls.
+    """A file was "opened" for writing, "replaced" by another one, or "removed"; number -1 is outside of all calls.
 
-    `writer` is the line that does it, as "FILE:LINE", where that is the user's own code and no other package's.
+    `writer` is the line that does it, as "FILE:LINE", if it is in the user's own code.
     """
 
     number: int
@@ -424,7 +423,7 @@ KINDS = {kind.__name__: kind for kind in EVENTS}
 
 @dataclass(frozen=True)
 class Entry:
-    """An event with the rank and the process that it is of, and when it was (seconds since the epoch)."""
+    """An event with its rank, process and time (seconds since the epoch)."""
 
     rank: Optional[int]
     pid: int
@@ -432,13 +431,13 @@ class Entry:
     event: Any
 
     def to_json(self) -> Dict[str, Any]:
-        """One line of a file of events."""
+        """One line of a file of events, as JSON data."""
         kind = type(self.event).__name__
         return {"rank": self.rank, "pid": self.pid, "time": self.time, "event": kind, "fields": encode(self.event)}
 
     @classmethod
     def from_json(cls, data: Any) -> Entry:
-        """The entry in such a line. Raises WrongRecord where it is none."""
+        """The entry in such a line. Raises WrongRecord if it is none."""
         try:
             kind, content = KINDS[data["event"]], data["fields"]
             rank, pid, when = data["rank"], data["pid"], data["time"]
@@ -448,7 +447,7 @@ class Entry:
 
 
 class EventFile:
-    """The file into which a process writes its events, one per line; they are of `rank` unless one says otherwise."""
+    """The file into which a process writes its events, one per line, as those of `rank` by default."""
 
     def __init__(self, path: str, rank: Optional[int]) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

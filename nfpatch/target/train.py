@@ -72,7 +72,7 @@ def run_source(
         failure = error
     for case in cases:
         number = session.spec.cases.index(case)
-        if failure is not None or not session.spec.dealt or is_taken(number, session.spec):
+        if failure is not None or not session.spec.sharded or is_taken(number, session.spec):
             session.world.enter(case.id)
             started = events.write(CallStarted(number, case.stage, models=(case.model,)))
             yield [started, *(events.write(event) for event in run_case(case, number, session, failure))]
@@ -147,7 +147,7 @@ def main(spec_path: str) -> NoReturn:
     for tree, cases in groupby(spec.cases, key=lambda case: case.tree):
         for entries in run_source(tree, list(cases), session, base_path, events):
             by_rank = [entries]
-            if not spec.dealt:
+            if not spec.sharded:
                 gathered = world.gather([entry.to_json() for entry in entries])
                 by_rank = [[Entry.from_json(entry) for entry in each] for each in gathered]
             if any(isinstance(entry.event, (CallRaised, ReferenceMade)) for each in by_rank for entry in each):
@@ -157,7 +157,7 @@ def main(spec_path: str) -> NoReturn:
                     file.append(entry)
     for each in (*other_nodes.values(), events):
         each.write(ProcessEnded())
-    if not spec.dealt:
+    if not spec.sharded:
         world.leave()
     sys.stdout.flush()
     sys.stderr.flush()
