@@ -10,7 +10,6 @@ from nfpatch.target.events import (
     CallRaised,
     CallReturned,
     CallStarted,
-    Comparison,
     Entry,
     FitCompared,
     MethodReplaced,
@@ -46,7 +45,7 @@ class Call:
     returned: Optional[CallReturned] = None
     raised: Optional[CallRaised] = None
     references: list[ReferenceMade] = field(default_factory=list)
-    comparison: Optional[Comparison] = None
+    comparison: Optional[FitCompared] = None
     written: dict[str, set[str]] = field(default_factory=dict)
     writers: dict[str, str] = field(default_factory=dict)
     one_device: str = ""
@@ -92,7 +91,7 @@ class Call:
         elif isinstance(event, ReferenceMade):
             self.references.append(event)
         elif isinstance(event, FitCompared):
-            self.comparison = event.comparison
+            self.comparison = event
         elif isinstance(event, CallReturned):
             self.returned, self.end = event, entry.time
         elif isinstance(event, CallRaised):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from .events import Comparison
+from .events import FitCompared
 
 SEED = 1
 
@@ -57,13 +57,14 @@ class FitEnd(NamedTuple):
     forecasts: Any
 
 
-def compare_fits(fit: FitEnd, reference: FitEnd) -> Comparison:
-    """How a fit ended differently from its reference."""
+def compare_fits(number: int, fit: FitEnd, reference: FitEnd) -> FitCompared:
+    """How the fit of the case with this number ended differently from its reference."""
     import torch
 
     last, expected = fit.last, reference.last
     differences = [(last[name].double() - expected[name].double()).abs() for name in last if last[name].numel()]
-    return Comparison(
+    return FitCompared(
+        number,
         different=tuple(name for name in last if not torch.equal(last[name], expected[name])),
         largest=max((float(difference.max()) for difference in differences), default=0.0),
         forecasts_equal=torch.equal(torch.from_numpy(fit.forecasts), torch.from_numpy(reference.forecasts)),

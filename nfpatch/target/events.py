@@ -149,8 +149,12 @@ class RehearsalSpec:
 # Events of every process
 
 
+class Event:
+    """What a process records. An event with a `number` is one of the call with this number."""
+
+
 @dataclass(frozen=True)
-class ProcessStarted:
+class ProcessStarted(Event):
     """The process runs, as a rank.
 
     It is `within` another process of the same rank if that one started it, between two calls of neuralforecast.
@@ -160,7 +164,7 @@ class ProcessStarted:
 
 
 @dataclass(frozen=True)
-class SourceImported:
+class SourceImported(Event):
     """neuralforecast was imported from this file. `tree` is the name of the source in the specification, if any."""
 
     file: Optional[str]
@@ -178,7 +182,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class ProcessEnded:
+class ProcessEnded(Event):
     """The process exits by itself. A script ran `steps` since its last call, and did not catch `error`."""
 
     steps: Tuple[Step, ...] = ()
@@ -189,14 +193,14 @@ class ProcessEnded:
 
 
 @dataclass(frozen=True)
-class StackImported:
+class StackImported(Event):
     """torch and Lightning were imported. `gpus` is the number that torch sees, None for a run on the CPU."""
 
     gpus: Optional[int]
 
 
 @dataclass(frozen=True)
-class RanksAssembled:
+class RanksAssembled(Event):
     """All ranks have started, and train with this backend: "gloo" or "nccl"."""
 
     backend: str
@@ -255,36 +259,19 @@ class Training:
         return all(map(math.isfinite, self.losses))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """How the result of a fit differs from that of its reference.
-
-    `different` are the names of weights that are not bit-identical, `largest` is the largest difference, `removed` are
-    the weights that only the reference has, `frozen` the parameters that only this fit does not train. `losses_equal`
-    is about the losses of all steps.
-    """
-
-    different: Tuple[str, ...]
-    largest: float
-    forecasts_equal: bool
-    losses_equal: bool
-    removed: Tuple[str, ...]
-    frozen: Tuple[str, ...]
-
-
-# Events of the calls of a user's script, and of the cases of `train.py`, each of which counts as a call. `number` counts
-# the calls of a process, and `index` the trainings of a call.
+# Events of the calls of a user's script, and of the cases of `train.py`, which count as calls. `number` counts the calls
+# of a process, and `index` the trainings of a call.
 
 
 @dataclass(frozen=True)
-class OptionOverridden:
+class OptionOverridden(Event):
     """An option of the script was overridden for the run, in words."""
 
     what: str
 
 
 @dataclass(frozen=True)
-class CallStarted:
+class CallStarted(Event):
     """The script calls neuralforecast in this file and line; `search` is the stage that shows its search, if any.
 
     The name of a case is its stage, and its number is that in the specification.
@@ -305,7 +292,7 @@ class CallStarted:
 
 
 @dataclass(frozen=True)
-class MethodReplaced:
+class MethodReplaced(Event):
     """The script has replaced a function that a patch changes by its own, which is in this file and line."""
 
     function: str
@@ -314,7 +301,7 @@ class MethodReplaced:
 
 
 @dataclass(frozen=True)
-class OneDeviceOnly:
+class OneDeviceOnly(Event):
     """The script trains on one device, and a rehearsal does too; `what` asks for that."""
 
     number: int
@@ -322,7 +309,7 @@ class OneDeviceOnly:
 
 
 @dataclass(frozen=True)
-class TrainingObserved:
+class TrainingObserved(Event):
     """What was observed of a training of a call so far."""
 
     number: int
@@ -331,11 +318,21 @@ class TrainingObserved:
 
 
 @dataclass(frozen=True)
-class FitCompared:
-    """The fit of a case was compared with its reference."""
+class FitCompared(Event):
+    """How the result of the fit of a case differs from that of its reference.
+
+    `different` are the names of weights that are not bit-identical, `largest` is the largest difference, `removed` are
+    the weights that only the reference has, `frozen` the parameters that only this fit does not train. `losses_equal`
+    is about the losses of all steps.
+    """
 
     number: int
-    comparison: Comparison
+    different: Tuple[str, ...]
+    largest: float
+    forecasts_equal: bool
+    losses_equal: bool
+    removed: Tuple[str, ...]
+    frozen: Tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -355,7 +352,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class ReferenceMade:
+class ReferenceMade(Event):
     """The result of a call, or of the training `index` of it, in the single-process reference.
 
     That is the `validation` loss of a training; for a call, how its forecasts `differ`, as text; or the `error` that
@@ -371,7 +368,7 @@ class ReferenceMade:
 
 
 @dataclass(frozen=True)
-class CallReturned:
+class CallReturned(Event):
     """A call returned these forecasts; with the digests of the models' weights and the choices of its searches."""
 
     number: int
@@ -381,7 +378,7 @@ class CallReturned:
 
 
 @dataclass(frozen=True)
-class CallRaised:
+class CallRaised(Event):
     """A call raised an error: its one-line message, the parameters that torch names, and the frames.
 
     It is `by_neuralforecast` if a `raise` or `assert` of neuralforecast raised it.
@@ -400,7 +397,7 @@ class CallRaised:
 
 
 @dataclass(frozen=True)
-class FileChanged:
+class FileChanged(Event):
     """A file was "opened" for writing, "replaced" by another one, or "removed"; number -1 is outside of all calls.
 
     `writer` is the line that does it, as "FILE:LINE", if it is in the user's own code.
@@ -412,13 +409,7 @@ class FileChanged:
     writer: str = ""
 
 
-EVENTS = (
-    *(ProcessStarted, SourceImported, ProcessEnded),
-    *(StackImported, RanksAssembled, FitCompared),
-    *(OptionOverridden, CallStarted, CallReturned, CallRaised, ReferenceMade, FileChanged),
-    *(MethodReplaced, OneDeviceOnly, TrainingObserved),
-)
-KINDS = {kind.__name__: kind for kind in EVENTS}
+KINDS = {kind.__name__: kind for kind in Event.__subclasses__()}
 
 
 @dataclass(frozen=True)

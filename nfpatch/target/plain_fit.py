@@ -16,7 +16,7 @@ from unittest import mock
 
 from .comparing import FitEnd, compare_fits, seed_everything, start_from, weights_of
 from .data import Data, data_of, n_series_of
-from .events import CaseSpec, FitCompared, Training, TrainSpec, decode
+from .events import CaseSpec, Training, TrainSpec, decode
 from .frames import record_of
 from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
 from .observing import REPORTS_VARIABLE, digest_of, digest_of_tensors
@@ -52,8 +52,7 @@ def train(case: CaseSpec, session: Session) -> None:
     frozen = tuple(name for name, parameter in last.named_parameters() if not parameter.requires_grad)
     session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, losses, forecasts)
     if case.like is not None:
-        comparison = compare_fits(session.fitted[case.id], session.fitted[case.like])
-        session.found.append(FitCompared(session.number, comparison))
+        session.found.append(compare_fits(session.number, session.fitted[case.id], session.fitted[case.like]))
 
 
 def new_forecaster(model: Any, data: Data) -> Any:

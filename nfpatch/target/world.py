@@ -37,7 +37,7 @@ class World:
             self.rank, self.size = rank_of(spec), spec.reporting
             store = distributed.FileStore(os.path.join(spec.out, "store"), self.size)
         self._store = distributed.PrefixStore("nfpatch", store)
-        self._gathers = 0
+        self._sent = 0
         self._patience = spec.patience
         self._store.set(f"process/{self.rank}", json.dumps([node_of_process(), os.getpid()]))
 
@@ -62,30 +62,29 @@ class World:
         """
         if not self.has_other_ranks():
             return [value] * self.size
-        self._gathers += 1
-        self._store.set(self._key(self.rank), json.dumps(value))
-        return [json.loads(self._receive(rank, patience or self._patience)) for rank in range(self.size)]
+        self._send(value)
+        return [self._receive(rank, patience or self._patience) for rank in range(self.size)]
 
     def leave(self) -> None:
         """To be called last of all. Some releases of torch keep the store in rank 0, which therefore waits for all."""
-        if not self.has_other_ranks():
-            return
-        self._gathers += 1
-        self._store.set(self._key(self.rank), "")
-        for rank in range(self.size if self.rank == 0 else 0):
-            self._receive(rank, self._patience)
+        if self.has_other_ranks():
+            self._send(None)
+            for rank in range(self.size if self.rank == 0 else 0):
+                self._receive(rank, self._patience)
 
-    def _key(self, rank: int) -> str:
-        return f"{self._gathers}/{rank}"
+    def _send(self, value: Any) -> None:
+        """Sends a value to all ranks, which they receive by the count of values so far."""
+        self._sent += 1
+        self._store.set(f"{self._sent}/{self.rank}", json.dumps(value))
 
-    def _receive(self, rank: int, patience: float) -> bytes:
+    def _receive(self, rank: int, patience: float) -> Any:
+        key = f"{self._sent}/{rank}"
         try:
-            self._store.wait([self._key(rank)], datetime.timedelta(seconds=patience))
-            value: bytes = self._store.get(self._key(rank))
+            self._store.wait([key], datetime.timedelta(seconds=patience))
+            return json.loads(self._store.get(key))
         except RuntimeError as error:
             self._print_stack_of(rank)
             raise RuntimeError(f"rank {rank} has ended, or did not come within {patience:g} s") from error
-        return value
 
     def _print_stack_of(self, rank: int) -> None:
         """Makes a process of this node print where it is."""

@@ -19,7 +19,7 @@ from nfpatch.target.events import (
     CallRaised,
     CallReturned,
     CallStarted,
-    Comparison,
+    FitCompared,
     Frame,
     ReferenceMade,
     Training,
@@ -45,7 +45,7 @@ def changed(
     refused_by: Optional[str] = None,
     seconds: float = 1.0,
     forecasts: tuple[Frame, ...] = (FORECASTS,),
-    comparison: Optional[Comparison] = None,
+    comparison: Optional[FitCompared] = None,
     **of_training: Any,
 ) -> Call:
     """What a rank reports of a case, with another end, or another training; `refused_by` may be "one process"."""
@@ -77,7 +77,7 @@ REFUSED = changed(
     weights=None,
 )
 ALONE = changed(TRAINED, world_size=1, backend=None)
-SAME = Comparison(different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD, frozen=())
+SAME = FitCompared(0, different=(), largest=0.0, forecasts_equal=True, losses_equal=True, removed=DEAD, frozen=())
 # The result of GREEN if both ranks are TRAINED
 PROVED = CaseResult(
     id="green",
@@ -354,7 +354,7 @@ def test_the_single_process_fit_must_have_one_process() -> None:
 
 @pytest.mark.parametrize("strategy", ["strict-ddp", "single-process"])
 @pytest.mark.parametrize("comparison", [SAME, replace(SAME, removed=(), frozen=DEAD)], ids=["removed", "frozen"])
-def test_a_bit_identical_fit_matches_its_reference(strategy: Strategy, comparison: Comparison) -> None:
+def test_a_bit_identical_fit_matches_its_reference(strategy: Strategy, comparison: FitCompared) -> None:
     like = replace(GREEN, strategy=strategy, like="other")
     fit = changed(ALONE if strategy == "single-process" else TRAINED, comparison=comparison)
 
