@@ -51,7 +51,7 @@ class Fits:
         self.observation.begin()
         model = self.models.model_of(case, STEPS, self.trainer_arguments, self.data.n_series_of(case))
         data = self.data.data_of(case, model.h)
-        forecaster = self.package.NeuralForecast(models=[model], freq=data.freq)
+        forecaster = self.package.NeuralForecast(models=[model], freq=self.data.month_end())
         static = {} if data.static is None else {"static_df": data.static}
         forecaster.fit(df=data.past, val_size=val_size, **static)
         result: dict[str, Any] = {

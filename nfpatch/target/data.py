@@ -17,7 +17,8 @@ EXOGENOUS_COLUMNS = {
     "future": ("futr_exog_list", "trend", "month"),
 }
 N_SERIES = 2  # of the panel
-LENGTH = 143  # points in time of a series of `levelled_data`
+HORIZON = 12
+LENGTH = 143  # points in time of the longest of `levelled_series`, before the horizon is cut off
 CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 
 
@@ -28,7 +29,6 @@ class Data:
     past: Any  # the training data: each series without its last points in time
     future: Any  # these
     static: Any
-    freq: str
 
 
 def data_of(case: CaseSpec, horizon: int) -> Data:
@@ -39,7 +39,6 @@ def data_of(case: CaseSpec, horizon: int) -> Data:
         past=by_series.head(-horizon).reset_index(drop=True),
         future=by_series.tail(horizon).reset_index(drop=True),
         static=utils.AirPassengersStatic if "static" in case.exogenous else None,
-        freq=freq_of(),
     )
 
 
@@ -48,31 +47,11 @@ def n_series_of(case: CaseSpec) -> int:
     return N_SERIES + int(case.model == "HINT")
 
 
-def freq_of() -> str:
+def month_end() -> str:
     """The alias of pandas for the end of a month, which is no longer "M" in pandas 3."""
     import pandas
 
     return "M" if numbers_of(pandas.__version__) < (3,) else "ME"
-
-
-def levelled_data(horizon: int, n_series: int, cut: int) -> Data:
-    """Series of very different levels, each starting `cut` points in time after the previous one."""
-    import pandas
-
-    utils = importlib.import_module("neuralforecast.utils")
-    panel = utils.AirPassengersPanel[["unique_id", "ds", "y"]]
-    # without the first point in time the number of windows is odd, and two ranks cannot share them evenly
-    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]].iloc[1:]
-    series = [
-        first.assign(unique_id=f"series-{number}", y=first["y"] * 30.0**number).iloc[cut * number :]
-        for number in range(n_series)
-    ]
-    return Data(
-        past=pandas.concat([each.iloc[:-horizon] for each in series], ignore_index=True),
-        future=pandas.concat([each.iloc[-horizon:] for each in series], ignore_index=True),
-        static=None,
-        freq=freq_of(),
-    )
 
 
 def panel_of(case: CaseSpec, utils: Any) -> Any:
@@ -86,3 +65,17 @@ def panel_of(case: CaseSpec, utils: Any) -> Any:
         total = panel.groupby("ds", as_index=False)["y"].sum().assign(unique_id="Airlines")
         panel = pandas.concat([total, panel[["unique_id", "ds", "y"]]], ignore_index=True)
     return panel
+
+
+def levelled_series(n_series: int, cut: int) -> Any:
+    """Training data: series of very different levels, each starting `cut` points in time after the previous one."""
+    import pandas
+
+    panel = importlib.import_module("neuralforecast.utils").AirPassengersPanel[["unique_id", "ds", "y"]]
+    # without the first point in time the number of windows is odd, and two ranks cannot share them evenly
+    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]].iloc[1:]
+    series = [
+        first.assign(unique_id=f"series-{number}", y=first["y"] * 30.0**number).iloc[cut * number : -HORIZON]
+        for number in range(n_series)
+    ]
+    return pandas.concat(series, ignore_index=True)

@@ -259,8 +259,8 @@ class Training:
         return all(map(math.isfinite, self.losses))
 
 
-# Events of the calls of a user's script, and of the cases of `train.py`, which count as calls. `number` counts the calls
-# of a process, and `index` the trainings of a call.
+# Events of the calls of a user's script, and of the cases of `train.py`, which count as calls. `number` counts the
+# calls of a process, and `index` the trainings of a call.
 
 
 @dataclass(frozen=True)

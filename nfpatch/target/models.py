@@ -9,13 +9,13 @@ import tempfile
 from dataclasses import replace
 from typing import Any, Callable
 
-from .data import CARDINALITIES, EXOGENOUS_COLUMNS
+from .data import CARDINALITIES, EXOGENOUS_COLUMNS, HORIZON
 from .events import CaseSpec
 from .through_ray import NOT_PASSED, two_trials_through_ray
 
 # Arguments of losses that have no default
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
-SMALL_SIZES = {"h": 12, "input_size": 24}
+SMALL_SIZES = {"h": HORIZON, "input_size": 24}
 # For models that sample windows. The usual default, 1024, is ten times as slow
 SMALL_BATCH = {"windows_batch_size": 32}
 # Options that give the second trial of a search a model of another shape; for a recurrent one the input size does not.
@@ -50,7 +50,7 @@ def reconciled_model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], di
     wrapped = dict(options.pop("model"))
     model = model_of(replace(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
     hint_class = importlib.import_module("neuralforecast.models").HINT
-    return hint_class(h=SMALL_SIZES["h"], S=total_and_parts(), model=model, **options)
+    return hint_class(h=HORIZON, S=total_and_parts(), model=model, **options)
 
 
 def total_and_parts() -> Any:
@@ -68,8 +68,8 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
     """
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case.model)
     models = importlib.import_module("neuralforecast.models")
-    sizes: dict[str, Any] = dict(SMALL_SIZES)
-    common = {"h": sizes.pop("h")}
+    sizes: dict[str, Any] = {"input_size": SMALL_SIZES["input_size"]}
+    common: dict[str, Any] = {"h": HORIZON}
     taken = inspect.signature(search_class.__init__).parameters
     (common if "loss" in taken else sizes)["loss"] = loss_of(case)  # before 1.3 it is part of the configuration
     if case.model == "AutoHINT":

@@ -82,7 +82,7 @@ class Spark:
         self._tree, self._session = tree, builder.getOrCreate()
         return self._session
 
-    def fit(self, forecaster: Any, case: CaseSpec, past: Any, static: Any, **options: Any) -> None:
+    def fit(self, forecaster: Any, case: CaseSpec, past: Any, **options: Any) -> None:
         """Trains on Spark: in the processes of one task, or for "several-tasks", of tasks with one device each.
 
         The partitions are files of this machine, or for "on-dbfs" of a pretended file system. Raises FailedElsewhere
@@ -99,8 +99,8 @@ class Spark:
             pretended_dbfs.pretend(dbfs_root())
             folder = f"dbfs://{DBFS_FOLDER}/{os.path.basename(folder)}"
         config = DistributedConfig(f"{folder}/files", num_nodes=n_nodes, devices=n_devices // n_nodes)
-        if static is not None:
-            options["static_df"] = spark.createDataFrame(static)
+        if "static_df" in options:
+            options["static_df"] = spark.createDataFrame(options["static_df"])
         if case.stage == "cut-files":
             shortest, second = sorted(past.groupby("unique_id").size())[:2]
             spark.conf.set("spark.sql.files.maxRecordsPerFile", (shortest + second) // 2)

@@ -15,10 +15,10 @@ from typing import Any
 from unittest import mock
 
 from .comparing import FitEnd, compare_fits, seed_everything, start_from, weights_of
-from .data import Data, data_of, n_series_of
+from .data import HORIZON, Data, data_of, month_end, n_series_of
 from .events import CaseSpec, Training, TrainSpec, decode
 from .frames import record_of
-from .models import EARLY_STOPPING, SMALL_SIZES, model_of, trained_model_of
+from .models import EARLY_STOPPING, model_of, trained_model_of
 from .observing import REPORTS_VARIABLE, digest_of, digest_of_tensors
 from .outcomes import Differs
 from .session import Session
@@ -41,10 +41,13 @@ def train(case: CaseSpec, session: Session) -> None:
             start_from(model, session.fitted[case.like].first or {})
     first = weights_of(model) if case.forecast and is_made else None
     data = data_of(case, model.h)
-    forecaster = new_forecaster(model, data)
-    # early stopping requires something to validate
-    options = {"val_size": SMALL_SIZES["h"]} if EARLY_STOPPING in case.options else {}
-    fit(forecaster, data, case, session, is_watched=case.strategy != "single-process", **options)
+    forecaster = new_forecaster(model)
+    options: dict[str, Any] = {}
+    if data.static is not None:  # neuralforecast 1.0.0 has no such argument
+        options["static_df"] = data.static
+    if EARLY_STOPPING in case.options:  # requires something to validate
+        options["val_size"] = HORIZON
+    fit(forecaster, data.past, case, session, is_watched=case.strategy != "single-process", **options)
     if case.forecast is None:
         return
     forecasts = predict(forecaster, data, case, session)
@@ -55,30 +58,28 @@ def train(case: CaseSpec, session: Session) -> None:
         session.found.append(compare_fits(session.number, session.fitted[case.id], session.fitted[case.like]))
 
 
-def new_forecaster(model: Any, data: Data) -> Any:
+def new_forecaster(model: Any) -> Any:
     """The forecaster of the imported neuralforecast with this model, untrained."""
     from neuralforecast import NeuralForecast
 
-    return NeuralForecast(models=[model], freq=data.freq)
+    return NeuralForecast(models=[model], freq=month_end())
 
 
-def fit(forecaster: Any, data: Data, case: CaseSpec, session: Session, is_watched: bool, **options: Any) -> None:
-    """Trains; afterwards the session has the observed training, whichever process observed it.
+def fit(forecaster: Any, past: Any, case: CaseSpec, session: Session, is_watched: bool, **options: Any) -> None:
+    """Trains on a frame; afterwards the session has the observed training, whichever process observed it.
 
     A fit that is not `is_watched` is one by this process alone, or without the callback that observes. Raises Differs
     if the processes of the fit ended with other weights than this process has now.
     """
     spec, observation = session.spec, session.observation
     observation.of_ranks = []
-    # neuralforecast 1.0.0 has no such argument.
-    static = {} if data.static is None else {"static_df": data.static}
     is_by_other_processes = is_watched and spec.reporting < spec.world_size
     seed_everything()
     with collect_trainings(session) if is_by_other_processes else nullcontext():
         if is_watched and spec.is_on_spark:
-            session.spark.fit(forecaster, case, data.past, data.static, **options)
+            session.spark.fit(forecaster, case, past, **options)
         else:
-            forecaster.fit(df=data.past, **static, **options)
+            forecaster.fit(df=past, **options)
     model = trained_model_of(forecaster)
     weights = digest_of(model)
     observation.training.weights, observation.training.buffers = weights, digest_of_tensors(model.buffers())

@@ -12,10 +12,10 @@ from typing import Any, Callable
 
 from . import on_spark
 from .comparing import seed_everything, start_from, weights_of
-from .data import LENGTH, Data, levelled_data
+from .data import HORIZON, LENGTH, levelled_series
 from .events import CaseSpec, Training
 from .frames import difference_of, record_of
-from .models import SMALL_SIZES, model_of, trained_model_of, with_options
+from .models import model_of, trained_model_of, with_options
 from .outcomes import Differs
 from .plain_fit import fit, new_forecaster
 from .session import Session
@@ -43,7 +43,7 @@ class Script:
         self.world: World | SingleProcess = SingleProcess() if is_alone else session.world
         self.n_series = self.spec.world_size + 1  # which the ranks cannot share evenly
         n_series = 1 if case.stage == "single-series" else self.n_series
-        self.data: Data = levelled_data(SMALL_SIZES["h"], n_series, cut_of(case, self.n_series))
+        self.past = levelled_series(n_series, cut_of(case, self.n_series))
         with ray_for_search(case, self.spec, session.observation):
             self.forecaster = self.make_forecaster()
             self.fit(self.forecaster)
@@ -84,7 +84,7 @@ class Script:
         seed_everything()
         case = with_options(self.case, options)
         model = model_of(case, self.spec.max_steps, trainer or self.trainer_arguments, self.n_series)
-        return new_forecaster(model, self.data)
+        return new_forecaster(model)
 
     def make_with_fixed_weights(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:
         """A forecaster that starts from the trained weights, and keeps them in any training."""
@@ -103,13 +103,13 @@ class Script:
         A fit that is not `is_watched` is one by this process alone, or without the callback. A `further` one continues
         from the current weights, which 1.6.0 does not by default.
         """
-        data = self.data if past is None else replace(self.data, past=past)
+        past = self.past if past is None else past
         needs_option = further and "use_init_models" in inspect.signature(forecaster.fit).parameters
         options = {"use_init_models": False} if needs_option else {}
         is_watched = is_watched and not self.is_alone
-        fit(forecaster, data, self.case, self.session, is_watched, val_size=SMALL_SIZES["h"], **options)
+        fit(forecaster, past, self.case, self.session, is_watched, val_size=HORIZON, **options)
         if is_watched and self.is_on_spark:
-            on_spark.check_all_is_read(data.past, self.session.observation.of_ranks)
+            on_spark.check_all_is_read(past, self.session.observation.of_ranks)
 
 
 def cut_of(case: CaseSpec, n_series: int) -> int:

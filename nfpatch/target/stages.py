@@ -19,10 +19,10 @@ from typing import Any, Callable
 from unittest import mock
 
 from .comparing import seed_everything, start_from, weights_of
-from .data import levelled_data
+from .data import levelled_series
 from .events import CaseSpec, ReferenceMade, Training
 from .frames import as_pandas
-from .models import EARLY_STOPPING, OTHER_SHAPES, SMALL_SIZES, trained_model_of
+from .models import EARLY_STOPPING, OTHER_SHAPES, trained_model_of
 from .observing import is_multivariate
 from .outcomes import Differs, message_of
 from .plain_fit import one_process
@@ -158,7 +158,7 @@ def cross_validation(script: Script) -> None:
 def cross_validate(script: Script, trainer: Callable[[], dict[str, Any]], seed: int, options: dict[str, Any]) -> Any:
     """The frame of `cross_validation` with the trained weights; `seed` is the model's."""
     forecaster = script.make_with_fixed_weights(trainer, random_seed=seed)
-    return forecaster.cross_validation(df=script.data.past, n_windows=2, step_size=12, **options)
+    return forecaster.cross_validation(df=script.past, n_windows=2, step_size=12, **options)
 
 
 def search(script: Script) -> None:
@@ -207,7 +207,7 @@ def predict_on_spark(script: Script) -> None:
     import pandas
 
     actual, partitions = script.session.spark.predict(script.forecaster, script.case)
-    past = script.data.past
+    past = script.past
     if is_multivariate(trained_model_of(script.forecaster)):
         partitions = [past["unique_id"].unique().tolist()]
     with one_process(script.forecaster, script.spec) as forecaster:
@@ -394,7 +394,7 @@ def several_threads(script: Script) -> None:
 
 def one_series(script: Script) -> None:
     """A training on one series: each rank draws windows, and so has losses, of its own."""
-    script.fit(script.make_forecaster(), past=levelled_data(SMALL_SIZES["h"], 1, 0).past)
+    script.fit(script.make_forecaster(), past=levelled_series(1, 0))
     by_rank = [training.losses for training in script.session.observation.of_ranks]
     by_rank = by_rank or script.world.gather(script.observed.losses)
     for step, losses in enumerate(zip(*by_rank), 1):

@@ -1,20 +1,11 @@
 """Trains the cases of a proof: a process of a launch, which its launcher starts as `ENTRY train SPEC`.
 
-A launch may span several machines, called nodes. Each has a SPEC and a folder of reports of its own. The ranks of other
-nodes have files there too, for the cases that they have finished.
+SPEC is a JSON file, a `TrainSpec` of `events.py`. The process reports facts and judges nothing. It writes each event at
+once into `rank-N.jsonl` of the folder `out`, so that a killed process leaves its evidence, and its output into
+`rank-N.log`. A case counts as a call: it begins with CallStarted, and ends with CallReturned or CallRaised.
 
-It reports facts and judges nothing. SPEC is a JSON file, a `TrainSpec` of `events.py`. Events are written at once, into
-`rank-N.jsonl` of the folder `out`, so that a killed process leaves its evidence, and the output into `rank-N.log`:
-
-    ProcessStarted    first of all
-    StackImported     torch and Lightning were imported
-    RanksAssembled    all ranks have started
-    SourceImported    neuralforecast was imported, for each source tree
-    CallStarted       for each case, which counts as a call, and when it is over:
-    TrainingObserved, FitCompared, ReferenceMade where it differs from one process, and CallReturned or CallRaised
-    ProcessEnded      last of all
-
-Of a rank on another node there are the events of cases that are over, and ProcessEnded.
+Each machine, called a node, has a folder of its own. The ranks of other nodes have files there too, with the events of
+cases that they have finished, and ProcessEnded.
 """
 
 from __future__ import annotations

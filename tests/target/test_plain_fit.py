@@ -25,7 +25,7 @@ def predicted(session: Session, *values: float) -> Any:
     """The forecasts of two points in time, where the forecaster gives these values."""
     frame = pandas.DataFrame({"unique_id": "a", "ds": range(len(values)), "NHITS": values})
     forecaster = SimpleNamespace(models=[Model()], predict=lambda: frame)
-    return predict(forecaster, Data(None, frame.iloc[:0].reindex(range(2)), None, "M"), CASE, session)
+    return predict(forecaster, Data(None, frame.iloc[:0].reindex(range(2)), None), CASE, session)
 
 
 def test_forecasts_are_recorded_with_their_shape() -> None:
