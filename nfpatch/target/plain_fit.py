@@ -55,7 +55,7 @@ def train(case: CaseSpec, session: Session) -> None:
     frozen = tuple(name for name, parameter in last.named_parameters() if not parameter.requires_grad)
     session.fitted[case.id] = FitEnd(first, weights_of(last), frozen, losses, forecasts)
     if case.like is not None:
-        session.found.append(compare_fits(session.number, session.fitted[case.id], session.fitted[case.like]))
+        session.events.append(compare_fits(session.number, session.fitted[case.id], session.fitted[case.like]))
 
 
 def new_forecaster(model: Any) -> Any:

@@ -14,7 +14,7 @@ from .world import World
 class Session:
     """What the cases of one process share.
 
-    `number` is that of the running case, `frames` are its forecasts, and `found` further events of it. `fitted` has, by
+    `number` is that of the running case, `frames` are its forecasts, and `events` further events of it. `fitted` has, by
     the id of the case, the ends of fits that did not fail, and `scripts` the scripts whose stages have not failed on
     any rank so far, which further stages continue.
     """
@@ -26,7 +26,7 @@ class Session:
         self.observation = Observation()
         self.number = 0
         self.frames: list[Frame] = []
-        self.found: list[Any] = []
+        self.events: list[Any] = []
         self.fitted: dict[str, FitEnd] = {}
         self.scripts: dict[str, Any] = {}
         self.spark = Spark(spec)
@@ -34,4 +34,4 @@ class Session:
     def begin(self, number: int) -> None:
         """Begins a case, and forgets what was recorded of an earlier one."""
         self.observation.begin()
-        self.number, self.frames, self.found = number, [], []
+        self.number, self.frames, self.events = number, [], []

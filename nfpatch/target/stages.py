@@ -55,7 +55,7 @@ def run(case: CaseSpec, session: Session) -> None:
             recorded = session.observation.training, session.frames
             session.observation.training, session.frames = Training(), []
             if message_of(error) == single_process_error(case, session):
-                session.found.append(ReferenceMade(session.number, error=message_of(error)))
+                session.events.append(ReferenceMade(session.number, error=message_of(error)))
             session.observation.training, session.frames = recorded
         raise
 

@@ -78,11 +78,11 @@ def run_case(case: CaseSpec, number: int, session: Session, failure: Exception |
             raise failure
         (train if case.stage == "fit" else run)(case, session)
     except Differs as difference:
-        session.found.append(ReferenceMade(number, differ=str(difference)))
+        session.events.append(ReferenceMade(number, differ=str(difference)))
     except Exception as error:
         end = raised_by(error, number)
     observed = TrainingObserved(number, 0, session.observation.training)
-    return [observed, *session.found, end or CallReturned(number, tuple(session.frames))]
+    return [observed, *session.events, end or CallReturned(number, tuple(session.frames))]
 
 
 def is_taken(number: int, spec: TrainSpec) -> bool:
