@@ -153,9 +153,9 @@ def predict(forecaster: Any, data: Data, case: CaseSpec, session: Session) -> An
 
 
 @contextmanager
-def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[Any]:
-    """The forecaster, which meanwhile works in this process alone."""
+def one_process(forecaster: Any, spec: TrainSpec) -> Iterator[None]:
+    """Meanwhile, the forecaster works in this process alone."""
     model = trained_model_of(forecaster)
     arguments = without_distribution(model.trainer_kwargs, single_process_arguments(spec.accelerator))
     with mock.patch.object(model, "trainer_kwargs", arguments):
-        yield forecaster
+        yield

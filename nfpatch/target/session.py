@@ -14,9 +14,9 @@ from .world import World
 class Session:
     """What the cases of one process share.
 
-    `number` is that of the running case, `frames` are its forecasts, and `events` further events of it. `fitted` has, by
-    the id of the case, the ends of fits that did not fail, and `scripts` the scripts whose stages have not failed on
-    any rank so far, which further stages continue.
+    `number` is that of the running case, `frames` are its forecasts, and `events` what else was recorded of it.
+    `fitted` has, by the id of the case, the ends of fits that did not fail. `scripts` are those of which no stage has
+    failed on any rank so far; further stages continue them.
     """
 
     def __init__(self, spec: TrainSpec, world: World, backend: str) -> None:

@@ -118,21 +118,25 @@ def predict(script: Script) -> None:
     if script.is_on_spark:
         predict_on_spark(script)
     else:
-        compare_with_one_process(script, lambda forecaster: forecaster.predict())
+        script.compare(forecast(script.forecaster), forecast_in_one_process(script, script.forecaster))
 
 
 def insample(script: Script) -> None:
     """`predict_insample`, over all the training data."""
-    compare_with_one_process(script, lambda forecaster: forecaster.predict_insample(step_size=1))
+    actual = forecast(script.forecaster, "predict_insample", step_size=1)
+    script.compare(actual, forecast_in_one_process(script, script.forecaster, "predict_insample", step_size=1))
 
 
-def compare_with_one_process(script: Script, request: Callable[[Any], Any]) -> None:
-    """Raises Differs if a request to the forecaster has another result in one process."""
+def forecast(forecaster: Any, method: str = "predict", **options: Any) -> Any:
+    """The forecasts of a method, for which some models draw samples."""
     seed_everything()
-    actual = request(script.forecaster)
-    seed_everything()
-    with one_process(script.forecaster, script.spec) as forecaster:
-        script.compare(actual, request(forecaster))
+    return getattr(forecaster, method)(**options)
+
+
+def forecast_in_one_process(script: Script, forecaster: Any, method: str = "predict", **options: Any) -> Any:
+    """The forecasts of one process."""
+    with one_process(forecaster, script.spec):
+        return forecast(forecaster, method, **options)
 
 
 def cross_validation(script: Script) -> None:
@@ -210,8 +214,8 @@ def predict_on_spark(script: Script) -> None:
     past = script.past
     if is_multivariate(trained_model_of(script.forecaster)):
         partitions = [past["unique_id"].unique().tolist()]
-    with one_process(script.forecaster, script.spec) as forecaster:
-        frames = [as_pandas(forecaster.predict(df=past[past["unique_id"].isin(ids)])) for ids in partitions]
+    with one_process(script.forecaster, script.spec):
+        frames = [as_pandas(script.forecaster.predict(df=past[past["unique_id"].isin(ids)])) for ids in partitions]
     script.compare(actual, pandas.concat(frames).sort_values(["unique_id", "ds"]).reset_index(drop=True))
 
 
@@ -238,13 +242,13 @@ def save(script: Script) -> None:
                 if is_turn and failure is None:
                     try:
                         forecaster.save(folder, overwrite=False)
-                        frames.append(predict_in_one_process(load_from(folder), script))
+                        frames.append(forecast_in_one_process(script, load_from(folder)))
                     except Exception as error:  # the other ranks must go on
                         failure = error
                 script.world.gather(None)
     if failure is not None:
         raise failure
-    expected = predict_in_one_process(forecaster, script)
+    expected = forecast_in_one_process(script, forecaster)
     for frame in frames:
         script.compare(frame, expected)
 
@@ -258,7 +262,7 @@ def load(script: Script) -> None:
                 forecaster.save(folder, overwrite=False)
         finally:
             script.world.gather(None)
-    script.compare(predict_from_seed(load_from(folder)), predict_in_one_process(forecaster, script))
+    script.compare(forecast(load_from(folder)), forecast_in_one_process(script, forecaster))
 
 
 @contextmanager
@@ -275,18 +279,6 @@ def saveable_forecaster(script: Script) -> Iterator[Any]:
         yield forecaster
     finally:
         gc.enable()
-
-
-def predict_in_one_process(forecaster: Any, script: Script) -> Any:
-    """The forecasts of one process."""
-    with one_process(forecaster, script.spec):
-        return predict_from_seed(forecaster)
-
-
-def predict_from_seed(forecaster: Any) -> Any:
-    """The forecasts, for which some models draw samples."""
-    seed_everything()
-    return forecaster.predict()
 
 
 def folder_of(script: Script, name: str) -> str:
@@ -433,7 +425,7 @@ def fewer_devices(script: Script) -> None:
     finally:
         undo()
     script.fit(forecaster, is_watched=False, further=True)
-    script.compare(actual, predict_in_one_process(forecaster, script))
+    script.compare(actual, forecast_in_one_process(script, forecaster))
 
 
 def stop_early(script: Script) -> None:
