@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from .events import TrainSpec, encode
 
 # Set by the first process of Lightning's own launcher until it starts the others: the id of the case in which it does.
-# The others skip the cases before that one.
+# The others run the cases before that one without the first process, which has run them without the others.
 STARTED_IN = "NFPATCH_STARTED_IN"
 # Seconds that a process gets to print where it hangs.
 ANSWER_TIME = 0.5
@@ -29,7 +29,7 @@ class World:
         from torch import distributed
         from torch.distributed.rendezvous import rendezvous
 
-        self._has_started_ranks = spec.launcher != "script"
+        self._is_connected = spec.launcher != "script"
         if spec.launcher == "torchrun":
             patience = datetime.timedelta(seconds=spec.timeout)
             store, self.rank, self.size = next(rendezvous("env://", timeout=patience))
@@ -43,31 +43,31 @@ class World:
 
     def enter(self, case: str) -> None:
         """To be called before each case, with its id."""
-        if self._has_started_ranks:
+        if self._is_connected:
             return
         if "LOCAL_RANK" not in os.environ:
             os.environ[STARTED_IN] = case
         else:
-            self._has_started_ranks = self.rank == 0 or os.environ[STARTED_IN] == case
+            self._is_connected = self.rank == 0 or os.environ[STARTED_IN] == case
 
-    def has_other_ranks(self) -> bool:
-        """Whether all ranks run. Lightning's own launcher starts the others at the first fit."""
-        return self._has_started_ranks or (self.rank == 0 and "LOCAL_RANK" in os.environ)
+    def is_connected(self) -> bool:
+        """Whether the ranks exchange values yet. Lightning's own launcher starts the others at the first fit."""
+        return self._is_connected or (self.rank == 0 and "LOCAL_RANK" in os.environ)
 
     def gather(self, value: Any, patience: float | None = None) -> list[Any]:
-        """The values of all ranks, by rank; this rank's for all of them if the others do not run.
+        """The values of all ranks, by rank; this rank's for all of them if they do not exchange values yet.
 
         Raises RuntimeError with the rank that does not send its value within `patience` seconds, after it was made to
         print where it is.
         """
-        if not self.has_other_ranks():
+        if not self.is_connected():
             return [value] * self.size
         self._send(value)
         return [self._receive(rank, patience or self._patience) for rank in range(self.size)]
 
     def leave(self) -> None:
         """To be called last of all. Some releases of torch keep the store in rank 0, which therefore waits for all."""
-        if self.has_other_ranks():
+        if self.is_connected():
             self._send(None)
             for rank in range(self.size if self.rank == 0 else 0):
                 self._receive(rank, self._patience)
