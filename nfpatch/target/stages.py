@@ -434,7 +434,8 @@ def stop_early(script: Script) -> None:
     add_early_stopping(trained_model_of(forecaster))
     script.observed.validated = ()
     script.fit(forecaster)
-    losses, steps = list(script.observed.validated), script.observed.steps
+    losses: list[float] = list(script.observed.validated)
+    steps = script.observed.steps
     for rank, (other_losses, other_steps) in enumerate(script.world.gather((losses, steps))):
         if other_losses != losses:
             raise Differs(f"early stopping goes by the losses {losses}, and on rank {rank} by {other_losses}")

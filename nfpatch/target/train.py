@@ -143,9 +143,9 @@ def main(spec_path: str) -> NoReturn:
                 by_rank = [[Entry.from_json(entry) for entry in each] for each in gathered]
             if any(isinstance(entry.event, (CallRaised, ReferenceMade)) for each in by_rank for entry in each):
                 session.scripts.clear()  # all ranks must continue the same scripts
-            for number, file in other_nodes.items():
+            for number, events_there in other_nodes.items():
                 for entry in by_rank[number]:
-                    file.append(entry)
+                    events_there.append(entry)
     for each in (*other_nodes.values(), events):
         each.write(ProcessEnded())
     if not spec.sharded:
