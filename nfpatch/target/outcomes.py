@@ -25,7 +25,7 @@ class FailedElsewhere(Exception):
     """Another process raised an error; the text is its type and message."""
 
 
-def raised_by(
+def describe_error(
     error: BaseException, number: int, longest: int = LONGEST_MESSAGE, last_frames: int = LAST_FRAMES
 ) -> CallRaised:
     """The record of an exception in the call with this number, with the last frames of this process."""

@@ -35,7 +35,7 @@ from .events import (
     TrainSpec,
     decode,
 )
-from .outcomes import Differs, raised_by
+from .outcomes import Differs, describe_error
 from .plain_fit import train
 from .process import end_with_parent, redirect_output
 from .session import Session
@@ -80,7 +80,7 @@ def run_case(case: CaseSpec, number: int, session: Session, failure: Exception |
     except Differs as difference:
         session.events.append(ReferenceMade(number, differ=str(difference)))
     except Exception as error:
-        end = raised_by(error, number)
+        end = describe_error(error, number)
     observed = TrainingObserved(number, 0, session.observation.training)
     return [observed, *session.events, end or CallReturned(number, tuple(session.frames))]
 

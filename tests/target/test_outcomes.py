@@ -14,7 +14,7 @@ import pytest
 
 from nfpatch.target.events import CallRaised
 from nfpatch.target.models import trained_model_of
-from nfpatch.target.outcomes import FailedElsewhere, message_of, raised_by
+from nfpatch.target.outcomes import FailedElsewhere, describe_error, message_of
 from nfpatch.target.saved.writing import optimizers_for
 
 NEURALFORECAST = """
@@ -92,7 +92,7 @@ def record_of(action: Callable[[], Any]) -> CallRaised:
     """The record of what an action raises."""
     with pytest.raises(Exception) as caught:  # noqa: PT011
         action()
-    return raised_by(caught.value, 3)
+    return describe_error(caught.value, 3)
 
 
 def test_locations_exclude_the_packages_own_files() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Callable
 from ..events import CallReturned, CallStarted, ProcessEnded, ProcessStarted, SourceImported
 from ..frames import records_of
 from ..observing import digest_of
-from ..outcomes import raised_by
+from ..outcomes import describe_error
 from . import reference_run
 from .arguments import options_and_data
 from .files import watch_files
@@ -146,7 +146,7 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
     try:
         answer = call.method(*call.arguments, **call.options)
     except BaseException as error:
-        raised = raised_by(error, number, LONGEST_MESSAGE, LAST_FRAMES)
+        raised = describe_error(error, number, LONGEST_MESSAGE, LAST_FRAMES)
         recorder.write(raised)
         if isinstance(error, Exception) and raised.unused is None and recorder.rank == 0:
             record_single_process_error(recorder, call, models)
