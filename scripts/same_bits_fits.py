@@ -49,7 +49,7 @@ class Fits:
         case = self.events.decode(self.events.CaseSpec, content["case"])
         self.comparing.seed_everything()
         self.observation.begin()
-        model = self.models.model_of(case, STEPS, self.trainer_arguments, self.data.n_series_of(case))
+        model = self.models.make_model(case, STEPS, self.trainer_arguments, self.data.n_series_of(case))
         data = self.data.data_of(case, model.h)
         forecaster = self.package.NeuralForecast(models=[model], freq=self.data.month_end())
         static = {} if data.static is None else {"static_df": data.static}

@@ -50,7 +50,7 @@ class Bench:
         numbers = tuple(int(number) for number in self.package.__version__.split(".")[:2])
         quiet = {"enable_progress_bar": False} if numbers >= self.trainer.FIRST_RELEASE_WITHOUT_PROGRESS_BAR else {}
         n_series = self.data.n_series_of(case)
-        return self.models.model_of(case, steps, lambda: {**TRAINER, **quiet, **more}, n_series)
+        return self.models.make_model(case, steps, lambda: {**TRAINER, **quiet, **more}, n_series)
 
     def trained(self, case: Any, model: Any) -> Any:
         """A forecaster with this model, trained."""

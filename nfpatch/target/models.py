@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from .data import CARDINALITIES, EXOGENOUS_COLUMNS, HORIZON
 from .events import CaseSpec
-from .through_ray import NOT_PASSED, two_trials_through_ray
+from .through_ray import NOT_PASSED, ray_arguments
 
 # Arguments of losses that have no default
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
@@ -27,16 +27,16 @@ NO_ACCELERATOR = ("accelerator", None)
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
-def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+def make_model(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
     """The model of a case, untrained; each call of `trainer` gives new arguments for Lightning's trainer."""
     model_class = getattr(importlib.import_module("neuralforecast.models"), case.model, None)
     if model_class is None:
-        return search_of(case, max_steps, trainer, n_series)
+        return make_search(case, max_steps, trainer, n_series)
     if case.model == "HINT":
-        return reconciled_model_of(case, max_steps, trainer, n_series)
+        return make_reconciled_model(case, max_steps, trainer, n_series)
     known = inspect.signature(model_class.__init__).parameters
     sizes = {**SMALL_SIZES, **{name: size for name, size in SMALL_BATCH.items() if name in known}}
-    arguments = {**sizes, "loss": loss_of(case), **trainer(), **case_arguments(case, max_steps)}
+    arguments = {**sizes, "loss": make_loss(case), **trainer(), **case_arguments(case, max_steps)}
     if "n_series" in known:
         arguments["n_series"] = n_series
     if case.model == "TimeLLM":
@@ -44,23 +44,23 @@ def model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any
     return model_class(**{name: value for name, value in arguments.items() if (name, value) != NO_ACCELERATOR})
 
 
-def reconciled_model_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+def make_reconciled_model(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
     """HINT around a model, which reconciles the forecasts of a total and its two parts."""
     options = dict(case.options)
     wrapped = dict(options.pop("model"))
-    model = model_of(replace(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
+    model = make_model(replace(case, model=wrapped.pop("name"), options=wrapped), max_steps, trainer, n_series)
     hint_class = importlib.import_module("neuralforecast.models").HINT
-    return hint_class(h=HORIZON, S=total_and_parts(), model=model, **options)
+    return hint_class(h=HORIZON, S=summing_matrix(), model=model, **options)
 
 
-def total_and_parts() -> Any:
+def summing_matrix() -> Any:
     """The summing matrix of a total and its two parts."""
     import numpy
 
     return numpy.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], dtype=numpy.float32)
 
 
-def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
+def make_search(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
     """A search with two trials, whose models have different shapes; the better one is trained again.
 
     Only a search in one process has a seed; one by all ranks has none, which is the default. On the released source the
@@ -71,13 +71,13 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
     sizes: dict[str, Any] = {"input_size": SMALL_SIZES["input_size"]}
     common: dict[str, Any] = {"h": HORIZON}
     taken = inspect.signature(search_class.__init__).parameters
-    (common if "loss" in taken else sizes)["loss"] = loss_of(case)  # before 1.3 it is part of the configuration
+    (common if "loss" in taken else sizes)["loss"] = make_loss(case)  # before 1.3 it is part of the configuration
     if case.model == "AutoHINT":
         options = dict(case.options)
         wrapped = dict(options.pop("model"))
         model_class = getattr(models, wrapped.pop("name"))
         case = replace(case, options={**options, **wrapped})
-        common.update(cls_model=model_class, valid_loss=None, S=total_and_parts())
+        common.update(cls_model=model_class, valid_loss=None, S=summing_matrix())
     else:
         model_class = getattr(models, case.model[len("Auto") :])
     known = inspect.signature(model_class.__init__).parameters
@@ -96,11 +96,11 @@ def search_of(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, An
         of_model = {name: value for name, value in of_all.items() if name in known}
         return {**of_model, **sizes, **of_trainer, **case_arguments(case, max_steps)}
 
-    two_trials = two_trials_through_ray if through_ray else two_trials_through_optuna
-    return search_class(**common, **two_trials(constant, other_shapes, 1 if is_alone else None))
+    backend_arguments = ray_arguments if through_ray else optuna_arguments
+    return search_class(**common, **backend_arguments(constant, other_shapes, 1 if is_alone else None))
 
 
-def two_trials_through_optuna(
+def optuna_arguments(
     constant: Callable[[], dict[str, Any]], other_shapes: dict[str, int], seed: int | None
 ) -> dict[str, Any]:
     """The arguments of a search through Optuna.
@@ -130,7 +130,7 @@ def case_arguments(case: CaseSpec, max_steps: int) -> dict[str, Any]:
         arguments.update(cat_exog_list=names, categorical_cardinalities={name: CARDINALITIES[name] for name in names})
     arguments = {**arguments, "max_steps": max_steps, **case.options}
     if arguments.get("valid_loss") is not None:
-        arguments["valid_loss"] = loss_of(replace(case, loss=arguments["valid_loss"]))
+        arguments["valid_loss"] = make_loss(replace(case, loss=arguments["valid_loss"]))
     for option, module in TORCH_CLASSES.items():
         if option in arguments:
             arguments[option] = getattr(importlib.import_module(module), arguments[option])
@@ -144,7 +144,7 @@ def with_options(case: CaseSpec, options: dict[str, Any]) -> CaseSpec:
     return replace(case, options={**case.options, **options})
 
 
-def loss_of(case: CaseSpec) -> Any:
+def make_loss(case: CaseSpec) -> Any:
     """The loss of a case, with the arguments that it requires."""
     loss_class = getattr(importlib.import_module("neuralforecast.losses.pytorch"), case.loss)
     parameters = inspect.signature(loss_class.__init__).parameters.values()

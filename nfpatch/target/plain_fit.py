@@ -18,7 +18,7 @@ from .comparing import FitEnd, compare_fits, seed_everything, start_from, weight
 from .data import HORIZON, Data, data_of, month_end, n_series_of
 from .events import CaseSpec, Training, TrainSpec, decode
 from .frames import record_of
-from .models import EARLY_STOPPING, model_of, trained_model_of
+from .models import EARLY_STOPPING, make_model, trained_model_of
 from .observing import REPORTS_VARIABLE, digest_of, digest_of_tensors
 from .outcomes import Differs
 from .session import Session
@@ -32,7 +32,7 @@ def train(case: CaseSpec, session: Session) -> None:
     """
     seed_everything()
     trainer = partial(trainer_arguments, case, session)
-    model = model_of(case, session.spec.max_steps, trainer, n_series_of(case))
+    model = make_model(case, session.spec.max_steps, trainer, n_series_of(case))
     is_made = any(True for _ in getattr(model, "parameters", list)())  # a search makes its models when it is trained
     if case.like is not None:
         if case.like not in session.fitted:

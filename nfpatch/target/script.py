@@ -15,7 +15,7 @@ from .comparing import seed_everything, start_from, weights_of
 from .data import HORIZON, LENGTH, levelled_series
 from .events import CaseSpec, Training
 from .frames import difference_of, record_of
-from .models import model_of, trained_model_of, with_options
+from .models import make_model, trained_model_of, with_options
 from .outcomes import Differs
 from .plain_fit import fit, new_forecaster
 from .session import Session
@@ -83,7 +83,7 @@ class Script:
         """A forecaster with the case's model, untrained; `trainer` gives the arguments for Lightning's trainer."""
         seed_everything()
         case = with_options(self.case, options)
-        model = model_of(case, self.spec.max_steps, trainer or self.trainer_arguments, self.n_series)
+        model = make_model(case, self.spec.max_steps, trainer or self.trainer_arguments, self.n_series)
         return new_forecaster(model)
 
     def make_with_fixed_weights(self, trainer: Callable[[], dict[str, Any]], **options: Any) -> Any:

@@ -40,11 +40,11 @@ FAILURE = "what is planted in a step"
 TWO_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp"}
 
 
-def run(case: CaseSpec, session: Session) -> None:
+def run_stage(case: CaseSpec, session: Session) -> None:
     """Runs the script of a case to its stage. Raises Differs if the result differs from that of one process."""
     stage = STAGES[case.stage]
     try:
-        script = script_of(case, session)
+        script = reuse_script(case, session)
         try:
             stage(script)
         finally:
@@ -60,7 +60,7 @@ def run(case: CaseSpec, session: Session) -> None:
         raise
 
 
-def script_of(case: CaseSpec, session: Session) -> Script:
+def reuse_script(case: CaseSpec, session: Session) -> Script:
     """The script of a case, which may be one that an earlier case has trained."""
     stage = case.stage if case.stage in TRAINED_OTHERWISE else None
     training = [case.tree, case.model, case.loss, case.options, cut_of(case, session.spec.world_size + 1), stage]

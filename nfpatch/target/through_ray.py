@@ -26,10 +26,10 @@ OBJECT_STORE = 100 * 2**20
 LONGEST_FOLDER = 28
 
 
-def two_trials_through_ray(
+def ray_arguments(
     constant: Callable[[], dict[str, Any]], other_shapes: dict[str, int], seed: int | None
 ) -> dict[str, Any]:
-    """The arguments of a search through ray, from those of `models.two_trials_through_optuna`."""
+    """The arguments of a search through ray, from those of `models.optuna_arguments`."""
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 

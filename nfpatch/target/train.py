@@ -40,7 +40,7 @@ from .plain_fit import train
 from .process import end_with_parent, redirect_output
 from .session import Session
 from .source import import_neuralforecast
-from .stages import run
+from .stages import run_stage
 from .trainer import backend_for
 from .world import RankInfo, World, gather_rank_infos, rank_of
 
@@ -76,7 +76,7 @@ def run_case(case: CaseSpec, number: int, session: Session, failure: Exception |
     try:
         if failure is not None:
             raise failure
-        (train if case.stage == "fit" else run)(case, session)
+        (train if case.stage == "fit" else run_stage)(case, session)
     except Differs as difference:
         session.events.append(ReferenceMade(number, differ=str(difference)))
     except Exception as error:
