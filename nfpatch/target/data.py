@@ -16,7 +16,6 @@ EXOGENOUS_COLUMNS = {
     "historic": ("hist_exog_list", "y_[lag12]", "quarter"),
     "future": ("futr_exog_list", "trend", "month"),
 }
-N_SERIES = 2  # of the panel
 HORIZON = 12
 LENGTH = 143  # points in time of the longest of `levelled_series`, before the horizon is cut off
 CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
@@ -43,8 +42,8 @@ def data_of(case: CaseSpec, horizon: int) -> Data:
 
 
 def n_series_of(case: CaseSpec) -> int:
-    """The number of series of a case; HINT has a total as well."""
-    return N_SERIES + int(case.model == "HINT")
+    """The number of series of a case; HINT has a total besides the two of the panel."""
+    return 3 if case.model == "HINT" else 2
 
 
 def month_end() -> str:

@@ -22,8 +22,6 @@ SMALL_BATCH = {"windows_batch_size": 32}
 OTHER_SHAPES = {"input_size": 36, "encoder_hidden_size": 12}
 # Options that are classes of torch, and their modules
 TORCH_CLASSES = {"optimizer": "torch.optim", "lr_scheduler": "torch.optim.lr_scheduler"}
-# With this option a case leaves the accelerator to Lightning
-NO_ACCELERATOR = ("accelerator", None)
 EARLY_STOPPING = "early_stop_patience_steps"
 
 
@@ -35,13 +33,15 @@ def make_model(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, A
     if case.model == "HINT":
         return make_reconciled_model(case, max_steps, trainer, n_series)
     known = inspect.signature(model_class.__init__).parameters
-    sizes = {**SMALL_SIZES, **{name: size for name, size in SMALL_BATCH.items() if name in known}}
-    arguments = {**sizes, "loss": make_loss(case), **trainer(), **case_arguments(case, max_steps)}
+    batch = {name: size for name, size in SMALL_BATCH.items() if name in known}
+    arguments = {**SMALL_SIZES, **batch, "loss": make_loss(case), **trainer(), **case_arguments(case, max_steps)}
     if "n_series" in known:
         arguments["n_series"] = n_series
     if case.model == "TimeLLM":
         arguments.update(language_model_arguments())
-    return model_class(**{name: value for name, value in arguments.items() if (name, value) != NO_ACCELERATOR})
+    if arguments.get("accelerator", "") is None:  # by which a case leaves it to Lightning
+        del arguments["accelerator"]
+    return model_class(**arguments)
 
 
 def make_reconciled_model(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, Any]], n_series: int) -> Any:
