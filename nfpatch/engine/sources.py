@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Optional
 
 from nfpatch.catalog import Patch
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.errors import RefusedError
-from nfpatch.installs.find import Install
+from nfpatch.installs.find import RUNTIME_FOLDER, Install
 from nfpatch.patching.install_state import InstallState
 from nfpatch.patching.plan import changes_to, originals_of, plan_apply
 
@@ -48,7 +48,7 @@ def patched_tree(
 
 
 def missing_patches(found: InstallState, source: Source) -> list[Patch]:
-    """The patches that the release has a use for and this source of it does not have."""
+    """The patches for this release, except opt-in ones, that this source does not have."""
     if source == "patched":
         return []
     useful = [status for status in found.statuses if status.files and not status.patch.opt_in]
@@ -58,3 +58,33 @@ def missing_patches(found: InstallState, source: Source) -> list[Patch]:
 def build_source(install: Install, tree: Tree, folder: Path) -> Optional[Path]:
     """A source with these files, in `folder`; None, which stands for the installed one, where nothing differs."""
     return build_overlay(install.package, folder, tree) if tree else None
+
+
+def build_overlay(package: Path, folder: Path, replacements: Tree) -> Path:
+    """Copies `package` into `folder` with some files replaced, and returns `folder`, to be put on `sys.path`.
+
+    `package` is the installed `neuralforecast/` folder; it stays untouched, and nothing of the copy is linked to it.
+    `replacements` are by POSIX path relative to the folder that holds the package; a file whose content is None is left
+    out. Runtime modules are added where the package has none. `folder` must not hold the package yet.
+
+    Raises ValueError for any other path that the package does not have: such a replacement would have no effect.
+    """
+    for parent, folders, names in os.walk(package, followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for file in (Path(parent, name) for name in names):
+            path = file.relative_to(package.parent).as_posix()
+            _write_copy(folder / path, replacements[path] if path in replacements else file.read_bytes())
+    for path in sorted(path for path in replacements if not (package.parent / path).is_file()):
+        if PurePosixPath(path).parent != PurePosixPath(RUNTIME_FOLDER):
+            raise ValueError(f"not in the package {package}: {path}")
+        _write_copy(folder / path, replacements[path])
+    return folder
+
+
+def _write_copy(target: Path, content: Optional[bytes]) -> None:
+    if content is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Contents only: files of an install may be read-only, and hard links of a cache that others share.
+    with target.open("xb") as file:
+        file.write(content)

@@ -19,7 +19,7 @@ from test_runner import NBEATSX, OUT, SEARCH, mark, package, patched_files, proc
 
 from nfpatch.catalog import Case
 from nfpatch.engine.launch import Nodes
-from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.sources import build_overlay
 from nfpatch.proof.report import conditions_of
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase

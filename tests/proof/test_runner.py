@@ -21,8 +21,8 @@ import pytest
 from support import MARK, ROOT, environment, processes_with
 
 from nfpatch.catalog import Case
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
+from nfpatch.engine.sources import build_overlay
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import CaseResult, ProofCase
