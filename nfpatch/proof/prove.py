@@ -9,7 +9,7 @@ from functools import partial
 from typing import Optional, get_args
 
 from nfpatch.catalog import Case, Patch, Selection
-from nfpatch.engine.run import temporary_folder
+from nfpatch.engine.launch import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import RefusedError
 from nfpatch.installs.find import Install

@@ -19,10 +19,20 @@ from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import specifier_contains
 from nfpatch.engine.facts import Call
-from nfpatch.engine.launch import ONE_NODE, Launch, Nodes, Program, is_alive, training_environment
+from nfpatch.engine.launch import (
+    ONE_NODE,
+    Launch,
+    Nodes,
+    Program,
+    check_disk_space,
+    is_alive,
+    request_stacks,
+    running,
+    temporary_folder,
+    training_environment,
+)
 from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
-from nfpatch.engine.run import ask_for_places, full_disk, is_disk_full, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.coverage import Coverage
@@ -293,7 +303,7 @@ class _Proof:
                 return None
             return True
 
-        wait_for(launch, look)
+        launch.wait_until(look)
 
     def _take_leave(self, launch: Launch, deadline: float) -> None:
         """Lets the launcher end by itself where others may still depend on it: one of them holds what all share."""
@@ -350,12 +360,11 @@ class _Proof:
 
     def _death(self, launch: Launch) -> _Ending:
         """Why a launch, or one of its processes, ended early; ends the others, so that the launcher does not wait."""
-        launch.end_workers(rank.pid for rank in self.ranks if rank.pid)
+        launch.kill_workers(rank.pid for rank in self.ranks if rank.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
         self._take_reports()
-        if is_disk_full(self.folder):
-            raise full_disk()
+        check_disk_space(self.folder)
         failure = launch.first_failure()
         if failure is not None:
             rank = next((rank for rank in self.ranks if rank.pid == failure.pid), None)
@@ -367,7 +376,7 @@ class _Proof:
             return _Ending("error", words, None if rank is None else rank.number)
         launchers_code = launch.process.poll()
         words = "did not end" if launchers_code is None else _in_words(launchers_code)
-        if launch.by_torch:
+        if self.launcher == "torchrun":
             return _Ending("error", f"torch's launcher {words}\n{tail_of(launch.log, _LOG_LINES)}".rstrip())
         # what the other processes of Lightning's launcher print before they know their rank goes there as well
         return _Ending("error", f"rank 0 {words}\n{self.ranks[0].log_tail(_LOG_LINES)}".rstrip(), 0)
@@ -408,7 +417,7 @@ class _Proof:
             if rank.pid and not rank.ended
         }
         asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
-        ask_for_places(rank.pid for rank in asked.values())
+        request_stacks(rank.pid for rank in asked.values())
         return "".join(f"\n{who} was at {rank.place() or 'an unknown place'}" for who, rank in asked.items())
 
     def _places_told(self) -> str:

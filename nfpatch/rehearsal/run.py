@@ -15,11 +15,19 @@ from typing import Literal, Optional
 from nfpatch.console import pluralize
 from nfpatch.engine.checks.shared_files import shared_files
 from nfpatch.engine.facts import listed
-from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
+from nfpatch.engine.launch import (
+    Launch,
+    Program,
+    bearers_of,
+    is_alive,
+    process_environment,
+    request_stacks,
+    running,
+    temporary_folder,
+)
 from nfpatch.engine.logs import place_of, tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.records import Records
-from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
 from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
 from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.patching.install_state import InstallState
@@ -244,10 +252,10 @@ def _watch(
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
             return None
-        ask_for_places(each.pid for each in living)
+        request_stacks(each.pid for each in living)
         return reason, 0
 
-    return wait_for(launch, look)
+    return launch.wait_until(look)
 
 
 class Idleness:
