@@ -584,7 +584,7 @@ def test_the_output_names_the_launcher_and_it_trains_once(site: Path) -> None:
     agenda = agenda_of(found, "predict-on-one-device", launchers=("script", "fork", "script"))
     results = tuple(result_without_calls(case, "error", "") for case in agenda.cases)
     assert len({result.id for result in results}) == len(results)
-    report = ProofReport(False, None, None, None, 0.0, results)
+    report = ProofReport(None, None, None, 0.0, results)
     assert [title for title, _ in groups(report)] == [
         "NHITS, predict, by script",
         "NHITS (control), by script",

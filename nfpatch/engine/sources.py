@@ -88,3 +88,8 @@ def _write_copy(target: Path, content: Optional[bytes]) -> None:
     # Contents only: files of an install may be read-only, and hard links of a cache that others share.
     with target.open("xb") as file:
         file.write(content)
+
+
+def is_imported_from(file: Optional[str], folder: Path) -> bool:
+    """Whether a package whose `__init__.py` is this file, if it has one, was found in this folder."""
+    return file is not None and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))

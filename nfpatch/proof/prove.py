@@ -16,8 +16,7 @@ from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, PatchStatus
 from nfpatch.patching.plan import original_with, originals_of, plan_apply, plan_partial
 from nfpatch.patching.selection import choice_for_apply, is_applied, is_selected
-from nfpatch.proof.coverage import Coverage, Unproved
-from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
+from nfpatch.proof.runner import Coverage, ProofEvent, ProofReport, RunOptions, Unproved, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, ProofCase, Strategy
 
 # NHITS trains under DDP: where it does not, the machine is at fault, not the patch. In 1.1.0 it has an unused output
@@ -398,30 +397,16 @@ def timeout_for(agenda: Agenda) -> float:
 
 
 def run_agenda(
-    agenda: Agenda,
-    install: Install,
-    options: Optional[RunOptions] = None,
-    on_event: Optional[Callable[[ProofEvent], None]] = None,
+    agenda: Agenda, install: Install, options: RunOptions, on_event: Callable[[ProofEvent], None]
 ) -> ProofReport:
-    """Train all cases of the agenda, those of each launcher in one launch; without `options`, in `timeout_for` it.
-
-    Raises what `run_proof` raises.
-    """
-    options = options or RunOptions(timeout=timeout_for(agenda))
+    """Trains all cases of the agenda. Raises what `run_proof` raises."""
     # On several nodes the trials of the released source hang
     is_one_node = options.nodes.nnodes == 1
     cases = [fit for fit in agenda.cases if is_one_node or (fit.case.stage, fit.source) != ("ray-search", "released")]
     if not cases:
-        report = ProofReport(True, None, None, None, 0.0, ())
-        return _covering(report, agenda.coverage)
+        return ProofReport(None, None, None, 0.0, (), coverage=agenda.coverage)
     with temporary_folder() as folder:
         trees = {name: build_source(install, files, folder / name) for name, files in agenda.trees.items()}
         trees["installed"] = install.tree
         report = run_proof(install.python, cases, trees, options, install.extra_path, on_event)
-    return _covering(report, agenda.coverage)
-
-
-def _covering(report: ProofReport, coverage: Coverage) -> ProofReport:
-    """The report with what the proof leaves out, which may be too much."""
-    suffices = coverage.suffices(report.proved) or (report.shows_faults_only and not coverage.missing)
-    return replace(report, ok=report.ok and suffices, coverage=coverage)
+    return replace(report, coverage=agenda.coverage)

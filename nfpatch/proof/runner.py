@@ -1,6 +1,6 @@
-"""Proves patches by real DDP fits: launches them in the target interpreter, watches, and judges what is reported.
+"""Trains the cases of a proof in the target interpreter, follows the ranks, and judges what they record.
 
-All cases run in one launch, because importing torch, Lightning and ray is most of the cost.
+All cases of a launcher run in one launch, because importing torch, Lightning and ray is most of the cost.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,27 +32,33 @@ from nfpatch.engine.launch import (
     temporary_folder,
     training_environment,
 )
-from nfpatch.engine.logs import tail_of
+from nfpatch.engine.logs import entries_in, frames_of_dump, tail_of, text_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
-from nfpatch.engine.sources import Source
+from nfpatch.engine.records import Process
+from nfpatch.engine.sources import Source, is_imported_from
 from nfpatch.errors import InstallEnvironmentError
-from nfpatch.proof.coverage import Coverage
-from nfpatch.proof.ranks import ReportingRank, ranks_of_fit
 from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_calls, result_without_calls
 from nfpatch.target import ENTRY
-from nfpatch.target.events import CaseSpec, TrainSpec, encode
+from nfpatch.target.events import (
+    CaseSpec,
+    Entry,
+    ProcessStarted,
+    RanksAssembled,
+    SourceImported,
+    StackImported,
+    TrainSpec,
+    encode,
+)
 
 # TorchDistributor came with Spark 3.4
 FIRST_PYSPARK = "pyspark>=3.4,<4"
-
-# Two would do for DDP to refuse unused parameters; the third shows that training goes on.
+# DDP refuses unused parameters at the second step; the third shows that training continues.
 MAX_STEPS = 3
-
 # Seconds for which a rank that has finished a case waits for the others.
 PATIENCE = 30.0
-# Seconds that torch's launcher gets to report a worker that ended.
+# Seconds that torch's launcher gets to report a worker that exited.
 _REPORT_TIME = 5.0
-# Seconds that the launchers of several nodes get to take leave of each other.
+# Seconds that the launchers of several nodes get to close their rendezvous.
 _FAREWELL_TIME = 20.0
 _LOG_LINES = 8
 
@@ -60,7 +67,7 @@ _LOG_LINES = 8
 class ProofEvent:
     """A step of a proof, to show its progress.
 
-    Every case finishes exactly once, with its result, whatever became of it; a case that was not reached never starts.
+    Every case finishes exactly once, with its result; a case that was not reached does not start.
     """
 
     kind: Literal["launched", "started", "finished"]
@@ -69,15 +76,40 @@ class ProofEvent:
 
 
 @dataclass(frozen=True)
+class Unproved:
+    """A patch that is applied, needed or named, but not proved. It `is_named` if the command line has its id."""
+
+    id: str
+    reason: str
+    is_named: bool = False
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The patches in question that a proof does not cover.
+
+    `not_needed` are named patches that this release does not need, `skipped` those that `--skip` leaves out, both with
+    the reasons.
+    """
+
+    unproved: tuple[Unproved, ...] = ()
+    not_needed: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The ids that were named and are not proved."""
+        return tuple(patch.id for patch in self.unproved if patch.is_named)
+
+
+@dataclass(frozen=True)
 class ProofReport:
     """The result of a proof.
 
-    `world_size` and `backend` are what torch reported, None where no case trained; `stack` is None where there was
-    nothing to prove. `accelerator` and `nodes`, the number of machines, are what was asked for. `coverage` says
-    which patches in question it does not show.
+    `world_size` and `backend` are what torch reported, None if no case trained; `stack` is None if there was nothing to
+    prove. `accelerator` and `nodes`, the number of machines, are those requested.
     """
 
-    ok: bool
     stack: Stack | None
     world_size: int | None
     backend: str | None
@@ -88,6 +120,12 @@ class ProofReport:
     coverage: Coverage = field(default_factory=Coverage)
 
     @property
+    def ok(self) -> bool:
+        """Whether every case has the expected result, and the cases cover the named patches, or any at all."""
+        covers_any = bool(self.proved) or self.shows_faults_only or not self.coverage.unproved
+        return covers_any and not self.coverage.missing and all(case.ok for case in self.cases)
+
+    @property
     def patches(self) -> tuple[str, ...]:
         """The ids of the patches in question, in the order of the cases; those without a case come last."""
         shown = [case.patch for case in self.cases if case.patch is not None]
@@ -95,7 +133,7 @@ class ProofReport:
 
     @property
     def proved(self) -> tuple[str, ...]:
-        """The ids of the patches of which every case has the expected result, not only those of the released source."""
+        """The ids of the patches whose cases all have the expected result, not only those of the released source."""
         failed = {case.patch for case in self.cases if not case.ok}
         shown = dict.fromkeys(case.patch for case in self.cases if case.patch is not None and case.source != "released")
         return tuple(patch_id for patch_id in shown if patch_id not in failed)
@@ -116,7 +154,9 @@ class ProofReport:
             "nodes": self.nodes,
             "seconds": round(self.seconds, 3),
             "proved": list(self.proved),
-            **self.coverage.to_json(),
+            "unproved": [{"id": patch.id, "reason": patch.reason} for patch in self.coverage.unproved],
+            "not_needed": [{"id": name, "reason": reason} for name, reason in self.coverage.not_needed.items()],
+            "skipped": [{"id": name, "reason": reason} for name, reason in self.coverage.skipped.items()],
             "cases": [case.to_json() for case in self.cases],
         }
 
@@ -125,9 +165,8 @@ class ProofReport:
 class RunOptions:
     """How cases are run: by `devices` processes on each of the `nodes`, on the `accelerator` "cpu" or "gpu".
 
-    `timeout` is in seconds, for all of them. Each case is trained by every process, or if they are `dealt` by one of
-    them alone. Where a process ends early, the cases that were not reached are errors; a `persistent` run launches them
-    again.
+    `timeout` is in seconds, for all of them. Each case is trained by all processes, or if they are `dealt`, by one of
+    them. If a process crashes, the cases that were not reached are errors; a `persistent` run launches them again.
     """
 
     devices: int = 2
@@ -147,16 +186,16 @@ def run_proof(
     extra_path: Sequence[Path] = (),
     on_event: Callable[[ProofEvent], None] | None = None,
 ) -> ProofReport:
-    """Trains the cases in the interpreter `python`, in one launch of processes for each launcher, and judges them.
+    """Trains the cases in the interpreter `python`, in one launch for each launcher, and judges them.
 
-    With several nodes, each calls this for processes of its own, and judges what all of them report.
+    Each of several nodes calls this for its own processes, and judges what all of them report.
 
-    `trees` gives for each `tree` of a case the folder that holds its `neuralforecast/`, or None for the one that the
-    interpreter finds, `extra_path` being first on its path. Whatever ends the call, no process and no temporary file is
+    `trees` has, for each `tree` of a case, the folder of its `neuralforecast/`, or None for the one that the
+    interpreter imports with `extra_path` first on its path. However the call ends, no process and no temporary file is
     left.
 
-    Raises InstallEnvironmentError where the interpreter cannot run or has no torch or Lightning, where it finds no GPU
-    to train on, and where the temporary folder is full.
+    Raises InstallEnvironmentError if the interpreter cannot run, lacks torch or Lightning, or finds no GPU for a proof
+    on GPUs, and if the temporary folder is full.
     """
     if not cases or len({case.id for case in cases}) != len(cases):
         raise ValueError("a proof needs cases, and each an id of its own")
@@ -180,7 +219,6 @@ def run_proof(
     distributed = (result for result in results if result.strategy != "single-process" and result.expect != "wrong")
     trained = next((result for result in distributed if result.world_size is not None), None)
     return ProofReport(
-        ok=all(result.ok for result in results),
         stack=stack,
         world_size=trained.world_size if trained else None,
         backend=trained.backend if trained else None,
@@ -191,12 +229,71 @@ def run_proof(
     )
 
 
+@dataclass
+class ReportingRank(Process):
+    """One process of a launch and what it has recorded so far; its calls are cases.
+
+    Of a process on another node, only its finished cases and its exit are known.
+    """
+
+    number: int = 0
+    folder: Path = Path()
+    gpus: int | None = None
+    backend: str | None = None  # of the process group, as the ranks agreed
+    imported: dict[str, str | None] = field(default_factory=dict)  # tree: the file of its neuralforecast
+    _read: int = 0  # bytes
+
+    @property
+    def log(self) -> Path:
+        """What the process prints."""
+        return self.folder / f"rank-{self.number}.log"
+
+    @property
+    def running(self) -> set[int]:
+        """The numbers of the cases that it has begun and not finished."""
+        return {number for number, call in self.calls.items() if not call.is_over}
+
+    def read(self) -> None:
+        """Reads the events that were written since the last call."""
+        path = self.folder / f"rank-{self.number}.jsonl"
+        entries, self._read = entries_in(path, self._read) if path.exists() else ([], self._read)
+        for entry in entries:
+            self.take(entry)
+
+    def take(self, entry: Entry) -> None:
+        """Records one event."""
+        event = entry.event
+        if isinstance(event, ProcessStarted):
+            self.pid = entry.pid
+        elif isinstance(event, StackImported):
+            self.gpus = event.gpus
+        elif isinstance(event, RanksAssembled):
+            self.backend = event.backend
+        elif isinstance(event, SourceImported):
+            self.imported[event.tree] = event.file
+        else:
+            super().take(entry)
+
+    def place(self) -> str | None:
+        """The innermost frames of the last stack that the process has printed; None if it has printed none."""
+        frames = frames_of_dump(text_of(self.log))
+        return ", ".join(f"{file}:{line} in {name}" for file, line, name in frames[:3]) or None
+
+
+def ranks_of_fit(reports: Path) -> list[ReportingRank]:
+    """The processes that exist for a running fit only, below the folder of reports of its launch.
+
+    Each has created an empty file with the name of its log and its process id as the last suffix.
+    """
+    return [
+        ReportingRank(int(mark.suffix[1:]), number=int(re.findall(r"\d+", mark.name)[0]), folder=mark.parent)
+        for mark in sorted(reports.glob("*/rank-*.log.*"))
+    ]
+
+
 @dataclass(frozen=True)
 class _Ending:
-    """Why a launch is over although not all cases are: for the case that was running, and for those not reached.
-
-    `rank` is the number of the rank that died, where it is known.
-    """
+    """Why a launch stopped before all cases were finished; `rank` is the one that crashed, if it is known."""
 
     outcome: Literal["error", "timeout"]
     detail: str
@@ -204,7 +301,7 @@ class _Ending:
 
 
 class _Proof:
-    """One proof in progress: the reports of the ranks, and the results so far."""
+    """The launch of the cases of one launcher: the ranks, and the results so far."""
 
     def __init__(
         self,
@@ -216,8 +313,8 @@ class _Proof:
         on_event: Callable[[ProofEvent], None],
     ) -> None:
         self.launcher = cases[0].launcher
-        # Each tree is imported once, so its cases follow each other; what they are compared with comes first. By
-        # Lightning's own launcher the control does, because it starts the other processes and ends well.
+        # Each tree is imported once, so its cases follow each other, after those that they are compared with. With
+        # Lightning's own launcher the control comes first, because it starts the other processes and does not crash.
         sources, is_script = get_args(Source), self.launcher == "script"
         self.cases = sorted(
             cases, key=lambda case: (sources.index(case.source), case.tree, is_script and case.patch is not None)
@@ -235,7 +332,7 @@ class _Proof:
         self.results: dict[str, CaseResult] = {}
 
     def program(self, python: Path, extra_path: Sequence[Path]) -> Program:
-        """What is started; its specification is written."""
+        """The program of the launch, whose specification this writes."""
         temporary, workplace, specification = (self.folder / name for name in ("tmp", "cwd", "spec.json"))
         for made in (self.reports, temporary, workplace):
             made.mkdir()
@@ -251,11 +348,10 @@ class _Proof:
         )
 
     def workers(self) -> list[int]:
-        """The ids of the processes that may still run."""
+        """The ids of the processes that may still be running."""
         return [rank.pid for rank in self.ranks if rank.pid and not rank.ended]
 
     def _specification(self) -> TrainSpec:
-        """What `target/train.py` does."""
         return TrainSpec(
             trees={name: None if tree is None else os.path.abspath(tree) for name, tree in self.trees.items()},
             cases=tuple(
@@ -287,14 +383,14 @@ class _Proof:
         )
 
     def watch(self, launch: Launch, deadline: float) -> None:
-        """Follows the launch to its end; afterwards every case has its result."""
+        """Follows the launch until it ends; afterwards every case has its result."""
         self.on_event(ProofEvent("launched"))
 
         def look(ended: bool) -> Optional[bool]:
             dead = [rank for rank in self.ranks if rank.pid and not is_alive(rank.pid)]
             self._take_reports()
             if all(rank.ended for rank in self.ranks):
-                self._take_leave(launch, deadline)
+                self._wait_for_launcher(launch, deadline)
             elif ended or any(not rank.ended for rank in dead):
                 self._conclude(self._death(launch))
             elif time.monotonic() > deadline:
@@ -305,14 +401,13 @@ class _Proof:
 
         launch.wait_until(look)
 
-    def _take_leave(self, launch: Launch, deadline: float) -> None:
-        """Lets the launcher end by itself where others may still depend on it: one of them holds what all share."""
+    def _wait_for_launcher(self, launch: Launch, deadline: float) -> None:
+        """Lets the launcher of a node exit by itself: the other nodes may depend on it."""
         if self.options.nodes.nnodes > 1:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 launch.process.wait(max(0.0, min(_FAREWELL_TIME, deadline - time.monotonic())))
 
     def _lateness(self) -> str:
-        """What had not finished at the timeout."""
         when = f"at the timeout of {self.options.timeout:g} s"
         if self.options.nodes.nnodes == 1 or any(rank.pid for rank in self.ranks):
             return f"not finished {when}"
@@ -322,7 +417,7 @@ class _Proof:
         )
 
     def _take_reports(self) -> None:
-        """Reads what the ranks have written, and judges the cases that all of them have finished."""
+        """Reads what the ranks have recorded, and judges the cases that all of them have finished."""
         for rank in self.ranks:
             rank.read()
             if rank.gpus == 0:
@@ -336,21 +431,20 @@ class _Proof:
                 self._finish(case, self._judged(case, [call for _, call in over]))
 
     def _over(self, number: int) -> list[tuple[int, Call]]:
-        """What the ranks that have finished a case have recorded of it, with their numbers."""
+        """The records of a case of the ranks that have finished it, with their numbers."""
         calls = ((rank.number, rank.calls.get(number)) for rank in self.ranks)
         return [(rank, call) for rank, call in calls if call is not None and call.is_over]
 
     def _finish(self, case: ProofCase, result: CaseResult) -> None:
-        """Records the result of a case."""
         self.results[case.id] = result
         self.on_event(ProofEvent("finished", case, result))
 
     def _judged(self, case: ProofCase, calls: Sequence[Call]) -> CaseResult:
         """The result of a case that all ranks have finished."""
+        tree = self.trees[case.tree] or self.stack.neuralforecast
         for rank in self.ranks:
             file = rank.imported.get(case.tree)
-            tree = self.trees[case.tree] or self.stack.neuralforecast
-            if case.tree in rank.imported and not _is_package_file(file, tree):
+            if tree is not None and case.tree in rank.imported and not is_imported_from(file, tree):
                 wrong = f"rank {rank.number} imported neuralforecast from {file} instead of {tree}"
                 return result_without_calls(case, "error", wrong)
         # On GPUs the ranks agree on the backend, as only they know how many there are.
@@ -359,39 +453,34 @@ class _Proof:
         return result_of_calls(case, calls, self.world_size, backend)
 
     def _death(self, launch: Launch) -> _Ending:
-        """Why a launch, or one of its processes, ended early; ends the others, so that the launcher does not wait."""
+        """Why a launch, or one of its processes, exited early; kills the others, for which the launcher would wait."""
         launch.kill_workers(rank.pid for rank in self.ranks if rank.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
         self._take_reports()
         check_disk_space(self.folder)
         failure = launch.first_failure()
+        who, log, code = "torch's launcher", launch.log, launch.process.poll()
+        rank = None if self.launcher == "torchrun" else self.ranks[0]
         if failure is not None:
             rank = next((rank for rank in self.ranks if rank.pid == failure.pid), None)
-            if rank is not None:
-                who, last_words = f"rank {rank.number}", rank.log_tail(_LOG_LINES)
-            else:  # it ended before it wrote its rank
-                who, last_words = f"process {failure.local_rank} of this node", tail_of(launch.log, _LOG_LINES)
-            words = f"{who} {_in_words(failure.exit_code)}\n{last_words}".rstrip()
-            return _Ending("error", words, None if rank is None else rank.number)
-        launchers_code = launch.process.poll()
-        words = "did not end" if launchers_code is None else _in_words(launchers_code)
-        if self.launcher == "torchrun":
-            return _Ending("error", f"torch's launcher {words}\n{tail_of(launch.log, _LOG_LINES)}".rstrip())
-        # what the other processes of Lightning's launcher print before they know their rank goes there as well
-        return _Ending("error", f"rank 0 {words}\n{self.ranks[0].log_tail(_LOG_LINES)}".rstrip(), 0)
+            who, code = f"process {failure.local_rank} of this node", failure.exit_code
+        if rank is not None:  # else it exited before it wrote its rank
+            who, log = f"rank {rank.number}", rank.log
+        words = f"{who} {_in_words(code)}\n{tail_of(log, _LOG_LINES)}".rstrip()
+        return _Ending("error", words, None if rank is None else rank.number)
 
     def _conclude(self, ending: _Ending) -> None:
-        """Gives every case that has no result yet the one that the ending makes it.
+        """Gives every case without a result the one that follows from the ending.
 
-        A persistent proof does so only with the cases that a process died of: the others will be launched again. Where
-        it died between two cases, all others are, if any was finished.
+        A persistent proof does so only for the cases in which a process crashed, as the others are launched again. If
+        it crashed between two cases, all others are launched again, unless none was finished.
         """
         is_final = not self.options.persistent or ending.outcome == "timeout"
         fatal = set() if is_final else self._running_on(ending.rank) or self._running_on(None)
         if not is_final and not fatal and self.results:
             return
-        places = self._places() if ending.outcome == "timeout" else self._places_told()
+        places = self._places() if ending.outcome == "timeout" else self._places_printed()
         not_reached = "not reached" if self.started - set(self.results) else f"not reached: {ending.detail}{places}"
         for number, case in enumerate(self.cases):
             if case.id in self.results or (fatal and number not in fatal):
@@ -404,12 +493,12 @@ class _Proof:
             self._finish(case, result_without_calls(case, ending.outcome, ending.detail + places + "".join(errors)))
 
     def _running_on(self, rank: int | None) -> set[int]:
-        """The numbers of the cases that a rank has begun and not finished; of all ranks if it is not known which."""
+        """The numbers of the cases that a rank has begun and not finished; None stands for all ranks."""
         ranks = self.ranks if rank is None else [self.ranks[rank]]
         return {number for rank in ranks for number in rank.running}
 
     def _places(self) -> str:
-        """Where the processes that have not finished are, if they still respond."""
+        """Where the processes that have not finished are, if they respond."""
         is_each_a_rank = len(self.ranks) == self.world_size
         asked = {
             f"rank {rank.number}" if is_each_a_rank else "the script": rank
@@ -420,14 +509,14 @@ class _Proof:
         request_stacks(rank.pid for rank in asked.values())
         return "".join(f"\n{who} was at {rank.place() or 'an unknown place'}" for who, rank in asked.items())
 
-    def _places_told(self) -> str:
-        """Where processes that have not finished were when another rank asked them."""
+    def _places_printed(self) -> str:
+        """Where processes that have not finished were when another rank made them print their stacks."""
         places = {rank.number: rank.place() for rank in self.ranks if not rank.ended}
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
 
 
 def check_that_it_forks(stack: Stack) -> None:
-    """Raises InstallEnvironmentError if Lightning has no strategy that forks, `ddp_notebook` (PR 13744)."""
+    """Raises InstallEnvironmentError if Lightning lacks the strategy that forks, `ddp_notebook` (PR 13744)."""
     if specifier_contains("<1.7", stack.lightning):
         raise InstallEnvironmentError(
             f"Lightning {stack.lightning} cannot train in forked processes: `ddp_notebook` came with 1.7. Prove by "
@@ -436,7 +525,7 @@ def check_that_it_forks(stack: Stack) -> None:
 
 
 def check_that_spark_starts(stack: Stack, python: Path) -> None:
-    """Raises InstallEnvironmentError where something is missing that neuralforecast needs on Spark."""
+    """Raises InstallEnvironmentError if anything is missing that neuralforecast needs on Spark."""
     missing = [name for name, version in (("pyspark", stack.pyspark), ("fugue", stack.fugue)) if version is None]
     if missing:
         needed = " ".join(f"'{FIRST_PYSPARK}'" if name == "pyspark" else name for name in missing)
@@ -461,20 +550,13 @@ def no_gpu(stack: Stack) -> InstallEnvironmentError:
     )
 
 
-def _in_words(code: int) -> str:
-    """How a process ended that has this exit code."""
+def _in_words(code: int | None) -> str:
+    """How a process exited that has this exit code."""
+    if code is None:
+        return "did not end"
     if code >= 0:
         return f"ended with exit code {code}"
     try:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:  # one of the nameless real-time signals
         return f"was ended by signal {-code}"
-
-
-def _is_package_file(file: str | None, folder: Path | None) -> bool:
-    """Whether `file` is the `__init__.py` of the package in `folder`. A folder not known beforehand cannot be wrong."""
-    if folder is None:
-        return True
-    with contextlib.suppress(OSError):
-        return file is not None and os.path.samefile(Path(file).parent.parent, folder)
-    return False

@@ -28,7 +28,7 @@ from nfpatch.engine.launch import (
 from nfpatch.engine.logs import place_of, tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.records import Records
-from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
+from nfpatch.engine.sources import Source, build_source, is_imported_from, missing_patches, tree_of
 from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.patching.install_state import InstallState
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
@@ -314,7 +314,7 @@ def _exit_code_of(launch: Launch, records: Records) -> int:
 
 def _check_source(file: Optional[str], expected: Path) -> None:
     """Raises InstallEnvironmentError where the script imported another neuralforecast, from this `file`."""
-    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(expected)):
+    if file is not None and not is_imported_from(file, expected):
         raise InstallEnvironmentError(
             f"The script imports neuralforecast from {Path(file).parent} instead of {expected}. Name that install "
             "with --python or --site-packages, or rename the folder that hides it."

@@ -45,7 +45,7 @@ def install(site: Path) -> Install:
 
 
 def report(*cases: CaseResult) -> ProofReport:
-    return ProofReport(all(c.ok for c in cases), Stack("3.11.7", "2.13.0", "2.6.6", None), 2, "gloo", 12.5, cases)
+    return ProofReport(Stack("3.11.7", "2.13.0", "2.6.6", None), 2, "gloo", 12.5, cases)
 
 
 def test_junit_xml_has_one_test_case_per_fit_with_failures_and_errors(install: Install) -> None:
