@@ -29,8 +29,7 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":
-                shown.print(f"Training {pluralize(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
-                shown.show("importing torch and Lightning")
+                shown.begin(f"Training {pluralize(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
             elif event.kind == "started" and event.case is not None:
                 shown.show(f"{event.case.case.model}, {event.case.case.config}")
             elif event.result is not None:
