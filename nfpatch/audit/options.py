@@ -62,27 +62,12 @@ class Training:
     why: str = "how the model is trained, not what it is made of"
 
 
-_DATA = Fixed("how the data is served")
-_CELL = Fixed("the cells themselves decide: loss, exogenous features, horizon")
-_SIZE = Fixed("a size; layers are as many")
-_RATE = Fixed("a dropout rate; no parameters")
-_NUMBER = Fixed("a number in the arithmetic; no parameters")
-_OLD_COLUMNS = Fixed("columns that 1.0.0 declares and its data set never delivers")
-
-
 def _size(value: Any) -> Fixed:
     return Fixed("a size, small to be quick; layers are as many", value)
 
 
 _WRAPPED = {"name": "NHITS", "mlp_units": [[16, 16]] * 3, "windows_batch_size": 16}
 
-
-def _layers(*values: int) -> Varied:
-    return Varied("how many layers or blocks there are", values)
-
-
-_ONE_LAYER = _layers(1)
-_BOTH_COUNTS = _layers(1, 2)
 
 OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     # --- training and data
@@ -111,7 +96,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "num_workers_loader", "dataloader_kwargs", "start_padding_enabled", "training_data_availability_threshold",
             "inference_input_size", "normalize", "trajectory_samples",
         ),
-        _DATA,
+        Fixed("how the data is served"),
     ),
     "windows_batch_size": Fixed("how the data is served; few windows to be quick", 16),
     **dict.fromkeys(
@@ -119,11 +104,10 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "h", "input_size", "loss", "stat_exog_list", "hist_exog_list", "futr_exog_list", "cat_exog_list",
             "categorical_cardinalities", "n_series",
         ),
-        _CELL,
+        Fixed("set by the cells: loss, exogenous features, horizon"),
     ),
     "HINT.model": Fixed("HINT has no parameters but those of the model that it wraps", _WRAPPED),
     "HINT.S": Fixed("the hierarchy of the data: a total and its parts"),
-    "cat_emb_dim": _SIZE,
     "scaler_type": Varied(
         "`revin` has weights of its own; the other scalers have none",
         ("revin",),
@@ -139,7 +123,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "s_cont_cols", "s_cat_cols", "o_cont_cols", "o_cat_cols", "k_cont_cols", "k_cat_cols", "s_cat_inp_lens",
             "s_cont_inp_size", "k_cat_inp_lens", "k_cont_inp_size", "o_cat_inp_lens", "o_cont_inp_size",
         ),
-        _OLD_COLUMNS,
+        Fixed("columns that 1.0.0 declares and its data set never delivers"),
     ),
     "tgt_size": Fixed("the data have one target"),
     "K": _size(5),
@@ -149,7 +133,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "dropout", "attn_dropout", "fc_dropout", "head_dropout", "channel_dropout", "temporal_dropout",
             "embed_dropout", "encoder_dropout", "decoder_dropout", "lstm_dropout", "dropout_rate", "dropout_prob_theta",
         ),
-        _RATE,
+        Fixed("a dropout rate; no parameters"),
     ),
     # --- sizes
     **dict.fromkeys(
@@ -160,39 +144,31 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         ),
         _size(16),
     ),
-    "DeepAR.decoder_hidden_size": _SIZE,
-    "context_size": Fixed("a size, where it is not yet deprecated and without effect"),
-    "temporal_width": _SIZE,
-    "channel_ff": _SIZE,
-    "decoder_input_size_multiplier": _SIZE,
-    "enc_in": Fixed("kept and never read"),
-    "dec_in": Fixed("kept and never read"),
-    "n_head": _SIZE,
     "n_heads": _size(2),
-    "mlp_units": Fixed("sizes, small to be quick; the depth of each block stays", [[16, 16]] * 3),
-    "kernel_size": _SIZE,
     "num_kernels": _size(2),
-    "n_pool_kernel_size": _SIZE,
-    "n_freq_downsample": _SIZE,
-    "n_harmonics": _SIZE,
-    "n_polynomials": _SIZE,
-    "n_basis": _SIZE,
-    "modes": _SIZE,
-    "moving_avg_window": _SIZE,
-    "MovingAvg_window": _SIZE,
-    "moving_avg": _SIZE,
-    "patch_len": _SIZE,
-    "stride": _SIZE,
-    "grid_size": _SIZE,
-    "spline_order": _SIZE,
-    "taylor_order": _SIZE,
-    "jacobi_degree": _SIZE,
-    "multi_layer": _SIZE,
-    "top_k": Fixed("how many periods are looked at, with the same layers"),
+    "mlp_units": Fixed("sizes, small for speed; each block keeps its depth", [[16, 16]] * 3),
+    "context_size": Fixed("a size, if it is not deprecated and without effect"),
+    "top_k": Fixed("how many periods are used, with the same layers"),
     "factor": Fixed("how many keys are sampled, with the same layers"),
-    "down_sampling_window": _SIZE,
+    **dict.fromkeys(
+        (
+            "DeepAR.decoder_hidden_size", "cat_emb_dim", "temporal_width", "channel_ff",
+            "decoder_input_size_multiplier", "n_head", "kernel_size", "n_pool_kernel_size", "n_freq_downsample",
+            "n_harmonics", "n_polynomials", "n_basis", "modes", "moving_avg_window", "MovingAvg_window", "moving_avg",
+            "patch_len", "stride", "grid_size", "spline_order", "taylor_order", "jacobi_degree", "multi_layer",
+            "down_sampling_window",
+        ),
+        Fixed("a size; layers are as many"),
+    ),
     # --- numbers in the arithmetic
-    **dict.fromkeys(("grid_eps", "grid_range", "scale_base", "scale_noise", "scale_spline", "leaky_rate"), _NUMBER),
+    **dict.fromkeys(
+        ("grid_eps", "grid_range", "scale_base", "scale_noise", "scale_spline", "leaky_rate"),
+        Fixed("a number in the arithmetic; no parameters"),
+    ),
+    **dict.fromkeys(
+        ("enc_in", "dec_in", "llm_num_hidden_layers", "llm_output_attention", "llm_output_hidden_states"),
+        Fixed("kept and never read"),
+    ),
     # --- activations
     "activation": Varied("of the documented ones, PReLU alone has a weight", ("PReLU",), documented=False),
     **dict.fromkeys(
@@ -205,20 +181,25 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "grn_activation": Fixed("none of the documented ones has weights"),
     "decoder_activation": Varied("of the known ones, PReLU alone has a weight", ("PReLU",)),
     # --- how many
-    **dict.fromkeys(("n_layers", "encoder_n_layers", "lstm_n_layers", "num_layers", "n_block"), _ONE_LAYER),
-    **dict.fromkeys(("encoder_n_blocks", "n_rnn_layers", "encoder_layers", "decoder_layers", "e_layers"), _BOTH_COUNTS),
-    **dict.fromkeys(("num_encoder_layers", "num_decoder_layers", "n_hidden_layers", "d_layers"), _BOTH_COUNTS),
+    **dict.fromkeys(
+        ("n_layers", "encoder_n_layers", "lstm_n_layers", "num_layers", "n_block", "n_stacks"),
+        Varied("how many layers or blocks there are", (1,)),
+    ),
+    **dict.fromkeys(
+        (
+            "encoder_n_blocks", "n_rnn_layers", "encoder_layers", "decoder_layers", "e_layers", "num_encoder_layers",
+            "num_decoder_layers", "n_hidden_layers", "d_layers",
+        ),
+        Varied("how many layers or blocks there are", (1, 2)),
+    ),
     "decoder_hidden_layers": Varied("how many layers there are", (1, 2), beside={"decoder_hidden_size": 16}),
-    "n_stacks": _layers(1),
     "n_blocks": Varied("how many blocks there are", ([2, 2, 2],)),
     "dilations": Varied("how many layers there are", ([[1, 2]],)),
     "TCN.dilations": Varied("how many layers there are", ([1],)),
     "down_sampling_layers": Varied("how many layers there are", (2, 3)),
-    "llm_num_hidden_layers": Fixed("kept and never read"),
     # --- kinds of layers
     "recurrent": Varied("another decoder"),
-    "bias": Varied("whether there are biases"),
-    "encoder_bias": Varied("whether there are biases"),
+    **dict.fromkeys(("bias", "encoder_bias"), Varied("whether there are biases")),
     "cell_type": Varied("another cell", ("GRU", "RNN", "LSTM", "ResLSTM", "AttentiveLSTM")),
     "add_nl_layer": Varied("one more layer"),
     "stack_types": Varied(
@@ -243,8 +224,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "batch_norm": Varied("whether there is batch normalization"),
     "learn_pos_embed": Varied("whether positions are learned"),
     "revin": Varied("whether there is reversible normalization"),
-    "revin_affine": Varied("whether the normalization has weights"),
-    "revine_affine": Varied("whether the normalization has weights"),
+    **dict.fromkeys(("revin_affine", "revine_affine"), Varied("whether the normalization has weights")),
     "revin_subtract_last": Varied("what the normalization subtracts"),
     "layernorm": Varied("whether there is layer normalization"),
     "use_norm": Varied("whether series are normalized"),
@@ -260,8 +240,6 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "llm": Fixed("a tiny GPT-2 made from a configuration; nothing is downloaded"),
     "llm_config": Fixed("comes with the language model"),
     "llm_tokenizer": Fixed("comes with the language model"),
-    "llm_output_attention": Fixed("kept and never read"),
-    "llm_output_hidden_states": Fixed("kept and never read"),
     "prompt_prefix": Fixed("words in the prompt; no parameters"),
 }  # fmt: skip
 
