@@ -1,9 +1,9 @@
-"""The table of constructor options: what the audit varies and to which values, what it leaves alone, and why.
+"""The table of constructor options: which ones the audit varies, with which values, which ones it does not, and why.
 
-Every option of every model of every known release stands here; a test walks the signatures. An option of a later
-release that does not is tried as far as the source tells of it, and the report names it. An entry named
-`Model.option` wins over one named `option`. An option is varied if it decides which layers are built or which of them
-are used; one option at a time, from the defaults. Choices that a docstring names are added to `values` by themselves.
+It has every option of every model of every known release (a test compares it with the signatures). An option of a later
+release that is not in it is tried as far as the source shows its values, and the report names it. An entry named
+`Model.option` takes precedence over one named `option`. An option is varied if it decides which layers are built or
+used; one option at a time, from the defaults.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from nfpatch.audit.models import ModelSource
 
 POINT, QUANTILE, DISTRIBUTION = "MAE", "MQLoss", "DistributionLoss"
-# Tried with every kind of features.
+# Tried with every kind of features
 LOSSES = (POINT, QUANTILE, DISTRIBUTION)
-# Tried once: the implicit quantiles have layers of their own, a mixture has many outputs.
+# Tried once: the implicit quantiles have their own layers, a mixture has many outputs
 IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
 
 
@@ -25,11 +25,11 @@ IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
 class Varied:
     """An option that decides which layers are built or used.
 
-    Every cell uses `small` where it is given, instead of the default. `values` are tried; where there are none, a
-    Boolean default is inverted. The choices in the docstring are tried as well, if `documented`. `beside` are options
-    that change along with it, without which it has no effect. Tried are the usual loss, or the `losses`; no exogenous
-    features and all of them, or if `exogenous_only` the latter alone. Where `known_in` names a file of the package,
-    values are tried only if its text holds them.
+    All other cells use `small` instead of the default, if it is set. `values` are tried; if there are none, a Boolean
+    default is inverted. If `documented`, the choices in the docstring are tried as well. `beside` are options without
+    which it has no effect; they change with it. It is tried with the usual loss, or with the `losses`; without
+    exogenous features and with all, or if `exogenous_only` just with all. If `known_in` names a file of the package,
+    only values that its text contains are tried.
     """
 
     why: str
@@ -44,7 +44,7 @@ class Varied:
 
 @dataclass(frozen=True)
 class Fixed:
-    """An option that is not varied. Every cell uses `small` where it is given, instead of the default."""
+    """An option that is not varied. Every cell uses `small` instead of the default, if it is set."""
 
     why: str
     small: Any = None
@@ -52,18 +52,18 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Training:
-    """An option that is a matter of training: it decides how a model is trained, not what it is made of.
+    """An option that decides how a model is trained, not how it is built.
 
-    How the audit knows: one cell of each model has the `value` of every such option at once, and has to have the unused
-    parameters of the cell that differs in nothing else.
+    The audit checks this: one cell of each model has the `value` of all such options, and must have the same unused
+    parameters as the cell that differs in nothing else.
     """
 
     value: Any
-    why: str = "how the model is trained, not what it is made of"
+    why: str = "how the model is trained, not how it is built"
 
 
 def _size(value: Any) -> Fixed:
-    return Fixed("a size, small to be quick; layers are as many", value)
+    return Fixed("a size, small for speed; with the same layers", value)
 
 
 _WRAPPED = {"name": "NHITS", "mlp_units": [[16, 16]] * 3, "windows_batch_size": 16}
@@ -74,7 +74,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "learning_rate": Training(0.01),
     "num_lr_decays": Training(1),
     "val_check_steps": Training(3),
-    "early_stop_patience_steps": Training(5),  # more than the validations of a cell: all of its steps are seen
+    "early_stop_patience_steps": Training(5),  # more than the validations of a cell, so that it takes all steps
     "val_monitor": Training("train_loss"),
     "optimizer": Training("SGD"),
     "optimizer_kwargs": Training({"momentum": 0.5}),
@@ -82,9 +82,9 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "lr_scheduler_kwargs": Training({"gamma": 0.9}),
     "random_seed": Training(2),
     "alias": Training("renamed"),
-    "max_steps": Fixed("how long the model is trained; every cell looks at each of its own steps"),
+    "max_steps": Fixed("how long the model is trained; every step of a cell is checked"),
     "valid_loss": Varied(
-        "a loss of its own for the validation, which may have layers: IQLoss, which goes with no other loss",
+        "a separate validation loss, which may have layers: IQLoss, which cannot be combined with another loss",
         (IMPLICIT_QUANTILE,),
         documented=False,
         losses=(IMPLICIT_QUANTILE,),
@@ -98,7 +98,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         ),
         Fixed("how the data is served"),
     ),
-    "windows_batch_size": Fixed("how the data is served; few windows to be quick", 16),
+    "windows_batch_size": Fixed("how the data is served; few windows, for speed", 16),
     **dict.fromkeys(
         (
             "h", "input_size", "loss", "stat_exog_list", "hist_exog_list", "futr_exog_list", "cat_exog_list",
@@ -109,7 +109,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "HINT.model": Fixed("HINT has no parameters but those of the model that it wraps", _WRAPPED),
     "HINT.S": Fixed("the hierarchy of the data: a total and its parts"),
     "scaler_type": Varied(
-        "`revin` has weights of its own; the other scalers have none",
+        "`revin` has weights; the other scalers have none",
         ("revin",),
         documented=False,
         losses=LOSSES,
@@ -158,7 +158,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "patch_len", "stride", "grid_size", "spline_order", "taylor_order", "jacobi_degree", "multi_layer",
             "down_sampling_window",
         ),
-        Fixed("a size; layers are as many"),
+        Fixed("a size; with the same layers"),
     ),
     # --- numbers in the arithmetic
     **dict.fromkeys(
@@ -244,33 +244,30 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
 }  # fmt: skip
 
 
-# What becomes of an option that a new release brings along.
-NOT_IN_THE_TABLE = Varied("not in the table: a Boolean is inverted and documented choices are tried, no more is known")
+# An option of a new release
+NOT_IN_THE_TABLE = Varied("not in the table: a Boolean is inverted, and documented choices are tried")
 
 
 def entry_of(model: ModelSource, option: str) -> Varied | Training | Fixed:
-    """What the table says of an option of a model."""
+    """The entry of an option of a model."""
     return OPTIONS.get(f"{model.name}.{option}") or OPTIONS.get(option, NOT_IN_THE_TABLE)
 
 
 def small_options(model: ModelSource) -> dict[str, Any]:
-    """The options that every cell of a model uses instead of the defaults."""
+    """The values that every cell of a model uses instead of the defaults."""
     entries = {option: entry_of(model, option) for option in model.options}
-    return {
-        option: entry.small
-        for option, entry in entries.items()
-        if not isinstance(entry, Training) and entry.small is not None
-    }
+    smalls = {option: None if isinstance(entry, Training) else entry.small for option, entry in entries.items()}
+    return {option: small for option, small in smalls.items() if small is not None}
 
 
 def training_options(model: ModelSource) -> dict[str, Any]:
-    """The options of a model that are matters of training, each with another value than its default."""
+    """The training options of a model, each with a value that is not its default."""
     entries = {option: entry_of(model, option) for option in model.options}
     return {option: entry.value for option, entry in entries.items() if isinstance(entry, Training)}
 
 
 def values_tried(model: ModelSource, option: str, entry: Varied) -> list[Any]:
-    """The values of an option that the audit tries, besides the one that all other cells use."""
+    """The values of an option that the audit tries, except the one that all other cells use."""
     default = model.defaults.get(option)
     candidates = list(entry.values) or ([not default] if isinstance(default, bool) else [])
     candidates += model.choices.get(option, ()) if entry.documented else ()
