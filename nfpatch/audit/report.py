@@ -1,4 +1,4 @@
-"""What `audit` prints: its progress on standard error, a line a model and the unused parameters on standard output."""
+"""What `audit` prints: its progress on standard error; on standard output a row for each model, and the findings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHOWN = 3
 
 @contextmanager
 def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
-    """What `audit` shows while it runs: each model when its last cell is done, and on a terminal a live line."""
+    """Shows progress on standard error: a bar on a terminal, and each model when its last cell is finished."""
     left = Counter(cell.model for cell in agenda.cells)
     outcomes: Counter[tuple[str, CellOutcome]] = Counter()
     with Progress(len(agenda.cells)) as shown:
@@ -48,7 +48,7 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
 
 
 def print_report(install: Install, report: AuditReport) -> None:
-    """The answer of `audit`: the table of models, the unused parameters, what is not known, and the verdict."""
+    """Prints the table of models, the unused parameters, the failed cells, and the verdict."""
     print_install(install)
     models = {name: list(cells) for name, cells in groupby(report.cells, key=lambda cell: cell.case.model)}
     click.secho(f"\n  {'model':<20} {'cells':>6} {'clean':>6} {'unused':>6} {'refused':>8} {'failed':>7}", bold=True)
@@ -62,7 +62,7 @@ def print_report(install: Install, report: AuditReport) -> None:
 
 
 def _print_row(name: str, cells: Sequence[Cell]) -> None:
-    """A model's line of the table; zeros are dots, so that the other numbers stand out."""
+    """Prints a model's row of the table; zeros are dots, so that the other numbers stand out."""
     outcomes = _outcomes(cells)
     numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
     words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
@@ -76,7 +76,7 @@ def _outcomes(cells: Sequence[Cell]) -> Counter[str]:
 
 
 def _print_unused(cells: Sequence[Cell]) -> None:
-    """The unused parameters: those of the same cells of a model together, and models alike in it."""
+    """Prints the unused parameters. Those that are unused in the same cells, or models, share an entry."""
     models: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for name, own in groupby(cells, key=lambda cell: cell.case.model):
         for parameters, configs in _unused_together(own):
@@ -91,7 +91,7 @@ def _print_unused(cells: Sequence[Cell]) -> None:
 
 
 def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """The unused parameters of a model, in groups that are unused in the same configurations, and these."""
+    """The unused parameters of a model, grouped by the configurations in which they are unused."""
     configs: dict[str, list[str]] = {}
     for cell in cells:
         for parameter in cell.unused_parameters if cell.outcome == "unused" else ():
@@ -103,7 +103,7 @@ def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], l
 
 
 def _print_failed(cells: Sequence[Cell]) -> None:
-    """The cells of which nothing is known, those with the same reason together."""
+    """Prints the cells that failed; those with the same reason share an entry."""
     configs: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         if cell.outcome == "error" and not cell.refused:
