@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from typing import Any
 
 from nfpatch.audit.models import Expression, ModelSource
@@ -33,10 +33,14 @@ def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
     cells += [_cell(model, loss, (), small) for loss in (IMPLICIT_QUANTILE, MIXTURE) if loss in known_losses]
     if training := training_options(model):
         cells.append(_cell(model, usual_loss_of(model), settings[-1], {**small, **training}, TRAINED_OTHERWISE))
-    for option, value, entry in _variations(model):
+    for option in model.options:
+        entry = entry_of(model, option)
+        if not isinstance(entry, Varied):
+            continue
         beside = {name: other for name, other in entry.beside.items() if name in model.options}
         cells += [
             _cell(model, loss, exogenous, {**small, **beside, option: value}, f"{option}={value!r}")
+            for value in values_tried(model, option, entry)
             for exogenous in _settings_for(entry, settings[-1])
             for loss in (entry.losses or [usual_loss_of(model)])
             if loss in known_losses
@@ -67,14 +71,6 @@ def _settings_for(entry: Varied, all_features: tuple[str, ...]) -> list[tuple[st
     if entry.exogenous_only:
         return [all_features] if all_features else []
     return list(dict.fromkeys([(), all_features]))
-
-
-def _variations(model: ModelSource) -> Iterator[tuple[str, Any, Varied]]:
-    """Every option of a model that is varied, with every value that is tried."""
-    for option in model.options:
-        entry = entry_of(model, option)
-        if isinstance(entry, Varied):
-            yield from ((option, value, entry) for value in values_tried(model, option, entry))
 
 
 def _cell(model: ModelSource, loss: str, exogenous: tuple[str, ...], options: dict[str, Any], varied: str = "") -> Case:

@@ -176,7 +176,7 @@ def run_audit(
     install: Install,
     ddp: bool = False,
     timeout: float = 900.0,
-    on_event: Optional[Callable[[ProofEvent], None]] = None,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> AuditReport:
     """Trains all cells; `timeout` is in seconds, for all together.
 
@@ -196,7 +196,7 @@ def run_audit(
     seconds = report.seconds
     unused = {number: cell for number, cell in enumerate(found) if cell.outcome == "unused"}
     if unused and not ddp and install.file(module_file("__init__")).is_file():
-        again = _trained([cell.case for cell in unused.values()], install, True, max(timeout - seconds, 1.0), None)
+        again = _trained([cell.case for cell in unused.values()], install, True, max(timeout - seconds, 1.0))
         seconds += again.seconds
         for (number, cell), result in zip(unused.items(), again.cases):
             if outcome_of(result) == "clean":
@@ -205,7 +205,11 @@ def run_audit(
 
 
 def _trained(
-    cells: Sequence[Case], install: Install, ddp: bool, timeout: float, on_event: Optional[Callable[[ProofEvent], None]]
+    cells: Sequence[Case],
+    install: Install,
+    ddp: bool,
+    timeout: float,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> ProofReport:
     return run_proof(
         python=install.python,

@@ -168,15 +168,6 @@ class Program:
 
 
 @dataclass(frozen=True)
-class WorkerExit:
-    """How a worker exited; a negative exit code is the number of the signal that killed it."""
-
-    exit_code: int
-    local_rank: int
-    pid: int
-
-
-@dataclass(frozen=True)
 class Launch:
     """A running program. `process` is torch's launcher, whose workers have their own sessions, or the first process."""
 
@@ -184,10 +175,13 @@ class Launch:
     token: str
     log: Path
 
-    def first_failure(self) -> WorkerExit | None:
-        """The worker of this node that failed first, as torch's launcher logged it; None if it logged none."""
+    def first_failure(self) -> list[int] | None:
+        """Exit code, local rank and id of the worker of this node that failed first; None if torch logged no failure.
+
+        A negative exit code is the number of the signal that killed it.
+        """
         found = _FIRST_FAILURE.search(self.log.read_text(encoding="utf-8", errors="replace"))
-        return None if found is None else WorkerExit(*map(int, found.groups()))
+        return None if found is None else [int(number) for number in found.groups()]
 
     def wait_until(self, look: Callable[[bool], Optional[T]]) -> T:
         """Calls `look` until it returns something.

@@ -184,7 +184,7 @@ def run_proof(
     trees: Mapping[str, Path | None],
     options: RunOptions = RunOptions(),
     extra_path: Sequence[Path] = (),
-    on_event: Callable[[ProofEvent], None] | None = None,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> ProofReport:
     """Trains the cases in the interpreter `python`, in one launch for each launcher, and judges them.
 
@@ -205,7 +205,6 @@ def run_proof(
         check_that_it_forks(stack)
     if any(case.launcher == "spark" for case in cases):
         check_that_spark_starts(stack, python)
-    on_event = on_event or (lambda event: None)
     finished: dict[str, CaseResult] = {}
     while len(finished) < len(cases):
         left = [case for case in cases if case.id not in finished]
@@ -248,11 +247,6 @@ class ReportingRank(Process):
         """What the process prints."""
         return self.folder / f"rank-{self.number}.log"
 
-    @property
-    def running(self) -> set[int]:
-        """The numbers of the cases that it has begun and not finished."""
-        return {number for number, call in self.calls.items() if not call.is_over}
-
     def read(self) -> None:
         """Reads the events that were written since the last call."""
         path = self.folder / f"rank-{self.number}.jsonl"
@@ -280,56 +274,32 @@ class ReportingRank(Process):
         return ", ".join(f"{file}:{line} in {name}" for file, line, name in frames[:3]) or None
 
 
-def ranks_of_fit(reports: Path) -> list[ReportingRank]:
-    """The processes that exist for a running fit only, below the folder of reports of its launch.
-
-    Each has created an empty file with the name of its log and its process id as the last suffix.
-    """
-    return [
-        ReportingRank(int(mark.suffix[1:]), number=int(re.findall(r"\d+", mark.name)[0]), folder=mark.parent)
-        for mark in sorted(reports.glob("*/rank-*.log.*"))
-    ]
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """Why a launch stopped before all cases were finished; `rank` is the one that crashed, if it is known."""
-
-    outcome: Literal["error", "timeout"]
-    detail: str
-    rank: int | None = None
-
-
+@dataclass
 class _Proof:
     """The launch of the cases of one launcher: the ranks, and the results so far."""
 
-    def __init__(
-        self,
-        cases: Sequence[ProofCase],
-        trees: Mapping[str, Path | None],
-        stack: Stack,
-        options: RunOptions,
-        folder: Path,
-        on_event: Callable[[ProofEvent], None],
-    ) -> None:
-        self.launcher = cases[0].launcher
+    cases: Sequence[ProofCase]
+    trees: Mapping[str, Path | None]
+    stack: Stack
+    options: RunOptions
+    folder: Path
+    on_event: Callable[[ProofEvent], None]
+    started: set[str] = field(default_factory=set)
+    results: dict[str, CaseResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.launcher = self.cases[0].launcher
         # Each tree is imported once, so its cases follow each other, after those that they are compared with. With
         # Lightning's own launcher the control comes first, because it starts the other processes and does not crash.
         sources, is_script = get_args(Source), self.launcher == "script"
         self.cases = sorted(
-            cases, key=lambda case: (sources.index(case.source), case.tree, is_script and case.patch is not None)
+            self.cases, key=lambda case: (sources.index(case.source), case.tree, is_script and case.patch is not None)
         )
-        self.trees = {case.tree: trees[case.tree] for case in self.cases}
-        self.stack = stack
-        self.options = options
-        self.folder = folder
-        self.on_event = on_event
-        self.reports = folder / "reports"
-        self.world_size = options.nodes.nnodes * options.devices
+        self.trees = {case.tree: self.trees[case.tree] for case in self.cases}
+        self.reports = self.folder / "reports"
+        self.world_size = self.options.nodes.nnodes * self.options.devices
         reporting = self.world_size if self.launcher in ("torchrun", "script") else 1
         self.ranks = [ReportingRank(number=number, folder=self.reports) for number in range(reporting)]
-        self.started: set[str] = set()
-        self.results: dict[str, CaseResult] = {}
 
     def program(self, python: Path, extra_path: Sequence[Path]) -> Program:
         """The program of the launch, whose specification this writes."""
@@ -392,9 +362,9 @@ class _Proof:
             if all(rank.ended for rank in self.ranks):
                 self._wait_for_launcher(launch, deadline)
             elif ended or any(not rank.ended for rank in dead):
-                self._conclude(self._death(launch))
+                self._conclude("error", *self._death(launch))
             elif time.monotonic() > deadline:
-                self._conclude(_Ending("timeout", self._lateness()))
+                self._conclude("timeout", self._lateness())
             else:
                 return None
             return True
@@ -452,8 +422,11 @@ class _Proof:
         backend = "gloo" if self.options.accelerator == "cpu" else next(agreed)
         return result_of_calls(case, calls, self.world_size, backend)
 
-    def _death(self, launch: Launch) -> _Ending:
-        """Why a launch, or one of its processes, exited early; kills the others, for which the launcher would wait."""
+    def _death(self, launch: Launch) -> tuple[str, int | None]:
+        """Why a launch, or one of its processes, exited early, and the rank that did, if it is known.
+
+        Kills the others, for which the launcher would wait.
+        """
         launch.kill_workers(rank.pid for rank in self.ranks if rank.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
@@ -463,39 +436,39 @@ class _Proof:
         who, log, code = "torch's launcher", launch.log, launch.process.poll()
         rank = None if self.launcher == "torchrun" else self.ranks[0]
         if failure is not None:
-            rank = next((rank for rank in self.ranks if rank.pid == failure.pid), None)
-            who, code = f"process {failure.local_rank} of this node", failure.exit_code
+            code, local_rank, pid = failure
+            who, rank = f"process {local_rank} of this node", next((r for r in self.ranks if r.pid == pid), None)
         if rank is not None:  # else it exited before it wrote its rank
             who, log = f"rank {rank.number}", rank.log
         words = f"{who} {_in_words(code)}\n{tail_of(log, _LOG_LINES)}".rstrip()
-        return _Ending("error", words, None if rank is None else rank.number)
+        return words, None if rank is None else rank.number
 
-    def _conclude(self, ending: _Ending) -> None:
-        """Gives every case without a result the one that follows from the ending.
+    def _conclude(self, outcome: Literal["error", "timeout"], detail: str, crashed: int | None = None) -> None:
+        """Gives every case without a result this outcome; `crashed` is the rank that has exited early, if it is known.
 
         A persistent proof does so only for the cases in which a process crashed, as the others are launched again. If
         it crashed between two cases, all others are launched again, unless none was finished.
         """
-        is_final = not self.options.persistent or ending.outcome == "timeout"
-        fatal = set() if is_final else self._running_on(ending.rank) or self._running_on(None)
+        is_final = not self.options.persistent or outcome == "timeout"
+        fatal = set() if is_final else self._unfinished(crashed) or self._unfinished(None)
         if not is_final and not fatal and self.results:
             return
-        places = self._places() if ending.outcome == "timeout" else self._places_printed()
-        not_reached = "not reached" if self.started - set(self.results) else f"not reached: {ending.detail}{places}"
+        detail += self._places() if outcome == "timeout" else self._places_printed()
+        not_reached = "not reached" if self.started - set(self.results) else f"not reached: {detail}"
         for number, case in enumerate(self.cases):
             if case.id in self.results or (fatal and number not in fatal):
                 continue
             if case.id not in self.started:
-                self._finish(case, result_without_calls(case, ending.outcome, not_reached))
+                self._finish(case, result_without_calls(case, outcome, not_reached))
                 not_reached = "not reached"
                 continue
             errors = [f"\nrank {rank} had finished with: {call.detail}" for rank, call in self._over(number)]
-            self._finish(case, result_without_calls(case, ending.outcome, ending.detail + places + "".join(errors)))
+            self._finish(case, result_without_calls(case, outcome, detail + "".join(errors)))
 
-    def _running_on(self, rank: int | None) -> set[int]:
-        """The numbers of the cases that a rank has begun and not finished; None stands for all ranks."""
+    def _unfinished(self, rank: int | None) -> set[int]:
+        """The numbers of the cases that a rank, or if it is None any rank, has begun and not finished."""
         ranks = self.ranks if rank is None else [self.ranks[rank]]
-        return {number for rank in ranks for number in rank.running}
+        return {number for each in ranks for number, call in each.calls.items() if not call.is_over}
 
     def _places(self) -> str:
         """Where the processes that have not finished are, if they respond."""
@@ -505,7 +478,10 @@ class _Proof:
             for rank in self.ranks
             if rank.pid and not rank.ended
         }
-        asked.update((f"rank {rank.number} of the fit", rank) for rank in ranks_of_fit(self.reports))
+        # Processes that exist only during a fit create an empty file, with the name of their log and their process id
+        for mark in sorted(self.reports.glob("*/rank-*.log.*")):
+            number = int(re.findall(r"\d+", mark.name)[0])
+            asked[f"rank {number} of the fit"] = ReportingRank(int(mark.suffix[1:]), number=number, folder=mark.parent)
         request_stacks(rank.pid for rank in asked.values())
         return "".join(f"\n{who} was at {rank.place() or 'an unknown place'}" for who, rank in asked.items())
 
