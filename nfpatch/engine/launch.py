@@ -203,7 +203,7 @@ class Launch:
         known = set(known_workers)
         give_up = time.monotonic() + GIVE_UP
         while time.monotonic() < give_up:
-            left = bearers_of(self.token) if sys.platform == "linux" else set(filter(is_alive, known))
+            left = pids_with_token(self.token) if sys.platform == "linux" else set(filter(is_alive, known))
             left.discard(self.process.pid)
             if not left:
                 return
@@ -244,7 +244,7 @@ def running(program: Program, workers: Callable[[], Iterable[int]]) -> Iterator[
         launch.stop(workers())
 
 
-def bearers_of(token: str) -> set[int]:
+def pids_with_token(token: str) -> set[int]:
     """The ids of this user's processes that were started with the token in their environment. Linux only."""
     mark = f"{TOKEN_VARIABLE}={token}".encode()
     bearers = set()

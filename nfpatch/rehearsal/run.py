@@ -18,8 +18,8 @@ from nfpatch.engine.facts import listed
 from nfpatch.engine.launch import (
     Launch,
     Program,
-    bearers_of,
     is_alive,
+    pids_with_token,
     process_environment,
     request_stacks,
     running,
@@ -229,7 +229,7 @@ def _watch(
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Waits for the processes: returns why nfpatch ended them, if it did, and how many the script left running."""
-    idleness = Idleness(lambda: processor_use(bearers_of(launch.token)))
+    idleness = Idleness(lambda: processor_use(pids_with_token(launch.token)))
     over: list[float] = []  # when the script itself was over
 
     def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
@@ -240,7 +240,7 @@ def _watch(
             on_event(entry)
         follow()
         if ended and not living and not entries:
-            others = bearers_of(launch.token) if sys.platform == "linux" else set()
+            others = pids_with_token(launch.token) if sys.platform == "linux" else set()
             left = len(others - {each.pid for each in records.processes if not each.is_within})
             over.append(time.monotonic())
             if not left or time.monotonic() - over[0] > _GRACE:
