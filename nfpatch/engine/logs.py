@@ -53,13 +53,13 @@ def place_of(stack: str) -> str:
     places = [f"{without_site_packages(file)}:{line} in {name}" for file, line, name in frames]
     collectives = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
     inner = next(iter(collectives), places[0])
-    outer = next((place for place, (file, _, _) in zip(places, frames) if is_telling(file)), inner)
+    outer = next((place for place, (file, _, _) in zip(places, frames) if is_relevant(file)), inner)
     return inner if outer == inner else f"{inner}, called at {outer}"
 
 
-def telling_place(places: Sequence[str]) -> str:
+def relevant_place(places: Sequence[str]) -> str:
     """The innermost frame of an exception in neuralforecast or in the script's own code; else the innermost one."""
-    telling = [place for place in places if is_telling(place)] or [*places]
+    telling = [place for place in places if is_relevant(place)] or [*places]
     return without_site_packages(telling[-1]) if telling else ""
 
 
@@ -68,7 +68,7 @@ def without_site_packages(place: str) -> str:
     return _PACKAGES.sub("", place)
 
 
-def is_telling(file: str) -> bool:
+def is_relevant(file: str) -> bool:
     """Whether a file is part of neuralforecast or of the user's own code."""
     is_own = file.startswith(str(ENTRY.parent))
     of_others = any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python"))
