@@ -268,11 +268,11 @@ def verdict_of(report: ProofReport) -> list[str]:
         sentences.append("The installed source is not patched. Run `nfpatch apply`, then `nfpatch verify` again.")
     if coverage.missing:
         sentences.append(f"NOT proved: {', '.join(coverage.missing)}.")
-    elif coverage.unproved and not report.proved and not report.shows_faults_only:
+    elif coverage.unproved and not report.proved and not report.shows_bugs_only:
         sentences.append(
             "NOT proved: no patch was tested. `nfpatch verify --preview` tests what `nfpatch apply` would write."
         )
-    if report.ok and report.shows_faults_only:
+    if report.ok and report.shows_bugs_only:
         sentences.append("Shown: every fit of the released source has the expected result.")
     elif report.ok:
         sentences.append("Proved: every fit has the expected result." if report.cases else "Nothing to prove.")

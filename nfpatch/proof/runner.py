@@ -122,7 +122,7 @@ class ProofReport:
     @property
     def ok(self) -> bool:
         """Whether every case has the expected result, and the cases cover the named patches, or any at all."""
-        covers_any = bool(self.proved) or self.shows_faults_only or not self.coverage.unproved
+        covers_any = bool(self.proved) or self.shows_bugs_only or not self.coverage.unproved
         return covers_any and not self.coverage.missing and all(case.ok for case in self.cases)
 
     @property
@@ -139,7 +139,7 @@ class ProofReport:
         return tuple(patch_id for patch_id in shown if patch_id not in failed)
 
     @property
-    def shows_faults_only(self) -> bool:
+    def shows_bugs_only(self) -> bool:
         """Whether the released source alone was run."""
         return bool(self.cases) and all(case.source == "released" for case in self.cases)
 

@@ -57,9 +57,9 @@ def test_results_of_the_released_source_only_do_not_prove_a_patch() -> None:
     cases = (result("one", source="released"),)
     coverage = Coverage((Unproved("one", "only the released source was run"),))
     report = ProofReport(None, None, None, 0.0, cases, coverage=coverage)
-    assert report.shows_faults_only
+    assert report.shows_bugs_only
     assert (report.proved, report.patches) == ((), ("one",))
-    assert not replace(report, cases=(*cases, result("one"))).shows_faults_only
+    assert not replace(report, cases=(*cases, result("one"))).shows_bugs_only
 
 
 def test_required_patches_in_both_sources_are_reported() -> None:
