@@ -37,9 +37,9 @@ def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
         entry = entry_of(model, option)
         if not isinstance(entry, Varied):
             continue
-        beside = {name: other for name, other in entry.beside.items() if name in model.options}
+        required = {name: other for name, other in entry.requires.items() if name in model.options}
         cells += [
-            _cell(model, loss, exogenous, {**small, **beside, option: value}, f"{option}={value!r}")
+            _cell(model, loss, exogenous, {**small, **required, option: value}, f"{option}={value!r}")
             for value in values_tried(model, option, entry)
             for exogenous in _settings_for(entry, settings[-1])
             for loss in (entry.losses or [usual_loss_of(model)])

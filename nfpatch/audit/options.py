@@ -26,7 +26,7 @@ class Varied:
     """An option that decides which layers are built or used.
 
     All other cells use `small` instead of the default, if it is set. `values` are tried; if there are none, a Boolean
-    default is inverted. If `documented`, the choices in the docstring are tried as well. `beside` are options without
+    default is inverted. If `documented`, the choices in the docstring are tried as well. `requires` are options without
     which it has no effect; they change with it. It is tried with the usual loss, or with the `losses`; without
     exogenous features and with all, or if `exogenous_only` just with all. If `known_in` names a file of the package,
     only values that its text contains are tried.
@@ -35,7 +35,7 @@ class Varied:
     why: str
     values: tuple[Any, ...] = ()
     small: Any = None
-    beside: Mapping[str, Any] = field(default_factory=dict)
+    requires: Mapping[str, Any] = field(default_factory=dict)
     documented: bool = True
     exogenous_only: bool = False
     losses: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         known_in="common/_scalers.py",
     ),
     "exclude_insample_y": Varied("leaves the layers that read y without input", exogenous_only=True),
-    "h_train": Varied("which of the recurrent outputs the loss reads", (12,), beside={"recurrent": True}),
+    "h_train": Varied("which of the recurrent outputs the loss reads", (12,), requires={"recurrent": True}),
     # --- columns of 1.0.0
     **dict.fromkeys(
         (
@@ -192,7 +192,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         ),
         Varied("how many layers or blocks there are", (1, 2)),
     ),
-    "decoder_hidden_layers": Varied("how many layers there are", (1, 2), beside={"decoder_hidden_size": 16}),
+    "decoder_hidden_layers": Varied("how many layers there are", (1, 2), requires={"decoder_hidden_size": 16}),
     "n_blocks": Varied("how many blocks there are", ([2, 2, 2],)),
     "dilations": Varied("how many layers there are", ([[1, 2]],)),
     "TCN.dilations": Varied("how many layers there are", ([1],)),
@@ -210,12 +210,12 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         ),
     ),
     "NHITS.stack_types": Fixed("identity is the only type"),
-    "shared_weights": Varied("blocks that share their layers", beside={"n_blocks": [2, 2, 2]}),
-    "basis": Varied("another basis; of seven, with other sizes", beside={"n_basis": 4}),
+    "shared_weights": Varied("blocks that share their layers", requires={"n_blocks": [2, 2, 2]}),
+    "basis": Varied("another basis; of seven, with other sizes", requires={"n_basis": 4}),
     "interpolation_mode": Varied("another way from knots to forecasts", ("nearest", "cubic")),
     "pooling_mode": Varied("another pooling", ("AvgPool1d",)),
     "rnn_type": Varied("another cell", ("lstm", "gru")),
-    "one_rnn_initial_state": Varied("which initial states the recurrent layers read", beside={"n_rnn_layers": 2}),
+    "one_rnn_initial_state": Varied("which initial states the recurrent layers read", requires={"n_rnn_layers": 2}),
     "distil": Varied("whether there are convolutions between the layers"),
     "version": Varied("another attention block", ("Wavelets",)),
     "mode_select": Varied("which Fourier modes have weights", ("low",)),
