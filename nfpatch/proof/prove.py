@@ -233,7 +233,7 @@ def _with_required(
         return replace(fit, requires=tuple(sorted(required - {fit.patch})))
     missing = required - carried
     asks_all_ranks = fit.strategy == "strict-ddp" and fit.forecast is not None
-    is_together = asks_all_ranks and _lets_all_ranks_predict(found, carried | missing, fit.launcher)
+    is_together = asks_all_ranks and _can_predict_on_all_ranks(found, carried | missing, fit.launcher)
     return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
 
 
@@ -271,7 +271,7 @@ def _is_for(launcher: Launcher, case: Case) -> bool:
     return launcher in case.launchers or is_plain_fit
 
 
-def _lets_all_ranks_predict(found: InstallState, carried: AbstractSet[str], launcher: Launcher) -> bool:
+def _can_predict_on_all_ranks(found: InstallState, carried: AbstractSet[str], launcher: Launcher) -> bool:
     """Whether a source with these patches has all that are needed to predict on several processes."""
     return all(
         patch.id in carried or patch.opt_in or found.status_of(patch).state == "not-needed"

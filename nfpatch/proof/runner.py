@@ -59,7 +59,7 @@ PATIENCE = 30.0
 # Seconds that torch's launcher gets to report a worker that exited.
 _REPORT_TIME = 5.0
 # Seconds that the launchers of several nodes get to close their rendezvous.
-_FAREWELL_TIME = 20.0
+_CLOSING_TIME = 20.0
 _LOG_LINES = 8
 
 
@@ -202,9 +202,9 @@ def run_proof(
     begin = time.monotonic()
     stack = probe(python, extra_path)
     if any(case.launcher == "fork" for case in cases):
-        check_that_it_forks(stack)
+        check_can_fork(stack)
     if any(case.launcher == "spark" for case in cases):
-        check_that_spark_starts(stack, python)
+        check_can_run_spark(stack, python)
     finished: dict[str, CaseResult] = {}
     while len(finished) < len(cases):
         left = [case for case in cases if case.id not in finished]
@@ -358,13 +358,13 @@ class _Proof:
 
         def look(ended: bool) -> Optional[bool]:
             dead = [rank for rank in self.ranks if rank.pid and not is_alive(rank.pid)]
-            self._take_reports()
+            self._read_reports()
             if all(rank.ended for rank in self.ranks):
                 self._wait_for_launcher(launch, deadline)
             elif ended or any(not rank.ended for rank in dead):
-                self._conclude("error", *self._death(launch))
+                self._conclude("error", *self._exit_reason(launch))
             elif time.monotonic() > deadline:
-                self._conclude("timeout", self._lateness())
+                self._conclude("timeout", self._timeout_reason())
             else:
                 return None
             return True
@@ -375,9 +375,9 @@ class _Proof:
         """Lets the launcher of a node exit by itself: the other nodes may depend on it."""
         if self.options.nodes.nnodes > 1:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                launch.process.wait(max(0.0, min(_FAREWELL_TIME, deadline - time.monotonic())))
+                launch.process.wait(max(0.0, min(_CLOSING_TIME, deadline - time.monotonic())))
 
-    def _lateness(self) -> str:
+    def _timeout_reason(self) -> str:
         when = f"at the timeout of {self.options.timeout:g} s"
         if self.options.nodes.nnodes == 1 or any(rank.pid for rank in self.ranks):
             return f"not finished {when}"
@@ -386,7 +386,7 @@ class _Proof:
             "the same command on each of them, or raise --timeout"
         )
 
-    def _take_reports(self) -> None:
+    def _read_reports(self) -> None:
         """Reads what the ranks have recorded, and judges the cases that all of them have finished."""
         for rank in self.ranks:
             rank.read()
@@ -396,11 +396,11 @@ class _Proof:
             if case.id not in self.started and any(number in rank.calls for rank in self.ranks):
                 self.started.add(case.id)
                 self.on_event(ProofEvent("started", case))
-            over = self._over(number)
+            over = self._finished_calls(number)
             if case.id not in self.results and len(over) == (1 if self.options.dealt else len(self.ranks)):
-                self._finish(case, self._judged(case, [call for _, call in over]))
+                self._finish(case, self._judge(case, [call for _, call in over]))
 
-    def _over(self, number: int) -> list[tuple[int, Call]]:
+    def _finished_calls(self, number: int) -> list[tuple[int, Call]]:
         """The records of a case of the ranks that have finished it, with their numbers."""
         calls = ((rank.number, rank.calls.get(number)) for rank in self.ranks)
         return [(rank, call) for rank, call in calls if call is not None and call.is_over]
@@ -409,7 +409,7 @@ class _Proof:
         self.results[case.id] = result
         self.on_event(ProofEvent("finished", case, result))
 
-    def _judged(self, case: ProofCase, calls: Sequence[Call]) -> CaseResult:
+    def _judge(self, case: ProofCase, calls: Sequence[Call]) -> CaseResult:
         """The result of a case that all ranks have finished."""
         tree = self.trees[case.tree] or self.stack.neuralforecast
         for rank in self.ranks:
@@ -422,7 +422,7 @@ class _Proof:
         backend = "gloo" if self.options.accelerator == "cpu" else next(agreed)
         return result_of_calls(case, calls, self.world_size, backend)
 
-    def _death(self, launch: Launch) -> tuple[str, int | None]:
+    def _exit_reason(self, launch: Launch) -> tuple[str, int | None]:
         """Why a launch, or one of its processes, exited early, and the rank that did, if it is known.
 
         Kills the others, for which the launcher would wait.
@@ -430,7 +430,7 @@ class _Proof:
         launch.kill_workers(rank.pid for rank in self.ranks if rank.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launch.process.wait(_REPORT_TIME)
-        self._take_reports()
+        self._read_reports()
         check_disk_space(self.folder)
         failure = launch.first_failure()
         who, log, code = "torch's launcher", launch.log, launch.process.poll()
@@ -462,7 +462,7 @@ class _Proof:
                 self._finish(case, result_without_calls(case, outcome, not_reached))
                 not_reached = "not reached"
                 continue
-            errors = [f"\nrank {rank} had finished with: {call.detail}" for rank, call in self._over(number)]
+            errors = [f"\nrank {rank} had finished with: {call.detail}" for rank, call in self._finished_calls(number)]
             self._finish(case, result_without_calls(case, outcome, detail + "".join(errors)))
 
     def _unfinished(self, rank: int | None) -> set[int]:
@@ -491,7 +491,7 @@ class _Proof:
         return "".join(f"\nrank {number} was at {place}" for number, place in places.items() if place)
 
 
-def check_that_it_forks(stack: Stack) -> None:
+def check_can_fork(stack: Stack) -> None:
     """Raises InstallEnvironmentError if Lightning lacks the strategy that forks, `ddp_notebook` (PR 13744)."""
     if specifier_contains("<1.7", stack.lightning):
         raise InstallEnvironmentError(
@@ -500,7 +500,7 @@ def check_that_it_forks(stack: Stack) -> None:
         )
 
 
-def check_that_spark_starts(stack: Stack, python: Path) -> None:
+def check_can_run_spark(stack: Stack, python: Path) -> None:
     """Raises InstallEnvironmentError if anything is missing that neuralforecast needs on Spark."""
     missing = [name for name, version in (("pyspark", stack.pyspark), ("fugue", stack.fugue)) if version is None]
     if missing:
