@@ -18,40 +18,40 @@ Source = Literal["released", "installed", "patched"]
 Tree = Mapping[str, Optional[bytes]]
 
 
-def check_not_interrupted(found: InstallState) -> None:
+def check_not_interrupted(state: InstallState) -> None:
     """Raises RefusedError where a killed run left the install half done."""
-    if found.interrupted:
+    if state.interrupted:
         raise RefusedError("A killed run left this install half done. Run `nfpatch apply` or `nfpatch revert` first.")
 
 
-def tree_of(found: InstallState, source: Source) -> Tree:
+def tree_of(state: InstallState, source: Source) -> Tree:
     """The files of a source; the patched one has all default patches. Raises RefusedError if they are not known."""
-    check_not_interrupted(found)
+    check_not_interrupted(state)
     if source == "installed":
         return {}
     if source == "patched":
-        return patched_tree(found, plan_apply(found, found.catalog.default, renew_all=True))
-    for status in found.statuses:
-        if status.state == "applied" and not set(status.files) <= set(found.ledger.files):
+        return patched_tree(state, plan_apply(state, state.catalog.default, renew_all=True))
+    for status in state.statuses:
+        if status.state == "applied" and not set(status.files) <= set(state.ledger.files):
             raise RefusedError(
                 f"{status.patch.id} was applied elsewhere, and its original is not kept here, so the released source "
                 "is not known. Leave --source out, or reinstall the release."
             )
-    return originals_of(found)
+    return originals_of(state)
 
 
 def patched_tree(
-    found: InstallState, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
+    state: InstallState, wanted: Mapping[str, frozenset[str]], allow_modified: bool = False, force: bool = False
 ) -> Tree:
     """The files that change where each of those in `wanted` has exactly these patches."""
-    return {change.file: change.desired for change in changes_to(found, wanted, allow_modified, force)}
+    return {change.file: change.desired for change in changes_to(state, wanted, allow_modified, force)}
 
 
-def missing_patches(found: InstallState, source: Source) -> list[Patch]:
+def missing_patches(state: InstallState, source: Source) -> list[Patch]:
     """The patches for this release, except opt-in ones, that this source does not have."""
     if source == "patched":
         return []
-    useful = [status for status in found.statuses if status.files and not status.patch.opt_in]
+    useful = [status for status in state.statuses if status.files and not status.patch.opt_in]
     return [status.patch for status in useful if source == "released" or status.state not in ("applied", "outdated")]
 
 

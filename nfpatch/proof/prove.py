@@ -81,28 +81,28 @@ class Agenda:
     rewritten: Mapping[str, tuple[Optional[bytes], Optional[bytes]]] = field(default_factory=dict)
 
 
-def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
+def agenda_for(state: InstallState, request: ProofRequest) -> Agenda:
     """The fits that prove those of the selected patches that are applied, or that `apply` would apply.
 
     A patch named by its id is proved in any state. Both sources of a case have the patches that it requires
     (`Case.requires`); if a source lacks one, the case gets a tree of its own. Raises RefusedError if the patched source
     cannot be computed, or if a killed run left the install half done.
     """
-    check_not_interrupted(found)
-    version, selection, patched = found.install.version, request.selection, request.patched
-    originals = originals_of(found)
-    choice = choice_for_apply(found, selection) if request.is_computed else Choice(())
+    check_not_interrupted(state)
+    version, selection, patched = state.install.version, request.selection, request.patched
+    originals = originals_of(state)
+    choice = choice_for_apply(state, selection) if request.is_computed else Choice(())
     chosen = choice.patches
     if request.keep_going:
-        chosen = plan_partial(found, chosen, request.allow_modified, request.force).patches
-    wanted = plan_apply(found, chosen, request.allow_modified) if request.is_computed else {}
-    changes = patched_tree(found, wanted, request.allow_modified, request.force)
-    applied = {patch.id for patch in found.catalog.patches if is_applied(found, found.status_of(patch))}
+        chosen = plan_partial(state, chosen, request.allow_modified, request.force).patches
+    wanted = plan_apply(state, chosen, request.allow_modified) if request.is_computed else {}
+    changes = patched_tree(state, wanted, request.allow_modified, request.force)
+    applied = {patch.id for patch in state.catalog.patches if is_applied(state, state.status_of(patch))}
     carried = applied.union(*wanted.values())
     selected = {patch.id for patch in selection.patches}.union(choice.brought_along)
     subjects = [
-        found.status_of(patch)
-        for patch in found.catalog.patches
+        state.status_of(patch)
+        for patch in state.catalog.patches
         if patch.id in selected and patch.id in carried | selection.ids
     ]
     control = next(control for control in CONTROLS if control.is_possible_in(version))
@@ -111,9 +111,9 @@ def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
         own = [
             fit
             for status in subjects
-            if _has_its_files(found, status)
+            if _has_its_files(state, status)
             for case in _cases_of(status.patch, launcher, version, request)
-            for fit in _fits_of(status.patch, case, patched, _is_original_known(found, status, wanted), launcher)
+            for fit in _fits_of(status.patch, case, patched, _is_original_known(state, status, wanted), launcher)
         ]
         own += _controls(own, control)
         if request.thorough and selection.is_default and launcher != "spark":
@@ -121,21 +121,21 @@ def agenda_for(found: InstallState, request: ProofRequest) -> Agenda:
         fits += [_started_by(launcher, fit) for fit in own]
     if request.source == "released":
         fits = [fit for fit in fits if fit.source == "released" and fit.strategy == "strict-ddp"]
-    fits = [_with_required(found, fit, fits, carried) for fit in fits]
+    fits = [_with_required(state, fit, fits, carried) for fit in fits]
 
     trees: dict[str, Tree] = {"released": originals, "patched": changes}
     problems: dict[str, str] = {}
     for fit in fits:
         if fit.requires and fit.tree not in (*trees, *problems):
             try:
-                trees[fit.tree] = _tree_of(found, request, fit, wanted, originals)
+                trees[fit.tree] = _tree_of(state, request, fit, wanted, originals)
             except RefusedError as error:
                 problems[fit.tree] = f"{', '.join(fit.requires)} cannot be applied with it: {error}"
     blocked = {_configuration(fit): problems[fit.tree] for fit in fits if fit.tree in problems}
     fits = [fit for fit in fits if _configuration(fit) not in blocked]
     problems_of = {patch: problem for (patch, _, _), problem in blocked.items()}
-    coverage = _coverage(found, request, subjects, fits, problems_of)
-    pairs = {file: (originals.get(file, now), changes.get(file, now)) for file, now in found.contents.items()}
+    coverage = _coverage(state, request, subjects, fits, problems_of)
+    pairs = {file: (originals.get(file, now), changes.get(file, now)) for file, now in state.contents.items()}
     rewritten = {file: (old, new) for file, (old, new) in pairs.items() if old != new}
     return Agenda(tuple(fits), trees, coverage, rewritten)
 
@@ -145,7 +145,7 @@ def _configuration(fit: ProofCase) -> tuple[Optional[str], str, str]:
 
 
 def _coverage(
-    found: InstallState,
+    state: InstallState,
     request: ProofRequest,
     subjects: Sequence[PatchStatus],
     fits: Sequence[ProofCase],
@@ -156,8 +156,8 @@ def _coverage(
     shown = {fit.patch for fit in fits}
     considered = {status.patch.id for status in subjects}
     unproved, not_needed = [], {}
-    for patch in found.catalog.patches:
-        status = found.status_of(patch)
+    for patch in state.catalog.patches:
+        status = state.status_of(patch)
         if patch.id in selection.skipped or (patch.id in shown and request.source != "released"):
             continue
         if patch.id in shown:
@@ -166,7 +166,7 @@ def _coverage(
             not_needed[patch.id] = status.reason
             continue
         elif patch.id in considered:
-            reason = problems.get(patch.id) or _why_unproved(found, status, request)
+            reason = problems.get(patch.id) or _why_unproved(state, status, request)
         elif status.state == "not-needed" or patch not in selection.patches or not is_selected(selection, patch):
             continue
         elif status.state == "applicable":
@@ -177,12 +177,12 @@ def _coverage(
     return Coverage(tuple(unproved), not_needed, selection.skipped)
 
 
-def _why_unproved(found: InstallState, status: PatchStatus, request: ProofRequest) -> str:
+def _why_unproved(state: InstallState, status: PatchStatus, request: ProofRequest) -> str:
     """Why no fit shows a patch: it has none, or only with other options."""
-    patch, version = status.patch, found.install.version
+    patch, version = status.patch, state.install.version
     if not patch.cases:
         return patch.why_no_cases or "it has no cases"
-    if not _has_its_files(found, status):
+    if not _has_its_files(state, status):
         return "a file that it rewrites is missing"
     by_launcher = {f"--launcher {name}": replace(request, launchers=(name,)) for name in get_args(Launcher)}
     others = {
@@ -217,37 +217,37 @@ def _cases_of(patch: Patch, launcher: Launcher, version: str, request: ProofRequ
 
 
 def _with_required(
-    found: InstallState, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]
+    state: InstallState, fit: ProofCase, fits: Sequence[ProofCase], carried: AbstractSet[str]
 ) -> ProofCase:
     """The fit with the patches that its case requires and its source lacks.
 
     Opt-in patches, which change training, are on both sides of a comparison. All ranks make the forecasts if the source
     has all patches for that.
     """
-    catalog = found.catalog
+    catalog = state.catalog
     brought = catalog.select([*catalog.with_required(fit.case.requires)])
-    required = {patch.id for patch in brought if found.status_of(patch).state != "not-needed"}
+    required = {patch.id for patch in brought if state.status_of(patch).state != "not-needed"}
     if fit.source == "released":
         if any(other.like == fit.id for other in fits):
             required |= {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
         return replace(fit, requires=tuple(sorted(required - {fit.patch})))
     missing = required - carried
     asks_all_ranks = fit.strategy == "strict-ddp" and fit.forecast is not None
-    is_together = asks_all_ranks and _can_predict_on_all_ranks(found, carried | missing, fit.launcher)
+    is_together = asks_all_ranks and _can_predict_on_all_ranks(state, carried | missing, fit.launcher)
     return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
 
 
 def _tree_of(
-    found: InstallState, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
+    state: InstallState, request: ProofRequest, fit: ProofCase, wanted: Mapping[str, frozenset[str]], originals: Tree
 ) -> Tree:
     """The source of a fit, with the patches that its case requires."""
     if fit.source == "released":
-        return {**originals, **original_with(found, frozenset(fit.requires), request.allow_modified)}
+        return {**originals, **original_with(state, frozenset(fit.requires), request.allow_modified)}
     sets = dict(wanted)
-    for patch in found.catalog.select(fit.requires):
-        for file in found.variant_of(patch).files:
-            sets[file] = sets.get(file, found.ledger.patches_of(file)) | {patch.id}
-    return patched_tree(found, sets, request.allow_modified, request.force)
+    for patch in state.catalog.select(fit.requires):
+        for file in state.variant_of(patch).files:
+            sets[file] = sets.get(file, state.ledger.patches_of(file)) | {patch.id}
+    return patched_tree(state, sets, request.allow_modified, request.force)
 
 
 def _started_by(launcher: Launcher, fit: ProofCase) -> ProofCase:
@@ -271,25 +271,25 @@ def _is_for(launcher: Launcher, case: Case) -> bool:
     return launcher in case.launchers or is_plain_fit
 
 
-def _can_predict_on_all_ranks(found: InstallState, carried: AbstractSet[str], launcher: Launcher) -> bool:
+def _can_predict_on_all_ranks(state: InstallState, carried: AbstractSet[str], launcher: Launcher) -> bool:
     """Whether a source with these patches has all that are needed to predict on several processes."""
     return all(
-        patch.id in carried or patch.opt_in or found.status_of(patch).state == "not-needed"
-        for patch in found.catalog.patches
+        patch.id in carried or patch.opt_in or state.status_of(patch).state == "not-needed"
+        for patch in state.catalog.patches
         if any(case.stage == "predict" and _is_for(launcher, case) for case in patch.cases)
     )
 
 
-def _has_its_files(found: InstallState, status: PatchStatus) -> bool:
+def _has_its_files(state: InstallState, status: PatchStatus) -> bool:
     """Whether the files that the patch rewrites exist; if it rewrites none here, any that it rewrites elsewhere."""
-    existing = {file for file in status.patch.files if found.contents[file] is not None}
+    existing = {file for file in status.patch.files if state.contents[file] is not None}
     return existing.issuperset(status.files) if status.files else bool(existing)
 
 
-def _is_original_known(found: InstallState, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
+def _is_original_known(state: InstallState, status: PatchStatus, wanted: Mapping[str, frozenset[str]]) -> bool:
     """Whether the source without this patch is known: it is installed, or nfpatch has kept it."""
     return status.state in ("applicable", "opt-in") or any(
-        status.patch.id in wanted.get(file, frozenset()) | found.ledger.patches_of(file)
+        status.patch.id in wanted.get(file, frozenset()) | state.ledger.patches_of(file)
         for file in {*wanted, *status.files}
     )
 
