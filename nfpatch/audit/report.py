@@ -12,12 +12,10 @@ import click
 
 from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, CellOutcome, TrainingCheck, outcome_of
 from nfpatch.console import pluralize, print_install
+from nfpatch.engine.facts import listed
 from nfpatch.engine.report import Progress, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.proof.runner import ProofEvent
-
-# How many configurations, and how many names of parameters, are written out.
-_SHOWN = 3
 
 
 @contextmanager
@@ -84,8 +82,8 @@ def _print_unused(cells: Sequence[Cell]) -> None:
     for parameters, where in models.items():
         names = next(iter(where)) if len(where) == 1 else f"{len(where)} models"
         click.secho(f"\n{names}: {pluralize(len(parameters), 'unused parameter', 'unused parameters')}", bold=True)
-        print_sentence(_shortened(parameters, ", "), "  ")
-        print_sentence(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
+        print_sentence(listed(parameters), "  ")
+        print_sentence(f"in {listed(next(iter(where.values())), '; ')}", "    ")
         if len(where) > 1:
             print_sentence(f"of {', '.join(where)}", "    ")
 
@@ -111,13 +109,7 @@ def _print_failed(cells: Sequence[Cell]) -> None:
     if configs:
         click.secho("\nUnknown, because the fit failed", bold=True)
     for (name, reason), where in configs.items():
-        print_sentence(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
-
-
-def _shortened(words: Sequence[str], separator: str) -> str:
-    """The first few of the words, and how many more there are."""
-    more = len(words) - _SHOWN
-    return separator.join(words[:_SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")
+        print_sentence(f"{name}, {listed(where, '; ')}: {reason}", "  ")
 
 
 def sentences_of(report: AuditReport) -> list[str]:

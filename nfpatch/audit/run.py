@@ -140,7 +140,7 @@ class AuditReport:
 
 @dataclass(frozen=True)
 class AuditAgenda:
-    """What there is to audit: the cells, and the options that the table lacks, as `Model.option`."""
+    """The cells of an audit, and the options that the table lacks, as `Model.option`."""
 
     cells: tuple[Case, ...]
     unknown_options: tuple[str, ...]

@@ -91,5 +91,5 @@ def _write_copy(target: Path, content: Optional[bytes]) -> None:
 
 
 def is_imported_from(file: Optional[str], folder: Path) -> bool:
-    """Whether a package whose `__init__.py` is this file, if it has one, was found in this folder."""
+    """Whether the package with this `__init__.py` is in the folder; a namespace package, which has none, is not."""
     return file is not None and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))

@@ -45,7 +45,7 @@ class ProofRequest:
 
     `source` is compared with the released one: "installed", or "patched", which is computed as by `apply` with
     `allow_modified`, `force` and `keep_going`. If it is "released", only that one is run, to show its bugs. `thorough`
-    adds cases that are left out otherwise and, if nothing was named, the journeys. Each launcher trains all cases.
+    adds the cases that take longer and, if nothing was named, the journeys. Each launcher trains all cases.
     """
 
     selection: Selection
@@ -69,7 +69,7 @@ class ProofRequest:
 
 @dataclass(frozen=True)
 class Agenda:
-    """What there is to prove.
+    """The cases of a proof, their sources, and what they do not cover.
 
     `trees` are the files, by path, in which the source trees of these names differ from the installed one. `rewritten`
     has the original and the patched bytes of each file, by path, in which they differ. None stands for no file.
