@@ -158,22 +158,20 @@ def _coverage(
     unproved, not_needed = [], {}
     for patch in state.catalog.patches:
         status = state.status_of(patch)
+        reason = ""
         if patch.id in selection.skipped or (patch.id in shown and request.source != "released"):
             continue
         if patch.id in shown:
-            reason = "only the released source was run"
+            unproved.append(Unproved(patch.id, "only the released source was run"))
         elif patch.id in considered and status.state == "not-needed":
             not_needed[patch.id] = status.reason
-            continue
         elif patch.id in considered:
             reason = problems.get(patch.id) or _why_unproved(state, status, request)
-        elif status.state == "not-needed" or patch not in selection.patches or not is_selected(selection, patch):
-            continue
-        elif status.state == "applicable":
-            reason = "it is needed and not applied"
-        else:
-            reason = f"{status.state}: {status.reason}"
-        unproved.append(Unproved(patch.id, reason, patch.id in selection.ids))
+        elif status.state != "not-needed" and patch in selection.patches and is_selected(selection, patch):
+            is_plain = status.state == "applicable"
+            reason = "it is needed and not applied" if is_plain else f"{status.state}: {status.reason}"
+        if reason:
+            unproved.append(Unproved(patch.id, reason, patch.id in selection.ids))
     return Coverage(tuple(unproved), not_needed, selection.skipped)
 
 
