@@ -264,6 +264,16 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def describe_exit(code: Optional[int]) -> str:
+    """How a process exited, to follow its name in a sentence; None stands for one that is still running."""
+    if code is None:
+        return "did not exit"
+    if code >= 0:
+        return f"exited with code {code}"
+    name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+    return f"was killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+
 @contextlib.contextmanager
 def termination_as_exit() -> Iterator[None]:
     """Turns SIGTERM and SIGHUP into SystemExit, so that cleanup runs. Only in the main thread, if no handler is set."""

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from nfpatch.engine.launch import (
     Nodes,
     Program,
     check_disk_space,
+    describe_exit,
     is_alive,
     request_stacks,
     running,
@@ -440,7 +440,7 @@ class _Proof:
             who, rank = f"process {local_rank} of this node", next((r for r in self.ranks if r.pid == pid), None)
         if rank is not None:  # else it exited before it wrote its rank
             who, log = f"rank {rank.number}", rank.log
-        words = f"{who} {_in_words(code)}\n{tail_of(log, _LOG_LINES)}".rstrip()
+        words = f"{who} {describe_exit(code)}\n{tail_of(log, _LOG_LINES)}".rstrip()
         return words, None if rank is None else rank.number
 
     def _conclude(self, outcome: Literal["error", "timeout"], detail: str, crashed: int | None = None) -> None:
@@ -524,15 +524,3 @@ def no_gpu(stack: Stack) -> InstallEnvironmentError:
         "torch see a GPU: that needs a torch that was built with CUDA, a driver (`nvidia-smi` lists what it sees), and "
         "a CUDA_VISIBLE_DEVICES that does not hide it."
     )
-
-
-def _in_words(code: int | None) -> str:
-    """How a process exited that has this exit code."""
-    if code is None:
-        return "did not end"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:  # one of the nameless real-time signals
-        return f"was ended by signal {-code}"

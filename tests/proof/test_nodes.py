@@ -153,9 +153,9 @@ def test_a_killed_node_stops_the_other(
 
     first, second = prove_on_two_nodes(training_env, cases, trees, endpoint, kill_rank_1)
 
-    assert first.cases[0].detail.startswith("rank 1 was ended by SIGKILL")
+    assert first.cases[0].detail.startswith("rank 1 was killed by SIGKILL")
     assert second.cases[0].outcome == "error"
-    assert second.cases[0].detail.startswith(("rank 0 ended", "torch's launcher ended"))
+    assert second.cases[0].detail.startswith(("rank 0 exited", "torch's launcher exited"))
     assert [report.cases[1].detail for report in (first, second)] == ["not reached", "not reached"]
     assert processes_with(mark) == set()
 
