@@ -63,7 +63,7 @@ class Item:
     @property
     def mark(self) -> str:
         """The first cell of its row."""
-        return "ok" if self.ok else "--" if self.is_skipped else "NO"
+        return "--" if self.is_skipped else "ok" if self.ok else "NO"
 
     @property
     def problem(self) -> str:
