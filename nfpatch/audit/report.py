@@ -51,22 +51,18 @@ def print_report(install: Install, report: AuditReport) -> None:
     models = {name: list(cells) for name, cells in groupby(report.cells, key=lambda cell: cell.case.model)}
     click.secho(f"\n  {'model':<20} {'cells':>6} {'clean':>6} {'unused':>6} {'refused':>8} {'failed':>7}", bold=True)
     for name, cells in models.items():
-        _print_row(name, cells)
+        outcomes = _outcomes(cells)
+        numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
+        # dots for zeros, so that the other numbers stand out
+        words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
+        if outcomes["unused"]:
+            words[2] = click.style(words[2], fg="red", bold=True)
+        click.echo(f"  {name:<20} {' '.join(words)}")
     _print_unused(report.cells)
     _print_failed(report.cells)
     click.echo()
     for sentence in sentences_of(report):
         print_sentence(sentence)
-
-
-def _print_row(name: str, cells: Sequence[Cell]) -> None:
-    """Prints a model's row of the table; zeros are dots, so that the other numbers stand out."""
-    outcomes = _outcomes(cells)
-    numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
-    words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
-    if outcomes["unused"]:
-        words[2] = click.style(words[2], fg="red", bold=True)
-    click.echo(f"  {name:<20} {' '.join(words)}")
 
 
 def _outcomes(cells: Sequence[Cell]) -> Counter[str]:
@@ -75,7 +71,7 @@ def _outcomes(cells: Sequence[Cell]) -> Counter[str]:
 
 def _print_unused(cells: Sequence[Cell]) -> None:
     """Prints the unused parameters. Those that are unused in the same cells, or models, share an entry."""
-    models: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    models: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
     for name, own in groupby(cells, key=lambda cell: cell.case.model):
         for parameters, configs in _unused_together(own):
             models.setdefault(parameters, {})[name] = configs
@@ -88,7 +84,7 @@ def _print_unused(cells: Sequence[Cell]) -> None:
             print_sentence(f"of {', '.join(where)}", "    ")
 
 
-def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """The unused parameters of a model, grouped by the configurations in which they are unused."""
     configs: dict[str, list[str]] = {}
     for cell in cells:
@@ -97,7 +93,7 @@ def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], l
     groups: dict[tuple[str, ...], list[str]] = {}
     for parameter in sorted(configs):
         groups.setdefault(tuple(configs[parameter]), []).append(parameter)
-    yield from ((tuple(parameters), list(where)) for where, parameters in groups.items())
+    return ((tuple(parameters), where) for where, parameters in groups.items())
 
 
 def _print_failed(cells: Sequence[Cell]) -> None:

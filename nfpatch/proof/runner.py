@@ -391,7 +391,11 @@ class _Proof:
         for rank in self.ranks:
             rank.read()
             if rank.gpus == 0:
-                raise no_gpu(self.stack)
+                raise InstallEnvironmentError(
+                    f"torch {self.stack.torch} finds no GPU on this machine. Train on the CPU (--accelerator cpu, the "
+                    "default), or let torch see a GPU: this requires a torch that was built with CUDA, a driver "
+                    "(`nvidia-smi` lists what it sees), and a CUDA_VISIBLE_DEVICES that does not hide it."
+                )
         for number, case in enumerate(self.cases):
             if case.id not in self.started and any(number in rank.calls for rank in self.ranks):
                 self.started.add(case.id)
@@ -515,12 +519,3 @@ def check_can_run_spark(stack: Stack, python: Path) -> None:
             f"There is no Java to start Spark with, {java}: install one that pyspark {stack.pyspark} runs on (17 does "
             "for 3.5), and let JAVA_HOME name its folder or PATH have its bin."
         )
-
-
-def no_gpu(stack: Stack) -> InstallEnvironmentError:
-    """The error for a machine without a GPU."""
-    return InstallEnvironmentError(
-        f"torch {stack.torch} finds no GPU on this machine. Train on the CPU (--accelerator cpu, the default), or let "
-        "torch see a GPU: that needs a torch that was built with CUDA, a driver (`nvidia-smi` lists what it sees), and "
-        "a CUDA_VISIBLE_DEVICES that does not hide it."
-    )
