@@ -16,7 +16,7 @@ from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, PatchStatus
 from nfpatch.patching.plan import original_with, originals_of, plan_apply, plan_partial
 from nfpatch.patching.selection import Choice, choice_for_apply, is_applied, is_selected
-from nfpatch.proof.runner import Coverage, ProofEvent, ProofReport, RunOptions, Unproved, run_proof
+from nfpatch.proof.runner import Coverage, ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import Expectation, Launcher, ProofCase, Strategy
 
 # NHITS trains under DDP: if it fails, the machine is the cause, not the patch. In 1.1.0 it has an unused output layer
@@ -155,24 +155,26 @@ def _coverage(
     selection = request.selection
     shown = {fit.patch for fit in fits}
     considered = {status.patch.id for status in subjects}
-    unproved, not_needed = [], {}
+    unproved: dict[str, str] = {}
+    not_needed: dict[str, str] = {}
+    missing = []
     for patch in state.catalog.patches:
         status = state.status_of(patch)
-        reason = ""
         if patch.id in selection.skipped or (patch.id in shown and request.source != "released"):
             continue
         if patch.id in shown:
-            unproved.append(Unproved(patch.id, "only the released source was run"))
-        elif patch.id in considered and status.state == "not-needed":
+            unproved[patch.id] = "only the released source was run"
+            continue
+        if patch.id in considered and status.state == "not-needed":
             not_needed[patch.id] = status.reason
         elif patch.id in considered:
-            reason = problems.get(patch.id) or _why_unproved(state, status, request)
+            unproved[patch.id] = problems.get(patch.id) or _why_unproved(state, status, request)
         elif status.state != "not-needed" and patch in selection.patches and is_selected(selection, patch):
             is_plain = status.state == "applicable"
-            reason = "it is needed and not applied" if is_plain else f"{status.state}: {status.reason}"
-        if reason:
-            unproved.append(Unproved(patch.id, reason, patch.id in selection.ids))
-    return Coverage(tuple(unproved), not_needed, selection.skipped)
+            unproved[patch.id] = "it is needed and not applied" if is_plain else f"{status.state}: {status.reason}"
+        if patch.id in unproved and patch.id in selection.ids:
+            missing.append(patch.id)
+    return Coverage(unproved, tuple(missing), not_needed, selection.skipped)
 
 
 def _why_unproved(state: InstallState, status: PatchStatus, request: ProofRequest) -> str:

@@ -56,11 +56,8 @@ def _by(launcher: Launcher) -> str:
 def coverage_in_words(report: ProofReport) -> list[str]:
     """A line for each patch that the proof does not cover, with the reason."""
     coverage = report.coverage
-    return [
-        *(f"not needed: {patch_id} ({reason})" for patch_id, reason in coverage.not_needed.items()),
-        *(f"skipped: {patch_id} ({reason})" for patch_id, reason in coverage.skipped.items()),
-        *(f"not proved: {patch.id} ({patch.reason})" for patch in coverage.unproved),
-    ]
+    groups = {"not needed": coverage.not_needed, "skipped": coverage.skipped, "not proved": coverage.unproved}
+    return [f"{what}: {name} ({reason})" for what, patches in groups.items() for name, reason in patches.items()]
 
 
 def required_in_words(results: Sequence[CaseResult]) -> str:
@@ -135,15 +132,15 @@ def document_of(install: Install, report: ProofReport, agenda: Optional[Agenda] 
         sections.append(Section(title, tuple(map(_item_of, results)), notes, _unused_in(results)))
     unproved = tuple(
         Item(
-            ok=not patch.is_named,
+            ok=patch_id not in report.coverage.missing,
             outcome="unproved",
             name="proof",
-            cells=(patch.id, ""),
-            lines=(f"not proved: {patch.reason}",),
-            detail=patch.reason,
-            is_skipped=not patch.is_named,
+            cells=(patch_id, ""),
+            lines=(f"not proved: {reason}",),
+            detail=reason,
+            is_skipped=patch_id not in report.coverage.missing,
         )
-        for patch in report.coverage.unproved
+        for patch_id, reason in report.coverage.unproved.items()
     )
     if unproved:
         sections.append(Section(UNPROVED, unproved))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import specifier_contains
+from nfpatch.console import reasons_to_json
 from nfpatch.engine.facts import Call
 from nfpatch.engine.launch import (
     ONE_NODE,
@@ -76,30 +77,17 @@ class ProofEvent:
 
 
 @dataclass(frozen=True)
-class Unproved:
-    """A patch that is applied, needed or named, but not proved. It `is_named` if the command line has its id."""
-
-    id: str
-    reason: str
-    is_named: bool = False
-
-
-@dataclass(frozen=True)
 class Coverage:
-    """The patches in question that a proof does not cover.
+    """The patches in question that a proof does not cover, with the reasons.
 
-    `not_needed` are named patches that this release does not need, `skipped` those that `--skip` leaves out, both with
-    the reasons.
+    `unproved` are applied, needed or named patches; those that were named are `missing`. `not_needed` are named patches
+    that this release does not need, `skipped` those that `--skip` leaves out.
     """
 
-    unproved: tuple[Unproved, ...] = ()
+    unproved: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     not_needed: Mapping[str, str] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The ids that were named and are not proved."""
-        return tuple(patch.id for patch in self.unproved if patch.is_named)
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class ProofReport:
     def patches(self) -> tuple[str, ...]:
         """The ids of the patches in question, in the order of the cases; those without a case come last."""
         shown = [case.patch for case in self.cases if case.patch is not None]
-        return tuple(dict.fromkeys([*shown, *(patch.id for patch in self.coverage.unproved)]))
+        return tuple(dict.fromkeys([*shown, *self.coverage.unproved]))
 
     @property
     def proved(self) -> tuple[str, ...]:
@@ -154,9 +142,9 @@ class ProofReport:
             "nodes": self.nodes,
             "seconds": round(self.seconds, 3),
             "proved": list(self.proved),
-            "unproved": [{"id": patch.id, "reason": patch.reason} for patch in self.coverage.unproved],
-            "not_needed": [{"id": name, "reason": reason} for name, reason in self.coverage.not_needed.items()],
-            "skipped": [{"id": name, "reason": reason} for name, reason in self.coverage.skipped.items()],
+            "unproved": reasons_to_json(self.coverage.unproved),
+            "not_needed": reasons_to_json(self.coverage.not_needed),
+            "skipped": reasons_to_json(self.coverage.skipped),
             "cases": [case.to_json() for case in self.cases],
         }
 

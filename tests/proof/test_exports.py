@@ -14,7 +14,7 @@ from nfpatch.engine.report import junit_of, page_of
 from nfpatch.installs.find import Install, find_install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.report import conditions_of, document_of, print_report
-from nfpatch.proof.runner import Coverage, ProofReport, Unproved
+from nfpatch.proof.runner import Coverage, ProofReport
 from nfpatch.proof.verdict import CaseResult
 
 VOID = {"meta", "br", "hr"}
@@ -97,8 +97,8 @@ def test_the_page_of_a_failed_proof_shows_that(install: Install) -> None:
 
 
 def test_the_page_does_not_mark_an_unproved_patch_as_ok(install: Install) -> None:
-    unproved = (Unproved("aside", "it has no cases"), Unproved("named", "it takes --thorough", is_named=True))
-    page = page_of(document_of(install, replace(report(case(1, True, "pass")), coverage=Coverage(unproved))))
+    coverage = Coverage({"aside": "it has no cases", "named": "it takes --thorough"}, missing=("named",))
+    page = page_of(document_of(install, replace(report(case(1, True, "pass")), coverage=coverage)))
 
     assert [page.count(f">{mark}</td>") for mark in ("ok", "--", "NO")] == [1, 1, 1]
 
