@@ -12,10 +12,9 @@ from nfpatch.audit.options import (
     LOSSES,
     MIXTURE,
     POINT,
+    Training,
     Varied,
     entry_of,
-    small_options,
-    training_options,
     values_tried,
 )
 from nfpatch.catalog import Case
@@ -27,14 +26,16 @@ TRAINED_OTHERWISE = "trained otherwise"
 def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
     """The cells of a model, in a release that has these losses."""
     losses = [loss for loss in LOSSES if loss in known_losses]
-    small = small_options(model)
+    entries = {option: entry_of(model, option) for option in model.options}
+    training = {option: entry.value for option, entry in entries.items() if isinstance(entry, Training)}
+    smalls = {option: entry.small for option, entry in entries.items() if not isinstance(entry, Training)}
+    small = {option: value for option, value in smalls.items() if value is not None}
     settings = exogenous_settings(model)
     cells = [_cell(model, loss, exogenous, small) for loss in losses for exogenous in settings]
     cells += [_cell(model, loss, (), small) for loss in (IMPLICIT_QUANTILE, MIXTURE) if loss in known_losses]
-    if training := training_options(model):
+    if training:
         cells.append(_cell(model, usual_loss_of(model), settings[-1], {**small, **training}, TRAINED_OTHERWISE))
-    for option in model.options:
-        entry = entry_of(model, option)
+    for option, entry in entries.items():
         if not isinstance(entry, Varied):
             continue
         required = {name: other for name, other in entry.requires.items() if name in model.options}

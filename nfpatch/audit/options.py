@@ -253,19 +253,6 @@ def entry_of(model: ModelSource, option: str) -> Varied | Training | Fixed:
     return OPTIONS.get(f"{model.name}.{option}") or OPTIONS.get(option, NOT_IN_THE_TABLE)
 
 
-def small_options(model: ModelSource) -> dict[str, Any]:
-    """The values that every cell of a model uses instead of the defaults."""
-    entries = {option: entry_of(model, option) for option in model.options}
-    smalls = {option: None if isinstance(entry, Training) else entry.small for option, entry in entries.items()}
-    return {option: small for option, small in smalls.items() if small is not None}
-
-
-def training_options(model: ModelSource) -> dict[str, Any]:
-    """The training options of a model, each with a value that is not its default."""
-    entries = {option: entry_of(model, option) for option in model.options}
-    return {option: entry.value for option, entry in entries.items() if isinstance(entry, Training)}
-
-
 def values_tried(model: ModelSource, option: str, entry: Varied) -> list[Any]:
     """The values of an option that the audit tries, except the one that all other cells use."""
     default = model.defaults.get(option)
