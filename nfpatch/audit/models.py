@@ -83,29 +83,23 @@ def _parsed(file: Path) -> ast.Module:
 
 
 def _model_of(name: str, file: Path) -> ModelSource:
-    class_definition = _named(_parsed(file).body, ast.ClassDef, name)
-    if class_definition is None:
-        raise InstallEnvironmentError(
-            f"{file} defines no class {name}, though neuralforecast.models exports it from there."
-        )
-    constructor = _named(class_definition.body, ast.FunctionDef, "__init__")
+    classes = [node for node in _parsed(file).body if isinstance(node, ast.ClassDef) and node.name == name]
+    functions = [node for each in classes for node in each.body if isinstance(node, ast.FunctionDef)]
+    constructor = next((function for function in functions if function.name == "__init__"), None)
     if constructor is None:
-        raise InstallEnvironmentError(f"The class {name} of {file} has no constructor of its own.")
+        raise InstallEnvironmentError(
+            f"{file} defines no class {name} with a constructor, though neuralforecast.models exports it from there. "
+            "Reinstall neuralforecast, or name another one."
+        )
     arguments = dict(_arguments(constructor.args))
     return ModelSource(
         name=name,
         file=file,
         required=tuple(option for option, default in arguments.items() if default is None),
         defaults={option: _value(default) for option, default in arguments.items() if default is not None},
-        exogenous=tuple(
-            kind for kind, prefix in EXOGENOUS_KINDS.items() if _supports(prefix, class_definition, constructor)
-        ),
-        choices=_documented_choices(ast.get_docstring(class_definition) or ""),
+        exogenous=tuple(kind for kind, prefix in EXOGENOUS_KINDS.items() if _supports(prefix, classes[0], constructor)),
+        choices=_documented_choices(ast.get_docstring(classes[0]) or ""),
     )
-
-
-def _named(body: list[ast.stmt], kind: type, name: str) -> Any:
-    return next((node for node in body if isinstance(node, kind) and node.name == name), None)  # type: ignore[attr-defined]
 
 
 def _arguments(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr | None]]:
