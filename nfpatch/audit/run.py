@@ -226,7 +226,7 @@ def _trained(
             for cell in cells
         ],
         trees={"installed": install.tree},
-        options=RunOptions(PROCESSES, timeout=timeout, max_steps=STEPS, dealt=not ddp, persistent=True),
+        options=RunOptions(PROCESSES, timeout=timeout, max_steps=STEPS, sharded=not ddp, persistent=True),
         extra_path=install.extra_path,
         on_event=on_event,
     )

@@ -153,7 +153,7 @@ class ProofReport:
 class RunOptions:
     """How cases are run: by `devices` processes on each of the `nodes`, on the `accelerator` "cpu" or "gpu".
 
-    `timeout` is in seconds, for all of them. Each case is trained by all processes, or if they are `dealt`, by one of
+    `timeout` is in seconds, for all of them. Each case is trained by all processes, or if they are `sharded`, by one of
     them. If a process crashes, the cases that were not reached are errors; a `persistent` run launches them again.
     """
 
@@ -162,7 +162,7 @@ class RunOptions:
     timeout: float = 300.0
     nodes: Nodes = ONE_NODE
     max_steps: int = MAX_STEPS
-    dealt: bool = False
+    sharded: bool = False
     persistent: bool = False
 
 
@@ -334,7 +334,7 @@ class _Proof:
             world_size=self.world_size,
             reporting=len(self.ranks),
             max_steps=self.options.max_steps,
-            sharded=self.options.dealt,
+            sharded=self.options.sharded,
             patience=PATIENCE,
             timeout=self.options.timeout,
             out=str(self.reports),
@@ -389,7 +389,7 @@ class _Proof:
                 self.started.add(case.id)
                 self.on_event(ProofEvent("started", case))
             over = self._finished_calls(number)
-            if case.id not in self.results and len(over) == (1 if self.options.dealt else len(self.ranks)):
+            if case.id not in self.results and len(over) == (1 if self.options.sharded else len(self.ranks)):
                 self._finish(case, self._judge(case, [call for _, call in over]))
 
     def _finished_calls(self, number: int) -> list[tuple[int, Call]]:
