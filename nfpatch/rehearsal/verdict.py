@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Optional
 
 from nfpatch.catalog import Patch
-from nfpatch.engine.checks import different_data, first_finding, parting_calls, shared_files
+from nfpatch.engine.checks import different_data, diverging_calls, first_finding, shared_files
 from nfpatch.engine.facts import (
     NOT_CALLED,
     Call,
@@ -21,7 +21,7 @@ from nfpatch.engine.facts import (
 from nfpatch.engine.logs import place_of
 from nfpatch.engine.records import Rank, Records, facts_of_call
 from nfpatch.engine.remedies import patches_for, patches_for_unused
-from nfpatch.rehearsal.parting import decision_of
+from nfpatch.rehearsal.divergence import decision_of
 from nfpatch.target.events import MethodReplaced, Training
 
 # Of a training, what the JSON document has
@@ -138,7 +138,7 @@ def stages_of(records: Records, devices: int, known: Known, ended: Optional[str]
     judged: list[_Judged] = []
     for row, facts in facts_of(records, devices, ended):
         judged.append(_judge(records, row, facts, known))
-        if parting_calls.parts(facts):
+        if diverging_calls.diverges(facts):
             break
     kept = _without_missing_calls(list(_folded(judged)))
     replaced = dict.fromkeys(each for call in records.calls for each in call.replaced)
@@ -181,7 +181,7 @@ def _folded(judged: list[_Judged]) -> Iterator[_Judged]:
             each = replace(each, finding=found, patches=())
         elif index in followed:
             continue
-        elif has_finding and each.finding is not None and parting_calls.parts(each.facts):
+        elif has_finding and each.finding is not None and diverging_calls.diverges(each.facts):
             each = replace(each, finding=replace(each.finding, is_consequence=True))
         has_finding = has_finding or each.is_sought
         yield each
@@ -207,7 +207,7 @@ def _without_missing_calls(judged: Sequence[_Judged]) -> list[_Judged]:
 def _may_follow(each: _Judged, cause: CallFacts) -> bool:
     """Whether the finding may be a consequence of arguments that differ between ranks in an earlier call."""
     found = each.finding
-    if parting_calls.parts(each.facts):
+    if diverging_calls.diverges(each.facts):
         return False
     if each.patches and different_data.different_data(cause) is None:
         return False
@@ -233,7 +233,7 @@ def _facts_of_call(
         ranks={rank: _facts_of_rank(records, each, calls.get(rank), ends) for rank, each in ranks.items()},
         ended=ended,
     )
-    if not parting_calls.parts(facts):
+    if not diverging_calls.diverges(facts):
         return facts
     steps = {rank: each.started.steps for rank, each in facts.ranks.items()}
     return replace(facts, decision=decision_of(steps, written_by(ranks)))
@@ -389,11 +389,15 @@ def _notes_of(facts: CallFacts, finding: Optional[Finding], missing: Sequence[Pa
             f"{facts.one_device} is a strategy for one device, so one process trains, however many devices there are; "
             'to use several, set strategy="ddp" and devices=-1'
         )
-    if parting_calls.is_by_one_rank(facts) and len(facts.ranks) > 1:
+    if diverging_calls.is_by_one_rank(facts) and len(facts.ranks) > 1:
         made = [str(rank) for rank, each in facts.ranks.items() if each.name]
         yield f"called on rank {', '.join(made)} only"
     options = different_data.different_options(facts)
-    if options is not None and not parting_calls.parts(facts) and (finding is None or options not in finding.detail):
+    if (
+        options is not None
+        and not diverging_calls.diverges(facts)
+        and (finding is None or options not in finding.detail)
+    ):
         yield f"{options}, without an effect here" if finding is None else options
     asked = [each for each in facts.all_trainings if each.find_unused]
     if not asked:

@@ -12,9 +12,9 @@ from nfpatch.engine import checks
 from nfpatch.engine.checks import (
     CHECKS,
     different_data,
+    diverging_calls,
     errors,
     first_finding,
-    parting_calls,
     shared_files,
     unused_parameters,
     world_size,
@@ -59,7 +59,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "errors": {"on_rank_1": changed(raised=CallRaised(0, "KeyError: 'y'"))},
     "search_choice": {"on_rank_1": changed(chosen=("trial 1",))},
     "hangs": {"on_rank_1": changed(returned=None)},
-    "parting_calls": {"on_rank_1": changed(line=11)},
+    "diverging_calls": {"on_rank_1": changed(line=11)},
     "different_data": {"on_rank_1": changed(data={"df": "10 rows"})},
     "world_size": {"training": replace(TRAINED, world_size=3)},
     "evidence": {"training": replace(TRAINED, steps=1), "is_case": True},
@@ -112,7 +112,7 @@ def test_each_check_is_the_first_to_find_its_fault(check: Any) -> None:
     assert check.find(call_of(is_case=facts.is_case)) is None
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"hangs", "parting_calls"}))
+@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"hangs", "diverging_calls"}))
 def test_a_case_is_checked_like_a_call_of_a_script(name: str) -> None:
     assert first_finding(replace(faulty(name), is_case=True, backend="gloo")) is not None
 
@@ -143,7 +143,7 @@ def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
 ) -> None:
     facts = replace(call_of(absent), trainings={0: {0: replace(TRAINED, world_size=size)}})
 
-    assert (parting_calls.find(facts) is not None) == is_found
+    assert (diverging_calls.find(facts) is not None) == is_found
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
 )
 def test_the_advice_depends_on_the_condition(text: str, side: str, in_remedy: str) -> None:
     decision = Decision("/home/me/train.py", 8, text, {0: f"continues in line 9 ({side})", 1: "continues in line 11"})
-    facts = replace(call_of(**FAULTS["parting_calls"]), decision=decision)
+    facts = replace(call_of(**FAULTS["diverging_calls"]), decision=decision)
 
-    found = parting_calls.find(facts)
+    found = diverging_calls.find(facts)
 
     assert found is not None
     assert in_remedy in "\n".join(found.remedy)

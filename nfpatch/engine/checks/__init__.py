@@ -15,12 +15,12 @@ from typing import Optional
 
 from nfpatch.engine.checks import (
     different_data,
+    diverging_calls,
     errors,
     evidence,
     forecasts,
     hangs,
     model_weights,
-    parting_calls,
     reference,
     running_statistics,
     search_choice,
@@ -36,7 +36,7 @@ from nfpatch.engine.checks import (
 from nfpatch.engine.facts import CallFacts, Finding
 
 CHECKS: tuple[ModuleType, ...] = (
-    parting_calls,
+    diverging_calls,
     unused_parameters,
     training_stops,
     errors,

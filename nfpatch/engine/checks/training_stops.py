@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from nfpatch.engine.checks.parting_calls import what_follows
+from nfpatch.engine.checks.diverging_calls import what_follows
 from nfpatch.engine.facts import CallFacts, Finding, in_file
 
 WHY = "In each step the ranks exchange gradients, so a rank that leaves the training makes the others fail or hang."

@@ -25,7 +25,7 @@ _SAME_VALUE = (
 
 def find(facts: CallFacts) -> Optional[Finding]:
     """What each rank does where they diverge, and the line of the script that decides it."""
-    if facts.is_case or not parts(facts):
+    if facts.is_case or not diverges(facts):
         return None
     words = [f"the ranks diverge here: {'; '.join(f'rank {rank} {_way(each)}' for rank, each in facts.ranks.items())}"]
     if facts.decision is not None:
@@ -33,7 +33,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
     return Finding("wrong", "\n".join([*words, *what_follows(facts)]), remedy=_remedy(facts))
 
 
-def parts(facts: CallFacts) -> bool:
+def diverges(facts: CallFacts) -> bool:
     """Whether the ranks make different calls. A call on one rank only is fine if it returned without the others."""
     ways = {(each.name, each.line, each.started.models) for each in facts.ranks.values() if each.name}
     absent = [each for each in facts.ranks.values() if not each.name and each.has_ended and not each.failed_before]
