@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import click
 
@@ -71,8 +71,8 @@ def command(
     as_is: bool,
     show_output: bool,
     timeout: float,
-    junit_xml: Optional[Path],
-    html: Optional[Path],
+    junit_xml: Path | None,
+    html: Path | None,
     target: Target,
 ) -> None:
     """Run your training script in several CPU processes. The script really runs, including any files it writes.

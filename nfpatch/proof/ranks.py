@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nfpatch.engine.facts import Process
 from nfpatch.engine.logs import entries_in, frames_of_dump, tail_of, text_of
-from nfpatch.engine.records import Process
 from nfpatch.target.events import Entry, ProcessStarted, RanksAssembled, SourceImported, StackImported
 
 _NUMBER = re.compile(r"\d+")

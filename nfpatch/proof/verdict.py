@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -20,7 +20,6 @@ from nfpatch.engine.checks import (
 from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
 from nfpatch.engine.facts import Call, CallFacts, Outcome
-from nfpatch.engine.records import facts_of_call
 from nfpatch.engine.sources import Source
 
 Expectation = Literal["unused-parameters", "pass", "wrong"]
@@ -136,7 +135,7 @@ def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, bac
     if failed is not None:
         return _result(case, calls, "error", ok=False, detail="\n".join(failed.errors) or failed.detail)
 
-    unused = facts.unused_parameters()
+    unused = facts.unused_parameters
     refusals = [failure.message for _, failure in failures_of(facts)]
     if refusals or (unused and not (case.has_unused and case.expect == "pass")):
         if case.expect == "pass":
@@ -159,12 +158,12 @@ def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, bac
 def facts_of(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CallFacts:
     """What the checks look at."""
     is_alone = case.strategy == "single-process"
-    facts = facts_of_call(
-        dict(enumerate(calls)),
-        {0: {rank: call.trainings[0] for rank, call in enumerate(calls)}},
+    return CallFacts(
+        ranks=dict(enumerate(calls)),
         world_size=1 if is_alone else world_size,
+        is_case=True,
+        backend=None if is_alone else backend,
     )
-    return replace(facts, is_case=True, backend=None if is_alone else backend)
 
 
 def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -> CaseResult:

@@ -44,9 +44,10 @@ def changed(**changes: Any) -> Call:
 def call_of(on_rank_1: Call = RETURNED, training: Training = TRAINED, is_case: bool = False) -> CallFacts:
     """A call on two ranks, of which the second may have other facts."""
     return CallFacts(
-        name=RETURNED.name,
-        ranks={0: changed(written=on_rank_1.written), 1: on_rank_1},
-        trainings={0: {0: TRAINED, 1: training}},
+        ranks={
+            0: changed(written=on_rank_1.written, trainings={0: TRAINED}),
+            1: replace(on_rank_1, trainings={0: training}),
+        },
         world_size=2,
         is_case=is_case,
         backend="gloo" if is_case else None,
@@ -84,7 +85,12 @@ def faulty(name: str) -> CallFacts:
     facts = call_of(**FAULTS[name])
     if name != "search_choice":
         return facts
-    return replace(facts, ranks={**facts.ranks, 0: changed(chosen=("trial 0",))})
+    return with_rank_0(facts, chosen=("trial 0",))
+
+
+def with_rank_0(facts: CallFacts, **changes: Any) -> CallFacts:
+    """The facts of a call whose first rank has other facts."""
+    return replace(facts, ranks={**facts.ranks, 0: changed(trainings={0: TRAINED}, **changes)})
 
 
 def test_every_module_of_the_folder_is_registered_once() -> None:
@@ -121,7 +127,7 @@ def test_diverging_ranks_are_the_cause_of_their_errors() -> None:
     failed = CallRaised(0, "RuntimeError: params[0] appears not to match")
     facts = call_of(changed(raised=failed, models=("NBEATS",)))
 
-    found = first_finding(replace(facts, ranks={**facts.ranks, 0: changed(models=("NHITS",))}))
+    found = first_finding(with_rank_0(facts, models=("NHITS",)))
 
     assert found is not None
     assert (found.outcome, found.stages) == ("wrong", ())
@@ -141,7 +147,8 @@ def test_diverging_ranks_are_the_cause_of_their_errors() -> None:
 def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
     absent: Call, size: int, is_found: bool
 ) -> None:
-    facts = replace(call_of(absent), trainings={0: {0: replace(TRAINED, world_size=size)}})
+    made = changed(trainings={0: replace(TRAINED, world_size=size)})
+    facts = CallFacts({0: made, 1: absent}, world_size=2)
 
     assert (diverging_calls.find(facts) is not None) == is_found
 
@@ -232,7 +239,7 @@ def test_an_error_in_a_library_is_not_reported_as_the_scripts_own() -> None:
 @pytest.mark.parametrize("search", ["", "search"])
 def test_an_error_is_a_fault_of_a_search_only_if_there_is_one(search: str) -> None:
     failure = CallRaised(0, "RuntimeError: params[0] appears not to match sizes of the same param in process 0")
-    found = errors.find(replace(call_of(changed(raised=failure)), search=search))
+    found = errors.find(with_rank_0(call_of(changed(raised=failure)), search=search))
 
     assert found is not None
     assert ("search" in found.stages) == bool(search)
@@ -248,11 +255,11 @@ def test_a_file_written_by_the_scripts_own_code_has_its_line_and_no_patch() -> N
 
 
 def test_a_single_device_training_of_the_script_is_no_fault() -> None:
-    facts = call_of()
-    one = replace(facts, trainings={0: {0: replace(TRAINED, world_size=1)}})
+    one = changed(trainings={0: replace(TRAINED, world_size=1)})
+    kept = replace(one, one_device="SingleDeviceStrategy")
 
-    assert world_size.find(one) is not None
-    assert world_size.find(replace(one, one_device="SingleDeviceStrategy")) is None
+    assert world_size.find(CallFacts({0: one, 1: one}, world_size=2)) is not None
+    assert world_size.find(CallFacts({0: kept, 1: kept}, world_size=2)) is None
 
 
 def test_a_case_with_unknown_weights_is_a_fault() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
 
 from nfpatch.engine.checks.errors import failures_of, is_consequence
 from nfpatch.engine.facts import Call, CallFacts, Decision, Finding, in_file, shortened
@@ -23,33 +22,33 @@ _SAME_VALUE = (
 )
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """What each rank does where they diverge, and the line of the script that decides it."""
     if facts.is_case or not diverges(facts):
         return None
-    words = [f"the ranks diverge here: {'; '.join(f'rank {rank} {_way(each)}' for rank, each in facts.ranks.items())}"]
+    ways = [f"rank {rank} {_describe(each)}" for rank, each in facts.ranks.items()]
+    words = [f"the ranks diverge here: {'; '.join(ways)}"]
     if facts.decision is not None:
         words += _decision_in_words(facts.decision)
-    return Finding("wrong", "\n".join([*words, *what_follows(facts)]), remedy=_remedy(facts))
+    return Finding("wrong", "\n".join([*words, *consequences_of(facts)]), remedy=_remedy(facts))
 
 
 def diverges(facts: CallFacts) -> bool:
     """Whether the ranks make different calls. A call on one rank only is fine if it returned without the others."""
-    ways = {(each.name, each.line, each.started.models) for each in facts.ranks.values() if each.name}
+    ways = {(each.name, each.line, each.started.models) for each in facts.made.values()}
     absent = [each for each in facts.ranks.values() if not each.name and each.has_ended and not each.failed_before]
     return len(ways) > 1 or (bool(absent) and not is_by_one_rank(facts))
 
 
 def is_by_one_rank(facts: CallFacts) -> bool:
     """Whether a call that needs no communication was made, and returned, on some ranks only."""
-    made = [each for each in facts.ranks.values() if each.name]
-    together = any((training.world_size or 0) > 1 for training in facts.all_trainings)
-    return len(made) < len(facts.ranks) and all(each.returned for each in made) and not together
+    is_joint = any((training.world_size or 0) > 1 for training in facts.all_trainings)
+    return len(facts.made) < len(facts.ranks) and len(facts.returned) == len(facts.made) and not is_joint
 
 
-def _way(each: Call) -> str:
+def _describe(each: Call) -> str:
     if not each.name and not each.has_ended:
-        return "does not come to it"
+        return "does not reach it"
     if not each.name:
         return f"ends without it ({shortened(each.error)})" if each.error else "ends without it"
     models = f" of {', '.join(each.started.models)}" if each.started.models else ""
@@ -62,10 +61,10 @@ def _decision_in_words(decision: Decision) -> list[str]:
     return [f"decided at {place}, `{decision.text}`: {sides}", *decision.writers]
 
 
-def what_follows(facts: CallFacts) -> list[str]:
-    """What the ranks raise or wait for because of it, in a line; none if they do not."""
+def consequences_of(facts: CallFacts) -> list[str]:
+    """The errors and hangs of the ranks, in a line; empty if there are none."""
     failures = [(rank, each.message) for rank, each in failures_of(facts) if not is_consequence(each)]
-    waiting = [rank for rank, each in facts.ranks.items() if each.name and not each.is_over]
+    waiting = [rank for rank, each in facts.made.items() if not each.is_over]
     followed = [f"rank {rank}: {shortened(message)}" for rank, message in failures]
     followed += [f"rank {rank} hangs" for rank in waiting]
     return [f"as a result: {'; '.join(followed)}"] if followed else []
@@ -81,7 +80,7 @@ def _remedy(facts: CallFacts) -> tuple[str, ...]:
     looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
     if "FileExistsError" in looked_at:
         return (
-            "Another rank has made it already. Let it be there on every rank:",
+            "Another rank has already created it. Accept that on every rank:",
             "    os.makedirs(folder, exist_ok=True)",
         )
     if _FILES.search(looked_at):

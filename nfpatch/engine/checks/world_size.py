@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.console import pluralize
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "Additional devices give no speed-up."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The mismatch: of the largest training of a script (its trials may be single-process), or of a rank of a case."""
     trainings = [(rank, each) for ranks in facts.trainings.values() for rank, each in ranks.items()]
     if not facts.is_case:
