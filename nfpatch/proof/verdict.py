@@ -199,7 +199,8 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
     missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
     mismatches = []
     if too_many:
-        mismatches.append(f"unused, but not claimed by the patch: {', '.join(too_many)}")
+        hint = "if it handles them, add them to its `unused_parameters`"
+        mismatches.append(f"unused, but not claimed by the patch: {', '.join(too_many)} ({hint})")
     if missing:
         mismatches.append(f"claimed by the patch, but not unused: {', '.join(missing)}")
     return "; ".join(mismatches)
