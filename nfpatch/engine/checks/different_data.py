@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from nfpatch.engine.facts import CallFacts, Finding
 
@@ -22,7 +22,7 @@ def find(facts: CallFacts) -> Finding | None:
 
 def because_of_arguments(facts: CallFacts, followed: str) -> Finding | None:
     """A finding that names different arguments as the cause of `followed`; None if all ranks have the same ones."""
-    data, options = different_data(facts), _difference(_options_of(facts, is_harmless))
+    data, options = different_data(facts), different_options(facts, ignore_paths=True)
     if data is None and options is None:
         return None
     words = "; ".join(each for each in (data, options) if each is not None)
@@ -35,21 +35,18 @@ def different_data(facts: CallFacts) -> str | None:
     return _difference({rank: each.started.data for rank, each in facts.made.items()})
 
 
-def different_options(facts: CallFacts) -> str | None:
+def different_options(facts: CallFacts, ignore_paths: bool = False) -> str | None:
     """The first option whose value differs between ranks, as text; None if there is none."""
-    return _difference(_options_of(facts, lambda name, value: False))
+    options: dict[int, dict[str, str]] = {}
+    for rank, each in facts.made.items():
+        given = each.started.options.items()
+        options[rank] = {name: value for name, value in given if not (ignore_paths and _may_be_path(name, value))}
+    return _difference(options)
 
 
-def is_harmless(name: str, value: str) -> bool:
-    """Whether an option may differ between ranks: names of places that they write to."""
+def _may_be_path(name: str, value: str) -> bool:
+    """Whether an option may name a place to write to, which may differ between ranks."""
     return name.endswith(".default_root_dir") or ("." not in name and value[:1] in "'\"")
-
-
-def _options_of(facts: CallFacts, is_left_out: Callable[[str, str], bool]) -> dict[int, dict[str, str]]:
-    return {
-        rank: {name: value for name, value in each.started.options.items() if not is_left_out(name, value)}
-        for rank, each in facts.made.items()
-    }
 
 
 def _difference(given: Mapping[int, Mapping[str, str]]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from nfpatch.engine.checks.errors import failures_of, is_consequence
-from nfpatch.engine.facts import Call, CallFacts, Decision, Finding, in_file, shortened
+from nfpatch.engine.facts import Call, CallFacts, Finding, in_file, shortened
 
 WHY = (
     "In each step of a training the ranks exchange gradients, so every rank must make the same calls, in the same "
@@ -28,8 +28,11 @@ def find(facts: CallFacts) -> Finding | None:
         return None
     ways = [f"rank {rank} {_describe(each)}" for rank, each in facts.ranks.items()]
     words = [f"the ranks diverge here: {'; '.join(ways)}"]
-    if facts.decision is not None:
-        words += _decision_in_words(facts.decision)
+    decision = facts.decision
+    if decision is not None:
+        sides = "; ".join(f"rank {rank} {side}" for rank, side in decision.sides.items())
+        words.append(f"decided at {in_file(decision.file, decision.line)}, `{decision.text}`: {sides}")
+        words += decision.writers
     return Finding("wrong", "\n".join([*words, *consequences_of(facts)]), remedy=_remedy(facts))
 
 
@@ -55,18 +58,11 @@ def _describe(each: Call) -> str:
     return f"calls {each.name}{models} in line {each.line}"
 
 
-def _decision_in_words(decision: Decision) -> list[str]:
-    sides = "; ".join(f"rank {rank} {side}" for rank, side in decision.sides.items())
-    place = in_file(decision.file, decision.line)
-    return [f"decided at {place}, `{decision.text}`: {sides}", *decision.writers]
-
-
 def consequences_of(facts: CallFacts) -> list[str]:
     """The errors and hangs of the ranks, in a line; empty if there are none."""
-    failures = [(rank, each.message) for rank, each in failures_of(facts) if not is_consequence(each)]
-    waiting = [rank for rank, each in facts.made.items() if not each.is_over]
-    followed = [f"rank {rank}: {shortened(message)}" for rank, message in failures]
-    followed += [f"rank {rank} hangs" for rank in waiting]
+    failures = [(rank, each) for rank, each in failures_of(facts) if not is_consequence(each)]
+    followed = [f"rank {rank}: {shortened(each.message)}" for rank, each in failures]
+    followed += [f"rank {rank} hangs" for rank, each in facts.made.items() if not each.is_over]
     return [f"as a result: {'; '.join(followed)}"] if followed else []
 
 

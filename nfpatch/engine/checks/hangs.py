@@ -29,10 +29,10 @@ def find(facts: CallFacts) -> Finding | None:
     if absent and all(absent.values()):
         words = "; ".join(f"rank {rank} raised in {name}" for rank, name in absent.items())
         return Finding("timeout", f"not called on all ranks: {words}", is_consequence=True)
-    words = "; ".join(
-        f"rank {rank} {'hangs' if each.name else 'never reached this call'}"
-        + (f"{' in' if each.name else ': it is in'} {each.place}" if each.place else "")
-        for rank, each in waiting.items()
-    )
+    ways = []
+    for rank, each in waiting.items():
+        how, where = ("hangs", " in ") if each.name else ("never reached this call", ": it is in ")
+        ways.append(f"rank {rank} {how}{where + each.place if each.place else ''}")
+    reason = f" ({facts.ended})" if facts.ended else ""
     stage = facts.search or STAGES.get(facts.first.method, "")
-    return Finding("timeout", words + (f" ({facts.ended})" if facts.ended else ""), stages=(stage,))
+    return Finding("timeout", "; ".join(ways) + reason, stages=(stage,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from nfpatch.engine.facts import CallFacts, Finding, base_name, listed
@@ -35,10 +34,9 @@ def shared_files(written: Iterable[Mapping[str, set[str]]]) -> list[str]:
 
     Ranks do not conflict if all of them replace the file atomically, or all of them remove it.
     """
-    ranks: Counter[str] = Counter()
-    how: dict[str, set[str]] = {}
+    found: dict[str, list[set[str]]] = {}
     for paths in written:
         for path, ways in paths.items():
-            ranks[path] += 1
-            how.setdefault(path, set()).update(ways)
-    return sorted(path for path in ranks if ranks[path] > 1 and how[path] not in ({"replaced"}, {"removed"}))
+            found.setdefault(path, []).append(ways)
+    harmless = ({"replaced"}, {"removed"})
+    return sorted(path for path, ways in found.items() if len(ways) > 1 and set().union(*ways) not in harmless)

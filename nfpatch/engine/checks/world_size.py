@@ -13,12 +13,10 @@ def find(facts: CallFacts) -> Finding | None:
     trainings = [(rank, each) for ranks in facts.trainings.values() for rank, each in ranks.items()]
     if not facts.is_case:
         size = max((each.world_size or 0 for _, each in trainings), default=0)
-        if size == 1 and facts.one_device:
+        if size in (0, facts.world_size) or (size == 1 and facts.one_device):
             return None
-        if size and size != facts.world_size:
-            words = f"trained on {pluralize(size, 'process', 'processes')} instead of {facts.world_size}"
-            return Finding("wrong", words, remedy=_REMEDY)
-        return None
+        words = f"trained on {pluralize(size, 'process', 'processes')} instead of {facts.world_size}"
+        return Finding("wrong", words, remedy=_REMEDY)
     expected = (facts.world_size, facts.backend)
     for rank, each in trainings:
         if (each.world_size, each.backend) != expected:
