@@ -59,8 +59,8 @@ class Script:
 class RehearsalReport:
     """The result of a rehearsal.
 
-    `exit_code` is that of the script, None where nfpatch ended it, `ended` says why then. `tail` are the last lines
-    that it printed. `notes` are remarks that are no findings.
+    `exit_code` is that of the script; it is None if nfpatch ended it, and `ended` is the reason. `tail` has the last
+    lines that it printed. `notes` are remarks that are no findings.
     """
 
     stages: tuple[Stage, ...]

@@ -131,7 +131,7 @@ def _judge_refused(facts: CallFacts, finding: Finding, needs_gpus: bool) -> _Jud
     where = " on a machine with GPUs" if needs_gpus else ""
     words = f"; a single process raises the same error{where}"
     if _all_raise_the_same(facts) and all(each.has_gone_on for each in facts.ranks.values()):
-        note = f"raises {shortened(finding.message)}{words}, and the script goes on"
+        note = f"raises {shortened(finding.message)}{words}, and the script continues"
         return _Judged(facts, _PASS, is_refused=True, note=note)
     remedy = _FOR_GPUS if needs_gpus else _FOR_REFUSED
     return _Judged(facts, replace(finding, detail=finding.detail + words, why="", remedy=remedy), is_refused=True)

@@ -665,7 +665,7 @@ def test_a_rank_that_exits_before_the_others_train_is_reported_with_its_error(ra
     ranks.record(0, started("fit"))
     ranks.record(1, ProcessEnded(error="KeyError: 'y'"))
     (stage,) = ranks.stages(ended="no process did anything for 30 s")
-    assert "rank 1 ends without it (KeyError: 'y')" in stage.detail
+    assert "rank 1 exits without it (KeyError: 'y')" in stage.detail
     assert "rank 0 hangs" in stage.detail
     assert any("KeyError: 'y'" in line for line in stage.remedy)
 

@@ -12,7 +12,7 @@ WHY = "The script ends there, unless it catches the error; the other ranks fail 
 
 # Errors on a rank whose peer has exited
 CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
-# By call, the stages of the catalog's cases at which its errors are raised; those of searches where there is one
+# By call, the stages of the catalog's cases at which its errors are raised; SEARCHES only if the call is a search
 SEARCHES = ("search", "ray-search")
 STAGES: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "load", "fewer-devices"),

@@ -1,4 +1,4 @@
-"""The ranks end with different running statistics of batch normalization."""
+"""After a training, the ranks have different running statistics of batch normalization."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "The other ranks hang waiting for the gradients of a rank that stops early, or end with different weights."
+WHY = "The other ranks hang waiting for the gradients of a rank that stops early, or have different weights afterwards."
 
 
 def find(facts: CallFacts) -> Finding | None:

@@ -1,4 +1,4 @@
-"""The ranks of a training end with different weights."""
+"""After a training, the ranks have different weights."""
 
 from __future__ import annotations
 
