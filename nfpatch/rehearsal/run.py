@@ -162,7 +162,7 @@ def rehearse(
         stages = stages_of(records, devices, known, ended)
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
         exit_code = None if ended else _exit_code_of(launch, records)
-        notes = tuple(_notes_of(records, exit_code, left, tail))
+        notes = tuple(notes_of(records, launcher, exit_code, left, tail))
     return RehearsalReport(
         stages=tuple(stages),
         overrides=tuple(records.overrides),
@@ -296,7 +296,9 @@ def _check_source(file: str | None, expected: Path) -> None:
         )
 
 
-def _notes_of(records: Records, exit_code: int | None, left: int, tail: str) -> Iterator[str]:
+def notes_of(
+    records: Records, launcher: LauncherName, exit_code: int | None = 0, left: int = 0, tail: str = ""
+) -> Iterator[str]:
     """Remarks that concern no single call."""
     for number, rank in sorted(records.ranks.items()):
         place = records.place(rank)
@@ -304,6 +306,13 @@ def _notes_of(records: Records, exit_code: int | None, left: int, tail: str) -> 
             yield f"Rank {number} was at {place}."
     if exit_code and len(records.ranks) == 1 and not any(rank.calls for rank in records.ranks.values()):
         yield "The script failed before its first call, while it was a single process, so a single process fails too."
+    others = [process for number, rank in records.ranks.items() if number for process in rank.processes.values()]
+    if launcher == "script" and any(process.is_within and process.calls for process in others):
+        yield (
+            "The script itself starts processes that call neuralforecast. Lightning starts each other rank by running "
+            "the whole script again, which starts all of them again. Train in the script's own process, or start a "
+            "script of its own for each model (subprocess)."
+        )
     shared = shared_files(rank.changed_by_script for rank in records.ranks.values())
     if shared:
         yield (

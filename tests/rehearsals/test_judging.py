@@ -14,6 +14,7 @@ from nfpatch.catalog import load_catalog
 from nfpatch.engine.checks import errors
 from nfpatch.engine.logs import place_of
 from nfpatch.rehearsal.records import Records
+from nfpatch.rehearsal.run import notes_of
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import ENTRY
 from nfpatch.target.events import (
@@ -864,6 +865,19 @@ def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tm
     ranks.record(1, raised("KeyError: 'y'"), 301)
     first, second = ranks.stages()
     assert (first.ok, second.outcome, second.states) == (True, "error", ("returned", "KeyError"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "launcher", "is_noted"), [(1, "script", True), (0, "script", False), (1, "torchrun", False)]
+)
+def test_processes_that_the_script_starts_on_every_rank_are_noted(
+    ranks: Ranks, rank: int, launcher: Any, is_noted: bool
+) -> None:
+    ranks.record(rank, ProcessStarted(within=True), pid=200)
+    ranks.record(rank, started("fit"), pid=200)
+    records = Records(ranks.folder)
+    records.read()
+    assert any("subprocess" in note for note in notes_of(records, launcher)) == is_noted
 
 
 @pytest.mark.parametrize("goes_on", ["another call", "end", "end with an error", "only one rank ends"])
