@@ -90,18 +90,10 @@ def command(
     check_report_files(junit_xml, html)
     state = target.install_state()
     what = run.Script(script, arguments, is_module)
+    steps = None if as_is else max_steps
+    output = (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None
     with rehearsal_report.progress(what, devices) as on_event:
-        report = run.rehearse(
-            state,
-            what,
-            source,
-            devices,
-            launcher,
-            None if as_is else max_steps,
-            timeout,
-            on_event,
-            (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None,
-        )
+        report = run.rehearse(state, what, source, devices, launcher, steps, timeout, on_event, output)
     write_files(rehearsal_report.document_of(state.install, what, report), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": state.install.to_json()})

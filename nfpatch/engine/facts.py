@@ -24,7 +24,7 @@ from nfpatch.target.events import (
 )
 
 Outcome = Literal["pass", "unused-parameters", "error", "timeout", "wrong"]
-NOT_CALLED = CallStarted(-1, "")
+_NOT_CALLED = CallStarted(-1, "")
 
 
 @dataclass
@@ -39,10 +39,10 @@ class Call:
 
     `place` is where the process is that has not ended the call. A rank `has_gone_on` if it made another call or exited
     after this one, without an error. Of a rank that did not make the call, `failed_before` is an earlier call in which
-    it raised; if it `has_ended`, the steps are its last ones, and `error` is what ended it.
+    it raised, `ended` how it exited without the call.
     """
 
-    started: CallStarted = NOT_CALLED
+    started: CallStarted = _NOT_CALLED
     begin: float = 0.0
     end: float = 0.0
     trainings: dict[int, Training] = field(default_factory=dict)
@@ -57,9 +57,8 @@ class Call:
     replaced: list[MethodReplaced] = field(default_factory=list)
     place: str = ""
     failed_before: str = ""
-    has_ended: bool = False
     has_gone_on: bool = False
-    error: str = ""
+    ended: ProcessEnded | None = None
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nfpatch.engine.checks.diverging_calls import diverges
-from nfpatch.engine.facts import NOT_CALLED, Call, CallFacts, Process
+from nfpatch.engine.facts import Call, CallFacts, Process
 from nfpatch.engine.logs import entries_in, place_of, text_of
 from nfpatch.rehearsal.divergence import find_decision
 from nfpatch.target.events import (
@@ -119,7 +119,7 @@ class Records:
             }
             facts = CallFacts(ranks, devices, ended=ended)
             if diverges(facts):
-                steps = {number: call.started.steps for number, call in ranks.items()}
+                steps = {number: (call.ended or call.started).steps for number, call in ranks.items()}
                 written = {number: rank.written for number, rank in sorted(self.ranks.items())}
                 yield replace(facts, decision=find_decision(steps, written))
                 return
@@ -133,12 +133,10 @@ class Records:
         end = None if later else rank.ended
         failed = next((each for each in rank.calls if each.raised is not None), None)
         return Call(
-            replace(NOT_CALLED, steps=() if end is None else end.steps),
             place=self.place(rank),
             failed_before="" if failed is None else f"{failed.name}, line {failed.line}",
-            has_ended=end is not None,
             has_gone_on=end is not None or bool(later),
-            error="" if end is None else end.error,
+            ended=end,
         )
 
     def _aligned(self) -> Iterator[tuple[dict[int, Call], dict[int, list[Call]]]]:

@@ -20,7 +20,16 @@ from nfpatch.engine.checks import (
     world_size,
 )
 from nfpatch.engine.facts import Call, CallFacts, Decision
-from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Frame, OwnLayerUnused, ReferenceMade, Training
+from nfpatch.target.events import (
+    CallRaised,
+    CallReturned,
+    CallStarted,
+    Frame,
+    OwnLayerUnused,
+    ProcessEnded,
+    ReferenceMade,
+    Training,
+)
 
 GOTTEN = CallReturned(0, (Frame(24, (), None, 0, "a"),), weights=("w",))
 RETURNED = Call(CallStarted(0, "NeuralForecast.fit", line=10), returned=GOTTEN)
@@ -138,9 +147,9 @@ def test_diverging_ranks_are_the_cause_of_their_errors() -> None:
 @pytest.mark.parametrize(
     ("absent", "size", "is_found"),
     [
-        (Call(has_ended=True), 2, True),  # a training of all ranks
-        (Call(has_ended=True), 1, False),  # what one rank does by itself
-        (Call(has_ended=True, failed_before="NeuralForecast.load, line 9"), 2, False),
+        (Call(ended=ProcessEnded()), 2, True),  # a training of all ranks
+        (Call(ended=ProcessEnded()), 1, False),  # what one rank does by itself
+        (Call(ended=ProcessEnded(), failed_before="NeuralForecast.load, line 9"), 2, False),
         (Call(), 2, False),  # it may still come
     ],
 )

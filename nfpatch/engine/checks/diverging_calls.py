@@ -39,7 +39,7 @@ def find(facts: CallFacts) -> Finding | None:
 def diverges(facts: CallFacts) -> bool:
     """Whether the ranks make different calls. A call on one rank only is fine if it returned without the others."""
     ways = {(each.name, each.line, each.started.models) for each in facts.made.values()}
-    absent = [each for each in facts.ranks.values() if not each.name and each.has_ended and not each.failed_before]
+    absent = [each for each in facts.ranks.values() if each.ended is not None and not each.failed_before]
     return len(ways) > 1 or (bool(absent) and not is_by_one_rank(facts))
 
 
@@ -50,12 +50,10 @@ def is_by_one_rank(facts: CallFacts) -> bool:
 
 
 def _describe(each: Call) -> str:
-    if not each.name and not each.has_ended:
-        return "does not reach it"
-    if not each.name:
-        return f"exits without it ({shortened(each.error)})" if each.error else "exits without it"
+    if each.ended is not None:
+        return "exits without it" + (f" ({shortened(each.ended.error)})" if each.ended.error else "")
     models = f" of {', '.join(each.started.models)}" if each.started.models else ""
-    return f"calls {each.name}{models} in line {each.line}"
+    return f"calls {each.name}{models} in line {each.line}" if each.name else "does not reach it"
 
 
 def consequences_of(facts: CallFacts) -> list[str]:
@@ -68,9 +66,10 @@ def consequences_of(facts: CallFacts) -> list[str]:
 
 def _remedy(facts: CallFacts) -> tuple[str, ...]:
     decision = facts.decision
-    errors = [f"rank {rank}: {shortened(each.error)}" for rank, each in facts.ranks.items() if each.error]
-    if errors and not all(each.error for each in facts.ranks.values()):
-        return ("The script itself raises there: " + "; ".join(errors) + ".",)
+    exits = {rank: each.ended.error for rank, each in facts.ranks.items() if each.ended is not None}
+    errors = [f"rank {rank}: {shortened(error)}" for rank, error in exits.items() if error]
+    if errors:
+        return (f"The script itself raises there: {'; '.join(errors)}.",)
     if decision is None:
         return ("Make the same calls on every rank.",)
     looked_at = f"{decision.text} {' '.join(decision.sides.values())}"
