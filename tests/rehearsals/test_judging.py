@@ -711,6 +711,33 @@ def test_different_arguments_are_the_cause_of_later_differences(ranks: Ranks, gi
     assert fit.notes == ()
 
 
+def test_the_line_of_a_later_difference_is_that_of_a_rank_that_made_the_call(ranks: Ranks) -> None:
+    ranks.record(2, BEGIN)
+    for rank in (0, 1, 2):
+        ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
+        ranks.record(rank, returned(0))
+    for rank in (1, 2):
+        ranks.record(rank, started("fit", 1, line=11))
+    stage = ranks.stage()
+    assert "rank 0 never reached this call" in stage.detail
+    assert stage.detail.endswith(" in line 11")
+
+
+def test_a_difference_after_an_error_that_the_script_catches_is_reported(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
+    ranks.both(raised("KeyError: 'x'"))
+    ranks.record(0, ReferenceMade(number=0, error="KeyError: 'x'"))
+    ranks.call("fit", 1)
+    ranks.record(0, returned(1))
+    ranks.record(1, CallRaised(1, "KeyError: 'y'", None, ()))
+    fit = ranks.stage()
+    assert not fit.ok
+    for words in ("NHITS.learning_rate is 0 on rank 0, and 1 on rank 1", "KeyError: 'y'", "line 11"):
+        assert words in fit.detail
+    assert any("KeyError: 'x'" in note for note in fit.notes)
+
+
 @pytest.mark.parametrize("options", [{"path": "'run-{}'"}, {"NHITS.default_root_dir": "'run-{}'"}])
 def test_different_paths_are_not_the_cause_of_later_differences(ranks: Ranks, options: dict[str, str]) -> None:
     for rank in (0, 1):
