@@ -19,7 +19,7 @@ from support import long
 
 from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.codemod import Rewrite
-from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.sources import build_overlay
 from nfpatch.installs.find import find_install
 from nfpatch.patching.edits import Edit, apply_edits
 from nfpatch.patching.install_state import inspect_install

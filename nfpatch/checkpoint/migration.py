@@ -14,8 +14,8 @@ from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_leftovers, replace_all, staging_folder
 from nfpatch.checkpoint.worker import MigrationWorker, start_worker
 from nfpatch.engine.launch import termination_as_exit
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
+from nfpatch.engine.sources import build_overlay
 from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, to_environment_error
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
