@@ -110,7 +110,7 @@ class Records:
                 call.spawned[event.index, number] = event.training
                 return
 
-    def calls(self, devices: int, ended: str | None) -> Iterator[CallFacts]:
+    def facts(self, devices: int, ended: str | None) -> Iterator[CallFacts]:
         """What the checks look at, call by call, up to the first in which the ranks diverge."""
         for row, later in self._aligned():
             ranks = {

@@ -113,13 +113,13 @@ class RehearsalReport:
 def rehearse(
     found: InstallState,
     script: Script,
-    source: Source = "installed",
-    devices: int = 2,
-    launcher: LauncherName = "script",
-    max_steps: int | None = 4,
-    timeout: float = 600.0,
-    on_event: Callable[[Entry], None] = lambda event: None,
-    output: Callable[[bytes], None] | None = None,
+    source: Source,
+    devices: int,
+    launcher: LauncherName,
+    max_steps: int | None,
+    timeout: float,
+    on_event: Callable[[Entry], None],
+    output: Callable[[bytes], None] | None,
 ) -> RehearsalReport:
     """Runs a script with `devices` processes in the current folder, and judges what they record.
 

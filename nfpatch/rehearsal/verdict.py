@@ -109,7 +109,7 @@ def stages_of(records: Records, devices: int, known: Known, ended: str | None) -
 
     A consequence of an earlier finding is merged into that finding, or is marked as one.
     """
-    judged = [_judge(facts, known) for facts in records.calls(devices, ended)]
+    judged = [_judge(facts, known) for facts in records.facts(devices, ended)]
     replaced = {each: None for one in judged for call in one.facts.ranks.values() for each in call.replaced}
     judged = _merge_missing_calls(_mark_late_divergence(_merge_effects_of_arguments(judged)))
     blamed = [_blamed(one, replaced, known) for one in judged]
