@@ -44,7 +44,7 @@ def prove_on_two_nodes(
     cases: Sequence[ProofCase],
     trees: dict[str, Path | None],
     endpoint: str,
-    on_event: Callable[[ProofEvent], None] | None = None,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> list[ProofReport]:
     """The reports of two nodes with one process each; the first one hosts the rendezvous."""
     nodes = [Nodes(2, rdzv_endpoint=endpoint, local_addr=address) for address in ADDRESSES]
