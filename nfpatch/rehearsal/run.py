@@ -67,8 +67,9 @@ class Script:
 class RehearsalReport:
     """The result of a rehearsal.
 
-    `exit_code` is that of the script; it is None if nfpatch ended it, and `ended` is the reason. `tail` has the last
-    lines that it printed. `notes` are remarks that are no findings.
+    `exit_code` is that of the first process, or 1 if that is 0 and another rank crashed. It is None if nfpatch ended
+    the script, and `ended` is the reason. `tail` has the last lines that the script printed. `notes` are remarks that
+    are no findings.
     """
 
     stages: tuple[Stage, ...]
@@ -169,7 +170,9 @@ def rehearse(
         _check_source(records.source, expected or install.root)
         stages = stages_of(records, devices, known, ended)
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
-        exit_code = None if ended else _exit_code_of(launch, records)
+        exit_code = None if ended else launch.process.wait()
+        if exit_code == 0 and any(rank.ended is None for rank in records.ranks.values()):
+            exit_code = 1  # a rank did not exit by itself
         notes = tuple(notes_of(records, launcher, exit_code, left, tail))
     return RehearsalReport(
         stages=tuple(stages),
@@ -286,13 +289,6 @@ def processor_use(pids: Iterable[int]) -> ProcessorUse:
             ticks += int(fields[11]) + int(fields[12])
             states.add(fields[0])
     return ProcessorUse(ticks / os.sysconf("SC_CLK_TCK"), bool(states & set("RDTt")))
-
-
-def _exit_code_of(launch: Launch, records: Records) -> int:
-    """The exit code of the first process; 1 if that is 0 and another rank did not exit by itself."""
-    code = launch.process.wait()
-    has_lost_rank = any(rank.ended is None for rank in records.ranks.values())
-    return 1 if code == 0 and has_lost_rank else code
 
 
 def _check_source(file: str | None, expected: Path) -> None:
