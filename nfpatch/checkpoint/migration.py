@@ -20,19 +20,7 @@ from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, 
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
-from nfpatch.target.talk import (
-    AllJudged,
-    Done,
-    Failed,
-    Imported,
-    Judged,
-    MigrateSpec,
-    NewFile,
-    NotImported,
-    SavedFile,
-    Verdict,
-    WriteFiles,
-)
+from nfpatch.target.talk import Imported, Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written
 
 MigrationState = Literal["migrated", "already-fits", "refused"]
 
@@ -81,13 +69,21 @@ class Migration:
 
 @dataclass(frozen=True)
 class _CheckedFile:
-    """A file that the target interpreter has checked, and whether it must be rewritten."""
+    """A file that the target interpreter has checked."""
 
     number: int
     file: ModelFile
     seen: os.stat_result
     outcome: Migration
-    is_misfit: bool
+
+    @property
+    def is_misfit(self) -> bool:
+        """Whether it must be rewritten."""
+        return self.outcome.state == "migrated"
+
+    def refused(self, reason: NfpatchError) -> _CheckedFile:
+        """The same file, refused for this reason."""
+        return replace(self, outcome=_refused(self.outcome, reason))
 
 
 def migrate(
@@ -181,38 +177,32 @@ def _check_files(
             trust=trust,
         )
     )
-    checked = []
-    for event in worker.events(until=AllJudged):
-        if isinstance(event, Judged):
-            file = files[event.file]
-            checked.append(_CheckedFile(event.file, file, seen[event.file], *_outcome_of(file.path, event.verdict)))
-        else:
-            _check_imported(event, install)
-    return checked
+    _check_imported(worker.receive(Imported), install)
+    outcomes = map(_outcome_of, files, worker.receive(Judged).verdicts)
+    return [_CheckedFile(number, *each) for number, each in enumerate(zip(files, seen, outcomes))]
 
 
-def _check_imported(event: object, install: Install) -> None:
+def _check_imported(imported: Imported, install: Install) -> None:
     """Raise InstallEnvironmentError unless the target interpreter has imported this install."""
-    if isinstance(event, NotImported):
+    if imported.file is None:
         raise InstallEnvironmentError(
-            f"Cannot import {install.package}, so no model can be built: {event.detail}. Install what it "
+            f"Cannot import {install.package}, so no model can be built: {imported.error}. Install what it "
             "needs, or name the interpreter that can with --python."
         )
-    if isinstance(event, Imported) and not os.path.samefile(Path(event.file).parent, install.package):
+    if not os.path.samefile(Path(imported.file).parent, install.package):
         raise InstallEnvironmentError(
-            f"The interpreter imports {Path(event.file).parent}, and not {install.package}. Name the right one with "
+            f"The interpreter imports {Path(imported.file).parent}, and not {install.package}. Name the right one with "
             "--python, or the folder with --site-packages."
         )
 
 
-def _outcome_of(path: Path, verdict: Verdict) -> tuple[Migration, bool]:
-    """The result of the check in the target interpreter, and whether the file must be rewritten."""
-    outcome = Migration(path, "already-fits", verdict.model, verdict.dropped, verdict.added, verdict.detail)
-    if verdict.state == "misfit":
-        return replace(outcome, state="migrated"), True
+def _outcome_of(file: ModelFile, verdict: Verdict) -> Migration:
+    """The result of the check in the target interpreter; "migrated" if the file must be rewritten."""
+    state: MigrationState = "migrated" if verdict.state == "misfit" else "already-fits"
+    outcome = Migration(file.path, state, verdict.model, verdict.dropped, verdict.added, verdict.detail)
     if verdict.state == "refused":
-        return _refused(outcome, _reason(path, verdict.detail, verdict.cause)), False
-    return outcome, False
+        return _refused(outcome, _reason(file.path, verdict.detail, verdict.cause))
+    return outcome
 
 
 def _reason(path: Path, detail: str, cause: Optional[str]) -> NfpatchError:
@@ -235,11 +225,7 @@ def _all_or_none(group: list[_CheckedFile]) -> list[_CheckedFile]:
         f"{group[0].file.group} is migrated as a whole or not at all, and {refused.file.path.name} was refused. "
         "The other files were not changed."
     )
-    return [_refuse_file(each, reason) if each.is_misfit else each for each in group]
-
-
-def _refuse_file(file: _CheckedFile, reason: NfpatchError) -> _CheckedFile:
-    return replace(file, outcome=_refused(file.outcome, reason), is_misfit=False)
+    return [each.refused(reason) if each.is_misfit else each for each in group]
 
 
 def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: bool) -> list[_CheckedFile]:
@@ -251,21 +237,20 @@ def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: boo
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:
             replacements = [Replacement(each.file.path, each.seen, staging / f"new-{each.number}") for each in misfits]
-            new_files = (NewFile(each.number, os.path.abspath(new.new)) for each, new in zip(misfits, replacements))
-            worker.send(WriteFiles(tuple(new_files)))
-            failures = [event for event in worker.events(until=Done) if isinstance(event, Failed)]
-            for event in failures:
-                raise _failure(next(each for each in misfits if each.number == event.file), event)
+            worker.send(WriteFiles(tuple(each.number for each in misfits), os.path.abspath(staging)))
+            written = worker.receive(Written)
+            for each in misfits:
+                if each.number == written.failed:
+                    raise _failure(each.file.path, written)
             kept = replace_all(replacements, staging, keep)
     except NfpatchError as error:
-        return [_refuse_file(each, error) if each.is_misfit else each for each in group]
+        return [each.refused(error) if each.is_misfit else each for each in group]
     backups = dict(zip((each.number for each in misfits), kept))
     return [replace(each, outcome=replace(each.outcome, backup=backups.get(each.number))) for each in group]
 
 
-def _failure(judged: _CheckedFile, event: Failed) -> BaseException:
+def _failure(path: Path, written: Written) -> BaseException:
     """The error because of which a new file could not be written."""
-    path = judged.file.path
-    if event.errno is not None:
-        return to_environment_error(OSError(event.errno, os.strerror(event.errno), str(path)))
-    return _reason(path, event.detail, "content")
+    if written.errno is not None:
+        return to_environment_error(OSError(written.errno, os.strerror(written.errno), str(path)))
+    return _reason(path, written.detail, "content")

@@ -14,19 +14,7 @@ from .saved.judging import check_unused, judge
 from .saved.refusals import Refusal, in_short
 from .saved.writing import write_again
 from .source import import_neuralforecast
-from .talk import (
-    AllJudged,
-    Done,
-    Failed,
-    Imported,
-    Judged,
-    MigrateSpec,
-    NotImported,
-    Verdict,
-    Written,
-    line_of,
-    record_in,
-)
+from .talk import Imported, Judged, MigrateSpec, Verdict, WriteFiles, Written, line_of, record_in
 
 
 def verdict_by(work: Callable[[], Verdict]) -> Verdict:
@@ -59,9 +47,20 @@ def judge_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> li
     return verdicts
 
 
+def write_all(request: WriteFiles, spec: MigrateSpec, verdicts: list[Verdict]) -> Written:
+    """Writes the files again, up to the first that fails."""
+    for number in request.files:
+        try:
+            path = os.path.join(request.folder, f"new-{number}")
+            write_again(spec.files[number], verdicts[number], path, spec.trust)
+        except Exception as error:
+            words = str(error) if isinstance(error, Refusal) else in_short(error)
+            return Written(number, words, getattr(error, "errno", None))
+    return Written()
+
+
 def main() -> None:
     """Judges all files, then writes those again that are asked for."""
-    base_path = list(sys.path)
     end_with_parent()
     outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to standard error
@@ -70,26 +69,14 @@ def main() -> None:
         outgoing.write(line_of(record))
         outgoing.flush()
 
-    def import_tree(tree: str | None) -> Any:
-        return import_neuralforecast(tree, base_path)
-
-    spec: MigrateSpec = record_in(sys.stdin.readline())
+    spec = record_in(sys.stdin.readline(), MigrateSpec)
+    import_tree = functools.partial(import_neuralforecast, base_path=list(sys.path))
     try:
-        package = import_tree(spec.installed)
+        send(Imported(import_tree(spec.installed).__file__))
     except Exception as error:
-        send(NotImported(in_short(error)))
+        send(Imported(None, in_short(error)))
         return
-    send(Imported(package.__file__))
     verdicts = judge_all(spec, import_tree)
-    for number, verdict in enumerate(verdicts):
-        send(Judged(number, verdict))
-    send(AllJudged())
+    send(Judged(tuple(verdicts)))
     for line in iter(sys.stdin.readline, ""):
-        for new in record_in(line).files:
-            try:
-                write_again(spec.files[new.file], verdicts[new.file], new.path, spec.trust)
-                send(Written(new.file))
-            except Exception as error:
-                words = str(error) if isinstance(error, Refusal) else in_short(error)
-                send(Failed(new.file, words, getattr(error, "errno", None)))
-        send(Done())
+        send(write_all(record_in(line, WriteFiles), spec, verdicts))

@@ -1,17 +1,18 @@
-"""The conversation of nfpatch with `migrate.py` over the standard streams: one record a line, each way.
+"""The records that nfpatch and `migrate.py` exchange over the standard streams, each as one line of JSON.
 
-Both sides use this module, so it is Python 3.7. nfpatch sends a `MigrateSpec`. Imported or NotImported comes back, then
-Judged for each file, then AllJudged. Any number of `WriteFiles` may follow, each of which is answered by Written or
-Failed for each of its files, and Done.
+Both sides use this module, so it is Python 3.7. nfpatch sends a `MigrateSpec`, and receives `Imported` and `Judged`.
+For each `WriteFiles` that it sends, it receives `Written`.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Type, TypeVar
 
-from .events import WrongRecord, decode, encode
+from .events import decode, encode
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,32 +41,11 @@ class MigrateSpec:
 
 
 @dataclass(frozen=True)
-class NewFile:
-    """A file, by its number, that is to be written again to this path."""
-
-    file: int
-    path: str
-
-
-@dataclass(frozen=True)
-class WriteFiles:
-    """The files to write now."""
-
-    files: Tuple[NewFile, ...]
-
-
-@dataclass(frozen=True)
 class Imported:
-    """neuralforecast was imported, from this file."""
+    """The file from which neuralforecast was imported, or the error of its import; the process exits after an error."""
 
-    file: str
-
-
-@dataclass(frozen=True)
-class NotImported:
-    """neuralforecast could not be imported."""
-
-    detail: str
+    file: Optional[str]
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,52 +67,33 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict on a file, by its number."""
+    """The verdicts on all files, in their order."""
 
-    file: int
-    verdict: Verdict
+    verdicts: Tuple[Verdict, ...]
 
 
 @dataclass(frozen=True)
-class AllJudged:
-    """There are no more verdicts."""
+class WriteFiles:
+    """The files, by their numbers, to rewrite as `new-NUMBER` in this folder."""
+
+    files: Tuple[int, ...]
+    folder: str
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file was written."""
+    """All files were written, or the first that `failed`, and why; `errno` is that of the system's error, if any."""
 
-    file: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A file could not be written; `errno` is that of the system's error, if it was one."""
-
-    file: int
-    detail: str
-    errno: Optional[int]
-
-
-@dataclass(frozen=True)
-class Done:
-    """All files of a request are written, or have failed."""
-
-
-KINDS = {
-    kind.__name__: kind
-    for kind in (MigrateSpec, WriteFiles, Imported, NotImported, Judged, AllJudged, Written, Failed, Done)
-}
+    failed: Optional[int] = None
+    detail: str = ""
+    errno: Optional[int] = None
 
 
 def line_of(record: Any) -> str:
     """The line that holds a record."""
-    return json.dumps({"kind": type(record).__name__, "fields": encode(record)}) + "\n"
+    return json.dumps(encode(record)) + "\n"
 
 
-def record_in(line: str) -> Any:
-    """The record in such a line. Raises WrongRecord where it holds none."""
-    data = json.loads(line)
-    if data.get("kind") not in KINDS:
-        raise WrongRecord(f"no record: {data!r}")
-    return decode(KINDS[data["kind"]], data["fields"])
+def record_in(line: str, kind: Type[T]) -> T:
+    """The record of this kind in a line. Raises WrongRecord if it holds another."""
+    return decode(kind, json.loads(line))
