@@ -9,42 +9,35 @@ from dataclasses import replace
 from typing import Any, Callable
 
 from .process import end_with_parent
-from .saved.fitting import missing_weights
-from .saved.judging import check_unused, judge
-from .saved.refusals import Refusal, in_short
-from .saved.writing import write_again
+from .saved import Refusal, in_short
+from .saved.judging import check_unused, judge, write_again
 from .source import import_neuralforecast
 from .talk import Imported, Judged, MigrateSpec, Verdict, WriteFiles, Written, line_of, record_in
 
 
-def verdict_by(work: Callable[[], Verdict]) -> Verdict:
-    """What `work` finds out about a file, or why it is refused."""
+def judge_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[Verdict]:
+    """The verdict on each file. The installed source is imported before and after."""
+    verdicts = [verdict_of(judge, file, spec) for file in spec.files]
+    if any(verdict.added for verdict in verdicts):
+        import_tree(spec.patched or spec.installed)
+        verdicts = [
+            replace(verdict_of(check_unused, file, verdict, spec), model=verdict.model) if verdict.added else verdict
+            for file, verdict in zip(spec.files, verdicts)
+        ]
+        import_tree(spec.installed)
+    return verdicts
+
+
+def verdict_of(check: Callable[..., Verdict], *arguments: Any) -> Verdict:
+    """What a check returns, or why it refuses the file."""
     try:
-        return work()
+        return check(*arguments)
     except Refusal as refusal:
         return Verdict("refused", detail=str(refusal), cause=refusal.cause)
     except OSError as error:
         return Verdict("refused", detail=f"cannot be read: {error.strerror or error}", cause="environment")
     except MemoryError:
         return Verdict("refused", detail="does not fit into the memory", cause="environment")
-
-
-def judge_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[Verdict]:
-    """The verdict on each file. The installed source is imported before and after."""
-    verdicts = [verdict_by(functools.partial(judge, file, spec)) for file in spec.files]
-    growing = [number for number, verdict in enumerate(verdicts) if verdict.added]
-    if growing and spec.patched is not None:
-        import_tree(spec.patched)
-        for number in growing:
-            verdict = verdicts[number]
-            confirmed = verdict_by(functools.partial(check_unused, spec.files[number], verdict, spec.trust))
-            verdicts[number] = replace(confirmed, model=verdict.model)
-        import_tree(spec.installed)
-    else:
-        for number in growing:
-            model, added = verdicts[number].model, verdicts[number].added
-            verdicts[number] = Verdict("refused", model, detail=missing_weights(model, added), cause="content")
-    return verdicts
 
 
 def write_all(request: WriteFiles, spec: MigrateSpec, verdicts: list[Verdict]) -> Written:

@@ -194,14 +194,14 @@ entry, tree, folder, with_static, *paths = sys.argv[1:]
 sys.path[:0] = [tree]
 runpy.run_path(entry)
 import neuralforecast, torch
-from nfpatch_target.saved import formats, refusals, unpickling
+from nfpatch_target.saved import Refusal, formats, unpickling
 
 unpickling.FIRST_TORCH_THAT_RESTRICTS = (99,)
 results = []
 for path in paths:
     try:
         results.append(sorted(formats.saved_in(path, trust=False).state)[:1])
-    except refusals.Refusal as refusal:
+    except Refusal as refusal:
         results.append(refusal.cause + ": " + str(refusal))
 crippled = torch.load(with_static, map_location="cpu", weights_only=False)
 for key in [key for key in crippled["state_dict"] if key.startswith("static_encoder.")]:

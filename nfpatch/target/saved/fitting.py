@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import fnmatch
 import importlib
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..source import release
-from .refusals import Refusal, in_short, named
+from . import Refusal, in_short, named
 
 # Building this model downloads a language model whose name is in the file.
 NOT_BUILT = "TimeLLM"
@@ -30,22 +31,11 @@ def model_classes() -> dict[str, type]:
     return {each.lower(): value for each, value in vars(models).items() if inspect.isclass(value)}
 
 
-class Built:
-    """What a fresh instance is made of, in its own order: the state's tensors by key, the parameters by name."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.state = model.state_dict()
-        self.parameters = [name for name, _ in model.named_parameters()]
-
-
-def built_like(saved: Any, model_class: type) -> Built:
+def built_like(saved: Any, model_class: type) -> Any:
     """A fresh instance of a class with the hyper-parameters of a file."""
     try:
         # a constructor may keep, and change, what it is given
-        return Built(model_class(**copy.deepcopy(dict(saved.hyper_parameters))))
-    except Refusal:
-        raise
+        return model_class(**copy.deepcopy(dict(saved.hyper_parameters)))
     except Exception as error:
         raise Refusal(
             f"holds hyper-parameters from which neuralforecast {release()} builds no {model_class.__name__}: "
@@ -79,11 +69,54 @@ def misfit(
     return dropped, added
 
 
-def missing_weights(model: str | None, keys: Iterable[str]) -> str:
-    """Why a file is refused that lacks what the model may need."""
-    return f"lacks keys that are not known to be unused in {model} of neuralforecast {release()}: {named(keys)}"
-
-
 def shape_of(value: Any) -> Any:
     """The shape of a tensor as a list; None for anything else that a state may hold."""
     return list(value.shape) if hasattr(value, "shape") else None
+
+
+def mended_state(saved: Any, built: Any) -> Any:
+    """The tensors of `built`, in its order; those that `saved` has, from there."""
+    state: Any = type(built)() if isinstance(saved, collections.OrderedDict) else {}
+    for key, tensor in built.items():
+        state[key] = saved[key] if key in saved else tensor.detach().clone()
+    if hasattr(saved, "_metadata"):  # torch's versions of the modules
+        state._metadata = type(built._metadata)(
+            (name, saved._metadata.get(name, version)) for name, version in built._metadata.items()
+        )
+    return state
+
+
+def optimizers_for(model: Any, saved: Any, dropped: Iterable[str]) -> list[dict[str, Any]]:
+    """The states of the optimizers of a file, for the parameters that the instance has."""
+    # a state lists parameters in the order in which the model does, buffers in between
+    built = [name for name, _ in model.named_parameters()]
+    own = {*built, *dropped}
+    parameters = [key for key in saved.state if key in own]
+    return [moved_optimizer(each, parameters, built, saved.state) for each in saved.optimizers]
+
+
+def moved_optimizer(optimizer: dict[str, Any], saved: list[str], built: list[str], state: Any) -> dict[str, Any]:
+    """The state of an optimizer for other parameters.
+
+    Its entries go by the position of a parameter among those of the model. `saved` and `built` are the names of the
+    parameters, in order; `state` are the tensors of the model by name. A parameter that is new has no entry: optimizers
+    make it when the first gradient comes, which an unused parameter never sees.
+    """
+    groups = optimizer["param_groups"]
+    positions = [position for group in groups for position in group["params"]]
+    if len(groups) != 1 or len(positions) != len(saved):
+        raise Refusal(
+            f"holds an optimizer with {len(positions)} parameters in {len(groups)} groups, "
+            f"where the model has {len(saved)} in one"
+        )
+    names = dict(zip(positions, saved))
+    entries = {names[position]: entry for position, entry in optimizer["state"].items()}
+    for name, entry in entries.items():
+        for value in entry.values() if isinstance(entry, dict) else ():
+            if getattr(value, "numel", lambda: 1)() not in (1, state[name].numel()):
+                raise Refusal("holds an optimizer whose entries are not those of single parameters")
+    group = dict(groups[0], params=list(range(len(built))))
+    if "param_names" in group:
+        group["param_names"] = list(built)
+    moved = {number: entries[name] for number, name in enumerate(built) if name in entries}
+    return dict(optimizer, state=moved, param_groups=[group])

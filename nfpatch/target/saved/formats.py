@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
 from typing import Any
 
-from .refusals import Refusal
+from . import Refusal
 from .unpickling import unpickled
 
 ZIP = b"PK\x03\x04"
@@ -52,13 +53,9 @@ class TorchFile:
             raise Refusal(
                 "is a file of torch, but no model of neuralforecast: it lacks `hyper_parameters` or `state_dict`"
             )
+        self.hyper_parameters: dict[str, Any] = self.content["hyper_parameters"]
         self.state = self.content["state_dict"]
         self.optimizers = self.content.get("optimizer_states") or []
-
-    @property
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return self.content["hyper_parameters"]  # type: ignore[no-any-return]
 
     def write(self, path: str, state: Any, optimizers: list[dict[str, Any]]) -> None:
         """Writes this file with another state and other optimizers, and all else as it is."""
@@ -67,31 +64,9 @@ class TorchFile:
         content = dict(self.content, state_dict=state)
         if self.optimizers:
             content["optimizer_states"] = optimizers
+        buffer = io.BytesIO()  # torch makes a RuntimeError of a full disk
+        torch.save(content, buffer)
         with open(path, "xb") as file:
-            sink = Sink(file)
-            try:
-                torch.save(content, sink)
-            except Exception as error:
-                raise (sink.error or error) from error  # torch makes a RuntimeError of a full disk
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-
-
-class Sink:
-    """A file for torch to write into that remembers why it could not be written."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.error: Exception | None = None
-
-    def write(self, data: Any) -> int:
-        """Writes on."""
-        try:
-            return self._file.write(data)  # type: ignore[no-any-return]
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Asked for by torch."""
-        self._file.flush()

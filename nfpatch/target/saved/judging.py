@@ -8,10 +8,18 @@ from typing import Any
 
 from ..source import release
 from ..talk import MigrateSpec, SavedFile, Verdict
-from .fitting import NOT_BUILT, WRAPPER, built_like, misfit, missing_weights, model_class_named, model_classes
+from . import Refusal, named
+from .fitting import (
+    NOT_BUILT,
+    WRAPPER,
+    built_like,
+    mended_state,
+    misfit,
+    model_class_named,
+    model_classes,
+    optimizers_for,
+)
 from .formats import Safetensors, saved_in
-from .refusals import Refusal, named
-from .writing import optimizers_for
 
 
 def judge(file: SavedFile, spec: MigrateSpec) -> Verdict:
@@ -33,7 +41,7 @@ def judge(file: SavedFile, spec: MigrateSpec) -> Verdict:
     if model_class is None:
         return Verdict("already-fits", detail="several classes have exactly its keys")
     built = built_like(saved, model_class)
-    dropped, added = misfit(model_class, saved.state, built.state, spec.unused)
+    dropped, added = misfit(model_class, saved.state, built.state_dict(), spec.unused)
     optimizers_for(built, saved, dropped)
     state = "misfit" if dropped or added else "already-fits"
     return Verdict(state, model_class.__name__, tuple(dropped), tuple(added))
@@ -61,7 +69,8 @@ def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | No
     for name, model_class in sorted(model_classes().items()):
         with suppress(Refusal):
             if name not in (NOT_BUILT.lower(), WRAPPER):
-                fitting[model_class] = misfit(model_class, saved.state, built_like(saved, model_class).state, unused)
+                state = built_like(saved, model_class).state_dict()
+                fitting[model_class] = misfit(model_class, saved.state, state, unused)
     if len(fitting) == 1:
         return next(iter(fitting))
     if fitting and not any(dropped or added for dropped, added in fitting.values()):
@@ -73,12 +82,44 @@ def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | No
     )
 
 
-def check_unused(file: SavedFile, verdict: Verdict, trust: bool) -> Verdict:
+def check_unused(file: SavedFile, verdict: Verdict, spec: MigrateSpec) -> Verdict:
     """The verdict, if the patched source, which must be imported now, has none of the keys to be added."""
-    model_class = model_class_named(verdict.model or "")
-    assert model_class is not None, "the patched source has the classes of the installed one"
-    patched = built_like(saved_in(file.path, trust), model_class)
-    used = [key for key in verdict.added if key in patched.state]
+    used = verdict.added
+    if spec.patched is not None:
+        model_class = model_class_named(verdict.model or "")
+        assert model_class is not None, "the patched source has the classes of the installed one"
+        patched = built_like(saved_in(file.path, spec.trust), model_class).state_dict()
+        used = tuple(key for key in used if key in patched)
     if used:
-        raise Refusal(missing_weights(verdict.model, used))
+        raise Refusal(
+            f"lacks keys that are not known to be unused in {verdict.model} of neuralforecast {release()}: "
+            f"{named(used)}"
+        )
     return verdict
+
+
+def write_again(file: SavedFile, verdict: Verdict, path: str, trust: bool) -> None:
+    """Writes a file that fits to a new path, reads it again and holds it against the old one.
+
+    Raises Refusal where it cannot be made, or did not come out right.
+    """
+    saved = saved_in(file.path, trust)
+    model_class = model_class_named(verdict.model or "")
+    assert model_class is not None, "the class was found before"
+    built = built_like(saved, model_class)
+    saved.write(path, mended_state(saved.state, built.state_dict()), optimizers_for(built, saved, verdict.dropped))
+    again = saved_in(path, trust)
+    built_like(again, model_class).load_state_dict(again.state, strict=True)
+    changed = [key for key in again.state if key in saved.state and not same_bits(again.state[key], saved.state[key])]
+    if changed or len(again.optimizers) != len(saved.optimizers):
+        raise Refusal("did not come out right when it was written again: " + named(changed or ["optimizer_states"]))
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    """Whether two tensors are the same, not-a-number included."""
+    import torch
+
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    flat = [each.detach().reshape(-1).contiguous().view(torch.uint8) for each in (one, other)]
+    return bool(torch.equal(*flat))
