@@ -18,8 +18,8 @@ from .files import watch_files
 from .importing import AfterImport
 from .line_trace import watch_lookups
 from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
-from .own_code import replaced_methods
-from .recorder import EventRecorder, place_in_script, recorder_from_environment
+from .own_code import place_in_script, replaced_methods
+from .recorder import EventRecorder, recorder_from_environment
 from .training import watcher, wrap_fit, wrap_stopping
 
 # Of the forecaster, of what searches, and of a model that is used without a forecaster

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any, Callable
 
 from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
-from ..outcomes import message_of
 from ..pretended.pretended_gpus import pretend
 from ..trainer import arguments_alone, arguments_less_processes
 from .recorder import EventRecorder
@@ -18,6 +17,7 @@ from .recorder import EventRecorder
 NEEDS_GPUS = ("fsdp", "deepspeed", "bagua", "colossalai", "xla", "hpu", "model_parallel")
 # The trainer's own defaults
 EVERY_DEVICE = (-1, "-1", "auto")
+DEVICE_COUNTS = ("devices", "gpus", "num_processes")
 ON_GPUS = (None, "auto", "gpu", "cuda")
 
 
@@ -105,9 +105,8 @@ def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
             f"accelerator={other!r} is left out: the strategy has one, and one process is refused two as well"
         )
     if is_for_one_device(strategy):
-        if arguments.get("devices", 1) != 1:
-            changes.append("devices={!r} is 1, as the strategy is for one device".format(arguments["devices"]))
-        arguments["devices"] = 1
+        if arguments.setdefault("devices", 1) != 1:
+            changes.append(override(arguments, "devices", 1, ", as the strategy is for one device"))
     elif getattr(strategy, "parallel_devices", None):
         changes.append("the devices of the strategy are left out")
         strategy.parallel_devices = None
@@ -128,18 +127,23 @@ def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -
         arguments["accelerator"] = "gpu"
     if is_for_one_device(arguments.get("strategy")):
         return changes
-    for name in [name for name in ("devices", "gpus", "num_processes") if arguments.get(name) is not None]:
-        asked = arguments[name]
-        is_all = asked in EVERY_DEVICE if not isinstance(asked, (list, tuple)) else False
-        if not (is_all and is_on_gpus(arguments)) and asked != count:
-            changes.append(f"{name}={asked!r} is {count}")
-            arguments[name] = count
+    for name in DEVICE_COUNTS:
+        asked = arguments.get(name)
+        is_all = not isinstance(asked, (list, tuple)) and asked in EVERY_DEVICE and is_on_gpus(arguments)
+        if asked not in (None, count) and not is_all:
+            changes.append(override(arguments, name, count))
     if "devices" not in arguments and "gpus" not in arguments:
         arguments["devices"] = count
     if arguments.get("num_nodes", 1) != 1:
-        changes.append("num_nodes={} is 1".format(arguments["num_nodes"]))
-        arguments["num_nodes"] = 1
+        changes.append(override(arguments, "num_nodes", 1))
     return changes
+
+
+def override(arguments: dict[str, Any], name: str, value: object, reason: str = "") -> str:
+    """Sets an argument of a trainer; what was changed, in words."""
+    change = f"{name}={arguments.get(name)!r} is {value!r}{reason}"
+    arguments[name] = value
+    return change
 
 
 def shorten_search(recorder: EventRecorder, model: Any) -> None:
@@ -181,17 +185,14 @@ def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, A
     if steps is not None:
         asked = shorter.get("max_steps")
         if asked is None or not 0 <= asked <= steps:
-            changes.append(f"max_steps={asked} is {steps}")
-            shorter["max_steps"] = steps
+            changes.append(override(shorter, "max_steps", steps))
         if isinstance(shorter.get("min_steps"), int) and shorter["min_steps"] > steps:
             shorter["min_steps"] = steps
         every = shorter.get("val_check_interval")
         if isinstance(every, int) and not isinstance(every, bool) and every > steps:
-            changes.append(f"val_check_interval={every} is {steps}")
-            shorter["val_check_interval"] = steps
+            changes.append(override(shorter, "val_check_interval", steps))
     if str(shorter.get("precision", 32)).startswith("16"):
-        changes.append("precision={!r} is 32, as the CPU has no such".format(shorter["precision"]))
-        shorter["precision"] = 32
+        changes.append(override(shorter, "precision", 32, ", as the CPU has no such"))
     if shorter.get("sync_batchnorm"):
         changes.append("sync_batchnorm is off, as the CPU has none")
         shorter["sync_batchnorm"] = False
@@ -224,14 +225,12 @@ def make_for_one_device(
 ) -> None:
     """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
     own = {name: value for name, value in arguments.items() if name != "strategy" or not isinstance(value, str)}
-    for name in ("devices", "gpus", "num_processes"):
+    for name in DEVICE_COUNTS:
         if own.get(name) == recorder.spec.devices:
             own[name] = 1
     number, _ = recorder.place()
-    try:
+    with recorder.reference_errors(ReferenceMade(number, needs_gpus=True)):
         begin(trainer.__new__(trainer), **own)
-    except Exception as error:
-        recorder.write(ReferenceMade(number, error=message_of(error)[:1000], needs_gpus=True))
 
 
 def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], Any]) -> None:
@@ -240,18 +239,20 @@ def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], An
 
     @functools.wraps(begin)
     def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
-        if recorder.calls and recorder.is_reference_run:
-            arguments = for_one_process(shortened(recorder, arguments))
-        elif recorder.calls:
-            arguments = shortened(recorder, arguments)
+        if not recorder.calls:
+            begin(self, *positional, **arguments)
+            return
+        arguments = shortened(recorder, arguments)
+        if recorder.is_reference_run:
+            begin(self, *positional, **for_one_process(arguments))
+            return
         try:
             begin(self, *positional, **arguments)
         except Exception:
-            if recorder.calls and not recorder.is_reference_run and recorder.is_main and recorder.rank == 0:
+            if recorder.is_main and recorder.rank == 0:
                 make_for_one_device(recorder, trainer, begin, arguments)
             raise
-        if recorder.calls and not recorder.is_reference_run:
-            # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
-            self.callbacks = [watcher(), *self.callbacks]
+        # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
+        self.callbacks = [watcher(), *self.callbacks]
 
     trainer.__init__ = __init__

@@ -9,7 +9,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from types import FrameType
+from traceback import walk_stack
 from typing import Any
 
 from ..events import MethodReplaced, OwnLayerUnused
@@ -24,9 +24,22 @@ TRAINERS = ("neuralforecast", "pytorch_lightning", "lightning", "lightning_fabri
 def is_users(file: str) -> bool:
     """Whether a source file is the user's, and neither of Python nor of an installed package."""
     path = os.path.abspath(file)
+    return (
+        not path.startswith((*PYTHON, *inner_folders())) and "-packages" + os.sep not in path and os.path.isfile(path)
+    )
+
+
+def inner_folders() -> tuple[str, ...]:
+    """The folders of this package and of neuralforecast."""
     package = getattr(sys.modules.get("neuralforecast"), "__file__", None)
-    others = (NFPATCH, *PYTHON, *(() if package is None else (os.path.dirname(package) + os.sep,)))
-    return not path.startswith(others) and "-packages" + os.sep not in path and os.path.isfile(path)
+    return (NFPATCH,) if package is None else (NFPATCH, os.path.dirname(os.path.abspath(package)) + os.sep)
+
+
+def place_in_script() -> tuple[str, int]:
+    """The file and line of the script, or of what it imports, that neuralforecast was called from."""
+    places = [(frame.f_code.co_filename, line) for frame, line in walk_stack(sys._getframe())]
+    file, line = next((place for place in places if not place[0].startswith(inner_folders())), places[-1])
+    return os.path.abspath(file), line
 
 
 def place_in_own_code() -> str:
@@ -34,14 +47,11 @@ def place_in_own_code() -> str:
 
     What other packages do, they do for what calls them, but for neuralforecast and Lightning.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if is_users(file):
-            return f"{os.path.abspath(file)}:{frame.f_lineno}"
+    for frame, line in walk_stack(sys._getframe(1)):
+        if is_users(frame.f_code.co_filename):
+            return f"{os.path.abspath(frame.f_code.co_filename)}:{line}"
         if str(frame.f_globals.get("__name__")).partition(".")[0] in TRAINERS:
             return ""
-        frame = frame.f_back
     return ""
 
 

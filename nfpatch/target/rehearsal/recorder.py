@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..event_file import EventFile
-from ..events import RehearsalSpec, decode
+from ..events import ReferenceMade, RehearsalSpec, decode
+from ..outcomes import message_of
 from ..process import print_stack_when_asked
 from . import VARIABLE
 from .line_trace import LineTrace
@@ -18,6 +22,8 @@ from .own_code import is_users
 RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
 # The call under way and the number of its trainings, for processes that train for a rank and end with the training
 CALL_VARIABLE = "NFPATCH_REHEARSED_CALL"
+# How much of an error of one process is recorded
+LONGEST_ERROR = 1000
 
 
 class Trained(NamedTuple):
@@ -74,6 +80,14 @@ class EventRecorder:
             self._file = (pid, EventFile(os.path.join(self.spec.out, f"events-{pid}.jsonl"), self.rank))
         self._file[1].write(event, rank)
 
+    @contextmanager
+    def reference_errors(self, reference: ReferenceMade) -> Iterator[None]:
+        """Catches an exception, and records it as what one process raises."""
+        try:
+            yield
+        except Exception as error:
+            self.write(replace(reference, error=message_of(error)[:LONGEST_ERROR]))
+
     def watch_place(self) -> None:
         """Makes the process tell where it is when it is asked. Lightning takes that away whenever it has run."""
         print_stack_when_asked(os.path.join(self.spec.out, f"stack-{os.getpid()}.txt"))
@@ -118,14 +132,3 @@ def recorder_from_environment() -> EventRecorder:
     """The recorder of this process, by the specification that its environment names."""
     with open(os.environ[VARIABLE], encoding="utf-8") as file:
         return EventRecorder(decode(RehearsalSpec, json.load(file)))
-
-
-def place_in_script() -> tuple[str, int]:
-    """The file and line of the script, or of what it imports, that neuralforecast was called from."""
-    package = sys.modules.get("neuralforecast")
-    own = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    inner = [own] if package is None else [own, os.path.dirname(os.path.abspath(str(package.__file__))) + os.sep]
-    frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(tuple(inner)):
-        frame = frame.f_back
-    return os.path.abspath(frame.f_code.co_filename), frame.f_lineno

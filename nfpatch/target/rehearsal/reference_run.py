@@ -10,13 +10,13 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
 from ..comparing import start_from, weights_of
 from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
 from ..observing import validation_loss_of
-from ..outcomes import message_of
 from .recorder import EventRecorder, Trained
 
 
@@ -111,17 +111,14 @@ def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = 
 
     Where all ranks together got no answer, it is recorded whether one process is refused as well.
     """
-    try:
-        with ExitStack() as kept:
-            for model in models_of(call.arguments[0]):
-                kept.enter_context(restored_model(model))
-            kept.enter_context(single_process(recorder))
-            expected = as_pandas(call.replay(copy.copy(call.arguments[0])))
-    except Exception as error:
-        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
-        return
-    finally:
-        recorder.trained.clear()
+    expected = None
+    with ExitStack() as kept:
+        kept.callback(recorder.trained.clear)
+        kept.enter_context(recorder.reference_errors(ReferenceMade(call.number)))
+        for model in models_of(call.arguments[0]):
+            kept.enter_context(restored_model(model))
+        kept.enter_context(single_process(recorder))
+        expected = as_pandas(call.replay(copy.copy(call.arguments[0])))
     if expected is not None:
         differ = None if answer is None else difference_of(as_pandas(answer), expected)
         recorder.write(ReferenceMade(call.number, differ=differ))
@@ -138,10 +135,8 @@ def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
         return  # it is not known: the copy is ours
     recorder.trains_reference = True
     try:
-        with single_process(recorder):
+        with recorder.reference_errors(ReferenceMade(call.number)), single_process(recorder):
             call.replay(twin)
-    except Exception as error:
-        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
     finally:
         recorder.trains_reference = False
 
@@ -164,16 +159,15 @@ def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any)
         return
     import pytorch_lightning
 
-    number, index = recorder.place()
+    reference = ReferenceMade(*recorder.place())
     trains, trained = model.training, weights_of(model)
     try:
-        with restored_model(model), single_process(recorder):
-            start_from(model, recorder.validated or trained)
-            judge = pytorch_lightning.Trainer()
-            judge.validate(model, datamodule=datamodule, verbose=False)
-        recorder.write(ReferenceMade(number, index, validation_loss_of(judge)))
-    except Exception as error:
-        recorder.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
+        with recorder.reference_errors(reference):
+            with restored_model(model), single_process(recorder):
+                start_from(model, recorder.validated or trained)
+                judge = pytorch_lightning.Trainer()
+                judge.validate(model, datamodule=datamodule, verbose=False)
+            recorder.write(replace(reference, validation=validation_loss_of(judge)))
     finally:
         start_from(model, trained)
         model.train(trains)
