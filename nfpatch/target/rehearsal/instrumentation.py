@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Callable
 
@@ -15,27 +16,27 @@ from ..outcomes import raised_by
 from . import reference_run
 from .arguments import options_and_data
 from .files import watch_files
-from .importing import AfterImport
 from .line_trace import watch_lookups
 from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
 from .own_code import place_in_script, replaced_methods
 from .recorder import EventRecorder, recorder_from_environment
 from .training import watcher, wrap_fit, wrap_stopping
 
-# Of the forecaster, of what searches, and of a model that is used without a forecaster
+# By module: the forecaster, what searches, and models, which a script may use without a forecaster
+CLASSES = {
+    "neuralforecast.core": "NeuralForecast",
+    "neuralforecast.common._base_auto": "BaseAuto",
+    "neuralforecast.common._base_model": "BaseModel",
+    "neuralforecast.common._base_windows": "BaseWindows",
+    "neuralforecast.common._base_recurrent": "BaseRecurrent",
+    "neuralforecast.common._base_multivariate": "BaseMultivariate",
+}
 CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
 MODEL_CALLS = ("fit", "predict")
 # How much of an exception is recorded
 LONGEST_MESSAGE, LAST_FRAMES = 4000, 30
 # Calls that give forecasts, which one process can be asked for as well
 CALLS_WITH_REFERENCE = ("predict", "predict_insample", "cross_validation")
-BASES = {
-    "_base_auto": ("BaseAuto",),
-    "_base_model": ("BaseModel",),
-    "_base_windows": ("BaseWindows",),
-    "_base_recurrent": ("BaseRecurrent",),
-    "_base_multivariate": ("BaseMultivariate",),
-}
 
 
 def install_hooks() -> None:
@@ -45,15 +46,44 @@ def install_hooks() -> None:
         return
     if recorder.is_rank:
         watch_process(recorder)
-    actions: dict[str, Callable[[ModuleType], None]] = {
-        "pytorch_lightning": functools.partial(watch_lightning, recorder),
-        "ray": functools.partial(give_ray_gpus, recorder),
-        "neuralforecast": functools.partial(record_source, recorder),
-        "neuralforecast.core": lambda module: watch_class(recorder, module.NeuralForecast, CALLS),
+    actions: dict[str, Callable[[EventRecorder, ModuleType], None]] = {
+        "pytorch_lightning": watch_lightning,
+        "ray": give_ray_gpus,
+        "neuralforecast": record_source,
+        **dict.fromkeys(CLASSES, watch_class),
     }
-    for name, classes in BASES.items():
-        actions[f"neuralforecast.common.{name}"] = functools.partial(watch_models, recorder, classes)
-    sys.meta_path.insert(0, AfterImport(actions))
+    sys.meta_path.insert(0, AfterImport({name: functools.partial(act, recorder) for name, act in actions.items()}))
+
+
+class AfterImport:
+    """A finder of modules that finds none itself, and lets an action see each module of these names once it is there.
+
+    It stands first in `sys.meta_path`. The module keeps the loader that it would have had.
+    """
+
+    def __init__(self, actions: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._actions = actions
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The specification of a module of these names; None for all others, which the next finder is asked for."""
+        if name not in self._actions:
+            return None
+        finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+        if spec is not None and spec.loader is not None:
+            act_after(spec.loader, self._actions[name])
+        return spec
+
+
+def act_after(loader: Any, action: Callable[[ModuleType], None]) -> None:
+    """Makes this loader, which is one module's own, call the action when it has run the module."""
+    run = loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        run(module)
+        action(module)
+
+    loader.exec_module = exec_module
 
 
 def watch_process(recorder: EventRecorder) -> None:
@@ -90,38 +120,29 @@ def record_source(recorder: EventRecorder, module: ModuleType) -> None:
         recorder.trace.start()
 
 
-def watch_models(recorder: EventRecorder, classes: tuple[str, ...], module: ModuleType) -> None:
-    """Watches models that a script uses without a forecaster."""
-    for name in classes:
-        if hasattr(module, name):
-            watch_class(recorder, getattr(module, name), MODEL_CALLS)
-
-
-def watch_class(recorder: EventRecorder, owner: Any, names: tuple[str, ...]) -> None:
-    """Watches those methods of a class that it has itself."""
-    for name in names:
+def watch_class(recorder: EventRecorder, module: ModuleType) -> None:
+    """Watches those methods of the class of a module that it has itself."""
+    owner = getattr(module, CLASSES[module.__name__])
+    for name in CALLS if owner.__name__ == "NeuralForecast" else MODEL_CALLS:
         method = owner.__dict__.get(name)
-        if isinstance(method, staticmethod):
-            setattr(owner, name, staticmethod(wrap_method(recorder, owner.__name__, name, method.__func__)))
-        elif callable(method):
-            setattr(owner, name, wrap_method(recorder, owner.__name__, name, method))
+        if method is not None:
+            wrapped = wrap_method(recorder, f"{owner.__name__}.{name}", getattr(method, "__func__", method))
+            setattr(owner, name, staticmethod(wrapped) if isinstance(method, staticmethod) else wrapped)
 
 
-def wrap_method(recorder: EventRecorder, owner: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+def wrap_method(recorder: EventRecorder, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     """The method, which records each call that the script makes of it."""
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
-        number = recorder.enter(f"{owner}.{name}")
+        number = recorder.enter(name)
         if number == 0 and recorder.is_within:
             watch_process(recorder)
         try:
             if number is None:
                 return method(*arguments, **options)
             state = reference_run.random_state()
-            return run_and_record(
-                recorder, reference_run.Call(number, f"{owner}.{name}", method, arguments, options, state)
-            )
+            return run_and_record(recorder, reference_run.Call(number, name, method, arguments, options, state))
         finally:
             recorder.leave()
 
