@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 # Beyond so many characters a value is compared, and not shown
 LONGEST = 80
+PLAIN = (int, float, str, list, tuple)
 
 
 def options_and_data(
@@ -17,24 +18,21 @@ def options_and_data(
     import inspect
 
     described: dict[str, str] = {}
-    for index, model in enumerate(models):
-        name = type(model).__name__
-        own = name if [type(each).__name__ for each in models].count(name) == 1 else f"{name} {index + 1}"
-        for key, value in own_options(model).items():
-            described[f"{own}.{key}"] = value
     data: dict[str, str] = {}
+    names = [type(model).__name__ for model in models]
+    for number, (name, model) in enumerate(zip(names, models), 1):
+        label = name if names.count(name) == 1 else f"{name} {number}"
+        described.update({f"{label}.{key}": value for key, value in own_options(model).items()})
     try:
         given = inspect.signature(method).bind(*arguments, **options).arguments
     except (TypeError, ValueError):
         return described, data
     for key, value in list(given.items())[1:]:  # without the forecaster
-        words = data_in_words(value)
-        if words is not None:
-            data[key] = words
-        else:
-            simple = in_words(value)
-            if simple is not None:
-                described[key] = simple
+        of_data, plain = data_in_words(value), in_words(value)
+        if of_data is not None:
+            data[key] = of_data
+        elif plain is not None:
+            described[key] = plain
     return described, data
 
 
@@ -53,14 +51,11 @@ def in_words(value: Any) -> str | None:
     """A plain value; of an object its class; None for what differs from process to process anyway."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (bool, int, float, str, list, tuple)):
+    first = value[0] if isinstance(value, (list, tuple)) and value else ""
+    if not isinstance(value, (*PLAIN, type(None))) or not isinstance(first, PLAIN) or " at 0x" in repr(value):
         return None
-    if isinstance(value, (bool, int, float, str, list, tuple, type(None))):
-        text = repr(value)
-        if " at 0x" in text:
-            return None
-        return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
-    return None
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
 
 
 def data_in_words(value: Any) -> str | None:

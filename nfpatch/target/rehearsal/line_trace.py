@@ -12,6 +12,7 @@ import builtins
 import functools
 import os
 import sys
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Callable
 
@@ -21,7 +22,7 @@ from .own_code import is_users, nodes_in
 LONGEST = 500
 LONGEST_VALUE = 60
 LONGEST_MESSAGE = 120
-SIMPLE = (bool, int, float, str, type(None), os.PathLike)
+SIMPLE = (int, float, str, type(None), os.PathLike)
 
 
 class LineTrace:
@@ -58,8 +59,7 @@ class LineTrace:
     def look_at(self, what: str) -> None:
         """Adds to the line under way what it looks at."""
         if self.steps and what not in self.steps[-1].seen:
-            last = self.steps[-1]
-            self.steps[-1] = Step(last.file, last.line, last.function, (*last.seen, what))
+            self.steps[-1] = replace(self.steps[-1], seen=(*self.steps[-1].seen, what))
 
     def _enter_frame(self, frame: FrameType, event: str, argument: Any) -> Any:
         return self._on_line if self.is_own(frame.f_code.co_filename) else None
