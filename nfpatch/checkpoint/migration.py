@@ -168,9 +168,8 @@ def _check_files(
             unused[patch.model] = (*unused.get(patch.model, ()), *patch.unused_parameters)
     worker.send(
         MigrateSpec(
-            files=tuple(  # absolute paths, because the process has another working directory
-                SavedFile(os.path.abspath(file.path), file.claimed, tuple(file.suggested)) for file in files
-            ),
+            # absolute paths, because the process has another working directory
+            files=tuple(SavedFile(os.path.abspath(file.path), file.claimed, file.suggested) for file in files),
             unused=unused,
             installed=None if install.tree is None else str(install.tree),
             patched=None if patched is None else str(patched),

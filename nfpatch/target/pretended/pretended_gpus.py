@@ -6,6 +6,7 @@ They show which way the code takes where there are GPUs, not what CUDA does.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Any, Callable
 from unittest import mock
 
@@ -44,12 +45,7 @@ def pretend(count: int) -> Callable[[], None]:
         **dict.fromkeys(("setup_device", "setup_environment", "setup", "teardown", "get_device_stats"), nothing),
     }
     changes += [(accelerator, name, instead) for name, instead in own.items()]
-    patches = [mock.patch.object(owner, name, instead, create=True) for owner, name, instead in changes]
-    for patch in patches:
-        patch.start()
-
-    def undo() -> None:
-        for patch in patches:
-            patch.stop()
-
-    return undo
+    patches = ExitStack()
+    for owner, name, instead in changes:
+        patches.enter_context(mock.patch.object(owner, name, instead, create=True))
+    return patches.close
