@@ -20,7 +20,7 @@ from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, 
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
-from nfpatch.target.talk import Imported, Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written
+from nfpatch.target.messages import Imported, Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written
 
 MigrationState = Literal["migrated", "already-fits", "refused"]
 

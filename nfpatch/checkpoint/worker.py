@@ -13,7 +13,7 @@ from nfpatch.engine.launch import training_environment
 from nfpatch.engine.probe import runnable
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.target import ENTRY
-from nfpatch.target.talk import line_of, record_in
+from nfpatch.target.messages import line_of, record_in
 
 _LOG_LINES = 4
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class MigrationWorker:
-    """The running process, with which records of `target/talk.py` are exchanged."""
+    """The running process, with which records of `target/messages.py` are exchanged."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         assert process.stdin is not None, "the process was started with pipes"

@@ -8,11 +8,11 @@ import sys
 from dataclasses import replace
 from typing import Any, Callable
 
+from .messages import Imported, Judged, MigrateSpec, Verdict, WriteFiles, Written, line_of, record_in
 from .process import end_with_parent
 from .saved import Refusal, in_short
 from .saved.judging import check_unused, judge, write_again
 from .source import import_neuralforecast
-from .talk import Imported, Judged, MigrateSpec, Verdict, WriteFiles, Written, line_of, record_in
 
 
 def judge_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[Verdict]:

@@ -22,7 +22,7 @@ from nfpatch.proof.runner import RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase
 from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
-from nfpatch.target.talk import MigrateSpec, line_of
+from nfpatch.target.messages import MigrateSpec, line_of
 
 PROGRAMS = ("train", "migrate")
 NFPATCH = ENTRY.parent.parent

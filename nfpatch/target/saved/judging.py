@@ -6,8 +6,8 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
+from ..messages import MigrateSpec, SavedFile, Verdict
 from ..source import release
-from ..talk import MigrateSpec, SavedFile, Verdict
 from . import Refusal, named
 from .fitting import (
     NOT_BUILT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nfpatch.target.events import WrongRecord
-from nfpatch.target.talk import Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written, line_of, record_in
+from nfpatch.target.messages import Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written, line_of, record_in
 
 
 @pytest.mark.parametrize(
