@@ -20,7 +20,7 @@ from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, 
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
 from nfpatch.patching.plan import changes_to
-from nfpatch.target.messages import Imported, Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written
+from nfpatch.target.messages import FileCheck, FilesChecked, Imported, MigrateSpec, SavedFile, WriteFiles, Written
 
 MigrationState = Literal["migrated", "already-fits", "refused"]
 
@@ -177,7 +177,7 @@ def _check_files(
         )
     )
     _check_imported(worker.receive(Imported), install)
-    outcomes = map(_outcome_of, files, worker.receive(Judged).verdicts)
+    outcomes = map(_outcome_of, files, worker.receive(FilesChecked).checks)
     return [_CheckedFile(number, *each) for number, each in enumerate(zip(files, seen, outcomes))]
 
 
@@ -195,12 +195,12 @@ def _check_imported(imported: Imported, install: Install) -> None:
         )
 
 
-def _outcome_of(file: ModelFile, verdict: Verdict) -> Migration:
+def _outcome_of(file: ModelFile, check: FileCheck) -> Migration:
     """The result of the check in the target interpreter; "migrated" if the file must be rewritten."""
-    state: MigrationState = "migrated" if verdict.state == "misfit" else "already-fits"
-    outcome = Migration(file.path, state, verdict.model, verdict.dropped, verdict.added, verdict.detail)
-    if verdict.state == "refused":
-        return _refused(outcome, _reason(file.path, verdict.detail, verdict.cause))
+    state: MigrationState = "migrated" if check.state == "misfit" else "already-fits"
+    outcome = Migration(file.path, state, check.model, check.dropped, check.added, check.detail)
+    if check.state == "refused":
+        return _refused(outcome, _reason(file.path, check.detail, check.cause))
     return outcome
 
 

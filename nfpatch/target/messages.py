@@ -1,7 +1,7 @@
 """The records that nfpatch and `migrate.py` exchange over the standard streams, each as one line of JSON.
 
-Both sides use this module, so it is Python 3.7. nfpatch sends a `MigrateSpec`, and receives `Imported` and `Judged`.
-For each `WriteFiles` that it sends, it receives `Written`.
+Both sides use this module, so it is Python 3.7. nfpatch sends a `MigrateSpec`, and receives `Imported` and
+`FilesChecked`. For each `WriteFiles` that it sends, it receives `Written`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class MigrateSpec:
-    """What there is to judge.
+    """What there is to check.
 
     `unused` has, by class, the patterns (fnmatch) of the parameters that patches remove. `installed` and `patched` (the
     installed source with all the patches that it lacks) are folders to put first on sys.path: None for neuralforecast
@@ -49,7 +49,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FileCheck:
     """What becomes of a file.
 
     `state` is "already-fits", "misfit", which dropping and adding these keys mends, or "refused": `detail` says why, in
@@ -66,10 +66,10 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The verdicts on all files, in their order."""
+class FilesChecked:
+    """The checks on all files, in their order."""
 
-    verdicts: Tuple[Verdict, ...]
+    checks: Tuple[FileCheck, ...]
 
 
 @dataclass(frozen=True)

@@ -8,46 +8,46 @@ import sys
 from dataclasses import replace
 from typing import Any, Callable
 
-from .messages import Imported, Judged, MigrateSpec, Verdict, WriteFiles, Written, line_of, record_in
+from .messages import FileCheck, FilesChecked, Imported, MigrateSpec, WriteFiles, Written, line_of, record_in
 from .process import end_with_parent
-from .saved import Refusal, in_short
-from .saved.judging import check_unused, judge, write_again
+from .saved import Refusal, one_line
+from .saved.checking import check_file, confirm_unused, rewrite
 from .source import import_neuralforecast
 
 
-def judge_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[Verdict]:
-    """The verdict on each file. The installed source is imported before and after."""
-    verdicts = [verdict_of(judge, file, spec) for file in spec.files]
-    if any(verdict.added for verdict in verdicts):
+def check_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[FileCheck]:
+    """The check on each file. The installed source is imported before and after."""
+    checks = [result_of(check_file, file, spec) for file in spec.files]
+    if any(check.added for check in checks):
         import_tree(spec.patched or spec.installed)
-        verdicts = [
-            replace(verdict_of(check_unused, file, verdict, spec), model=verdict.model) if verdict.added else verdict
-            for file, verdict in zip(spec.files, verdicts)
+        checks = [
+            replace(result_of(confirm_unused, file, check, spec), model=check.model) if check.added else check
+            for file, check in zip(spec.files, checks)
         ]
         import_tree(spec.installed)
-    return verdicts
+    return checks
 
 
-def verdict_of(check: Callable[..., Verdict], *arguments: Any) -> Verdict:
+def result_of(check: Callable[..., FileCheck], *arguments: Any) -> FileCheck:
     """What a check returns, or why it refuses the file."""
     try:
         return check(*arguments)
     except Refusal as refusal:
-        return Verdict("refused", detail=str(refusal), cause=refusal.cause)
+        return FileCheck("refused", detail=str(refusal), cause=refusal.cause)
     except OSError as error:
-        return Verdict("refused", detail=f"cannot be read: {error.strerror or error}", cause="environment")
+        return FileCheck("refused", detail=f"cannot be read: {error.strerror or error}", cause="environment")
     except MemoryError:
-        return Verdict("refused", detail="does not fit into the memory", cause="environment")
+        return FileCheck("refused", detail="does not fit into the memory", cause="environment")
 
 
-def write_all(request: WriteFiles, spec: MigrateSpec, verdicts: list[Verdict]) -> Written:
+def rewrite_all(request: WriteFiles, spec: MigrateSpec, checks: list[FileCheck]) -> Written:
     """Writes the files again, up to the first that fails."""
     for number in request.files:
         try:
             path = os.path.join(request.folder, f"new-{number}")
-            write_again(spec.files[number], verdicts[number], path, spec.trust)
+            rewrite(spec.files[number], checks[number], path, spec.trust)
         except Exception as error:
-            words = str(error) if isinstance(error, Refusal) else in_short(error)
+            words = str(error) if isinstance(error, Refusal) else one_line(error)
             return Written(number, words, getattr(error, "errno", None))
     return Written()
 
@@ -67,9 +67,9 @@ def main() -> None:
     try:
         send(Imported(import_tree(spec.installed).__file__))
     except Exception as error:
-        send(Imported(None, in_short(error)))
+        send(Imported(None, one_line(error)))
         return
-    verdicts = judge_all(spec, import_tree)
-    send(Judged(tuple(verdicts)))
+    checks = check_all(spec, import_tree)
+    send(FilesChecked(tuple(checks)))
     for line in iter(sys.stdin.readline, ""):
-        send(write_all(record_in(line, WriteFiles), spec, verdicts))
+        send(rewrite_all(record_in(line, WriteFiles), spec, checks))

@@ -5,14 +5,23 @@ from __future__ import annotations
 import pytest
 
 from nfpatch.target.events import WrongRecord
-from nfpatch.target.messages import Judged, MigrateSpec, SavedFile, Verdict, WriteFiles, Written, line_of, record_in
+from nfpatch.target.messages import (
+    FileCheck,
+    FilesChecked,
+    MigrateSpec,
+    SavedFile,
+    WriteFiles,
+    Written,
+    line_of,
+    record_in,
+)
 
 
 @pytest.mark.parametrize(
     "record",
     [
         MigrateSpec((SavedFile("a.ckpt", None, ("TFT",)),), {"TFT": ("static_encoder.*",)}, None, "tree", False),
-        Judged((Verdict("misfit", "TFT", dropped=("a",), added=("b",)), Verdict("already-fits"))),
+        FilesChecked((FileCheck("misfit", "TFT", dropped=("a",), added=("b",)), FileCheck("already-fits"))),
         WriteFiles((1, 3), "folder"),
         Written(1, "no room", 28),
     ],

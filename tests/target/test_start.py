@@ -152,7 +152,7 @@ def test_programs_share_only_common_modules(target: Target) -> None:
     shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("events", "process", "source"))}
     assert train & migrate == shared
     assert "nfpatch_target.train" in train
-    assert "nfpatch_target.saved.judging" in migrate
+    assert "nfpatch_target.saved.checking" in migrate
 
 
 def test_it_can_be_restarted_with_its_own_arguments(target: Target) -> None:

@@ -9,21 +9,21 @@ LONGEST_REASON = 400
 
 
 class Refusal(Exception):
-    """Why a file is left alone, in words that follow its name; `cause` is that of a `Verdict`."""
+    """Why a file is left alone, in words that follow its name; `cause` is that of a `FileCheck`."""
 
     def __init__(self, reason: str, cause: str = "content") -> None:
         super().__init__(reason)
         self.cause = cause
 
 
-def named(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """Names for a message, not endlessly many."""
     names = list(names)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
 
 
-def in_short(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join((type(error).__name__ + ": " + str(error)).split())
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + " ..."

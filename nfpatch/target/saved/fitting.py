@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..source import release
-from . import Refusal, in_short, named
+from . import Refusal, listed, one_line
 
 # Building this model downloads a language model whose name is in the file.
 NOT_BUILT = "TimeLLM"
@@ -39,11 +39,11 @@ def built_like(saved: Any, model_class: type) -> Any:
     except Exception as error:
         raise Refusal(
             f"holds hyper-parameters from which neuralforecast {release()} builds no {model_class.__name__}: "
-            f"{in_short(error)}"
+            f"{one_line(error)}"
         ) from error
 
 
-def misfit(
+def changed_keys(
     model_class: type, saved: Any, built: Any, unused: dict[str, tuple[str, ...]]
 ) -> tuple[list[str], list[str]]:
     """The keys to drop and the keys to add, all declared unused. Raises Refusal where anything else does not fit."""
@@ -63,7 +63,7 @@ def misfit(
     if any(wrong.values()):
         raise Refusal(
             "does not fit {} of neuralforecast {}, and no patch explains why. Keys {}".format(
-                model_class.__name__, release(), "; ".join(w + ": " + named(keys) for w, keys in wrong.items() if keys)
+                model_class.__name__, release(), "; ".join(w + ": " + listed(keys) for w, keys in wrong.items() if keys)
             )
         )
     return dropped, added
@@ -74,7 +74,7 @@ def shape_of(value: Any) -> Any:
     return list(value.shape) if hasattr(value, "shape") else None
 
 
-def mended_state(saved: Any, built: Any) -> Any:
+def migrated_state(saved: Any, built: Any) -> Any:
     """The tensors of `built`, in its order; those that `saved` has, from there."""
     state: Any = type(built)() if isinstance(saved, collections.OrderedDict) else {}
     for key, tensor in built.items():
@@ -86,16 +86,16 @@ def mended_state(saved: Any, built: Any) -> Any:
     return state
 
 
-def optimizers_for(model: Any, saved: Any, dropped: Iterable[str]) -> list[dict[str, Any]]:
+def migrated_optimizers(model: Any, saved: Any, dropped: Iterable[str]) -> list[dict[str, Any]]:
     """The states of the optimizers of a file, for the parameters that the instance has."""
     # a state lists parameters in the order in which the model does, buffers in between
     built = [name for name, _ in model.named_parameters()]
     own = {*built, *dropped}
     parameters = [key for key in saved.state if key in own]
-    return [moved_optimizer(each, parameters, built, saved.state) for each in saved.optimizers]
+    return [migrated_optimizer(each, parameters, built, saved.state) for each in saved.optimizers]
 
 
-def moved_optimizer(optimizer: dict[str, Any], saved: list[str], built: list[str], state: Any) -> dict[str, Any]:
+def migrated_optimizer(optimizer: dict[str, Any], saved: list[str], built: list[str], state: Any) -> dict[str, Any]:
     """The state of an optimizer for other parameters.
 
     Its entries go by the position of a parameter among those of the model. `saved` and `built` are the names of the

@@ -9,7 +9,7 @@ import zipfile
 from typing import Any
 
 from . import Refusal
-from .unpickling import unpickled
+from .unpickling import unpickle
 
 ZIP = b"PK\x03\x04"
 GIT_LFS = b"version https://git-lfs.github.com/spec/"
@@ -20,7 +20,7 @@ class Safetensors(Exception):
     """A file is in the format of neuralforecast 3.3.0 and later, in which no patch takes parameters away."""
 
 
-def saved_in(path: str, trust: bool) -> TorchFile:
+def read_saved(path: str, trust: bool) -> TorchFile:
     """The model that a file holds. The first bytes identify the format, as in neuralforecast itself.
 
     Raises Safetensors for a file that is not read.
@@ -47,7 +47,7 @@ class TorchFile:
     """A file written by `torch.save`: neuralforecast's own format of 1.7.1 - 3.2, or a Lightning checkpoint."""
 
     def __init__(self, path: str, trust: bool) -> None:
-        self.content = unpickled(path, trust)
+        self.content = unpickle(path, trust)
         wanted = ("hyper_parameters", "state_dict")
         if not isinstance(self.content, dict) or not all(isinstance(self.content.get(key), dict) for key in wanted):
             raise Refusal(

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..source import numbers_of, release
-from . import Refusal, in_short
+from . import Refusal, one_line
 from .fitting import NOT_BUILT
 
 # The first torch whose restricted unpickler takes an object together with the name that stands for it.
@@ -30,7 +30,7 @@ ATTRIBUTE_DICTS = (
 ACTIVATIONS = ("elu", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "softplus", "tanh")  # of torch
 
 
-def unpickled(path: str, trust: bool) -> Any:
+def unpickle(path: str, trust: bool) -> Any:
     """What `torch.save` wrote, its tensors on the CPU; without trust, by an unpickler that runs no code of the file."""
     import torch
 
@@ -40,17 +40,17 @@ def unpickled(path: str, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", **arguments)
         allowed = allowed_globals()
         if numbers_of(torch.__version__) >= FIRST_TORCH_THAT_RESTRICTS:
-            return unpickled_by_torch(path, allowed)
-        return torch.load(path, map_location="cpu", pickle_module=restricted_pickle(allowed))
+            return unpickle_with_torch(path, allowed)
+        return torch.load(path, map_location="cpu", pickle_module=restricted_pickle_module(allowed))
     except pickle.UnpicklingError as error:
-        raise refused_pickle(error) from error
+        raise refusal_of_pickle(error) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a place beyond the end of the file gives
             raise
-        raise Refusal("is damaged or truncated, or no file of torch: " + in_short(error)) from error
+        raise Refusal("is damaged or truncated, or no file of torch: " + one_line(error)) from error
 
 
-def unpickled_by_torch(path: str, allowed: dict[str, Any]) -> Any:
+def unpickle_with_torch(path: str, allowed: dict[str, Any]) -> Any:
     """What torch's restricted unpickler reads. It fills no dictionaries but three kinds, so others begin as one."""
     import torch
 
@@ -72,7 +72,7 @@ def unpickled_by_torch(path: str, allowed: dict[str, Any]) -> Any:
     return content
 
 
-def restricted_pickle(allowed: dict[str, Any]) -> Any:
+def restricted_pickle_module(allowed: dict[str, Any]) -> Any:
     """A stand-in for the module `pickle`, for releases of torch that cannot restrict their own."""
     import torch
 
@@ -90,13 +90,13 @@ def restricted_pickle(allowed: dict[str, Any]) -> Any:
             return found
 
     return SimpleNamespace(
-        __name__="restricted_pickle",
+        __name__="restricted_pickle_module",
         Unpickler=Unpickler,
         load=lambda file, **options: Unpickler(file, **options).load(),
     )
 
 
-def refused_pickle(error: Exception) -> Refusal:
+def refusal_of_pickle(error: Exception) -> Refusal:
     """What to say when an unpickler refuses a file, after the name that it gives."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found is not None:
@@ -147,9 +147,9 @@ def allowed_globals() -> dict[str, Any]:
     for name in ("scalar", "_reconstruct"):
         for module_name in ("numpy.core.multiarray", "numpy._core.multiarray"):
             allowed[module_name + "." + name] = getattr(multiarray, name)
-    allowed["_codecs.encode"] = encoded_as_latin1
-    allowed["builtins.getattr"] = harmless_method
-    allowed["fsspec.spec.make_instance"] = local_file_system
+    allowed["_codecs.encode"] = encode_latin1
+    allowed["builtins.getattr"] = get_harmless_method
+    allowed["fsspec.spec.make_instance"] = make_local_file_system
     attribute_dict = dictionary_of_lightning()
     allowed.update({module_name + ".AttributeDict": attribute_dict for module_name in ATTRIBUTE_DICTS})
     return allowed
@@ -161,14 +161,14 @@ def classes_of(module: Any, base: type) -> list[type]:
     return [value for value in found if value.__module__.startswith(module.__name__)]
 
 
-def encoded_as_latin1(text: str, encoding: str) -> bytes:
+def encode_latin1(text: str, encoding: str) -> bytes:
     """`_codecs.encode`, for what protocol 2 uses it for: bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError("GLOBAL _codecs.encode is not allowed for " + encoding)
     return text.encode("latin1")
 
 
-def harmless_method(owner: Any, name: str) -> Any:
+def get_harmless_method(owner: Any, name: str) -> Any:
     """`getattr`, for what it is used for: a loss that keeps a method of its own (3.0), a callback one of the model."""
     import pytorch_lightning
 
@@ -180,7 +180,7 @@ def harmless_method(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def local_file_system(kind: Any, arguments: Any, options: Any) -> Any:
+def make_local_file_system(kind: Any, arguments: Any, options: Any) -> Any:
     """`fsspec.spec.make_instance`, for the file system in a ModelCheckpoint: that of this machine, and no other."""
     from fsspec.implementations.local import LocalFileSystem
 

@@ -1,4 +1,4 @@
-"""The verdict on a file: which class it holds, and whether it fits the source that is imported."""
+"""The check on a file: which class it holds, and whether it fits the source that is imported."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from ..messages import MigrateSpec, SavedFile, Verdict
+from ..messages import FileCheck, MigrateSpec, SavedFile
 from ..source import release
-from . import Refusal, named
+from . import Refusal, listed
 from .fitting import (
     NOT_BUILT,
     WRAPPER,
     built_like,
-    mended_state,
-    misfit,
+    changed_keys,
+    migrated_optimizers,
+    migrated_state,
     model_class_named,
     model_classes,
-    optimizers_for,
 )
-from .formats import Safetensors, saved_in
+from .formats import Safetensors, read_saved
 
 
-def judge(file: SavedFile, spec: MigrateSpec) -> Verdict:
+def check_file(file: SavedFile, spec: MigrateSpec) -> FileCheck:
     """Whether a file fits the source that is imported, and if not, which keys would have to go and to come."""
     try:
-        saved = saved_in(file.path, spec.trust)
+        saved = read_saved(file.path, spec.trust)
     except Safetensors as format_of_3_3_0:
         if find_spec("neuralforecast._serialization") is not None:
-            return Verdict("already-fits", detail="no patch changes models of its format; it was not read")
+            return FileCheck("already-fits", detail="no patch changes models of its format; it was not read")
         raise Refusal(
             f"is in the format of neuralforecast 3.3.0 (safetensors), which the installed {release()} cannot read"
         ) from format_of_3_3_0
     model_class = class_of(file)
     if model_class is not None and model_class.__name__ == NOT_BUILT:
         detail = "no patch touches it; it was not built, because that would download a language model"
-        return Verdict("already-fits", NOT_BUILT, detail=detail)
+        return FileCheck("already-fits", NOT_BUILT, detail=detail)
     if model_class is None:
         model_class = class_that_fits(saved, spec.unused)
     if model_class is None:
-        return Verdict("already-fits", detail="several classes have exactly its keys")
+        return FileCheck("already-fits", detail="several classes have exactly its keys")
     built = built_like(saved, model_class)
-    dropped, added = misfit(model_class, saved.state, built.state_dict(), spec.unused)
-    optimizers_for(built, saved, dropped)
+    dropped, added = changed_keys(model_class, saved.state, built.state_dict(), spec.unused)
+    migrated_optimizers(built, saved, dropped)
     state = "misfit" if dropped or added else "already-fits"
-    return Verdict(state, model_class.__name__, tuple(dropped), tuple(added))
+    return FileCheck(state, model_class.__name__, tuple(dropped), tuple(added))
 
 
 def class_of(file: SavedFile) -> type | None:
@@ -70,49 +70,48 @@ def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | No
         with suppress(Refusal):
             if name not in (NOT_BUILT.lower(), WRAPPER):
                 state = built_like(saved, model_class).state_dict()
-                fitting[model_class] = misfit(model_class, saved.state, state, unused)
+                fitting[model_class] = changed_keys(model_class, saved.state, state, unused)
     if len(fitting) == 1:
         return next(iter(fitting))
     if fitting and not any(dropped or added for dropped, added in fitting.values()):
         return None
-    fits = "several: " + named(sorted(each.__name__ for each in fitting)) if fitting else "none"
+    fits = "several: " + listed(sorted(each.__name__ for each in fitting)) if fitting else "none"
     raise Refusal(
         f"does not tell the class of its model; of those that neuralforecast {release()} has, it fits {fits}. "
         "Say which it is: `--model CLASS`"
     )
 
 
-def check_unused(file: SavedFile, verdict: Verdict, spec: MigrateSpec) -> Verdict:
-    """The verdict, if the patched source, which must be imported now, has none of the keys to be added."""
-    used = verdict.added
+def confirm_unused(file: SavedFile, check: FileCheck, spec: MigrateSpec) -> FileCheck:
+    """The check, if the patched source, which must be imported now, has none of the keys to be added."""
+    used = check.added
     if spec.patched is not None:
-        model_class = model_class_named(verdict.model or "")
+        model_class = model_class_named(check.model or "")
         assert model_class is not None, "the patched source has the classes of the installed one"
-        patched = built_like(saved_in(file.path, spec.trust), model_class).state_dict()
+        patched = built_like(read_saved(file.path, spec.trust), model_class).state_dict()
         used = tuple(key for key in used if key in patched)
     if used:
         raise Refusal(
-            f"lacks keys that are not known to be unused in {verdict.model} of neuralforecast {release()}: "
-            f"{named(used)}"
+            f"lacks keys that are not known to be unused in {check.model} of neuralforecast {release()}: {listed(used)}"
         )
-    return verdict
+    return check
 
 
-def write_again(file: SavedFile, verdict: Verdict, path: str, trust: bool) -> None:
+def rewrite(file: SavedFile, check: FileCheck, path: str, trust: bool) -> None:
     """Writes a file that fits to a new path, reads it again and holds it against the old one.
 
     Raises Refusal where it cannot be made, or did not come out right.
     """
-    saved = saved_in(file.path, trust)
-    model_class = model_class_named(verdict.model or "")
+    saved = read_saved(file.path, trust)
+    model_class = model_class_named(check.model or "")
     assert model_class is not None, "the class was found before"
     built = built_like(saved, model_class)
-    saved.write(path, mended_state(saved.state, built.state_dict()), optimizers_for(built, saved, verdict.dropped))
-    again = saved_in(path, trust)
+    saved.write(path, migrated_state(saved.state, built.state_dict()), migrated_optimizers(built, saved, check.dropped))
+    again = read_saved(path, trust)
     built_like(again, model_class).load_state_dict(again.state, strict=True)
     changed = [key for key in again.state if key in saved.state and not same_bits(again.state[key], saved.state[key])]
     if changed or len(again.optimizers) != len(saved.optimizers):
-        raise Refusal("did not come out right when it was written again: " + named(changed or ["optimizer_states"]))
+        raise Refusal("did not come out right when it was written again: " + listed(changed or ["optimizer_states"]))
 
 
 def same_bits(one: Any, other: Any) -> bool:
