@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SavedFile:
-    """A model file; the class that its folder or the user says it holds, and those that its name stands for."""
+    """A model file, its class according to the user or its folder, and the classes that its name may stand for."""
 
     path: str
     claimed: Optional[str]
@@ -26,11 +26,11 @@ class SavedFile:
 
 @dataclass(frozen=True)
 class MigrateSpec:
-    """What there is to check.
+    """The files to check, and the sources that they must fit.
 
-    `unused` has, by class, the patterns (fnmatch) of the parameters that patches remove. `installed` and `patched` (the
-    installed source with all the patches that it lacks) are folders to put first on sys.path: None for neuralforecast
-    as it is found, and where there is no patched source. With `trust` a pickle may run the code that it names.
+    `unused` has, by class, the fnmatch patterns of the parameters that patches remove. `installed` and `patched` (with
+    the patches that remove parameters) are folders to put first on sys.path: None if the install is on the path anyway,
+    or if there is no patched source. With `trust`, pickles may execute code.
     """
 
     files: Tuple[SavedFile, ...]
@@ -50,11 +50,11 @@ class Imported:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What becomes of a file.
+    """The result for a file.
 
-    `state` is "already-fits", "misfit", which dropping and adding these keys mends, or "refused": `detail` says why, in
-    words that follow the name of the file, and `cause` is "content", "code" for a pickle that wants to run some, or
-    "environment".
+    `state` is "already-fits", "misfit" if these keys must be dropped and added, or "refused". Then `detail` is the
+    reason, as the rest of a sentence that begins with the name of the file, and `cause` is "content", "environment", or
+    "code" for a pickle that would execute some.
     """
 
     state: str
@@ -67,14 +67,14 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class FilesChecked:
-    """The checks on all files, in their order."""
+    """The results for all files, in their order."""
 
     checks: Tuple[FileCheck, ...]
 
 
 @dataclass(frozen=True)
 class WriteFiles:
-    """The files, by their numbers, to rewrite as `new-NUMBER` in this folder."""
+    """The numbers of the files to rewrite, each as `new-NUMBER` in this folder."""
 
     files: Tuple[int, ...]
     folder: str
@@ -82,7 +82,7 @@ class WriteFiles:
 
 @dataclass(frozen=True)
 class Written:
-    """All files were written, or the first that `failed`, and why; `errno` is that of the system's error, if any."""
+    """The number of the first file that could not be written, None if all were, and its error."""
 
     failed: Optional[int] = None
     detail: str = ""
@@ -90,7 +90,7 @@ class Written:
 
 
 def line_of(record: Any) -> str:
-    """The line that holds a record."""
+    """The record as a line of JSON."""
     return json.dumps(encode(record)) + "\n"
 
 

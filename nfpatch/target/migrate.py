@@ -1,4 +1,4 @@
-"""Makes saved models fit the installed neuralforecast: `python ENTRY migrate`, spoken to as `talk.py` has it."""
+"""Checks and rewrites saved models: `python ENTRY migrate`, which exchanges the records of `messages.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .source import import_neuralforecast
 
 
 def check_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[FileCheck]:
-    """The check on each file. The installed source is imported before and after."""
+    """The result for each file. The installed source is imported before and after."""
     checks = [result_of(check_file, file, spec) for file in spec.files]
     if any(check.added for check in checks):
         import_tree(spec.patched or spec.installed)
@@ -29,7 +29,7 @@ def check_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> li
 
 
 def result_of(check: Callable[..., FileCheck], *arguments: Any) -> FileCheck:
-    """What a check returns, or why it refuses the file."""
+    """The result of a check, or the reason why it refuses the file."""
     try:
         return check(*arguments)
     except Refusal as refusal:
@@ -41,7 +41,7 @@ def result_of(check: Callable[..., FileCheck], *arguments: Any) -> FileCheck:
 
 
 def rewrite_all(request: WriteFiles, spec: MigrateSpec, checks: list[FileCheck]) -> Written:
-    """Writes the files again, up to the first that fails."""
+    """Rewrites the files, up to the first that fails."""
     for number in request.files:
         try:
             path = os.path.join(request.folder, f"new-{number}")
@@ -53,7 +53,7 @@ def rewrite_all(request: WriteFiles, spec: MigrateSpec, checks: list[FileCheck])
 
 
 def main() -> None:
-    """Judges all files, then writes those again that are asked for."""
+    """Checks all files, then rewrites those that are requested."""
     end_with_parent()
     outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to standard error

@@ -1,4 +1,4 @@
-"""The check on a file: which class it holds, and whether it fits the source that is imported."""
+"""Checks whether a saved model fits the imported source, and rewrites it so that it does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .formats import Safetensors, read_saved
 
 
 def check_file(file: SavedFile, spec: MigrateSpec) -> FileCheck:
-    """Whether a file fits the source that is imported, and if not, which keys would have to go and to come."""
+    """Whether a file fits the imported source, and if not, the keys to drop and to add."""
     try:
         saved = read_saved(file.path, spec.trust)
     except Safetensors as format_of_3_3_0:
@@ -48,7 +48,7 @@ def check_file(file: SavedFile, spec: MigrateSpec) -> FileCheck:
 
 
 def class_of(file: SavedFile) -> type | None:
-    """The class of a saved model, as its name, its folder or the user tells it; None where nothing does."""
+    """The class of a saved model according to the user, its folder or its name; None if none of them has it."""
     claimed = file.claimed
     if claimed and claimed.lower() != WRAPPER:
         model_class = model_class_named(claimed)
@@ -60,10 +60,10 @@ def class_of(file: SavedFile) -> type | None:
 
 
 def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | None:
-    """The one class of this release whose instance has the keys of the file, but for unused ones.
+    """The only class of this release whose instances have the keys of the file, except for unused ones.
 
-    None where several have exactly those. Raises Refusal where there is none, or the class would decide what becomes of
-    the file: a NBEATS without `out` has the keys of a NBEATSx.
+    None if several classes have exactly these keys. Raises Refusal if no class has them, or if the changes depend on
+    the class: a NBEATSx without `out` has the keys of a NBEATS.
     """
     fitting = {}
     for name, model_class in sorted(model_classes().items()):
@@ -83,7 +83,7 @@ def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | No
 
 
 def confirm_unused(file: SavedFile, check: FileCheck, spec: MigrateSpec) -> FileCheck:
-    """The check, if the patched source, which must be imported now, has none of the keys to be added."""
+    """The same result, if the patched source, which must be imported, has none of the keys to add."""
     used = check.added
     if spec.patched is not None:
         model_class = model_class_named(check.model or "")
@@ -98,13 +98,13 @@ def confirm_unused(file: SavedFile, check: FileCheck, spec: MigrateSpec) -> File
 
 
 def rewrite(file: SavedFile, check: FileCheck, path: str, trust: bool) -> None:
-    """Writes a file that fits to a new path, reads it again and holds it against the old one.
+    """Writes a file that fits to a new path, reads it back and compares it with the old one.
 
-    Raises Refusal where it cannot be made, or did not come out right.
+    Raises Refusal if it cannot be written, or differs in anything else than the keys to drop and add.
     """
     saved = read_saved(file.path, trust)
     model_class = model_class_named(check.model or "")
-    assert model_class is not None, "the class was found before"
+    assert model_class is not None, "the file was checked"
     built = built_like(saved, model_class)
     saved.write(path, migrated_state(saved.state, built.state_dict()), migrated_optimizers(built, saved, check.dropped))
     again = read_saved(path, trust)
@@ -115,7 +115,7 @@ def rewrite(file: SavedFile, check: FileCheck, path: str, trust: bool) -> None:
 
 
 def same_bits(one: Any, other: Any) -> bool:
-    """Whether two tensors are the same, not-a-number included."""
+    """Whether two tensors are bit-identical, NaN included."""
     import torch
 
     if one.dtype != other.dtype or one.shape != other.shape:

@@ -1,4 +1,4 @@
-"""A saved model held against a fresh instance of its class: which keys are too many, and which too few."""
+"""Compares a saved model with a new instance of its class, and converts its state for that instance."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 from ..source import release
 from . import Refusal, listed, one_line
 
-# Building this model downloads a language model whose name is in the file.
+# The constructor of this model downloads a language model that the file names
 NOT_BUILT = "TimeLLM"
-# A model that saves not itself but the model that it wraps.
+# A model that saves the model that it wraps instead of itself
 WRAPPER = "hint"
 
 
 def model_class_named(name: str) -> type | None:
-    """The model class that goes by this name, be it as neuralforecast's own files have it (`autotft`)."""
+    """The model class of this name, which may be one that neuralforecast uses in its files, such as `autotft`."""
     own = getattr(importlib.import_module("neuralforecast.core"), "MODEL_FILENAME_DICT", {})
     return dict(own, **model_classes()).get(name.lower())
 
 
 def model_classes() -> dict[str, type]:
-    """The models of this release, by their names in lower case."""
+    """The models of this release by name in lower case."""
     models = importlib.import_module("neuralforecast.models")
     return {each.lower(): value for each, value in vars(models).items() if inspect.isclass(value)}
 
 
 def built_like(saved: Any, model_class: type) -> Any:
-    """A fresh instance of a class with the hyper-parameters of a file."""
+    """A new instance of the class with the hyperparameters of a file."""
     try:
-        # a constructor may keep, and change, what it is given
+        # a copy, because constructors may change their arguments
         return model_class(**copy.deepcopy(dict(saved.hyper_parameters)))
     except Exception as error:
         raise Refusal(
@@ -46,7 +46,7 @@ def built_like(saved: Any, model_class: type) -> Any:
 def changed_keys(
     model_class: type, saved: Any, built: Any, unused: dict[str, tuple[str, ...]]
 ) -> tuple[list[str], list[str]]:
-    """The keys to drop and the keys to add, all declared unused. Raises Refusal where anything else does not fit."""
+    """The keys to drop and the keys to add, all of unused parameters. Raises Refusal if anything else differs."""
     patterns = [pattern for each in model_class.__mro__ for pattern in unused.get(each.__name__, ())]
 
     def unexplained(keys: list[str]) -> list[str]:
@@ -70,16 +70,16 @@ def changed_keys(
 
 
 def shape_of(value: Any) -> Any:
-    """The shape of a tensor as a list; None for anything else that a state may hold."""
+    """The shape of a tensor as a list; None for other values of a state dict."""
     return list(value.shape) if hasattr(value, "shape") else None
 
 
 def migrated_state(saved: Any, built: Any) -> Any:
-    """The tensors of `built`, in its order; those that `saved` has, from there."""
+    """The state dict `built`, with the tensors of `saved` for all keys that both have."""
     state: Any = type(built)() if isinstance(saved, collections.OrderedDict) else {}
     for key, tensor in built.items():
         state[key] = saved[key] if key in saved else tensor.detach().clone()
-    if hasattr(saved, "_metadata"):  # torch's versions of the modules
+    if hasattr(saved, "_metadata"):  # the versions of the modules
         state._metadata = type(built._metadata)(
             (name, saved._metadata.get(name, version)) for name, version in built._metadata.items()
         )
@@ -87,8 +87,8 @@ def migrated_state(saved: Any, built: Any) -> Any:
 
 
 def migrated_optimizers(model: Any, saved: Any, dropped: Iterable[str]) -> list[dict[str, Any]]:
-    """The states of the optimizers of a file, for the parameters that the instance has."""
-    # a state lists parameters in the order in which the model does, buffers in between
+    """The states of a file's optimizers, converted for the parameters of the model."""
+    # a state dict has the parameters in the order of the model, with buffers in between
     built = [name for name, _ in model.named_parameters()]
     own = {*built, *dropped}
     parameters = [key for key in saved.state if key in own]
@@ -96,11 +96,10 @@ def migrated_optimizers(model: Any, saved: Any, dropped: Iterable[str]) -> list[
 
 
 def migrated_optimizer(optimizer: dict[str, Any], saved: list[str], built: list[str], state: Any) -> dict[str, Any]:
-    """The state of an optimizer for other parameters.
+    """The state of an optimizer, converted from the parameters `saved` to the parameters `built`, both in order.
 
-    Its entries go by the position of a parameter among those of the model. `saved` and `built` are the names of the
-    parameters, in order; `state` are the tensors of the model by name. A parameter that is new has no entry: optimizers
-    make it when the first gradient comes, which an unused parameter never sees.
+    Its entries are numbered like the parameters of the model. `state` is the saved state dict. An added parameter gets
+    no entry: optimizers create it at the first gradient, which an unused parameter never gets.
     """
     groups = optimizer["param_groups"]
     positions = [position for group in groups for position in group["params"]]

@@ -1,4 +1,4 @@
-"""The formats in which models are saved: detected, read and written."""
+"""Detects the format of a saved model, reads it, and writes it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LARGEST_HEADER_BYTES = 100000000  # of a safetensors file, as the format itself 
 
 
 class Safetensors(Exception):
-    """A file is in the format of neuralforecast 3.3.0 and later, in which no patch takes parameters away."""
+    """The file has the format of neuralforecast 3.3.0 and later, of whose models no patch removes parameters."""
 
 
 def read_saved(path: str, trust: bool) -> TorchFile:
-    """The model that a file holds. The first bytes identify the format, as in neuralforecast itself.
+    """The model in a file, whose first bytes identify the format, as in neuralforecast itself.
 
-    Raises Safetensors for a file that is not read.
+    Raises Safetensors for that format, which is not read, and Refusal for other files that are no models.
     """
     with open(path, "rb") as file:
         head = file.read(len(GIT_LFS))
@@ -31,7 +31,7 @@ def read_saved(path: str, trust: bool) -> TorchFile:
     if head.startswith(GIT_LFS):
         raise Refusal("is a pointer of Git LFS and not the model itself; `git lfs pull` fetches it")
     header = struct.unpack("<Q", head[:8])[0] if len(head) >= 9 else 0
-    # first, as the length of a header may begin like a pickle
+    # checked first, because the length of a header may begin like a pickle
     if 0 < header <= LARGEST_HEADER_BYTES and head[8:9] == b"{":
         if 8 + header > size:
             raise Refusal("is truncated: its header alone is longer than the file")
@@ -58,13 +58,13 @@ class TorchFile:
         self.optimizers = self.content.get("optimizer_states") or []
 
     def write(self, path: str, state: Any, optimizers: list[dict[str, Any]]) -> None:
-        """Writes this file with another state and other optimizers, and all else as it is."""
+        """Writes this file with another state dict and other optimizers, and everything else unchanged."""
         import torch
 
         content = dict(self.content, state_dict=state)
         if self.optimizers:
             content["optimizer_states"] = optimizers
-        buffer = io.BytesIO()  # torch makes a RuntimeError of a full disk
+        buffer = io.BytesIO()  # because torch raises a RuntimeError if the disk is full
         torch.save(content, buffer)
         with open(path, "xb") as file:
             file.write(buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote without running code of the file."""
+"""Reads files of `torch.save` without executing code that they name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..source import numbers_of, release
 from . import Refusal, one_line
 from .fitting import NOT_BUILT
 
-# The first torch whose restricted unpickler takes an object together with the name that stands for it.
+# The first torch whose restricted unpickler can map a name to another object
 FIRST_TORCH_THAT_RESTRICTS = (2, 6)
 LOSSES = "neuralforecast.losses.pytorch"
 SCALERS = "neuralforecast.common._scalers"
-# What Lightning's hyper-parameters are, wherever a release of Lightning keeps it.
+# The modules of the class of Lightning's hyperparameters, by release
 ATTRIBUTE_DICTS = (
     "lightning_fabric.utilities.data",
     "lightning.fabric.utilities.data",
@@ -31,7 +31,7 @@ ACTIVATIONS = ("elu", "gelu", "leaky_relu", "relu", "selu", "sigmoid", "silu", "
 
 
 def unpickle(path: str, trust: bool) -> Any:
-    """What `torch.save` wrote, its tensors on the CPU; without trust, by an unpickler that runs no code of the file."""
+    """The content of a file of `torch.save`, with tensors on the CPU. Only with `trust` may it execute code."""
     import torch
 
     try:
@@ -45,20 +45,23 @@ def unpickle(path: str, trust: bool) -> Any:
     except pickle.UnpicklingError as error:
         raise refusal_of_pickle(error) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a place beyond the end of the file gives
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # raised for a position beyond the end
             raise
         raise Refusal("is damaged or truncated, or no file of torch: " + one_line(error)) from error
 
 
 def unpickle_with_torch(path: str, allowed: dict[str, Any]) -> Any:
-    """What torch's restricted unpickler reads. It fills no dictionaries but three kinds, so others begin as one."""
+    """The content according to torch's restricted unpickler.
+
+    It fills only three kinds of dictionaries, so Lightning's is read as one of them and converted afterwards.
+    """
     import torch
 
     attribute_dict = dictionary_of_lightning()
     begun: list[Any] = []
 
     class Begun:
-        """Makes what becomes an AttributeDict in the end."""
+        """Creates what becomes an AttributeDict afterwards."""
 
         def __new__(cls) -> Any:
             begun.append(collections.Counter())
@@ -73,7 +76,7 @@ def unpickle_with_torch(path: str, allowed: dict[str, Any]) -> Any:
 
 
 def restricted_pickle_module(allowed: dict[str, Any]) -> Any:
-    """A stand-in for the module `pickle`, for releases of torch that cannot restrict their own."""
+    """A replacement for the module `pickle`, for releases of torch whose unpickler cannot be restricted."""
     import torch
 
     own = [collections.OrderedDict, set, torch.Size, torch.device, torch.Tensor, torch.nn.Parameter]
@@ -97,14 +100,14 @@ def restricted_pickle_module(allowed: dict[str, Any]) -> Any:
 
 
 def refusal_of_pickle(error: Exception) -> Refusal:
-    """What to say when an unpickler refuses a file, after the name that it gives."""
+    """The reason why an unpickler refuses a file."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found is not None:
         module_name, _, name = found.group(1).rpartition(".")
         if module_name.startswith("neuralforecast.") and not hasattr(sys.modules.get(module_name), name):
             return Refusal(f"holds `{found.group(1)}`, which neuralforecast {release()} does not have")
     elif "reduce" not in str(error) and "new object" not in str(error):
-        # torch says a lot before that
+        # the part of torch's long message that names the problem
         words = str(error).rpartition("WeightsUnpickler error: ")[2].strip().split("\n")[0]
         return Refusal("is damaged, or no file that torch.save wrote: " + words)
     what = "a function that it makes itself" if found is None else f"`{found.group(1)}`"
@@ -112,11 +115,11 @@ def refusal_of_pickle(error: Exception) -> Refusal:
 
 
 def allowed_globals() -> dict[str, Any]:
-    """What a pickle may name, by the name that it uses: classes and functions of which no harm can come.
+    """The harmless classes and functions that a pickle may name, by the name that it uses.
 
-    The losses with their helpers, which only calculate; modules, distributions, optimizers and schedulers; what numpy
-    needs for numbers; Lightning's dictionary and callbacks. A callback holds the file system of this machine
-    and, once a fit has begun, methods of the model, and so the whole model.
+    These are losses and their helpers, modules, distributions, optimizers, schedulers, numbers of numpy, and
+    Lightning's dictionary and callbacks. A callback refers to the local file system and, once a fit has started, to
+    methods of the model.
     """
     import numpy
     import pytorch_lightning
@@ -156,20 +159,20 @@ def allowed_globals() -> dict[str, Any]:
 
 
 def classes_of(module: Any, base: type) -> list[type]:
-    """The classes that a module offers as its own."""
+    """The subclasses of `base` that a module defines."""
     found = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, base)]
     return [value for value in found if value.__module__.startswith(module.__name__)]
 
 
 def encode_latin1(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, for what protocol 2 uses it for: bytes."""
+    """Replaces `_codecs.encode`, which protocol 2 uses for bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError("GLOBAL _codecs.encode is not allowed for " + encoding)
     return text.encode("latin1")
 
 
 def get_harmless_method(owner: Any, name: str) -> Any:
-    """`getattr`, for what it is used for: a loss that keeps a method of its own (3.0), a callback one of the model."""
+    """Replaces `getattr`, for losses that refer to their own methods (3.0) and callbacks to those of the model."""
     import pytorch_lightning
 
     method = inspect.getattr_static(type(owner), name, None)
@@ -181,7 +184,7 @@ def get_harmless_method(owner: Any, name: str) -> Any:
 
 
 def make_local_file_system(kind: Any, arguments: Any, options: Any) -> Any:
-    """`fsspec.spec.make_instance`, for the file system in a ModelCheckpoint: that of this machine, and no other."""
+    """Replaces `fsspec.spec.make_instance`, for the local file system in a ModelCheckpoint."""
     from fsspec.implementations.local import LocalFileSystem
 
     if kind is not LocalFileSystem:
@@ -190,7 +193,7 @@ def make_local_file_system(kind: Any, arguments: Any, options: Any) -> Any:
 
 
 def dictionary_of_lightning() -> type:
-    """The class of hyper-parameters in the installed Lightning."""
+    """The class of hyperparameters in the installed Lightning."""
     import pytorch_lightning
 
     return type(pytorch_lightning.LightningModule().hparams)
