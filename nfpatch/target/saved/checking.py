@@ -77,8 +77,8 @@ def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | No
         return None
     fits = "several: " + listed(sorted(each.__name__ for each in fitting)) if fitting else "none"
     raise Refusal(
-        f"does not tell the class of its model; of those that neuralforecast {release()} has, it fits {fits}. "
-        "Say which it is: `--model CLASS`"
+        f"does not name the class of its model; of those in neuralforecast {release()}, it fits {fits}. "
+        "Name the class with `--model CLASS`"
     )
 
 
@@ -111,7 +111,7 @@ def rewrite(file: SavedFile, check: FileCheck, path: str, trust: bool) -> None:
     built_like(again, model_class).load_state_dict(again.state, strict=True)
     changed = [key for key in again.state if key in saved.state and not same_bits(again.state[key], saved.state[key])]
     if changed or len(again.optimizers) != len(saved.optimizers):
-        raise Refusal("did not come out right when it was written again: " + listed(changed or ["optimizer_states"]))
+        raise Refusal("was not rewritten correctly: " + listed(changed or ["optimizer_states"]))
 
 
 def same_bits(one: Any, other: Any) -> bool:
