@@ -43,17 +43,6 @@ class Migration:
     exit_code: int = 0
     backup: Optional[Path] = None
 
-    @property
-    def in_words(self) -> str:
-        """The model, with the numbers of keys that were dropped and added."""
-        changes = [
-            f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {verb}"
-            for keys, verb in ((self.dropped, "dropped"), (self.added, "added"))
-            if keys
-        ]
-        note = [self.detail] if self.state == "already-fits" and self.detail else []
-        return ": ".join(filter(None, [self.model or "", ", ".join(changes + note)]))
-
     def to_json(self) -> dict[str, object]:
         """An element of `files` in the JSON document."""
         return {
@@ -196,7 +185,7 @@ def _check_imported(imported: Imported, install: Install) -> None:
 
 
 def _outcome_of(file: ModelFile, check: FileCheck) -> Migration:
-    """The result of the check in the target interpreter; "migrated" if the file must be rewritten."""
+    """The result according to the target interpreter; "migrated" if the file must be rewritten."""
     state: MigrationState = "migrated" if check.state == "misfit" else "already-fits"
     outcome = Migration(file.path, state, check.model, check.dropped, check.added, check.detail)
     if check.state == "refused":
@@ -249,7 +238,7 @@ def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: boo
 
 
 def _failure(path: Path, written: Written) -> BaseException:
-    """The error because of which a new file could not be written."""
+    """The error that prevented a new file."""
     if written.errno is not None:
         return to_environment_error(OSError(written.errno, os.strerror(written.errno), str(path)))
     return _reason(path, written.detail, "content")
