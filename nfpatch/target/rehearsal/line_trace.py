@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Callable
 
 from ..events import Step
-from .own_code import is_users, nodes_in
+from .own_code import is_user_file, syntax_nodes
 
 LONGEST = 500
 LONGEST_VALUE = 60
@@ -53,7 +53,7 @@ class LineTrace:
     def is_own(self, file: str) -> bool:
         """Whether this is a file of the user's, and neither of Python nor of an installed package."""
         if file not in self._conditions:
-            self._conditions[file] = conditions_in(file) if is_users(file) else None
+            self._conditions[file] = conditions_in(file) if is_user_file(file) else None
         return self._conditions[file] is not None
 
     def look_at(self, what: str) -> None:
@@ -81,7 +81,7 @@ class LineTrace:
 def conditions_in(file: str) -> dict[int, list[ast.AST]]:
     """The conditions of a source file, by the line on which their statement begins."""
     found: dict[int, list[ast.AST]] = {}
-    for node in nodes_in(file):
+    for node in syntax_nodes(file):
         if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
             found.setdefault(node.lineno, []).append(node.test)
     return found

@@ -21,7 +21,7 @@ PYTHON = tuple(
 TRAINERS = ("neuralforecast", "pytorch_lightning", "lightning", "lightning_fabric")
 
 
-def is_users(file: str) -> bool:
+def is_user_file(file: str) -> bool:
     """Whether a source file is the user's, and neither of Python nor of an installed package."""
     path = os.path.abspath(file)
     return (
@@ -48,7 +48,7 @@ def place_in_own_code() -> str:
     What other packages do, they do for what calls them, but for neuralforecast and Lightning.
     """
     for frame, line in walk_stack(sys._getframe(1)):
-        if is_users(frame.f_code.co_filename):
+        if is_user_file(frame.f_code.co_filename):
             return f"{os.path.abspath(frame.f_code.co_filename)}:{line}"
         if str(frame.f_globals.get("__name__")).partition(".")[0] in TRAINERS:
             return ""
@@ -74,7 +74,7 @@ def replaced_methods(functions: Iterable[str], models: Iterable[Any]) -> Iterato
         for each in owners:
             found = getattr(each, method, None)
             code = code_of(found)
-            if code is not None and is_users(code.co_filename) and not calls_original(found, method):
+            if code is not None and is_user_file(code.co_filename) and not calls_original(found, method):
                 yield MethodReplaced(function, os.path.abspath(code.co_filename), code.co_firstlineno)
 
 
@@ -98,7 +98,7 @@ def calls_original(function: Any, method: str) -> bool:
         kept = []
     kept += [inner.__globals__.get(name) for name in code.co_names]
     codes = [code_of(value) for value in kept if callable(value)]
-    return any(each is not None and each.co_name == method and not is_users(each.co_filename) for each in codes)
+    return any(each is not None and each.co_name == method and not is_user_file(each.co_filename) for each in codes)
 
 
 def own_layers(model: Any, unused: Iterable[str]) -> list[OwnLayerUnused]:
@@ -106,7 +106,7 @@ def own_layers(model: Any, unused: Iterable[str]) -> list[OwnLayerUnused]:
     names = list(unused)
     found: dict[tuple[str, str], OwnLayerUnused] = {}
     for name in names:
-        made = layer_in_own_class(model, whole_layer(model, name, set(names)))
+        made = layer_of_own_class(model, outermost_unused_path(model, name, set(names)))
         if made is None:
             continue
         layer, owner, file, line = made
@@ -116,7 +116,7 @@ def own_layers(model: Any, unused: Iterable[str]) -> list[OwnLayerUnused]:
     return list(found.values())
 
 
-def whole_layer(model: Any, name: str, unused: set[str]) -> list[str]:
+def outermost_unused_path(model: Any, name: str, unused: set[str]) -> list[str]:
     """The path of the outermost module with this parameter that has none but unused ones; else the parameter's own."""
     path = name.split(".")
     trained = [each for each, parameter in model.named_parameters() if parameter.requires_grad and each not in unused]
@@ -126,7 +126,7 @@ def whole_layer(model: Any, name: str, unused: set[str]) -> list[str]:
     return path
 
 
-def layer_in_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int] | None:
+def layer_of_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int] | None:
     """What a class of the user's calls the layer at this path, the class, and file and line; None if none makes it."""
     for length in range(len(path) - 1, -1, -1):
         owner = model
@@ -137,13 +137,13 @@ def layer_in_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int]
             line = None if file is None else line_of_attribute(file, each.__qualname__, path[length])
             if file is None or line is None:
                 continue
-            if is_users(file):
-                return expression(path[length:]), each.__qualname__, os.path.abspath(file), line
+            if is_user_file(file):
+                return layer_expression(path[length:]), each.__qualname__, os.path.abspath(file), line
             break  # the layer of a library, as a weight of `Linear`: what it belongs to is looked at next
     return None
 
 
-def nodes_in(file: str) -> Iterator[ast.AST]:
+def syntax_nodes(file: str) -> Iterator[ast.AST]:
     """The nodes of a source file's syntax tree; none if it cannot be read or parsed."""
     try:
         with open(file, "rb") as source:
@@ -157,7 +157,7 @@ def nodes_in(file: str) -> Iterator[ast.AST]:
 def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
     """The line on which a class assigns an attribute of its instances; None if it does not."""
     name = class_name.rpartition(".")[2]
-    classes = [node for node in nodes_in(file) if isinstance(node, ast.ClassDef) and node.name == name]
+    classes = [node for node in syntax_nodes(file) if isinstance(node, ast.ClassDef) and node.name == name]
     lines = [
         node.lineno
         for each in classes
@@ -167,6 +167,6 @@ def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
     return min(lines, default=None)
 
 
-def expression(path: list[str]) -> str:
+def layer_expression(path: list[str]) -> str:
     """The layer at this path as a method of its owner names it."""
     return "self" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path)

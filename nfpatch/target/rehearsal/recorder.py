@@ -16,7 +16,7 @@ from ..outcomes import message_of
 from ..process import print_stack_when_asked
 from . import VARIABLE
 from .line_trace import LineTrace
-from .own_code import is_users
+from .own_code import is_user_file
 
 # The rank that a process of the rehearsal is, for those that it starts: they are no ranks unless they have another.
 RANK_VARIABLE = "NFPATCH_REHEARSED_RANK"
@@ -60,7 +60,7 @@ class EventRecorder:
     def join_rank(self) -> None:
         """Makes this process its rank if it is a program that the script starts, and no worker of a library."""
         file = getattr(sys.modules.get("__main__"), "__file__", None)  # none with `-c`, nor where one is spawned
-        self.is_within = self.is_within and (file is None or is_users(file))
+        self.is_within = self.is_within and (file is None or is_user_file(file))
         self.is_rank = self.is_rank or self.is_within
 
     @property
