@@ -71,7 +71,7 @@ def is_search(model: Any) -> bool:
     return hasattr(model, "num_samples") and hasattr(model, "config")
 
 
-def is_on_gpus(arguments: dict[str, Any]) -> bool:
+def uses_gpus(arguments: dict[str, Any]) -> bool:
     """Whether a trainer takes GPUs, where there are any."""
     from pytorch_lightning import accelerators
 
@@ -89,7 +89,7 @@ def is_for_one_device(strategy: Any) -> bool:
     return isinstance(strategy, strategies.Strategy) and not isinstance(strategy, strategies.ParallelStrategy)
 
 
-def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
+def adapt_to_strategy(arguments: dict[str, Any]) -> list[str]:
     """Lets the strategy of a trainer have its own accelerator and device, in place; what was changed, in words.
 
     neuralforecast itself adds an accelerator and all devices where there are GPUs. What another trainer has made of a
@@ -121,7 +121,7 @@ def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -
     """
     count = recorder.spec.devices
     accelerator = arguments.get("accelerator")
-    changes = suited_to_strategy(arguments)
+    changes = adapt_to_strategy(arguments)
     if isinstance(accelerator, str) and accelerator not in (*ON_GPUS, "cpu"):
         changes.append(f"accelerator={accelerator!r} is taken for a GPU")
         arguments["accelerator"] = "gpu"
@@ -129,7 +129,7 @@ def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -
         return changes
     for name in DEVICE_COUNTS:
         asked = arguments.get(name)
-        is_all = not isinstance(asked, (list, tuple)) and asked in EVERY_DEVICE and is_on_gpus(arguments)
+        is_all = not isinstance(asked, (list, tuple)) and asked in EVERY_DEVICE and uses_gpus(arguments)
         if asked not in (None, count) and not is_all:
             changes.append(override(arguments, name, count))
     if "devices" not in arguments and "gpus" not in arguments:
@@ -173,14 +173,14 @@ def record_overrides(recorder: EventRecorder, changes: list[str]) -> None:
         recorder.write(OptionOverridden(what))
 
 
-def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
+def shorten(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a trainer for a rehearsal.
 
     Raises ValueError for a strategy that no CPU process can follow.
     """
     shorter = dict(arguments)
-    changes = suited_to_strategy(shorter)
-    refuse_without_gpus(shorter.get("strategy"))
+    changes = adapt_to_strategy(shorter)
+    refuse_gpu_strategy(shorter.get("strategy"))
     steps = recorder.spec.max_steps
     if steps is not None:
         asked = shorter.get("max_steps")
@@ -207,20 +207,20 @@ def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, A
     return shorter
 
 
-def refuse_without_gpus(strategy: Any) -> None:
+def refuse_gpu_strategy(strategy: Any) -> None:
     """Raises ValueError for a strategy that needs GPUs."""
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if any(word in name.lower() for word in NEEDS_GPUS):
         raise ValueError(f"strategy {name} needs GPUs, so that it cannot be rehearsed on the CPU")
 
 
-def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
+def single_process_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
     return {**arguments_less_processes(arguments, arguments_alone()), **quiet}
 
 
-def make_for_one_device(
+def record_one_device_error(
     recorder: EventRecorder, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]
 ) -> None:
     """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
@@ -242,15 +242,15 @@ def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], An
         if not recorder.calls:
             begin(self, *positional, **arguments)
             return
-        arguments = shortened(recorder, arguments)
+        arguments = shorten(recorder, arguments)
         if recorder.is_reference_run:
-            begin(self, *positional, **for_one_process(arguments))
+            begin(self, *positional, **single_process_arguments(arguments))
             return
         try:
             begin(self, *positional, **arguments)
         except Exception:
             if recorder.is_main and recorder.rank == 0:
-                make_for_one_device(recorder, trainer, begin, arguments)
+                record_one_device_error(recorder, trainer, begin, arguments)
             raise
         # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
         self.callbacks = [watcher(), *self.callbacks]
