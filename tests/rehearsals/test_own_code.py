@@ -272,7 +272,7 @@ def test_arguments_are_compared_by_content() -> None:
         pass
 
     def given(frame: Any, models: Any = ()) -> Any:
-        return arguments.options_and_data(fit, (None, frame), {"val_size": 6}, list(models))
+        return arguments.describe_arguments(fit, (None, frame), {"val_size": 6}, list(models))
 
     options, data = given(frame, [Model()])
     assert options == {"Model.h": "6", "Model.mlp_units": "[[8, 8]]", "Model.max_steps": "4", "val_size": "6"}

@@ -11,7 +11,7 @@ LONGEST = 80
 PLAIN = (int, float, str, list, tuple)
 
 
-def options_and_data(
+def describe_arguments(
     method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], models: list[Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """By name, the options of the models and of the call, and what of the call is data."""
@@ -22,13 +22,13 @@ def options_and_data(
     names = [type(model).__name__ for model in models]
     for number, (name, model) in enumerate(zip(names, models), 1):
         label = name if names.count(name) == 1 else f"{name} {number}"
-        described.update({f"{label}.{key}": value for key, value in own_options(model).items()})
+        described.update({f"{label}.{key}": value for key, value in options_of(model).items()})
     try:
         given = inspect.signature(method).bind(*arguments, **options).arguments
     except (TypeError, ValueError):
         return described, data
     for key, value in list(given.items())[1:]:  # without the forecaster
-        of_data, plain = data_in_words(value), in_words(value)
+        of_data, plain = describe_data(value), describe_value(value)
         if of_data is not None:
             data[key] = of_data
         elif plain is not None:
@@ -36,18 +36,18 @@ def options_and_data(
     return described, data
 
 
-def own_options(model: Any) -> dict[str, str]:
+def options_of(model: Any) -> dict[str, str]:
     """The options of a model, as far as they are plain values; of a search those of its configuration."""
     found: dict[str, Any] = dict(getattr(model, "hparams", None) or {})
     config = getattr(model, "config", None)
     if isinstance(config, dict):
         found.update(config)
     found.update(getattr(model, "trainer_kwargs", None) or {})
-    words = {str(key): in_words(value) for key, value in found.items()}
+    words = {str(key): describe_value(value) for key, value in found.items()}
     return {key: value for key, value in words.items() if value is not None}
 
 
-def in_words(value: Any) -> str | None:
+def describe_value(value: Any) -> str | None:
     """A plain value; of an object its class; None for what differs from process to process anyway."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -58,7 +58,7 @@ def in_words(value: Any) -> str | None:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
 
 
-def data_in_words(value: Any) -> str | None:
+def describe_data(value: Any) -> str | None:
     """The size of a frame, or of a dataset of neuralforecast, and a digest of what is in it, in whatever order."""
     table = value if hasattr(value, "columns") else getattr(value, "temporal", value)
     try:

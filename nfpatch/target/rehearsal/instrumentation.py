@@ -14,7 +14,7 @@ from ..frames import described
 from ..observing import digest_of
 from ..outcomes import raised_by
 from . import reference_run
-from .arguments import options_and_data
+from .arguments import describe_arguments
 from .files import watch_files
 from .line_trace import watch_lookups
 from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
@@ -89,7 +89,7 @@ def act_after(loader: Any, action: Callable[[ModuleType], None]) -> None:
 def watch_process(recorder: EventRecorder) -> None:
     """Records the start and the end of this process, and its files."""
     recorder.write(ProcessStarted(recorder.is_within))
-    recorder.watch_place()
+    recorder.enable_stack_dumps()
     watch_files(recorder)
     watch_lookups(recorder.trace)
     atexit.register(record_end, recorder)
@@ -154,7 +154,7 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
     file, line = place_in_script()
     number, subject = call.number, call.arguments[0] if call.arguments else None
     models = reference_run.models_of(subject)
-    options, data = options_and_data(call.method, call.arguments, call.options, models)
+    options, data = describe_arguments(call.method, call.arguments, call.options, models)
     labels = tuple(type(model).__name__ for model in models)
     steps = tuple(recorder.trace.steps)
     recorder.write(CallStarted(number, call.name, file, line, labels, search_of(models), options, data, steps))
@@ -175,7 +175,7 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
     trained = reference_run.models_of(subject)
     best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
     weights = tuple(digest_of(model) for model in best if hasattr(model, "named_parameters"))
-    chosen = tuple(chosen_by(model) for model in trained if hasattr(model, "results"))
+    chosen = tuple(describe_choice(model) for model in trained if hasattr(model, "results"))
     recorder.write(CallReturned(number, described(answer), weights, chosen))
     if has_reference_run(recorder, call, models):
         reference_run.replay_in_single_process(recorder, call, answer)
@@ -209,7 +209,7 @@ def search_of(models: list[Any]) -> str:
     return "" if not backends else "search" if "optuna" in backends else "ray-search"
 
 
-def chosen_by(model: Any) -> str:
+def describe_choice(model: Any) -> str:
     """The trial that a search has found best, with the number of trials."""
     results = model.results
     if hasattr(results, "best_trial"):

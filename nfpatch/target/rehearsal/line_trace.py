@@ -56,7 +56,7 @@ class LineTrace:
             self._conditions[file] = conditions_in(file) if is_user_file(file) else None
         return self._conditions[file] is not None
 
-    def look_at(self, what: str) -> None:
+    def add_seen(self, what: str) -> None:
         """Adds to the line under way what it looks at."""
         if self.steps and what not in self.steps[-1].seen:
             self.steps[-1] = replace(self.steps[-1], seen=(*self.steps[-1].seen, what))
@@ -74,7 +74,7 @@ class LineTrace:
             seen = values_in(conditions[line], frame) if line in conditions else ()
             self.steps.append(Step(os.path.abspath(file), line, frame.f_code.co_name, seen))
         elif event == "exception" and not issubclass(argument[0], (StopIteration, GeneratorExit)):
-            self.look_at(f"raises {argument[0].__name__}: {str(argument[1])[:LONGEST_MESSAGE]}")
+            self.add_seen(f"raises {argument[0].__name__}: {str(argument[1])[:LONGEST_MESSAGE]}")
         return self._on_line
 
 
@@ -94,11 +94,11 @@ def values_in(conditions: list[ast.AST], frame: FrameType) -> tuple[str, ...]:
         if isinstance(node, ast.Name):
             value = frame.f_locals.get(node.id, frame.f_globals.get(node.id, builtins))
             if isinstance(value, SIMPLE):
-                seen[f"{node.id} is {shown(value)}"] = None
+                seen[f"{node.id} is {short_repr(value)}"] = None
         elif isinstance(node, (ast.Call, ast.Subscript)):
             variable = variable_in(node)
             if variable is not None:
-                seen[f"{variable} in the environment is {shown(os.environ.get(variable))}"] = None
+                seen[f"{variable} in the environment is {short_repr(os.environ.get(variable))}"] = None
     return tuple(seen)
 
 
@@ -115,7 +115,7 @@ def variable_in(node: Any) -> str | None:
     return name if isinstance(name, str) and names & {"environ", "getenv"} else None
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in so many characters."""
     text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
@@ -134,10 +134,10 @@ def watch_lookups(trace: LineTrace) -> None:
     ]
     for owner, names in owners:
         for name in names:
-            setattr(owner, name, looking_up(trace, getattr(owner, name)))
+            setattr(owner, name, record_lookups(trace, getattr(owner, name)))
 
 
-def looking_up(trace: LineTrace, look: Callable[..., Any]) -> Callable[..., Any]:
+def record_lookups(trace: LineTrace, look: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose answers to the user's own code the trace sees."""
 
     @functools.wraps(look)
@@ -148,7 +148,7 @@ def looking_up(trace: LineTrace, look: Callable[..., Any]) -> Callable[..., Any]
             words = (
                 f"has {len(answer)} entries" if isinstance(answer, list) else "is there" if answer else "is not there"
             )
-            trace.look_at(f"{os.path.abspath(path)} {words}")
+            trace.add_seen(f"{os.path.abspath(path)} {words}")
         return answer
 
     return answered

@@ -229,7 +229,7 @@ def record_one_device_error(
         if own.get(name) == recorder.spec.devices:
             own[name] = 1
     number, _ = recorder.place()
-    with recorder.reference_errors(ReferenceMade(number, needs_gpus=True)):
+    with recorder.catch_reference_error(ReferenceMade(number, needs_gpus=True)):
         begin(trainer.__new__(trainer), **own)
 
 

@@ -81,14 +81,14 @@ class EventRecorder:
         self._file[1].write(event, rank)
 
     @contextmanager
-    def reference_errors(self, reference: ReferenceMade) -> Iterator[None]:
+    def catch_reference_error(self, reference: ReferenceMade) -> Iterator[None]:
         """Catches an exception, and records it as what one process raises."""
         try:
             yield
         except Exception as error:
             self.write(replace(reference, error=message_of(error)[:LONGEST_ERROR]))
 
-    def watch_place(self) -> None:
+    def enable_stack_dumps(self) -> None:
         """Makes the process tell where it is when it is asked. Lightning takes that away whenever it has run."""
         print_stack_when_asked(os.path.join(self.spec.out, f"stack-{os.getpid()}.txt"))
 

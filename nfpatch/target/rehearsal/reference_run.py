@@ -63,7 +63,7 @@ def single_process(recorder: EventRecorder) -> Iterator[None]:
     finally:
         recorder.is_reference_run = False
         restore_random_state(kept)
-        recorder.watch_place()
+        recorder.enable_stack_dumps()
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = 
     expected = None
     with ExitStack() as kept:
         kept.callback(recorder.trained.clear)
-        kept.enter_context(recorder.reference_errors(ReferenceMade(call.number)))
+        kept.enter_context(recorder.catch_reference_error(ReferenceMade(call.number)))
         for model in models_of(call.arguments[0]):
             kept.enter_context(restored_model(model))
         kept.enter_context(single_process(recorder))
@@ -135,7 +135,7 @@ def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
         return  # it is not known: the copy is ours
     recorder.trains_reference = True
     try:
-        with recorder.reference_errors(ReferenceMade(call.number)), single_process(recorder):
+        with recorder.catch_reference_error(ReferenceMade(call.number)), single_process(recorder):
             call.replay(twin)
     finally:
         recorder.trains_reference = False
@@ -162,7 +162,7 @@ def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any)
     reference = ReferenceMade(*recorder.place())
     trains, trained = model.training, weights_of(model)
     try:
-        with recorder.reference_errors(reference):
+        with recorder.catch_reference_error(reference):
             with restored_model(model), single_process(recorder):
                 start_from(model, recorder.validated or trained)
                 judge = pytorch_lightning.Trainer()

@@ -28,7 +28,7 @@ def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
         try:
             answer = fit(self, model, *arguments, **options)
         finally:
-            recorder.watch_place()
+            recorder.enable_stack_dumps()
         if recorder.is_main and recorder.rank == 0:
             reference_run.snapshot_training(recorder, self, model)
             reference_run.validate(recorder, self, model, options.get("datamodule"))
@@ -70,12 +70,12 @@ def watcher(recorder: EventRecorder | None = None) -> Any:
                     tensor.data = tensor.data.clone()
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
-            own.watch_place()
+            own.enable_stack_dumps()
             self.observation.begin()
             own.validated = None
 
         def on_predict_start(self, trainer: Any, module: Any) -> None:
-            own.watch_place()
+            own.enable_stack_dumps()
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
             super().on_validation_end(trainer, module)
