@@ -135,7 +135,7 @@ def wrap_method(recorder: EventRecorder, name: str, method: Callable[..., Any]) 
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
-        number = recorder.enter(name)
+        number = recorder.enter()
         if number == 0 and recorder.is_within:
             watch_process(recorder)
         try:

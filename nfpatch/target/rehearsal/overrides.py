@@ -239,7 +239,7 @@ def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], An
 
     @functools.wraps(begin)
     def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
-        if not recorder.calls:
+        if not recorder.depth:
             begin(self, *positional, **arguments)
             return
         arguments = shorten(recorder, arguments)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..event_file import EventFile
 from ..events import ReferenceMade, RehearsalSpec, decode
@@ -26,14 +26,6 @@ CALL_VARIABLE = "NFPATCH_REHEARSED_CALL"
 LONGEST_ERROR = 1000
 
 
-class Trained(NamedTuple):
-    """How a training ended: with these weights and metrics, and the streams of random numbers there."""
-
-    weights: dict[str, Any]
-    metrics: dict[str, Any]
-    random_state: Any
-
-
 class EventRecorder:
     """The recorder of this process, and of those that it forks."""
 
@@ -45,13 +37,13 @@ class EventRecorder:
         self.is_within = self.rank is not None and not self.is_rank and CALL_VARIABLE not in os.environ
         self.is_reference_run = False  # while one process is asked for what it gives
         self.trains_reference = False  # and while it is to train for that
-        self.calls: list[str] = []  # under way, the outermost first
+        self.depth = 0  # of the calls under way, which neuralforecast nests
         self.trace = LineTrace()
         self.replaced: set[Any] = set()  # what was recorded of methods that the script replaces
         self._next = 0
         self._pid = os.getpid()
         self._file: tuple[int, EventFile] | None = None
-        self.trained: list[Trained] = []  # the trainings of the call under way
+        self.trained: list[tuple[Any, ...]] = []  # the trainings of the call under way, each by its end
         self.validated: dict[str, Any] | None = None  # the weights at the last validation of the training under way
         if self.is_rank:
             os.environ[RANK_VARIABLE] = str(self.rank)
@@ -92,10 +84,10 @@ class EventRecorder:
         """Makes the process tell where it is when it is asked. Lightning takes that away whenever it has run."""
         print_stack_when_asked(os.path.join(self.spec.out, f"stack-{os.getpid()}.txt"))
 
-    def enter(self, name: str) -> int | None:
+    def enter(self) -> int | None:
         """Begins a call; its number if it is the script's own, None for one that neuralforecast makes."""
-        self.calls.append(name)
-        if len(self.calls) > 1 or not self.is_main or self.is_reference_run:
+        self.depth += 1
+        if self.depth > 1 or not self.is_main or self.is_reference_run:
             return None
         self.trace.stop()
         number, self._next = self._next, self._next + 1
@@ -104,8 +96,8 @@ class EventRecorder:
 
     def leave(self) -> None:
         """Ends the innermost call."""
-        self.calls.pop()
-        if not self.calls and self.is_main and not self.is_reference_run:
+        self.depth -= 1
+        if not self.depth and self.is_main and not self.is_reference_run:
             os.environ.pop(CALL_VARIABLE, None)
             self.trace.start()
 

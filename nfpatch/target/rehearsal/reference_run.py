@@ -17,7 +17,7 @@ from ..comparing import start_from, weights_of
 from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
 from ..observing import validation_loss_of
-from .recorder import EventRecorder, Trained
+from .recorder import EventRecorder
 
 
 def random_state() -> Any:
@@ -40,17 +40,17 @@ def restore_random_state(state: Any) -> None:
 
 def snapshot_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
     """Keeps what a training has come to until the call has ended."""
-    recorder.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
+    recorder.trained.append((weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
 def restore_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
     """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
     if not recorder.trained:
         raise LookupError("one process trains more often")
-    trained = recorder.trained.pop(0)
-    start_from(model, trained.weights)
-    restore_random_state(trained.random_state)
-    trainer._logger_connector._callback_metrics.update(trained.metrics)
+    weights, metrics, state = recorder.trained.pop(0)
+    start_from(model, weights)
+    restore_random_state(state)
+    trainer._logger_connector._callback_metrics.update(metrics)
 
 
 @contextmanager

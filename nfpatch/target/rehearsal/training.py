@@ -19,7 +19,7 @@ def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
 
     @functools.wraps(fit)
     def fitted(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
-        if not recorder.calls or recorder.trains_reference:
+        if not recorder.depth or recorder.trains_reference:
             return fit(self, model, *arguments, **options)
         if recorder.is_reference_run:
             reference_run.restore_training(recorder, self, model)
