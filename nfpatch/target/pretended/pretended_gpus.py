@@ -1,7 +1,4 @@
-"""GPUs for the eyes of Lightning and neuralforecast, each of which is the CPU.
-
-They show which way the code takes where there are GPUs, not what CUDA does.
-"""
+"""Makes Lightning and neuralforecast find GPUs, each of which is the CPU: for their code paths, without CUDA."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from unittest import mock
 
 
 def pretend(count: int) -> Callable[[], None]:
-    """Lets Lightning find so many GPUs, or as many of them as CUDA_VISIBLE_DEVICES leaves. Gives what undoes it."""
+    """Makes Lightning find `count` GPUs, or those in CUDA_VISIBLE_DEVICES; returns a function that undoes it."""
     import torch
     from pytorch_lightning import accelerators
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     def gpus() -> int:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # which ray sets for an actor
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # ray sets it for an actor
         return len(visible.split(",")) if visible else count
 
     def parsed(devices: Any) -> list[int]:
@@ -34,7 +31,7 @@ def pretend(count: int) -> Callable[[], None]:
 
     changes: list[tuple[Any, str, Any]] = [(torch.cuda, "device_count", gpus)]
     accelerator = getattr(accelerators, "CUDAAccelerator", None)
-    if accelerator is None:  # Lightning before 1.7, with which neuralforecast asks torch
+    if accelerator is None:  # Lightning before 1.7, where neuralforecast uses torch's function
         accelerator = accelerators.GPUAccelerator
         changes.append((torch.cuda, "is_available", lambda: True))
     own = {

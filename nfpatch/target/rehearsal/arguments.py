@@ -1,4 +1,4 @@
-"""What a call of neuralforecast is given, in words that can be compared between ranks."""
+"""Describes the arguments of a call of neuralforecast, so that they can be compared between ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import Any, Callable
 
-# Beyond so many characters a value is compared, and not shown
+# Longer values are cut, with a digest for the comparison
 LONGEST = 80
 PLAIN = (int, float, str, list, tuple)
 
@@ -14,7 +14,7 @@ PLAIN = (int, float, str, list, tuple)
 def describe_arguments(
     method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], models: list[Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """By name, the options of the models and of the call, and what of the call is data."""
+    """The options of the models and of the call, and the data of the call, by name."""
     import inspect
 
     described: dict[str, str] = {}
@@ -37,7 +37,7 @@ def describe_arguments(
 
 
 def options_of(model: Any) -> dict[str, str]:
-    """The options of a model, as far as they are plain values; of a search those of its configuration."""
+    """The options of a model, and of the configuration of a search, that are plain values."""
     found: dict[str, Any] = dict(getattr(model, "hparams", None) or {})
     config = getattr(model, "config", None)
     if isinstance(config, dict):
@@ -48,7 +48,7 @@ def options_of(model: Any) -> dict[str, str]:
 
 
 def describe_value(value: Any) -> str | None:
-    """A plain value; of an object its class; None for what differs from process to process anyway."""
+    """A plain value as text; None for objects, whose text differs between processes anyway."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     first = value[0] if isinstance(value, (list, tuple)) and value else ""
@@ -59,7 +59,7 @@ def describe_value(value: Any) -> str | None:
 
 
 def describe_data(value: Any) -> str | None:
-    """The size of a frame, or of a dataset of neuralforecast, and a digest of what is in it, in whatever order."""
+    """The size of a frame or dataset of neuralforecast, with a digest of its rows in any order; None for others."""
     table = value if hasattr(value, "columns") else getattr(value, "temporal", value)
     try:
         if hasattr(table, "hash_rows"):  # polars
@@ -73,10 +73,10 @@ def describe_data(value: Any) -> str | None:
         if table is not value and hasattr(table, "numpy"):
             return f"{len(table)} rows ({digest(table.numpy().tobytes())})"
     except Exception:
-        return None  # it is not known
+        return None
     return None
 
 
 def digest(content: bytes) -> str:
-    """The first characters of a SHA-256."""
+    """The first 8 hex digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:8]

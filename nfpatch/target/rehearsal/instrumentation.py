@@ -1,4 +1,4 @@
-"""The calls of neuralforecast in a script, each recorded with where it is made, what it trains and how it ends."""
+"""Records the calls of neuralforecast in a script: their places, arguments, models, and results or exceptions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .own_code import place_in_script, replaced_methods
 from .recorder import EventRecorder, recorder_from_environment
 from .training import watcher, wrap_fit, wrap_stopping
 
-# By module: the forecaster, what searches, and models, which a script may use without a forecaster
+# By module: the forecaster, searches, and models, which a script may use without a forecaster
 CLASSES = {
     "neuralforecast.core": "NeuralForecast",
     "neuralforecast.common._base_auto": "BaseAuto",
@@ -35,12 +35,12 @@ CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "
 MODEL_CALLS = ("fit", "predict")
 # How much of an exception is recorded
 LONGEST_MESSAGE, LAST_FRAMES = 4000, 30
-# Calls that give forecasts, which one process can be asked for as well
+# Calls that return forecasts, which a single-process reference can make too
 CALLS_WITH_REFERENCE = ("predict", "predict_insample", "cross_validation")
 
 
 def install_hooks() -> None:
-    """Watches this process, which has just started."""
+    """Installs all hooks in this process, which has just started."""
     recorder = recorder_from_environment()
     if recorder.rank is None:
         return
@@ -56,16 +56,16 @@ def install_hooks() -> None:
 
 
 class AfterImport:
-    """A finder of modules that finds none itself, and lets an action see each module of these names once it is there.
+    """A finder for `sys.meta_path` that calls the action for a module after its import.
 
-    It stands first in `sys.meta_path`. The module keeps the loader that it would have had.
+    It must be the first finder. The module keeps the loader that another finder returns.
     """
 
     def __init__(self, actions: dict[str, Callable[[ModuleType], None]]) -> None:
         self._actions = actions
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The specification of a module of these names; None for all others, which the next finder is asked for."""
+        """The spec of a module that has an action; None for others, which the next finder finds."""
         if name not in self._actions:
             return None
         finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
@@ -76,7 +76,7 @@ class AfterImport:
 
 
 def act_after(loader: Any, action: Callable[[ModuleType], None]) -> None:
-    """Makes this loader, which is one module's own, call the action when it has run the module."""
+    """Makes a loader, which belongs to one module, call the action after it has executed the module."""
     run = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
@@ -87,7 +87,7 @@ def act_after(loader: Any, action: Callable[[ModuleType], None]) -> None:
 
 
 def watch_process(recorder: EventRecorder) -> None:
-    """Records the start and the end of this process, and its files."""
+    """Records the start and the end of this process, and the files that it writes."""
     recorder.write(ProcessStarted(recorder.is_within))
     recorder.enable_stack_dumps()
     watch_files(recorder)
@@ -96,16 +96,16 @@ def watch_process(recorder: EventRecorder) -> None:
 
 
 def record_end(recorder: EventRecorder) -> None:
-    """Records that the process ends by itself."""
+    """Records that the process exits by itself."""
     if recorder.is_main:
         recorder.trace.stop()
-        error = getattr(sys, "last_value", None)  # what nothing has caught
+        error = getattr(sys, "last_value", None)  # the uncaught exception
         words = "" if error is None else f"{type(error).__name__}: {error}"[:1000]
         recorder.write(ProcessEnded(tuple(recorder.trace.steps), words))
 
 
 def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
-    """Shortens and watches each trainer."""
+    """Shortens and observes each trainer."""
     pretend_gpus(recorder)
     wrap_trainer(recorder, module.Trainer, functools.partial(watcher, recorder))
     wrap_fit(recorder, module.Trainer)
@@ -113,7 +113,7 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
 
 
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:
-    """Records which neuralforecast it is, and traces the script from here on."""
+    """Records which neuralforecast was imported, and starts to trace the script."""
     recorder.write(SourceImported(module.__file__))
     recorder.join_rank()
     if recorder.is_main:
@@ -121,7 +121,7 @@ def record_source(recorder: EventRecorder, module: ModuleType) -> None:
 
 
 def watch_class(recorder: EventRecorder, module: ModuleType) -> None:
-    """Watches those methods of the class of a module that it has itself."""
+    """Wraps those methods of the class of a module that it defines itself."""
     owner = getattr(module, CLASSES[module.__name__])
     for name in CALLS if owner.__name__ == "NeuralForecast" else MODEL_CALLS:
         method = owner.__dict__.get(name)
@@ -131,7 +131,7 @@ def watch_class(recorder: EventRecorder, module: ModuleType) -> None:
 
 
 def wrap_method(recorder: EventRecorder, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, which records each call that the script makes of it."""
+    """The method, which records the calls that the script makes."""
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
@@ -150,7 +150,7 @@ def wrap_method(recorder: EventRecorder, name: str, method: Callable[..., Any]) 
 
 
 def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
-    """What a call of the script's gives; how it goes is recorded."""
+    """Makes a call of the script, and records its start, its result or exception, and its single-process reference."""
     file, line = place_in_script()
     number, subject = call.number, call.arguments[0] if call.arguments else None
     models = reference_run.models_of(subject)
@@ -173,7 +173,7 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
             record_single_process_error(recorder, call, models)
         raise
     trained = reference_run.models_of(subject)
-    best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
+    best = [getattr(model, "model", model) for model in trained]  # the best model of a search
     weights = tuple(digest_of(model) for model in best if hasattr(model, "named_parameters"))
     chosen = tuple(describe_choice(model) for model in trained if hasattr(model, "results"))
     recorder.write(CallReturned(number, described(answer), weights, chosen))
@@ -183,9 +183,9 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
 
 
 def record_single_process_error(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> None:
-    """Records whether a call that has failed is refused to one process as well.
+    """Records the exception of a single process for a call that failed, if it raises one too.
 
-    Of a search through ray it is not known, as its trials train elsewhere.
+    Searches through ray are left out, because their trials train in other processes.
     """
     if call.name.endswith(".load") or (has_reference_run(recorder, call, models) and not recorder.trained):
         reference_run.replay_in_single_process(recorder, call)
@@ -194,7 +194,7 @@ def record_single_process_error(recorder: EventRecorder, call: reference_run.Cal
 
 
 def has_reference_run(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> bool:
-    """Whether one process can be asked for what this call gives: forecasts, and no search on the way to them."""
+    """Whether a single process can make this call again: it returns forecasts, and does not search for models."""
     name = call.name.partition(".")[2]
     return (
         recorder.rank == 0
@@ -204,13 +204,13 @@ def has_reference_run(recorder: EventRecorder, call: reference_run.Call, models:
 
 
 def search_of(models: list[Any]) -> str:
-    """By which stage of a proof a search shows, if a model is one; empty else."""
+    """The stage of a proof for searches like these; empty if no model is a search."""
     backends = [getattr(model, "backend", "ray") for model in models if is_search(model)]
     return "" if not backends else "search" if "optuna" in backends else "ray-search"
 
 
 def describe_choice(model: Any) -> str:
-    """The trial that a search has found best, with the number of trials."""
+    """The best trial of a search, and the number of trials."""
     results = model.results
     if hasattr(results, "best_trial"):
         best = results.best_trial

@@ -1,8 +1,7 @@
-"""Which lines of the user's own code are run between two calls of neuralforecast, what they look at and raise.
+"""Records the lines of user code that run between two calls of neuralforecast, the values they use and what they raise.
 
-Where the ranks of a script part, the first line from which they go on differently is what decided. Only the main
-thread is traced, from the import of neuralforecast on, as tracing makes imports slower; only outside of its calls; and
-only the first LONGEST lines after each.
+If the ranks of a script diverge, the last line before they do decided it. Only the main thread is traced, after the
+import of neuralforecast (tracing slows imports down), outside of its calls, and only LONGEST lines after each call.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ SIMPLE = (int, float, str, type(None), os.PathLike)
 
 
 class LineTrace:
-    """The lines that were run since the last call."""
+    """The lines that ran since the last call."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self._conditions: dict[str, dict[int, list[ast.AST]] | None] = {}  # by file; None for others' code
-        self._on_call: Any = self._enter_frame  # one and the same object, by which it is recognized
+        self._conditions: dict[str, dict[int, list[ast.AST]] | None] = {}  # by file; None for code of packages
+        self._on_call: Any = self._enter_frame  # one object, to recognize it in `stop`
 
     def start(self) -> None:
-        """Begins again, in the functions under way too, unless a debugger or a coverage tool traces."""
+        """Starts a new trace, also of the running functions, unless a debugger or a coverage tool traces."""
         self.steps = []
         if sys.gettrace() is not None:
             return
@@ -46,18 +45,18 @@ class LineTrace:
         sys.settrace(self._on_call)
 
     def stop(self) -> None:
-        """Ends it."""
+        """Stops the trace."""
         if sys.gettrace() is self._on_call:
             sys.settrace(None)
 
     def is_own(self, file: str) -> bool:
-        """Whether this is a file of the user's, and neither of Python nor of an installed package."""
+        """Whether this is user code."""
         if file not in self._conditions:
             self._conditions[file] = conditions_in(file) if is_user_file(file) else None
         return self._conditions[file] is not None
 
     def add_seen(self, what: str) -> None:
-        """Adds to the line under way what it looks at."""
+        """Adds what the current line uses or raises."""
         if self.steps and what not in self.steps[-1].seen:
             self.steps[-1] = replace(self.steps[-1], seen=(*self.steps[-1].seen, what))
 
@@ -79,7 +78,7 @@ class LineTrace:
 
 
 def conditions_in(file: str) -> dict[int, list[ast.AST]]:
-    """The conditions of a source file, by the line on which their statement begins."""
+    """The conditions in a source file, by the line on which their statement starts."""
     found: dict[int, list[ast.AST]] = {}
     for node in syntax_nodes(file):
         if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
@@ -88,7 +87,7 @@ def conditions_in(file: str) -> dict[int, list[ast.AST]]:
 
 
 def values_in(conditions: list[ast.AST], frame: FrameType) -> tuple[str, ...]:
-    """The names in conditions that have simple values, and the variables of the environment, each with its value."""
+    """The names with simple values and the environment variables in conditions, with their values."""
     seen: dict[str, None] = {}
     for node in (node for condition in conditions for node in ast.walk(condition)):
         if isinstance(node, ast.Name):
@@ -103,7 +102,7 @@ def values_in(conditions: list[ast.AST], frame: FrameType) -> tuple[str, ...]:
 
 
 def variable_in(node: Any) -> str | None:
-    """The variable of the environment that `os.environ[...]`, `os.environ.get(...)` or `os.getenv(...)` looks up."""
+    """The environment variable that `os.environ[...]`, `os.environ.get(...)` or `os.getenv(...)` reads."""
     if isinstance(node, ast.Subscript):
         owner, name = node.value, getattr(node.slice, "value", node.slice)  # a node, before Python 3.9
     elif node.args:
@@ -116,13 +115,13 @@ def variable_in(node: Any) -> str | None:
 
 
 def short_repr(value: Any) -> str:
-    """A value in so many characters."""
+    """The value as text of limited length."""
     text = repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "..."
 
 
 def watch_lookups(trace: LineTrace) -> None:
-    """Lets the trace see which files the user's own code looks for, and whether they are there."""
+    """Makes the trace record which files user code looks for, and whether they exist."""
     import glob
     import pathlib
 
@@ -138,7 +137,7 @@ def watch_lookups(trace: LineTrace) -> None:
 
 
 def record_lookups(trace: LineTrace, look: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose answers to the user's own code the trace sees."""
+    """The function, whose results for user code are added to the trace."""
 
     @functools.wraps(look)
     def answered(*arguments: Any, **options: Any) -> Any:

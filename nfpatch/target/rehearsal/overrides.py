@@ -1,4 +1,4 @@
-"""What is changed of a script: it trains on N CPU processes, in fewer steps and trials, and takes the way of N GPUs."""
+"""Overrides options of a script: N CPU processes on the code paths of N GPUs, fewer steps and fewer trials."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ..pretended.pretended_gpus import pretend
 from ..trainer import arguments_alone, arguments_less_processes
 from .recorder import EventRecorder
 
-# What Lightning has no CPU for
+# Strategies that Lightning does not run on a CPU
 NEEDS_GPUS = ("fsdp", "deepspeed", "bagua", "colossalai", "xla", "hpu", "model_parallel")
-# The trainer's own defaults
+# Values of the trainer for all devices, and for GPUs if there are any
 EVERY_DEVICE = (-1, "-1", "auto")
 DEVICE_COUNTS = ("devices", "gpus", "num_processes")
 ON_GPUS = (None, "auto", "gpu", "cuda")
 
 
 def pretend_gpus(recorder: EventRecorder) -> None:
-    """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
+    """Makes Lightning, neuralforecast and the script find one GPU per process.
 
-    torch itself, and any other library, sees what is there.
+    torch itself and all other libraries find the real ones.
     """
     import torch
 
@@ -40,13 +40,13 @@ def pretend_gpus(recorder: EventRecorder) -> None:
 
 
 def give_ray_gpus(recorder: EventRecorder, ray: ModuleType) -> None:
-    """Lets ray have as many GPUs when it starts here."""
+    """Makes ray, if it is started here, have one GPU per process."""
     begin = ray.init
 
     @functools.wraps(begin)
     def init(*arguments: Any, **options: Any) -> Any:
         if not arguments and options.get("address") in (None, "local"):
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray has none
             options.setdefault("num_gpus", recorder.spec.devices)
         return begin(*arguments, **options)
 
@@ -54,10 +54,7 @@ def give_ray_gpus(recorder: EventRecorder, ray: ModuleType) -> None:
 
 
 def override_devices(recorder: EventRecorder, model: Any) -> None:
-    """Makes a model train on all processes, however many the script names; also one that a search makes.
-
-    HINT has another in it.
-    """
+    """Makes a model, the models of a search, or the model in a HINT train on all processes."""
     if is_search(model):
         shorten_search(recorder, model)
     for one in (model, getattr(model, "model", None)):
@@ -67,12 +64,12 @@ def override_devices(recorder: EventRecorder, model: Any) -> None:
 
 
 def is_search(model: Any) -> bool:
-    """Whether a model is one of the `Auto...`, which search for the best of several."""
+    """Whether a model is a search, one of the `Auto...` classes."""
     return hasattr(model, "num_samples") and hasattr(model, "config")
 
 
 def uses_gpus(arguments: dict[str, Any]) -> bool:
-    """Whether a trainer takes GPUs, where there are any."""
+    """Whether a trainer uses GPUs if there are any."""
     from pytorch_lightning import accelerators
 
     own = getattr(arguments.get("strategy"), "_accelerator", None)
@@ -83,17 +80,17 @@ def uses_gpus(arguments: dict[str, Any]) -> bool:
 
 
 def is_for_one_device(strategy: Any) -> bool:
-    """Whether a strategy is an object that works on one device only, as one of Lightning's or of the user's own."""
+    """Whether a strategy is an object, of Lightning's or the user's class, for one device only."""
     from pytorch_lightning import strategies
 
     return isinstance(strategy, strategies.Strategy) and not isinstance(strategy, strategies.ParallelStrategy)
 
 
 def adapt_to_strategy(arguments: dict[str, Any]) -> list[str]:
-    """Lets the strategy of a trainer have its own accelerator and device, in place; what was changed, in words.
+    """Removes, in place, arguments that contradict a strategy object; returns the changes in words.
 
-    neuralforecast itself adds an accelerator and all devices where there are GPUs. What another trainer has made of a
-    strategy stays.
+    neuralforecast adds an accelerator and all devices if there are GPUs. A strategy that a trainer already uses is not
+    changed.
     """
     strategy: Any = arguments.get("strategy")
     if not hasattr(strategy, "_lightning_module") or strategy._lightning_module is not None:
@@ -114,10 +111,9 @@ def adapt_to_strategy(arguments: dict[str, Any]) -> list[str]:
 
 
 def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -> list[str]:
-    """Sets the devices of a trainer, in place; what was changed, in words.
+    """Sets, in place, the devices of a trainer to all processes; returns the changes in words.
 
-    An accelerator that is an object stays, and so does that of a strategy, beside which there must be no other. A
-    strategy for one device keeps it.
+    Accelerators that are objects, those of strategies, and strategies for one device are kept.
     """
     count = recorder.spec.devices
     accelerator = arguments.get("accelerator")
@@ -140,14 +136,14 @@ def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -
 
 
 def override(arguments: dict[str, Any], name: str, value: object, reason: str = "") -> str:
-    """Sets an argument of a trainer; what was changed, in words."""
+    """Sets an argument of a trainer; returns the change in words."""
     change = f"{name}={arguments.get(name)!r} is {value!r}{reason}"
     arguments[name] = value
     return change
 
 
 def shorten_search(recorder: EventRecorder, model: Any) -> None:
-    """Caps the trials of a search, and widens the devices of its configuration."""
+    """Limits the trials of a search, and sets the devices in its configuration to all processes."""
     trials, config = recorder.spec.trials, model.config
     if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
         record_overrides(recorder, [f"num_samples={model.num_samples} is {trials}"])
@@ -168,16 +164,13 @@ def shorten_search(recorder: EventRecorder, model: Any) -> None:
 
 
 def record_overrides(recorder: EventRecorder, changes: list[str]) -> None:
-    """Records what was changed; not of a trainer of this process alone, which is none of the script's."""
+    """Records changes, except for those to trainers of a single-process reference."""
     for what in changes if not recorder.is_reference_run else ():
         recorder.write(OptionOverridden(what))
 
 
 def shorten(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a trainer for a rehearsal.
-
-    Raises ValueError for a strategy that no CPU process can follow.
-    """
+    """The arguments of a trainer, changed for a rehearsal. Raises ValueError for a strategy that requires GPUs."""
     shorter = dict(arguments)
     changes = adapt_to_strategy(shorter)
     refuse_gpu_strategy(shorter.get("strategy"))
@@ -208,14 +201,14 @@ def shorten(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any
 
 
 def refuse_gpu_strategy(strategy: Any) -> None:
-    """Raises ValueError for a strategy that needs GPUs."""
+    """Raises ValueError for a strategy that requires GPUs."""
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if any(word in name.lower() for word in NEEDS_GPUS):
         raise ValueError(f"strategy {name} needs GPUs, so that it cannot be rehearsed on the CPU")
 
 
 def single_process_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
+    """The arguments of a trainer for a single-process reference, which writes no files."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
     return {**arguments_less_processes(arguments, arguments_alone()), **quiet}
 
@@ -223,7 +216,7 @@ def single_process_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 def record_one_device_error(
     recorder: EventRecorder, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]
 ) -> None:
-    """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
+    """Records the exception for one GPU of a trainer that cannot be created for several devices."""
     own = {name: value for name, value in arguments.items() if name != "strategy" or not isinstance(value, str)}
     for name in DEVICE_COUNTS:
         if own.get(name) == recorder.spec.devices:
@@ -234,7 +227,7 @@ def record_one_device_error(
 
 
 def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], Any]) -> None:
-    """Makes each trainer of neuralforecast's a shortened and watched one, or one of this process alone."""
+    """Makes each trainer of neuralforecast a shortened and observed one, or one of a single-process reference."""
     begin = trainer.__init__
 
     @functools.wraps(begin)
@@ -252,7 +245,7 @@ def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], An
             if recorder.is_main and recorder.rank == 0:
                 record_one_device_error(recorder, trainer, begin, arguments)
             raise
-        # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
+        # a new list, because Lightning has added its callbacks to that of the user, which must stay as it is
         self.callbacks = [watcher(), *self.callbacks]
 
     trainer.__init__ = __init__

@@ -1,4 +1,4 @@
-"""What is the user's own: source files, methods that stand in for neuralforecast's, and layers of a model."""
+"""Finds user code: source files, replaced methods of neuralforecast, and layers of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINERS = ("neuralforecast", "pytorch_lightning", "lightning", "lightning_fabri
 
 
 def is_user_file(file: str) -> bool:
-    """Whether a source file is the user's, and neither of Python nor of an installed package."""
+    """Whether a source file belongs to the user, and not to Python or an installed package."""
     path = os.path.abspath(file)
     return (
         not path.startswith((*PYTHON, *inner_folders())) and "-packages" + os.sep not in path and os.path.isfile(path)
@@ -36,16 +36,16 @@ def inner_folders() -> tuple[str, ...]:
 
 
 def place_in_script() -> tuple[str, int]:
-    """The file and line of the script, or of what it imports, that neuralforecast was called from."""
+    """The file and line from which neuralforecast was called."""
     places = [(frame.f_code.co_filename, line) for frame, line in walk_stack(sys._getframe())]
     file, line = next((place for place in places if not place[0].startswith(inner_folders())), places[-1])
     return os.path.abspath(file), line
 
 
 def place_in_own_code() -> str:
-    """The line of the user's own code that does what is being done, as "FILE:LINE"; empty if that code does not.
+    """The innermost line of user code that is running, as "FILE:LINE"; empty if it called neuralforecast or Lightning.
 
-    What other packages do, they do for what calls them, but for neuralforecast and Lightning.
+    All other packages act for the code that calls them.
     """
     for frame, line in walk_stack(sys._getframe(1)):
         if is_user_file(frame.f_code.co_filename):
@@ -56,9 +56,9 @@ def place_in_own_code() -> str:
 
 
 def replaced_methods(functions: Iterable[str], models: Iterable[Any]) -> Iterator[MethodReplaced]:
-    """Those of these functions of neuralforecast for which the script has put others, or which these models override.
+    """Those of these functions of neuralforecast that the script replaces, or that the models override.
 
-    A replacement that calls the original is none.
+    A replacement that calls the original does not count.
     """
     classes = {each for model in models for each in (type(model), type(getattr(model, "model", model)))}
     for function in functions:
@@ -79,7 +79,7 @@ def replaced_methods(functions: Iterable[str], models: Iterable[Any]) -> Iterato
 
 
 def code_of(function: Any) -> Any:
-    """The code of a function, without what wraps it and says so; None of what has none."""
+    """The code of a function without its wrappers; None for objects without code."""
     try:
         return getattr(inspect.unwrap(function), "__code__", None)
     except ValueError:
@@ -87,7 +87,7 @@ def code_of(function: Any) -> Any:
 
 
 def calls_original(function: Any, method: str) -> bool:
-    """Whether a replacement refers to the function that it stands for: by `super()`, or by a name that it has kept."""
+    """Whether a replacement refers to the original: by `super()`, or by a variable."""
     inner = inspect.unwrap(function)
     code = inner.__code__
     if "super" in code.co_names and method in code.co_names:
@@ -102,7 +102,7 @@ def calls_original(function: Any, method: str) -> bool:
 
 
 def own_layers(model: Any, unused: Iterable[str]) -> list[OwnLayerUnused]:
-    """The layers with these unused parameters that classes of the user's make."""
+    """The layers with these unused parameters that user classes create."""
     names = list(unused)
     found: dict[tuple[str, str], OwnLayerUnused] = {}
     for name in names:
@@ -117,7 +117,7 @@ def own_layers(model: Any, unused: Iterable[str]) -> list[OwnLayerUnused]:
 
 
 def outermost_unused_path(model: Any, name: str, unused: set[str]) -> list[str]:
-    """The path of the outermost module with this parameter that has none but unused ones; else the parameter's own."""
+    """The path of the outermost module around this parameter that has only unused ones, or that of the parameter."""
     path = name.split(".")
     trained = [each for each, parameter in model.named_parameters() if parameter.requires_grad and each not in unused]
     for length in range(1, len(path)):
@@ -127,7 +127,7 @@ def outermost_unused_path(model: Any, name: str, unused: set[str]) -> list[str]:
 
 
 def layer_of_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int] | None:
-    """What a class of the user's calls the layer at this path, the class, and file and line; None if none makes it."""
+    """The layer at this path as a user class names it, the class, file and line; None if no user class creates it."""
     for length in range(len(path) - 1, -1, -1):
         owner = model
         for part in path[:length]:
@@ -139,12 +139,12 @@ def layer_of_own_class(model: Any, path: list[str]) -> tuple[str, str, str, int]
                 continue
             if is_user_file(file):
                 return layer_expression(path[length:]), each.__qualname__, os.path.abspath(file), line
-            break  # the layer of a library, as a weight of `Linear`: what it belongs to is looked at next
+            break  # a layer of a library, such as the weight of a `Linear`: its owner is next
     return None
 
 
 def syntax_nodes(file: str) -> Iterator[ast.AST]:
-    """The nodes of a source file's syntax tree; none if it cannot be read or parsed."""
+    """The nodes of the syntax tree of a source file; none if it cannot be read or parsed."""
     try:
         with open(file, "rb") as source:
             tree = ast.parse(source.read())
@@ -155,7 +155,7 @@ def syntax_nodes(file: str) -> Iterator[ast.AST]:
 
 @functools.lru_cache(maxsize=256)
 def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
-    """The line on which a class assigns an attribute of its instances; None if it does not."""
+    """The first line on which a class assigns this attribute; None if it does not."""
     name = class_name.rpartition(".")[2]
     classes = [node for node in syntax_nodes(file) if isinstance(node, ast.ClassDef) and node.name == name]
     lines = [
@@ -168,5 +168,5 @@ def line_of_attribute(file: str, class_name: str, attribute: str) -> int | None:
 
 
 def layer_expression(path: list[str]) -> str:
-    """The layer at this path as a method of its owner names it."""
+    """The layer at this path as a method of its owner writes it."""
     return "self" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path)

@@ -1,7 +1,7 @@
-"""What one process gives, asked of the first rank, in its own process, between two statements of the script.
+"""Computes the single-process reference of a call on rank 0, right after the call.
 
-A call is made again with a trainer for this process alone. Where it trains, it is given the weights with which the
-training of all ranks has ended, so that what differs is not what was learned.
+The call is made again with trainers for one process. Instead of training, models get the weights of the training on all
+ranks, so that differences do not come from the training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .recorder import EventRecorder
 
 
 def random_state() -> Any:
-    """Where the streams of random numbers are."""
+    """The states of the random number generators."""
     import numpy
     import torch
 
@@ -29,7 +29,7 @@ def random_state() -> Any:
 
 
 def restore_random_state(state: Any) -> None:
-    """Puts the streams of random numbers where they were."""
+    """Restores the states of the random number generators."""
     import numpy
     import torch
 
@@ -39,14 +39,14 @@ def restore_random_state(state: Any) -> None:
 
 
 def snapshot_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
-    """Keeps what a training has come to until the call has ended."""
+    """Keeps the weights, metrics and random state of a finished training until the end of the call."""
     recorder.trained.append((weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
 def restore_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
-    """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
+    """Gives a model the result of the corresponding training; raises LookupError if there was none."""
     if not recorder.trained:
-        raise LookupError("one process trains more often")
+        raise LookupError("a single process trains more often")
     weights, metrics, state = recorder.trained.pop(0)
     start_from(model, weights)
     restore_random_state(state)
@@ -55,7 +55,7 @@ def restore_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
 
 @contextmanager
 def single_process(recorder: EventRecorder) -> Iterator[None]:
-    """What neuralforecast is called for meanwhile, this process does alone; its random numbers come as they would."""
+    """Calls of neuralforecast run in a single process meanwhile; the random state is restored afterwards."""
     kept = random_state()
     recorder.is_reference_run = True
     try:
@@ -68,7 +68,7 @@ def single_process(recorder: EventRecorder) -> Iterator[None]:
 
 @contextmanager
 def restored_model(model: Any) -> Iterator[None]:
-    """Puts the attributes of a model back, its lists and hyper-parameters too, which a trainer changes in place."""
+    """Restores the attributes of a model afterwards, with its lists and hyperparameters, which trainers change."""
     attributes = dict(vars(model))
     lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
     own: dict[str, Any] = attributes.get("_hparams", {})
@@ -83,7 +83,7 @@ def restored_model(model: Any) -> Iterator[None]:
 
 
 def models_of(subject: Any) -> list[Any]:
-    """The models of a forecaster; a model itself. 1.6.0 keeps those that it has trained apart."""
+    """The models of a forecaster, trained ones in 1.6.0, or the model itself."""
     models = getattr(subject, "models_fitted", getattr(subject, "models", None))
     if isinstance(models, list):
         return list(models)
@@ -91,7 +91,7 @@ def models_of(subject: Any) -> list[Any]:
 
 
 class Call(NamedTuple):
-    """A call of the script's, as it can be made again; `state` is where the random numbers were when it began."""
+    """A call of the script; `state` is the random state at its start."""
 
     number: int
     name: str
@@ -101,15 +101,15 @@ class Call(NamedTuple):
     state: Any
 
     def replay(self, subject: Any) -> Any:
-        """What it gives, of another forecaster, or for `load` the same path, in this process alone."""
+        """Makes the call again with this forecaster, or for `load` with this path."""
         restore_random_state(self.state)
         return self.method(subject, *self.arguments[1:], **self.options)
 
 
 def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = None) -> None:
-    """Makes a call again, of a shallow copy of the forecaster, and records in what its answer differs.
+    """Makes a call again with a shallow copy of the forecaster, and records how the results differ.
 
-    Where all ranks together got no answer, it is recorded whether one process is refused as well.
+    If the call failed on the ranks, `answer` is None, and it is recorded whether it fails in a single process too.
     """
     expected = None
     with ExitStack() as kept:
@@ -125,14 +125,14 @@ def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = 
 
 
 def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
-    """Makes a call again that has failed where it trains, with a copy of the models, and records how that ends."""
+    """Makes a call that failed in a training again with a copy of the models, and records an exception."""
     twin = copy.copy(call.arguments[0])
     for model in models_of(twin):
-        vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
+        vars(model).pop("_trainer", None)  # as neuralforecast does after a training
     try:
         twin = copy.deepcopy(twin)
     except Exception:
-        return  # it is not known: the copy is ours
+        return  # an error of the copy is none of the script
     recorder.trains_reference = True
     try:
         with recorder.catch_reference_error(ReferenceMade(call.number)), single_process(recorder):
@@ -142,16 +142,16 @@ def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
 
 
 def is_sampled(model: Any) -> bool:
-    """Whether a validation draws forecasts of a distribution, to hold them against a loss of another kind."""
+    """Whether a validation compares random forecasts of a distribution with a loss of another kind."""
     losses = [getattr(model, name, None) for name in ("loss", "valid_loss")]
     is_distribution, is_judged_as_one = (getattr(loss, "is_distribution_output", False) for loss in losses)
     return bool(is_distribution) and not is_judged_as_one
 
 
 def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any) -> None:
-    """Records the validation loss of all series in one process, with the weights of the last validation.
+    """Records the validation loss of all series in a single process, with the weights of the last validation.
 
-    Not where it is a matter of chance, nor where those weights were another process's and are gone.
+    Left out if the loss is random, or if the weights were in another process.
     """
     if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
         return
@@ -174,6 +174,6 @@ def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any)
 
 
 def is_validated_last(trainer: Any) -> bool:
-    """Whether the last step of a training was followed by a validation."""
+    """Whether there was a validation after the last step of the training."""
     every = trainer.val_check_interval
     return not isinstance(every, int) or trainer.global_step % every == 0
