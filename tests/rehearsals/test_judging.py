@@ -638,8 +638,8 @@ def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     assert (stage.outcome, stage.patches, stage.observed, stage.notes) == ("wrong", (), (), ())
     for words in (
         *("rank 0 calls NeuralForecast.fit of NHITS", "rank 1 calls NeuralForecast.fit of NBEATS"),
-        *("train.py:8", f"rank 0 continues in line 10 ({path} is not there)"),
-        *(f"rank 1 continues in line 9 ({path} is there)", f"rank 0 writes {path}", "params[0] appears not to match"),
+        *("train.py:8", f"rank 0 continues in line 10 ({path} does not exist)"),
+        *(f"rank 1 continues in line 9 ({path} exists)", f"rank 0 writes {path}", "params[0] appears not to match"),
     ):
         assert words in stage.detail
     assert stage.why

@@ -144,9 +144,8 @@ def record_lookups(trace: LineTrace, look: Callable[..., Any]) -> Callable[..., 
         answer = look(*arguments, **options)
         path = arguments[0] if arguments else None
         if trace.steps and isinstance(path, (str, os.PathLike)) and trace.is_own(sys._getframe(1).f_code.co_filename):
-            words = (
-                f"has {len(answer)} entries" if isinstance(answer, list) else "is there" if answer else "is not there"
-            )
+            is_list = isinstance(answer, list)
+            words = f"has {len(answer)} entries" if is_list else "exists" if answer else "does not exist"
             trace.add_seen(f"{os.path.abspath(path)} {words}")
         return answer
 
