@@ -14,12 +14,12 @@ from nfpatch.catalog import Catalog
 from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove_leftovers, replace_all, staging_folder
 from nfpatch.checkpoint.worker import MigrationWorker, start_worker
 from nfpatch.engine.launch import termination_as_exit
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
+from nfpatch.engine.sources import build_source, check_not_interrupted
 from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, to_environment_error
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
-from nfpatch.patching.plan import changes_to
+from nfpatch.patching.plan import original_with
 from nfpatch.target.messages import FileCheck, FilesChecked, Imported, MigrateSpec, SavedFile, WriteFiles, Written
 
 MigrationState = Literal["migrated", "already-fits", "refused"]
@@ -94,8 +94,7 @@ def migrate(
     run left the install unfinished, and InstallEnvironmentError if the interpreter fails.
     """
     state = inspect_install(install, catalog)
-    if state.interrupted:
-        raise RefusedError("An interrupted run left this install unfinished. Run `nfpatch apply` or `revert` first.")
+    check_not_interrupted(state)
     files, without_models = _files_at(paths, model)
     if not files:
         return without_models
@@ -128,21 +127,16 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
 
 
 def _patched_tree(state: InstallState, folder: Path) -> Optional[Path]:
-    """A copy of the package without the layers that patches remove; None if none of these patches can be applied.
+    """A copy of the package without the layers that patches remove; None if no such patch can be applied.
 
-    A key that a patch declares unused is so only in some configurations of a model: in those in which this source does
-    not build it.
+    A parameter that a patch removes is unused only in those configurations in which this source does not build it.
     """
-    wanted: dict[str, frozenset[str]] = {}
-    for status in state.statuses:
-        is_removing = status.patch.removes_parameters and status.state == "applicable"
-        for file in status.files if is_removing else ():
-            wanted[file] = wanted.get(file, state.ledger.patches_of(file)) | {status.patch.id}
+    applicable = [status.patch for status in state.statuses if status.state == "applicable"]
+    removing = frozenset(patch.id for patch in applicable if patch.removes_parameters)
     try:
-        patched = {change.file: change.desired for change in changes_to(state, wanted)}
-    except RefusedError:  # the source cannot be patched, so there is no such copy
+        return build_source(state.install, original_with(state, removing), folder)
+    except RefusedError:  # the source cannot be patched
         return None
-    return build_overlay(state.install.package, folder, patched) if patched else None
 
 
 def _check_files(
