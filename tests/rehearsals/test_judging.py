@@ -626,7 +626,7 @@ def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     ranks.record(0, FileChanged(-1, path, "opened"))
     ranks.record(0, FileChanged(-1, "/home/me/other", "opened"))
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
-        seen = f"{path} is {'not ' * (1 - rank)}there"
+        seen = f"{path} {('does not exist', 'exists')[rank]}"
         way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
         model = ("NHITS", "NBEATS")[rank]
         ranks.record(rank, started("fit", line=11, models=(model,), options={f"{model}.h": "6"}, steps=way))
