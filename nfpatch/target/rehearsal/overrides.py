@@ -207,7 +207,7 @@ def refuse_gpu_strategy(strategy: Any) -> None:
         raise ValueError(f"strategy {name} needs GPUs, so that it cannot be rehearsed on the CPU")
 
 
-def single_process_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def reference_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a trainer for a single-process reference, which writes no files."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
     return {**arguments_less_processes(arguments, arguments_alone()), **quiet}
@@ -237,7 +237,7 @@ def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], An
             return
         arguments = shorten(recorder, arguments)
         if recorder.is_reference_run:
-            begin(self, *positional, **single_process_arguments(arguments))
+            begin(self, *positional, **reference_arguments(arguments))
             return
         try:
             begin(self, *positional, **arguments)
