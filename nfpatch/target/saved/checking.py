@@ -51,12 +51,12 @@ def class_of(file: SavedFile) -> type | None:
     """The class of a saved model according to the user, its folder or its name; None if none of them has it."""
     claimed = file.claimed
     if claimed and claimed.lower() != WRAPPER:
-        model_class = model_class_named(claimed)
-        if model_class is None:
-            raise Refusal(f"holds a model of class {claimed}, which neuralforecast {release()} does not have")
-        return model_class
-    found = (model_class_named(name) for name in file.suggested if name.lower() != WRAPPER)
-    return next((model_class for model_class in found if model_class is not None), None)
+        return model_class_named(claimed)
+    for name in file.suggested:
+        if name.lower() != WRAPPER:
+            with suppress(Refusal):
+                return model_class_named(name)
+    return None
 
 
 def class_that_fits(saved: Any, unused: dict[str, tuple[str, ...]]) -> type | None:
@@ -86,9 +86,7 @@ def confirm_unused(file: SavedFile, check: FileCheck, spec: MigrateSpec) -> File
     """The same result, if the patched source, which must be imported, has none of the keys to add."""
     used = check.added
     if spec.patched is not None:
-        model_class = model_class_named(check.model or "")
-        assert model_class is not None, "the patched source has the classes of the installed one"
-        patched = built_like(read_saved(file.path, spec.trust), model_class).state_dict()
+        patched = built_like(read_saved(file.path, spec.trust), model_class_named(check.model or "")).state_dict()
         used = tuple(key for key in used if key in patched)
     if used:
         raise Refusal(
@@ -104,7 +102,6 @@ def rewrite(file: SavedFile, check: FileCheck, path: str, trust: bool) -> None:
     """
     saved = read_saved(file.path, trust)
     model_class = model_class_named(check.model or "")
-    assert model_class is not None, "the file was checked"
     built = built_like(saved, model_class)
     saved.write(path, migrated_state(saved.state, built.state_dict()), migrated_optimizers(built, saved, check.dropped))
     again = read_saved(path, trust)

@@ -19,10 +19,16 @@ NOT_BUILT = "TimeLLM"
 WRAPPER = "hint"
 
 
-def model_class_named(name: str) -> type | None:
-    """The model class of this name, which may be one that neuralforecast uses in its files, such as `autotft`."""
-    own = getattr(importlib.import_module("neuralforecast.core"), "MODEL_FILENAME_DICT", {})
-    return dict(own, **model_classes()).get(name.lower())
+def model_class_named(name: str) -> type:
+    """The model class of this name, which may be one that neuralforecast uses in its files, such as `autotft`.
+
+    Raises Refusal if this release has no such class.
+    """
+    own: dict[str, type] = getattr(importlib.import_module("neuralforecast.core"), "MODEL_FILENAME_DICT", {})
+    model_class = {**own, **model_classes()}.get(name.lower())
+    if model_class is None:
+        raise Refusal(f"holds a model of class {name}, which neuralforecast {release()} does not have")
+    return model_class
 
 
 def model_classes() -> dict[str, type]:
