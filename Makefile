@@ -11,10 +11,10 @@ quick: .venv/ready  ## the tests that need no wheels, no torch and no network, a
 
 test: lint wheels lowest training-env runtime  ## everything that CI runs: all tests but those of the targets below
 	@echo "== tests"
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" --ignore=tests/runtime
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long" --ignore=tests/runtime
 
-test-long: wheels training-env  ## every release, and a fault at every operation; `make test` runs a sample
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m long --ignore=tests/runtime
+test-long: wheels training-env  ## tests marked `long`: every release, and a fault at every operation; `make test` runs a sample
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long --ignore=tests/runtime --ignore=tests/journeys
 
 new-patch:  ## the skeleton of a patch and of its test: ID=tft-unused-gate, GROUP=multi-process for other than layers
 	@PYTHONPATH=. $(PYTHON) scripts/new_patch.py $(ID) $(if $(GROUP),--group $(GROUP))
@@ -84,8 +84,8 @@ matrix: audit-env wheels $(if $(OLD_PYTHON),old-env)  ## docs/results/matrix.md:
 	PYTHONPATH=. $(BIN)/python scripts/journeys.py --python .cache/audit/bin/python $(OLD)
 	PYTHONPATH=. $(BIN)/python scripts/models_page.py
 
-journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, in more releases than CI has
-	NFPATCH_ALL_JOURNEYS=1 $(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
+journeys: training-env wheels $(if $(OLD_PYTHON),old-env)  ## scripts of users by every launcher, on more releases than `make test`
+	$(if $(OLD_PYTHON),NFPATCH_OLD_PYTHON=$(CURDIR)/.cache/old/bin/python) $(BIN)/python -m pytest tests/journeys
 
 rehearsals: rehearsals-env wheels  ## docs/results/rehearsals.md: scripts as users write them, rehearsed released and patched
 	PYTHONPATH=. $(BIN)/python scripts/rehearsals.py

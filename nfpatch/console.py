@@ -123,7 +123,7 @@ def state_to_json(state: InstallState, selection: Selection, changed: Sequence[s
     return {
         "neuralforecast": state.install.to_json(),
         "patches": [state.status_of(patch).to_json() for patch in selection.patches],
-        "skipped": _reasons_to_json(selection.skipped),
+        "skipped": reasons_to_json(selection.skipped),
         "changed": list(changed),
     }
 
@@ -136,9 +136,9 @@ def outcome_to_json(
     everything = outcome.state.catalog.selection()._replace(skipped=selection.skipped)
     document = {
         **state_to_json(outcome.state, everything, changed),
-        "brought_along": _reasons_to_json(choice.brought_along),
+        "brought_along": reasons_to_json(choice.brought_along),
         "renewed": list(_renewed(outcome, choice)),
-        "left_out": _reasons_to_json(outcome.left_out),
+        "left_out": reasons_to_json(outcome.left_out),
         "backups": [str(path) for path in outcome.backups],
     }
     if dry_run:
@@ -148,7 +148,8 @@ def outcome_to_json(
     return document
 
 
-def _reasons_to_json(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+def reasons_to_json(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+    """Reasons by patch, as the JSON documents have them."""
     return [{"id": patch_id, "reason": reason} for patch_id, reason in reasons.items()]
 
 

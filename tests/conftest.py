@@ -24,7 +24,7 @@ from support import SOURCE_FOLDER, made_once
 TRAINING_PYTHON = CACHE / "training" / "bin" / "python"
 # Marker -> what such a test needs, and the command that runs it, in the order in which a test is counted.
 DESELECTED = {
-    "long": ("a matrix over the releases or over all operations", "make test-long"),
+    "long": ("much time: more releases, launchers, faults", "make test-long"),
     "training": ("an environment that trains", "make test"),
     "wheels": ("released wheels of neuralforecast", "make test"),
     "network": ("the package index", "make test"),

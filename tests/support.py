@@ -37,16 +37,19 @@ SOME_PATCHES = (*BASIC_PATCHES, "load-on-fewer-devices")
 CORE = "neuralforecast/core.py"
 PACKAGE_OF_MODULES = "neuralforecast/_nfpatch"
 PLACEMENT = f"{PACKAGE_OF_MODULES}/placement.py"
+
+
+def long(*values: object) -> Any:
+    """Parameters of a test that `make test` leaves out, and `make test-long` or `make journeys` runs."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 # For a matrix over the releases: one of each layout of their files in `make test`, and all in `make test-long`.
 SAMPLE_OF_RELEASES = ("1.0.0", "1.4.0", "1.6.4", "1.7.4", "2.0.1", "3.1.6", "3.3.0")
-EACH_RELEASE = tuple(
-    pytest.param(release, marks=() if release in SAMPLE_OF_RELEASES else pytest.mark.long) for release in RELEASES
-)
+EACH_RELEASE = tuple(release if release in SAMPLE_OF_RELEASES else long(release) for release in RELEASES)
 # Options of an interpreter by which torch's launcher starts two processes of a script.
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 RANKS_TIMEOUT_SECONDS = 300
-# Whether `make journeys` runs the tests: every launcher, and more releases than in CI.
-ALL_JOURNEYS = "NFPATCH_ALL_JOURNEYS" in os.environ
 # An interpreter with Lightning 1.6.5 for the oldest releases, if there is one.
 OLD_PYTHON = os.environ.get("NFPATCH_OLD_PYTHON")
 # For PYTHONPATH: pretended GPUs.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from releases import unpack
-from support import all_states, answer, dist_info, invoke, snapshot
+from support import all_states, answer, dist_info, invoke, long, snapshot
 
 from nfpatch.catalog import ALREADY_FIXED, load_catalog
 from nfpatch.installs.find import RUNTIME_FOLDER
@@ -43,10 +43,10 @@ def lagging(tmp_path: Path) -> Callable[[str, str], Path]:
 @pytest.mark.parametrize(
     ("version", "code", "fixed"),
     [
-        pytest.param("1.6.4", "1.7.0", ["search-after-spawn"], marks=pytest.mark.long),
-        pytest.param("1.7.2", "1.7.3", ["spark-number-of-tasks"], marks=pytest.mark.long),
+        long("1.6.4", "1.7.0", ["search-after-spawn"]),
+        long("1.7.2", "1.7.3", ["spark-number-of-tasks"]),
         ("1.7.4", "1.7.5", ["tft-static-encoder"]),
-        pytest.param("2.0.1", "3.0.0", [], marks=pytest.mark.long),
+        long("2.0.1", "3.0.0", []),
         ("3.2.0", "3.2.1", ["spark-predict-scalers", "spark-validation-loss"]),
     ],
 )

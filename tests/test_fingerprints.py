@@ -7,6 +7,7 @@ from itertools import combinations
 import fingerprints
 import pytest
 from releases import RELEASES, read_member
+from support import long
 
 from nfpatch.catalog import FINGERPRINTS_FILE_NAME, Catalog, load_catalog, patches_folder, specifier_contains
 from nfpatch.fingerprints import RecordedFile, rendered
@@ -52,13 +53,7 @@ def test_the_fingerprints_are_small() -> None:
     assert (patches_folder() / FINGERPRINTS_FILE_NAME).stat().st_size <= 80_000
 
 
-@pytest.mark.parametrize(
-    "releases",
-    [
-        pytest.param({"1.7.4", "3.3.0"}, id="a sample"),
-        pytest.param(set(RELEASES), id="every release", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.parametrize("releases", [{"1.7.4", "3.3.0"}, long(set(RELEASES))], ids=["a sample", "every release"])
 def test_any_set_of_patches_is_recognised_by_its_bytes(releases: set[str], catalog: Catalog) -> None:
     recognised = 0
     for file, known in versions_of(catalog):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from faults import Strike, fail_at, kill_at, remembered_edits, run_forked
-from support import BASIC_PATCHES, Entry, answer, dist_info, false_record_rows, invoke, snapshot
+from support import BASIC_PATCHES, Entry, answer, dist_info, false_record_rows, invoke, long, snapshot
 
 from nfpatch.fingerprints import read_fingerprints
 from nfpatch.installs.find import RUNTIME_FOLDER, module_file
@@ -24,7 +24,7 @@ from nfpatch.patching.rewriting import check_parses
 
 pytestmark = [pytest.mark.fake_releases, pytest.mark.slow]
 # `make test` strikes at every fifth operation, `make test-long` at all of them.
-STRIDES = pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.long)])
+STRIDES = pytest.mark.parametrize("stride", [5, long(1)])
 
 Tree = dict[str, Entry]
 

@@ -6,7 +6,7 @@ Two such patches once made `fit` hang, although each was correct by itself.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import pytest
 from releases import RELEASES, read_member
+from support import long
 
 from nfpatch.catalog import Catalog, load_catalog
 from nfpatch.codemod import Rewrite
-from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.sources import build_overlay
 from nfpatch.installs.find import find_install
 from nfpatch.patching.edits import Edit, apply_edits
 from nfpatch.patching.install_state import inspect_install
@@ -129,10 +130,11 @@ def by_hand(content: bytes, *some: tuple[Edit, ...]) -> bytes:
     return content
 
 
-def test_two_patches_of_one_function_combine_in_every_release() -> None:
+@pytest.mark.parametrize("releases", [("1.7.4", "3.3.0"), long(RELEASES)], ids=["a sample", "every release"])
+def test_two_patches_of_one_function_combine(releases: Sequence[str]) -> None:
     done = set()
     pairs = set()
-    for release in RELEASES:
+    for release in releases:
         for file, content, rewrites in rewrites_of(release):
             version = (file, content, tuple(sorted(rewrites)), tuple(rewrite.changes for rewrite in rewrites.values()))
             if version in done:
@@ -153,6 +155,7 @@ def test_two_patches_of_one_function_combine_in_every_release() -> None:
 
 
 @pytest.mark.ddp
+@pytest.mark.long
 def test_two_patches_of_one_function_pass_verify_together(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

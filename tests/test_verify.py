@@ -337,9 +337,8 @@ def test_a_patch_whose_case_has_a_missing_requirement_is_unproved(released: Call
         inspect_install(find_install(None, site), catalog), "timemixer-channel-mixing", source="installed"
     )
     assert {fit.patch for fit in agenda.cases} <= {None}
-    (unproved,) = agenda.coverage.unproved
-    assert (unproved.id, unproved.is_named) == ("timemixer-channel-mixing", True)
-    assert str(model) in unproved.reason
+    assert tuple(agenda.coverage.unproved) == agenda.coverage.missing == ("timemixer-channel-mixing",)
+    assert str(model) in agenda.coverage.unproved["timemixer-channel-mixing"]
 
 
 def test_plain_verify_proves_applied_patches_and_names_needed_ones(
@@ -350,7 +349,7 @@ def test_plain_verify_proves_applied_patches_and_names_needed_ones(
 
     def proved_and_not(*names: str, **options: Any) -> tuple[set[str], set[str]]:
         agenda = agenda_of(inspect_install(find_install(None, site), catalog), *names, **options)
-        return {fit.patch for fit in agenda.cases if fit.patch}, {patch.id for patch in agenda.coverage.unproved}
+        return {fit.patch for fit in agenda.cases if fit.patch}, {*agenda.coverage.unproved}
 
     needed = {
         group: {patch.id for patch in patches if catalog.files_of(patch, "3.3.0") and not patch.opt_in}
@@ -390,9 +389,8 @@ def test_an_unproved_patch_is_named_with_the_reason(
     catalog = catalog._replace(patches=(*catalog.patches, nowhere, untrained))
     found = inspect_install(find_install(None, released(release)), catalog)
     agenda = agenda_of(found, patch, source="installed", **options)
-    (unproved,) = agenda.coverage.unproved
-    assert (unproved.id, unproved.is_named) == (patch, True)
-    assert words in unproved.reason
+    assert tuple(agenda.coverage.unproved) == agenda.coverage.missing == (patch,)
+    assert words in agenda.coverage.unproved[patch]
 
 
 @pytest.mark.parametrize("release", ["1.4.0", "1.6.4", "1.7.4", "2.0.1", "3.1.9", "3.2.1", "3.3.0"])
@@ -400,10 +398,10 @@ def test_verify_without_names_proves_all_that_apply_writes(release: str, release
     """Also patches with only thorough cases in this release, within the default timeout; but not those through ray."""
     found = inspect_install(find_install(None, released(release)), load_catalog())
     agenda = agenda_of(found)
-    for unproved in agenda.coverage.unproved:
-        (patch,) = found.catalog.select([unproved.id])
+    for unproved, reason in agenda.coverage.unproved.items():
+        (patch,) = found.catalog.select([unproved])
         assert {case.stage for case in patch.cases if case.is_possible_in(release)} == {"ray-search"}
-        assert unproved.reason == "it takes --thorough"
+        assert reason == "it takes --thorough"
     assert timeout_for(agenda) > 20 * len(agenda.cases), "some 3 s are what a fit takes on an idle machine"
 
 
@@ -584,7 +582,7 @@ def test_the_output_names_the_launcher_and_it_trains_once(site: Path) -> None:
     agenda = agenda_of(found, "predict-on-one-device", launchers=("script", "fork", "script"))
     results = tuple(result_without_calls(case, "error", "") for case in agenda.cases)
     assert len({result.id for result in results}) == len(results)
-    report = ProofReport(False, None, None, None, 0.0, results)
+    report = ProofReport(None, None, None, 0.0, results)
     assert [title for title, _ in groups(report)] == [
         "NHITS, predict, by script",
         "NHITS (control), by script",

@@ -1,8 +1,8 @@
-"""The cells of an audit: each model in each loss, with each kind of exogenous features, and with each option varied."""
+"""The cells of an audit: each model with each loss, each kind of exogenous features, and each option varied."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from typing import Any
 
 from nfpatch.audit.models import Expression, ModelSource
@@ -12,31 +12,36 @@ from nfpatch.audit.options import (
     LOSSES,
     MIXTURE,
     POINT,
+    Training,
     Varied,
     entry_of,
-    small_options,
-    training_options,
     values_tried,
 )
 from nfpatch.catalog import Case
 
-# What the cell is called that has all options at once which are matters of training.
+# The name of the cell in which all training options are varied at once
 TRAINED_OTHERWISE = "trained otherwise"
 
 
 def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
-    """The cells of one model, in a release that has these losses."""
+    """The cells of a model, in a release that has these losses."""
     losses = [loss for loss in LOSSES if loss in known_losses]
-    small = small_options(model)
+    entries = {option: entry_of(model, option) for option in model.options}
+    training = {option: entry.value for option, entry in entries.items() if isinstance(entry, Training)}
+    smalls = {option: entry.small for option, entry in entries.items() if not isinstance(entry, Training)}
+    small = {option: value for option, value in smalls.items() if value is not None}
     settings = exogenous_settings(model)
     cells = [_cell(model, loss, exogenous, small) for loss in losses for exogenous in settings]
     cells += [_cell(model, loss, (), small) for loss in (IMPLICIT_QUANTILE, MIXTURE) if loss in known_losses]
-    if training := training_options(model):
+    if training:
         cells.append(_cell(model, usual_loss_of(model), settings[-1], {**small, **training}, TRAINED_OTHERWISE))
-    for option, value, entry in _variations(model):
-        beside = {name: other for name, other in entry.beside.items() if name in model.options}
+    for option, entry in entries.items():
+        if not isinstance(entry, Varied):
+            continue
+        required = {name: other for name, other in entry.requires.items() if name in model.options}
         cells += [
-            _cell(model, loss, exogenous, {**small, **beside, option: value}, f"{option}={value!r}")
+            _cell(model, loss, exogenous, {**small, **required, option: value}, f"{option}={value!r}")
+            for value in values_tried(model, option, entry)
             for exogenous in _settings_for(entry, settings[-1])
             for loss in (entry.losses or [usual_loss_of(model)])
             if loss in known_losses
@@ -45,7 +50,7 @@ def cells_of(model: ModelSource, known_losses: Container[str]) -> list[Case]:
 
 
 def exogenous_settings(model: ModelSource) -> list[tuple[str, ...]]:
-    """No features, each kind that the model admits, all of them, and all of them with categorical ones."""
+    """No features, each kind that the model supports, all of them, and all of them with categorical ones."""
     kinds = model.exogenous
     settings: list[tuple[str, ...]] = [(), *((kind,) for kind in kinds)]
     if len(kinds) > 1:
@@ -56,33 +61,23 @@ def exogenous_settings(model: ModelSource) -> list[tuple[str, ...]]:
 
 
 def usual_loss_of(model: ModelSource) -> str:
-    """The loss of the cells in which an option is varied: a point loss, unless the model is made for distributions."""
-    default = model.defaults.get("loss")
-    if default is None:
-        return DISTRIBUTION  # HINT, which is made for them
+    """The loss of the cells in which an option is varied: a point loss, unless the model is for distributions."""
+    default = model.defaults.get("loss")  # None: HINT, which is for distributions
     is_distribution = isinstance(default, Expression) and default.source.startswith(DISTRIBUTION)
-    return DISTRIBUTION if is_distribution else POINT
+    return DISTRIBUTION if default is None or is_distribution else POINT
 
 
 def _settings_for(entry: Varied, all_features: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """No features and all of them, as either may build other layers; where the model admits none, that is the same."""
+    """No features and all of them, which may build different layers; they are the same if the model supports none."""
     if entry.exogenous_only:
         return [all_features] if all_features else []
     return list(dict.fromkeys([(), all_features]))
 
 
-def _variations(model: ModelSource) -> Iterator[tuple[str, Any, Varied]]:
-    """Every option of a model that is varied, with every value that is tried."""
-    for option in model.options:
-        entry = entry_of(model, option)
-        if isinstance(entry, Varied):
-            yield from ((option, value, entry) for value in values_tried(model, option, entry))
-
-
 def _cell(model: ModelSource, loss: str, exogenous: tuple[str, ...], options: dict[str, Any], varied: str = "") -> Case:
     if model.defaults.get("valid_loss") is not None and loss not in (usual_loss_of(model), DISTRIBUTION, MIXTURE):
-        # The model validates by a loss of its own, which goes with distributions and with its usual loss, but with no
-        # other. None stands for the loss that is trained with.
+        # The model has a separate validation loss, which can be combined only with distributions and with its usual
+        # loss. None stands for the training loss.
         options = {"valid_loss": None, **options}
     words = (loss, "+".join(exogenous), varied)
     return Case(model.name, ", ".join(filter(None, words)), loss, exogenous, options)

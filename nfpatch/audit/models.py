@@ -1,4 +1,4 @@
-"""What the source of a release says about its models, read without importing it."""
+"""The models of a release, read from its source without importing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nfpatch.errors import InstallEnvironmentError
 
 EXOGENOUS_KINDS = {"static": "stat", "historic": "hist", "future": "futr"}
 
-# How docstrings name the choices of an option: `from ['ReLU', ...]`, `[avg, max, conv]`, `Options: 'GRU', 'RNN'`.
+# Docstrings list the choices of an option as `from ['ReLU', ...]`, `[avg, max, conv]` or `Options: 'GRU', 'RNN'`.
 _BRACKETED = re.compile(r"\[([^\[\]()]+)\](?!\()")
 _LISTED = re.compile(r"Options: (.+)")
 _WORD = re.compile(r"[\"'`]?([A-Za-z_][\w]*)[\"'`]?$")
@@ -22,17 +22,17 @@ _WORD = re.compile(r"[\"'`]?([A-Za-z_][\w]*)[\"'`]?$")
 
 @dataclass(frozen=True)
 class Expression:
-    """A default that is no plain value, as its source has it: `MAE()`."""
+    """The source of a default that is not a literal, such as `MAE()`."""
 
     source: str
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model class as its source has it.
+    """A model class.
 
-    `defaults` are the options of its constructor with their default, `required` those that have none. `exogenous` are
-    the kinds of exogenous features that it admits. `choices` are the values of an option that the docstring names.
+    `defaults` are the options of its constructor with their defaults, `required` those without a default. `exogenous`
+    are the kinds of exogenous features that it supports. `choices` are the values of options that its docstring lists.
     """
 
     name: str
@@ -44,14 +44,14 @@ class ModelSource:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """All options of the constructor, in its order."""
+        """All options of the constructor, in order."""
         return (*self.required, *self.defaults)
 
 
 def models_of(package: Path) -> tuple[ModelSource, ...]:
-    """The models that `neuralforecast.models` exports, in its order. `package` is the folder `neuralforecast/`.
+    """The models that `neuralforecast.models` exports, in order. `package` is the folder `neuralforecast/`.
 
-    Raises InstallEnvironmentError where the folder holds no such module, or one that cannot be read.
+    Raises InstallEnvironmentError if the folder has no such module, or one that cannot be read.
     """
     folder = package / "models"
     exports = [
@@ -66,14 +66,14 @@ def models_of(package: Path) -> tuple[ModelSource, ...]:
 
 
 def losses_of(package: Path) -> frozenset[str]:
-    """The names of the loss classes that a release has. `package` is the folder `neuralforecast/`."""
+    """The names of the loss classes of a release. `package` is the folder `neuralforecast/`."""
     body = _parsed(package / "losses" / "pytorch.py").body
     return frozenset(statement.name for statement in body if isinstance(statement, ast.ClassDef))
 
 
 def _parsed(file: Path) -> ast.Module:
     try:
-        with warnings.catch_warnings():  # on escape sequences in docstrings, of which the releases have many
+        with warnings.catch_warnings():  # about escape sequences in docstrings
             warnings.simplefilter("ignore")
             return ast.parse(file.read_bytes(), str(file))
     except (OSError, SyntaxError, ValueError) as error:
@@ -83,33 +83,27 @@ def _parsed(file: Path) -> ast.Module:
 
 
 def _model_of(name: str, file: Path) -> ModelSource:
-    class_definition = _named(_parsed(file).body, ast.ClassDef, name)
-    if class_definition is None:
-        raise InstallEnvironmentError(
-            f"{file} defines no class {name}, though neuralforecast.models exports it from there."
-        )
-    constructor = _named(class_definition.body, ast.FunctionDef, "__init__")
+    classes = [node for node in _parsed(file).body if isinstance(node, ast.ClassDef) and node.name == name]
+    functions = [node for each in classes for node in each.body if isinstance(node, ast.FunctionDef)]
+    constructor = next((function for function in functions if function.name == "__init__"), None)
     if constructor is None:
-        raise InstallEnvironmentError(f"The class {name} of {file} has no constructor of its own.")
+        raise InstallEnvironmentError(
+            f"{file} defines no class {name} with a constructor, though neuralforecast.models exports it from there. "
+            "Reinstall neuralforecast, or name another one."
+        )
     arguments = dict(_arguments(constructor.args))
     return ModelSource(
         name=name,
         file=file,
         required=tuple(option for option, default in arguments.items() if default is None),
         defaults={option: _value(default) for option, default in arguments.items() if default is not None},
-        exogenous=tuple(
-            kind for kind, prefix in EXOGENOUS_KINDS.items() if _admits(prefix, class_definition, constructor)
-        ),
-        choices=_documented_choices(ast.get_docstring(class_definition) or ""),
+        exogenous=tuple(kind for kind, prefix in EXOGENOUS_KINDS.items() if _supports(prefix, classes[0], constructor)),
+        choices=_documented_choices(ast.get_docstring(classes[0]) or ""),
     )
 
 
-def _named(body: list[ast.stmt], kind: type, name: str) -> Any:
-    return next((node for node in body if isinstance(node, kind) and node.name == name), None)  # type: ignore[attr-defined]
-
-
 def _arguments(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr | None]]:
-    """The constructor's arguments but for `self`, each with its default."""
+    """The constructor's arguments except `self`, each with its default."""
     positional = [*arguments.posonlyargs, *arguments.args]
     missing = [None] * (len(positional) - len(arguments.defaults))
     pairs = [*zip(positional, [*missing, *arguments.defaults]), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
@@ -117,7 +111,7 @@ def _arguments(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr | None]
 
 
 def _value(default: ast.expr) -> Any:
-    """The value of a default if it is a plain one, or a product like `3 * [[512, 512]]`; else an Expression."""
+    """The value of a default that is a literal, or a product like `3 * [[512, 512]]`; of any other an Expression."""
     if isinstance(default, ast.BinOp) and isinstance(default.op, ast.Mult):
         return _value(default.left) * _value(default.right)
     try:
@@ -126,10 +120,10 @@ def _value(default: ast.expr) -> Any:
         return Expression(ast.unparse(default))
 
 
-def _admits(prefix: str, class_definition: ast.ClassDef, constructor: ast.FunctionDef) -> bool:
-    """Whether a model takes exogenous features of a kind.
+def _supports(prefix: str, class_definition: ast.ClassDef, constructor: ast.FunctionDef) -> bool:
+    """Whether a model supports exogenous features of a kind.
 
-    Releases from 1.7.3 on say so by a class attribute. Earlier ones take the list and raise in the constructor.
+    Releases from 1.7.3 on have a class attribute for this. The constructors of earlier ones raise if a list is given.
     """
     option = f"{prefix}_exog_list"
     if option not in {name for name, _ in _arguments(constructor.args)}:
@@ -145,7 +139,7 @@ def _admits(prefix: str, class_definition: ast.ClassDef, constructor: ast.Functi
 
 
 def _documented_choices(docstring: str) -> dict[str, tuple[str, ...]]:
-    """The choices that a docstring names, by option. Entries look like "`name`: str, ..." or like "name (str): ..."."""
+    """The choices that a docstring lists, by option. Entries look like "`name`: str, ..." or "name (str): ..."."""
     choices = {}
     for line in docstring.splitlines():
         entry = re.match(r"\s*`?(\w+)`?(?::| \()", line)

@@ -1,9 +1,9 @@
-"""The table of constructor options: what the audit varies and to which values, what it leaves alone, and why.
+"""The table of constructor options: which ones the audit varies, with which values, which ones it does not, and why.
 
-Every option of every model of every known release stands here; a test walks the signatures. An option of a later
-release that does not is tried as far as the source tells of it, and the report names it. An entry named
-`Model.option` wins over one named `option`. An option is varied if it decides which layers are built or which of them
-are used; one option at a time, from the defaults. Choices that a docstring names are added to `values` by themselves.
+It has every option of every model of every known release (a test compares it with the signatures). An option of a later
+release that is not in it is tried as far as the source shows its values, and the report names it. An entry named
+`Model.option` takes precedence over one named `option`. An option is varied if it decides which layers are built or
+used; one option at a time, from the defaults.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from nfpatch.audit.models import ModelSource
 
 POINT, QUANTILE, DISTRIBUTION = "MAE", "MQLoss", "DistributionLoss"
-# Tried with every kind of features.
+# Tried with every kind of features
 LOSSES = (POINT, QUANTILE, DISTRIBUTION)
-# Tried once: the implicit quantiles have layers of their own, a mixture has many outputs.
+# Tried once: the implicit quantiles have their own layers, a mixture has many outputs
 IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
 
 
@@ -25,17 +25,17 @@ IMPLICIT_QUANTILE, MIXTURE = "IQLoss", "GMM"
 class Varied:
     """An option that decides which layers are built or used.
 
-    Every cell uses `small` where it is given, instead of the default. `values` are tried; where there are none, a
-    Boolean default is inverted. The choices in the docstring are tried as well, if `documented`. `beside` are options
-    that change along with it, without which it has no effect. Tried are the usual loss, or the `losses`; no exogenous
-    features and all of them, or if `exogenous_only` the latter alone. Where `known_in` names a file of the package,
-    values are tried only if its text holds them.
+    All other cells use `small` instead of the default, if it is set. `values` are tried; if there are none, a Boolean
+    default is inverted. If `documented`, the choices in the docstring are tried as well. `requires` are options without
+    which it has no effect; they change with it. It is tried with the usual loss, or with the `losses`; without
+    exogenous features and with all, or if `exogenous_only` just with all. If `known_in` names a file of the package,
+    only values that its text contains are tried.
     """
 
     why: str
     values: tuple[Any, ...] = ()
     small: Any = None
-    beside: Mapping[str, Any] = field(default_factory=dict)
+    requires: Mapping[str, Any] = field(default_factory=dict)
     documented: bool = True
     exogenous_only: bool = False
     losses: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Varied:
 
 @dataclass(frozen=True)
 class Fixed:
-    """An option that is not varied. Every cell uses `small` where it is given, instead of the default."""
+    """An option that is not varied. Every cell uses `small` instead of the default, if it is set."""
 
     why: str
     small: Any = None
@@ -52,44 +52,29 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Training:
-    """An option that is a matter of training: it decides how a model is trained, not what it is made of.
+    """An option that decides how a model is trained, not how it is built.
 
-    How the audit knows: one cell of each model has the `value` of every such option at once, and has to have the unused
-    parameters of the cell that differs in nothing else.
+    The audit checks this: one cell of each model has the `value` of all such options, and must have the same unused
+    parameters as the cell that differs in nothing else.
     """
 
     value: Any
-    why: str = "how the model is trained, not what it is made of"
-
-
-_DATA = Fixed("how the data is served")
-_CELL = Fixed("the cells themselves decide: loss, exogenous features, horizon")
-_SIZE = Fixed("a size; layers are as many")
-_RATE = Fixed("a dropout rate; no parameters")
-_NUMBER = Fixed("a number in the arithmetic; no parameters")
-_OLD_COLUMNS = Fixed("columns that 1.0.0 declares and its data set never delivers")
+    why: str = "how the model is trained, not how it is built"
 
 
 def _size(value: Any) -> Fixed:
-    return Fixed("a size, small to be quick; layers are as many", value)
+    return Fixed("a size, small for speed; with the same layers", value)
 
 
 _WRAPPED = {"name": "NHITS", "mlp_units": [[16, 16]] * 3, "windows_batch_size": 16}
 
-
-def _layers(*values: int) -> Varied:
-    return Varied("how many layers or blocks there are", values)
-
-
-_ONE_LAYER = _layers(1)
-_BOTH_COUNTS = _layers(1, 2)
 
 OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     # --- training and data
     "learning_rate": Training(0.01),
     "num_lr_decays": Training(1),
     "val_check_steps": Training(3),
-    "early_stop_patience_steps": Training(5),  # more than the validations of a cell: all of its steps are seen
+    "early_stop_patience_steps": Training(5),  # more than the validations of a cell, so that it takes all steps
     "val_monitor": Training("train_loss"),
     "optimizer": Training("SGD"),
     "optimizer_kwargs": Training({"momentum": 0.5}),
@@ -97,9 +82,9 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "lr_scheduler_kwargs": Training({"gamma": 0.9}),
     "random_seed": Training(2),
     "alias": Training("renamed"),
-    "max_steps": Fixed("how long the model is trained; every cell looks at each of its own steps"),
+    "max_steps": Fixed("how long the model is trained; every step of a cell is checked"),
     "valid_loss": Varied(
-        "a loss of its own for the validation, which may have layers: IQLoss, which goes with no other loss",
+        "a separate validation loss, which may have layers: IQLoss, which cannot be combined with another loss",
         (IMPLICIT_QUANTILE,),
         documented=False,
         losses=(IMPLICIT_QUANTILE,),
@@ -111,35 +96,34 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "num_workers_loader", "dataloader_kwargs", "start_padding_enabled", "training_data_availability_threshold",
             "inference_input_size", "normalize", "trajectory_samples",
         ),
-        _DATA,
+        Fixed("how the data is served"),
     ),
-    "windows_batch_size": Fixed("how the data is served; few windows to be quick", 16),
+    "windows_batch_size": Fixed("how the data is served; few windows, for speed", 16),
     **dict.fromkeys(
         (
             "h", "input_size", "loss", "stat_exog_list", "hist_exog_list", "futr_exog_list", "cat_exog_list",
             "categorical_cardinalities", "n_series",
         ),
-        _CELL,
+        Fixed("set by the cells: loss, exogenous features, horizon"),
     ),
     "HINT.model": Fixed("HINT has no parameters but those of the model that it wraps", _WRAPPED),
     "HINT.S": Fixed("the hierarchy of the data: a total and its parts"),
-    "cat_emb_dim": _SIZE,
     "scaler_type": Varied(
-        "`revin` has weights of its own; the other scalers have none",
+        "`revin` has weights; the other scalers have none",
         ("revin",),
         documented=False,
         losses=LOSSES,
         known_in="common/_scalers.py",
     ),
     "exclude_insample_y": Varied("leaves the layers that read y without input", exogenous_only=True),
-    "h_train": Varied("which of the recurrent outputs the loss reads", (12,), beside={"recurrent": True}),
+    "h_train": Varied("which of the recurrent outputs the loss reads", (12,), requires={"recurrent": True}),
     # --- columns of 1.0.0
     **dict.fromkeys(
         (
             "s_cont_cols", "s_cat_cols", "o_cont_cols", "o_cat_cols", "k_cont_cols", "k_cat_cols", "s_cat_inp_lens",
             "s_cont_inp_size", "k_cat_inp_lens", "k_cont_inp_size", "o_cat_inp_lens", "o_cont_inp_size",
         ),
-        _OLD_COLUMNS,
+        Fixed("columns that 1.0.0 declares and its data set never delivers"),
     ),
     "tgt_size": Fixed("the data have one target"),
     "K": _size(5),
@@ -149,7 +133,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
             "dropout", "attn_dropout", "fc_dropout", "head_dropout", "channel_dropout", "temporal_dropout",
             "embed_dropout", "encoder_dropout", "decoder_dropout", "lstm_dropout", "dropout_rate", "dropout_prob_theta",
         ),
-        _RATE,
+        Fixed("a dropout rate; no parameters"),
     ),
     # --- sizes
     **dict.fromkeys(
@@ -160,39 +144,31 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         ),
         _size(16),
     ),
-    "DeepAR.decoder_hidden_size": _SIZE,
-    "context_size": Fixed("a size, where it is not yet deprecated and without effect"),
-    "temporal_width": _SIZE,
-    "channel_ff": _SIZE,
-    "decoder_input_size_multiplier": _SIZE,
-    "enc_in": Fixed("kept and never read"),
-    "dec_in": Fixed("kept and never read"),
-    "n_head": _SIZE,
     "n_heads": _size(2),
-    "mlp_units": Fixed("sizes, small to be quick; the depth of each block stays", [[16, 16]] * 3),
-    "kernel_size": _SIZE,
     "num_kernels": _size(2),
-    "n_pool_kernel_size": _SIZE,
-    "n_freq_downsample": _SIZE,
-    "n_harmonics": _SIZE,
-    "n_polynomials": _SIZE,
-    "n_basis": _SIZE,
-    "modes": _SIZE,
-    "moving_avg_window": _SIZE,
-    "MovingAvg_window": _SIZE,
-    "moving_avg": _SIZE,
-    "patch_len": _SIZE,
-    "stride": _SIZE,
-    "grid_size": _SIZE,
-    "spline_order": _SIZE,
-    "taylor_order": _SIZE,
-    "jacobi_degree": _SIZE,
-    "multi_layer": _SIZE,
-    "top_k": Fixed("how many periods are looked at, with the same layers"),
+    "mlp_units": Fixed("sizes, small for speed; each block keeps its depth", [[16, 16]] * 3),
+    "context_size": Fixed("a size, if it is not deprecated and without effect"),
+    "top_k": Fixed("how many periods are used, with the same layers"),
     "factor": Fixed("how many keys are sampled, with the same layers"),
-    "down_sampling_window": _SIZE,
+    **dict.fromkeys(
+        (
+            "DeepAR.decoder_hidden_size", "cat_emb_dim", "temporal_width", "channel_ff",
+            "decoder_input_size_multiplier", "n_head", "kernel_size", "n_pool_kernel_size", "n_freq_downsample",
+            "n_harmonics", "n_polynomials", "n_basis", "modes", "moving_avg_window", "MovingAvg_window", "moving_avg",
+            "patch_len", "stride", "grid_size", "spline_order", "taylor_order", "jacobi_degree", "multi_layer",
+            "down_sampling_window",
+        ),
+        Fixed("a size; with the same layers"),
+    ),
     # --- numbers in the arithmetic
-    **dict.fromkeys(("grid_eps", "grid_range", "scale_base", "scale_noise", "scale_spline", "leaky_rate"), _NUMBER),
+    **dict.fromkeys(
+        ("grid_eps", "grid_range", "scale_base", "scale_noise", "scale_spline", "leaky_rate"),
+        Fixed("a number in the arithmetic; no parameters"),
+    ),
+    **dict.fromkeys(
+        ("enc_in", "dec_in", "llm_num_hidden_layers", "llm_output_attention", "llm_output_hidden_states"),
+        Fixed("kept and never read"),
+    ),
     # --- activations
     "activation": Varied("of the documented ones, PReLU alone has a weight", ("PReLU",), documented=False),
     **dict.fromkeys(
@@ -205,20 +181,25 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "grn_activation": Fixed("none of the documented ones has weights"),
     "decoder_activation": Varied("of the known ones, PReLU alone has a weight", ("PReLU",)),
     # --- how many
-    **dict.fromkeys(("n_layers", "encoder_n_layers", "lstm_n_layers", "num_layers", "n_block"), _ONE_LAYER),
-    **dict.fromkeys(("encoder_n_blocks", "n_rnn_layers", "encoder_layers", "decoder_layers", "e_layers"), _BOTH_COUNTS),
-    **dict.fromkeys(("num_encoder_layers", "num_decoder_layers", "n_hidden_layers", "d_layers"), _BOTH_COUNTS),
-    "decoder_hidden_layers": Varied("how many layers there are", (1, 2), beside={"decoder_hidden_size": 16}),
-    "n_stacks": _layers(1),
+    **dict.fromkeys(
+        ("n_layers", "encoder_n_layers", "lstm_n_layers", "num_layers", "n_block", "n_stacks"),
+        Varied("how many layers or blocks there are", (1,)),
+    ),
+    **dict.fromkeys(
+        (
+            "encoder_n_blocks", "n_rnn_layers", "encoder_layers", "decoder_layers", "e_layers", "num_encoder_layers",
+            "num_decoder_layers", "n_hidden_layers", "d_layers",
+        ),
+        Varied("how many layers or blocks there are", (1, 2)),
+    ),
+    "decoder_hidden_layers": Varied("how many layers there are", (1, 2), requires={"decoder_hidden_size": 16}),
     "n_blocks": Varied("how many blocks there are", ([2, 2, 2],)),
     "dilations": Varied("how many layers there are", ([[1, 2]],)),
     "TCN.dilations": Varied("how many layers there are", ([1],)),
     "down_sampling_layers": Varied("how many layers there are", (2, 3)),
-    "llm_num_hidden_layers": Fixed("kept and never read"),
     # --- kinds of layers
     "recurrent": Varied("another decoder"),
-    "bias": Varied("whether there are biases"),
-    "encoder_bias": Varied("whether there are biases"),
+    **dict.fromkeys(("bias", "encoder_bias"), Varied("whether there are biases")),
     "cell_type": Varied("another cell", ("GRU", "RNN", "LSTM", "ResLSTM", "AttentiveLSTM")),
     "add_nl_layer": Varied("one more layer"),
     "stack_types": Varied(
@@ -229,12 +210,12 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
         ),
     ),
     "NHITS.stack_types": Fixed("identity is the only type"),
-    "shared_weights": Varied("blocks that share their layers", beside={"n_blocks": [2, 2, 2]}),
-    "basis": Varied("another basis; of seven, with other sizes", beside={"n_basis": 4}),
+    "shared_weights": Varied("blocks that share their layers", requires={"n_blocks": [2, 2, 2]}),
+    "basis": Varied("another basis; of seven, with other sizes", requires={"n_basis": 4}),
     "interpolation_mode": Varied("another way from knots to forecasts", ("nearest", "cubic")),
     "pooling_mode": Varied("another pooling", ("AvgPool1d",)),
     "rnn_type": Varied("another cell", ("lstm", "gru")),
-    "one_rnn_initial_state": Varied("which initial states the recurrent layers read", beside={"n_rnn_layers": 2}),
+    "one_rnn_initial_state": Varied("which initial states the recurrent layers read", requires={"n_rnn_layers": 2}),
     "distil": Varied("whether there are convolutions between the layers"),
     "version": Varied("another attention block", ("Wavelets",)),
     "mode_select": Varied("which Fourier modes have weights", ("low",)),
@@ -243,8 +224,7 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "batch_norm": Varied("whether there is batch normalization"),
     "learn_pos_embed": Varied("whether positions are learned"),
     "revin": Varied("whether there is reversible normalization"),
-    "revin_affine": Varied("whether the normalization has weights"),
-    "revine_affine": Varied("whether the normalization has weights"),
+    **dict.fromkeys(("revin_affine", "revine_affine"), Varied("whether the normalization has weights")),
     "revin_subtract_last": Varied("what the normalization subtracts"),
     "layernorm": Varied("whether there is layer normalization"),
     "use_norm": Varied("whether series are normalized"),
@@ -260,39 +240,21 @@ OPTIONS: Mapping[str, Varied | Training | Fixed] = {
     "llm": Fixed("a tiny GPT-2 made from a configuration; nothing is downloaded"),
     "llm_config": Fixed("comes with the language model"),
     "llm_tokenizer": Fixed("comes with the language model"),
-    "llm_output_attention": Fixed("kept and never read"),
-    "llm_output_hidden_states": Fixed("kept and never read"),
     "prompt_prefix": Fixed("words in the prompt; no parameters"),
 }  # fmt: skip
 
 
-# What becomes of an option that a new release brings along.
-NOT_IN_THE_TABLE = Varied("not in the table: a Boolean is inverted and documented choices are tried, no more is known")
+# An option of a new release
+NOT_IN_THE_TABLE = Varied("not in the table: a Boolean is inverted, and documented choices are tried")
 
 
 def entry_of(model: ModelSource, option: str) -> Varied | Training | Fixed:
-    """What the table says of an option of a model."""
+    """The entry of an option of a model."""
     return OPTIONS.get(f"{model.name}.{option}") or OPTIONS.get(option, NOT_IN_THE_TABLE)
 
 
-def small_options(model: ModelSource) -> dict[str, Any]:
-    """The options that every cell of a model uses instead of the defaults."""
-    entries = {option: entry_of(model, option) for option in model.options}
-    return {
-        option: entry.small
-        for option, entry in entries.items()
-        if not isinstance(entry, Training) and entry.small is not None
-    }
-
-
-def training_options(model: ModelSource) -> dict[str, Any]:
-    """The options of a model that are matters of training, each with another value than its default."""
-    entries = {option: entry_of(model, option) for option in model.options}
-    return {option: entry.value for option, entry in entries.items() if isinstance(entry, Training)}
-
-
 def values_tried(model: ModelSource, option: str, entry: Varied) -> list[Any]:
-    """The values of an option that the audit tries, besides the one that all other cells use."""
+    """The values of an option that the audit tries, except the one that all other cells use."""
     default = model.defaults.get(option)
     candidates = list(entry.values) or ([not default] if isinstance(default, bool) else [])
     candidates += model.choices.get(option, ()) if entry.documented else ()

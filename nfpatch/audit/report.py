@@ -1,4 +1,4 @@
-"""What `audit` prints: its progress on standard error, a line a model and the unused parameters on standard output."""
+"""What `audit` prints: its progress on standard error; on standard output a row for each model, and the findings."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ import click
 
 from nfpatch.audit.run import PROCESSES, STEPS, AuditAgenda, AuditReport, Cell, CellOutcome, TrainingCheck, outcome_of
 from nfpatch.console import pluralize, print_install
+from nfpatch.engine.facts import listed
 from nfpatch.engine.report import Progress, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.proof.runner import ProofEvent
 
-# How many configurations, and how many names of parameters, are written out.
-_SHOWN = 3
-
 
 @contextmanager
 def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
-    """What `audit` shows while it runs: each model when its last cell is done, and on a terminal a live line."""
+    """Shows progress on standard error: a bar on a terminal, and each model when its last cell is finished."""
     left = Counter(cell.model for cell in agenda.cells)
     outcomes: Counter[tuple[str, CellOutcome]] = Counter()
     with Progress(len(agenda.cells)) as shown:
 
         def show(event: ProofEvent) -> None:
             if event.kind == "launched":
-                shown.print(f"Training {pluralize(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
-                shown.show("importing torch and Lightning")
+                shown.begin(f"Training {pluralize(sum(left.values()), 'cell', 'cells')}, each {STEPS} steps ...")
             elif event.kind == "started" and event.case is not None:
                 shown.show(f"{event.case.case.model}, {event.case.case.config}")
             elif event.result is not None:
@@ -49,12 +46,18 @@ def progress(agenda: AuditAgenda) -> Iterator[Callable[[ProofEvent], None]]:
 
 
 def print_report(install: Install, report: AuditReport) -> None:
-    """The answer of `audit`: the table of models, the unused parameters, what is not known, and the verdict."""
+    """Prints the table of models, the unused parameters, the failed cells, and the verdict."""
     print_install(install)
     models = {name: list(cells) for name, cells in groupby(report.cells, key=lambda cell: cell.case.model)}
     click.secho(f"\n  {'model':<20} {'cells':>6} {'clean':>6} {'unused':>6} {'refused':>8} {'failed':>7}", bold=True)
     for name, cells in models.items():
-        _print_row(name, cells)
+        outcomes = _outcomes(cells)
+        numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
+        # dots for zeros, so that the other numbers stand out
+        words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
+        if outcomes["unused"]:
+            words[2] = click.style(words[2], fg="red", bold=True)
+        click.echo(f"  {name:<20} {' '.join(words)}")
     _print_unused(report.cells)
     _print_failed(report.cells)
     click.echo()
@@ -62,37 +65,27 @@ def print_report(install: Install, report: AuditReport) -> None:
         print_sentence(sentence)
 
 
-def _print_row(name: str, cells: Sequence[Cell]) -> None:
-    """A model's line of the table; zeros are dots, so that the other numbers stand out."""
-    outcomes = _outcomes(cells)
-    numbers = (len(cells), outcomes["clean"], outcomes["unused"], outcomes["refused"], outcomes["error"])
-    words = [f"{number or '.':>{width}}" for number, width in zip(numbers, (6, 6, 6, 8, 7))]
-    if outcomes["unused"]:
-        words[2] = click.style(words[2], fg="red", bold=True)
-    click.echo(f"  {name:<20} {' '.join(words)}")
-
-
 def _outcomes(cells: Sequence[Cell]) -> Counter[str]:
     return Counter("refused" if cell.refused else cell.outcome for cell in cells)
 
 
 def _print_unused(cells: Sequence[Cell]) -> None:
-    """The unused parameters: those of the same cells of a model together, and models alike in it."""
-    models: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    """Prints the unused parameters. Those that are unused in the same cells, or models, share an entry."""
+    models: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
     for name, own in groupby(cells, key=lambda cell: cell.case.model):
         for parameters, configs in _unused_together(own):
             models.setdefault(parameters, {})[name] = configs
     for parameters, where in models.items():
         names = next(iter(where)) if len(where) == 1 else f"{len(where)} models"
         click.secho(f"\n{names}: {pluralize(len(parameters), 'unused parameter', 'unused parameters')}", bold=True)
-        print_sentence(_shortened(parameters, ", "), "  ")
-        print_sentence(f"in {_shortened(next(iter(where.values())), '; ')}", "    ")
+        print_sentence(listed(parameters), "  ")
+        print_sentence(f"in {listed(next(iter(where.values())), '; ')}", "    ")
         if len(where) > 1:
             print_sentence(f"of {', '.join(where)}", "    ")
 
 
-def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """The unused parameters of a model, in groups that are unused in the same configurations, and these."""
+def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The unused parameters of a model, grouped by the configurations in which they are unused."""
     configs: dict[str, list[str]] = {}
     for cell in cells:
         for parameter in cell.unused_parameters if cell.outcome == "unused" else ():
@@ -100,11 +93,11 @@ def _unused_together(cells: Iterable[Cell]) -> Iterator[tuple[tuple[str, ...], l
     groups: dict[tuple[str, ...], list[str]] = {}
     for parameter in sorted(configs):
         groups.setdefault(tuple(configs[parameter]), []).append(parameter)
-    yield from ((tuple(parameters), list(where)) for where, parameters in groups.items())
+    return ((tuple(parameters), where) for where, parameters in groups.items())
 
 
 def _print_failed(cells: Sequence[Cell]) -> None:
-    """The cells of which nothing is known, those with the same reason together."""
+    """Prints the cells that failed; those with the same reason share an entry."""
     configs: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         if cell.outcome == "error" and not cell.refused:
@@ -112,13 +105,7 @@ def _print_failed(cells: Sequence[Cell]) -> None:
     if configs:
         click.secho("\nUnknown, because the fit failed", bold=True)
     for (name, reason), where in configs.items():
-        print_sentence(f"{name}, {_shortened(where, '; ')}: {reason}", "  ")
-
-
-def _shortened(words: Sequence[str], separator: str) -> str:
-    """The first few of the words, and how many more there are."""
-    more = len(words) - _SHOWN
-    return separator.join(words[:_SHOWN]) + (f"{separator}and {more} more" if more > 0 else "")
+        print_sentence(f"{name}, {listed(where, '; ')}: {reason}", "  ")
 
 
 def sentences_of(report: AuditReport) -> list[str]:

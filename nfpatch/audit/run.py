@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Literal, Optional
 
@@ -18,8 +18,8 @@ from nfpatch.installs.find import Install, module_file
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import CaseResult, ProofCase
 
-# Training steps of each cell. A parameter that each step leaves out with probability 1/2, as SOFTSSharp does, escapes
-# them with probability 1/1024; the seed is fixed, so that two audits of a release find the same.
+# Training steps of each cell. A parameter that each step leaves out with probability 1/2, as in SOFTSSharp, is missed
+# with probability 1/1024. The seed is fixed, so that two audits of a release find the same.
 STEPS = 10
 PROCESSES = 2
 
@@ -30,9 +30,9 @@ CellOutcome = Literal["clean", "unused", "error"]
 class Cell:
     """One configuration of a model and its result.
 
-    "unused": some step left the `unused_parameters` without a gradient. "error": it could not be trained to the end, so
-    it is not known; the `detail` says why, and `refused` that the release itself does not admit the configuration.
-    `is_finished` is False where the process died or the time was up.
+    "unused": the `unused_parameters` had no gradient in some step. "error": the fit failed, so nothing is known; the
+    `detail` says why, and it was `refused` if the release itself does not accept the configuration. It `is_finished`
+    unless the process crashed or the time limit was reached.
     """
 
     case: Case
@@ -49,7 +49,7 @@ class Cell:
         return re.sub(r"^rank \d+: ", "", self.detail).partition("\n")[0]
 
     def to_json(self) -> dict[str, object]:
-        """The cell as a member of `cases` in the JSON of `nfpatch audit`."""
+        """An element of `cells` in the JSON of `nfpatch audit`."""
         return {
             "model": self.case.model,
             "config": self.case.config,
@@ -66,10 +66,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class TrainingCheck:
-    """Whether the options that the table calls a matter of training are one: no cell but one of each model varies them.
+    """Whether the training options of the table change no unused parameters.
 
-    `options` are those that were changed, all at once, with the values that they had. A model is `alike` where that
-    left the unused parameters as they were, `unlike` where it did not, and `not_known` where a fit failed.
+    `options` were all varied at once, with these values, in one cell of each model. The unused parameters of a model
+    stayed the same (`alike`) or did not (`unlike`); it is `not_known` if a fit failed.
     """
 
     options: dict[str, object]
@@ -77,19 +77,10 @@ class TrainingCheck:
     unlike: tuple[str, ...]
     not_known: tuple[str, ...]
 
-    def to_json(self) -> dict[str, object]:
-        """The check as the JSON of `nfpatch audit` has it."""
-        return {
-            "options": self.options,
-            "alike": list(self.alike),
-            "unlike": list(self.unlike),
-            "not_known": list(self.not_known),
-        }
-
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The result of an audit. `ddp` says whether strict DDP trained the cells, or one process each."""
+    """The result of an audit. With `ddp`, strict DDP trained the cells; otherwise one process trained each."""
 
     cells: tuple[Cell, ...]
     unknown_options: tuple[str, ...]
@@ -99,12 +90,12 @@ class AuditReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every cell was tried, and none has unused parameters."""
+        """Whether every cell is finished, and none has unused parameters."""
         return all(cell.outcome != "unused" and cell.is_finished for cell in self.cells)
 
     @property
     def not_audited(self) -> dict[str, str]:
-        """The models of which no cell could be trained, and why the first of them could not."""
+        """The models of which no cell could be trained, with the reason of the first cell."""
         trained = {cell.case.model for cell in self.cells if cell.outcome != "error"}
         reasons: dict[str, str] = {}
         for cell in self.cells:
@@ -114,7 +105,7 @@ class AuditReport:
 
     @property
     def training(self) -> TrainingCheck:
-        """What the cells say of the options that are called a matter of training."""
+        """Whether the cells with other training options have the unused parameters of their twins without."""
         usual = {(cell.case.model, cell.case.config): cell for cell in self.cells}
         options: dict[str, object] = {}
         models: dict[str, list[str]] = {"alike": [], "unlike": [], "not_known": []}
@@ -142,14 +133,14 @@ class AuditReport:
             "seconds": round(self.seconds, 3),
             "not_audited": self.not_audited,
             "unknown_options": list(self.unknown_options),
-            "training": self.training.to_json(),
+            "training": asdict(self.training),
             "cells": [cell.to_json() for cell in self.cells],
         }
 
 
 @dataclass(frozen=True)
 class AuditAgenda:
-    """What there is to audit: the cells, and the options, as `Model.option`, that the table does not know."""
+    """The cells of an audit, and the options that the table lacks, as `Model.option`."""
 
     cells: tuple[Case, ...]
     unknown_options: tuple[str, ...]
@@ -158,7 +149,7 @@ class AuditAgenda:
 def agenda_for(install: Install, names: Sequence[str] = ()) -> AuditAgenda:
     """The cells of the models with these names, or of all models of the install, in the order of the release.
 
-    Raises UsageError for a name that is no model of this release.
+    Raises UsageError if the release has no model of a name.
     """
     models = models_of(install.package)
     known = [model.name for model in models]
@@ -185,39 +176,41 @@ def run_audit(
     install: Install,
     ddp: bool = False,
     timeout: float = 900.0,
-    on_event: Optional[Callable[[ProofEvent], None]] = None,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> AuditReport:
-    """Train all cells; `timeout` is in seconds, for all together.
+    """Trains all cells; `timeout` is in seconds, for all together.
 
-    Each cell is trained by one process alone, two of them at work side by side, or by strict `ddp` in two processes. In
-    one process a patch changes nothing, not even where it gives a parameter a gradient: where there are runtime modules
-    of patches, the cells with unused parameters are trained by strict DDP as well, and are clean if it refuses none.
+    Each cell is trained by one of two independent processes, or by strict `ddp` in both. Some patches give a parameter
+    a gradient on several ranks only. So if the install has runtime modules, the cells with unused parameters are
+    trained by strict DDP as well, and are clean if it does not refuse them.
 
-    Raises InstallEnvironmentError where the interpreter cannot train at all, and where the temporary folder is full.
+    Raises InstallEnvironmentError if the interpreter cannot train at all, or the temporary folder is full.
     """
     report = _trained(agenda.cells, install, ddp, timeout, on_event)
     found = [_cell_of(cell, result) for cell, result in zip(agenda.cells, report.cases)]
-    seconds = report.seconds
-    unused = {number: cell for number, cell in enumerate(found) if cell.outcome == "unused"}
-    if unused and not ddp and install.file(module_file("__init__")).is_file():
-        again = _trained([cell.case for cell in unused.values()], install, True, max(timeout - seconds, 1.0), None)
-        seconds += again.seconds
-        for (number, cell), result in zip(unused.items(), again.cases):
-            if outcome_of(result) == "clean":
-                found[number] = _cell_of(cell.case, result)
-    audit = AuditReport(tuple(found), agenda.unknown_options, ddp, report.stack, seconds)
     if all(cell.outcome == "error" for cell in found):
         raise InstallEnvironmentError(
             f"Nothing could be audited: {found[0].case.model}, {found[0].case.config}: {found[0].detail}\n"
             "Check the environment of this interpreter, or name another one with --python."
         )
-    return audit
+    seconds = report.seconds
+    unused = {number: cell for number, cell in enumerate(found) if cell.outcome == "unused"}
+    if unused and not ddp and install.file(module_file("__init__")).is_file():
+        again = _trained([cell.case for cell in unused.values()], install, True, max(timeout - seconds, 1.0))
+        seconds += again.seconds
+        for (number, cell), result in zip(unused.items(), again.cases):
+            if outcome_of(result) == "clean":
+                found[number] = _cell_of(cell.case, result)
+    return AuditReport(tuple(found), agenda.unknown_options, ddp, report.stack, seconds)
 
 
 def _trained(
-    cells: Sequence[Case], install: Install, ddp: bool, timeout: float, on_event: Optional[Callable[[ProofEvent], None]]
+    cells: Sequence[Case],
+    install: Install,
+    ddp: bool,
+    timeout: float,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> ProofReport:
-    """Trains the cells, each in one process or by strict DDP in two."""
     return run_proof(
         python=install.python,
         cases=[
@@ -247,7 +240,6 @@ def outcome_of(result: CaseResult) -> CellOutcome:
 
 
 def _cell_of(case: Case, result: CaseResult) -> Cell:
-    """A cell with the result of its fit."""
     outcome = outcome_of(result)
     return Cell(
         case=case,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from nfpatch.engine.launch import training_environment
+from nfpatch.engine.launch import describe_exit, training_environment
 from nfpatch.engine.probe import runnable
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.target import ENTRY
@@ -41,15 +40,9 @@ class MigrationWorker:
         if line.endswith("\n"):
             return record_in(line, kind)
         raise InstallEnvironmentError(
-            f"The interpreter that reads the models {self._exit_reason()}. Nothing was changed. "
+            f"The interpreter that reads the models {describe_exit(self._process.wait())}. Nothing was changed. "
             f"The end of its output: {self._last_lines()}"
         )
-
-    def _exit_reason(self) -> str:
-        code = self._process.wait()
-        if code >= 0:
-            return f"exited with code {code}"
-        return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
     def _last_lines(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")

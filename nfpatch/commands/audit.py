@@ -5,14 +5,7 @@ from __future__ import annotations
 import click
 
 from nfpatch import console
-from nfpatch.commands.options import (
-    JsonCommand,
-    Target,
-    answer_options,
-    combine,
-    place_options,
-    timeout_option,
-)
+from nfpatch.commands.options import JsonCommand, Target, answer_options, combine, place_options, timeout_option
 
 AUDIT_TIMEOUT_SECONDS = 900.0
 
@@ -22,12 +15,7 @@ AUDIT_TIMEOUT_SECONDS = 900.0
 @click.option("--ddp", is_flag=True, help="Train each configuration by DDP in two processes.")
 @timeout_option(AUDIT_TIMEOUT_SECONDS, "Time limit of the whole audit. Trainings that still run then are terminated.")
 @combine(place_options, answer_options)
-def command(
-    models: tuple[str, ...],
-    ddp: bool,
-    timeout: float,
-    target: Target,
-) -> None:
+def command(models: tuple[str, ...], ddp: bool, timeout: float, target: Target) -> None:
     """Find unused parameters in all models of the install, or in the named ones.
 
     Each model is trained for a few steps with each kind of loss, with each kind of exogenous features and with each

@@ -202,9 +202,9 @@ def in_file(file: str, line: int) -> str:
     return f"{file.replace(chr(92), '/').rpartition('/')[2]}:{line}"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], separator: str = ", ") -> str:
     """Up to three of them, and how many more."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return separator.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def shortened(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the processes of a run have written so far: event files, printed output, and stacks."""
+"""What the processes of a run have written: events, printed output, and stacks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PACKAGES = re.compile(r".*(site-packages/|/nfpatch-run-[^/]*/source/)")
 
 
 def entries_in(path: Path, start: int) -> tuple[list[Entry], int]:
-    """The events that a file has from byte `start` on, as far as their lines are whole, and where the next one begins.
+    """The events in the complete lines of a file from byte `start` on, and the byte at which the next line begins.
 
-    `target/event_file.py` writes such files. Raises WrongRecord where a line is no event.
+    `target/event_file.py` writes such files. Raises WrongRecord if a line is no event.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -29,51 +29,47 @@ def entries_in(path: Path, start: int) -> tuple[list[Entry], int]:
 
 
 def frames_of_dump(text: str) -> list[tuple[str, str, str]]:
-    """File, line and function of each frame in faulthandler's last dump, the innermost first; none without a dump."""
+    """File, line and function of each frame in faulthandler's last dump, if there is one, the innermost first."""
     _, heading, dump = text.rpartition(_DUMP_HEADING)
     return _FRAME.findall(dump) if heading else []
 
 
 def tail_of(log: Path, lines: int) -> str:
-    """The last lines of a log file that are not blank; empty where there is no such file."""
+    """The last lines of a log file that are not blank; of a progress bar only what was visible last."""
     shown = (line.rstrip().rpartition("\r")[2] for line in text_of(log).split("\n"))
     return "\n".join([line for line in shown if line.strip()][-lines:])
 
 
 def text_of(log: Path) -> str:
-    """The text of a file that another process may be writing; empty where there is none."""
+    """The text of a file that another process may be writing; empty if it does not exist."""
     return log.read_bytes().decode("utf-8", errors="replace") if log.exists() else ""
 
 
 def place_of(stack: str) -> str:
-    """Where a process is by its stack, innermost frame first: the collective that it waits in, and what called it."""
+    """Where a process is according to its stack: the collective or the innermost frame, and the caller of that."""
     frames = frames_of_dump(stack)
     if not frames:
         return ""
-    collective = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
-    outer = next(
-        (f"{without_site_packages(file)}:{line} in {name}" for file, line, name in frames if is_telling(file)), ""
-    )
-    if collective:
-        return collective[0] + (f", called at {outer}" if outer else "")
-    file, line, name = frames[0]
-    inner = f"{without_site_packages(file)}:{line} in {name}"
-    return inner if not outer or outer == inner else f"{inner}, called at {outer}"
+    places = [f"{without_site_packages(file)}:{line} in {name}" for file, line, name in frames]
+    collectives = [name for file, _, name in frames if "/torch/distributed/" in file and not name.startswith("_")]
+    inner = next(iter(collectives), places[0])
+    outer = next((place for place, (file, _, _) in zip(places, frames) if is_relevant(file)), inner)
+    return inner if outer == inner else f"{inner}, called at {outer}"
 
 
-def telling_place(places: Sequence[str]) -> str:
-    """The innermost of the frames of an exception that is neuralforecast's or the script's own; else the innermost."""
-    telling = [place for place in places if is_telling(place)] or [*places]
+def relevant_place(places: Sequence[str]) -> str:
+    """The innermost frame of an exception in neuralforecast or in the script's own code; else the innermost one."""
+    telling = [place for place in places if is_relevant(place)] or [*places]
     return without_site_packages(telling[-1]) if telling else ""
 
 
 def without_site_packages(place: str) -> str:
-    """A place without the site-packages folder, or the overlay of nfpatch, that it is in."""
+    """A place without the folder of its package: site-packages, or nfpatch's overlay."""
     return _PACKAGES.sub("", place)
 
 
-def is_telling(file: str) -> bool:
-    """Whether a frame of this file tells a user where a process is: neuralforecast's, or the script's own."""
+def is_relevant(file: str) -> bool:
+    """Whether a file is part of neuralforecast or of the user's own code."""
     is_own = file.startswith(str(ENTRY.parent))
     of_others = any(part in file for part in ("/site-packages/", "/dist-packages/", "/lib/python"))
     return "/neuralforecast/" in file or not (is_own or of_others)

@@ -1,26 +1,19 @@
-"""What the target interpreter has to train with, found out without importing it."""
+"""The versions of what a target interpreter trains with, found without importing it."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nfpatch.engine.launch import interpreter_environment
 from nfpatch.errors import InstallEnvironmentError
-from nfpatch.installs.interpreter import interpreter_path
+from nfpatch.installs.interpreter import ask_interpreter, interpreter_path
 
 OLDEST_PYTHON = (3, 7)
-# Seconds; the answer takes a fraction of one, except from cold network file systems.
-_PROBE_TIMEOUT = 60.0
-
-# Runs in the target interpreter, whatever its version. Folders of `*.dist-info` stand in for `importlib.metadata`,
-# which Python 3.7 lacks.
+# Runs in the target interpreter, whatever its version. Python 3.7 has no `importlib.metadata`, only `*.dist-info`.
 _PROBE = """
 import glob, json, os, sys
 sys.path[:] = [entry for entry in sys.path if entry]
@@ -52,9 +45,9 @@ print(json.dumps(answer))
 
 @dataclass(frozen=True)
 class Stack:
-    """The versions that are installed for an interpreter, and the folder in which it finds `neuralforecast/`.
+    """The versions in an interpreter's environment, and the folder in which it finds `neuralforecast/`.
 
-    pyspark and fugue, by which neuralforecast trains and predicts on Spark, may be missing.
+    pyspark and fugue are only needed on Spark.
     """
 
     python: str
@@ -66,26 +59,25 @@ class Stack:
 
     @property
     def versions(self) -> dict[str, str]:
-        """What a report says of it."""
+        """The versions that reports show, by name."""
         return {"torch": self.torch, "Lightning": self.lightning, "Python": self.python}
 
     def __str__(self) -> str:
-        """The same in words."""
         return ", ".join(f"{name} {version}" for name, version in self.versions.items())
 
 
 def versions_in_json(stack: Stack | None) -> dict[str, object]:
-    """The versions for a JSON document; None where nothing ran."""
+    """The versions for a JSON document; without a stack, None for each."""
     names = ("torch", "lightning", "python")
     return {name: None if stack is None else getattr(stack, name) for name in names}
 
 
 def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
-    """What `python` has to train with, `extra_path` being first on its path. Imports neither torch nor Lightning.
+    """The stack of `python` with `extra_path` first on its import path; nothing of it is imported.
 
-    Raises InstallEnvironmentError where the interpreter cannot run, is too old, or lacks torch or Lightning.
+    Raises InstallEnvironmentError if the interpreter cannot run, is too old, or lacks torch or Lightning.
     """
-    answer = _answer(python, extra_path)
+    answer = ask_interpreter(python, _PROBE, interpreter_environment(extra_path))
     version = tuple(answer["python"])
     if version < OLDEST_PYTHON:
         raise InstallEnvironmentError(
@@ -114,41 +106,11 @@ def probe(python: Path, extra_path: Sequence[Path] = ()) -> Stack:
     )
 
 
-def _answer(python: Path, extra_path: Sequence[Path]) -> dict[str, Any]:
-    """What the probe prints in the interpreter."""
-    try:
-        done = subprocess.run(
-            [str(runnable(python)), "-c", _PROBE],
-            env=interpreter_environment(extra_path),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        reason = f"it did not answer within {_PROBE_TIMEOUT:g} s"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except (IndexError, ValueError):
-        last_words = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}, and no output"]
-        reason = last_words[0]
-    else:
-        return answer
-    raise InstallEnvironmentError(
-        f"{python} cannot be run as a Python interpreter: {reason}. Name a working one with --python."
-    )
-
-
 def runnable(python: Path) -> Path:
-    """The interpreter as an absolute path, looked up on PATH where it is a bare name.
-
-    Links are not followed: the link is what makes it a virtual environment's.
-    """
+    """The absolute path of an interpreter, looked up on PATH if it is a bare name; links are not resolved."""
     found = interpreter_path(python)
     return Path(os.path.abspath(shutil.which(found) or found))
 
 
 def _dotted(version: Sequence[int]) -> str:
-    """A version as text."""
     return ".".join(map(str, version))

@@ -1,4 +1,4 @@
-"""What a command has found, as text, JUnit XML and HTML: one document, whatever it is of."""
+"""The findings of a command as one document, printed as text, JUnit XML and HTML; and the progress of a run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import html
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import click
 
-# What XML 1.0 cannot hold, escaped or not; a process that crashed may have printed it.
+# XML 1.0 does not allow these, even escaped; a process that crashed may have printed some.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _STYLE = """
@@ -41,14 +41,14 @@ ins { color: var(--ok); text-decoration: none; } del { color: var(--no); text-de
 }
 """
 WIDTH = 80
-_WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+_COLOURS = {"ok": "green", "--": "yellow", "NO": "red"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One fit, call or patch: what it is called, the cells of its row, and what it showed, in `lines`.
+    """One fit, call or patch: the cells of its row, and the `lines` of its finding.
 
-    `name` tells it from the others of its section in JUnit XML. `detail` is why it is not `ok`, or is skipped.
+    `name` is that of the test case in JUnit XML. `detail` says why it is not `ok`, or is skipped.
     """
 
     ok: bool
@@ -61,14 +61,23 @@ class Item:
     is_skipped: bool = False
 
     @property
-    def is_error(self) -> bool:
-        """Whether it did not complete, which JUnit XML calls an error and not a failure."""
-        return not self.ok and self.outcome in ("error", "timeout")
+    def mark(self) -> str:
+        """The first cell of its row."""
+        return "--" if self.is_skipped else "ok" if self.ok else "NO"
+
+    @property
+    def problem(self) -> str:
+        """Its element in JUnit XML; an item that did not complete is an error, not a failure. Empty if it is ok."""
+        if self.is_skipped:
+            return "skipped"
+        if self.ok:
+            return ""
+        return "error" if self.outcome in ("error", "timeout") else "failure"
 
 
 @dataclass(frozen=True)
 class Section:
-    """Items under a title; `folded` are texts, each under a summary, that the page folds away."""
+    """Items under a title; `folded` are summaries, each with a text that the page folds away."""
 
     title: str
     items: tuple[Item, ...]
@@ -80,7 +89,7 @@ class Section:
 class Document:
     """The result of a `command`: `facts` on what ran, sections, and the sentences of the `verdict`.
 
-    `extra` are the title and text of a part that only the page has; a line in it that begins with "+" or "-" is marked.
+    `extra` is the title and text of a part that only the page has; lines in it that begin with "+" or "-" are coloured.
     """
 
     command: str
@@ -95,28 +104,32 @@ class Document:
 
 
 def print_sentence(text: str, margin: str = "") -> None:
-    """Prints text in lines of 80 characters; on a terminal that breaks lines itself, unless there is a margin."""
+    """Prints text in lines of 80 characters. Without a margin, a terminal breaks the lines itself."""
     if margin or not sys.stdout.isatty():
-        text = textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin, **_WHOLE)
+        wrapper = textwrap.TextWrapper(WIDTH, margin, margin, break_long_words=False, break_on_hyphens=False)
+        text = wrapper.fill(text)
     click.echo(text)
 
 
-def print_item(item: Item, widths: Iterable[int], margin: int = 6) -> None:
-    """Prints the row of an item, and below it what it showed."""
-    mark, colour = ("ok", "green") if item.ok else ("--", "yellow") if item.is_skipped else ("NO", "red")
-    row = "  ".join(f"{cell:<{width}}" for cell, width in zip(item.cells, widths))
-    click.echo(f"  {click.style(mark, fg=colour, bold=not item.ok)}  {row}".rstrip())
-    for line in "\n".join(item.lines).splitlines():
-        print_sentence(line, " " * margin)
+def print_items(items: Sequence[Item], heading: Sequence[str] = ()) -> None:
+    """Prints a row for each item, with its lines below; the heading, if any, has the titles of the columns."""
+    rows = [item.cells for item in items]
+    widths = [max(map(len, column)) for column in zip(*rows, *([heading] if heading else []))]
 
+    def in_columns(cells: Sequence[str]) -> str:
+        return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths))
 
-def widths_of(items: Iterable[Item]) -> list[int]:
-    """How wide each column of these items is."""
-    return [max(map(len, column)) for column in zip(*(item.cells for item in items))]
+    if heading:
+        click.secho(f"{'':6}{in_columns(heading)}".rstrip(), bold=True)
+    for item in items:
+        mark = click.style(item.mark, fg=_COLOURS[item.mark], bold=not item.ok)
+        click.echo(f"  {mark}  {in_columns(item.cells)}".rstrip())
+        for line in "\n".join(item.lines).splitlines():
+            print_sentence(line, " " * 6)
 
 
 def write_files(document: Document, junit_xml: Path | None, page: Path | None) -> None:
-    """Writes the document as JUnit XML and as a page, where they are asked for."""
+    """Writes the document as JUnit XML and as a page, each if its path is given."""
     if junit_xml is not None:
         junit_xml.write_bytes(junit_of(document))
     if page is not None:
@@ -124,14 +137,14 @@ def write_files(document: Document, junit_xml: Path | None, page: Path | None) -
 
 
 def junit_of(document: Document) -> bytes:
-    """JUnit XML of one test suite. An incomplete item is an error, a complete one that is not ok is a failure."""
+    """JUnit XML of one test suite, with a test case for each item."""
     cases = [(section.title, item) for section in document.sections for item in section.items]
-    items = [item for _, item in cases]
+    problems = Counter(item.problem for _, item in cases)
     counts = {
-        "tests": str(len(items)),
-        "failures": str(sum(not item.ok and not item.is_error and not item.is_skipped for item in items)),
-        "errors": str(sum(item.is_error and not item.is_skipped for item in items)),
-        "skipped": str(sum(item.is_skipped for item in items)),
+        "tests": str(len(cases)),
+        "failures": str(problems["failure"]),
+        "errors": str(problems["error"]),
+        "skipped": str(problems["skipped"]),
         "time": f"{document.seconds:.3f}",
     }
     root = ElementTree.Element("testsuites", counts)
@@ -140,22 +153,18 @@ def junit_of(document: Document) -> bytes:
     for name, value in document.facts:
         ElementTree.SubElement(properties, "property", {"name": name, "value": _printable(value)})
     for title, item in cases:
-        _add_test_case(suite, title, item)
+        attributes = {"classname": title, "name": item.name, "time": f"{item.seconds:.3f}"}
+        element = ElementTree.SubElement(suite, "testcase", attributes)
+        finding = _printable("\n".join(item.lines))
+        detail = _printable(item.detail)
+        if item.problem == "skipped":
+            ElementTree.SubElement(element, "skipped", {"message": detail})
+        elif item.problem:
+            message = (finding.splitlines() or [item.outcome])[0]
+            ElementTree.SubElement(element, item.problem, {"message": message, "type": item.outcome}).text = detail
+        ElementTree.SubElement(element, "system-out").text = finding
     xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return xml
-
-
-def _add_test_case(suite: ElementTree.Element, title: str, item: Item) -> None:
-    attributes = {"classname": title, "name": item.name, "time": f"{item.seconds:.3f}"}
-    element = ElementTree.SubElement(suite, "testcase", attributes)
-    finding = _printable("\n".join(item.lines))
-    if item.is_skipped:
-        ElementTree.SubElement(element, "skipped", {"message": _printable(item.detail)})
-    elif not item.ok:
-        message = (finding.splitlines() or [item.outcome])[0]
-        kind = "error" if item.is_error else "failure"
-        ElementTree.SubElement(element, kind, {"message": message, "type": item.outcome}).text = _printable(item.detail)
-    ElementTree.SubElement(element, "system-out").text = finding
 
 
 def _printable(text: str) -> str:
@@ -163,7 +172,7 @@ def _printable(text: str) -> str:
 
 
 def page_of(document: Document) -> str:
-    """A page that needs no other file: the verdict and the facts, the sections, and the extra part."""
+    """A self-contained HTML page: the verdict and the facts, the sections, and the extra part."""
     verdict = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in document.verdict)
     facts = (f"<th>{html.escape(name)}</th><td>{html.escape(value)}</td>" for name, value in document.facts)
     parts = [
@@ -196,7 +205,7 @@ def _table(kind: str, rows: Iterable[str]) -> str:
 
 
 def _row(item: Item) -> str:
-    mark = f'<td class="{_class_of(item.ok)}">{"ok" if item.ok else "--" if item.is_skipped else "NO"}</td>'
+    mark = f'<td class="{_class_of(item.ok)}">{item.mark}</td>'
     cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in item.cells)
     lines = html.escape("\n".join(item.lines))
     seconds = f"{item.seconds:.1f} s" if item.seconds else ""
@@ -227,6 +236,7 @@ class Progress:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
         self._live = LiveLine(*columns, TimeElapsedColumn(), console=self._errors, transient=True)
         self._task = self._live.add_task("preparing", total=total)
+        self._beginning = ""
 
     def __enter__(self) -> Progress:
         return self
@@ -235,13 +245,16 @@ class Progress:
         if self._live.live.is_started:
             self._live.stop()
 
-    def print(self, line: str) -> None:
-        """Prints a line that stays."""
-        self._errors.print(line, markup=False)
+    def begin(self, line: str) -> None:
+        """Shows that processes are starting; prints a line that stays, unless the last start had the same."""
+        if line != self._beginning:
+            self._errors.print(line, markup=False)
+        self._beginning = line
+        self.show("importing torch and Lightning")
 
     def mark(self, mark: str, words: str) -> None:
-        """Prints a line that stays, with a mark in front: "ok", "NO" or another."""
-        self._errors.print(f"  {mark}  ", style={"ok": "green", "NO": "red"}.get(mark), end="")
+        """Prints a line that stays, with a mark in front: "ok", "--" or "NO"."""
+        self._errors.print(f"  {mark}  ", style=_COLOURS[mark], end="")
         self._errors.print(words, markup=False)
 
     def show(self, words: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Optional
 
 from nfpatch.errors import InstallEnvironmentError
 
@@ -27,17 +29,25 @@ def interpreter_path(python: Path) -> Path:
 
 def import_path_of(python: Path) -> list[Path]:
     """The import path of another interpreter, Python 3.7 or newer."""
+    return [Path(entry).absolute() for entry in ask_interpreter(python, _PATH_PROBE)]
+
+
+def ask_interpreter(python: Path, program: str, environment: Optional[Mapping[str, str]] = None) -> Any:
+    """The JSON array or object that this program prints last in another interpreter."""
     advice = "Give the path of a Python interpreter, such as `bin/python` of the training environment."
     try:
         answer = subprocess.run(
-            [str(interpreter_path(python)), "-B", "-c", _PATH_PROBE],  # -B: inspection must not write bytecode
+            [str(interpreter_path(python)), "-B", "-c", program],  # -B: inspection must not write bytecode
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=INTERPRETER_TIMEOUT_SECONDS,
             check=True,
         )
-        entries = json.loads(answer.stdout.splitlines()[-1])
-        return [Path(entry).absolute() for entry in entries]
+        found = json.loads(answer.stdout.splitlines()[-1])
+        if isinstance(found, (list, dict)):
+            return found
+        raise ValueError(found)
     except subprocess.TimeoutExpired as error:
         raise InstallEnvironmentError(
             f"The interpreter {python} did not respond within {INTERPRETER_TIMEOUT_SECONDS} seconds. {advice}"
@@ -49,5 +59,5 @@ def import_path_of(python: Path) -> list[Path]:
         ) from error
     except OSError as error:
         raise InstallEnvironmentError(f"Cannot run the interpreter {python}: {error.strerror}. {advice}") from error
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise InstallEnvironmentError(f"{python} is not a Python interpreter. {advice}") from error

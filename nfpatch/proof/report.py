@@ -1,4 +1,4 @@
-"""What `verify` prints: its progress on standard error, and the proof, group by group, on standard output."""
+"""What `verify` prints: its progress on standard error, and the proof on standard output."""
 
 from __future__ import annotations
 
@@ -12,41 +12,27 @@ import click
 
 from nfpatch.console import pluralize, print_install, unified_diff
 from nfpatch.engine.facts import listed
-from nfpatch.engine.report import (
-    Document,
-    Item,
-    Progress,
-    Section,
-    print_item,
-    print_sentence,
-    widths_of,
-)
+from nfpatch.engine.report import Document, Item, Progress, Section, print_items, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.runner import ProofEvent, ProofReport
 from nfpatch.proof.verdict import CaseResult, Launcher, ProofCase
 
 STRATEGIES = {"strict-ddp": "strict DDP", "find-unused-ddp": "find-unused DDP", "single-process": "single process"}
-# The title of the section of what no fit shows
+# The title of the section of patches that no fit shows
 UNPROVED = "Not proved"
 
 
 @contextmanager
 def progress(agenda: Agenda, verbose: bool = False) -> Iterator[Callable[[ProofEvent], None]]:
     """Shows progress on standard error: a bar on a terminal, and each failed fit, or if `verbose` every fit."""
-    if not agenda.cases:
-        yield lambda event: None
-        return
     launches = len({case.launcher for case in agenda.cases})
     how = "in one launch" if launches == 1 else f"in {launches} launches"
     with Progress(len(agenda.cases)) as shown:
-        beginning = [f"Training {pluralize(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ..."]
 
         def show(event: ProofEvent) -> None:
-            if event.kind == "launched":  # the interpreter can train
-                while beginning:
-                    shown.print(beginning.pop())
-                shown.show("importing torch and Lightning")
+            if event.kind == "launched":
+                shown.begin(f"Training {pluralize(len(agenda.cases), 'case', 'cases')}, each a few steps, {how} ...")
             elif event.kind == "started" and event.case is not None:
                 shown.show(_title(event.case))
             elif event.result is not None and event.case is not None:
@@ -64,22 +50,18 @@ def _title(case: ProofCase) -> str:
 
 
 def _by(launcher: Launcher) -> str:
-    """The launcher as part of a title; empty for the default one."""
     return "" if launcher == "torchrun" else f", by {launcher}"
 
 
 def coverage_in_words(report: ProofReport) -> list[str]:
-    """A line for each patch in question that the proof does not show, with the reason."""
+    """A line for each patch that the proof does not cover, with the reason."""
     coverage = report.coverage
-    return [
-        *(f"not needed: {patch_id} ({reason})" for patch_id, reason in coverage.not_needed.items()),
-        *(f"skipped: {patch_id} ({reason})" for patch_id, reason in coverage.skipped.items()),
-        *(f"not proved: {patch.id} ({patch.reason})" for patch in coverage.unproved),
-    ]
+    groups = {"not needed": coverage.not_needed, "skipped": coverage.skipped, "not proved": coverage.unproved}
+    return [f"{what}: {name} ({reason})" for what, patches in groups.items() for name, reason in patches.items()]
 
 
 def required_in_words(results: Sequence[CaseResult]) -> str:
-    """Which sources of these fits carry patches that the configuration requires; empty where none does."""
+    """Which sources of these fits have patches that the configuration requires; empty if none has."""
     sources: dict[tuple[str, ...], dict[str, None]] = {}
     for result in results:
         if result.requires:
@@ -88,37 +70,33 @@ def required_in_words(results: Sequence[CaseResult]) -> str:
 
 
 def print_report(install: Install, report: ProofReport, verbose: bool = False) -> None:
-    """Prints the report: a line for each patch, what failed, what is not proved, and the verdict.
-
-    If it is `verbose`, every fit has a line.
-    """
+    """Prints a row for each patch, the fits that failed or if `verbose` all, what is not proved, and the verdict."""
     print_install(install)
     document = document_of(install, report)
     patches = items_of_patches(report)
     if patches:
         click.echo()
-    widths = widths_of(patches)
-    for item in patches:
-        print_item(item, widths)
+    print_items(patches)
     shown: set[str] = set()
     for section in document.sections:
-        items = [item for item in section.items if verbose or not item.ok]
-        if not items or section.title == UNPROVED:
-            continue
-        click.secho(f"\n{section.title}", bold=True)
-        for note in section.notes:
-            print_sentence(f"({note})", "  ")
-        for item in items:
-            is_known = bool(item.detail) and item.detail in shown
-            print_item(replace(item, lines=(f"{item.outcome}: as above",)) if is_known else item, widths_of(items))
-            shown.add(item.detail)
+        items = []
+        for item in section.items if section.title != UNPROVED else ():
+            if verbose or not item.ok:
+                is_known = bool(item.detail) and item.detail in shown
+                items.append(replace(item, lines=(f"{item.outcome}: as above",)) if is_known else item)
+                shown.add(item.detail)
+        if items:
+            click.secho(f"\n{section.title}", bold=True)
+            for note in section.notes:
+                print_sentence(f"({note})", "  ")
+            print_items(items)
     click.echo()
     for line in (*document.notes, *([conditions_of(report)] if report.cases else []), *document.verdict):
         print_sentence(line)
 
 
 def items_of_patches(report: ProofReport) -> list[Item]:
-    """For each patch what the released source showed and what the patched one did, in few words."""
+    """For each patch what the released and the patched source showed, in a few words."""
     items = []
     for patch_id in dict.fromkeys(case.patch for case in report.cases if case.patch is not None):
         own = [case for case in report.cases if case.patch == patch_id]
@@ -133,7 +111,7 @@ def items_of_patches(report: ProofReport) -> list[Item]:
 
 
 def _in_words(results: Sequence[CaseResult]) -> str:
-    """What the fits of the released source showed that have a bug there; each kind once."""
+    """What these fits of the released source, which have a bug there, showed; each kind once."""
     words = {"wrong": "differs", "error": "fails"}
     kinds = {words.get(each.outcome, each.outcome) for each in results if each.outcome != "unused-parameters"}
     unused = [len(each.unused_parameters) for each in results if each.outcome == "unused-parameters"]
@@ -152,24 +130,22 @@ def document_of(install: Install, report: ProofReport, agenda: Optional[Agenda] 
         required = required_in_words(results)
         notes = (f"for this configuration: {required}",) if required else ()
         sections.append(Section(title, tuple(map(_item_of, results)), notes, _unused_in(results)))
-    missing = report.coverage.missing
     unproved = tuple(
         Item(
-            ok=patch.id not in missing,
+            ok=patch_id not in report.coverage.missing,
             outcome="unproved",
             name="proof",
-            cells=(patch.id, ""),
-            lines=(f"not proved: {patch.reason}",),
-            detail=patch.reason,
-            is_skipped=patch.id not in missing,
+            cells=(patch_id, ""),
+            lines=(f"not proved: {reason}",),
+            detail=reason,
+            is_skipped=patch_id not in report.coverage.missing,
         )
-        for patch in report.coverage.unproved
+        for patch_id, reason in report.coverage.unproved.items()
     )
     if unproved:
         sections.append(Section(UNPROVED, unproved))
-    diff = "" if agenda is None else "".join(
-        line for file, (old, new) in agenda.rewritten.items() for line in unified_diff(file, old, new)
-    )  # fmt: skip
+    rewritten = {} if agenda is None else agenda.rewritten
+    diff = "".join(line for file, (old, new) in rewritten.items() for line in unified_diff(file, old, new))
     return Document(
         command="nfpatch verify",
         title=f"neuralforecast {install.version}: {'proved' if report.ok and report.proved else 'NOT proved'}",
@@ -197,7 +173,6 @@ def _item_of(result: CaseResult) -> Item:
 
 
 def _unused_in(results: Sequence[CaseResult]) -> tuple[tuple[str, str], ...]:
-    """The names of all unused parameters, under a summary each."""
     named = {result.unused_parameters: result.source for result in results if result.unused_parameters}
     return tuple(
         (f"{pluralize(len(names), 'unused parameter', 'unused parameters')} ({source} source)", "\n".join(names))
@@ -222,7 +197,7 @@ def groups(report: ProofReport) -> list[tuple[str, list[CaseResult]]]:
 
 
 def is_control(result: CaseResult) -> bool:
-    """Whether it is a fit of the control: one that needs no patch, and no stage of a script."""
+    """Whether it is a fit of the control, which has no patch and is no stage of a script."""
     return result.patch is None and result.stage == "fit"
 
 
@@ -244,7 +219,6 @@ def finding_of(result: CaseResult) -> str:
 
 
 def _success_of(result: CaseResult) -> str:
-    """What a fit without an error showed."""
     if result.stage != "fit":
         if result.stage == "no-batch":
             return "every rank raises an error that says what to set"
@@ -268,7 +242,7 @@ def _without_gradient(result: CaseResult) -> str:
 
 
 def conditions_of(report: ProofReport) -> str:
-    """The sentence on what the fits ran with."""
+    """The sentence on processes, backend, versions and time."""
     processes = "No fit was distributed" if report.world_size is None else f"World size {report.world_size}"
     if report.nodes > 1 and report.world_size is not None:
         processes += f" on {report.nodes} nodes"
@@ -291,11 +265,11 @@ def verdict_of(report: ProofReport) -> list[str]:
         sentences.append("The installed source is not patched. Run `nfpatch apply`, then `nfpatch verify` again.")
     if coverage.missing:
         sentences.append(f"NOT proved: {', '.join(coverage.missing)}.")
-    elif coverage.unproved and not report.proved and not report.shows_faults_only:
+    elif coverage.unproved and not report.proved and not report.shows_bugs_only:
         sentences.append(
             "NOT proved: no patch was tested. `nfpatch verify --preview` tests what `nfpatch apply` would write."
         )
-    if report.ok and report.shows_faults_only:
+    if report.ok and report.shows_bugs_only:
         sentences.append("Shown: every fit of the released source has the expected result.")
     elif report.ok:
         sentences.append("Proved: every fit has the expected result." if report.cases else "Nothing to prove.")

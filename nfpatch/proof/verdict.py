@@ -1,4 +1,4 @@
-"""What the reports of all ranks on one case amount to. Pure: no processes, no files."""
+"""The result of a case, from what its ranks have recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Expectation = Literal["unused-parameters", "pass", "wrong"]
 Strategy = Literal["strict-ddp", "find-unused-ddp", "single-process"]
 Launcher = Literal["torchrun", "script", "spawn", "fork", "spark"]
 
-# What stages of a script compare themselves, and what is no matter of a plain fit: each case is of one patch
+# Stages compare the validation loss themselves. A plain fit shows the bug of one patch, and may have those of others.
 CHECKS_OF_STAGES = tuple(check for check in CHECKS if check is not validation_loss)
 CHECKS_OF_FITS = tuple(check for check in CHECKS_OF_STAGES if check not in (running_statistics, series_order))
 
@@ -36,16 +36,14 @@ CHECKS_OF_FITS = tuple(check for check in CHECKS_OF_STAGES if check not in (runn
 class ProofCase:
     """One fit of a proof and its expected result.
 
-    `patch` is None for a control. `unused_parameters` are fnmatch patterns: where `has_unused` says that the source
-    has them, they and the parameters that got no gradient must match each other exactly; strict DDP refuses such a
-    model, the other strategies put up with it. `like` is the id of the case, of another source, from whose first
-    weights this one starts and whose last weights and forecasts it must end with, bit for bit. A case that goes on to a
-    stage of a user's script and is expected to be "wrong" may also end with an error that has one of the `symptoms` in
-    its words.
+    `patch` is None for a control. `unused_parameters` are fnmatch patterns. If the source `has_unused`, they and the
+    parameters without a gradient must match each other exactly; strict DDP refuses such a model, the other strategies
+    train it. `like` is the id of the case, of another source, with whose initial weights this one starts and whose
+    final weights and forecasts it must have, bit for bit. A case with a stage of a user's script that is expected to be
+    "wrong" may also fail with an error that contains one of the `symptoms`.
 
-    `requires` are patches that this source is given in a tree of its own, because the model does not train without
-    them.
-    `forecast` says who makes forecasts: all ranks "together", as a user does, or one process "alone".
+    `requires` are patches without which the model does not train; the source gets them in a tree of its own. Forecasts
+    are made by all ranks "together", as a user does, or by one process "alone".
     """
 
     id: str
@@ -72,14 +70,15 @@ class ProofCase:
 class CaseResult:
     """The result of a case, and the evidence for it.
 
-    `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps`
-    the optimizer steps that every rank took; they are None where no rank got that far. `equal_weights` says whether
-    all ranks ended with bit-equal parameters, and is None for a fit that did not end well. `matches_reference` says if
-    losses, weights and forecasts are those of the case `like`, or what comes after `fit` that of one process, bit for
-    bit; None where there was nothing to compare.
-    `refused` says if the error is an exception that neuralforecast raises in its own words, `refused_alone` if one
-    process ends with it as well, which counts for nothing where no patch is at stake, `is_finished` if processes
-    have reported what came of the case; else it was not reached, or they ended before.
+    `seconds` is the slowest rank's. `world_size` and `backend` are what torch reported during the training, `steps` the
+    optimizer steps that every rank took; they are None if no rank trained. `equal_weights` says whether the final
+    parameters of all ranks are bit-identical; it is None if the fit failed. `matches_reference` says whether losses,
+    weights and forecasts are those of the case `like`, or the result of a stage that of a single process, bit for bit;
+    it is None if nothing was compared.
+
+    The case was `refused` if neuralforecast itself raised the error, and `refused_alone` if a single process fails too,
+    which is ignored for a case without a patch. It `is_finished` if the ranks have reported its result; otherwise it
+    was not reached, or a process crashed.
     """
 
     id: str
@@ -113,13 +112,7 @@ class CaseResult:
 
     def to_json(self) -> dict[str, object]:
         """The result as a member of `cases` in the JSON of `nfpatch verify`."""
-        return {
-            **asdict(self),
-            "unused_parameters": list(self.unused_parameters),
-            "requires": list(self.requires),
-            "seconds": round(self.seconds, 3),
-            "forecast_shape": None if self.forecast_shape is None else list(self.forecast_shape),
-        }
+        return {**asdict(self), "seconds": round(self.seconds, 3)}
 
 
 def result_without_calls(case: ProofCase, outcome: Outcome, detail: str) -> CaseResult:
@@ -129,7 +122,10 @@ def result_without_calls(case: ProofCase, outcome: Outcome, detail: str) -> Case
 
 def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CaseResult:
     """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
-    facts = facts_of(case, calls, world_size, backend)
+    is_alone = case.strategy == "single-process"
+    trainings = {0: {rank: call.trainings[0] for rank, call in enumerate(calls)}}
+    facts = facts_of_call(dict(enumerate(calls)), trainings, world_size=1 if is_alone else world_size)
+    facts = replace(facts, is_case=True, backend=None if is_alone else backend)
     if case.case.stage != "fit":
         return _result_of_stage(case, calls, facts)
     failed = errors.find(facts) or world_size_check.find(facts)
@@ -156,19 +152,8 @@ def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, bac
     return _result(case, calls, "pass", ok=not detail, detail=detail)
 
 
-def facts_of(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CallFacts:
-    """What the checks look at."""
-    is_alone = case.strategy == "single-process"
-    facts = facts_of_call(
-        dict(enumerate(calls)),
-        {0: {rank: call.trainings[0] for rank, call in enumerate(calls)}},
-        world_size=1 if is_alone else world_size,
-    )
-    return replace(facts, is_case=True, backend=None if is_alone else backend)
-
-
 def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -> CaseResult:
-    """The result of a case that went on to a stage of a user's script, each rank compared with one process."""
+    """The result of a case with a stage of a user's script; each rank is compared with a single process."""
     differences = reference.find(facts)
     failures = failures_of(facts)
     words = "\n".join([*errors_in_full(failures), *(() if differences is None else [differences.detail])])
@@ -190,8 +175,8 @@ def _result_of_stage(case: ProofCase, calls: Sequence[Call], facts: CallFacts) -
 
 def _is_refused_alone(calls: Sequence[Call]) -> bool:
     """Whether a single process fails too. The errors of the other ranks may be a consequence of that."""
-    is_at_fault = [each.differences or (each.raised and not each.raised.is_refusal) for each in calls]
-    return all(is_at_fault) and any(each.error for call in calls for each in call.references)
+    has_failed = [each.differences or (each.raised and not each.raised.is_refusal) for each in calls]
+    return all(has_failed) and any(each.error for call in calls for each in call.references)
 
 
 def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
@@ -207,7 +192,7 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
 
 
 def _why_not_refused(facts: CallFacts) -> str | None:
-    """Why unused parameters do not count as refused by DDP; None if they do."""
+    """Why this is not DDP's refusal of the unused parameters; None if it is."""
     for rank, training in facts.trainings[0].items():
         if facts.ranks[rank].raised is None:
             return f"rank {rank}: there are unused parameters, but DDP did not refuse them"
@@ -220,8 +205,7 @@ def _why_not_refused(facts: CallFacts) -> str | None:
 def _why_not_alike(case: ProofCase, calls: Sequence[Call]) -> str | None:
     """How fits differ from those that they must be equal to; None if they do not.
 
-    Two addends have the same sum in any order, more have not: with three ranks and more, the last bits depend on how
-    DDP groups the gradients, and are no part of the proof.
+    With three or more ranks the last bits are ignored: they depend on the order in which DDP adds the gradients.
     """
     if case.like is None:
         return None
@@ -242,25 +226,22 @@ def _why_not_alike(case: ProofCase, calls: Sequence[Call]) -> str | None:
 
 
 def _is_alike(call: Call) -> bool:
-    """Whether a fit had the losses, weights and forecasts of the one that it must be like, bit for bit."""
+    """Whether a fit has the losses, weights and forecasts of the one that it is compared with, bit for bit."""
     found = call.comparison
     return found is not None and not found.different and found.forecasts_equal and found.losses_equal
 
 
 def _matches_reference(case: ProofCase, calls: Sequence[Call], outcome: Outcome) -> bool | None:
-    """Whether it is equal to what it is compared with; None where nothing was compared."""
     if any(call.comparison is not None for call in calls):
         return all(map(_is_alike, calls))
     return outcome == "pass" if case.case.stage != "fit" and outcome in ("pass", "wrong") else None
 
 
 def _is_claimed(name: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns matches the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _result(case: ProofCase, calls: Sequence[Call], outcome: Outcome, ok: bool, detail: str) -> CaseResult:
-    """A result with the evidence that the ranks give."""
     trainings = [training for call in calls for training in call.trainings.values()]
     trained = [training for training in trainings if training.world_size is not None]
     forecasts = () if case.forecast is None or not calls or calls[0].returned is None else calls[0].returned.forecasts

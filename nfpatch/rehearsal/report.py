@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Callable
@@ -12,7 +12,7 @@ from typing import Callable
 import click
 
 from nfpatch.console import pluralize, print_install
-from nfpatch.engine.report import Document, Item, Section, print_item, print_sentence, widths_of
+from nfpatch.engine.report import Document, Item, Section, print_items, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.rehearsal.run import RehearsalReport, Script
 from nfpatch.rehearsal.verdict import Stage
@@ -68,18 +68,16 @@ def print_report(install: Install, script: Script, report: RehearsalReport) -> N
         print_sentence(sentence)
 
 
-def _print_table(items: list[Item]) -> None:
-    """Prints a line for each call, with its findings below; each note is printed once."""
-    ranks = [f"rank {number}" for number in range(len(items[0].cells) - 3)]
-    heading = replace(items[0], cells=("where", "call", *ranks, "model"))
-    widths = widths_of([heading, *items])
-    widths[2:-1] = [max(12, *widths[2:-1])] * len(ranks)
-    titles = "  ".join(f"{cell:<{width}}" for cell, width in zip(heading.cells, widths))
-    click.secho(f"{'':6}{titles}".rstrip(), bold=True)
+def _print_table(items: Sequence[Item]) -> None:
+    """Prints a row for each call, with its findings below; each note is printed once."""
+    width = max(12, *(len(cell) for item in items for cell in item.cells[2:-1]))
+    ranks = [f"rank {number}".ljust(width) for number in range(len(items[0].cells) - 3)]
     shown: set[str] = set()
+    without_repeats = []
     for item in items:
-        print_item(replace(item, lines=tuple(line for line in item.lines if line not in shown)), widths)
+        without_repeats.append(replace(item, lines=tuple(line for line in item.lines if line not in shown)))
         shown.update(item.lines)
+    print_items(without_repeats, ("where", "call", *ranks, "model"))
     click.echo()
 
 

@@ -15,12 +15,20 @@ from typing import Literal, Optional
 from nfpatch.console import pluralize
 from nfpatch.engine.checks.shared_files import shared_files
 from nfpatch.engine.facts import listed
-from nfpatch.engine.launch import Launch, Program, bearers_of, is_alive, process_environment
+from nfpatch.engine.launch import (
+    Launch,
+    Program,
+    is_alive,
+    pids_with_token,
+    process_environment,
+    request_stacks,
+    running,
+    temporary_folder,
+)
 from nfpatch.engine.logs import place_of, tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
 from nfpatch.engine.records import Records
-from nfpatch.engine.run import ask_for_places, running, temporary_folder, wait_for
-from nfpatch.engine.sources import Source, build_source, missing_patches, tree_of
+from nfpatch.engine.sources import Source, build_source, is_imported_from, missing_patches, tree_of
 from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.patching.install_state import InstallState
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
@@ -221,7 +229,7 @@ def _watch(
     follow: Callable[[], None],
 ) -> tuple[Optional[str], int]:
     """Waits for the processes: returns why nfpatch ended them, if it did, and how many the script left running."""
-    idleness = Idleness(lambda: processor_use(bearers_of(launch.token)))
+    idleness = Idleness(lambda: processor_use(pids_with_token(launch.token)))
     over: list[float] = []  # when the script itself was over
 
     def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
@@ -232,7 +240,7 @@ def _watch(
             on_event(entry)
         follow()
         if ended and not living and not entries:
-            others = bearers_of(launch.token) if sys.platform == "linux" else set()
+            others = pids_with_token(launch.token) if sys.platform == "linux" else set()
             left = len(others - {each.pid for each in records.processes if not each.is_within})
             over.append(time.monotonic())
             if not left or time.monotonic() - over[0] > _GRACE:
@@ -244,10 +252,10 @@ def _watch(
             reason = f"no process did anything for {_PATIENCE:g} s"
         else:
             return None
-        ask_for_places(each.pid for each in living)
+        request_stacks(each.pid for each in living)
         return reason, 0
 
-    return wait_for(launch, look)
+    return launch.wait_until(look)
 
 
 class Idleness:
@@ -306,7 +314,7 @@ def _exit_code_of(launch: Launch, records: Records) -> int:
 
 def _check_source(file: Optional[str], expected: Path) -> None:
     """Raises InstallEnvironmentError where the script imported another neuralforecast, from this `file`."""
-    if file is not None and not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(expected)):
+    if file is not None and not is_imported_from(file, expected):
         raise InstallEnvironmentError(
             f"The script imports neuralforecast from {Path(file).parent} instead of {expected}. Name that install "
             "with --python or --site-packages, or rename the folder that hides it."

@@ -3,10 +3,16 @@
 import os
 import signal
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
-from nfpatch.engine.launch import interpreter_environment, termination_as_exit, training_environment
+from nfpatch.engine.launch import (
+    describe_exit,
+    interpreter_environment,
+    termination_as_exit,
+    training_environment,
+)
 
 
 def test_variables_of_a_surrounding_training_job_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +56,17 @@ def test_sigterm_raises_within_the_block_and_is_restored_after_it() -> None:
 
     assert leaving.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (3, "exited with code 3"),
+        (-signal.SIGTERM, "was killed by SIGTERM"),
+        (-signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
+        (-(signal.SIGRTMIN + 1), f"was killed by signal {signal.SIGRTMIN + 1}"),
+        (None, "did not exit"),
+    ],
+)
+def test_an_exit_is_described_by_its_code_or_signal(code: Optional[int], words: str) -> None:
+    assert describe_exit(code) == words

@@ -65,7 +65,7 @@ def test_an_interpreter_that_does_not_run_is_named(content: Optional[str], tmp_p
         python.write_text(content)
         python.chmod(0o755)
 
-    with pytest.raises(InstallEnvironmentError, match=f"{python} cannot be run"):
+    with pytest.raises(InstallEnvironmentError, match=str(python)):
         probe(python)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ALL_JOURNEYS, environment, invoke, run_ranks
+from support import environment, invoke, long, run_ranks
 
 pytestmark = pytest.mark.ddp
 
@@ -18,12 +18,12 @@ RESULTS = {
 }
 TRAININGS = {"script": 3, "search": 3}  # two trials, and the final training with the best configuration
 HANG_SECONDS, SLOW_SECONDS = 10, 100  # for a training that takes one
-# Release, strategy and number of threads. All of them with `make journeys`.
-CHOSEN = [("3.3.0", "ddp_notebook", 4), ("1.7.4", "ddp_fork", 2)]
-OTHERS = [
-    *(("3.3.0", "ddp_notebook", threads) for threads in (1, 2)),
-    *(("1.7.4", "ddp_fork", threads) for threads in (1, 4)),
-    ("1.5.0", "ddp_notebook", 4),
+# Release, strategy and number of threads
+CASES = [
+    ("3.3.0", "ddp_notebook", 4),
+    *(long("3.3.0", "ddp_notebook", threads) for threads in (1, 2)),
+    *(long("1.7.4", "ddp_fork", threads) for threads in (1, 2, 4)),
+    long("1.5.0", "ddp_notebook", 4),
 ]
 
 
@@ -46,7 +46,7 @@ def threads_of_ranks(out: Path) -> list[list[str]]:
     return [path.read_text().split() for path in sorted(out.glob("threads-*"))]
 
 
-@pytest.mark.parametrize(("release", "strategy", "threads"), [*CHOSEN, *(OTHERS if ALL_JOURNEYS else [])])
+@pytest.mark.parametrize(("release", "strategy", "threads"), CASES)
 def test_forked_processes_train_with_one_thread_and_nothing_else_changes(
     release: str,
     strategy: str,
@@ -71,7 +71,7 @@ def test_forked_processes_train_with_one_thread_and_nothing_else_changes(
     assert threads_of_ranks(out) == [["1"] * sum(TRAININGS[name] for name in stages)] * 2
 
 
-@pytest.mark.parametrize("release", ["3.3.0", *(("1.7.4", "1.5.0") if ALL_JOURNEYS else ())])
+@pytest.mark.parametrize("release", ["3.3.0", long("1.7.4"), long("1.5.0")])
 def test_unpatched_forked_processes_hang_in_the_first_fit(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

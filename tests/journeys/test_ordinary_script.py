@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ALL_JOURNEYS, PRETENDED, TORCHRUN, environment, invoke, run_ranks
+from support import PRETENDED, TORCHRUN, environment, invoke, long, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "ordinary.py"
@@ -26,12 +26,8 @@ LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = 
     "notebook, pretended GPUs": ((), {**TWO, "accelerator": "gpu", "strategy": "ddp_notebook"}, BOTH, 1),
     "spawn": ((), {**TWO, "strategy": "ddp_spawn"}, ("NHITS",), 1),
 }
-# These by default; all of them on both releases with `make journeys`. ddp_spawn is tested with one model only, because
-# its processes import everything again for each fit.
-CHOSEN = {
-    "1.7.4": ("torch", "script, pretended GPUs"),
-    "3.3.0": ("script, strategy object", "notebook, pretended GPUs"),
-}
+# ddp_spawn is tested with one model only, because its processes import everything again for each fit.
+CHOSEN = ("torch", "script, strategy object", "notebook, pretended GPUs")
 
 
 def run(
@@ -60,21 +56,21 @@ def check_launch(site: Path, python: Path, folder: Path, name: str, one: Mapping
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("release", CHOSEN)
+@pytest.mark.parametrize(("release", "launches"), [("3.3.0", CHOSEN), long("1.7.4", LAUNCHES), long("3.3.0", LAUNCHES)])
 def test_patched_every_rank_gets_the_results_of_one_process(
-    release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
+    release: str, launches: Iterable[str], released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
     _, (before,), output = run(site, training_env, tmp_path / "released", ONE, BOTH)
     assert invoke("apply", "--site-packages", site).exit_code == 0
     code, results, output = run(site, training_env, tmp_path / "one", ONE, BOTH)
     assert (code, results) == (0, [before]), f"a single process gets the results of the unpatched source: {output}"
-    for name in LAUNCHES if ALL_JOURNEYS else CHOSEN[release]:
+    for name in launches:
         check_launch(site, training_env, tmp_path, name, before)
 
 
 @pytest.mark.ddp
-@pytest.mark.skipif(not ALL_JOURNEYS, reason="`make journeys` runs it; `verify --thorough` covers both models as well")
+@pytest.mark.long
 def test_patched_a_recurrent_model_and_tft_give_the_results_of_one_process(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

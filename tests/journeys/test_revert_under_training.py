@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import RANKS_TIMEOUT_SECONDS, TORCHRUN, environment, invoke
+from support import RANKS_TIMEOUT_SECONDS, TORCHRUN, environment, invoke, long
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("release", ["1.7.4", "3.3.0"])
+@pytest.mark.parametrize("release", ["3.3.0", long("1.7.4")])
 def test_a_running_training_finishes_and_saves_after_revert(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ALL_JOURNEYS, OLD_PYTHON, PRETENDED, TORCHRUN, environment, invoke, run_ranks
+from support import OLD_PYTHON, PRETENDED, TORCHRUN, environment, invoke, long, run_ranks
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "searching.py"
@@ -66,7 +66,7 @@ def test_all_ranks_run_the_same_search(released: Callable[[str], Path], training
 
 
 @pytest.mark.ddp
-@pytest.mark.skipif(not ALL_JOURNEYS, reason="`make journeys` runs it")
+@pytest.mark.long
 def test_all_ranks_run_the_same_search_in_the_first_release_with_optuna(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
@@ -76,7 +76,7 @@ def test_all_ranks_run_the_same_search_in_the_first_release_with_optuna(
     assert first == second
 
 
-RELEASES_THROUGH_RAY = ["3.1.9", *(["1.5.0", "1.6.3", "1.7.4", "2.0.1", "3.2.0", "3.3.0"] if ALL_JOURNEYS else [])]
+RELEASES_THROUGH_RAY = ("1.5.0", "1.6.3", "1.7.4", "2.0.1", "3.1.9", "3.2.0", "3.3.0")
 
 
 def search_through_ray(site: Path, python: Path, out: Path, devices: str) -> tuple[int, list[Any], str]:
@@ -86,24 +86,31 @@ def search_through_ray(site: Path, python: Path, out: Path, devices: str) -> tup
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize("release", RELEASES_THROUGH_RAY)
+@pytest.mark.parametrize("release", [each if each == "3.1.9" else long(each) for each in RELEASES_THROUGH_RAY])
 def test_with_ray_rank_0_searches_and_each_trial_has_a_device(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
     site = released(release)
-    if ALL_JOURNEYS:
-        code, _, output = search_through_ray(site, training_env, tmp_path / "released", "two")
-        assert code != 0
-        assert "ActorDiedError" in output
-        before = search_through_ray(site, training_env, tmp_path / "before", "one")[1]
     assert invoke("apply", "--site-packages", site).exit_code == 0
-    if ALL_JOURNEYS:
-        after = search_through_ray(site, training_env, tmp_path / "one", "one")[1]
-        assert after == before, "a single process finds the same as with the unpatched source"
-        check_both_ranks_find_the_same(site, training_env, tmp_path / "two", "two")
     check_both_ranks_find_the_same(site, training_env, tmp_path / "gpus", "gpus")
     if release >= "1.7":  # trials of earlier releases run without the callback that writes this
         assert sorted(path.name for path in (tmp_path / "gpus").glob("trial-*")) == ["trial-on-0", "trial-on-1"]
+
+
+@pytest.mark.ddp
+@pytest.mark.long
+@pytest.mark.parametrize("release", RELEASES_THROUGH_RAY)
+def test_with_ray_a_single_process_finds_the_same_as_with_the_unpatched_source(
+    release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
+) -> None:
+    site = released(release)
+    code, _, output = search_through_ray(site, training_env, tmp_path / "released", "two")
+    assert code != 0
+    assert "ActorDiedError" in output
+    before = search_through_ray(site, training_env, tmp_path / "before", "one")[1]
+    assert invoke("apply", "--site-packages", site).exit_code == 0
+    assert search_through_ray(site, training_env, tmp_path / "one", "one")[1] == before
+    check_both_ranks_find_the_same(site, training_env, tmp_path / "two", "two")
 
 
 def check_both_ranks_find_the_same(site: Path, python: Path, out: Path, devices: str) -> None:

@@ -12,14 +12,11 @@ from pathlib import Path
 
 import pytest
 from releases import RELEASES
-from support import ALL_JOURNEYS, OLD_PYTHON, TORCHRUN, environment, invoke, run_ranks
+from support import OLD_PYTHON, TORCHRUN, environment, invoke, run_ranks
 
 HERE = Path(__file__).parent
 
-# At least one release of each variant of the three patches from 1.5.0 on; all of them with `make journeys`
-CHOSEN = ("1.5.0", "1.7.0", "1.7.4", "2.0.1", "3.0.0", "3.0.2", "3.1.5", "3.1.9", "3.2.1", "3.3.0")
 FIRST_ON_LIGHTNING_2 = RELEASES.index("1.5.0")
-ALL = RELEASES[FIRST_ON_LIGHTNING_2:]
 # The earlier releases need an interpreter with Lightning 1.6.5, as `make old-env` builds it.
 
 
@@ -30,11 +27,11 @@ def run_checks(trees: dict[str, Path], python: Path, out: Path) -> tuple[int, li
 
 
 @pytest.mark.ddp
+@pytest.mark.long
 def test_upstreams_checks_pass_on_patched_releases(
     released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:
-    releases = ALL if ALL_JOURNEYS else CHOSEN
-    check({release: released(release) for release in releases}, training_env, tmp_path / "out")
+    check({release: released(release) for release in RELEASES[FIRST_ON_LIGHTNING_2:]}, training_env, tmp_path / "out")
 
 
 @pytest.mark.ddp

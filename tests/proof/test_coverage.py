@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 
 from nfpatch.catalog import Case
-from nfpatch.proof.coverage import Coverage, Unproved
 from nfpatch.proof.report import coverage_in_words, required_in_words, verdict_of
-from nfpatch.proof.runner import ProofReport
+from nfpatch.proof.runner import Coverage, ProofReport
 from nfpatch.proof.verdict import CaseResult, ProofCase, result_without_calls
 
-ASIDE, NAMED = Unproved("aside", "it has no cases"), Unproved("named", "it takes --thorough", is_named=True)
+ASIDE, NAMED = {"aside": "it has no cases"}, {"named": "it takes --thorough"}
 
 
 def result(patch: str, ok: bool = True, **facts: object) -> CaseResult:
@@ -23,24 +22,26 @@ def result(patch: str, ok: bool = True, **facts: object) -> CaseResult:
 @pytest.mark.parametrize(
     ("unproved", "proved", "suffices"),
     [
-        ((), (), True),
-        ((), ("one",), True),
-        ((ASIDE,), ("one",), True),
-        ((ASIDE,), (), False),
-        ((NAMED,), ("one",), False),
-        ((ASIDE, NAMED), ("one", "two"), False),
+        ({}, (), True),
+        ({}, ("one",), True),
+        (ASIDE, ("one",), True),
+        (ASIDE, (), False),
+        (NAMED, ("one",), False),
+        ({**ASIDE, **NAMED}, ("one", "two"), False),
     ],
 )
 def test_a_proof_must_cover_all_named_patches_and_at_least_one(
-    unproved: tuple[Unproved, ...], proved: tuple[str, ...], suffices: bool
+    unproved: dict[str, str], proved: tuple[str, ...], suffices: bool
 ) -> None:
-    assert Coverage(unproved).suffices(proved) is suffices
+    cases = tuple(map(result, proved))
+    coverage = Coverage(unproved, missing=("named",) if "named" in unproved else ())
+    assert ProofReport(None, None, None, 0.0, cases, coverage=coverage).ok is suffices
 
 
 def test_a_patch_is_proved_if_all_of_its_cases_have_the_expected_result() -> None:
     cases = (result("one"), result("two"), result("two", ok=False), result("three"))
-    coverage = Coverage((ASIDE,), {"four": "fixed upstream"}, {"five": "--skip five"})
-    report = ProofReport(False, None, None, None, 0.0, cases, coverage=coverage)
+    coverage = Coverage(ASIDE, (), {"four": "fixed upstream"}, {"five": "--skip five"})
+    report = ProofReport(None, None, None, 0.0, cases, coverage=coverage)
     assert report.proved == ("one", "three")
     assert report.patches == ("one", "two", "three", "aside")
     assert verdict_of(report)[-1].startswith("2 of 4 ")
@@ -55,11 +56,11 @@ def test_a_patch_is_proved_if_all_of_its_cases_have_the_expected_result() -> Non
 
 def test_results_of_the_released_source_only_do_not_prove_a_patch() -> None:
     cases = (result("one", source="released"),)
-    coverage = Coverage((Unproved("one", "only the released source was run"),))
-    report = ProofReport(True, None, None, None, 0.0, cases, coverage=coverage)
-    assert report.shows_faults_only
+    coverage = Coverage({"one": "only the released source was run"})
+    report = ProofReport(None, None, None, 0.0, cases, coverage=coverage)
+    assert report.shows_bugs_only
     assert (report.proved, report.patches) == ((), ("one",))
-    assert not replace(report, cases=(*cases, result("one"))).shows_faults_only
+    assert not replace(report, cases=(*cases, result("one"))).shows_bugs_only
 
 
 def test_required_patches_in_both_sources_are_reported() -> None:

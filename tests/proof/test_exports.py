@@ -14,7 +14,7 @@ from nfpatch.engine.report import junit_of, page_of
 from nfpatch.installs.find import Install, find_install
 from nfpatch.proof.prove import Agenda
 from nfpatch.proof.report import conditions_of, document_of, print_report
-from nfpatch.proof.runner import ProofReport
+from nfpatch.proof.runner import Coverage, ProofReport
 from nfpatch.proof.verdict import CaseResult
 
 VOID = {"meta", "br", "hr"}
@@ -45,7 +45,7 @@ def install(site: Path) -> Install:
 
 
 def report(*cases: CaseResult) -> ProofReport:
-    return ProofReport(all(c.ok for c in cases), Stack("3.11.7", "2.13.0", "2.6.6", None), 2, "gloo", 12.5, cases)
+    return ProofReport(Stack("3.11.7", "2.13.0", "2.6.6", None), 2, "gloo", 12.5, cases)
 
 
 def test_junit_xml_has_one_test_case_per_fit_with_failures_and_errors(install: Install) -> None:
@@ -94,6 +94,13 @@ def test_the_page_of_a_failed_proof_shows_that(install: Install) -> None:
     assert "NOT proved" in page
     assert "the ranks ended with other weights" in page
     assert '<td class="no">NO</td>' in page
+
+
+def test_the_page_does_not_mark_an_unproved_patch_as_ok(install: Install) -> None:
+    coverage = Coverage({"aside": "it has no cases", "named": "it takes --thorough"}, missing=("named",))
+    page = page_of(document_of(install, replace(report(case(1, True, "pass")), coverage=coverage)))
+
+    assert [page.count(f">{mark}</td>") for mark in ("ok", "--", "NO")] == [1, 1, 1]
 
 
 def test_the_text_has_each_patch_each_failure_and_if_verbose_each_fit(

@@ -19,7 +19,7 @@ from test_runner import NBEATSX, OUT, SEARCH, mark, package, patched_files, proc
 
 from nfpatch.catalog import Case
 from nfpatch.engine.launch import Nodes
-from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.sources import build_overlay
 from nfpatch.proof.report import conditions_of
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase
@@ -44,7 +44,7 @@ def prove_on_two_nodes(
     cases: Sequence[ProofCase],
     trees: dict[str, Path | None],
     endpoint: str,
-    on_event: Callable[[ProofEvent], None] | None = None,
+    on_event: Callable[[ProofEvent], None] = lambda event: None,
 ) -> list[ProofReport]:
     """The reports of two nodes with one process each; the first one hosts the rendezvous."""
     nodes = [Nodes(2, rdzv_endpoint=endpoint, local_addr=address) for address in ADDRESSES]
@@ -153,9 +153,9 @@ def test_a_killed_node_stops_the_other(
 
     first, second = prove_on_two_nodes(training_env, cases, trees, endpoint, kill_rank_1)
 
-    assert first.cases[0].detail.startswith("rank 1 was ended by SIGKILL")
+    assert first.cases[0].detail.startswith("rank 1 was killed by SIGKILL")
     assert second.cases[0].outcome == "error"
-    assert second.cases[0].detail.startswith(("rank 0 ended", "torch's launcher ended"))
+    assert second.cases[0].detail.startswith(("rank 0 exited", "torch's launcher exited"))
     assert [report.cases[1].detail for report in (first, second)] == ["not reached", "not reached"]
     assert processes_with(mark) == set()
 

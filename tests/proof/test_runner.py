@@ -21,8 +21,8 @@ import pytest
 from support import MARK, ROOT, environment, processes_with
 
 from nfpatch.catalog import Case
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
+from nfpatch.engine.sources import build_overlay
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.runner import ProofEvent, ProofReport, RunOptions, run_proof
 from nfpatch.proof.verdict import CaseResult, ProofCase
@@ -422,7 +422,7 @@ def test_a_killed_rank_is_an_error_that_names_the_signal(
 
     killed, unreached = report.cases
     assert (killed.outcome, killed.ok) == ("error", False)
-    assert killed.detail.startswith("rank 1 was ended by SIGKILL")
+    assert killed.detail.startswith("rank 1 was killed by SIGKILL")
     assert (unreached.outcome, unreached.ok, unreached.detail) == ("error", False, "not reached")
     assert processes_with(mark) == set()
 

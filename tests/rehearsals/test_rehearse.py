@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from support import MARK, ROOT, environment, processes_with, snapshot
+from support import MARK, ROOT, environment, long, processes_with, snapshot
 
 HERE = Path(__file__).parent
 HABITS = HERE / "habits.py"
@@ -79,7 +79,7 @@ with open(f"seen-{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
         assert (folder, is_seen) == (str(tmp_path / "work"), False)
 
 
-@pytest.mark.parametrize("habit", ["chdir", "logs", "forks", "leaves"])
+@pytest.mark.parametrize("habit", ["forks", "leaves", long("chdir"), long("logs")])
 def test_common_habits_of_scripts_work(rehearse: Rehearse, tmp_path: Path, habit: str) -> None:
     code, document, words = rehearse("3.3.0", HABITS, habit)
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
@@ -92,7 +92,7 @@ def test_common_habits_of_scripts_work(rehearse: Rehearse, tmp_path: Path, habit
 
 @pytest.mark.parametrize(
     ("habit", "exit_code", "words"),
-    [("exits", 3, ""), ("raises", 1, ""), ("excepthook", 7, ""), ("reads", 1, "reads standard input")],
+    [("exits", 3, ""), ("raises", 1, ""), long("excepthook", 7, ""), long("reads", 1, "reads standard input")],
 )
 def test_a_script_that_fails_is_reported(rehearse: Rehearse, habit: str, exit_code: int, words: str) -> None:
     code, document, _ = rehearse("3.3.0", HABITS, habit)
@@ -113,7 +113,7 @@ def test_spawned_processes_are_observed(rehearse: Rehearse, habit: str) -> None:
     assert len(document["stages"][0]["ranks"]) == 1
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [3, long(2)])
 def test_torchrun(rehearse: Rehearse, devices: int) -> None:
     code, document, words = rehearse("1.7.4", HABITS, "logs", options=["--launcher", "torchrun", "--devices", devices])
     assert (code, outcomes(document)) == (0, [("fit", "pass"), ("predict", "pass")]), words
@@ -175,8 +175,8 @@ def test_deadlocked_ranks_are_stopped_and_reported_with_their_locations(rehearse
 
 
 def test_an_endless_script_is_stopped_by_the_timeout(rehearse: Rehearse, tmp_path: Path) -> None:
-    code, document, _ = rehearse("3.3.0", HABITS, "endless", options=["--timeout", "60"])
-    assert (code, document["exit_code"], document["ended"]) == (1, None, "ended by the timeout of 60 s")
+    code, document, _ = rehearse("3.3.0", HABITS, "endless", options=["--timeout", "30"])
+    assert (code, document["exit_code"], document["ended"]) == (1, None, "ended by the timeout of 30 s")
     assert any("habits.py" in note for note in document["notes"])
     assert processes_with(str(tmp_path)) == set()
 

@@ -67,6 +67,7 @@ def test_a_script_with_one_process_per_model(rehearse: Rehearse) -> None:
     assert calls == [(call, model, True) for model in ("NHITS", "LSTM") for call in ("fit", "predict")]
 
 
+@pytest.mark.long
 def test_a_notebook_with_an_unseeded_sample(rehearse: Rehearse) -> None:
     """The script itself is at fault: every rank has different series, and no patch is named for that."""
     code, document, words = rehearse("2.0.0", "notebook_export.py", "patched")

@@ -16,8 +16,8 @@ import pytest
 from support import environment
 
 from nfpatch.catalog import Case
-from nfpatch.engine.overlay import build_overlay
 from nfpatch.engine.probe import probe
+from nfpatch.engine.sources import build_overlay
 from nfpatch.proof.runner import RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase
 from nfpatch.target import ENTRY

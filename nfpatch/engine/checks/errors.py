@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding, shortened
-from nfpatch.engine.logs import is_telling, telling_place
+from nfpatch.engine.logs import is_relevant, relevant_place
 from nfpatch.target.events import CallRaised
 
 WHY = "The script ends there, unless it catches the error; the other ranks fail or hang."
@@ -37,9 +37,9 @@ def find(facts: CallFacts) -> Optional[Finding]:
     rank, failure = first
     is_the_same = len(failures) == len(facts.ranks) and len({each.message for _, each in failures}) == 1
     who = "every rank" if is_the_same else f"rank {rank}"
-    place = telling_place(failure.places)
+    place = relevant_place(failure.places)
     where = f", at {place}" if place else ""
-    is_own = any(map(is_telling, failure.places)) and not place.startswith("neuralforecast/")
+    is_own = any(map(is_relevant, failure.places)) and not place.startswith("neuralforecast/")
     return Finding(
         "error",
         f"{who}: {shortened(failure.message)}{where}",

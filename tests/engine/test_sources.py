@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nfpatch.engine.overlay import build_overlay
+from nfpatch.engine.sources import build_overlay
 
 
 @pytest.fixture
