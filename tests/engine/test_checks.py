@@ -166,7 +166,7 @@ def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
     ("text", "side", "in_remedy"),
     [
         ("if os.path.isfile(path):", "", "after a call on all"),
-        ("if name in done:", "/tmp/a.done is there", "after a call on all"),
+        ("if name in done:", "/tmp/a.done exists", "after a call on all"),
         ('if os.environ["LOCAL_RANK"] == "0":', "", "on every rank"),
         ("if random.random() < 0.5:", "", "os.environ.setdefault"),
         ("if time.time() > stop:", "stop is 7", "os.environ.setdefault"),

@@ -627,7 +627,7 @@ def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     ranks.record(0, FileChanged(-1, path, "opened"))
     ranks.record(0, FileChanged(-1, "/home/me/other", "opened"))
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
-        seen = f"{path} is {'not ' * (1 - rank)}there"
+        seen = f"{path} {('does not exist', 'exists')[rank]}"
         way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
         model = ("NHITS", "NBEATS")[rank]
         ranks.record(rank, started("fit", line=11, models=(model,), options={f"{model}.h": "6"}, steps=way))
@@ -639,8 +639,8 @@ def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     assert (stage.outcome, stage.patches, stage.observed, stage.notes) == ("wrong", (), (), ())
     for words in (
         *("rank 0 calls NeuralForecast.fit of NHITS", "rank 1 calls NeuralForecast.fit of NBEATS"),
-        *("train.py:8", f"rank 0 continues in line 10 ({path} is not there)"),
-        *(f"rank 1 continues in line 9 ({path} is there)", f"rank 0 writes {path}", "params[0] appears not to match"),
+        *("train.py:8", f"rank 0 continues in line 10 ({path} does not exist)"),
+        *(f"rank 1 continues in line 9 ({path} exists)", f"rank 0 writes {path}", "params[0] appears not to match"),
     ):
         assert words in stage.detail
     assert stage.why

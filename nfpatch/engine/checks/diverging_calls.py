@@ -12,7 +12,7 @@ WHY = (
     "order, with the same models and data. A rank that does not makes the others fail, hang, or train the wrong model."
 )
 # What a condition depends on, by the words in it
-_FILES = re.compile(r"exists|is_?file|is_?dir|listdir|glob|is there|is not there|has \d+ entries")
+_FILES = re.compile(r"exists|does not exist|is_?file|is_?dir|listdir|glob|has \d+ entries")
 _RANKS = re.compile(r"rank|environ|getenv", re.IGNORECASE)
 _SAME_VALUE = (
     "Let one process decide. With Lightning's launcher the first process starts the others, which inherit its "
