@@ -427,7 +427,7 @@ def patches_folder() -> Path:
         if (folder / FINGERPRINTS_FILE_NAME).is_file():
             return folder
     raise InstallEnvironmentError(
-        f"The patches of nfpatch are missing: there is no patches/ folder in or beside {package}. Reinstall nfpatch."
+        f"The patches of nfpatch are missing: there is no patches/ folder in or next to {package}. Reinstall nfpatch."
     )
 
 

@@ -176,7 +176,7 @@ def print_status(state: InstallState, selection: Selection, show_all: bool) -> N
         fit = f"{pluralize(fitting, 'patch', 'patches')} that {'is' if fitting == 1 else 'are'} needed"
         click.echo(f"This source is not a release. It matches {fit}: `nfpatch apply --allow-modified --prove`.")
     elif "modified" in states or "unknown-release" in states:
-        click.echo("nfpatch cannot tell whether this install works. `nfpatch apply --dry-run` shows what it would do.")
+        click.echo("It is not known whether this install works. `nfpatch apply --dry-run` shows what it would do.")
     if not states:
         applied = any(status.state == "applied" for status in statuses)
         click.echo("All needed patches are applied." if applied else "Nothing to do: no patch is needed.")
@@ -264,7 +264,7 @@ def diff_lines(changes: Iterable[TreeChange]) -> list[str]:
 
 
 def unified_diff(file: str, before: Optional[bytes], after: Optional[bytes]) -> list[str]:
-    """The lines of the unified diff of one file, with their line endings; None stands for a missing file."""
+    """The lines of the unified diff of one file, with their line endings; None is a missing file."""
     import difflib
 
     old, new = ((text or b"").decode("utf-8", "replace").splitlines(keepends=True) for text in (before, after))

@@ -51,27 +51,28 @@ def model_files(path: Path, model: Optional[str] = None) -> tuple[ModelFile, ...
     """
     if not os.path.exists(path):
         raise UsageError(f"{path} does not exist. Name a folder written by NeuralForecast.save, or a model file.")
-    if not path.is_dir():
-        if not path.is_file():
-            raise RefusedError(f"{path} is neither a file nor a folder. Name a model file or its folder.")
-        return (ModelFile(path, path, model or _aliases(path.parent).get(_alias(path)), _suggested(path)),)
+    if not path.is_dir() and not path.is_file():
+        raise RefusedError(f"{path} is neither a file nor a folder. Name a model file or its folder.")
+    files = _model_paths_in(path) if path.is_dir() else [path]
+    aliases = _aliases(files[0].parent)
+    return tuple(ModelFile(file, path, model or aliases.get(_alias(file)), _suggested(file)) for file in files)
+
+
+def _model_paths_in(folder: Path) -> list[Path]:
     try:
-        names = sorted(os.listdir(path))
+        names = sorted(os.listdir(folder))
     except OSError as error:
         raise InstallEnvironmentError(
-            f"Cannot read {path}: {error.strerror}. Re-run as a user with read access."
+            f"Cannot read {folder}: {error.strerror}. Re-run as a user with read access."
         ) from error
-    files = [path / name for name in names if name.endswith(SUFFIXES) and name not in NO_MODELS]
-    aliases = _aliases(path)
-    found = tuple(
-        ModelFile(file, path, model or aliases.get(_alias(file)), _suggested(file)) for file in files if file.is_file()
-    )
-    if not found:
+    paths = [folder / name for name in names if name.endswith(SUFFIXES) and name not in NO_MODELS]
+    files = [path for path in paths if path.is_file()]
+    if not files:
         raise RefusedError(
-            f"{path} contains no saved models: no file in it ends in {' or '.join(SUFFIXES)}. Name a folder written by "
-            "NeuralForecast.save, or a model file."
+            f"{folder} contains no saved models: no file in it ends in {' or '.join(SUFFIXES)}. Name a folder written "
+            "by NeuralForecast.save, or a model file."
         )
-    return found
+    return files
 
 
 def _alias(file: Path) -> str:

@@ -15,24 +15,12 @@ from nfpatch.checkpoint.files import ModelFile, Replacement, model_files, remove
 from nfpatch.checkpoint.worker import MigrationWorker, start_worker
 from nfpatch.engine.launch import termination_as_exit
 from nfpatch.engine.probe import probe
-from nfpatch.engine.sources import build_overlay
+from nfpatch.engine.sources import build_source, check_not_interrupted
 from nfpatch.errors import InstallEnvironmentError, NfpatchError, RefusedError, to_environment_error
 from nfpatch.installs.find import Install
 from nfpatch.patching.install_state import InstallState, inspect_install
-from nfpatch.patching.plan import changes_to
-from nfpatch.target.talk import (
-    AllJudged,
-    Done,
-    Failed,
-    Imported,
-    Judged,
-    MigrateSpec,
-    NewFile,
-    NotImported,
-    SavedFile,
-    Verdict,
-    WriteFiles,
-)
+from nfpatch.patching.plan import original_with
+from nfpatch.target.messages import FileCheck, FilesChecked, Imported, MigrateSpec, SavedFile, WriteFiles, Written
 
 MigrationState = Literal["migrated", "already-fits", "refused"]
 
@@ -55,17 +43,6 @@ class Migration:
     exit_code: int = 0
     backup: Optional[Path] = None
 
-    @property
-    def in_words(self) -> str:
-        """The model, with the numbers of keys that were dropped and added."""
-        changes = [
-            f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {verb}"
-            for keys, verb in ((self.dropped, "dropped"), (self.added, "added"))
-            if keys
-        ]
-        note = [self.detail] if self.state == "already-fits" and self.detail else []
-        return ": ".join(filter(None, [self.model or "", ", ".join(changes + note)]))
-
     def to_json(self) -> dict[str, object]:
         """An element of `files` in the JSON document."""
         return {
@@ -81,13 +58,21 @@ class Migration:
 
 @dataclass(frozen=True)
 class _CheckedFile:
-    """A file that the target interpreter has checked, and whether it must be rewritten."""
+    """A file that the target interpreter has checked."""
 
     number: int
     file: ModelFile
     seen: os.stat_result
     outcome: Migration
-    is_misfit: bool
+
+    @property
+    def is_misfit(self) -> bool:
+        """Whether it must be rewritten."""
+        return self.outcome.state == "migrated"
+
+    def refused(self, reason: NfpatchError) -> _CheckedFile:
+        """The same file, refused for this reason."""
+        return replace(self, outcome=_refused(self.outcome, reason))
 
 
 def migrate(
@@ -109,8 +94,7 @@ def migrate(
     run left the install unfinished, and InstallEnvironmentError if the interpreter fails.
     """
     state = inspect_install(install, catalog)
-    if state.interrupted:
-        raise RefusedError("An interrupted run left this install unfinished. Run `nfpatch apply` or `revert` first.")
+    check_not_interrupted(state)
     files, without_models = _files_at(paths, model)
     if not files:
         return without_models
@@ -143,21 +127,16 @@ def _refused(outcome: Migration, error: NfpatchError) -> Migration:
 
 
 def _patched_tree(state: InstallState, folder: Path) -> Optional[Path]:
-    """A copy of the package without the layers that patches remove; None if none of these patches can be applied.
+    """A copy of the package without the layers that patches remove; None if no such patch can be applied.
 
-    A key that a patch declares unused is so only in some configurations of a model: in those in which this source does
-    not build it.
+    A parameter that a patch removes is unused only in those configurations in which this source does not build it.
     """
-    wanted: dict[str, frozenset[str]] = {}
-    for status in state.statuses:
-        is_removing = status.patch.removes_parameters and status.state == "applicable"
-        for file in status.files if is_removing else ():
-            wanted[file] = wanted.get(file, state.ledger.patches_of(file)) | {status.patch.id}
+    applicable = [status.patch for status in state.statuses if status.state == "applicable"]
+    removing = frozenset(patch.id for patch in applicable if patch.removes_parameters)
     try:
-        patched = {change.file: change.desired for change in changes_to(state, wanted)}
-    except RefusedError:  # the source cannot be patched, so there is no such copy
+        return build_source(state.install, original_with(state, removing), folder)
+    except RefusedError:  # the source cannot be patched
         return None
-    return build_overlay(state.install.package, folder, patched) if patched else None
 
 
 def _check_files(
@@ -172,47 +151,40 @@ def _check_files(
             unused[patch.model] = (*unused.get(patch.model, ()), *patch.unused_parameters)
     worker.send(
         MigrateSpec(
-            files=tuple(  # absolute paths, because the process has another working directory
-                SavedFile(os.path.abspath(file.path), file.claimed, tuple(file.suggested)) for file in files
-            ),
+            # absolute paths, because the process has another working directory
+            files=tuple(SavedFile(os.path.abspath(file.path), file.claimed, file.suggested) for file in files),
             unused=unused,
             installed=None if install.tree is None else str(install.tree),
             patched=None if patched is None else str(patched),
             trust=trust,
         )
     )
-    checked = []
-    for event in worker.events(until=AllJudged):
-        if isinstance(event, Judged):
-            file = files[event.file]
-            checked.append(_CheckedFile(event.file, file, seen[event.file], *_outcome_of(file.path, event.verdict)))
-        else:
-            _check_imported(event, install)
-    return checked
+    _check_imported(worker.receive(Imported), install)
+    outcomes = map(_outcome_of, files, worker.receive(FilesChecked).checks)
+    return [_CheckedFile(number, *each) for number, each in enumerate(zip(files, seen, outcomes))]
 
 
-def _check_imported(event: object, install: Install) -> None:
+def _check_imported(imported: Imported, install: Install) -> None:
     """Raise InstallEnvironmentError unless the target interpreter has imported this install."""
-    if isinstance(event, NotImported):
+    if imported.file is None:
         raise InstallEnvironmentError(
-            f"Cannot import {install.package}, so no model can be built: {event.detail}. Install what it "
+            f"Cannot import {install.package}, so no model can be built: {imported.error}. Install what it "
             "needs, or name the interpreter that can with --python."
         )
-    if isinstance(event, Imported) and not os.path.samefile(Path(event.file).parent, install.package):
+    if not os.path.samefile(Path(imported.file).parent, install.package):
         raise InstallEnvironmentError(
-            f"The interpreter imports {Path(event.file).parent}, and not {install.package}. Name the right one with "
+            f"The interpreter imports {Path(imported.file).parent}, and not {install.package}. Name the right one with "
             "--python, or the folder with --site-packages."
         )
 
 
-def _outcome_of(path: Path, verdict: Verdict) -> tuple[Migration, bool]:
-    """The result of the check in the target interpreter, and whether the file must be rewritten."""
-    outcome = Migration(path, "already-fits", verdict.model, verdict.dropped, verdict.added, verdict.detail)
-    if verdict.state == "misfit":
-        return replace(outcome, state="migrated"), True
-    if verdict.state == "refused":
-        return _refused(outcome, _reason(path, verdict.detail, verdict.cause)), False
-    return outcome, False
+def _outcome_of(file: ModelFile, check: FileCheck) -> Migration:
+    """The result according to the target interpreter; "migrated" if the file must be rewritten."""
+    state: MigrationState = "migrated" if check.state == "misfit" else "already-fits"
+    outcome = Migration(file.path, state, check.model, check.dropped, check.added, check.detail)
+    if check.state == "refused":
+        return _refused(outcome, _reason(file.path, check.detail, check.cause))
+    return outcome
 
 
 def _reason(path: Path, detail: str, cause: Optional[str]) -> NfpatchError:
@@ -235,11 +207,7 @@ def _all_or_none(group: list[_CheckedFile]) -> list[_CheckedFile]:
         f"{group[0].file.group} is migrated as a whole or not at all, and {refused.file.path.name} was refused. "
         "The other files were not changed."
     )
-    return [_refuse_file(each, reason) if each.is_misfit else each for each in group]
-
-
-def _refuse_file(file: _CheckedFile, reason: NfpatchError) -> _CheckedFile:
-    return replace(file, outcome=_refused(file.outcome, reason), is_misfit=False)
+    return [each.refused(reason) if each.is_misfit else each for each in group]
 
 
 def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: bool) -> list[_CheckedFile]:
@@ -251,21 +219,20 @@ def _replace_group(worker: MigrationWorker, group: list[_CheckedFile], keep: boo
     try:
         with staging_folder(misfits[0].file.path.parent) as staging:
             replacements = [Replacement(each.file.path, each.seen, staging / f"new-{each.number}") for each in misfits]
-            new_files = (NewFile(each.number, os.path.abspath(new.new)) for each, new in zip(misfits, replacements))
-            worker.send(WriteFiles(tuple(new_files)))
-            failures = [event for event in worker.events(until=Done) if isinstance(event, Failed)]
-            for event in failures:
-                raise _failure(next(each for each in misfits if each.number == event.file), event)
+            worker.send(WriteFiles(tuple(each.number for each in misfits), os.path.abspath(staging)))
+            written = worker.receive(Written)
+            for each in misfits:
+                if each.number == written.failed:
+                    raise _failure(each.file.path, written)
             kept = replace_all(replacements, staging, keep)
     except NfpatchError as error:
-        return [_refuse_file(each, error) if each.is_misfit else each for each in group]
+        return [each.refused(error) if each.is_misfit else each for each in group]
     backups = dict(zip((each.number for each in misfits), kept))
     return [replace(each, outcome=replace(each.outcome, backup=backups.get(each.number))) for each in group]
 
 
-def _failure(judged: _CheckedFile, event: Failed) -> BaseException:
-    """The error because of which a new file could not be written."""
-    path = judged.file.path
-    if event.errno is not None:
-        return to_environment_error(OSError(event.errno, os.strerror(event.errno), str(path)))
-    return _reason(path, event.detail, "content")
+def _failure(path: Path, written: Written) -> BaseException:
+    """The error that prevented a new file."""
+    if written.errno is not None:
+        return to_environment_error(OSError(written.errno, os.strerror(written.errno), str(path)))
+    return _reason(path, written.detail, "content")

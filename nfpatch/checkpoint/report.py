@@ -16,7 +16,7 @@ def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: b
     print_install(install)
     for outcome in outcomes:
         state = click.style(outcome.state.ljust(len("already-fits")), fg=STATE_COLOURS[outcome.state])
-        click.echo(f"  {state}  {outcome.path}  {outcome.in_words}".rstrip())
+        click.echo(f"  {state}  {outcome.path}  {_changes_in(outcome)}".rstrip())
         if outcome.backup is not None:
             click.echo(f"  {'kept':<12}  {outcome.backup}")
     states = {outcome.state for outcome in outcomes}
@@ -29,3 +29,12 @@ def print_migrations(install: Install, outcomes: Sequence[Migration], dry_run: b
         click.echo(f"{migrated} migrated.")
     for reason in dict.fromkeys(outcome.detail for outcome in outcomes if outcome.state == "refused"):
         print_error(reason)
+
+
+def _changes_in(outcome: Migration) -> str:
+    """The model, with the numbers of keys that were dropped and added."""
+    changed = {"dropped": outcome.dropped, "added": outcome.added}
+    changes = [f"{pluralize(len(keys), 'key', 'keys')} {verb}" for verb, keys in changed.items() if keys]
+    if outcome.state == "already-fits" and outcome.detail:
+        changes.append(outcome.detail)
+    return ": ".join(filter(None, [outcome.model, ", ".join(changes)]))

@@ -4,44 +4,41 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import TypeVar
 
 from nfpatch.engine.launch import describe_exit, training_environment
 from nfpatch.engine.probe import runnable
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.target import ENTRY
-from nfpatch.target.talk import line_of, record_in
+from nfpatch.target.messages import line_of, record_in
 
 _LOG_LINES = 4
 
+T = TypeVar("T")
+
 
 class MigrationWorker:
-    """The running process. It receives requests and sends events, each a record of `target/talk.py`."""
+    """The running process, with which records of `target/messages.py` are exchanged."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self._process = process
+        assert process.stdin is not None, "the process was started with pipes"
+        assert process.stdout is not None
+        self._process, self._sending, self._receiving = process, process.stdin, process.stdout
         self._log = log
 
-    def send(self, request: object) -> None:
-        """Send a request. If the process has exited, `events` raises the error."""
-        try:
-            _open(self._process.stdin).write(line_of(request))
-            _open(self._process.stdin).flush()
-        except BrokenPipeError:
-            pass
+    def send(self, record: object) -> None:
+        """Send a record. If the process has exited, `receive` raises the error."""
+        with suppress(BrokenPipeError):
+            self._sending.write(line_of(record))
+            self._sending.flush()
 
-    def events(self, until: type[object]) -> Iterator[object]:
-        """The events up to the one of the kind `until`, which is not included.
-
-        Raises InstallEnvironmentError if the process exits before.
-        """
-        for line in _open(self._process.stdout):
-            event = record_in(line)
-            if isinstance(event, until):
-                return
-            yield event
+    def receive(self, kind: type[T]) -> T:
+        """The next record, which is of this kind. Raises InstallEnvironmentError if the process exits before."""
+        line = self._receiving.readline()
+        if line.endswith("\n"):
+            return record_in(line, kind)
         raise InstallEnvironmentError(
             f"The interpreter that reads the models {describe_exit(self._process.wait())}. Nothing was changed. "
             f"The end of its output: {self._last_lines()}"
@@ -74,8 +71,3 @@ def start_worker(python: Path, extra_path: Sequence[Path], folder: Path) -> Iter
     finally:
         process.kill()
         process.communicate()
-
-
-def _open(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None, "the process was started with pipes"
-    return pipe

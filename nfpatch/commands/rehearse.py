@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import click
 
@@ -71,8 +71,8 @@ def command(
     as_is: bool,
     show_output: bool,
     timeout: float,
-    junit_xml: Optional[Path],
-    html: Optional[Path],
+    junit_xml: Path | None,
+    html: Path | None,
     target: Target,
 ) -> None:
     """Run your training script in several CPU processes. The script really runs, including any files it writes.
@@ -90,18 +90,10 @@ def command(
     check_report_files(junit_xml, html)
     state = target.install_state()
     what = run.Script(script, arguments, is_module)
+    steps = None if as_is else max_steps
+    output = (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None
     with rehearsal_report.progress(what, devices) as on_event:
-        report = run.rehearse(
-            state,
-            what,
-            source,
-            devices,
-            launcher,
-            None if as_is else max_steps,
-            timeout,
-            on_event,
-            (lambda printed: click.echo(printed, nl=False, err=True)) if show_output else None,
-        )
+        report = run.rehearse(state, what, source, devices, launcher, steps, timeout, on_event, output)
     write_files(rehearsal_report.document_of(state.install, what, report), junit_xml, html)
     if target.as_json:
         console.print_json({**report.to_json(), "neuralforecast": state.install.to_json()})

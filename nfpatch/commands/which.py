@@ -51,7 +51,7 @@ def command(log: Optional[str], target: Target) -> None:
 
 
 def _text_of(log: Optional[str]) -> str:
-    """The text that the argument of `which` stands for: a file, standard input, or the argument itself."""
+    """The text that `which` is given: a file, standard input, or the argument itself."""
     if log in (None, "-"):
         if sys.stdin.isatty():
             console.print_note("Paste the log, then press Ctrl-D.")

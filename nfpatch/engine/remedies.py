@@ -10,32 +10,29 @@ from nfpatch.engine.facts import Finding
 
 
 def patches_for(finding: Finding, models: Sequence[str], missing: Sequence[Patch]) -> tuple[str, ...]:
-    """The ids of the missing patches that fix a finding: by the parameters, by symptoms, or by what shows."""
+    """The ids of the missing patches that fix a finding: by its unused parameters, or by its stage and symptoms."""
     if finding.unused:
         return patches_for_unused(finding.unused, models, missing)
-    at_stage = [patch for patch in missing if set(finding.stages) & set(stages_of(patch))]
-    if finding.outcome == "error":
-        at_stage = [patch for patch in at_stage if any(words in finding.message for words in patch.symptoms)]
-    return tuple(patch.id for patch in at_stage)
-
-
-def stages_of(patch: Patch) -> list[str]:
-    """The stages at which the cases of a patch show it, but for those on Spark."""
-    return [case.stage for case in patch.cases if case.launchers != ("spark",)]
+    return tuple(
+        patch.id
+        for patch in missing
+        if any(case.stage in finding.stages and case.launchers != ("spark",) for case in patch.cases)
+        and (finding.outcome != "error" or any(words in finding.message for words in patch.symptoms))
+    )
 
 
 def patches_for_unused(unused: Sequence[str], models: Sequence[str], missing: Sequence[Patch]) -> tuple[str, ...]:
-    """The ids of the patches of these models that account for unused parameters; no more than it takes."""
-    found: dict[str, set[str]] = {}
-    for patch in missing:
-        if patch.model == "any" or any(patch.model in (model, model.removeprefix("Auto")) for model in models):
-            found[patch.id] = {
-                name for name in unused if any(fnmatchcase(name, pattern) for pattern in patch.unused_parameters)
-            }
-    taken: list[str] = []
+    """The ids of the patches of these models that handle unused parameters; no more of them than necessary."""
+    named = {"any", *models, *(model.removeprefix("Auto") for model in models)}
+    handled = {
+        patch.id: {name for name in unused if any(fnmatchcase(name, each) for each in patch.unused_parameters)}
+        for patch in missing
+        if patch.model in named
+    }
+    needed: list[str] = []
     left = set(unused)
-    for patch_id in sorted(found, key=lambda each: -len(found[each])):
-        if found[patch_id] & left:
-            taken.append(patch_id)
-            left -= found[patch_id]
-    return tuple(sorted(taken))
+    for patch_id in sorted(handled, key=lambda each: -len(handled[each])):
+        if handled[patch_id] & left:
+            needed.append(patch_id)
+            left -= handled[patch_id]
+    return tuple(sorted(needed))

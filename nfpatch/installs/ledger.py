@@ -117,7 +117,7 @@ def read_ledger(install: Install) -> Ledger:
         _check_added(ledger)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise RefusedError(
-            f"{path} is damaged, so nfpatch cannot tell what it changed. Reinstall neuralforecast to restore the "
+            f"{path} is damaged, so nfpatch does not know what it changed. Reinstall neuralforecast to restore the "
             f"released files: {reinstall_command(install)}."
         ) from error
     if ledger.version != install.version:

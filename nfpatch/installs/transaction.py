@@ -337,14 +337,14 @@ def _rename_over(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:  # EXDEV: `target` is on another file system than the ledger
             raise
-        beside = target.with_name(f".{target.name}.nfpatch-new")
+        copy = target.with_name(f".{target.name}.nfpatch-new")
         try:
-            beside.unlink(missing_ok=True)
-            link_or_copy(source, beside)
-            os.replace(beside, target)
+            copy.unlink(missing_ok=True)
+            link_or_copy(source, copy)
+            os.replace(copy, target)
         except OSError:
             with suppress(OSError):
-                beside.unlink()
+                copy.unlink()
             raise
         source.unlink()
 

@@ -1,8 +1,8 @@
 """Finds the variant of a patch that fits an install.
 
-For a released source, which the fingerprints recognise, the version decides. For any other source the version says
-little: the code changes between two releases, and an install from git has the version of the previous release. There
-the code decides: every variant is tried, and fits if all its files are exactly what it expects.
+For a released source, which the fingerprints recognise, the version decides. For any other source the code decides,
+because it changes between two releases, and an install from git has the version of the previous release. There every
+variant is tried, and fits if all its files are exactly what it expects.
 """
 
 from __future__ import annotations

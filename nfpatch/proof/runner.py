@@ -19,7 +19,7 @@ from typing import Literal, Optional, get_args
 
 from nfpatch.catalog import specifier_contains
 from nfpatch.console import reasons_to_json
-from nfpatch.engine.facts import Call
+from nfpatch.engine.facts import Call, Process
 from nfpatch.engine.launch import (
     ONE_NODE,
     Launch,
@@ -35,7 +35,6 @@ from nfpatch.engine.launch import (
 )
 from nfpatch.engine.logs import entries_in, frames_of_dump, tail_of, text_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
-from nfpatch.engine.records import Process
 from nfpatch.engine.sources import Source, is_imported_from
 from nfpatch.errors import InstallEnvironmentError
 from nfpatch.proof.verdict import CaseResult, ProofCase, result_of_calls, result_without_calls

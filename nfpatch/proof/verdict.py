@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -20,7 +20,6 @@ from nfpatch.engine.checks import (
 from nfpatch.engine.checks import world_size as world_size_check
 from nfpatch.engine.checks.errors import errors_in_full, failures_of
 from nfpatch.engine.facts import Call, CallFacts, Outcome
-from nfpatch.engine.records import facts_of_call
 from nfpatch.engine.sources import Source
 
 Expectation = Literal["unused-parameters", "pass", "wrong"]
@@ -123,16 +122,19 @@ def result_without_calls(case: ProofCase, outcome: Outcome, detail: str) -> Case
 def result_of_calls(case: ProofCase, calls: Sequence[Call], world_size: int, backend: str) -> CaseResult:
     """The result of a case that all ranks have finished; `world_size` and `backend` are the launch's."""
     is_alone = case.strategy == "single-process"
-    trainings = {0: {rank: call.trainings[0] for rank, call in enumerate(calls)}}
-    facts = facts_of_call(dict(enumerate(calls)), trainings, world_size=1 if is_alone else world_size)
-    facts = replace(facts, is_case=True, backend=None if is_alone else backend)
+    facts = CallFacts(
+        ranks=dict(enumerate(calls)),
+        world_size=1 if is_alone else world_size,
+        is_case=True,
+        backend=None if is_alone else backend,
+    )
     if case.case.stage != "fit":
         return _result_of_stage(case, calls, facts)
     failed = errors.find(facts) or world_size_check.find(facts)
     if failed is not None:
         return _result(case, calls, "error", ok=False, detail="\n".join(failed.errors) or failed.detail)
 
-    unused = facts.unused_parameters()
+    unused = facts.unused_parameters
     refusals = [failure.message for _, failure in failures_of(facts)]
     if refusals or (unused and not (case.has_unused and case.expect == "pass")):
         if case.expect == "pass":
@@ -185,7 +187,8 @@ def difference(names: Sequence[str], patterns: Sequence[str]) -> str:
     missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
     mismatches = []
     if too_many:
-        mismatches.append(f"unused, but not claimed by the patch: {', '.join(too_many)}")
+        hint = "if it handles them, add them to its `unused_parameters`"
+        mismatches.append(f"unused, but not claimed by the patch: {', '.join(too_many)} ({hint})")
     if missing:
         mismatches.append(f"claimed by the patch, but not unused: {', '.join(missing)}")
     return "; ".join(mismatches)

@@ -1,4 +1,4 @@
-"""What `rehearse` prints: its progress on standard error, and the calls, rank by rank, on standard output."""
+"""The reports of `rehearse`: progress on standard error, and the calls, rank by rank, on standard output."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Callable
 import click
 
 from nfpatch.console import pluralize, print_install
+from nfpatch.engine.facts import in_file
 from nfpatch.engine.report import Document, Item, Section, print_items, print_sentence
 from nfpatch.installs.find import Install
 from nfpatch.rehearsal.run import RehearsalReport, Script
@@ -24,7 +25,7 @@ _PAGE = "docs/how-to/rehearse.md"
 
 @contextmanager
 def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
-    """What is shown while the script runs: each call of the first rank, and on a terminal a live line."""
+    """Shows on standard error that the script runs, and on a terminal the call of the first rank."""
     from rich.console import Console
 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -33,12 +34,12 @@ def progress(script: Script, devices: int) -> Iterator[Callable[[Entry], None]]:
 
         def show(entry: Entry) -> None:
             event = entry.event
-            if entry.rank == 0 and isinstance(event, ProcessStarted) and not event.within:
-                errors.print(f"Running {command} on {devices} processes ...", markup=False)
             if entry.rank != 0:
                 return
-            if isinstance(event, CallStarted):
-                live.update(f"{event.name} in {event.file.rpartition('/')[2]}:{event.line}")
+            if isinstance(event, ProcessStarted) and not event.within:
+                errors.print(f"Running {command} on {devices} processes ...", markup=False)
+            elif isinstance(event, CallStarted):
+                live.update(f"{event.name} in {in_file(event.file, event.line)}")
             elif isinstance(event, (CallReturned, CallRaised)):
                 live.update("running")
 
@@ -86,7 +87,7 @@ def _item_of(stage: Stage) -> Item:
         ok=stage.ok,
         outcome=stage.outcome,
         name=f"{stage.place} {stage.call}",
-        cells=(stage.place, stage.call, *stage.ranks, stage.model),
+        cells=(stage.place, stage.call, *stage.states, stage.model),
         lines=tuple(lines_of(stage)),
         detail=stage.detail,
     )
@@ -94,12 +95,13 @@ def _item_of(stage: Stage) -> Item:
 
 def document_of(install: Install, script: Script, report: RehearsalReport) -> Document:
     """The rehearsal as a document: an item for each call, and one for the end of the script."""
-    has_completed = report.exit_code == 0
+    items = [_item_of(stage) for stage in report.stages]
+    blank = [""] * (len(items[0].cells) - 1) if items else []
     end = Item(
-        ok=has_completed,
+        ok=report.exit_code == 0,
         outcome="error",
         name="the script",
-        cells=("the script", *[""] * (len(_item_of(report.stages[0]).cells) - 1 if report.stages else 0)),
+        cells=("the script", *blank),
         lines=tuple(verdict_of(report)),
         detail=report.tail,
         seconds=report.seconds,
@@ -116,7 +118,7 @@ def document_of(install: Install, script: Script, report: RehearsalReport) -> Do
             ("overrides", "; ".join(report.overrides) or "none"),
             ("seconds", f"{report.seconds:.1f}"),
         ),
-        sections=(Section(script.name, (*map(_item_of, report.stages), end)),),
+        sections=(Section(script.name, (*items, end)),),
         verdict=tuple(verdict_of(report)),
         notes=report.notes,
         extra=("The last lines of the script", "" if report.ok else report.tail),
@@ -139,27 +141,23 @@ def lines_of(stage: Stage) -> list[str]:
     return [*lines, *(f"note: {note}" for note in stage.notes)]
 
 
-def is_together(stage: Stage) -> bool:
-    """Whether several processes train together in a call."""
-    return any((training["world_size"] or 0) > 1 for rank in stage.evidence for training in rank["trainings"])
-
-
 def verdict_of(report: RehearsalReport) -> list[str]:
     """The sentences at the end."""
+    calls = pluralize(len(report.stages), "call", "calls")
     if report.ok:
-        if any(stage.is_for_one_device for stage in report.stages) and not any(map(is_together, report.stages)):
-            return [f"Rehearsed: {pluralize(len(report.stages), 'call', 'calls')} of a script for one device."]
-        calls = pluralize(len(report.stages), "call matches", "calls match")
-        return [f"Rehearsed in {report.world_size} processes: {calls} the single-process reference."]
+        trainings = [training for stage in report.stages for rank in stage.ranks for training in rank["trainings"]]
+        if max((training["world_size"] or 0 for training in trainings), default=0) == 1:
+            return [f"Rehearsed: {calls} of a script for one device."]
+        match = pluralize(len(report.stages), "call matches", "calls match")
+        return [f"Rehearsed in {report.world_size} processes: {match} the single-process reference."]
     wrong = [stage for stage in report.stages if not stage.ok]
     sentences = []
     if not report.stages:
         sentences.append("NOT rehearsed: nfpatch recorded no call of neuralforecast.")
-    elif wrong and all(stage.is_refused_alone for stage in wrong):
-        calls = pluralize(len(report.stages), "call", "calls")
+    elif wrong and all(stage.refused_alone for stage in wrong):
         sentences.append(f"NOT rehearsed completely: {len(wrong)} of {calls} fail in a single process too.")
     elif wrong:
-        sentences.append(f"Mismatch or error in {len(wrong)} of {pluralize(len(report.stages), 'call', 'calls')}.")
+        sentences.append(f"Mismatch or error in {len(wrong)} of {calls}.")
     if report.ended:
         sentences.append(
             f"The script was {report.ended}."

@@ -7,10 +7,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal
 
 from nfpatch.console import pluralize
 from nfpatch.engine.checks.shared_files import shared_files
@@ -25,12 +25,12 @@ from nfpatch.engine.launch import (
     running,
     temporary_folder,
 )
-from nfpatch.engine.logs import place_of, tail_of
+from nfpatch.engine.logs import tail_of
 from nfpatch.engine.probe import Stack, probe, runnable, versions_in_json
-from nfpatch.engine.records import Records
 from nfpatch.engine.sources import Source, build_source, is_imported_from, missing_patches, tree_of
 from nfpatch.errors import InstallEnvironmentError, UsageError
 from nfpatch.patching.install_state import InstallState
+from nfpatch.rehearsal.records import Records
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import REHEARSAL
 from nfpatch.target.events import Entry, RehearsalSpec, encode
@@ -38,19 +38,19 @@ from nfpatch.target.events import Entry, RehearsalSpec, encode
 LauncherName = Literal["script", "torchrun"]
 
 TRIALS = 2
-# Seconds for which all processes are idle, while one is in a call, until they are said to wait for each other; and the
-# share of a processor below which they are called idle; and the seconds between two looks at that.
+# Seconds for which all processes are idle, while one is in a call, until they count as waiting for each other; the
+# share of a processor below which they count as idle; and the seconds between two samples of that.
 _PATIENCE = 30.0
 _IDLE = 0.02
 _SAMPLE = 1.0
-# Seconds that what the script has started gets to end by itself after it.
+# Seconds after the end of the script in which processes that it has started may exit by themselves.
 _GRACE = 3.0
 _LOG_LINES = 20
 
 
 @dataclass(frozen=True)
 class Script:
-    """What is rehearsed: a script, or with `is_module` the name of a module, and its arguments."""
+    """What is rehearsed: a script, or if it `is_module` the name of a module, and its arguments."""
 
     name: str
     arguments: tuple[str, ...] = ()
@@ -67,8 +67,9 @@ class Script:
 class RehearsalReport:
     """The result of a rehearsal.
 
-    `exit_code` is that of the script, None where nfpatch ended it, `ended` says why then. `tail` are the last lines
-    that it printed. `notes` are what is worth knowing and no fault.
+    `exit_code` is that of the first process, or 1 if that is 0 and another rank crashed. It is None if nfpatch ended
+    the script, and `ended` is the reason. `tail` has the last lines that the script printed. `notes` are remarks that
+    are no findings.
     """
 
     stages: tuple[Stage, ...]
@@ -78,8 +79,8 @@ class RehearsalReport:
     stack: Stack
     launcher: LauncherName
     world_size: int
-    exit_code: Optional[int]
-    ended: Optional[str]
+    exit_code: int | None
+    ended: str | None
     tail: str
     seconds: float
 
@@ -113,18 +114,18 @@ class RehearsalReport:
 def rehearse(
     found: InstallState,
     script: Script,
-    source: Source = "installed",
-    devices: int = 2,
-    launcher: LauncherName = "script",
-    max_steps: Optional[int] = 4,
-    timeout: float = 600.0,
-    on_event: Callable[[Entry], None] = lambda event: None,
-    output: Optional[Callable[[bytes], None]] = None,
+    source: Source,
+    devices: int,
+    launcher: LauncherName,
+    max_steps: int | None,
+    timeout: float,
+    on_event: Callable[[Entry], None],
+    output: Callable[[bytes], None] | None,
 ) -> RehearsalReport:
     """Runs a script with `devices` processes in the current folder, and judges what they record.
 
-    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole. `on_event` gets each event,
-    `output` what the script prints. However the call ends, no process and no file of nfpatch's is left.
+    Without `max_steps` nothing is shortened. `timeout` is in seconds, for the whole script. `on_event` receives each
+    event, `output` what the script prints. However the call ends, no process and no file of nfpatch is left.
 
     Raises UsageError where there is no such script, RefusedError where the source cannot be computed, and
     InstallEnvironmentError where the interpreter cannot run it or does not find that source.
@@ -140,33 +141,43 @@ def rehearse(
     with temporary_folder() as folder:
         expected = build_source(install, tree, folder / "source") or install.tree
         path = [REHEARSAL, *([] if expected is None else [expected]), *install.extra_path]
+        variables = {"NFPATCH_REHEARSAL": str(folder / "spec.json"), "PYTHONUNBUFFERED": "1"}
         records = Records(folder / "events")
         records.folder.mkdir()
         trials = None if max_steps is None else TRIALS
         known = known_patches(found, source)
-        functions = tuple(sorted({name for names in known.functions.values() for name in names}))
-        specification = RehearsalSpec(str(records.folder), devices, launcher, max_steps, trials, functions)
+        specification = RehearsalSpec(
+            str(records.folder), devices, launcher, max_steps, trials, patched=tuple(sorted(known.by_function))
+        )
         (folder / "spec.json").write_text(json.dumps(encode(specification)), encoding="utf-8")
         program = Program(
             python=runnable(install.python),
             arguments=script.program(launcher),
-            environment=environment_of(path, folder / "spec.json"),
+            environment={**process_environment(path), **variables},
             folder=Path.cwd(),
             log=folder / "output.log",
             devices=devices if launcher == "torchrun" else None,
         )
-        with running(program, records.pids) as launch, _followed(launch.log, output) as follow:
-            ended, left = _watch(launch, records, begin + timeout, timeout, on_event, follow)
+        with running(program, lambda: [each.pid for each in records.processes]) as launch, launch.log.open("rb") as log:
+
+            def forward() -> None:
+                if output is not None:
+                    output(log.read())
+
+            ended, left = _watch(launch, records, begin + timeout, timeout, on_event, forward)
+            forward()
         records.read()
         _check_source(records.source, expected or install.root)
         stages = stages_of(records, devices, known, ended)
-        places = _places_in_script(records) if ended else []
         tail = last_words_of(tail_of(launch.log, _LOG_LINES))
-    exit_code = None if ended else _exit_code_of(launch, records)
+        exit_code = None if ended else launch.process.wait()
+        if exit_code == 0 and any(rank.ended is None for rank in records.ranks.values()):
+            exit_code = 1  # a rank did not exit by itself
+        notes = tuple(notes_of(records, launcher, exit_code, left, tail))
     return RehearsalReport(
         stages=tuple(stages),
         overrides=tuple(records.overrides),
-        notes=(*places, *_notes_of(records, left, tail, raised=exit_code not in (0, None))),
+        notes=notes,
         source=source,
         stack=stack,
         launcher=launcher,
@@ -179,17 +190,14 @@ def rehearse(
 
 
 def known_patches(found: InstallState, source: Source) -> Known:
-    """What is known of the patches for this release and source."""
+    """The patches for this release and source."""
     useful = missing_patches(found, "released")
-    functions = {
-        patch.id: [
-            f"{file}:{change.where}"
-            for file, rewrite in found.variant_of(patch).rewrites.items()
-            for change in rewrite.changes
-        ]
-        for patch in useful
-    }
-    return Known(missing_patches(found, source), useful, functions)
+    by_function: dict[str, list[str]] = {}
+    for patch in useful:
+        for file, rewrite in found.variant_of(patch).rewrites.items():
+            for function in dict.fromkeys(change.where for change in rewrite.changes):
+                by_function.setdefault(f"{file}:{function}", []).append(patch.id)
+    return Known(missing_patches(found, source), useful, by_function)
 
 
 def last_words_of(printed: str) -> str:
@@ -198,47 +206,25 @@ def last_words_of(printed: str) -> str:
     return before.rpartition("\n")[2] + heading + after if heading else printed
 
 
-def environment_of(path: Sequence[Path], specification: Path) -> dict[str, str]:
-    """The environment of a rehearsed script: the user's, without GPUs, and with what watches first on the path."""
-    return {**process_environment(path), "NFPATCH_REHEARSAL": str(specification), "PYTHONUNBUFFERED": "1"}
-
-
-@contextlib.contextmanager
-def _followed(log: Path, output: Optional[Callable[[bytes], None]]) -> Iterator[Callable[[], None]]:
-    """Forwards what the script prints, each time that it is called and at the end."""
-    if output is None:
-        yield lambda: None
-        return
-    with log.open("rb") as file:
-
-        def follow() -> None:
-            printed = file.read()
-            if printed and output is not None:
-                output(printed)
-
-        yield follow
-        follow()
-
-
 def _watch(
     launch: Launch,
     records: Records,
     deadline: float,
     timeout: float,
     on_event: Callable[[Entry], None],
-    follow: Callable[[], None],
-) -> tuple[Optional[str], int]:
-    """Waits for the processes: returns why nfpatch ended them, if it did, and how many the script left running."""
+    forward_output: Callable[[], None],
+) -> tuple[str | None, int]:
+    """Waits for the processes. Returns why nfpatch ended them, None if it did not, and how many the script left."""
     idleness = Idleness(lambda: processor_use(pids_with_token(launch.token)))
-    over: list[float] = []  # when the script itself was over
+    over: list[float] = []  # when the script itself had ended
 
-    def look(ended: bool) -> Optional[tuple[Optional[str], int]]:
+    def look(ended: bool) -> tuple[str | None, int] | None:
         living = [each for each in records.processes if each.ended is None and is_alive(each.pid)]
         living = [each for each in living if each.is_in_call or not each.is_within]
         entries = records.read()
         for entry in entries:
             on_event(entry)
-        follow()
+        forward_output()
         if ended and not living and not entries:
             others = pids_with_token(launch.token) if sys.platform == "linux" else set()
             left = len(others - {each.pid for each in records.processes if not each.is_within})
@@ -259,7 +245,7 @@ def _watch(
 
 
 class Idleness:
-    """How long the processes of a launch have been idle. Linux only; elsewhere they count as busy."""
+    """Measures how long the processes of a launch have been idle. Linux only."""
 
     def __init__(self, look: Callable[[], ProcessorUse], clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._clock = look, clock
@@ -285,9 +271,9 @@ class Idleness:
 
 @dataclass(frozen=True)
 class ProcessorUse:
-    """Seconds of processor time that processes have used, and whether one of them `is_kept_waiting`.
+    """Seconds of processor time that processes have used.
 
-    It is where it has been stopped, or waits for a processor or a disk.
+    `is_kept_waiting` if one of them has been stopped, or waits for a processor or a disk.
     """
 
     seconds: float
@@ -295,7 +281,7 @@ class ProcessorUse:
 
 
 def processor_use(pids: Iterable[int]) -> ProcessorUse:
-    """What these processes have used; those that are gone have used nothing. Linux only."""
+    """The processor time of these processes, without those that have exited. Linux only."""
     ticks, states = 0, set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -305,14 +291,7 @@ def processor_use(pids: Iterable[int]) -> ProcessorUse:
     return ProcessorUse(ticks / os.sysconf("SC_CLK_TCK"), bool(states & set("RDTt")))
 
 
-def _exit_code_of(launch: Launch, records: Records) -> int:
-    """The exit code of the first process; 1 where that is 0 and another rank has died."""
-    code = launch.process.wait()
-    died = [rank for rank in records.ranks.values() if not rank.has_ended]
-    return 1 if code == 0 and died else code
-
-
-def _check_source(file: Optional[str], expected: Path) -> None:
+def _check_source(file: str | None, expected: Path) -> None:
     """Raises InstallEnvironmentError where the script imported another neuralforecast, from this `file`."""
     if file is not None and not is_imported_from(file, expected):
         raise InstallEnvironmentError(
@@ -321,24 +300,30 @@ def _check_source(file: Optional[str], expected: Path) -> None:
         )
 
 
-def _places_in_script(records: Records) -> list[str]:
-    """Where each rank was that nfpatch ended between two calls."""
-    between = [rank for rank in records.ranks.values() if all(call.is_over for call in rank.calls.values())]
-    places = {rank.number: place_of(records.stack_of(rank)) for rank in between if not rank.has_ended}
-    return [f"Rank {number} was at {place}." for number, place in sorted(places.items()) if place]
-
-
-def _notes_of(records: Records, left: int, tail: str, raised: bool) -> Iterator[str]:
-    """Remarks that concern no single call; the script may have `raised` an error."""
-    if raised and len(records.ranks) == 1 and not any(rank.calls for rank in records.ranks.values()):
-        yield "The script ended before its first call, when it was one process still: one process is refused as well."
-    shared = shared_files(rank.written for rank in records.ranks.values())
+def notes_of(
+    records: Records, launcher: LauncherName, exit_code: int | None = 0, left: int = 0, tail: str = ""
+) -> Iterator[str]:
+    """Remarks that concern no single call."""
+    for number, rank in sorted(records.ranks.items()):
+        place = records.place(rank)
+        if exit_code is None and place and rank.ended is None and all(call.is_over for call in rank.calls):
+            yield f"Rank {number} was at {place}."
+    if exit_code and len(records.ranks) == 1 and not any(rank.calls for rank in records.ranks.values()):
+        yield "The script failed before its first call, while it was a single process, so a single process fails too."
+    others = [process for number, rank in records.ranks.items() if number for process in rank.processes.values()]
+    if launcher == "script" and any(process.is_within and process.calls for process in others):
+        yield (
+            "The script itself starts processes that call neuralforecast. Lightning starts each other rank by running "
+            "the whole script again, which starts all of them again. Train in the script's own process, or start a "
+            "script of its own for each model (subprocess)."
+        )
+    shared = shared_files(rank.changed_by_script for rank in records.ranks.values())
     if shared:
         yield (
             f"More than one rank writes {listed(shared)}: the script does, not neuralforecast. "
             '`if os.environ.get("LOCAL_RANK", "0") == "0":` lets one do it.'
         )
     if "EOFError: EOF when reading a line" in tail:
-        yield "The script reads standard input, of which a rehearsal has none to give."
+        yield "The script reads standard input, which is empty in a rehearsal."
     if left:
         yield f"The script left {pluralize(left, 'process', 'processes')} running; nfpatch ended them."

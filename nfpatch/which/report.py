@@ -54,7 +54,7 @@ def commands_for(diagnosis: Diagnosis, options: Sequence[str]) -> list[str]:
 
 
 def _named(diagnosis: Diagnosis, ids: Sequence[str]) -> Sequence[str]:
-    """These ids, or the name of their group if the log does not tell which of many patches of one group it is."""
+    """These ids, or the name of their group if the log fits many patches of one group."""
     groups = {match.patch.group for match in diagnosis.matches if match.patch.id in ids}
     is_undecided = diagnosis.unnamed is not None and len(ids) > _MAX_PATCHES
     return [*groups] if is_undecided and len(groups) == 1 else ids
@@ -82,7 +82,7 @@ def print_diagnosis(
     for command in commands:
         click.echo(f"  {command}")
     if install is None and commands:
-        print_wrapped(f"nfpatch cannot tell whether your install needs or has them: {missing}", "")
+        print_wrapped(f"nfpatch does not know whether your install needs or has them: {missing}", "")
     if any(match.state == "applied" for match in diagnosis.matches) and not commands:
         print_wrapped(
             "All known patches for it are applied to this install. If your run started after that, check that it "

@@ -194,14 +194,14 @@ entry, tree, folder, with_static, *paths = sys.argv[1:]
 sys.path[:0] = [tree]
 runpy.run_path(entry)
 import neuralforecast, torch
-from nfpatch_target.saved import formats, refusals, unpickling
+from nfpatch_target.saved import Refusal, formats, unpickling
 
 unpickling.FIRST_TORCH_THAT_RESTRICTS = (99,)
 results = []
 for path in paths:
     try:
-        results.append(sorted(formats.saved_in(path, trust=False).state)[:1])
-    except refusals.Refusal as refusal:
+        results.append(sorted(formats.read_saved(path, trust=False).state)[:1])
+    except Refusal as refusal:
         results.append(refusal.cause + ": " + str(refusal))
 crippled = torch.load(with_static, map_location="cpu", weights_only=False)
 for key in [key for key in crippled["state_dict"] if key.startswith("static_encoder.")]:
@@ -222,7 +222,7 @@ for name in sorted(vars(sys.modules["neuralforecast.losses.pytorch"])):  # every
         torch.save({"hyper_parameters": {"loss": loss}, "state_dict": {}}, folder + "/loss")
         for first in ((2, 6), (99,)):
             unpickling.FIRST_TORCH_THAT_RESTRICTS = first
-            again = formats.saved_in(folder + "/loss", trust=False).hyper_parameters["loss"]
+            again = formats.read_saved(folder + "/loss", trust=False).hyper_parameters["loss"]
             assert type(again) is loss_class, name
             results.append(name)
 print(json.dumps(results))

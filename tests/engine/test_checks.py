@@ -12,15 +12,24 @@ from nfpatch.engine import checks
 from nfpatch.engine.checks import (
     CHECKS,
     different_data,
+    diverging_calls,
     errors,
     first_finding,
-    parting_calls,
     shared_files,
     unused_parameters,
     world_size,
 )
 from nfpatch.engine.facts import Call, CallFacts, Decision
-from nfpatch.target.events import CallRaised, CallReturned, CallStarted, Frame, OwnLayerUnused, ReferenceMade, Training
+from nfpatch.target.events import (
+    CallRaised,
+    CallReturned,
+    CallStarted,
+    Frame,
+    OwnLayerUnused,
+    ProcessEnded,
+    ReferenceMade,
+    Training,
+)
 
 GOTTEN = CallReturned(0, (Frame(24, (), None, 0, "a"),), weights=("w",))
 RETURNED = Call(CallStarted(0, "NeuralForecast.fit", line=10), returned=GOTTEN)
@@ -44,9 +53,10 @@ def changed(**changes: Any) -> Call:
 def call_of(on_rank_1: Call = RETURNED, training: Training = TRAINED, is_case: bool = False) -> CallFacts:
     """A call on two ranks, of which the second may have other facts."""
     return CallFacts(
-        name=RETURNED.name,
-        ranks={0: changed(written=on_rank_1.written), 1: on_rank_1},
-        trainings={0: {0: TRAINED, 1: training}},
+        ranks={
+            0: changed(written=on_rank_1.written, trainings={0: TRAINED}),
+            1: replace(on_rank_1, trainings={0: training}),
+        },
         world_size=2,
         is_case=is_case,
         backend="gloo" if is_case else None,
@@ -59,7 +69,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "errors": {"on_rank_1": changed(raised=CallRaised(0, "KeyError: 'y'"))},
     "search_choice": {"on_rank_1": changed(chosen=("trial 1",))},
     "hangs": {"on_rank_1": changed(returned=None)},
-    "parting_calls": {"on_rank_1": changed(line=11)},
+    "diverging_calls": {"on_rank_1": changed(line=11)},
     "different_data": {"on_rank_1": changed(data={"df": "10 rows"})},
     "world_size": {"training": replace(TRAINED, world_size=3)},
     "evidence": {"training": replace(TRAINED, steps=1), "is_case": True},
@@ -84,7 +94,12 @@ def faulty(name: str) -> CallFacts:
     facts = call_of(**FAULTS[name])
     if name != "search_choice":
         return facts
-    return replace(facts, ranks={**facts.ranks, 0: changed(chosen=("trial 0",))})
+    return with_rank_0(facts, chosen=("trial 0",))
+
+
+def with_rank_0(facts: CallFacts, **changes: Any) -> CallFacts:
+    """The facts of a call whose first rank has other facts."""
+    return replace(facts, ranks={**facts.ranks, 0: changed(trainings={0: TRAINED}, **changes)})
 
 
 def test_every_module_of_the_folder_is_registered_once() -> None:
@@ -112,7 +127,7 @@ def test_each_check_is_the_first_to_find_its_fault(check: Any) -> None:
     assert check.find(call_of(is_case=facts.is_case)) is None
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"hangs", "parting_calls"}))
+@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"hangs", "diverging_calls"}))
 def test_a_case_is_checked_like_a_call_of_a_script(name: str) -> None:
     assert first_finding(replace(faulty(name), is_case=True, backend="gloo")) is not None
 
@@ -121,7 +136,7 @@ def test_diverging_ranks_are_the_cause_of_their_errors() -> None:
     failed = CallRaised(0, "RuntimeError: params[0] appears not to match")
     facts = call_of(changed(raised=failed, models=("NBEATS",)))
 
-    found = first_finding(replace(facts, ranks={**facts.ranks, 0: changed(models=("NHITS",))}))
+    found = first_finding(with_rank_0(facts, models=("NHITS",)))
 
     assert found is not None
     assert (found.outcome, found.stages) == ("wrong", ())
@@ -132,25 +147,26 @@ def test_diverging_ranks_are_the_cause_of_their_errors() -> None:
 @pytest.mark.parametrize(
     ("absent", "size", "is_found"),
     [
-        (Call(has_ended=True), 2, True),  # a training of all ranks
-        (Call(has_ended=True), 1, False),  # what one rank does by itself
-        (Call(has_ended=True, failed_before="NeuralForecast.load, line 9"), 2, False),
+        (Call(ended=ProcessEnded()), 2, True),  # a training of all ranks
+        (Call(ended=ProcessEnded()), 1, False),  # what one rank does by itself
+        (Call(ended=ProcessEnded(), failed_before="NeuralForecast.load, line 9"), 2, False),
         (Call(), 2, False),  # it may still come
     ],
 )
 def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
     absent: Call, size: int, is_found: bool
 ) -> None:
-    facts = replace(call_of(absent), trainings={0: {0: replace(TRAINED, world_size=size)}})
+    made = changed(trainings={0: replace(TRAINED, world_size=size)})
+    facts = CallFacts({0: made, 1: absent}, world_size=2)
 
-    assert (parting_calls.find(facts) is not None) == is_found
+    assert (diverging_calls.find(facts) is not None) == is_found
 
 
 @pytest.mark.parametrize(
     ("text", "side", "in_remedy"),
     [
         ("if os.path.isfile(path):", "", "after a call on all"),
-        ("if name in done:", "/tmp/a.done is there", "after a call on all"),
+        ("if name in done:", "/tmp/a.done exists", "after a call on all"),
         ('if os.environ["LOCAL_RANK"] == "0":', "", "on every rank"),
         ("if random.random() < 0.5:", "", "os.environ.setdefault"),
         ("if time.time() > stop:", "stop is 7", "os.environ.setdefault"),
@@ -159,9 +175,9 @@ def test_a_rank_that_exits_before_a_call_diverges_from_those_that_train_in_it(
 )
 def test_the_advice_depends_on_the_condition(text: str, side: str, in_remedy: str) -> None:
     decision = Decision("/home/me/train.py", 8, text, {0: f"continues in line 9 ({side})", 1: "continues in line 11"})
-    facts = replace(call_of(**FAULTS["parting_calls"]), decision=decision)
+    facts = replace(call_of(**FAULTS["diverging_calls"]), decision=decision)
 
-    found = parting_calls.find(facts)
+    found = diverging_calls.find(facts)
 
     assert found is not None
     assert in_remedy in "\n".join(found.remedy)
@@ -232,7 +248,7 @@ def test_an_error_in_a_library_is_not_reported_as_the_scripts_own() -> None:
 @pytest.mark.parametrize("search", ["", "search"])
 def test_an_error_is_a_fault_of_a_search_only_if_there_is_one(search: str) -> None:
     failure = CallRaised(0, "RuntimeError: params[0] appears not to match sizes of the same param in process 0")
-    found = errors.find(replace(call_of(changed(raised=failure)), search=search))
+    found = errors.find(with_rank_0(call_of(changed(raised=failure)), search=search))
 
     assert found is not None
     assert ("search" in found.stages) == bool(search)
@@ -248,11 +264,11 @@ def test_a_file_written_by_the_scripts_own_code_has_its_line_and_no_patch() -> N
 
 
 def test_a_single_device_training_of_the_script_is_no_fault() -> None:
-    facts = call_of()
-    one = replace(facts, trainings={0: {0: replace(TRAINED, world_size=1)}})
+    one = changed(trainings={0: replace(TRAINED, world_size=1)})
+    kept = replace(one, one_device="SingleDeviceStrategy")
 
-    assert world_size.find(one) is not None
-    assert world_size.find(replace(one, one_device="SingleDeviceStrategy")) is None
+    assert world_size.find(CallFacts({0: one, 1: one}, world_size=2)) is not None
+    assert world_size.find(CallFacts({0: kept, 1: kept}, world_size=2)) is None
 
 
 def test_a_case_with_unknown_weights_is_a_fault() -> None:

@@ -127,10 +127,12 @@ def test_names_and_patterns_that_match_each_other_exactly_do_not_differ() -> Non
 
 
 def test_all_names_and_patterns_without_a_match_are_reported() -> None:
-    assert difference(["out.weight", "gate.0.weight", "gate.0.bias"], ["out.*", "in.*", "mid.*"]) == (
-        "unused, but not claimed by the patch: gate.0.weight, gate.0.bias; "
-        "claimed by the patch, but not unused: in.*, mid.*"
-    )
+    words = difference(["out.weight", "gate.0.weight", "gate.0.bias"], ["out.*", "in.*", "mid.*"])
+
+    unclaimed, unmatched = words.split("; ")
+    assert unclaimed.startswith("unused, but not claimed by the patch: gate.0.weight, gate.0.bias (")
+    assert "`unused_parameters`" in unclaimed
+    assert unmatched == "claimed by the patch, but not unused: in.*, mid.*"
 
 
 def test_a_pattern_has_to_match_the_whole_name() -> None:
@@ -307,7 +309,7 @@ def test_an_error_of_ddp_is_not_green_even_without_unused_parameters() -> None:
     [
         (
             [changed(REFUSED, unused=(*DEAD, "gate.weight"))] * 2,
-            "unused, but not claimed by the patch: gate.weight",
+            difference([*DEAD, "gate.weight"], GREEN.unused_parameters),
         ),
         ([changed(REFUSED, "")] * 2, "rank 0: there are unused parameters, but DDP did not refuse them"),
         ([REFUSED, TRAINED], "rank 1: there are unused parameters, but DDP did not refuse them"),

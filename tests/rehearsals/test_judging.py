@@ -13,7 +13,8 @@ import pytest
 from nfpatch.catalog import load_catalog
 from nfpatch.engine.checks import errors
 from nfpatch.engine.logs import place_of
-from nfpatch.engine.records import Records
+from nfpatch.rehearsal.records import Records
+from nfpatch.rehearsal.run import notes_of
 from nfpatch.rehearsal.verdict import Known, Stage, stages_of
 from nfpatch.target import ENTRY
 from nfpatch.target.events import (
@@ -43,7 +44,7 @@ REFUSAL = "RuntimeError: It looks like your LightningModule has parameters that 
 FORECASTS = Frame(rows=24, columns=("unique_id", "ds", "NHITS"), ids=2, nan=0, digest="a")
 BEGIN = ProcessStarted()
 PREDICT = "neuralforecast/common/_base_windows.py:BaseWindows.predict"
-FUNCTIONS = {"predict-on-one-device": [PREDICT]}
+FUNCTIONS = {PREDICT: ["predict-on-one-device"]}
 HEADING_OF_A_STACK = "Current thread 0x1 (most recent call first):"
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -136,7 +137,7 @@ def test_a_call_with_the_results_of_one_process_on_all_ranks_is_no_fault(ranks: 
     ranks.record(0, ReferenceMade(number=0, index=0, validation=2.0))
     ranks.both(returned(0))
     stage = ranks.stage()
-    assert (stage.outcome, stage.ranks, stage.patches, stage.place) == (
+    assert (stage.outcome, stage.states, stage.patches, stage.place) == (
         "pass",
         ("returned", "returned"),
         (),
@@ -196,7 +197,7 @@ def test_overrides_and_the_first_source_are_recorded_once(ranks: Ranks) -> None:
     records.read()
     assert records.overrides == ["devices=1 is 2", "max_steps=50 is 4"]
     assert records.source == "of 0"
-    assert [rank.has_ended for rank in records.ranks.values()] == [False, True]
+    assert [rank.ended is not None for rank in records.ranks.values()] == [False, True]
 
 
 def test_a_ranks_own_record_of_its_training_has_precedence(ranks: Ranks) -> None:
@@ -253,7 +254,7 @@ def test_a_patch_that_the_source_has_is_not_named(ranks: Ranks) -> None:
     ranks.call("fit", models=("NBEATSx",))
     ranks.both(raised(REFUSAL, ["out.weight"]))
     (stage,) = ranks.stages(lacking=[])
-    assert (stage.patches, stage.is_sought) == ((), True)
+    assert (stage.patches, bool(stage.observed)) == ((), True)
 
 
 def test_the_rank_that_failed_first_is_reported(ranks: Ranks) -> None:
@@ -273,7 +274,7 @@ def test_an_error_without_a_known_symptom_names_no_patch(ranks: Ranks) -> None:
     ranks.both(raised("KeyError: 'a column of mine'"))
     stage = ranks.stage()
     assert stage.detail == "every rank: KeyError: 'a column of mine'"
-    assert (stage.patches, stage.is_sought) == ((), True)
+    assert (stage.patches, bool(stage.observed)) == ((), True)
 
 
 @pytest.mark.parametrize(("length", "ending"), [(300, ""), (301, " ...")])
@@ -299,7 +300,7 @@ def test_another_error_of_one_process_does_not_excuse_that_of_several(ranks: Ran
     ranks.record(0, ReferenceMade(number=0, differ=None))
     ranks.record(0, ReferenceMade(number=0, error="KeyError: 'y'"))
     stage = ranks.stage()
-    assert (stage.is_sought, stage.patches) == (True, ("predict-on-one-device",))
+    assert (stage.refused_alone, stage.patches) == (False, ("predict-on-one-device",))
     assert stage.notes == ()
 
 
@@ -310,7 +311,7 @@ def test_an_error_of_one_process_too_is_no_fault_of_several(ranks: Ranks) -> Non
     ranks.record(0, ReferenceMade(number=0, error=error))
     stage = ranks.stage()
     assert stage.detail.endswith("a single process raises the same error")
-    assert (stage.ok, stage.patches, stage.is_sought) == (False, (), False)
+    assert (stage.ok, stage.patches, stage.refused_alone) == (False, (), True)
 
 
 def test_a_failed_reference_run_is_reported(ranks: Ranks) -> None:
@@ -478,7 +479,7 @@ def test_a_hanging_rank_is_reported_with_its_location(ranks: Ranks) -> None:
     (ranks.folder / "stack-100.txt").write_text(stack)
     (stage,) = ranks.stages(ended="no process did anything for 30 s")
     assert stage.outcome == "timeout"
-    assert stage.ranks == ("waits", "returned")
+    assert stage.states == ("waits", "returned")
     assert stage.detail == (
         "rank 0 hangs in barrier, called at neuralforecast/core.py:1300 in cross_validation"
         " (no process did anything for 30 s)"
@@ -490,7 +491,7 @@ def test_every_rank_that_the_others_wait_for_is_reported(ranks: Ranks) -> None:
     ranks.record(2, BEGIN)
     ranks.call("predict")
     stage = ranks.stage()
-    assert stage.ranks == ("waits", "waits", "-")
+    assert stage.states == ("waits", "waits", "-")
     assert all(f"rank {rank}" in stage.detail for rank in (0, 1, 2))
 
 
@@ -626,7 +627,7 @@ def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     ranks.record(0, FileChanged(-1, path, "opened"))
     ranks.record(0, FileChanged(-1, "/home/me/other", "opened"))
     for rank, way in enumerate((steps(7, 8, 10, 11), steps(7, 8, 9, 7, 8, 10, 11))):
-        seen = f"{path} is {'not ' * (1 - rank)}there"
+        seen = f"{path} {('does not exist', 'exists')[rank]}"
         way = tuple(replace(step, seen=(seen,)) if index == 1 else step for index, step in enumerate(way))
         model = ("NHITS", "NBEATS")[rank]
         ranks.record(rank, started("fit", line=11, models=(model,), options={f"{model}.h": "6"}, steps=way))
@@ -638,8 +639,8 @@ def test_diverging_ranks_are_one_finding_with_the_deciding_line_and_file(
     assert (stage.outcome, stage.patches, stage.observed, stage.notes) == ("wrong", (), (), ())
     for words in (
         *("rank 0 calls NeuralForecast.fit of NHITS", "rank 1 calls NeuralForecast.fit of NBEATS"),
-        *("train.py:8", f"rank 0 continues in line 10 ({path} is not there)"),
-        *(f"rank 1 continues in line 9 ({path} is there)", f"rank 0 writes {path}", "params[0] appears not to match"),
+        *("train.py:8", f"rank 0 continues in line 10 ({path} does not exist)"),
+        *(f"rank 1 continues in line 9 ({path} exists)", f"rank 0 writes {path}", "params[0] appears not to match"),
     ):
         assert words in stage.detail
     assert stage.why
@@ -665,7 +666,7 @@ def test_a_rank_that_exits_before_the_others_train_is_reported_with_its_error(ra
     ranks.record(0, started("fit"))
     ranks.record(1, ProcessEnded(error="KeyError: 'y'"))
     (stage,) = ranks.stages(ended="no process did anything for 30 s")
-    assert "rank 1 ends without it (KeyError: 'y')" in stage.detail
+    assert "rank 1 exits without it (KeyError: 'y')" in stage.detail
     assert "rank 0 hangs" in stage.detail
     assert any("KeyError: 'y'" in line for line in stage.remedy)
 
@@ -683,7 +684,7 @@ def test_a_prediction_on_one_rank_is_no_divergence(ranks: Ranks) -> None:
     for rank in (0, 1):
         ranks.record(rank, ProcessEnded())
     stages = ranks.stages()
-    assert [(stage.line, stage.ok, stage.ranks) for stage in stages] == [
+    assert [(stage.line, stage.ok, stage.states) for stage in stages] == [
         (10, True, ("returned", "returned")),
         (11, True, ("24 rows", "-")),
         (12, True, ("24 rows", "24 rows")),
@@ -708,6 +709,33 @@ def test_different_arguments_are_the_cause_of_later_differences(ranks: Ranks, gi
         assert words in fit.detail
     assert fit.remedy
     assert fit.notes == ()
+
+
+def test_the_line_of_a_later_difference_is_that_of_a_rank_that_made_the_call(ranks: Ranks) -> None:
+    ranks.record(2, BEGIN)
+    for rank in (0, 1, 2):
+        ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
+        ranks.record(rank, returned(0))
+    for rank in (1, 2):
+        ranks.record(rank, started("fit", 1, line=11))
+    stage = ranks.stage()
+    assert "rank 0 never reached this call" in stage.detail
+    assert stage.detail.endswith(" in line 11")
+
+
+def test_a_difference_after_an_error_that_the_script_catches_is_reported(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        ranks.record(rank, started("fit", options={"NHITS.learning_rate": str(rank)}))
+    ranks.both(raised("KeyError: 'x'"))
+    ranks.record(0, ReferenceMade(number=0, error="KeyError: 'x'"))
+    ranks.call("fit", 1)
+    ranks.record(0, returned(1))
+    ranks.record(1, CallRaised(1, "KeyError: 'y'", None, ()))
+    fit = ranks.stage()
+    assert not fit.ok
+    for words in ("NHITS.learning_rate is 0 on rank 0, and 1 on rank 1", "KeyError: 'y'", "line 11"):
+        assert words in fit.detail
+    assert any("KeyError: 'x'" in note for note in fit.notes)
 
 
 @pytest.mark.parametrize("options", [{"path": "'run-{}'"}, {"NHITS.default_root_dir": "'run-{}'"}])
@@ -776,8 +804,7 @@ def test_an_error_of_one_process_with_gpus_is_no_fault_of_several(ranks: Ranks, 
     ranks.record(0, ReferenceMade(number=0, error=error, needs_gpus=True))
     ranks.both(raised(error))
     stage = ranks.stage()
-    assert (stage.ok, stage.patches, stage.is_sought, stage.observed) == (False, (), False, ())
-    assert stage.is_refused_alone
+    assert (stage.ok, stage.patches, stage.refused_alone, stage.observed) == (False, (), True, ())
     assert any("devices=1" in line for line in stage.remedy)
 
 
@@ -849,7 +876,7 @@ def test_calls_of_programs_that_the_script_starts_count_as_its_own(tmp_path: Pat
     assert [(stage.ok, stage.call.rpartition(".")[2], stage.model) for stage in stages] == [
         *((True, "fit", "NHITS"), (True, "predict", "NHITS"), (True, "fit", "LSTM"), (True, "predict", "LSTM")),
     ]
-    assert [len(rank["trainings"]) for rank in stages[2].evidence] == [1, 1]
+    assert [len(rank["trainings"]) for rank in stages[2].ranks] == [1, 1]
 
 
 def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tmp_path: Path) -> None:
@@ -864,7 +891,20 @@ def test_a_rank_that_fails_in_the_second_program_of_the_script_is_found_there(tm
     ranks.record(0, returned(0), 300)
     ranks.record(1, raised("KeyError: 'y'"), 301)
     first, second = ranks.stages()
-    assert (first.ok, second.outcome, second.ranks) == (True, "error", ("returned", "KeyError"))
+    assert (first.ok, second.outcome, second.states) == (True, "error", ("returned", "KeyError"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "launcher", "is_noted"), [(1, "script", True), (0, "script", False), (1, "torchrun", False)]
+)
+def test_processes_that_the_script_starts_on_every_rank_are_noted(
+    ranks: Ranks, rank: int, launcher: Any, is_noted: bool
+) -> None:
+    ranks.record(rank, ProcessStarted(within=True), pid=200)
+    ranks.record(rank, started("fit"), pid=200)
+    records = Records(ranks.folder)
+    records.read()
+    assert any("subprocess" in note for note in notes_of(records, launcher)) == is_noted
 
 
 @pytest.mark.parametrize("goes_on", ["another call", "end", "end with an error", "only one rank ends"])
@@ -882,7 +922,7 @@ def test_an_error_of_one_process_too_that_the_script_catches_is_a_note(ranks: Ra
         ranks.record(1, ProcessEnded())
     stage = ranks.stages()[0]
     is_handled = goes_on in ("another call", "end")
-    assert (stage.ok, stage.is_refused_alone, stage.patches) == (is_handled, True, ())
+    assert (stage.ok, stage.refused_alone, stage.patches) == (is_handled, True, ())
     assert bool(stage.remedy) != is_handled
     assert any("n_pool_kernel" in note for note in stage.notes) == is_handled
 

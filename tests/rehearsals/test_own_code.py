@@ -126,9 +126,9 @@ def main(folder, coin, model):
     assert seen[5] == ()
     assert seen[6] == ("coin is False",)
     assert seen[8] == ("LOCAL_RANK in the environment is '3'",)
-    assert f"{tmp_path}/runs/a.done is not there" in seen[10]
+    assert f"{tmp_path}/runs/a.done does not exist" in seen[10]
     assert seen[12] == (f"{tmp_path}/runs has 1 entries",)
-    assert seen[13] == (f"{tmp_path}/runs/b.done is there",)
+    assert seen[13] == (f"{tmp_path}/runs/b.done exists",)
     assert len(seen[15]) == 1
     assert "FileExistsError" in seen[15][0]
 
@@ -272,7 +272,7 @@ def test_arguments_are_compared_by_content() -> None:
         pass
 
     def given(frame: Any, models: Any = ()) -> Any:
-        return arguments.options_and_data(fit, (None, frame), {"val_size": 6}, list(models))
+        return arguments.describe_arguments(fit, (None, frame), {"val_size": 6}, list(models))
 
     options, data = given(frame, [Model()])
     assert options == {"Model.h": "6", "Model.mlp_units": "[[8, 8]]", "Model.max_steps": "4", "val_size": "6"}

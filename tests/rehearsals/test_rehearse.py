@@ -320,7 +320,7 @@ def test_ranks_that_diverge_because_of_files_are_one_finding(rehearse: Rehearse,
     mark = tmp_path / "work" / "marks" / "NBEATS"
     for name in (
         *("rank 0 calls NeuralForecast.fit of NBEATS", "rank 1 calls NeuralForecast.fit of NHITS"),
-        *(f"left_by_files.py:{line_in(script, 'if mark.exists')}", f"{mark} is not there", f"{mark} is there"),
+        *(f"left_by_files.py:{line_in(script, 'if mark.exists')}", f"{mark} does not exist", f"{mark} exists"),
         f"rank 0 writes {mark}",
     ):
         assert name in fit["detail"]

@@ -15,7 +15,7 @@ import pytest
 from nfpatch.target.events import CallRaised
 from nfpatch.target.models import trained_model_of
 from nfpatch.target.outcomes import FailedElsewhere, describe_error, message_of
-from nfpatch.target.saved.writing import optimizers_for
+from nfpatch.target.saved.fitting import migrated_optimizers
 
 NEURALFORECAST = """
 def demand(freq):
@@ -84,8 +84,8 @@ class Breaking:
         raise ValueError("no models")
 
     @property
-    def parameters(self) -> object:
-        raise ValueError("no parameters")
+    def named_parameters(self) -> object:
+        raise ValueError("no named_parameters")
 
 
 def record_of(action: Callable[[], Any]) -> CallRaised:
@@ -98,7 +98,7 @@ def record_of(action: Callable[[], Any]) -> CallRaised:
 def test_locations_exclude_the_packages_own_files() -> None:
     for action, place in (
         (partial(trained_model_of, Breaking()), "models"),
-        (partial(optimizers_for, Breaking(), SimpleNamespace(state={}, optimizers=[]), []), "parameters"),
+        (partial(migrated_optimizers, Breaking(), SimpleNamespace(state={}, optimizers=[]), []), "named_parameters"),
     ):
         record = record_of(action)
 

@@ -22,7 +22,7 @@ from nfpatch.proof.runner import RunOptions, run_proof
 from nfpatch.proof.verdict import ProofCase
 from nfpatch.target import ENTRY
 from nfpatch.target.events import Entry, ProcessStarted, TrainSpec, encode
-from nfpatch.target.talk import MigrateSpec, line_of
+from nfpatch.target.messages import MigrateSpec, line_of
 
 PROGRAMS = ("train", "migrate")
 NFPATCH = ENTRY.parent.parent
@@ -152,7 +152,7 @@ def test_programs_share_only_common_modules(target: Target) -> None:
     shared = {"nfpatch_target", *(f"nfpatch_target.{name}" for name in ("events", "process", "source"))}
     assert train & migrate == shared
     assert "nfpatch_target.train" in train
-    assert "nfpatch_target.saved.judging" in migrate
+    assert "nfpatch_target.saved.checking" in migrate
 
 
 def test_it_can_be_restarted_with_its_own_arguments(target: Target) -> None:

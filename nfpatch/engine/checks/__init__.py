@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
-from typing import Optional
 
 from nfpatch.engine.checks import (
     different_data,
+    diverging_calls,
     errors,
     evidence,
     forecasts,
     hangs,
     model_weights,
-    parting_calls,
     reference,
     running_statistics,
     search_choice,
@@ -36,7 +35,7 @@ from nfpatch.engine.checks import (
 from nfpatch.engine.facts import CallFacts, Finding
 
 CHECKS: tuple[ModuleType, ...] = (
-    parting_calls,
+    diverging_calls,
     unused_parameters,
     training_stops,
     errors,
@@ -57,10 +56,10 @@ CHECKS: tuple[ModuleType, ...] = (
 )
 
 
-def first_finding(facts: CallFacts, checks: Sequence[ModuleType] = CHECKS) -> Optional[Finding]:
+def first_finding(facts: CallFacts, checks: Sequence[ModuleType] = CHECKS) -> Finding | None:
     """The finding of the first check that has one; None if no check has."""
     for check in checks:
-        find: Callable[[CallFacts], Optional[Finding]] = check.find
+        find: Callable[[CallFacts], Finding | None] = check.find
         found = find(facts)
         if found is not None:
             return replace(found, why=check.WHY)

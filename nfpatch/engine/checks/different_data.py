@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Optional
+from collections.abc import Mapping
 
 from nfpatch.engine.facts import CallFacts, Finding
 
@@ -13,7 +12,7 @@ WHY = (
 )
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first argument whose content differs between ranks."""
     words = different_data(facts)
     if words is None:
@@ -21,9 +20,9 @@ def find(facts: CallFacts) -> Optional[Finding]:
     return Finding("wrong", f"the ranks diverge here: {words}", remedy=_FOR_DATA)
 
 
-def because_of_arguments(facts: CallFacts, followed: str) -> Optional[Finding]:
+def because_of_arguments(facts: CallFacts, followed: str) -> Finding | None:
     """A finding that names different arguments as the cause of `followed`; None if all ranks have the same ones."""
-    data, options = different_data(facts), _difference(_options_of(facts, is_harmless))
+    data, options = different_data(facts), different_options(facts, ignore_paths=True)
     if data is None and options is None:
         return None
     words = "; ".join(each for each in (data, options) if each is not None)
@@ -31,30 +30,26 @@ def because_of_arguments(facts: CallFacts, followed: str) -> Optional[Finding]:
     return Finding("wrong", f"the ranks diverge here: {words}\nas a result: {followed}", why=WHY, remedy=remedy)
 
 
-def different_data(facts: CallFacts) -> Optional[str]:
+def different_data(facts: CallFacts) -> str | None:
     """The first data argument that differs between ranks, as text; None if there is none."""
-    return _difference({rank: each.started.data for rank, each in facts.ranks.items() if each.name})
+    return _difference({rank: each.started.data for rank, each in facts.made.items()})
 
 
-def different_options(facts: CallFacts) -> Optional[str]:
+def different_options(facts: CallFacts, ignore_paths: bool = False) -> str | None:
     """The first option whose value differs between ranks, as text; None if there is none."""
-    return _difference(_options_of(facts, lambda name, value: False))
+    options: dict[int, dict[str, str]] = {}
+    for rank, each in facts.made.items():
+        given = each.started.options.items()
+        options[rank] = {name: value for name, value in given if not (ignore_paths and _may_be_path(name, value))}
+    return _difference(options)
 
 
-def is_harmless(name: str, value: str) -> bool:
-    """Whether an option may differ between ranks: names of places that they write to."""
+def _may_be_path(name: str, value: str) -> bool:
+    """Whether an option may name a place to write to, which may differ between ranks."""
     return name.endswith(".default_root_dir") or ("." not in name and value[:1] in "'\"")
 
 
-def _options_of(facts: CallFacts, is_left_out: Callable[[str, str], bool]) -> dict[int, dict[str, str]]:
-    return {
-        rank: {name: value for name, value in each.started.options.items() if not is_left_out(name, value)}
-        for rank, each in facts.ranks.items()
-        if each.name
-    }
-
-
-def _difference(given: Mapping[int, Mapping[str, str]]) -> Optional[str]:
+def _difference(given: Mapping[int, Mapping[str, str]]) -> str | None:
     first = given[min(given)] if given else {}
     for rank, each in given.items():
         for name in (*first, *each):

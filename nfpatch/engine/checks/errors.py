@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding, shortened
 from nfpatch.engine.logs import is_relevant, relevant_place
@@ -13,7 +12,7 @@ WHY = "The script ends there, unless it catches the error; the other ranks fail 
 
 # Errors on a rank whose peer has exited
 CONSEQUENCES = ("Connection closed by peer", "Connection reset by peer", "SIGTERM", "unexpected EOF")
-# By call, the stages of the catalog's cases at which its errors are raised; those of searches where there is one
+# By call, the stages of the catalog's cases at which its errors are raised; SEARCHES only if the call is a search
 SEARCHES = ("search", "ray-search")
 STAGES: dict[str, tuple[str, ...]] = {
     "predict": ("predict", "load", "fewer-devices"),
@@ -28,7 +27,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The error of the rank that failed first, and all others; `unused_parameters` handles DDP's refusals."""
     failures = failures_of(facts)
     first = next(((rank, each) for rank, each in failures if not each.is_refusal), None)
@@ -43,20 +42,11 @@ def find(facts: CallFacts) -> Optional[Finding]:
     return Finding(
         "error",
         f"{who}: {shortened(failure.message)}{where}",
-        stages=tuple(stage for stage in STAGES.get(facts.method, ()) if facts.search or stage not in SEARCHES),
+        stages=tuple(stage for stage in STAGES.get(facts.first.method, ()) if facts.search or stage not in SEARCHES),
         message=failure.message,
         errors=errors_in_full(failures),
-        remedy=_remedy_for_own_code(place) if is_own else (),
+        remedy=(f"The script's own code raises it, at {place}.",) if is_own else (),
     )
-
-
-def _remedy_for_own_code(place: str) -> tuple[str, ...]:
-    return (f"The script's own code raises it, at {place}.",)
-
-
-def first_failure(facts: CallFacts) -> Optional[tuple[int, CallRaised]]:
-    """The rank that failed first, and its failure; None if no rank failed."""
-    return next(iter(failures_of(facts)), None)
 
 
 def failures_of(facts: CallFacts) -> list[tuple[int, CallRaised]]:

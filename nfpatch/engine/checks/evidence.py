@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "DDP refuses unused parameters at the second step, so a shorter training proves nothing."
 
-# DDP refuses unused parameters at the second step: a training of one step proves nothing.
 FEWEST_STEPS = 2
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """Why a training of a case proves nothing. Trainings of a user's script are not checked for this."""
     if not facts.is_case:
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.checks.hangs import STAGES
 from nfpatch.engine.facts import CallFacts, Finding
 from nfpatch.target.events import Frame
@@ -11,7 +9,7 @@ from nfpatch.target.events import Frame
 WHY = "The results that the script uses or saves depend on the rank."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first rank whose forecasts differ from those of rank 0."""
     answers = {rank: each.forecasts for rank, each in facts.returned.items()}
     for rank, actual in answers.items():
@@ -21,7 +19,7 @@ def find(facts: CallFacts) -> Optional[Finding]:
             words = f"rank {rank} and rank {min(answers)} have different forecasts"
             if actual and first:
                 words += f": {described(actual[0])}, and {described(first[0])}"
-            return Finding("wrong", words, stages=(STAGES.get(facts.method, ""),))
+            return Finding("wrong", words, stages=(STAGES.get(facts.first.method, ""),))
     return None
 
 

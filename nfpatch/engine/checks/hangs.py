@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "On the GPUs the script hangs there, until the timeout of the process group (half an hour by default)."
@@ -18,12 +16,12 @@ STAGES = {
 }
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The ranks that have not completed the call, and where they are."""
     waiting = {
         rank: each
         for rank, each in facts.ranks.items()
-        if not each.is_over and (each.failed_before or not each.has_gone_on)
+        if not each.is_over and (each.name or each.failed_before or not each.has_gone_on)
     }
     if not waiting:
         return None
@@ -31,10 +29,10 @@ def find(facts: CallFacts) -> Optional[Finding]:
     if absent and all(absent.values()):
         words = "; ".join(f"rank {rank} raised in {name}" for rank, name in absent.items())
         return Finding("timeout", f"not called on all ranks: {words}", is_consequence=True)
-    words = "; ".join(
-        f"rank {rank} {'hangs' if each.name else 'never reached this call'}"
-        + (f"{' in' if each.name else ': it is in'} {each.place}" if each.place else "")
-        for rank, each in waiting.items()
-    )
-    stage = facts.search or STAGES.get(facts.method, "")
-    return Finding("timeout", words + (f" ({facts.ended})" if facts.ended else ""), stages=(stage,))
+    ways = []
+    for rank, each in waiting.items():
+        how, where = ("hangs", " in ") if each.name else ("never reached this call", ": it is in ")
+        ways.append(f"rank {rank} {how}{where + each.place if each.place else ''}")
+    reason = f" ({facts.ended})" if facts.ended else ""
+    stage = facts.search or STAGES.get(facts.first.method, "")
+    return Finding("timeout", "; ".join(ways) + reason, stages=(stage,))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "Forecasts, saved models and further training from these weights differ between ranks."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first rank whose weights differ from those of rank 0."""
     returned = facts.returned
     for rank, each in returned.items():

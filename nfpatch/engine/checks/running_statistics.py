@@ -1,15 +1,13 @@
-"""The ranks end with different running statistics of batch normalization."""
+"""After a training, the ranks have different running statistics of batch normalization."""
 
 from __future__ import annotations
-
-from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "Saved models and forecasts depend on the rank."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first rank whose running statistics differ from those of rank 0."""
     for ranks in facts.trainings.values():
         for rank, each in ranks.items():

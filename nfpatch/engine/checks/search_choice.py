@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "Each rank continues with a different model: training them together fails, and forecasts differ."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first rank whose choice differs from that of rank 0."""
     chosen = {rank: each.chosen for rank, each in facts.returned.items()}
     for rank, actual in chosen.items():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.facts import CallFacts, Finding
 
 WHY = "The ranks train one model on different targets, so the result differs from the single-process reference."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first rank whose batches differ from those of rank 0."""
     for ranks in facts.trainings.values():
         first = ranks[min(ranks)].batches

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Optional
 
-from nfpatch.engine.facts import CallFacts, Finding, in_file, listed
+from nfpatch.engine.facts import CallFacts, Finding, base_name, listed
 
 WHY = "A rank may read a half-written file, and the final content depends on which rank writes last."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The files that more than one rank writes; first those that neuralforecast writes, and not the script's code."""
     shared = shared_files(each.written for each in facts.ranks.values())
     writers = {path: writer for each in facts.ranks.values() for path, writer in each.writers.items() if writer}
@@ -20,14 +18,9 @@ def find(facts: CallFacts) -> Optional[Finding]:
         return Finding("wrong", f"more than one rank writes {listed(others)}", stages=("save",))
     if not shared:
         return None
-    lines = list(dict.fromkeys(in_file(*_place(writers[path])) for path in shared))
+    lines = list(dict.fromkeys(base_name(writers[path]) for path in shared))
     words = f"more than one rank writes {listed(shared)}: the script's own code does, in {listed(lines)}"
     return Finding("wrong", words, remedy=(f"Write it on one rank only, in {lines[0]}:", *_ON_ONE_RANK))
-
-
-def _place(writer: str) -> tuple[str, int]:
-    file, _, line = writer.rpartition(":")
-    return file, int(line)
 
 
 _ON_ONE_RANK = (
@@ -41,10 +34,9 @@ def shared_files(written: Iterable[Mapping[str, set[str]]]) -> list[str]:
 
     Ranks do not conflict if all of them replace the file atomically, or all of them remove it.
     """
-    ranks: Counter[str] = Counter()
-    how: dict[str, set[str]] = {}
+    found: dict[str, list[set[str]]] = {}
     for paths in written:
         for path, ways in paths.items():
-            ranks[path] += 1
-            how.setdefault(path, set()).update(ways)
-    return sorted(path for path in ranks if ranks[path] > 1 and how[path] not in ({"replaced"}, {"removed"}))
+            found.setdefault(path, []).append(ways)
+    harmless = ({"replaced"}, {"removed"})
+    return sorted(path for path, ways in found.items() if len(ways) > 1 and set().union(*ways) not in harmless)

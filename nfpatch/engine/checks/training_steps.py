@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.engine.facts import CallFacts, Finding
 
-WHY = "The other ranks hang waiting for the gradients of a rank that stops early, or end with different weights."
+WHY = "The other ranks hang waiting for the gradients of a rank that stops early, or have different weights afterwards."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first training, completed on all ranks, in which a rank took fewer or more steps than rank 0."""
-    for index, ranks in facts.trainings.items():
-        has_ended = all(each.weights is not None and (each.world_size or 0) > 1 for each in ranks.values())
+    for index, ranks in facts.joint_trainings.items():
+        if any(each.weights is None for each in ranks.values()):
+            continue
         first = min(ranks)
-        for rank, each in ranks.items() if has_ended else ():
+        for rank, each in ranks.items():
             if each.steps != ranks[first].steps:
                 which = f"training {index + 1}" if len(facts.trainings) > 1 else "the training"
                 words = f"rank {rank} took {each.steps} steps in {which}, and rank {first} {ranks[first].steps}"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
-from nfpatch.engine.checks.parting_calls import what_follows
-from nfpatch.engine.facts import CallFacts, Finding, in_file
+from nfpatch.engine.checks.diverging_calls import consequences_of
+from nfpatch.engine.facts import CallFacts, Finding, base_name
 
 WHY = "In each step the ranks exchange gradients, so a rank that leaves the training makes the others fail or hang."
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first training that a rank has left, and another one has not left after as many steps."""
-    for index, ranks in facts.trainings.items():
+    for index, ranks in facts.joint_trainings.items():
         stopped = {rank: each.stopped_after for rank, each in ranks.items() if each.stopped_after is not None}
-        is_together = all((each.world_size or 0) > 1 for each in ranks.values())
         has_ended = all(each.weights is not None for each in ranks.values())
-        if not stopped or not is_together or (has_ended and len({each.steps for each in ranks.values()}) == 1):
+        if not stopped or (has_ended and len({each.steps for each in ranks.values()}) == 1):
             continue
         step = min(stopped.values())
         leaving = [rank for rank in ranks if stopped.get(rank) == step]
@@ -24,19 +21,15 @@ def find(facts: CallFacts) -> Optional[Finding]:
         if not staying:
             continue
         which = f"training {index + 1}" if len(facts.trainings) > 1 else "the training"
-        file, _, line = ranks[leaving[0]].stopped_by.rpartition(":")
-        place = in_file(file, int(line))
+        place = base_name(ranks[leaving[0]].stopped_by)
+        who = ", ".join(map(str, leaving))
         words = [
-            f"rank {_listed(leaving)} left {which} after step {step}, and rank {_listed(staying)} did not",
-            f"decided at {place}: trainer.should_stop is set there on rank {_listed(leaving)} only",
-            *what_follows(facts),
+            f"rank {who} left {which} after step {step}, and rank {', '.join(map(str, staying))} did not",
+            f"decided at {place}: trainer.should_stop is set there on rank {who} only",
+            *consequences_of(facts),
         ]
         return Finding("wrong", "\n".join(words), remedy=(f"Decide on all ranks together, in {place}:", *_TOGETHER))
     return None
-
-
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks))
 
 
 _TOGETHER = (

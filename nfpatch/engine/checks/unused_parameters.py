@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from nfpatch.console import pluralize
-from nfpatch.engine.checks.errors import first_failure
+from nfpatch.engine.checks.errors import failures_of
 from nfpatch.engine.facts import CallFacts, Finding, in_file, listed
-from nfpatch.target.events import OwnLayerUnused
 
 WHY = (
     "In each step DDP needs a gradient for every trainable parameter, and raises if one has none, unless "
@@ -15,36 +12,32 @@ WHY = (
 )
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The refusal, if it was the first error, with the parameters that torch names or that were observed."""
-    first = first_failure(facts)
-    if first is None or not first[1].is_refusal:
+    failures = failures_of(facts)
+    if not failures or not failures[0][1].is_refusal:
         return None
-    unused = first[1].unused or facts.unused_parameters()
+    refusal = failures[0][1]
+    unused = refusal.unused or facts.unused_parameters
     words = f"refused by strict DDP: {pluralize(len(unused), 'unused parameter', 'unused parameters')}"
     if not facts.is_case:
-        refused = [rank for rank, each in facts.ranks.items() if each.raised is not None and each.raised.is_refusal]
+        refused = sorted(rank for rank, each in failures if each.is_refusal)
         who = "every rank" if len(refused) == len(facts.ranks) else f"rank {', '.join(map(str, refused))}"
         words = f"{who}: {words}"
-    layers = [layer for layer in facts.own_layers() if set(layer.parameters) & set(unused)]
+    layers = [layer for layer in facts.own_layers if set(layer.parameters) & set(unused)]
     own = {name for layer in layers for name in layer.parameters}
+    lines, remedy = [f"{words} ({listed(unused)})"], []
+    for layer in layers:
+        lines.append(f"{layer.layer} is created by the script's own class {layer.owner}, {layer.file}:{layer.line}")
+        place = f"remove it ({in_file(layer.file, layer.line)}), or freeze it below that line:"
+        remedy += [
+            f"Use {layer.layer} in the forward pass of {layer.owner}, {place}",
+            f"    {layer.layer}.requires_grad_(False)",
+        ]
     return Finding(
         "unused-parameters",
-        "\n".join([f"{words} ({listed(unused)})", *map(_in_words, layers)]),
-        message=first[1].message,
+        "\n".join(lines),
+        message=refusal.message,
         unused=tuple(name for name in unused if name not in own),
-        remedy=tuple(line for layer in layers for line in remedy_for(layer)),
-    )
-
-
-def _in_words(layer: OwnLayerUnused) -> str:
-    return f"{layer.layer} is created by the script's own class {layer.owner}, {layer.file}:{layer.line}"
-
-
-def remedy_for(layer: OwnLayerUnused) -> tuple[str, ...]:
-    """How to change the script where a class of the user has an unused layer."""
-    place = in_file(layer.file, layer.line)
-    return (
-        f"Use {layer.layer} in the forward pass of {layer.owner}, remove it ({place}), or freeze it below that line:",
-        f"    {layer.layer}.requires_grad_(False)",
+        remedy=tuple(remedy),
     )

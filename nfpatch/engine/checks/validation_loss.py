@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional
 
 from nfpatch.engine.facts import CallFacts, Finding
 
@@ -14,12 +13,11 @@ TOLERANCE = 1e-5
 STAGES = ("validate",)
 
 
-def find(facts: CallFacts) -> Optional[Finding]:
+def find(facts: CallFacts) -> Finding | None:
     """The first training whose losses differ."""
-    for index, ranks in facts.trainings.items():
+    for index, ranks in facts.joint_trainings.items():
         which = "" if len(facts.trainings) == 1 else f" of training {index + 1}, {ranks[min(ranks)].model},"
-        is_together = all((each.world_size or 0) > 1 for each in ranks.values())
-        losses = {rank: each.validated for rank, each in ranks.items() if each.validated and is_together}
+        losses = {rank: each.validated for rank, each in ranks.items() if each.validated}
         if not losses:
             continue
         first = losses[min(losses)]
@@ -27,10 +25,10 @@ def find(facts: CallFacts) -> Optional[Finding]:
             if not are_close(actual, first):
                 words = f"is {first[-1]:.6g} on rank {min(losses)}, and {actual[-1]:.6g} on rank {rank}"
                 return Finding("wrong", f"the validation loss{which} {words}", stages=STAGES)
-        expected = facts.reference_losses.get(index)
-        if expected is not None and not are_close(first[-1:], [expected]):
-            words = f"the validation loss{which} is {first[-1]:.6g}, and {expected:.6g} in the single-process reference"
-            return Finding("wrong", words, stages=STAGES)
+        for expected in (each.validation for each in facts.references if each.index == index):
+            if expected is not None and not are_close(first[-1:], [expected]):
+                words = f"is {first[-1]:.6g}, and {expected:.6g} in the single-process reference"
+                return Finding("wrong", f"the validation loss{which} {words}", stages=STAGES)
     return None
 
 

@@ -1,1 +1,1 @@
-"""Pretended GPUs, for what can be shown without any. Its folder on PYTHONPATH gives them to whole processes."""
+"""Pretends GPUs and DBFS; with this folder on PYTHONPATH, in whole processes."""

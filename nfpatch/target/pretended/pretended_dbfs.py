@@ -1,6 +1,6 @@
-"""Databricks' file system (DBFS) for the eyes of fsspec: a folder of this machine, which Hadoop mounts for Spark.
+"""Makes fsspec take a local folder for Databricks' file system (DBFS), which Hadoop mounts for Spark.
 
-fsspec's own class does the work. What it asks the API of Databricks for is answered from the folder.
+It is fsspec's own class, whose requests to the API of Databricks are answered from the folder.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def _described(path: str, root: str) -> dict[str, Any]:
 
 
 def pretend(root: str) -> None:
-    """Let fsspec find this folder as DBFS, in this process and those that it starts with this folder on their path."""
+    """Makes fsspec use the folder `root` as DBFS, in this process and in child processes that import this package."""
     import fsspec
     from fsspec.implementations.dbfs import DatabricksFileSystem
 
     class PretendedDbfs(DatabricksFileSystem):
-        """The file system, whose root is the folder that VARIABLE names."""
+        """The file system in the folder that VARIABLE names."""
 
         def __init__(self, **options: Any) -> None:
             super().__init__(instance="", token="", **options)

@@ -1,23 +1,21 @@
-"""GPUs for the eyes of Lightning and neuralforecast, each of which is the CPU.
-
-They show which way the code takes where there are GPUs, not what CUDA does.
-"""
+"""Makes Lightning and neuralforecast find GPUs, each of which is the CPU: for their code paths, without CUDA."""
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import Any, Callable
 from unittest import mock
 
 
 def pretend(count: int) -> Callable[[], None]:
-    """Lets Lightning find so many GPUs, or as many of them as CUDA_VISIBLE_DEVICES leaves. Gives what undoes it."""
+    """Makes Lightning find `count` GPUs, or those in CUDA_VISIBLE_DEVICES; returns a function that undoes it."""
     import torch
     from pytorch_lightning import accelerators
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     def gpus() -> int:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # which ray sets for an actor
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # ray sets it for an actor
         return len(visible.split(",")) if visible else count
 
     def parsed(devices: Any) -> list[int]:
@@ -33,7 +31,7 @@ def pretend(count: int) -> Callable[[], None]:
 
     changes: list[tuple[Any, str, Any]] = [(torch.cuda, "device_count", gpus)]
     accelerator = getattr(accelerators, "CUDAAccelerator", None)
-    if accelerator is None:  # Lightning before 1.7, with which neuralforecast asks torch
+    if accelerator is None:  # Lightning before 1.7, where neuralforecast uses torch's function
         accelerator = accelerators.GPUAccelerator
         changes.append((torch.cuda, "is_available", lambda: True))
     own = {
@@ -44,12 +42,7 @@ def pretend(count: int) -> Callable[[], None]:
         **dict.fromkeys(("setup_device", "setup_environment", "setup", "teardown", "get_device_stats"), nothing),
     }
     changes += [(accelerator, name, instead) for name, instead in own.items()]
-    patches = [mock.patch.object(owner, name, instead, create=True) for owner, name, instead in changes]
-    for patch in patches:
-        patch.start()
-
-    def undo() -> None:
-        for patch in patches:
-            patch.stop()
-
-    return undo
+    patches = ExitStack()
+    for owner, name, instead in changes:
+        patches.enter_context(mock.patch.object(owner, name, instead, create=True))
+    return patches.close

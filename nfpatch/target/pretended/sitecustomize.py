@@ -1,4 +1,4 @@
-"""Python imports this when it starts. It pretends what the environment names: GPUs, as in ray's actors, or DBFS."""
+"""Python imports this module at its start. It pretends what the environment names: GPUs or DBFS."""
 
 from __future__ import annotations
 

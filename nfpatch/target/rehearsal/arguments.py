@@ -1,4 +1,4 @@
-"""What a call of neuralforecast is given, in words that can be compared between ranks."""
+"""Describes the arguments of a call of neuralforecast, so that they can be compared between ranks."""
 
 from __future__ import annotations
 
@@ -6,65 +6,60 @@ import hashlib
 import os
 from typing import Any, Callable
 
-# Beyond so many characters a value is compared, and not shown
+# Longer values are cut, with a digest for the comparison
 LONGEST = 80
+PLAIN = (int, float, str, list, tuple)
 
 
-def options_and_data(
+def describe_arguments(
     method: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], models: list[Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """By name, the options of the models and of the call, and what of the call is data."""
+    """The options of the models and of the call, and the data of the call, by name."""
     import inspect
 
     described: dict[str, str] = {}
-    for index, model in enumerate(models):
-        name = type(model).__name__
-        own = name if [type(each).__name__ for each in models].count(name) == 1 else f"{name} {index + 1}"
-        for key, value in own_options(model).items():
-            described[f"{own}.{key}"] = value
     data: dict[str, str] = {}
+    names = [type(model).__name__ for model in models]
+    for number, (name, model) in enumerate(zip(names, models), 1):
+        label = name if names.count(name) == 1 else f"{name} {number}"
+        described.update({f"{label}.{key}": value for key, value in options_of(model).items()})
     try:
         given = inspect.signature(method).bind(*arguments, **options).arguments
     except (TypeError, ValueError):
         return described, data
     for key, value in list(given.items())[1:]:  # without the forecaster
-        words = data_in_words(value)
-        if words is not None:
-            data[key] = words
-        else:
-            simple = in_words(value)
-            if simple is not None:
-                described[key] = simple
+        of_data, plain = describe_data(value), describe_value(value)
+        if of_data is not None:
+            data[key] = of_data
+        elif plain is not None:
+            described[key] = plain
     return described, data
 
 
-def own_options(model: Any) -> dict[str, str]:
-    """The options of a model, as far as they are plain values; of a search those of its configuration."""
+def options_of(model: Any) -> dict[str, str]:
+    """The options of a model, and of the configuration of a search, that are plain values."""
     found: dict[str, Any] = dict(getattr(model, "hparams", None) or {})
     config = getattr(model, "config", None)
     if isinstance(config, dict):
         found.update(config)
     found.update(getattr(model, "trainer_kwargs", None) or {})
-    words = {str(key): in_words(value) for key, value in found.items()}
+    words = {str(key): describe_value(value) for key, value in found.items()}
     return {key: value for key, value in words.items() if value is not None}
 
 
-def in_words(value: Any) -> str | None:
-    """A plain value; of an object its class; None for what differs from process to process anyway."""
+def describe_value(value: Any) -> str | None:
+    """A plain value as text; None for objects, whose text differs between processes anyway."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (bool, int, float, str, list, tuple)):
+    first = value[0] if isinstance(value, (list, tuple)) and value else ""
+    if not isinstance(value, (*PLAIN, type(None))) or not isinstance(first, PLAIN) or " at 0x" in repr(value):
         return None
-    if isinstance(value, (bool, int, float, str, list, tuple, type(None))):
-        text = repr(value)
-        if " at 0x" in text:
-            return None
-        return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
-    return None
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({digest(text.encode())})"
 
 
-def data_in_words(value: Any) -> str | None:
-    """The size of a frame, or of a dataset of neuralforecast, and a digest of what is in it, in whatever order."""
+def describe_data(value: Any) -> str | None:
+    """The size of a frame or dataset of neuralforecast, with a digest of its rows in any order; None for others."""
     table = value if hasattr(value, "columns") else getattr(value, "temporal", value)
     try:
         if hasattr(table, "hash_rows"):  # polars
@@ -78,10 +73,10 @@ def data_in_words(value: Any) -> str | None:
         if table is not value and hasattr(table, "numpy"):
             return f"{len(table)} rows ({digest(table.numpy().tobytes())})"
     except Exception:
-        return None  # it is not known
+        return None
     return None
 
 
 def digest(content: bytes) -> str:
-    """The first characters of a SHA-256."""
+    """The first 8 hex digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Which files a process writes, as Python's own audit events tell (PEP 578). What C or Rust opens is not among them."""
+"""Records the files that a process writes, by Python's audit events (PEP 578), which C and Rust do not raise."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .own_code import place_in_own_code
 from .recorder import EventRecorder
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-# By event: where the path stands among its arguments, and what becomes of it
+# By event: the index of the path among its arguments, and what happens to it
 CHANGING = {"os.rename": (1, "replaced"), "os.remove": (0, "removed"), "shutil.rmtree": (0, "removed")}
-# Where processes talk with the system and not with each other, and what Python compiles
+# Folders of the system, in which ranks share no files
 NO_FILES = ("/dev/", "/proc/", "/sys/")
 
 
 def watch_files(recorder: EventRecorder) -> None:
-    """Records each file that this process, and what it forks, writes or removes. Python 3.7 has no such events."""
+    """Records each file that this process or a fork of it writes or removes. Python 3.7 has no audit events."""
     seen: set[tuple[int, str, str]] = set()
     own = os.path.abspath(recorder.spec.out) + os.sep
 
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
+    def record(event: str, arguments: tuple[Any, ...]) -> None:
         how = "opened"
         if event == "open":
             path, mode, flags = arguments
@@ -43,4 +43,4 @@ def watch_files(recorder: EventRecorder) -> None:
         recorder.write(FileChanged(number, changed, how, place_in_own_code()))
 
     if hasattr(sys, "addaudithook"):
-        sys.addaudithook(look)
+        sys.addaudithook(record)

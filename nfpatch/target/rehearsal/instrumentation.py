@@ -1,10 +1,11 @@
-"""The calls of neuralforecast in a script, each recorded with where it is made, what it trains and how it ends."""
+"""Records the calls of neuralforecast in a script: their places, arguments, models, and results or exceptions."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Callable
 
@@ -13,69 +14,98 @@ from ..frames import records_of
 from ..observing import digest_of
 from ..outcomes import describe_error
 from . import reference_run
-from .arguments import options_and_data
+from .arguments import describe_arguments
 from .files import watch_files
-from .importing import AfterImport
 from .line_trace import watch_lookups
 from .overrides import give_ray_gpus, is_search, override_devices, pretend_gpus, wrap_trainer
-from .own_code import replaced_methods
-from .recorder import EventRecorder, place_in_script, recorder_from_environment
+from .own_code import place_in_script, replaced_methods
+from .recorder import EventRecorder, recorder_from_environment
 from .training import watcher, wrap_fit, wrap_stopping
 
-# Of the forecaster, of what searches, and of a model that is used without a forecaster
+# By module: the forecaster, searches, and models, which a script may use without a forecaster
+CLASSES = {
+    "neuralforecast.core": "NeuralForecast",
+    "neuralforecast.common._base_auto": "BaseAuto",
+    "neuralforecast.common._base_model": "BaseModel",
+    "neuralforecast.common._base_windows": "BaseWindows",
+    "neuralforecast.common._base_recurrent": "BaseRecurrent",
+    "neuralforecast.common._base_multivariate": "BaseMultivariate",
+}
 CALLS = ("fit", "predict", "predict_insample", "cross_validation", "simulate", "explain", "save", "load")
 MODEL_CALLS = ("fit", "predict")
 # How much of an exception is recorded
 LONGEST_MESSAGE, LAST_FRAMES = 4000, 30
-# Calls that give forecasts, which one process can be asked for as well
+# Calls that return forecasts, which a single-process reference can make too
 CALLS_WITH_REFERENCE = ("predict", "predict_insample", "cross_validation")
-BASES = {
-    "_base_auto": ("BaseAuto",),
-    "_base_model": ("BaseModel",),
-    "_base_windows": ("BaseWindows",),
-    "_base_recurrent": ("BaseRecurrent",),
-    "_base_multivariate": ("BaseMultivariate",),
-}
 
 
 def install_hooks() -> None:
-    """Watches this process, which has just started."""
+    """Installs all hooks in this process, which has just started."""
     recorder = recorder_from_environment()
     if recorder.rank is None:
         return
     if recorder.is_rank:
         watch_process(recorder)
-    actions: dict[str, Callable[[ModuleType], None]] = {
-        "pytorch_lightning": functools.partial(watch_lightning, recorder),
-        "ray": functools.partial(give_ray_gpus, recorder),
-        "neuralforecast": functools.partial(record_source, recorder),
-        "neuralforecast.core": lambda module: watch_class(recorder, module.NeuralForecast, CALLS),
+    actions: dict[str, Callable[[EventRecorder, ModuleType], None]] = {
+        "pytorch_lightning": watch_lightning,
+        "ray": give_ray_gpus,
+        "neuralforecast": record_source,
+        **dict.fromkeys(CLASSES, watch_class),
     }
-    for name, classes in BASES.items():
-        actions[f"neuralforecast.common.{name}"] = functools.partial(watch_models, recorder, classes)
-    sys.meta_path.insert(0, AfterImport(actions))
+    sys.meta_path.insert(0, AfterImport({name: functools.partial(act, recorder) for name, act in actions.items()}))
+
+
+class AfterImport:
+    """A finder for `sys.meta_path` that calls the action for a module after its import.
+
+    It must be the first finder. The module keeps the loader that another finder returns.
+    """
+
+    def __init__(self, actions: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._actions = actions
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The spec of a module that has an action; None for others, which the next finder finds."""
+        if name not in self._actions:
+            return None
+        finders = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in finders)), None)
+        if spec is not None and spec.loader is not None:
+            act_after(spec.loader, self._actions[name])
+        return spec
+
+
+def act_after(loader: Any, action: Callable[[ModuleType], None]) -> None:
+    """Makes a loader, which belongs to one module, call the action after it has executed the module."""
+    run = loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        run(module)
+        action(module)
+
+    loader.exec_module = exec_module
 
 
 def watch_process(recorder: EventRecorder) -> None:
-    """Records the start and the end of this process, and its files."""
+    """Records the start and the end of this process, and the files that it writes."""
     recorder.write(ProcessStarted(recorder.is_within))
-    recorder.watch_place()
+    recorder.enable_stack_dumps()
     watch_files(recorder)
     watch_lookups(recorder.trace)
     atexit.register(record_end, recorder)
 
 
 def record_end(recorder: EventRecorder) -> None:
-    """Records that the process ends by itself."""
+    """Records that the process exits by itself."""
     if recorder.is_main:
         recorder.trace.stop()
-        error = getattr(sys, "last_value", None)  # what nothing has caught
+        error = getattr(sys, "last_value", None)  # the uncaught exception
         words = "" if error is None else f"{type(error).__name__}: {error}"[:1000]
         recorder.write(ProcessEnded(tuple(recorder.trace.steps), words))
 
 
 def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
-    """Shortens and watches each trainer."""
+    """Shortens and observes each trainer."""
     pretend_gpus(recorder)
     wrap_trainer(recorder, module.Trainer, functools.partial(watcher, recorder))
     wrap_fit(recorder, module.Trainer)
@@ -83,45 +113,36 @@ def watch_lightning(recorder: EventRecorder, module: ModuleType) -> None:
 
 
 def record_source(recorder: EventRecorder, module: ModuleType) -> None:
-    """Records which neuralforecast it is, and traces the script from here on."""
+    """Records which neuralforecast was imported, and starts to trace the script."""
     recorder.write(SourceImported(module.__file__))
     recorder.join_rank()
     if recorder.is_main:
         recorder.trace.start()
 
 
-def watch_models(recorder: EventRecorder, classes: tuple[str, ...], module: ModuleType) -> None:
-    """Watches models that a script uses without a forecaster."""
-    for name in classes:
-        if hasattr(module, name):
-            watch_class(recorder, getattr(module, name), MODEL_CALLS)
-
-
-def watch_class(recorder: EventRecorder, owner: Any, names: tuple[str, ...]) -> None:
-    """Watches those methods of a class that it has itself."""
-    for name in names:
+def watch_class(recorder: EventRecorder, module: ModuleType) -> None:
+    """Wraps those methods of the class of a module that it defines itself."""
+    owner = getattr(module, CLASSES[module.__name__])
+    for name in CALLS if owner.__name__ == "NeuralForecast" else MODEL_CALLS:
         method = owner.__dict__.get(name)
-        if isinstance(method, staticmethod):
-            setattr(owner, name, staticmethod(wrap_method(recorder, owner.__name__, name, method.__func__)))
-        elif callable(method):
-            setattr(owner, name, wrap_method(recorder, owner.__name__, name, method))
+        if method is not None:
+            wrapped = wrap_method(recorder, f"{owner.__name__}.{name}", getattr(method, "__func__", method))
+            setattr(owner, name, staticmethod(wrapped) if isinstance(method, staticmethod) else wrapped)
 
 
-def wrap_method(recorder: EventRecorder, owner: str, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, which records each call that the script makes of it."""
+def wrap_method(recorder: EventRecorder, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which records the calls that the script makes."""
 
     @functools.wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
-        number = recorder.enter(f"{owner}.{name}")
+        number = recorder.enter()
         if number == 0 and recorder.is_within:
             watch_process(recorder)
         try:
             if number is None:
                 return method(*arguments, **options)
             state = reference_run.random_state()
-            return run_and_record(
-                recorder, reference_run.Call(number, f"{owner}.{name}", method, arguments, options, state)
-            )
+            return run_and_record(recorder, reference_run.Call(number, name, method, arguments, options, state))
         finally:
             recorder.leave()
 
@@ -129,11 +150,11 @@ def wrap_method(recorder: EventRecorder, owner: str, name: str, method: Callable
 
 
 def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
-    """What a call of the script's gives; how it goes is recorded."""
+    """Makes a call of the script, and records its start, its result or exception, and its single-process reference."""
     file, line = place_in_script()
     number, subject = call.number, call.arguments[0] if call.arguments else None
     models = reference_run.models_of(subject)
-    options, data = options_and_data(call.method, call.arguments, call.options, models)
+    options, data = describe_arguments(call.method, call.arguments, call.options, models)
     labels = tuple(type(model).__name__ for model in models)
     steps = tuple(recorder.trace.steps)
     recorder.write(CallStarted(number, call.name, file, line, labels, search_of(models), options, data, steps))
@@ -152,9 +173,9 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
             record_single_process_error(recorder, call, models)
         raise
     trained = reference_run.models_of(subject)
-    best = [getattr(model, "model", model) for model in trained]  # of a search; a model itself has none
+    best = [getattr(model, "model", model) for model in trained]  # the best model of a search
     weights = tuple(digest_of(model) for model in best if hasattr(model, "named_parameters"))
-    chosen = tuple(chosen_by(model) for model in trained if hasattr(model, "results"))
+    chosen = tuple(describe_choice(model) for model in trained if hasattr(model, "results"))
     recorder.write(CallReturned(number, records_of(answer), weights, chosen))
     if has_reference_run(recorder, call, models):
         reference_run.replay_in_single_process(recorder, call, answer)
@@ -162,9 +183,9 @@ def run_and_record(recorder: EventRecorder, call: reference_run.Call) -> Any:
 
 
 def record_single_process_error(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> None:
-    """Records whether a call that has failed is refused to one process as well.
+    """Records the exception of a single process for a call that failed, if it raises one too.
 
-    Of a search through ray it is not known, as its trials train elsewhere.
+    Searches through ray are left out, because their trials train in other processes.
     """
     if call.name.endswith(".load") or (has_reference_run(recorder, call, models) and not recorder.trained):
         reference_run.replay_in_single_process(recorder, call)
@@ -173,7 +194,7 @@ def record_single_process_error(recorder: EventRecorder, call: reference_run.Cal
 
 
 def has_reference_run(recorder: EventRecorder, call: reference_run.Call, models: list[Any]) -> bool:
-    """Whether one process can be asked for what this call gives: forecasts, and no search on the way to them."""
+    """Whether a single process can make this call again: it returns forecasts, and does not search for models."""
     name = call.name.partition(".")[2]
     return (
         recorder.rank == 0
@@ -183,13 +204,13 @@ def has_reference_run(recorder: EventRecorder, call: reference_run.Call, models:
 
 
 def search_of(models: list[Any]) -> str:
-    """By which stage of a proof a search shows, if a model is one; empty else."""
+    """The stage of a proof for searches like these; empty if no model is a search."""
     backends = [getattr(model, "backend", "ray") for model in models if is_search(model)]
     return "" if not backends else "search" if "optuna" in backends else "ray-search"
 
 
-def chosen_by(model: Any) -> str:
-    """The trial that a search has found best, with the number of trials."""
+def describe_choice(model: Any) -> str:
+    """The best trial of a search, and the number of trials."""
     results = model.results
     if hasattr(results, "best_trial"):
         best = results.best_trial

@@ -1,4 +1,4 @@
-"""What is changed of a script: it trains on N CPU processes, in fewer steps and trials, and takes the way of N GPUs."""
+"""Overrides options of a script: N CPU processes on the code paths of N GPUs, fewer steps and fewer trials."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from types import ModuleType
 from typing import Any, Callable
 
 from ..events import OneDeviceOnly, OptionOverridden, ReferenceMade
-from ..outcomes import message_of
 from ..pretended.pretended_gpus import pretend
 from ..trainer import single_process_arguments, without_distribution
 from .recorder import EventRecorder
 
-# What Lightning has no CPU for
+# Strategies that Lightning does not run on a CPU
 NEEDS_GPUS = ("fsdp", "deepspeed", "bagua", "colossalai", "xla", "hpu", "model_parallel")
-# The trainer's own defaults
+# Values of the trainer for all devices, and for GPUs if there are any
 EVERY_DEVICE = (-1, "-1", "auto")
+DEVICE_COUNTS = ("devices", "gpus", "num_processes")
 ON_GPUS = (None, "auto", "gpu", "cuda")
 
 
 def pretend_gpus(recorder: EventRecorder) -> None:
-    """Lets Lightning, neuralforecast and the script find as many GPUs as there are to be processes.
+    """Makes Lightning, neuralforecast and the script find one GPU per process.
 
-    torch itself, and any other library, sees what is there.
+    torch itself and all other libraries find the real ones.
     """
     import torch
 
@@ -40,13 +40,13 @@ def pretend_gpus(recorder: EventRecorder) -> None:
 
 
 def give_ray_gpus(recorder: EventRecorder, ray: ModuleType) -> None:
-    """Lets ray have as many GPUs when it starts here."""
+    """Makes ray, if it is started here, have one GPU per process."""
     begin = ray.init
 
     @functools.wraps(begin)
     def init(*arguments: Any, **options: Any) -> Any:
         if not arguments and options.get("address") in (None, "local"):
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray believes it, and has none to give
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # else ray has none
             options.setdefault("num_gpus", recorder.spec.devices)
         return begin(*arguments, **options)
 
@@ -54,10 +54,7 @@ def give_ray_gpus(recorder: EventRecorder, ray: ModuleType) -> None:
 
 
 def override_devices(recorder: EventRecorder, model: Any) -> None:
-    """Makes a model train on all processes, however many the script names; also one that a search makes.
-
-    HINT has another in it.
-    """
+    """Makes a model, the models of a search, or the model in a HINT train on all processes."""
     if is_search(model):
         shorten_search(recorder, model)
     for one in (model, getattr(model, "model", None)):
@@ -67,12 +64,12 @@ def override_devices(recorder: EventRecorder, model: Any) -> None:
 
 
 def is_search(model: Any) -> bool:
-    """Whether a model is one of the `Auto...`, which search for the best of several."""
+    """Whether a model is a search, one of the `Auto...` classes."""
     return hasattr(model, "num_samples") and hasattr(model, "config")
 
 
-def is_on_gpus(arguments: dict[str, Any]) -> bool:
-    """Whether a trainer takes GPUs, where there are any."""
+def uses_gpus(arguments: dict[str, Any]) -> bool:
+    """Whether a trainer uses GPUs if there are any."""
     from pytorch_lightning import accelerators
 
     own = getattr(arguments.get("strategy"), "_accelerator", None)
@@ -83,17 +80,17 @@ def is_on_gpus(arguments: dict[str, Any]) -> bool:
 
 
 def is_for_one_device(strategy: Any) -> bool:
-    """Whether a strategy is an object that works on one device only, as one of Lightning's or of the user's own."""
+    """Whether a strategy is an object, of Lightning's or the user's class, for one device only."""
     from pytorch_lightning import strategies
 
     return isinstance(strategy, strategies.Strategy) and not isinstance(strategy, strategies.ParallelStrategy)
 
 
-def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
-    """Lets the strategy of a trainer have its own accelerator and device, in place; what was changed, in words.
+def adapt_to_strategy(arguments: dict[str, Any]) -> list[str]:
+    """Removes, in place, arguments that contradict a strategy object; returns the changes in words.
 
-    neuralforecast itself adds an accelerator and all devices where there are GPUs. What another trainer has made of a
-    strategy stays.
+    neuralforecast adds an accelerator and all devices if there are GPUs. A strategy that a trainer already uses is not
+    changed.
     """
     strategy: Any = arguments.get("strategy")
     if not hasattr(strategy, "_lightning_module") or strategy._lightning_module is not None:
@@ -105,9 +102,8 @@ def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
             f"accelerator={other!r} is left out: the strategy has one, and one process is refused two as well"
         )
     if is_for_one_device(strategy):
-        if arguments.get("devices", 1) != 1:
-            changes.append("devices={!r} is 1, as the strategy is for one device".format(arguments["devices"]))
-        arguments["devices"] = 1
+        if arguments.setdefault("devices", 1) != 1:
+            changes.append(override(arguments, "devices", 1, ", as the strategy is for one device"))
     elif getattr(strategy, "parallel_devices", None):
         changes.append("the devices of the strategy are left out")
         strategy.parallel_devices = None
@@ -115,35 +111,39 @@ def suited_to_strategy(arguments: dict[str, Any]) -> list[str]:
 
 
 def apply_device_overrides(recorder: EventRecorder, arguments: dict[str, Any]) -> list[str]:
-    """Sets the devices of a trainer, in place; what was changed, in words.
+    """Sets, in place, the devices of a trainer to all processes; returns the changes in words.
 
-    An accelerator that is an object stays, and so does that of a strategy, beside which there must be no other. A
-    strategy for one device keeps it.
+    Accelerators that are objects, those of strategies, and strategies for one device are kept.
     """
     count = recorder.spec.devices
     accelerator = arguments.get("accelerator")
-    changes = suited_to_strategy(arguments)
+    changes = adapt_to_strategy(arguments)
     if isinstance(accelerator, str) and accelerator not in (*ON_GPUS, "cpu"):
         changes.append(f"accelerator={accelerator!r} is taken for a GPU")
         arguments["accelerator"] = "gpu"
     if is_for_one_device(arguments.get("strategy")):
         return changes
-    for name in [name for name in ("devices", "gpus", "num_processes") if arguments.get(name) is not None]:
-        asked = arguments[name]
-        is_all = asked in EVERY_DEVICE if not isinstance(asked, (list, tuple)) else False
-        if not (is_all and is_on_gpus(arguments)) and asked != count:
-            changes.append(f"{name}={asked!r} is {count}")
-            arguments[name] = count
+    for name in DEVICE_COUNTS:
+        asked = arguments.get(name)
+        is_all = not isinstance(asked, (list, tuple)) and asked in EVERY_DEVICE and uses_gpus(arguments)
+        if asked not in (None, count) and not is_all:
+            changes.append(override(arguments, name, count))
     if "devices" not in arguments and "gpus" not in arguments:
         arguments["devices"] = count
     if arguments.get("num_nodes", 1) != 1:
-        changes.append("num_nodes={} is 1".format(arguments["num_nodes"]))
-        arguments["num_nodes"] = 1
+        changes.append(override(arguments, "num_nodes", 1))
     return changes
 
 
+def override(arguments: dict[str, Any], name: str, value: object, reason: str = "") -> str:
+    """Sets an argument of a trainer; returns the change in words."""
+    change = f"{name}={arguments.get(name)!r} is {value!r}{reason}"
+    arguments[name] = value
+    return change
+
+
 def shorten_search(recorder: EventRecorder, model: Any) -> None:
-    """Caps the trials of a search, and widens the devices of its configuration."""
+    """Limits the trials of a search, and sets the devices in its configuration to all processes."""
     trials, config = recorder.spec.trials, model.config
     if trials is not None and isinstance(model.num_samples, int) and model.num_samples > trials:
         record_overrides(recorder, [f"num_samples={model.num_samples} is {trials}"])
@@ -164,34 +164,28 @@ def shorten_search(recorder: EventRecorder, model: Any) -> None:
 
 
 def record_overrides(recorder: EventRecorder, changes: list[str]) -> None:
-    """Records what was changed; not of a trainer of this process alone, which is none of the script's."""
+    """Records changes, except for those to trainers of a single-process reference."""
     for what in changes if not recorder.is_reference_run else ():
         recorder.write(OptionOverridden(what))
 
 
-def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a trainer for a rehearsal.
-
-    Raises ValueError for a strategy that no CPU process can follow.
-    """
+def shorten(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer, changed for a rehearsal. Raises ValueError for a strategy that requires GPUs."""
     shorter = dict(arguments)
-    changes = suited_to_strategy(shorter)
-    refuse_without_gpus(shorter.get("strategy"))
+    changes = adapt_to_strategy(shorter)
+    refuse_gpu_strategy(shorter.get("strategy"))
     steps = recorder.spec.max_steps
     if steps is not None:
         asked = shorter.get("max_steps")
         if asked is None or not 0 <= asked <= steps:
-            changes.append(f"max_steps={asked} is {steps}")
-            shorter["max_steps"] = steps
+            changes.append(override(shorter, "max_steps", steps))
         if isinstance(shorter.get("min_steps"), int) and shorter["min_steps"] > steps:
             shorter["min_steps"] = steps
         every = shorter.get("val_check_interval")
         if isinstance(every, int) and not isinstance(every, bool) and every > steps:
-            changes.append(f"val_check_interval={every} is {steps}")
-            shorter["val_check_interval"] = steps
+            changes.append(override(shorter, "val_check_interval", steps))
     if str(shorter.get("precision", 32)).startswith("16"):
-        changes.append("precision={!r} is 32, as the CPU has no such".format(shorter["precision"]))
-        shorter["precision"] = 32
+        changes.append(override(shorter, "precision", 32, ", as the CPU has no such"))
     if shorter.get("sync_batchnorm"):
         changes.append("sync_batchnorm is off, as the CPU has none")
         shorter["sync_batchnorm"] = False
@@ -206,52 +200,52 @@ def shortened(recorder: EventRecorder, arguments: dict[str, Any]) -> dict[str, A
     return shorter
 
 
-def refuse_without_gpus(strategy: Any) -> None:
-    """Raises ValueError for a strategy that needs GPUs."""
+def refuse_gpu_strategy(strategy: Any) -> None:
+    """Raises ValueError for a strategy that requires GPUs."""
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if any(word in name.lower() for word in NEEDS_GPUS):
         raise ValueError(f"strategy {name} needs GPUs, so that it cannot be rehearsed on the CPU")
 
 
-def for_one_process(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a trainer that works in this process alone, and leaves nothing behind."""
+def reference_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a trainer for a single-process reference, which writes no files."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
     return {**without_distribution(arguments, single_process_arguments()), **quiet}
 
 
-def make_for_one_device(
+def record_one_device_error(
     recorder: EventRecorder, trainer: Any, begin: Callable[..., None], arguments: dict[str, Any]
 ) -> None:
-    """Records whether a trainer that cannot be made for several devices cannot be made for one GPU either."""
+    """Records the exception for one GPU of a trainer that cannot be created for several devices."""
     own = {name: value for name, value in arguments.items() if name != "strategy" or not isinstance(value, str)}
-    for name in ("devices", "gpus", "num_processes"):
+    for name in DEVICE_COUNTS:
         if own.get(name) == recorder.spec.devices:
             own[name] = 1
     number, _ = recorder.place()
-    try:
+    with recorder.catch_reference_error(ReferenceMade(number, needs_gpus=True)):
         begin(trainer.__new__(trainer), **own)
-    except Exception as error:
-        recorder.write(ReferenceMade(number, error=message_of(error)[:1000], needs_gpus=True))
 
 
 def wrap_trainer(recorder: EventRecorder, trainer: Any, watcher: Callable[[], Any]) -> None:
-    """Makes each trainer of neuralforecast's a shortened and watched one, or one of this process alone."""
+    """Makes each trainer of neuralforecast a shortened and observed one, or one of a single-process reference."""
     begin = trainer.__init__
 
     @functools.wraps(begin)
     def __init__(self: Any, *positional: Any, **arguments: Any) -> None:
-        if recorder.calls and recorder.is_reference_run:
-            arguments = for_one_process(shortened(recorder, arguments))
-        elif recorder.calls:
-            arguments = shortened(recorder, arguments)
+        if not recorder.depth:
+            begin(self, *positional, **arguments)
+            return
+        arguments = shorten(recorder, arguments)
+        if recorder.is_reference_run:
+            begin(self, *positional, **reference_arguments(arguments))
+            return
         try:
             begin(self, *positional, **arguments)
         except Exception:
-            if recorder.calls and not recorder.is_reference_run and recorder.is_main and recorder.rank == 0:
-                make_for_one_device(recorder, trainer, begin, arguments)
+            if recorder.is_main and recorder.rank == 0:
+                record_one_device_error(recorder, trainer, begin, arguments)
             raise
-        if recorder.calls and not recorder.is_reference_run:
-            # Lightning has put its own callbacks into the very list of the user's, which is left as it is now
-            self.callbacks = [watcher(), *self.callbacks]
+        # a new list, because Lightning has added its callbacks to that of the user, which must stay as it is
+        self.callbacks = [watcher(), *self.callbacks]
 
     trainer.__init__ = __init__

@@ -1,7 +1,7 @@
-"""What one process gives, asked of the first rank, in its own process, between two statements of the script.
+"""Computes the single-process reference of a call on rank 0, right after the call.
 
-A call is made again with a trainer for this process alone. Where it trains, it is given the weights with which the
-training of all ranks has ended, so that what differs is not what was learned.
+The call is made again with trainers for one process. Instead of training, models get the weights of the training on all
+ranks, so that differences do not come from the training.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Callable, NamedTuple
 
 from ..comparing import start_from, weights_of
 from ..events import ReferenceMade
 from ..frames import as_pandas, difference_of
 from ..observing import validation_loss_of
-from ..outcomes import message_of
-from .recorder import EventRecorder, Trained
+from .recorder import EventRecorder
 
 
 def random_state() -> Any:
-    """Where the streams of random numbers are."""
+    """The states of the random number generators."""
     import numpy
     import torch
 
@@ -29,7 +29,7 @@ def random_state() -> Any:
 
 
 def restore_random_state(state: Any) -> None:
-    """Puts the streams of random numbers where they were."""
+    """Restores the states of the random number generators."""
     import numpy
     import torch
 
@@ -39,23 +39,23 @@ def restore_random_state(state: Any) -> None:
 
 
 def snapshot_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
-    """Keeps what a training has come to until the call has ended."""
-    recorder.trained.append(Trained(weights_of(model), dict(trainer.callback_metrics), random_state()))
+    """Keeps the weights, metrics and random state of a finished training until the end of the call."""
+    recorder.trained.append((weights_of(model), dict(trainer.callback_metrics), random_state()))
 
 
 def restore_training(recorder: EventRecorder, trainer: Any, model: Any) -> None:
-    """Gives a model what the training has come to that is made again; raises LookupError if there was none."""
+    """Gives a model the result of the corresponding training; raises LookupError if there was none."""
     if not recorder.trained:
-        raise LookupError("one process trains more often")
-    trained = recorder.trained.pop(0)
-    start_from(model, trained.weights)
-    restore_random_state(trained.random_state)
-    trainer._logger_connector._callback_metrics.update(trained.metrics)
+        raise LookupError("a single process trains more often")
+    weights, metrics, state = recorder.trained.pop(0)
+    start_from(model, weights)
+    restore_random_state(state)
+    trainer._logger_connector._callback_metrics.update(metrics)
 
 
 @contextmanager
 def single_process(recorder: EventRecorder) -> Iterator[None]:
-    """What neuralforecast is called for meanwhile, this process does alone; its random numbers come as they would."""
+    """Calls of neuralforecast run in a single process meanwhile; the random state is restored afterwards."""
     kept = random_state()
     recorder.is_reference_run = True
     try:
@@ -63,12 +63,12 @@ def single_process(recorder: EventRecorder) -> Iterator[None]:
     finally:
         recorder.is_reference_run = False
         restore_random_state(kept)
-        recorder.watch_place()
+        recorder.enable_stack_dumps()
 
 
 @contextmanager
 def restored_model(model: Any) -> Iterator[None]:
-    """Puts the attributes of a model back, its lists and hyper-parameters too, which a trainer changes in place."""
+    """Restores the attributes of a model afterwards, with its lists and hyperparameters, which trainers change."""
     attributes = dict(vars(model))
     lists = {name: list(value) for name, value in attributes.items() if isinstance(value, list)}
     own: dict[str, Any] = attributes.get("_hparams", {})
@@ -83,7 +83,7 @@ def restored_model(model: Any) -> Iterator[None]:
 
 
 def models_of(subject: Any) -> list[Any]:
-    """The models of a forecaster; a model itself. 1.6.0 keeps those that it has trained apart."""
+    """The models of a forecaster, trained ones in 1.6.0, or the model itself."""
     models = getattr(subject, "models_fitted", getattr(subject, "models", None))
     if isinstance(models, list):
         return list(models)
@@ -91,7 +91,7 @@ def models_of(subject: Any) -> list[Any]:
 
 
 class Call(NamedTuple):
-    """A call of the script's, as it can be made again; `state` is where the random numbers were when it began."""
+    """A call of the script; `state` is the random state at its start."""
 
     number: int
     name: str
@@ -101,62 +101,57 @@ class Call(NamedTuple):
     state: Any
 
     def replay(self, subject: Any) -> Any:
-        """What it gives, of another forecaster, or for `load` the same path, in this process alone."""
+        """Makes the call again with this forecaster, or for `load` with this path."""
         restore_random_state(self.state)
         return self.method(subject, *self.arguments[1:], **self.options)
 
 
 def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = None) -> None:
-    """Makes a call again, of a shallow copy of the forecaster, and records in what its answer differs.
+    """Makes a call again with a shallow copy of the forecaster, and records how the results differ.
 
-    Where all ranks together got no answer, it is recorded whether one process is refused as well.
+    If the call failed on the ranks, `answer` is None, and it is recorded whether it fails in a single process too.
     """
-    try:
-        with ExitStack() as kept:
-            for model in models_of(call.arguments[0]):
-                kept.enter_context(restored_model(model))
-            kept.enter_context(single_process(recorder))
-            expected = as_pandas(call.replay(copy.copy(call.arguments[0])))
-    except Exception as error:
-        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
-        return
-    finally:
-        recorder.trained.clear()
+    expected = None
+    with ExitStack() as kept:
+        kept.callback(recorder.trained.clear)
+        kept.enter_context(recorder.catch_reference_error(ReferenceMade(call.number)))
+        for model in models_of(call.arguments[0]):
+            kept.enter_context(restored_model(model))
+        kept.enter_context(single_process(recorder))
+        expected = as_pandas(call.replay(copy.copy(call.arguments[0])))
     if expected is not None:
         differ = None if answer is None else difference_of(as_pandas(answer), expected)
         recorder.write(ReferenceMade(call.number, differ=differ))
 
 
 def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
-    """Makes a call again that has failed where it trains, with a copy of the models, and records how that ends."""
+    """Makes a call that failed in a training again with a copy of the models, and records an exception."""
     twin = copy.copy(call.arguments[0])
     for model in models_of(twin):
-        vars(model).pop("_trainer", None)  # as neuralforecast does itself, after a training that went well
+        vars(model).pop("_trainer", None)  # as neuralforecast does after a training
     try:
         twin = copy.deepcopy(twin)
     except Exception:
-        return  # it is not known: the copy is ours
+        return  # an error of the copy is none of the script
     recorder.trains_reference = True
     try:
-        with single_process(recorder):
+        with recorder.catch_reference_error(ReferenceMade(call.number)), single_process(recorder):
             call.replay(twin)
-    except Exception as error:
-        recorder.write(ReferenceMade(call.number, error=message_of(error)[:1000]))
     finally:
         recorder.trains_reference = False
 
 
 def is_sampled(model: Any) -> bool:
-    """Whether a validation draws forecasts of a distribution, to hold them against a loss of another kind."""
+    """Whether a validation compares random forecasts of a distribution with a loss of another kind."""
     losses = [getattr(model, name, None) for name in ("loss", "valid_loss")]
     is_distribution, is_judged_as_one = (getattr(loss, "is_distribution_output", False) for loss in losses)
     return bool(is_distribution) and not is_judged_as_one
 
 
 def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any) -> None:
-    """Records the validation loss of all series in one process, with the weights of the last validation.
+    """Records the validation loss of all series in a single process, with the weights of the last validation.
 
-    Not where it is a matter of chance, nor where those weights were another process's and are gone.
+    Left out if the loss is random, or if the weights were in another process.
     """
     if trainer.world_size < 2 or validation_loss_of(trainer) is None or is_sampled(model) or datamodule is None:
         return
@@ -164,22 +159,21 @@ def validate(recorder: EventRecorder, trainer: Any, model: Any, datamodule: Any)
         return
     import pytorch_lightning
 
-    number, index = recorder.place()
+    reference = ReferenceMade(*recorder.place())
     trains, trained = model.training, weights_of(model)
     try:
-        with restored_model(model), single_process(recorder):
-            start_from(model, recorder.validated or trained)
-            judge = pytorch_lightning.Trainer()
-            judge.validate(model, datamodule=datamodule, verbose=False)
-        recorder.write(ReferenceMade(number, index, validation_loss_of(judge)))
-    except Exception as error:
-        recorder.write(ReferenceMade(number, index, error=message_of(error)[:1000]))
+        with recorder.catch_reference_error(reference):
+            with restored_model(model), single_process(recorder):
+                start_from(model, recorder.validated or trained)
+                judge = pytorch_lightning.Trainer()
+                judge.validate(model, datamodule=datamodule, verbose=False)
+            recorder.write(replace(reference, validation=validation_loss_of(judge)))
     finally:
         start_from(model, trained)
         model.train(trains)
 
 
 def is_validated_last(trainer: Any) -> bool:
-    """Whether the last step of a training was followed by a validation."""
+    """Whether there was a validation after the last step of the training."""
     every = trainer.val_check_interval
     return not isinstance(every, int) or trainer.global_step % every == 0

@@ -1,6 +1,6 @@
-"""Python imports this when it starts. It makes a process one of a rehearsal, and hands on to the user's own.
+"""Python imports this module at its start. It installs the hooks of a rehearsal and imports the user's sitecustomize.
 
-Where anything of it fails, the script goes on unwatched, and the report says so, as no process has recorded anything.
+If that fails, the script runs unobserved, and the report says that no process has recorded anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def join_rehearsal() -> None:
-    """Makes the package importable by its own name, and starts to watch."""
+    """Makes the package importable, and installs its hooks."""
     entry = os.path.join(os.path.dirname(HERE), "__main__.py")
     spec = importlib.util.spec_from_file_location("nfpatch_target_entry", entry)
     assert spec is not None
@@ -23,8 +23,8 @@ def join_rehearsal() -> None:
     importlib.import_module("nfpatch_target.rehearsal.instrumentation").install_hooks()
 
 
-def hand_on() -> None:
-    """Imports the `sitecustomize` that the process would have imported without this one, if there is one."""
+def import_hidden() -> None:
+    """Imports the `sitecustomize` that this module hides, if any."""
     own = sys.modules.pop(__name__)
     try:
         importlib.import_module(__name__)
@@ -39,4 +39,4 @@ sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != HERE]
 if "NFPATCH_REHEARSAL" in os.environ:
     join_rehearsal()
 if __name__ == "sitecustomize":
-    hand_on()
+    import_hidden()

@@ -1,4 +1,4 @@
-"""The trainings of a call, seen by a callback of Lightning's on every rank."""
+"""Observes the trainings of a call by a Lightning callback on every rank."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .recorder import EventRecorder, recorder_from_environment
 
 
 def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
-    """Makes a trainer of neuralforecast record each training, or give a model the weights of one that has been."""
+    """Makes trainers record each training, or restore its result in a single-process reference."""
     fit = trainer_class.fit
 
     @functools.wraps(fit)
     def fitted(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
-        if not recorder.calls or recorder.trains_reference:
+        if not recorder.depth or recorder.trains_reference:
             return fit(self, model, *arguments, **options)
         if recorder.is_reference_run:
             reference_run.restore_training(recorder, self, model)
@@ -28,7 +28,7 @@ def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
         try:
             answer = fit(self, model, *arguments, **options)
         finally:
-            recorder.watch_place()
+            recorder.enable_stack_dumps()
         if recorder.is_main and recorder.rank == 0:
             reference_run.snapshot_training(recorder, self, model)
             reference_run.validate(recorder, self, model, options.get("datamodule"))
@@ -38,8 +38,8 @@ def wrap_fit(recorder: EventRecorder, trainer_class: Any) -> None:
 
 
 def wrap_stopping(trainer_class: Any) -> None:
-    """Makes a trainer record which line of the user's own code stops the training on this rank."""
-    if hasattr(trainer_class, "should_stop"):  # it is an attribute of each trainer
+    """Makes trainers record which line of user code stops the training on this rank."""
+    if hasattr(trainer_class, "should_stop"):  # else it is an attribute of each trainer
         return
 
     def set_stop(self: Any, stops: Any) -> None:
@@ -55,8 +55,8 @@ def wrap_stopping(trainer_class: Any) -> None:
 
 
 def watcher(recorder: EventRecorder | None = None) -> Any:
-    """A callback that records how each training goes."""
-    own = recorder_from_environment() if recorder is None else recorder  # in a process that has just been made
+    """A callback that records each training."""
+    own = recorder_from_environment() if recorder is None else recorder  # in a spawned process
 
     class Watcher(observer_class()):
         def __reduce__(self) -> Any:
@@ -64,18 +64,18 @@ def watcher(recorder: EventRecorder | None = None) -> Any:
 
         def setup(self, trainer: Any, module: Any, stage: Any = None) -> None:
             if own.trains_for_a_rank:
-                # Processes that are spawned share the model's memory until it is on their GPUs, and these are the CPU.
-                # Lightning itself does this for a CPU
+                # Spawned processes share the memory of the model until it is moved to a GPU. For CPUs, Lightning does
+                # the same; the pretended GPUs are CPUs.
                 for tensor in (*module.parameters(), *module.buffers()):
                     tensor.data = tensor.data.clone()
 
         def on_fit_start(self, trainer: Any, module: Any) -> None:
-            own.watch_place()
+            own.enable_stack_dumps()
             self.observation.begin()
             own.validated = None
 
         def on_predict_start(self, trainer: Any, module: Any) -> None:
-            own.watch_place()
+            own.enable_stack_dumps()
 
         def on_validation_end(self, trainer: Any, module: Any) -> None:
             super().on_validation_end(trainer, module)

@@ -1,14 +1,15 @@
-"""The formats in which models are saved: detected, read and written."""
+"""Detects the format of a saved model, reads it, and writes it."""
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
 from typing import Any
 
-from .refusals import Refusal
-from .unpickling import unpickled
+from . import Refusal
+from .unpickling import unpickle
 
 ZIP = b"PK\x03\x04"
 GIT_LFS = b"version https://git-lfs.github.com/spec/"
@@ -16,13 +17,13 @@ LARGEST_HEADER_BYTES = 100000000  # of a safetensors file, as the format itself 
 
 
 class Safetensors(Exception):
-    """A file is in the format of neuralforecast 3.3.0 and later, in which no patch takes parameters away."""
+    """The file has the format of neuralforecast 3.3.0 and later, of whose models no patch removes parameters."""
 
 
-def saved_in(path: str, trust: bool) -> TorchFile:
-    """The model that a file holds. The first bytes identify the format, as in neuralforecast itself.
+def read_saved(path: str, trust: bool) -> TorchFile:
+    """The model in a file, whose first bytes identify the format, as in neuralforecast itself.
 
-    Raises Safetensors for a file that is not read.
+    Raises Safetensors for that format, which is not read, and Refusal for other files that are no models.
     """
     with open(path, "rb") as file:
         head = file.read(len(GIT_LFS))
@@ -30,7 +31,7 @@ def saved_in(path: str, trust: bool) -> TorchFile:
     if head.startswith(GIT_LFS):
         raise Refusal("is a pointer of Git LFS and not the model itself; `git lfs pull` fetches it")
     header = struct.unpack("<Q", head[:8])[0] if len(head) >= 9 else 0
-    # first, as the length of a header may begin like a pickle
+    # checked first, because the length of a header may begin like a pickle
     if 0 < header <= LARGEST_HEADER_BYTES and head[8:9] == b"{":
         if 8 + header > size:
             raise Refusal("is truncated: its header alone is longer than the file")
@@ -46,52 +47,26 @@ class TorchFile:
     """A file written by `torch.save`: neuralforecast's own format of 1.7.1 - 3.2, or a Lightning checkpoint."""
 
     def __init__(self, path: str, trust: bool) -> None:
-        self.content = unpickled(path, trust)
+        self.content = unpickle(path, trust)
         wanted = ("hyper_parameters", "state_dict")
         if not isinstance(self.content, dict) or not all(isinstance(self.content.get(key), dict) for key in wanted):
             raise Refusal(
                 "is a file of torch, but no model of neuralforecast: it lacks `hyper_parameters` or `state_dict`"
             )
+        self.hyper_parameters: dict[str, Any] = self.content["hyper_parameters"]
         self.state = self.content["state_dict"]
         self.optimizers = self.content.get("optimizer_states") or []
 
-    @property
-    def hyper_parameters(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return self.content["hyper_parameters"]  # type: ignore[no-any-return]
-
     def write(self, path: str, state: Any, optimizers: list[dict[str, Any]]) -> None:
-        """Writes this file with another state and other optimizers, and all else as it is."""
+        """Writes this file with another state dict and other optimizers, and everything else unchanged."""
         import torch
 
         content = dict(self.content, state_dict=state)
         if self.optimizers:
             content["optimizer_states"] = optimizers
+        buffer = io.BytesIO()  # because torch raises a RuntimeError if the disk is full
+        torch.save(content, buffer)
         with open(path, "xb") as file:
-            sink = Sink(file)
-            try:
-                torch.save(content, sink)
-            except Exception as error:
-                raise (sink.error or error) from error  # torch makes a RuntimeError of a full disk
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-
-
-class Sink:
-    """A file for torch to write into that remembers why it could not be written."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self.error: Exception | None = None
-
-    def write(self, data: Any) -> int:
-        """Writes on."""
-        try:
-            return self._file.write(data)  # type: ignore[no-any-return]
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Asked for by torch."""
-        self._file.flush()
