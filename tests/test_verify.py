@@ -327,6 +327,16 @@ def test_both_sources_of_a_case_have_its_required_patches(
     assert trees(source="installed") == {"released": {f"released+{required}"}, "installed": {"installed"}}
 
 
+def test_a_released_source_may_have_the_symptoms_of_a_missing_requirement(released: Callable[[str], Path]) -> None:
+    catalog = load_catalog()
+    (required,), (patch,) = catalog.select(["predict-on-one-device"]), catalog.select(["predict-on-all-devices"])
+    assert required.symptoms
+    assert not patch.symptoms
+    fits = agenda_of(inspect_install(find_install(None, released("3.3.0")), catalog), patch.id).cases
+    symptoms = {(fit.source, fit.expect): fit.symptoms for fit in fits if fit.patch == patch.id}
+    assert symptoms == {("released", "wrong"): required.symptoms, ("patched", "pass"): ()}
+
+
 def test_a_patch_whose_case_has_a_missing_requirement_is_unproved(released: Callable[[str], Path]) -> None:
     catalog = load_catalog()
     site = released("3.3.0")
@@ -425,13 +435,13 @@ def test_patches_that_change_training_are_on_both_sides_of_a_comparison(
     catalog = load_catalog()
     found = inspect_install(find_install(None, released("3.3.0")), catalog)
 
-    def beside(*patch_ids: str) -> set[tuple[str, ...]]:
+    def requirements(*patch_ids: str) -> set[tuple[str, ...]]:
         fits = agenda_of(found, *patch_ids).cases
         compared = {fit.like for fit in fits}
         return {fit.requires for fit in fits if fit.id in compared}
 
-    assert beside("tft-static-context", "windows-of-each-rank") == {()}
-    assert beside("tft-static-context", "multivariate-one-order") == {("multivariate-one-order",)}
+    assert requirements("tft-static-context", "windows-of-each-rank") == {()}
+    assert requirements("tft-static-context", "multivariate-one-order") == {("multivariate-one-order",)}
 
 
 def test_releases_without_optuna_are_proved_with_ray(released: Callable[[str], Path]) -> None:

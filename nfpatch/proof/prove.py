@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Optional, get_args
 
-from nfpatch.catalog import Case, Patch, Selection
+from nfpatch.catalog import Case, Catalog, Patch, Selection
 from nfpatch.engine.launch import temporary_folder
 from nfpatch.engine.sources import Source, Tree, build_source, check_not_interrupted, patched_tree
 from nfpatch.errors import RefusedError
@@ -230,11 +230,20 @@ def _with_required(
     if fit.source == "released":
         if any(other.like == fit.id for other in fits):
             required |= {patch.id for patch in catalog.patches if patch.opt_in and patch.id in carried}
-        return replace(fit, requires=tuple(sorted(required - {fit.patch})))
+        required.discard(str(fit.patch))
+        return replace(fit, requires=tuple(sorted(required)), symptoms=_symptoms_without(catalog, fit, required))
     missing = required - carried
     asks_all_ranks = fit.strategy == "strict-ddp" and fit.forecast is not None
     is_together = asks_all_ranks and _can_predict_on_all_ranks(state, carried | missing, fit.launcher)
     return replace(fit, requires=tuple(sorted(missing)), forecast="together" if is_together else fit.forecast)
+
+
+def _symptoms_without(catalog: Catalog, fit: ProofCase, required: AbstractSet[str]) -> tuple[str, ...]:
+    """The symptoms that a released source may have: of the patch that it lacks, and of those that this one requires."""
+    if fit.patch is None or fit.expect != "wrong":
+        return ()
+    missing = catalog.with_required([fit.patch]) - required
+    return tuple(words for patch in catalog.select([*missing]) for words in patch.symptoms)
 
 
 def _tree_of(
@@ -330,8 +339,7 @@ def _stage_of(
 
     def stage(source: Source, expect: Expectation) -> ProofCase:
         name = f"{patch.id}/{case.model}/{case.config}/{source}/{case.stage}"
-        symptoms = patch.symptoms if expect == "wrong" else ()
-        return ProofCase(name, patch.id, case, source, expect, forecast=None, symptoms=symptoms)
+        return ProofCase(name, patch.id, case, source, expect, forecast=None)
 
     fits = [stage(patched, "pass")]
     if not is_original_known:
