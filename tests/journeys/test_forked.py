@@ -71,7 +71,8 @@ def test_forked_processes_train_with_one_thread_and_nothing_else_changes(
     assert threads_of_ranks(out) == [["1"] * sum(TRAININGS[name] for name in stages)] * 2
 
 
-@pytest.mark.parametrize("release", ["3.3.0", long("1.7.4"), long("1.5.0")])
+@pytest.mark.long
+@pytest.mark.parametrize("release", ["3.3.0", "1.7.4", "1.5.0"])
 def test_unpatched_forked_processes_hang_in_the_first_fit(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path
 ) -> None:

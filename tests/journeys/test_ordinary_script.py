@@ -27,7 +27,7 @@ LAUNCHES: dict[str, tuple[Sequence[str], dict[str, Any], Sequence[str], int]] = 
     "spawn": ((), {**TWO, "strategy": "ddp_spawn"}, ("NHITS",), 1),
 }
 # ddp_spawn is tested with one model only, because its processes import everything again for each fit.
-CHOSEN = ("torch", "script, strategy object", "notebook, pretended GPUs")
+CHOSEN = ("script, strategy object", "notebook, pretended GPUs")
 
 
 def run(

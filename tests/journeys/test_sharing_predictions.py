@@ -121,7 +121,8 @@ def test_a_rank_that_fails_or_is_killed_leaves_its_batches_to_the_others(
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("world_size", "lone"), [(2, 0), long(3, 1)])
+@pytest.mark.long
+@pytest.mark.parametrize(("world_size", "lone"), [(2, 0), (3, 1)])
 def test_a_rank_that_predicts_while_others_do_not_waits_once(
     world_size: int, lone: int, trained: Callable[..., list[Results]]
 ) -> None:

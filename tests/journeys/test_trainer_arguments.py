@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TORCHRUN, environment, invoke, long, run_ranks
+from support import TORCHRUN, environment, invoke, run_ranks
 
 pytestmark = pytest.mark.ddp
 
@@ -18,7 +18,7 @@ ONE: dict[str, Any] = {"devices": 1}
 TWO: dict[str, Any] = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
 OTHERS = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5, "precision": "bf16-mixed"}
 WINDOWS = {"windows_batch_size": 8}
-RELEASES = ("3.3.0", long("1.7.4"))
+RELEASES = ("3.3.0", "1.7.4")
 
 
 def run(
@@ -38,6 +38,7 @@ def run(
     return results
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", RELEASES)
 def test_ranks_with_the_same_series_train_on_different_windows(
     release: str, released: Callable[[str], Path], training_env: Path, tmp_path: Path

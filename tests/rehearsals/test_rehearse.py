@@ -139,6 +139,7 @@ def test_faults_of_the_released_source_are_reported_with_their_patches(rehearse:
     assert snapshot(tmp_path / "site-1.7.4") == site_before
 
 
+@pytest.mark.long
 def test_lightning_still_changes_the_users_list_of_callbacks(rehearse: Rehearse) -> None:
     """Lightning adds its progress bar to that list, which is saved with the model: recording must not hide that."""
     code, document, words = rehearse("3.3.0", HABITS, "saves", source="released")
