@@ -430,7 +430,7 @@ def fewer_devices(script: Script) -> None:
 
 def stop_early(script: Script) -> None:
     """Early stopping: all ranks stop at the step at which one process stops with these losses."""
-    forecaster = script.make_forecaster(max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=1.0)
+    forecaster = script.make_forecaster(max_steps=STEPS_TO_STOP_IN, val_check_steps=1, learning_rate=10.0)
     add_early_stopping(trained_model_of(forecaster))
     script.observed.validated = ()
     script.fit(forecaster)
