@@ -258,7 +258,6 @@ def test_apply_prove_patches_a_modified_file(site: Path, training_env: Path) -> 
     result = invoke("apply", "nbeatsx-unused-out", "--prove", "--allow-modified", *where)
 
     assert result.exit_code == 0, result.stdout + result.stderr
-    assert "Proved: every fit has the expected result." in result.stdout
     assert result.stdout.index("Proved") < result.stdout.index("1 file changed")
     assert nbeatsx.read_text().startswith("# ours\n")
     assert "self.out =" not in nbeatsx.read_text()

@@ -254,4 +254,4 @@ def test_an_invalid_source_is_an_environment_error(tmp_path: Path) -> None:
     (site / "neuralforecast/models/mlp.py").write_text("class MLP(:")
     broken = invoke("audit", "MLP", "--site-packages", site)
     assert broken.exit_code == 4
-    assert "mlp.py cannot be read as Python" in broken.stderr
+    assert "mlp.py" in broken.stderr

