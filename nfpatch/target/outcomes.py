@@ -35,7 +35,7 @@ def describe_error(
         number,
         message_of(error)[:longest],
         unused=parameters_named_by_torch(str(error)),
-        places=tuple(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-last_frames:]),
+        places=tuple(f"{in_package(frame.filename)}:{frame.lineno} in {frame.name}" for frame in frames[-last_frames:]),
         by_neuralforecast=bool(frames) and is_deliberate(frames[-1]) and not isinstance(error, ImportError),
     )
 
@@ -50,10 +50,15 @@ def message_of(error: BaseException) -> str:
     return text if isinstance(error, FailedElsewhere) else f"{type(error).__name__}: {text}"
 
 
+def in_package(file: str) -> str:
+    """A file of neuralforecast without the folder of its install; any other as it is."""
+    package = getattr(sys.modules.get("neuralforecast"), "__file__", None)
+    if package is None or not file.startswith(os.path.dirname(package) + os.sep):  # None if it could not be imported
+        return file
+    return os.path.relpath(file, os.path.dirname(os.path.dirname(package)))
+
+
 def is_deliberate(frame: traceback.FrameSummary) -> bool:
     """Whether a `raise` or `assert` of neuralforecast raised an exception here."""
-    file = getattr(sys.modules.get("neuralforecast"), "__file__", None)
-    if file is None:  # it could not be imported
-        return False
-    statement = (frame.line or "").partition(" ")[0]
-    return frame.filename.startswith(os.path.dirname(file) + os.sep) and statement in ("raise", "assert")
+    is_of_package = in_package(frame.filename) != frame.filename
+    return is_of_package and (frame.line or "").partition(" ")[0] in ("raise", "assert")

@@ -345,6 +345,13 @@ def test_an_error_of_one_process_with_gpus_too_is_reported_as_such(rehearse: Reh
     assert any("devices=1" in line for line in fit["remedy"])
 
 
+def test_an_error_of_one_process_too_is_found_although_callbacks_cannot_be_copied(rehearse: Rehearse) -> None:
+    """The released source leaves Lightning's progress bar, which holds a lock, among the callbacks of the model."""
+    code, document, words = rehearse("2.0.1", HERE / "scripts" / "tft_static.py", source="released")
+    (fit,) = document["stages"]
+    assert (code, fit["outcome"], fit["refused_alone"], fit["patches"]) == (1, "error", True, []), words
+
+
 def test_the_environment_does_not_affect_other_processes(tmp_path: Path) -> None:
     """The sitecustomize of a rehearsal does nothing in other Python processes, and runs the user's own."""
     from nfpatch.target import REHEARSAL

@@ -134,6 +134,13 @@ def test_a_raise_statement_of_neuralforecast_is_a_refusal(
     assert record_of(partial(getattr(neuralforecast, name), None)).by_neuralforecast is is_refusal
 
 
+def test_a_place_in_neuralforecast_does_not_name_the_folder_of_the_install(neuralforecast: ModuleType) -> None:
+    places = record_of(partial(neuralforecast.demand, None)).places
+
+    assert places[-1].startswith("neuralforecast/__init__.py:")
+    assert places[0].startswith(__file__)
+
+
 @pytest.mark.usefixtures("neuralforecast")
 def test_errors_of_other_packages_are_no_refusals(tmp_path: Path) -> None:
     beside = imported(tmp_path / "neuralforecast_beside")

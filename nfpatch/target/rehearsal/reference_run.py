@@ -127,10 +127,15 @@ def replay_in_single_process(recorder: EventRecorder, call: Call, answer: Any = 
 def train_in_single_process(recorder: EventRecorder, call: Call) -> None:
     """Makes a call that failed in a training again with a copy of the models, and records an exception."""
     twin = copy.copy(call.arguments[0])
+    shared: dict[int, Any] = {}  # a reference run uses no callbacks, and Lightning's hold locks, which nothing can copy
     for model in models_of(twin):
         vars(model).pop("_trainer", None)  # as neuralforecast does after a training
+        for arguments in (getattr(model, "trainer_kwargs", {}), getattr(model, "hparams", {})):
+            callbacks = arguments.get("callbacks")
+            for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+                shared[id(callback)] = callback
     try:
-        twin = copy.deepcopy(twin)
+        twin = copy.deepcopy(twin, shared)
     except Exception:
         return  # an error of the copy is none of the script
     recorder.trains_reference = True
