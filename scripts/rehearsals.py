@@ -212,7 +212,7 @@ def row_of(subject: Subject, release: str, results: list[str]) -> str:
     """A row of the page."""
     kind = f"{subject.kind}; {subject.own_fault}" if subject.own_fault else subject.kind
     cells = [f"`{subject.name}`", release, *([kind] if kind else []), *results]
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
 def main() -> int:
