@@ -16,7 +16,7 @@ EXOGENOUS_COLUMNS = {
     "historic": ("hist_exog_list", "y_[lag12]", "quarter"),
     "future": ("futr_exog_list", "trend", "month"),
 }
-HORIZON = 12
+HORIZON, INPUT_SIZE = 12, 24
 LENGTH = 143  # points in time of the longest of `levelled_series`, before the horizon is cut off
 CARDINALITIES = {"airline2": 2, "quarter": 4, "month": 12}
 
@@ -66,13 +66,17 @@ def panel_of(case: CaseSpec, utils: Any) -> Any:
     return panel
 
 
-def levelled_series(n_series: int, cut: int) -> Any:
-    """Training data: series of very different levels, each starting `cut` points in time after the previous one."""
+def levelled_series(n_series: int, cut: int, world_size: int) -> Any:
+    """Training data: series of very different levels, each starting `cut` points in time after the previous one.
+
+    They have a number of windows that so many ranks cannot share evenly.
+    """
     import pandas
 
     panel = importlib.import_module("neuralforecast.utils").AirPassengersPanel[["unique_id", "ds", "y"]]
-    # without the first point in time the number of windows is odd, and two ranks cannot share them evenly
-    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]].iloc[1:]
+    n_windows = LENGTH - HORIZON - (INPUT_SIZE + HORIZON)
+    n_points = LENGTH if n_windows % world_size else LENGTH - 1
+    first = panel[panel["unique_id"] == panel["unique_id"].iloc[0]].iloc[-n_points:]
     series = [
         first.assign(unique_id=f"series-{number}", y=first["y"] * 30.0**number).iloc[cut * number : -HORIZON]
         for number in range(n_series)

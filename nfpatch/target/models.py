@@ -9,13 +9,13 @@ import tempfile
 from dataclasses import replace
 from typing import Any, Callable
 
-from .data import CARDINALITIES, EXOGENOUS_COLUMNS, HORIZON
+from .data import CARDINALITIES, EXOGENOUS_COLUMNS, HORIZON, INPUT_SIZE
 from .events import CaseSpec
 from .through_ray import NOT_PASSED, ray_arguments
 
 # Arguments of losses that have no default
 LOSS_ARGUMENTS = {"distribution": "Normal", "q": 0.5, "seasonality": 12}
-SMALL_SIZES = {"h": HORIZON, "input_size": 24}
+SMALL_SIZES = {"h": HORIZON, "input_size": INPUT_SIZE}
 # For models that sample windows. The usual default, 1024, is ten times as slow
 SMALL_BATCH = {"windows_batch_size": 32}
 # Options that give the second trial of a search a model of another shape; for a recurrent one the input size does not.
@@ -68,7 +68,7 @@ def make_search(case: CaseSpec, max_steps: int, trainer: Callable[[], dict[str, 
     """
     search_class = getattr(importlib.import_module("neuralforecast.auto"), case.model)
     models = importlib.import_module("neuralforecast.models")
-    sizes: dict[str, Any] = {"input_size": SMALL_SIZES["input_size"]}
+    sizes: dict[str, Any] = {"input_size": INPUT_SIZE}
     common: dict[str, Any] = {"h": HORIZON}
     taken = inspect.signature(search_class.__init__).parameters
     (common if "loss" in taken else sizes)["loss"] = make_loss(case)  # before 1.3 it is part of the configuration

@@ -43,7 +43,7 @@ class Script:
         self.world: World | SingleProcess = SingleProcess() if is_alone else session.world
         self.n_series = self.spec.world_size + 1  # which the ranks cannot share evenly
         n_series = 1 if case.stage == "single-series" else self.n_series
-        self.past = levelled_series(n_series, cut_of(case, self.n_series))
+        self.past = levelled_series(n_series, cut_of(case, self.n_series), self.spec.world_size)
         with ray_for_search(case, self.spec, session.observation):
             self.forecaster = self.make_forecaster()
             self.fit(self.forecaster)

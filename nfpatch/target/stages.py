@@ -386,7 +386,7 @@ def several_threads(script: Script) -> None:
 
 def one_series(script: Script) -> None:
     """A training on one series: each rank draws windows, and so has losses, of its own."""
-    script.fit(script.make_forecaster(), past=levelled_series(1, 0))
+    script.fit(script.make_forecaster(), past=levelled_series(1, 0, script.spec.world_size))
     by_rank = [training.losses for training in script.session.observation.of_ranks]
     by_rank = by_rank or script.world.gather(script.observed.losses)
     for step, losses in enumerate(zip(*by_rank), 1):
