@@ -161,7 +161,7 @@ patch = Patch(
         Case("StemGNN", "predict", stage="predict", releases=">=1.5,<1.7", requires=("stemgnn-backcast",)),
         Case("TSMixer", "predict", options={"ff_dim": 8}, stage="predict", releases="==1.7.0"),
         Case("MLPMultivariate", "predict", options={"hidden_size": 8}, stage="predict", releases=">=1.7.1,<3.2"),
-        # The orders of the ranks are compared; with other launchers only one rank is left. They differ only if the ranks
+        # The orders of the ranks are compared; with other launchers only one rank is left. They differ only if ranks
         # draw different numbers of windows, so each share of the windows must be larger than a batch.
         Case(
             "MLPMultivariate",
