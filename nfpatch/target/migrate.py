@@ -18,12 +18,14 @@ from .source import import_neuralforecast
 def check_all(spec: MigrateSpec, import_tree: Callable[[str | None], Any]) -> list[FileCheck]:
     """The result for each file. The installed source is imported before and after."""
     checks = [result_of(check_file, file, spec) for file in spec.files]
-    if any(check.added for check in checks):
-        import_tree(spec.patched or spec.installed)
-        checks = [
-            replace(result_of(confirm_unused, file, check, spec), model=check.model) if check.added else check
-            for file, check in zip(spec.files, checks)
-        ]
+    patched = spec.patched if any(check.added for check in checks) else None
+    if patched is not None:
+        import_tree(patched)
+    checks = [
+        replace(result_of(confirm_unused, file, check, spec), model=check.model) if check.added else check
+        for file, check in zip(spec.files, checks)
+    ]
+    if patched is not None:
         import_tree(spec.installed)
     return checks
 
